@@ -56,7 +56,7 @@ def share_path(relative: str) -> Path:
 
 
 def cache_dir() -> Path:
-    """Return the package's cache folder by the XDG base directory specification; it may not exist."""
+    """Return the cache folder by the XDG base directory specification; it may not exist."""
     configured = Path(os.environ.get('XDG_CACHE_HOME', ''))
     # The specification asks for relative values to be ignored.
     base = configured if configured.is_absolute() else Path.home() / '.cache'

@@ -1,0 +1,254 @@
+"""Engines run a bundle's graph: uint8 frame in, uint8 mask, confidence and cost out."""
+
+from collections.abc import Callable, Sequence
+import hashlib
+import logging
+import os
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx.utils import Extractor
+
+from desertmind_seg.bundle import DEPTH_INPUT, IMAGE_INPUT, OUTPUTS, Bundle
+
+_LOGGER = logging.getLogger(__name__)
+
+Rgb = npt.NDArray[np.uint8]
+Depth = npt.NDArray[np.float32]
+
+
+class EngineError(RuntimeError):
+    """An engine cannot be built or run here; the message has the fix."""
+
+
+class Engine(Protocol):
+    """One bundle, ready to run on one device. Calls must not overlap."""
+
+    bundle: Bundle
+    backend: str
+    device: str
+
+    def infer(
+        self,
+        rgb: Rgb,
+        depth: Depth | None = None,
+        outputs: Sequence[str] = ('mask', 'confidence'),
+    ) -> dict[str, npt.NDArray[np.uint8]]:
+        """Compute the asked outputs of one frame, and only those.
+
+        Args:
+            rgb: (H, W, 3) uint8.
+            depth: (H, W) float32 metres, 0 or NaN where missing; for rgbd bundles only.
+            outputs: any of 'mask', 'confidence' and 'cost'.
+
+        Returns:
+            One (H, W) uint8 array an output; the caller owns them. What they hold does not depend
+            on which others were asked for.
+
+        Raises:
+            EngineError: unknown output, depth missing or superfluous, or the run failed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the device; `infer` fails afterwards."""
+        ...
+
+
+class OnnxRuntimeEngine:
+    """Runs a bundle with ONNX Runtime on the CPU or, through CUDA, on an NVIDIA GPU.
+
+    ONNX Runtime computes every node of a graph whatever outputs are fetched: in 1.31
+    `RunOptions.only_execute_path_to_fetches` changes nothing (profiled: asking for the mask alone
+    ran the softmax and the cost all the same). So the graph is cut to each set of outputs that is
+    asked for, and each set has its own session, built when it is first asked for.
+
+    Args:
+        bundle: what to run; its file must not have changed since it was read.
+        provider: 'cpu' or 'cuda'.
+        num_threads: threads of one operator; 0 takes one for each physical core that this process
+            may use.
+
+    Raises:
+        EngineError: the provider cannot run here, or the graph cannot be loaded.
+    """
+
+    def __init__(
+        self, bundle: Bundle, provider: Literal['cpu', 'cuda'], num_threads: int = 0
+    ) -> None:
+        import onnxruntime
+
+        if num_threads < 0:
+            raise EngineError(f'num_threads is {num_threads}; give 0 for automatic, or 1 and more')
+        self.bundle = bundle
+        self.backend = f'onnxruntime-{provider}'
+        self._onnxruntime = onnxruntime
+        self._failures = _onnxruntime_failures()
+        threads = num_threads or len(_physical_cores(os.sched_getaffinity(0)))
+        self.device = f'cpu, {threads} threads' if provider == 'cpu' else 'cuda:0'
+
+        available = onnxruntime.get_available_providers()
+        self._providers = ['CPUExecutionProvider']
+        if provider == 'cuda':
+            if 'CUDAExecutionProvider' not in available:
+                raise EngineError(
+                    'backend onnxruntime-cuda needs the CUDAExecutionProvider, but this ONNX '
+                    f'Runtime {onnxruntime.__version__} has {available}. On a machine with an '
+                    'NVIDIA driver: pip uninstall onnxruntime && pip install onnxruntime-gpu; '
+                    'elsewhere choose onnxruntime-cpu.'
+                )
+            # Finds CUDA and cuDNN where pip installs them; a system-wide CUDA needs no help.
+            onnxruntime.preload_dlls()
+            self._providers.insert(0, 'CUDAExecutionProvider')
+
+        self._options = onnxruntime.SessionOptions()
+        self._options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        self._options.intra_op_num_threads = threads
+        self._options.inter_op_num_threads = 1
+        # Waiting threads would otherwise spin: a node that idles between frames burns whole cores.
+        self._options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+        self._options.log_severity_level = 3
+
+        content = bundle.path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != bundle.sha256:
+            raise EngineError(
+                f'{bundle.path} changed after it was read as a bundle (SHA-256 was '
+                f'{bundle.sha256}); read it again'
+            )
+        self._extractor: Extractor | None = Extractor(onnx.load_model_from_string(content))
+        self._inputs = [IMAGE_INPUT]
+        if bundle.metadata.modality == 'rgbd':
+            self._inputs.append(DEPTH_INPUT)
+        self._sessions: dict[frozenset[str], Any] = {}
+        self._session(frozenset(('mask', 'confidence')))
+
+    def infer(
+        self,
+        rgb: Rgb,
+        depth: Depth | None = None,
+        outputs: Sequence[str] = ('mask', 'confidence'),
+    ) -> dict[str, npt.NDArray[np.uint8]]:
+        """See `Engine.infer`."""
+        unknown = [name for name in outputs if name not in OUTPUTS]
+        if unknown or not outputs:
+            raise EngineError(f'outputs {list(outputs)}: expected some of {list(OUTPUTS)}')
+        # Contiguous arrays, read-only ones too, reach the graph without a copy.
+        feeds: dict[str, npt.NDArray[Any]] = {IMAGE_INPUT: np.ascontiguousarray(rgb)[None]}
+        if DEPTH_INPUT in self._inputs:
+            if depth is None:
+                raise EngineError(
+                    f'bundle {self.bundle.metadata.name!r} takes RGB and depth, but no depth was '
+                    'given; pass depth, or use an rgb bundle'
+                )
+            feeds[DEPTH_INPUT] = np.ascontiguousarray(depth)[None]
+        elif depth is not None:
+            raise EngineError(
+                f'bundle {self.bundle.metadata.name!r} takes RGB only, but depth was given; pass '
+                'none, or use an rgbd bundle'
+            )
+        session = self._session(frozenset(outputs))
+        try:
+            arrays = session.run(list(outputs), feeds)
+        except self._failures as err:
+            raise EngineError(
+                f'{self.backend} failed on a frame of shape {rgb.shape}, type {rgb.dtype}: {err}'
+            ) from err
+        return {name: array[0] for name, array in zip(outputs, arrays, strict=True)}
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._sessions.clear()
+        self._extractor = None
+
+    def _session(self, outputs: frozenset[str]) -> Any:
+        if outputs in self._sessions:
+            return self._sessions[outputs]
+        if self._extractor is None:
+            raise EngineError('the engine is closed; load it again')
+        model = self._extractor.extract_model(self._inputs, sorted(outputs))
+        try:
+            session = self._onnxruntime.InferenceSession(
+                model.SerializeToString(), self._options, providers=self._providers
+            )
+        except self._failures as err:
+            raise EngineError(f'{self.backend} cannot load {self.bundle.path}: {err}') from err
+        # ONNX Runtime falls back to the CPU with a log line when CUDA does not start.
+        if session.get_providers()[0] != self._providers[0]:
+            raise EngineError(
+                f'backend {self.backend}: CUDA did not start, only {session.get_providers()} did. '
+                'Check nvidia-smi, and that CUDA and cuDNN of the versions onnxruntime-gpu '
+                f'{self._onnxruntime.__version__} wants are installed (pip install '
+                'onnxruntime-gpu[cuda,cudnn]), or choose onnxruntime-cpu.'
+            )
+        self._sessions[outputs] = session
+        return session
+
+
+def _onnxruntime_failures() -> tuple[type[Exception], ...]:
+    """Return ONNX Runtime's own exceptions; they have no base of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return tuple(
+        member
+        for member in vars(state).values()
+        if isinstance(member, type) and issubclass(member, Exception)
+    )
+
+
+def _physical_cores(cpus: set[int]) -> set[str]:
+    """Return one entry for each physical core among the logical `cpus`.
+
+    Two threads of one core share its vector units, so a second one slows convolutions down.
+    """
+    cores = set()
+    for cpu in cpus:
+        siblings = Path(f'/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list')
+        cores.add(siblings.read_text().strip() if siblings.is_file() else str(cpu))
+    return cores
+
+
+def _onnxruntime_cpu(bundle: Bundle, num_threads: int) -> Engine:
+    return OnnxRuntimeEngine(bundle, 'cpu', num_threads)
+
+
+def _onnxruntime_cuda(bundle: Bundle, num_threads: int) -> Engine:
+    return OnnxRuntimeEngine(bundle, 'cuda', num_threads)
+
+
+# By name; 'auto' tries them in this order.
+BACKENDS: dict[str, Callable[[Bundle, int], Engine]] = {
+    'onnxruntime-cuda': _onnxruntime_cuda,
+    'onnxruntime-cpu': _onnxruntime_cpu,
+}
+
+
+def load_engine(bundle: Bundle, backend: str = 'auto', num_threads: int = 0) -> Engine:
+    """Build an engine for `bundle`.
+
+    Args:
+        bundle: a checked bundle.
+        backend: a name in `BACKENDS`, or 'auto' for the first of them that runs here; `auto` logs
+            what it chose and why it passed over the others.
+        num_threads: CPU threads of one operator; 0 takes one for each physical core.
+
+    Raises:
+        EngineError: the named backend cannot run here. There is no fallback from a named backend.
+    """
+    if backend != 'auto':
+        if backend not in BACKENDS:
+            raise EngineError(f'no backend {backend!r}; there are auto, {", ".join(BACKENDS)}')
+        return BACKENDS[backend](bundle, num_threads)
+    passed_over = []
+    for name, build in BACKENDS.items():
+        try:
+            engine = build(bundle, num_threads)
+        except EngineError as err:
+            passed_over.append(f'{name}: {err}')
+            continue
+        reason = f' (passed over {"; ".join(passed_over)})' if passed_over else ''
+        _LOGGER.info('backend auto chose %s on %s%s', name, engine.device, reason)
+        return engine
+    raise EngineError('no backend can run this bundle here: ' + '; '.join(passed_over))

@@ -1,0 +1,127 @@
+"""Scores of masks against ground truth, all from one integer confusion matrix."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from desertmind_seg.ontology import UNLABELED, Ontology
+
+
+class MetricsError(ValueError):
+    """Truth and prediction cannot be compared."""
+
+
+class ConfusionMatrix:
+    """Counts pixels by true and predicted class over any number of frames.
+
+    Pixels whose truth is UNLABELED are not counted. A pixel that has a truth but is predicted
+    UNLABELED is a miss: it lowers the IoU of its true class and blames no other.
+
+    Attributes:
+        counts: (C, C + 1) int64; rows are the truth, columns the prediction, the last column the
+            pixels predicted UNLABELED.
+    """
+
+    def __init__(self, ontology: Ontology) -> None:
+        self.ontology = ontology
+        classes = ontology.num_classes
+        self.counts: npt.NDArray[np.int64] = np.zeros((classes, classes + 1), np.int64)
+        # One index a pixel, row * (C + 1) + column, comes from two look-ups and one addition.
+        # Truth UNLABELED gets the row below the matrix.
+        self._row = np.full(256, -1, np.int32)
+        self._row[: classes + 1] = np.arange(classes + 1) * (classes + 1)
+        self._row[classes:] = classes * (classes + 1)
+        self._column = np.full(256, classes, np.int32)
+        self._column[:classes] = np.arange(classes)
+
+    def add(self, truth: npt.NDArray[np.uint8], prediction: npt.NDArray[np.uint8]) -> None:
+        """Count one frame.
+
+        Args:
+            truth: (H, W) uint8 class ids; UNLABELED pixels are ignored.
+            prediction: (H, W) uint8 class ids or UNLABELED.
+
+        Raises:
+            MetricsError: shapes differ, a type is not uint8, or an id is not in the ontology.
+        """
+        if truth.shape != prediction.shape:
+            raise MetricsError(
+                f'truth has shape {truth.shape}, prediction {prediction.shape}; a mask has the '
+                'size of its frame, so compare it with the labels of that frame, unscaled'
+            )
+        for role, ids in (('truth', truth), ('prediction', prediction)):
+            if ids.dtype != np.uint8:
+                raise MetricsError(f'{role} is {ids.dtype}; expected uint8 class ids')
+            self._check_ids(role, ids)
+        classes = self.ontology.num_classes
+        index = np.take(self._row, truth) + np.take(self._column, prediction)
+        pairs = np.bincount(index.ravel(), minlength=(classes + 1) ** 2)
+        self.counts += pairs.reshape(classes + 1, classes + 1)[:classes]
+
+    def _check_ids(self, role: str, ids: npt.NDArray[np.uint8]) -> None:
+        histogram = np.bincount(ids.ravel(), minlength=256)
+        foreign = np.flatnonzero(histogram[self.ontology.num_classes : UNLABELED])
+        if foreign.size:
+            foreign += self.ontology.num_classes
+            listed = ', '.join(f'{value} ({histogram[value]} px)' for value in foreign)
+            raise MetricsError(
+                f'{role} holds ids that are not in {self.ontology.name}: {listed}; expected '
+                f'0..{self.ontology.num_classes - 1} or {UNLABELED} (unlabelled). Raw codes go '
+                'through Ontology.from_raw first.'
+            )
+
+    @property
+    def truth_pixels(self) -> npt.NDArray[np.int64]:
+        """Pixels of each true class, (C,) int64."""
+        pixels: npt.NDArray[np.int64] = self.counts.sum(axis=1)
+        return pixels
+
+    def iou(self) -> npt.NDArray[np.float64]:
+        """Intersection over union of each class, (C,); NaN without truth and prediction."""
+        classes = self.ontology.num_classes
+        hits = np.diagonal(self.counts).astype(np.float64)
+        union = self.truth_pixels + self.counts[:, :classes].sum(axis=0) - hits
+        iou = np.full(classes, np.nan)
+        np.divide(hits, union, out=iou, where=union > 0)
+        return iou
+
+    @property
+    def miou_present(self) -> float:
+        """Mean IoU over the classes that have true pixels; NaN if none has."""
+        present = self.truth_pixels > 0
+        return float(self.iou()[present].mean()) if present.any() else float('nan')
+
+    @property
+    def miou_all(self) -> float:
+        """Mean IoU over all classes of the ontology; one without true pixels counts 0."""
+        return float(np.where(self.truth_pixels > 0, self.iou(), 0.0).mean())
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share of labelled pixels whose class is right; NaN without any."""
+        total = self.counts.sum()
+        return float(np.diagonal(self.counts).sum() / total) if total else float('nan')
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the scores for JSON; what is not defined is None, for JSON knows no NaN."""
+        pixels = self.truth_pixels
+        return {
+            'miou_all': _defined(self.miou_all),
+            'miou_present': _defined(self.miou_present),
+            'pixel_accuracy': _defined(self.pixel_accuracy),
+            'classes': [
+                {
+                    'id': entry.id,
+                    'name': entry.name,
+                    'iou': _defined(iou),
+                    'pixels': int(pixels[entry.id]),
+                }
+                for entry, iou in zip(self.ontology.classes, self.iou(), strict=True)
+            ],
+            'confusion': self.counts.tolist(),
+        }
+
+
+def _defined(score: float) -> float | None:
+    return None if np.isnan(score) else float(score)

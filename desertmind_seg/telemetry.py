@@ -1,0 +1,98 @@
+"""Latency percentiles and frame counts. Writer and reader may be different threads."""
+
+from collections import deque
+from threading import Lock
+from typing import Any, TypedDict
+
+import numpy as np
+
+
+class Percentiles(TypedDict):
+    """Latencies in milliseconds; None while there are none. JSON knows no NaN."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+    max: float | None
+    count: int
+
+
+class LatencyWindow:
+    """Keeps the latest latencies and gives their percentiles.
+
+    Args:
+        size: how many of the latest values count; at least 1.
+    """
+
+    def __init__(self, size: int) -> None:
+        if size < 1:
+            raise ValueError(f'size of the latency window is {size}; expected at least 1')
+        self._values: deque[float] = deque(maxlen=size)
+        self._lock = Lock()
+
+    def add(self, latency_ms: float) -> None:
+        """Add one latency in milliseconds."""
+        with self._lock:
+            self._values.append(latency_ms)
+
+    def clear(self) -> None:
+        """Forget all latencies."""
+        with self._lock:
+            self._values.clear()
+
+    def percentiles(self) -> Percentiles:
+        """Return percentiles of the window, linear between neighbours; `count` is its length."""
+        with self._lock:
+            values = np.array(self._values)
+        if not values.size:
+            return {'p50': None, 'p95': None, 'p99': None, 'max': None, 'count': 0}
+        p50, p95, p99 = (float(value) for value in np.percentile(values, (50, 95, 99)))
+        return {
+            'p50': p50,
+            'p95': p95,
+            'p99': p99,
+            'max': float(values.max()),
+            'count': len(values),
+        }
+
+
+class FrameCounters:
+    """Counts frames: received, published, and dropped by reason."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._received = 0
+        self._published = 0
+        self._dropped: dict[str, int] = {}
+
+    def count_received(self) -> None:
+        """Count a frame that came in."""
+        with self._lock:
+            self._received += 1
+
+    def count_published(self) -> None:
+        """Count a frame whose results went out."""
+        with self._lock:
+            self._published += 1
+
+    def count_dropped(self, reason: str) -> None:
+        """Count a frame that was given up, for a short `reason` such as 'superseded'."""
+        with self._lock:
+            self._dropped[reason] = self._dropped.get(reason, 0) + 1
+
+    def clear(self) -> None:
+        """Set all counts to zero."""
+        with self._lock:
+            self._received = 0
+            self._published = 0
+            self._dropped.clear()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return {'received': n, 'published': n, 'dropped': {reason: n}, 'dropped_total': n}."""
+        with self._lock:
+            return {
+                'received': self._received,
+                'published': self._published,
+                'dropped': dict(self._dropped),
+                'dropped_total': sum(self._dropped.values()),
+            }
