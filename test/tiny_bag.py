@@ -1,0 +1,185 @@
+"""Small recorded drives for the tests, in every storage that `desertmind_seg.bags` reads.
+
+The scene is made of an ontology's colours, so that the tiny bundle segments it nearly right, and
+differs from frame to frame; it is neither square nor symmetric.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from rosbags.interfaces import (
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
+from rosbags.rosbag1 import Writer as Rosbag1Writer
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from desertmind_seg.ontology import Ontology, load_ontology
+
+IMAGE_TOPIC = '/camera/color/image_raw'
+COMPRESSED_TOPIC = '/camera/color/image_raw/compressed'
+LABEL_TOPIC = '/labels/ycor_8'
+INFO_TOPIC = '/camera/color/camera_info'
+FRAME_ID = 'camera_color_optical_frame'
+START_NS = 1_700_000_000_123_456_789
+
+
+@dataclass(frozen=True)
+class TinyDrive:
+    """What to record.
+
+    Attributes:
+        size_hw: of the frames.
+        rate_hz: frames in a second.
+        padding: bytes after each row of the image topic.
+        log_delay_ns: how much later than its stamp a message was recorded.
+        label_every: one label image for so many frames.
+        record_ontology: put the ontology's hash into the bag's metadata.
+        broken: frame number -> fields of its Image message to overwrite.
+        offered: QoS recorded for the image topic; none by default.
+    """
+
+    num_frames: int = 6
+    size_hw: tuple[int, int] = (66, 90)
+    rate_hz: float = 10.0
+    padding: int = 0
+    log_delay_ns: int = 3_000_000
+    label_every: int = 1
+    ontology: Ontology = field(default_factory=lambda: load_ontology('ycor-8'))
+    record_ontology: bool = True
+    broken: dict[int, dict[str, Any]] = field(default_factory=dict)
+    broken_labels: dict[int, dict[str, Any]] = field(default_factory=dict)
+    offered: tuple[Qos, ...] = ()
+
+    def stamp_ns(self, index: int) -> int:
+        return START_NS + round(index * 1e9 / self.rate_hz)
+
+    def labels(self, index: int) -> npt.NDArray[np.uint8]:
+        """Class ids (H, W) uint8: slanted bands that move, unlabelled in one corner."""
+        height, width = self.size_hw
+        rows, columns = np.mgrid[:height, :width]
+        bands = (2 * rows + columns + 7 * index) // 24
+        labels = (bands % self.ontology.num_classes).astype(np.uint8)
+        labels[:8, :12] = 255
+        return labels
+
+    def rgb(self, index: int) -> npt.NDArray[np.uint8]:
+        rgb: npt.NDArray[np.uint8] = self.ontology.colors_rgb[self.labels(index)]
+        return rgb
+
+
+def offered_qos(*, reliable: bool, transient_local: bool, depth: int = 5) -> Qos:
+    unlimited = QosTime(9223372036, 854775807)
+    return Qos(
+        QosHistory.KEEP_LAST,
+        depth,
+        QosReliability.RELIABLE if reliable else QosReliability.BEST_EFFORT,
+        QosDurability.TRANSIENT_LOCAL if transient_local else QosDurability.VOLATILE,
+        unlimited,
+        unlimited,
+        QosLiveliness.AUTOMATIC,
+        unlimited,
+        avoid_ros_namespace_conventions=False,
+    )
+
+
+def write_drive(path: Path, drive: TinyDrive, storage: str = 'mcap') -> Path:
+    """Record the drive at `path`; storage is 'mcap', 'sqlite3' or 'ros1'."""
+    ros1 = storage == 'ros1'
+    store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_KILTED)
+    types = store.types
+
+    def header(index: int) -> Any:
+        sec, nanosec = divmod(drive.stamp_ns(index), 1_000_000_000)
+        stamp = types['builtin_interfaces/msg/Time'](sec=sec, nanosec=nanosec)
+        extra = {'seq': index} if ros1 else {}
+        return types['std_msgs/msg/Header'](stamp=stamp, frame_id=FRAME_ID, **extra)
+
+    def image(index: int, pixels: npt.NDArray[np.uint8], padding: int, **changes: Any) -> Any:
+        height, width = pixels.shape[:2]
+        rows = np.ascontiguousarray(pixels).reshape(height, -1)
+        padded = np.pad(rows, ((0, 0), (0, padding)), constant_values=0xA5)
+        fields = {
+            'header': header(index),
+            'height': height,
+            'width': width,
+            'encoding': 'mono8' if pixels.ndim == 2 else 'rgb8',
+            'is_bigendian': 0,
+            'step': padded.shape[1],
+            'data': padded.reshape(-1),
+            **changes,
+        }
+        return types['sensor_msgs/msg/Image'](**fields)
+
+    def compressed(index: int) -> Any:
+        bgr = cv2.cvtColor(drive.rgb(index), cv2.COLOR_RGB2BGR)
+        _, data = cv2.imencode('.png', bgr)
+        return types['sensor_msgs/msg/CompressedImage'](
+            header=header(index), format='rgb8; png compressed bgr8', data=data.reshape(-1)
+        )
+
+    def camera_info(index: int) -> Any:
+        height, width = drive.size_hw
+        matrix = np.zeros(9)
+        upper = {'D': np.zeros(5), 'K': matrix, 'R': matrix, 'P': np.zeros(12)}
+        roi = types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
+        return types['sensor_msgs/msg/CameraInfo'](
+            header=header(index),
+            height=height,
+            width=width,
+            distortion_model='plumb_bob',
+            binning_x=0,
+            binning_y=0,
+            roi=roi,
+            **(upper if ros1 else {name.lower(): value for name, value in upper.items()}),
+        )
+
+    records: list[tuple[int, str, str, Any]] = []
+    for index in range(drive.num_frames):
+        log_time_ns = drive.stamp_ns(index) + drive.log_delay_ns
+        frame = image(index, drive.rgb(index), drive.padding, **drive.broken.get(index, {}))
+        records.append((log_time_ns, INFO_TOPIC, 'sensor_msgs/msg/CameraInfo', camera_info(index)))
+        records.append((log_time_ns, IMAGE_TOPIC, 'sensor_msgs/msg/Image', frame))
+        records.append(
+            (log_time_ns, COMPRESSED_TOPIC, 'sensor_msgs/msg/CompressedImage', compressed(index))
+        )
+        if index % drive.label_every == 0:
+            changes = drive.broken_labels.get(index, {})
+            labels = image(index, drive.labels(index), 0, **changes)
+            records.append((log_time_ns + 1, LABEL_TOPIC, 'sensor_msgs/msg/Image', labels))
+
+    if ros1:
+        with Rosbag1Writer(path) as writer1:
+            connections1 = {}
+            for log_time_ns, topic, msgtype, message in records:
+                if topic not in connections1:
+                    connections1[topic] = writer1.add_connection(topic, msgtype, typestore=store)
+                data = store.serialize_ros1(message, msgtype)
+                writer1.write(connections1[topic], log_time_ns, data)
+        return path
+
+    plugin = StoragePlugin.MCAP if storage == 'mcap' else StoragePlugin.SQLITE3
+    with Writer(path, version=8, storage_plugin=plugin) as writer:
+        if drive.record_ontology:
+            writer.set_custom_data(f'desertmind_seg.ontology/{LABEL_TOPIC}', drive.ontology.sha256)
+        connections = {}
+        for log_time_ns, topic, msgtype, message in records:
+            if topic not in connections:
+                connections[topic] = writer.add_connection(
+                    topic,
+                    msgtype,
+                    typestore=store,
+                    offered_qos_profiles=drive.offered if topic == IMAGE_TOPIC else (),
+                )
+            data = store.serialize_cdr(message, msgtype)
+            writer.write(connections[topic], log_time_ns, data)
+    return path
