@@ -27,13 +27,6 @@ class ConfusionMatrix:
         self.ontology = ontology
         classes = ontology.num_classes
         self.counts: npt.NDArray[np.int64] = np.zeros((classes, classes + 1), np.int64)
-        # One index a pixel, row * (C + 1) + column, comes from two look-ups and one addition.
-        # Truth UNLABELED gets the row below the matrix.
-        self._row = np.full(256, -1, np.int32)
-        self._row[: classes + 1] = np.arange(classes + 1) * (classes + 1)
-        self._row[classes:] = classes * (classes + 1)
-        self._column = np.full(256, classes, np.int32)
-        self._column[:classes] = np.arange(classes)
 
     def add(self, truth: npt.NDArray[np.uint8], prediction: npt.NDArray[np.uint8]) -> None:
         """Count one frame.
@@ -53,18 +46,19 @@ class ConfusionMatrix:
         for role, ids in (('truth', truth), ('prediction', prediction)):
             if ids.dtype != np.uint8:
                 raise MetricsError(f'{role} is {ids.dtype}; expected uint8 class ids')
-            self._check_ids(role, ids)
         classes = self.ontology.num_classes
-        index = np.take(self._row, truth) + np.take(self._column, prediction)
-        pairs = np.bincount(index.ravel(), minlength=(classes + 1) ** 2)
-        self.counts += pairs.reshape(classes + 1, classes + 1)[:classes]
+        pairs = np.bincount((truth.astype(np.uint16) << 8 | prediction).ravel(), minlength=1 << 16)
+        pairs = pairs.reshape(256, 256)
+        self._check_ids('truth', pairs.sum(axis=1))
+        self._check_ids('prediction', pairs.sum(axis=0))
+        self.counts[:, :classes] += pairs[:classes, :classes]
+        self.counts[:, classes] += pairs[:classes, UNLABELED]
 
-    def _check_ids(self, role: str, ids: npt.NDArray[np.uint8]) -> None:
-        histogram = np.bincount(ids.ravel(), minlength=256)
-        foreign = np.flatnonzero(histogram[self.ontology.num_classes : UNLABELED])
+    def _check_ids(self, role: str, pixels: npt.NDArray[np.int64]) -> None:
+        foreign = np.flatnonzero(pixels[self.ontology.num_classes : UNLABELED])
         if foreign.size:
             foreign += self.ontology.num_classes
-            listed = ', '.join(f'{value} ({histogram[value]} px)' for value in foreign)
+            listed = ', '.join(f'{value} ({pixels[value]} px)' for value in foreign)
             raise MetricsError(
                 f'{role} holds ids that are not in {self.ontology.name}: {listed}; expected '
                 f'0..{self.ontology.num_classes - 1} or {UNLABELED} (unlabelled). Raw codes go '

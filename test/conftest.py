@@ -1,0 +1,121 @@
+"""Fixtures and rules of all tests: what a machine cannot run is skipped with its reason."""
+
+from collections.abc import Generator
+import fcntl
+import importlib.util
+import os
+from pathlib import Path
+import shutil
+import tempfile
+from typing import TextIO
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from tiny_bundle import write_tiny_bundle
+
+from desertmind_seg.ontology import load_ontology
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED_DATA = ROOT.parent / 'shared' / 'data'
+APT_MODULES = ('cv_bridge', 'message_filters', 'vision_msgs')
+
+# DDS domains 1..100 keep their ports below Linux's ephemeral range; 0 is the user's own.
+_DOMAINS = range(1, 101)
+_DOMAIN_LOCK = pytest.StashKey[TextIO]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep this session's ROS traffic from every other session's, and shared memory on."""
+    domain, lock = _lock_domain()
+    config.stash[_DOMAIN_LOCK] = lock
+    os.environ['ROS_DOMAIN_ID'] = str(domain)
+    profile = ROOT / 'config' / 'fastdds.xml'
+    os.environ.setdefault('FASTDDS_DEFAULT_PROFILES_FILE', str(profile))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Free the DDS domain."""
+    config.stash[_DOMAIN_LOCK].close()
+
+
+def _lock_domain() -> tuple[int, TextIO]:
+    """Take a DDS domain that no other test session on this machine holds.
+
+    The kernel frees the lock with the process, so that a killed session blocks nothing.
+    """
+    for domain in _DOMAINS:
+        path = Path(tempfile.gettempdir()) / f'desertmind_seg_test_domain_{domain}.lock'
+        try:
+            lock = path.open('a')
+        except PermissionError:  # another user's
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        return domain, lock
+    raise pytest.UsageError(f'all {len(_DOMAINS)} DDS domains are held by other test sessions')
+
+
+def _why_not_here(marker: str) -> str | None:
+    """Say why tests with `marker` cannot run on this machine; None if they can."""
+    if marker == 'data' and not SHARED_DATA.is_dir():
+        return f'needs the real recordings in {SHARED_DATA}'
+    if marker == 'gpu' and shutil.which('nvidia-smi') is None:
+        return 'needs an NVIDIA GPU; there is no nvidia-smi'
+    modules = {'launch': ('launch_ros',), 'apt_ros': APT_MODULES}.get(marker, ())
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    return f'needs {", ".join(missing)}, which only apt has' if missing else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run."""
+    for marker in ('data', 'gpu', 'launch', 'apt_ros'):
+        reason = _why_not_here(marker)
+        if reason is None:
+            continue
+        for item in items:
+            if item.get_closest_marker(marker) is not None:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skip without a reason into a failure."""
+    report = yield
+    if report.skipped and not hasattr(report, 'wasxfail') and isinstance(report.longrepr, tuple):
+        path, line, message = report.longrepr
+        if message.removeprefix('Skipped: ').strip() in ('', 'Skipped', 'unconditional skip'):
+            report.outcome = 'failed'
+            report.longrepr = f'{path}:{line}: skipped without a reason; give one'
+    return report
+
+
+@pytest.fixture(scope='session')
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Path of a small real ycor-8 bundle; not to be modified."""
+    return write_tiny_bundle(tmp_path_factory.mktemp('bundle') / 'tiny.onnx').path
+
+
+@pytest.fixture
+def asymmetric_rgb() -> npt.NDArray[np.uint8]:
+    """Frame (97, 131, 3) that shows every swap and flip.
+
+    Odd, not square, sky above a rough trail, an obstacle below left of the centre; none of its
+    colours has two equal channels.
+    """
+    ontology = load_ontology('ycor-8')
+    colors = ontology.colors_rgb
+    rgb = np.empty((97, 131, 3), np.uint8)
+    rgb[:40] = colors[ontology.class_id('sky')]
+    rgb[40:] = colors[ontology.class_id('rough trail')]
+    rgb[50:80, 15:50] = (255, 8, 0)
+    return rgb
+
+
+@pytest.fixture
+def shared_data_dir() -> Path:
+    """Folder of the real recordings; for tests marked `data`, which are skipped without it."""
+    return SHARED_DATA
