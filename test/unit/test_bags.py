@@ -32,7 +32,6 @@ from desertmind_seg.bags import (
 )
 
 STORAGES = ('mcap', 'sqlite3', 'ros1')
-ORFD_BAG = Path(__file__).resolve().parents[3] / 'shared' / 'data' / 'bags' / 'orfd_rgbd'
 
 
 def bag_path(tmp_path: Path, storage: str) -> Path:
@@ -287,10 +286,8 @@ def test_pairs_by_stamp_whatever_the_log_times(tmp_path: Path) -> None:
 
 
 @pytest.mark.data
-def test_real_bag_lists_its_image_topics() -> None:
-    if not ORFD_BAG.is_dir():
-        pytest.skip(f'{ORFD_BAG} is absent: it is lent to developers and not redistributed')
-    with Bag(ORFD_BAG) as bag:
+def test_real_bag_lists_its_image_topics(shared_data_dir: Path) -> None:
+    with Bag(shared_data_dir / 'bags' / 'orfd_rgbd') as bag:
         assert bag.topic('/camera/color/image_raw').count == 6
         assert bag.topic('/camera/color/image_raw/compressed').count == 6
         images = [bag.deserialize(raw) for raw in bag.messages('/camera/color/image_raw')]

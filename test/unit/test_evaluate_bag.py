@@ -1,0 +1,332 @@
+"""evaluate_bag end to end, with the tiny bundle on small bags."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_bag import (
+    COMPRESSED_TOPIC,
+    FRAME_ID,
+    IMAGE_TOPIC,
+    INFO_TOPIC,
+    LABEL_TOPIC,
+    TinyDrive,
+    write_drive,
+)
+from tiny_bundle import write_tiny_bundle
+
+from desertmind_seg.bags import CONFIDENCE_TOPIC, LABEL_INFO_TOPIC, MASK_TOPIC, Bag, stamp_ns
+from desertmind_seg.bundle import read_bundle
+from desertmind_seg.engine import load_engine
+from desertmind_seg.evaluate_bag import main
+from desertmind_seg.metrics import ConfusionMatrix
+from desertmind_seg.ontology import load_ontology
+from desertmind_seg.segmenter import Segmenter
+
+
+@pytest.fixture
+def bag(tmp_path: Path) -> Path:
+    return write_drive(tmp_path / 'drive', TinyDrive())
+
+
+def evaluate(bag: Path, bundle: Path, out: Path, *more: str, image: str = IMAGE_TOPIC) -> int:
+    arguments = [str(bag), '--image', image, '--bundle', str(bundle), '--out', str(out), *more]
+    return main([*arguments, '--backend', 'onnxruntime-cpu'])
+
+
+def read_metrics(out: Path) -> dict[str, Any]:
+    metrics: dict[str, Any] = json.loads((out / 'metrics.json').read_text())
+    return metrics
+
+
+def read_images(path: Path, topic: str) -> list[tuple[int, int, np.ndarray]]:
+    with Bag(path) as bag:
+        found = []
+        for raw in bag.messages(topic):
+            image = bag.deserialize(raw)
+            assert (image.encoding, image.step) == ('mono8', image.width)
+            assert image.header.frame_id == FRAME_ID
+            pixels = image.data.reshape(image.height, image.width)
+            found.append((raw.log_time_ns, stamp_ns(image), pixels))
+        return found
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3', 'ros1'])
+@pytest.mark.parametrize('image', [IMAGE_TOPIC, COMPRESSED_TOPIC])
+def test_every_frame_is_segmented_once(
+    tmp_path: Path, tiny_bundle: Path, storage: str, image: str
+) -> None:
+    drive = TinyDrive(num_frames=5, padding=13)
+    path = tmp_path / ('drive.bag' if storage == 'ros1' else 'drive')
+    write_drive(path, drive, storage)
+    out = tmp_path / 'out'
+    assert evaluate(path, tiny_bundle, out, image=image) == 0
+    segmenter = Segmenter(load_engine(read_bundle(tiny_bundle), 'onnxruntime-cpu'))
+    masks = read_images(out / 'masks', MASK_TOPIC)
+    confidences = read_images(out / 'masks', CONFIDENCE_TOPIC)
+    assert len(masks) == len(confidences) == 5
+    for index in range(5):
+        expected = segmenter.segment(drive.rgb(index))
+        times = (drive.stamp_ns(index) + drive.log_delay_ns, drive.stamp_ns(index))
+        assert masks[index][:2] == confidences[index][:2] == times
+        np.testing.assert_array_equal(masks[index][2], expected.mask)
+        assert expected.confidence is not None
+        np.testing.assert_array_equal(confidences[index][2], expected.confidence)
+    with Bag(out / 'masks') as bag:
+        assert bag.ontology_sha256(MASK_TOPIC) == drive.ontology.sha256
+        assert bag.ontology_sha256(CONFIDENCE_TOPIC) == drive.ontology.sha256
+        assert bag.topics[LABEL_INFO_TOPIC].count == 1
+
+
+def test_metrics_follow_the_schema(tmp_path: Path, tiny_bundle: Path, bag: Path) -> None:
+    out = tmp_path / 'out'
+    assert evaluate(bag, tiny_bundle, out, '--labels', LABEL_TOPIC) == 0
+    metrics = read_metrics(out)
+    bundle = read_bundle(tiny_bundle)
+    assert metrics['schema'] == 1
+    assert metrics['command'] == 'evaluate_bag'
+    assert metrics['bag'] == {
+        'path': str(bag),
+        'image_topic': IMAGE_TOPIC,
+        'label_topic': LABEL_TOPIC,
+        'start_ns': TinyDrive().stamp_ns(0) + 3_000_000,
+        'duration_s': pytest.approx(0.5, abs=1e-6),
+    }
+    assert metrics['bundle']['sha256'] == bundle.sha256
+    assert metrics['ontology'] == {
+        'name': 'ycor-8',
+        'sha256': bundle.metadata.ontology.sha256,
+    }
+    assert metrics['engine']['backend'] == 'onnxruntime-cpu'
+    assert metrics['frames'] == {'in': 6, 'out': 6, 'bad': [], 'repeated_stamps': 0}
+    for part in ('decode', 'inference', 'total'):
+        latency = metrics['latency_ms'][part]
+        assert latency['count'] == 6
+        assert 0.0 < latency['p50'] <= latency['p95'] <= latency['p99'] <= latency['max']
+    environment = metrics['environment']
+    assert environment['machine']['cpus'] >= 1
+    assert environment['versions']['rosbags']
+    assert sorted(entry.name for entry in out.iterdir()) == [
+        'masks',
+        'metrics.json',
+        'report.html',
+    ]
+
+
+def test_scores_equal_a_count_by_hand(tmp_path: Path, tiny_bundle: Path) -> None:
+    drive = TinyDrive(num_frames=6, label_every=3)
+    path = write_drive(tmp_path / 'drive', drive)
+    out = tmp_path / 'out'
+    assert evaluate(path, tiny_bundle, out, '--labels', LABEL_TOPIC) == 0
+    matrix = ConfusionMatrix(drive.ontology)
+    for index in (0, 3):
+        matrix.add(drive.labels(index), read_images(out / 'masks', MASK_TOPIC)[index][2])
+    metrics = read_metrics(out)
+    assert metrics['segmentation'] == matrix.to_dict()
+    assert metrics['segmentation']['miou_present'] > 0.5
+    assert metrics['labels'] == {
+        'topic': LABEL_TOPIC,
+        'images': 2,
+        'matched': 2,
+        'without_frame': 0,
+        'frames_without_label': 4,
+        'ontology_recorded': True,
+    }
+
+
+def test_two_runs_write_identical_masks(tmp_path: Path, tiny_bundle: Path, bag: Path) -> None:
+    for name in ('first', 'second'):
+        assert evaluate(bag, tiny_bundle, tmp_path / name) == 0
+    files = [tmp_path / name / 'masks' / 'masks.mcap' for name in ('first', 'second')]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_confidence_threshold_unlabels(tmp_path: Path, tiny_bundle: Path, bag: Path) -> None:
+    out = tmp_path / 'out'
+    arguments = ('--labels', LABEL_TOPIC, '--confidence-threshold', '0.9')
+    assert evaluate(bag, tiny_bundle, out, *arguments) == 0
+    masks = read_images(out / 'masks', MASK_TOPIC)
+    confidences = read_images(out / 'masks', CONFIDENCE_TOPIC)
+    unlabelled = 0
+    for mask, confidence in zip(masks, confidences, strict=True):
+        np.testing.assert_array_equal(mask[2] == 255, confidence[2] < 230)  # ceil(0.9 * 255)
+        unlabelled += int((mask[2] == 255).sum())
+    assert unlabelled > 0
+
+
+def test_bad_frames_are_named_and_the_run_goes_on(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drive = TinyDrive(
+        broken={
+            1: {'data': np.zeros(100, np.uint8)},
+            2: {'encoding': 'yuv9'},
+            4: {'width': 0, 'height': 0, 'step': 0, 'data': np.zeros(0, np.uint8)},
+        }
+    )
+    out = tmp_path / 'out'
+    path = write_drive(tmp_path / 'drive', drive)
+    assert evaluate(path, tiny_bundle, out, '--labels', LABEL_TOPIC) == 1
+    metrics = read_metrics(out)
+    assert (metrics['frames']['in'], metrics['frames']['out']) == (6, 3)
+    bad = metrics['frames']['bad']
+    assert [entry['stamp_ns'] for entry in bad] == [drive.stamp_ns(index) for index in (1, 2, 4)]
+    assert 'yuv9' in bad[1]['error']
+    assert metrics['labels']['without_frame'] == 3
+    assert [entry[1] for entry in read_images(out / 'masks', MASK_TOPIC)] == [
+        drive.stamp_ns(index) for index in (0, 3, 5)
+    ]
+    report = (out / 'report.html').read_text()
+    assert 'Frames left out' in report
+    assert str(drive.stamp_ns(2)) in report
+    assert f'Frame with stamp {drive.stamp_ns(1)} ns left out' in capsys.readouterr().err
+
+
+def test_only_bad_frames_leave_nothing(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = {index: {'encoding': 'yuv9'} for index in range(3)}
+    path = write_drive(tmp_path / 'drive', TinyDrive(num_frames=3, broken=broken))
+    out = tmp_path / 'out'
+    assert evaluate(path, tiny_bundle, out) == 2
+    assert 'None of the 3 frames' in capsys.readouterr().err
+    assert list(out.iterdir()) == []
+
+
+def test_label_id_outside_the_ontology_is_refused(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = np.zeros(66 * 90, np.uint8)
+    pixels[:17] = 42
+    drive = TinyDrive(broken_labels={2: {'data': pixels}})
+    path = write_drive(tmp_path / 'drive', drive)
+    assert evaluate(path, tiny_bundle, tmp_path / 'out', '--labels', LABEL_TOPIC) == 2
+    message = capsys.readouterr().err
+    assert f'stamp {drive.stamp_ns(2)} ns' in message
+    assert '42 (17 px)' in message
+    assert not (tmp_path / 'out' / 'metrics.json').exists()
+
+
+def test_sixteen_bit_labels(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sixteen_bit(pixels: np.ndarray) -> dict[str, Any]:
+        data = pixels.astype('<u2').reshape(-1).view(np.uint8)
+        return {'encoding': 'mono16', 'step': 180, 'data': data}
+
+    drive = TinyDrive(num_frames=2)
+    good = {index: sixteen_bit(drive.labels(index)) for index in range(2)}
+    path = write_drive(tmp_path / 'good', TinyDrive(num_frames=2, broken_labels=good))
+    assert evaluate(path, tiny_bundle, tmp_path / 'out', '--labels', LABEL_TOPIC) == 0
+    assert read_metrics(tmp_path / 'out')['segmentation']['miou_present'] > 0.5
+
+    raw = drive.labels(1).astype(np.uint16)
+    raw[3, :5] = 7100
+    bad = {1: sixteen_bit(raw)}
+    path = write_drive(tmp_path / 'bad', TinyDrive(num_frames=2, broken_labels=bad))
+    assert evaluate(path, tiny_bundle, tmp_path / 'out2', '--labels', LABEL_TOPIC) == 2
+    assert rf'stamp {drive.stamp_ns(1)} ns holds id 7100 (5 px)' in capsys.readouterr().err
+
+
+def test_label_size_other_than_the_frame_is_refused(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {'height': 33, 'width': 90, 'data': np.zeros(33 * 90, np.uint8)}
+    path = write_drive(tmp_path / 'drive', TinyDrive(broken_labels={1: small}))
+    assert evaluate(path, tiny_bundle, tmp_path / 'out', '--labels', LABEL_TOPIC) == 2
+    assert (
+        f'stamp {TinyDrive().stamp_ns(1)} ns: truth has shape (33, 90)' in capsys.readouterr().err
+    )
+
+
+def test_labels_of_another_ontology_are_refused(
+    tmp_path: Path, bag: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desert = load_ontology('desert-10')
+    bundle = write_tiny_bundle(tmp_path / 'desert.onnx', desert).path
+    assert evaluate(bag, bundle, tmp_path / 'out', '--labels', LABEL_TOPIC) == 2
+    message = capsys.readouterr().err
+    assert load_ontology('ycor-8').sha256 in message
+    assert desert.sha256 in message
+    assert 'Label topics of the bundle in this bag: none' in message
+
+
+def test_labels_without_recorded_ontology_are_scored_with_a_note(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    path = write_drive(tmp_path / 'drive', TinyDrive(record_ontology=False))
+    assert evaluate(path, tiny_bundle, tmp_path / 'out', '--labels', LABEL_TOPIC) == 0
+    assert read_metrics(tmp_path / 'out')['labels']['ontology_recorded'] is False
+    assert 'does not record which ontology' in (tmp_path / 'out' / 'report.html').read_text()
+
+
+def test_existing_results_are_kept_unless_forced(
+    tmp_path: Path, tiny_bundle: Path, bag: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / 'out'
+    assert evaluate(bag, tiny_bundle, out) == 0
+    (out / 'notes.txt').write_text('keep me')
+    before = (out / 'metrics.json').read_bytes()
+    assert evaluate(bag, tiny_bundle, out) == 2
+    assert 'already holds masks, metrics.json, report.html' in capsys.readouterr().err
+    assert (out / 'metrics.json').read_bytes() == before
+    assert evaluate(bag, tiny_bundle, out, '--labels', LABEL_TOPIC, '--force') == 0
+    assert read_metrics(out)['segmentation'] is not None
+    assert (out / 'notes.txt').read_text() == 'keep me'
+
+
+@pytest.mark.parametrize(
+    ('image', 'expected'),
+    [('/nothing', 'its image topics: '), (INFO_TOPIC, 'has type sensor_msgs/msg/CameraInfo')],
+)
+def test_topic_errors_exit_two(
+    tmp_path: Path,
+    tiny_bundle: Path,
+    bag: Path,
+    capsys: pytest.CaptureFixture[str],
+    image: str,
+    expected: str,
+) -> None:
+    assert evaluate(bag, tiny_bundle, tmp_path / 'out', image=image) == 2
+    message = capsys.readouterr().err
+    assert expected in message
+    assert f'{IMAGE_TOPIC} (sensor_msgs/msg/Image, 6)' in message
+
+
+def test_missing_bag_and_bundle_exit_two(
+    tmp_path: Path, tiny_bundle: Path, bag: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(tmp_path / 'none', tiny_bundle, tmp_path / 'out') == 2
+    assert 'does not exist; expected a rosbag2 folder' in capsys.readouterr().err
+    assert evaluate(bag, tmp_path / 'none.onnx', tmp_path / 'out') == 2
+    assert 'none.onnx' in capsys.readouterr().err
+
+
+def test_repeated_stamps_are_counted(tmp_path: Path, tiny_bundle: Path) -> None:
+    # A driver that never sets the stamp: all frames are still segmented and written in order.
+    drive = TinyDrive(num_frames=4, rate_hz=float('inf'), label_every=9)
+    path = write_drive(tmp_path / 'drive', drive)
+    assert evaluate(path, tiny_bundle, tmp_path / 'out', '--labels', LABEL_TOPIC) == 0
+    assert read_metrics(tmp_path / 'out')['frames']['repeated_stamps'] == 3
+    assert len(read_images(tmp_path / 'out' / 'masks', MASK_TOPIC)) == 4
+
+
+@pytest.mark.data
+def test_real_bag_raw_and_compressed(
+    tmp_path: Path, tiny_bundle: Path, shared_data_dir: Path
+) -> None:
+    path = shared_data_dir / 'bags' / 'orfd_rgbd'
+    for number, topic in enumerate(
+        ('/camera/color/image_raw', '/camera/color/image_raw/compressed')
+    ):
+        out = tmp_path / str(number)
+        assert evaluate(path, tiny_bundle, out, image=topic) == 0
+        assert read_metrics(out)['frames']['out'] == 6
+        with Bag(out / 'masks') as bag:
+            shapes = {
+                (image.height, image.width)
+                for image in map(bag.deserialize, bag.messages(MASK_TOPIC))
+            }
+        assert shapes == {(360, 640)}
