@@ -212,7 +212,7 @@ def describe_validation_error(error: ValidationError, document: Any) -> str:
             index = location.index('classes') + 1
             entries = document
             for key in location[:index]:
-                entries = entries[key] if isinstance(entries, dict) else None
+                entries = entries.get(key) if isinstance(entries, dict) else None
             if index < len(location) and isinstance(entries, list):
                 entry = entries[int(location[index])]
                 if isinstance(entry, dict) and 'name' in entry:
