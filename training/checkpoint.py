@@ -1,0 +1,124 @@
+"""Checkpoints: weights together with everything that says where they came from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+import json
+import os
+from pathlib import Path
+import pickle
+import platform
+import subprocess
+import tempfile
+from typing import Any
+
+import torch
+
+from desertmind_seg.ontology import Ontology
+from training.model import SegmentationNetwork
+from training.recipe import Recipe, parse_recipe
+
+_PACKAGES = ('torch', 'torchvision', 'segmentation-models-pytorch', 'timm', 'lightning', 'numpy')
+
+
+class CheckpointError(ValueError):
+    """A checkpoint file cannot be used."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What ``training.train`` leaves behind, in plain types that load with weights_only=True."""
+
+    state_dict: dict[str, torch.Tensor]
+    recipe: dict[str, Any]
+    ontology: dict[str, Any]
+    temperature: float
+    data_hash: str
+    frames: dict[str, int]  # training frames of each data set
+    git_hash: str
+    environment: dict[str, str]
+    scores: dict[str, Any]
+
+    def parsed_recipe(self) -> Recipe:
+        """Return the validated recipe."""
+        return parse_recipe(self.recipe, 'checkpoint')
+
+    def parsed_ontology(self) -> Ontology:
+        """Return the validated ontology."""
+        return Ontology.model_validate_json(json.dumps(self.ontology))
+
+    def network(self) -> SegmentationNetwork:
+        """Build the network with its trained weights, in evaluation mode."""
+        network = SegmentationNetwork(
+            self.parsed_recipe().model, self.parsed_ontology().num_classes
+        )
+        network.load_state_dict(self.state_dict)
+        return network.eval()
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write the file whole or not at all: an older one survives a full disk or a kill."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
+    os.close(handle)
+    try:
+        torch.save(asdict(checkpoint), temporary)
+        Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint on the CPU, without running code from the file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is not one of ours.
+    """
+    if not path.is_file():
+        msg = (
+            f'No checkpoint at {str(path)!r}; python -m training.train RECIPE --out DIR writes one'
+        )
+        raise FileNotFoundError(msg)
+    try:
+        tree = torch.load(path, map_location='cpu', weights_only=True)
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as err:
+        msg = f'{path}: not a readable checkpoint ({type(err).__name__}: {err})'
+        raise CheckpointError(msg) from err
+    try:
+        return Checkpoint(**tree)
+    except TypeError as err:
+        msg = f'{path}: not a checkpoint of training.train ({err})'
+        raise CheckpointError(msg) from err
+
+
+def git_hash() -> str:
+    """Return the commit of this checkout, ``-dirty`` when a tracked file differs, or 'unknown'.
+
+    Where the sources travel without their history (a GPU machine), the variable
+    DESERTMIND_GIT_HASH says which commit they are.
+    """
+    given = os.environ.get('DESERTMIND_GIT_HASH')
+    if given:
+        return given
+    described = subprocess.run(
+        ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*'],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip() if described.returncode == 0 else 'unknown'
+
+
+def environment() -> dict[str, str]:
+    """Name the machine and the versions that a figure depends on."""
+    found = {'python': platform.python_version(), 'machine': platform.machine()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = 'not installed'
+    found['device'] = torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'
+    return found
