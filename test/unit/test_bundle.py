@@ -1,0 +1,323 @@
+"""Writing and reading bundles, and every way in which a file can fail to be one."""
+
+from collections.abc import Callable
+import hashlib
+import json
+import os
+from pathlib import Path
+import stat
+from typing import Any
+
+import onnx
+from onnx import TensorProto, external_data_helper, helper
+from pydantic import ValidationError
+import pytest
+from tiny_bundle import tiny_metadata, tiny_model, write_tiny_bundle
+
+from desertmind_seg.bundle import (
+    METADATA_KEY,
+    Bundle,
+    BundleError,
+    BundleMetadata,
+    read_bundle,
+    write_bundle,
+)
+from desertmind_seg.ontology import Ontology, load_ontology
+
+
+@pytest.fixture(scope='module')
+def ontology() -> Ontology:
+    return load_ontology('ycor-8')
+
+
+@pytest.fixture
+def model(ontology: Ontology) -> onnx.ModelProto:
+    return tiny_model(ontology)
+
+
+def save_with_metadata(path: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
+    """Write the tiny bundle to `path`, then edit its metadata behind its back."""
+    write_tiny_bundle(path)
+    model = onnx.load(path)
+    (entry,) = (prop for prop in model.metadata_props if prop.key == METADATA_KEY)
+    document = json.loads(entry.value)
+    edit(document)
+    entry.value = json.dumps(document)
+    onnx.save(model, path)
+    return path
+
+
+def test_what_is_written_is_read_back(tmp_path: Path, ontology: Ontology) -> None:
+    metadata = tiny_metadata(
+        ontology,
+        temperature=1.37,
+        recipe={'optim': {'lr': 1e-4}, 'epochs': 3},
+        datasets=[{'name': 'ycor', 'licence': 'research only', 'frames': 931}],
+        scores={'miou_all': 0.61, 'classes': [{'name': 'sky', 'iou': None}]},
+        parity={'max_logit_error': 1e-5},
+        git_hash='0' * 40,
+        seed=7,
+    )
+    path = tmp_path / 'models' / 'tiny.onnx'
+    written = write_bundle(tiny_model(ontology, 1.37), metadata, path)
+    assert written == read_bundle(path)
+    assert written == Bundle(path, hashlib.sha256(path.read_bytes()).hexdigest(), metadata)
+    assert written.metadata.ontology.sha256 == ontology.sha256
+    onnx.checker.check_model(onnx.load(path))
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_rgbd_bundle(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / 'tiny.onnx', modality='rgbd')
+    assert bundle.metadata.modality == 'rgbd'
+    assert bundle.metadata.depth_range_m == (0.5, 20.0)
+
+
+def test_writing_twice_gives_the_same_file(tmp_path: Path) -> None:
+    first = write_tiny_bundle(tmp_path / 'a.onnx')
+    assert write_tiny_bundle(tmp_path / 'b.onnx').sha256 == first.sha256
+
+
+def test_other_onnx_metadata_are_kept_and_old_ours_replaced(
+    tmp_path: Path, model: onnx.ModelProto, ontology: Ontology
+) -> None:
+    model.metadata_props.add(key='exporter', value='torch')
+    model.metadata_props.add(key=METADATA_KEY, value='old')
+    bundle = write_bundle(model, tiny_metadata(ontology), tmp_path / 'tiny.onnx')
+    keys = [entry.key for entry in onnx.load(bundle.path).metadata_props]
+    assert sorted(keys) == [METADATA_KEY, 'exporter']
+    assert model.metadata_props[1].value == 'old'  # the caller's model is not touched
+
+
+def test_file_mode_follows_the_umask(tmp_path: Path) -> None:
+    previous = os.umask(0o022)
+    try:
+        path = write_tiny_bundle(tmp_path / 'tiny.onnx').path
+    finally:
+        os.umask(previous)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r'absent\.onnx does not exist; give the path'):
+        read_bundle(tmp_path / 'absent.onnx')
+    with pytest.raises(FileNotFoundError, match='is not a file'):
+        read_bundle(tmp_path)
+
+
+@pytest.mark.parametrize('share', [0.2, 0.5, 0.9, 0.999])
+def test_truncated_file(tmp_path: Path, tiny_bundle: Path, share: float) -> None:
+    content = tiny_bundle.read_bytes()
+    path = tmp_path / 'cut.onnx'
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(BundleError, match=r'cut\.onnx .*is not a whole ONNX file.*Copy it again'):
+        read_bundle(path)
+
+
+def test_cut_where_the_graph_ends(tmp_path: Path, tiny_bundle: Path) -> None:
+    """Such a file parses: only what stands behind the graph is missing."""
+    model = onnx.load(tiny_bundle)
+    del model.metadata_props[:]
+    path = tmp_path / 'cut.onnx'
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(BundleError, match=r"has no 'desertmind_seg' entry .*python -m training"):
+        read_bundle(path)
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (b'', r"no 'desertmind_seg' entry among its ONNX metadata \[\]"),
+        (b'\x89PNG\r\n\x1a\n' + bytes(100), r'\(108 bytes\) is not a whole ONNX file'),
+    ],
+)
+def test_foreign_file(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / 'foreign.onnx'
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match=message):
+        read_bundle(path)
+
+
+def test_metadata_that_are_not_json(tmp_path: Path, model: onnx.ModelProto) -> None:
+    model.metadata_props.add(key=METADATA_KEY, value='{')
+    onnx.save(model, tmp_path / 'tiny.onnx')
+    with pytest.raises(BundleError, match='its metadata is not JSON'):
+        read_bundle(tmp_path / 'tiny.onnx')
+
+
+def _edit_cost(document: dict[str, Any]) -> None:
+    document['ontology']['classes'][4]['cost'] = 0
+
+
+def _swap_names(document: dict[str, Any]) -> None:
+    classes = document['ontology']['classes']
+    classes[0]['name'], classes[4]['name'] = classes[4]['name'], classes[0]['name']
+
+
+@pytest.mark.parametrize('edit', [_edit_cost, _swap_names])
+def test_edited_ontology(
+    tmp_path: Path, ontology: Ontology, edit: Callable[[dict[str, Any]], None]
+) -> None:
+    path = save_with_metadata(tmp_path / 'tiny.onnx', edit)
+    pattern = rf"ontology_sha256 is {ontology.sha256} but the embedded ontology 'ycor-8' hashes to"
+    with pytest.raises(BundleError, match=pattern):
+        read_bundle(path)
+
+
+def test_edited_hash(tmp_path: Path) -> None:
+    path = save_with_metadata(
+        tmp_path / 'tiny.onnx', lambda document: document.update(ontology_sha256='0' * 64)
+    )
+    with pytest.raises(BundleError, match=f'ontology_sha256 is {"0" * 64} but'):
+        read_bundle(path)
+
+
+@pytest.mark.parametrize(
+    ('edit', 'message'),
+    [
+        (lambda d: d.update(format_version=2), 'has bundle format 2, this version reads 1'),
+        (lambda d: d.pop('format_version'), 'has bundle format None, this version reads 1'),
+        (lambda d: d.pop('seed'), 'bad metadata: seed: Field required'),
+        (lambda d: d.update(precision='fp8'), "precision: .*'fp32', 'fp16' or 'int8', not 'fp8'"),
+        (lambda d: d.update(temperature=0.0), 'temperature: .*greater than 0, not 0.0'),
+        (lambda d: d.update(network_size_hw=[0, 64]), r'network_size_hw.0: .*equal to 1, not 0'),
+        (
+            lambda d: d['ontology']['classes'][3].update(id=4),
+            r"class 'puddle' at position 3 has id 4",
+        ),
+        (
+            lambda d: d['ontology']['classes'][3].update(cost=300),
+            r"ontology.classes.3.cost \(class 'puddle'\): .*254, not 300",
+        ),
+        (lambda d: d.update(modality='rgbd'), "modality is 'rgbd' and depth_range_m is None"),
+        (lambda d: d.update(mode='rgb'), 'mode: Extra inputs are not permitted'),
+    ],
+)
+def test_bad_metadata(
+    tmp_path: Path, edit: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    path = save_with_metadata(tmp_path / 'tiny.onnx', edit)
+    with pytest.raises(BundleError, match=message):
+        read_bundle(path)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'depth_range_m': (1.0, 2.0)}, "modality is 'rgb' and depth_range_m is"),
+        ({'modality': 'rgbd', 'depth_range_m': (9.0, 2.0)}, 'the nearest depth must come first'),
+        ({'temperature': float('nan')}, 'finite number|greater than 0'),
+        ({'name': ''}, 'at least 1 character'),
+    ],
+)
+def test_metadata_that_contradict_themselves(
+    ontology: Ontology, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        tiny_metadata(ontology, **changes)
+
+
+def test_metadata_cannot_be_changed(ontology: Ontology) -> None:
+    with pytest.raises(ValidationError, match='frozen'):
+        tiny_metadata(ontology).seed = 1  # type: ignore[misc]
+
+
+def _rename_input(model: onnx.ModelProto) -> None:
+    model.graph.input[0].name = 'rgb'
+    model.graph.node[0].input[0] = 'rgb'
+
+
+def _drop_cost(model: onnx.ModelProto) -> None:
+    del model.graph.output[2]
+
+
+def _float_image(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+def _int64_mask(model: onnx.ModelProto) -> None:
+    model.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info('mask', TensorProto.INT64, [1, 'H', 'W'])
+    )
+    (cast,) = (node for node in model.graph.node if node.output[0] == 'mask')
+    cast.attribute[0].i = TensorProto.INT64
+
+
+def _static_size(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 480
+
+
+def _planar_image(model: onnx.ModelProto) -> None:
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    dims[1].dim_value = 3
+    dims[3].dim_param = 'W3'
+
+
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        (_rename_input, r"has inputs \['rgb'\], expected \['image'\]"),
+        (
+            _drop_cost,
+            r"has outputs \['mask', 'confidence'\], expected \['mask', 'confidence', 'co",
+        ),
+        (
+            _float_image,
+            r"input 'image' is float \(1, dynamic, dynamic, 3\), expected uint8 \(1, d",
+        ),
+        (_int64_mask, r"output 'mask' is int64 .*, expected uint8 \(1, dynamic, dynamic\)"),
+        (_static_size, r"input 'image' is uint8 \(1, 480, dynamic, 3\), expected"),
+        (_planar_image, r"input 'image' is uint8 \(1, 3, dynamic, dynamic\), expected"),
+    ],
+)
+def test_graph_that_breaks_the_contract(
+    tmp_path: Path,
+    ontology: Ontology,
+    model: onnx.ModelProto,
+    damage: Callable[[onnx.ModelProto], None],
+    message: str,
+) -> None:
+    damage(model)
+    path = tmp_path / 'tiny.onnx'
+    with pytest.raises(BundleError, match=f'{message}.*'):
+        write_bundle(model, tiny_metadata(ontology), path)
+    assert list(tmp_path.iterdir()) == []
+    # The same graph is refused when something else wrote it.
+    model.metadata_props.add(key=METADATA_KEY, value=tiny_metadata(ontology).model_dump_json())
+    onnx.save(model, path)
+    with pytest.raises(BundleError, match=message):
+        read_bundle(path)
+
+
+def test_rgbd_metadata_need_a_depth_input(tmp_path: Path, ontology: Ontology) -> None:
+    metadata = tiny_metadata(ontology, modality='rgbd', depth_range_m=(0.5, 10.0))
+    with pytest.raises(BundleError, match=r"\['image'\], expected \['image', 'depth'\]"):
+        write_bundle(tiny_model(ontology), metadata, tmp_path / 'tiny.onnx')
+
+
+def test_invalid_graph_leaves_the_old_bundle(
+    tmp_path: Path, ontology: Ontology, model: onnx.ModelProto
+) -> None:
+    path = write_tiny_bundle(tmp_path / 'tiny.onnx').path
+    before = path.read_bytes()
+    model.graph.node[3].input[0] = 'nowhere'
+    with pytest.raises(BundleError, match=r'tiny\.onnx: the graph is not valid ONNX.*nowhere'):
+        write_bundle(model, tiny_metadata(ontology), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_weights_outside_the_file(
+    tmp_path: Path, ontology: Ontology, model: onnx.ModelProto
+) -> None:
+    external_data_helper.convert_model_to_external_data(model, size_threshold=0)
+    onnx.save(model, tmp_path / 'split.onnx')
+    split = onnx.load(tmp_path / 'split.onnx', load_external_data=False)
+    with pytest.raises(BundleError, match=r'weights, .* lie outside the ONNX file'):
+        write_bundle(split, tiny_metadata(ontology), tmp_path / 'tiny.onnx')
+    assert not (tmp_path / 'tiny.onnx').exists()
+
+
+def test_metadata_round_trip_through_json(ontology: Ontology) -> None:
+    metadata = tiny_metadata(ontology, scores={'ratio': 0.1 + 0.2})
+    assert BundleMetadata.model_validate_json(metadata.model_dump_json()) == metadata
