@@ -1,0 +1,274 @@
+"""The ONNX Runtime engine: results, cut graphs, idling, and refusals."""
+
+from collections import Counter
+from itertools import chain, combinations
+import json
+import logging
+import os
+from pathlib import Path
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import pytest
+from tiny_bundle import write_tiny_bundle
+
+from desertmind_seg import engine as engine_module
+from desertmind_seg.bundle import OUTPUTS, read_bundle
+from desertmind_seg.engine import EngineError, OnnxRuntimeEngine, load_engine
+from desertmind_seg.ontology import load_ontology
+
+SUBSETS = list(chain.from_iterable(combinations(OUTPUTS, count) for count in (1, 2, 3)))
+
+
+@pytest.fixture
+def engine(tiny_bundle: Path) -> OnnxRuntimeEngine:
+    return OnnxRuntimeEngine(read_bundle(tiny_bundle), 'cpu')
+
+
+def test_classes_appear_where_their_colours_are(
+    engine: OnnxRuntimeEngine, asymmetric_rgb: npt.NDArray[np.uint8]
+) -> None:
+    ontology = load_ontology('ycor-8')
+    result = engine.infer(asymmetric_rgb, outputs=OUTPUTS)
+    mask = result['mask']
+    for name in OUTPUTS:
+        assert (result[name].shape, result[name].dtype) == ((97, 131), np.uint8)
+    # A few pixels from the borders, which the resizing softens.
+    assert (mask[:36] == ontology.class_id('sky')).all()
+    assert (mask[54:76, 19:46] == ontology.class_id('obstacle')).all()
+    assert (mask[44:, 55:] == ontology.class_id('rough trail')).all()
+    assert result['confidence'][10, 10] > 240
+    assert result['cost'][90, 120] == pytest.approx(20, abs=3)  # rough trail
+    assert result['cost'][65, 30] == pytest.approx(254, abs=3)  # obstacle
+
+
+def test_confidence_and_cost_by_hand(tmp_path: Path) -> None:
+    """A grey frame: the softmax over 8 known colour distances, worked in float64."""
+    ontology = load_ontology('ycor-8')
+    bundle = write_tiny_bundle(tmp_path / 'tiny.onnx', temperature=2.5)
+    result = load_engine(bundle).infer(np.full((64, 80, 3), 120, np.uint8), outputs=OUTPUTS)
+    colors = ontology.colors_rgb[:8].astype(np.float64)
+    logits = -((120.0 - colors) ** 2).sum(axis=1) / (2 * 32.0**2)
+    likelihood = np.exp(logits / 2.5)
+    probability = likelihood / likelihood.sum()
+    assert np.unique(result['mask']).tolist() == [probability.argmax()]
+    assert np.unique(result['confidence']).tolist() == [round(255 * probability.max())]
+    assert np.unique(result['cost']).tolist() == [round(float(probability @ ontology.costs))]
+
+
+@pytest.mark.parametrize('outputs', SUBSETS)
+def test_results_do_not_depend_on_what_else_is_asked(
+    engine: OnnxRuntimeEngine, outputs: tuple[str, ...]
+) -> None:
+    rgb = np.random.default_rng(5).integers(0, 256, (97, 131, 3), dtype=np.uint8)
+    everything = engine.infer(rgb, outputs=OUTPUTS)
+    some = engine.infer(rgb, outputs=outputs)
+    assert set(some) == set(outputs)
+    for name in outputs:
+        assert np.array_equal(some[name], everything[name])
+
+
+def kernels(engine: OnnxRuntimeEngine, tmp_path: Path, outputs: tuple[str, ...]) -> Counter[str]:
+    """Return how often each operator type ran for one frame, by ONNX Runtime's own profile."""
+    engine._options.enable_profiling = True
+    engine._options.profile_file_prefix = str(tmp_path / 'profile')
+    engine._sessions.clear()
+    engine.infer(np.zeros((64, 64, 3), np.uint8), outputs=outputs)
+    events = json.loads(Path(engine._session(frozenset(outputs)).end_profiling()).read_text())
+    return Counter(
+        event['args']['op_name']
+        for event in events
+        if event.get('cat') == 'Node' and event['name'].endswith('kernel_time')
+    )
+
+
+def test_only_asked_outputs_are_computed(engine: OnnxRuntimeEngine, tmp_path: Path) -> None:
+    mask = kernels(engine, tmp_path, ('mask',))
+    confidence = kernels(engine, tmp_path, ('mask', 'confidence'))
+    everything = kernels(engine, tmp_path, OUTPUTS)
+    assert mask['ArgMax'] == 1
+    assert mask['Exp'] == mask['ReduceSum'] == 0
+    assert confidence['Exp'] == confidence['ReduceSum'] == 1
+    assert everything['ReduceSum'] == 2
+
+
+@pytest.mark.parametrize('size_hw', [(64, 64), (65, 127), (480, 640), (1081, 1923), (2160, 3840)])
+def test_every_frame_size(engine: OnnxRuntimeEngine, size_hw: tuple[int, int]) -> None:
+    result = engine.infer(np.zeros((*size_hw, 3), np.uint8))
+    assert result['mask'].shape == result['confidence'].shape == size_hw
+
+
+def test_input_may_be_read_only_or_strided(
+    engine: OnnxRuntimeEngine, asymmetric_rgb: npt.NDArray[np.uint8]
+) -> None:
+    expected = engine.infer(asymmetric_rgb)['mask']
+    frozen = np.frombuffer(asymmetric_rgb.tobytes(), np.uint8).reshape(asymmetric_rgb.shape)
+    assert not frozen.flags.writeable
+    assert np.array_equal(engine.infer(frozen)['mask'], expected)
+    strided = asymmetric_rgb[..., ::-1].copy()[..., ::-1]
+    assert not strided.flags.c_contiguous
+    assert np.array_equal(engine.infer(strided)['mask'], expected)
+
+
+def test_outputs_belong_to_the_caller(
+    engine: OnnxRuntimeEngine, asymmetric_rgb: npt.NDArray[np.uint8]
+) -> None:
+    first = engine.infer(asymmetric_rgb)['mask']
+    kept = first.copy()
+    engine.infer(255 - asymmetric_rgb)
+    assert np.array_equal(first, kept)
+    first[:] = 255  # writable
+
+
+def test_rgbd_takes_depth(tmp_path: Path, asymmetric_rgb: npt.NDArray[np.uint8]) -> None:
+    rgb_engine = load_engine(write_tiny_bundle(tmp_path / 'rgb.onnx'))
+    rgbd_engine = load_engine(write_tiny_bundle(tmp_path / 'rgbd.onnx', modality='rgbd'))
+    depth = np.linspace(0, 10, 97 * 131, dtype=np.float32).reshape(97, 131)
+    # The tiny network adds depth to all logits alike: the mask stays.
+    expected = rgb_engine.infer(asymmetric_rgb)['mask']
+    assert np.array_equal(rgbd_engine.infer(asymmetric_rgb, depth)['mask'], expected)
+    with pytest.raises(EngineError, match="'tiny' takes RGB and depth, but no depth"):
+        rgbd_engine.infer(asymmetric_rgb)
+    with pytest.raises(EngineError, match="'tiny' takes RGB only, but depth was given"):
+        rgb_engine.infer(asymmetric_rgb, depth)
+
+
+def test_idle_engine_leaves_the_cpu_alone(engine: OnnxRuntimeEngine) -> None:
+    engine.infer(np.zeros((480, 640, 3), np.uint8))
+    start = time.process_time()
+    threading.Event().wait(0.5)
+    # Spinning workers would take 0.5 s each.
+    assert time.process_time() - start < 0.1
+
+
+@pytest.mark.parametrize(
+    ('outputs', 'message'),
+    [
+        (('mask', 'depth'), r"outputs \['mask', 'depth'\]: expected some of \['mask', 'conf"),
+        ((), r'outputs \[\]: expected some of'),
+    ],
+)
+def test_unknown_outputs(
+    engine: OnnxRuntimeEngine, outputs: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(EngineError, match=message):
+        engine.infer(np.zeros((64, 64, 3), np.uint8), outputs=outputs)
+
+
+def test_frame_that_the_graph_refuses(engine: OnnxRuntimeEngine) -> None:
+    frame: Any = np.zeros((64, 64, 3), np.float32)
+    with pytest.raises(
+        EngineError, match=r'cpu failed on a frame of shape \(64, 64, 3\), type fl'
+    ):
+        engine.infer(frame)
+
+
+def test_closed_engine(engine: OnnxRuntimeEngine) -> None:
+    engine.close()
+    with pytest.raises(EngineError, match='the engine is closed; load it again'):
+        engine.infer(np.zeros((64, 64, 3), np.uint8))
+
+
+def test_file_that_changed_after_it_was_read(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / 'tiny.onnx')
+    write_tiny_bundle(tmp_path / 'tiny.onnx', temperature=2.0)
+    with pytest.raises(EngineError, match=f'changed after it was read .*was {bundle.sha256}'):
+        load_engine(bundle)
+
+
+def test_graph_that_onnx_runtime_refuses(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented('no kernel for Foo')
+
+    monkeypatch.setattr(onnxruntime, 'InferenceSession', refuse)
+    with pytest.raises(EngineError, match=r'onnxruntime-cpu cannot load .*no kernel for Foo'):
+        load_engine(read_bundle(tiny_bundle), 'onnxruntime-cpu')
+
+
+def test_unknown_backend_and_thread_count(tiny_bundle: Path) -> None:
+    bundle = read_bundle(tiny_bundle)
+    with pytest.raises(EngineError, match="no backend 'tpu'; there are auto, onnxruntime-cuda, o"):
+        load_engine(bundle, 'tpu')
+    with pytest.raises(EngineError, match='num_threads is -1; give 0 for automatic'):
+        load_engine(bundle, num_threads=-1)
+
+
+def test_cuda_without_its_provider(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, 'get_available_providers', lambda: ['CPUExecutionProvider'])
+    pattern = (
+        r"has \['CPUExecutionProvider'\].*pip install onnxruntime-gpu.*choose onnxruntime-cpu"
+    )
+    with pytest.raises(EngineError, match=pattern):
+        load_engine(read_bundle(tiny_bundle), 'onnxruntime-cuda')
+
+
+@pytest.fixture
+def broken_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU build whose CUDA does not start: ONNX Runtime then falls back to the CPU by itself."""
+    session = onnxruntime.InferenceSession
+
+    def on_cpu(model: bytes, options: Any, providers: list[str]) -> Any:
+        return session(model, options, providers=['CPUExecutionProvider'])
+
+    both = ['CUDAExecutionProvider', 'CPUExecutionProvider']
+    monkeypatch.setattr(onnxruntime, 'get_available_providers', lambda: both)
+    monkeypatch.setattr(onnxruntime, 'preload_dlls', lambda: None)
+    monkeypatch.setattr(onnxruntime, 'InferenceSession', on_cpu)
+
+
+@pytest.mark.usefixtures('broken_cuda')
+def test_cuda_that_does_not_start_is_no_silent_fallback(tiny_bundle: Path) -> None:
+    pattern = r"CUDA did not start, only \['CPUExecutionProvider'\] did. Check nvidia-smi"
+    with pytest.raises(EngineError, match=pattern):
+        load_engine(read_bundle(tiny_bundle), 'onnxruntime-cuda')
+
+
+@pytest.mark.usefixtures('broken_cuda')
+def test_auto_logs_its_choice_and_why(tiny_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, 'desertmind_seg.engine'):
+        engine = load_engine(read_bundle(tiny_bundle), num_threads=1)
+    assert engine.backend == 'onnxruntime-cpu'
+    assert engine.device == 'cpu, 1 threads'
+    (message,) = caplog.messages
+    assert message.startswith(
+        'backend auto chose onnxruntime-cpu on cpu, 1 threads (passed over onnxruntime-cuda: '
+    )
+    assert 'CUDA did not start' in message
+
+
+def test_auto_without_any_backend(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise EngineError('no such device')
+
+    monkeypatch.setattr(engine_module, 'BACKENDS', {'a': fail, 'b': fail})
+    pattern = 'no backend can run this bundle here: a: no such device; b: no such device'
+    with pytest.raises(EngineError, match=pattern):
+        load_engine(read_bundle(tiny_bundle))
+
+
+def test_threads_are_the_physical_cores_of_this_process(tiny_bundle: Path) -> None:
+    cpus = os.sched_getaffinity(0)
+    cores = engine_module._physical_cores(cpus)
+    assert 1 <= len(cores) <= len(cpus)
+    engine = load_engine(read_bundle(tiny_bundle), 'onnxruntime-cpu')
+    assert engine.device == f'cpu, {len(cores)} threads'
+
+
+@pytest.mark.gpu
+def test_cuda_agrees_with_the_cpu(
+    tiny_bundle: Path, asymmetric_rgb: npt.NDArray[np.uint8]
+) -> None:
+    if 'CUDAExecutionProvider' not in onnxruntime.get_available_providers():
+        pytest.skip('needs onnxruntime-gpu; this is onnxruntime')
+    bundle = read_bundle(tiny_bundle)
+    on_gpu = load_engine(bundle, 'onnxruntime-cuda').infer(asymmetric_rgb, outputs=OUTPUTS)
+    on_cpu = load_engine(bundle, 'onnxruntime-cpu').infer(asymmetric_rgb, outputs=OUTPUTS)
+    assert (on_gpu['mask'] == on_cpu['mask']).mean() > 0.999
+    for name in ('confidence', 'cost'):
+        assert np.abs(on_gpu[name].astype(int) - on_cpu[name]).max() <= 1

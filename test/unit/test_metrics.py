@@ -1,0 +1,135 @@
+"""Scores: numbers worked by hand, and an independent count in plain Python."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from desertmind_seg.metrics import ConfusionMatrix, MetricsError
+from desertmind_seg.ontology import UNLABELED, Ontology, OntologyClass
+
+
+@pytest.fixture
+def ontology() -> Ontology:
+    """Four classes, so that one can be absent."""
+    classes = tuple(
+        OntologyClass(
+            id=index, name=name, raw=(index,), color_rgb=(index, 0, 0), group='obstacle', cost=0
+        )
+        for index, name in enumerate(('a', 'b', 'c', 'd'))
+    )
+    return Ontology(name='four', description='', source='', classes=classes)
+
+
+# 8 labelled pixels; the truth of the last column is unlabelled.
+TRUTH = np.array([[0, 0, 0, 255], [1, 1, 1, 255], [2, 2, 255, 255]], np.uint8)
+PREDICTION = np.array([[0, 0, 1, 0], [1, 255, 0, 3], [2, 2, 1, 255]], np.uint8)
+
+
+def test_numbers_worked_by_hand(ontology: Ontology) -> None:
+    matrix = ConfusionMatrix(ontology)
+    matrix.add(TRUTH, PREDICTION)
+    assert matrix.counts.dtype == np.int64
+    assert matrix.counts.tolist() == [
+        [2, 1, 0, 0, 0],
+        [1, 1, 0, 0, 1],
+        [0, 0, 2, 0, 0],
+        [0, 0, 0, 0, 0],
+    ]
+    # a: 2 hits, 3 true, 3 predicted: 2 / 4. b: 1 hit, 3 true (one predicted unlabelled),
+    # 2 predicted: 1 / 4. c: 2 / 2. d appears nowhere among labelled pixels.
+    np.testing.assert_array_equal(matrix.iou(), [0.5, 0.25, 1.0, np.nan])
+    assert matrix.miou_present == pytest.approx(1.75 / 3)
+    assert matrix.miou_all == pytest.approx(1.75 / 4)
+    assert matrix.pixel_accuracy == pytest.approx(5 / 8)
+    assert matrix.to_dict() == {
+        'miou_all': pytest.approx(1.75 / 4),
+        'miou_present': pytest.approx(1.75 / 3),
+        'pixel_accuracy': pytest.approx(0.625),
+        'classes': [
+            {'id': 0, 'name': 'a', 'iou': 0.5, 'pixels': 3},
+            {'id': 1, 'name': 'b', 'iou': 0.25, 'pixels': 3},
+            {'id': 2, 'name': 'c', 'iou': 1.0, 'pixels': 2},
+            {'id': 3, 'name': 'd', 'iou': None, 'pixels': 0},
+        ],
+        'confusion': matrix.counts.tolist(),
+    }
+
+
+def test_class_that_is_only_predicted_has_iou_zero_and_no_weight(ontology: Ontology) -> None:
+    matrix = ConfusionMatrix(ontology)
+    matrix.add(np.array([[0, 0]], np.uint8), np.array([[0, 3]], np.uint8))
+    np.testing.assert_array_equal(matrix.iou(), [0.5, np.nan, np.nan, 0.0])
+    assert matrix.miou_present == 0.5
+    assert matrix.miou_all == 0.125
+
+
+def test_nothing_labelled(ontology: Ontology) -> None:
+    matrix = ConfusionMatrix(ontology)
+    matrix.add(np.full((2, 2), UNLABELED, np.uint8), np.zeros((2, 2), np.uint8))
+    scores = matrix.to_dict()
+    assert scores['miou_present'] is None
+    assert scores['pixel_accuracy'] is None
+    assert scores['miou_all'] == 0.0
+    assert [entry['iou'] for entry in scores['classes']] == [None] * 4
+
+
+def naive_scores(
+    truth: npt.NDArray[np.uint8], prediction: npt.NDArray[np.uint8]
+) -> tuple[list[float], float]:
+    """Return IoU of each of four classes and pixel accuracy, by sets of pixels."""
+    labelled = {p for p in np.ndindex(truth.shape) if truth[p] != UNLABELED}
+    ious = []
+    for index in range(4):
+        true = {p for p in labelled if truth[p] == index}
+        predicted = {p for p in labelled if prediction[p] == index}
+        ious.append(len(true & predicted) / len(true | predicted))
+    return ious, sum(bool(truth[p] == prediction[p]) for p in labelled) / len(labelled)
+
+
+def test_equals_a_naive_count_over_several_frames(ontology: Ontology) -> None:
+    rng = np.random.default_rng(11)
+    ids = np.array([0, 1, 2, 3, UNLABELED], np.uint8)
+    truth = rng.choice(ids, (3, 41, 29))
+    prediction = np.where(rng.random(truth.shape) < 0.6, truth, rng.choice(ids, truth.shape))
+    matrix = ConfusionMatrix(ontology)
+    for frame_truth, frame_prediction in zip(truth, prediction, strict=True):
+        matrix.add(frame_truth, frame_prediction)
+    ious, accuracy = naive_scores(truth, prediction)
+    np.testing.assert_allclose(matrix.iou(), ious, rtol=1e-12)
+    assert matrix.pixel_accuracy == pytest.approx(accuracy)
+    assert matrix.counts.sum() == (truth != UNLABELED).sum()
+
+
+@pytest.mark.parametrize(
+    ('truth', 'prediction', 'message'),
+    [
+        (np.zeros((2, 3)), np.zeros((3, 2)), r'truth has shape \(2, 3\), prediction \(3, 2\)'),
+        (
+            np.array([[0, 4, 4, 9]]),
+            np.zeros((1, 4)),
+            r'truth holds .*four: 4 \(2 px\), 9 \(1 px\)',
+        ),
+        (np.zeros((1, 3)), np.array([[0, 254, 255]]), r'prediction holds .*four: 254 \(1 px\);'),
+        # Foreign ids count even where the truth is unlabelled: they show a wrong bundle.
+        (
+            np.array([[255]]),
+            np.array([[7]]),
+            r'prediction holds .* 7 \(1 px\); expected 0\.\.3 or',
+        ),
+    ],
+)
+def test_what_cannot_be_compared(
+    ontology: Ontology, truth: npt.NDArray[Any], prediction: npt.NDArray[Any], message: str
+) -> None:
+    matrix = ConfusionMatrix(ontology)
+    with pytest.raises(MetricsError, match=message):
+        matrix.add(truth.astype(np.uint8), prediction.astype(np.uint8))
+    assert matrix.counts.sum() == 0
+
+
+def test_raw_codes_are_refused_by_their_type(ontology: Ontology) -> None:
+    raw: Any = np.array([[7100]], np.uint16)
+    with pytest.raises(MetricsError, match='truth is uint16; expected uint8 class ids'):
+        ConfusionMatrix(ontology).add(raw, np.zeros((1, 1), np.uint8))
