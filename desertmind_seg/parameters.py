@@ -1,0 +1,254 @@
+"""The node's parameters: one table, from which they are declared, checked and documented."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+import difflib
+from typing import Any, Literal
+
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+# When a parameter may be set: 'any time', 'unconfigured' (the node reads it when it is configured)
+# or 'at start' (read-only afterwards).
+Settable = Literal['any time', 'unconfigured', 'at start']
+
+
+class ParameterError(ValueError):
+    """A parameter given at start has a wrong type or value; says which, and how to write it."""
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """One row of the table; the type is that of `default`, the range includes its ends."""
+
+    name: str
+    default: bool | int | float | str
+    description: str
+    unit: str = ''
+    range: tuple[float, float] | None = None
+    choices: tuple[str, ...] = ()
+    settable: Settable = 'unconfigured'
+
+    @property
+    def constraints(self) -> str:
+        """The allowed values in words; empty where any value of the type will do."""
+        if self.range is not None:
+            return f'{self.range[0]} to {self.range[1]}'
+        return ' or '.join(self.choices)
+
+    def problem(self, value: Any) -> str | None:
+        """Say why `value`, which has the right type, is refused; None when it is not."""
+        if self.choices and value not in self.choices:
+            return f'{self.name} is {value!r}; expected {self.constraints}.'
+        # Written so that NaN, which compares as false, is refused too.
+        if self.range is not None and not self.range[0] <= value <= self.range[1]:
+            return f'{self.name} is {value}; expected a number from {self.constraints}.'
+        return None
+
+    def descriptor(self) -> ParameterDescriptor:
+        """Return what `ros2 param describe` shows."""
+        descriptor = ParameterDescriptor(
+            name=self.name,
+            description=f'{self.description} Unit: {self.unit}.'
+            if self.unit
+            else self.description,
+            read_only=self.settable == 'at start',
+            additional_constraints=f'Settable: {self.settable}.'
+            + (f' One of: {", ".join(self.choices)}.' if self.choices else ''),
+        )
+        if self.range is not None and isinstance(self.default, float):
+            low, high = self.range
+            descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+        elif self.range is not None:
+            low, high = (int(end) for end in self.range)
+            descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
+        return descriptor
+
+
+PARAMETERS = (
+    ParameterSpec(
+        'autostart',
+        False,
+        'Configure and activate by itself; when that fails, the process exits with status 1.',
+        settable='at start',
+    ),
+    ParameterSpec(
+        'model.bundle',
+        '',
+        'Path of the bundle (.onnx) to run; empty for the one that the package ships.',
+    ),
+    ParameterSpec(
+        'model.expected_ontology',
+        '',
+        'Name or SHA-256 of the class table that the consumers of the mask were written for; a '
+        'bundle with another one is refused. Empty for any.',
+    ),
+    ParameterSpec(
+        'engine.backend',
+        'auto',
+        'What runs the bundle: auto, onnxruntime-cpu or onnxruntime-cuda. A named one that cannot '
+        'run here is an error; auto takes the first that can and logs which.',
+    ),
+    ParameterSpec(
+        'engine.num_threads',
+        0,
+        'CPU threads of one operator; 0 for one a physical core.',
+        range=(0, 256),
+    ),
+    ParameterSpec(
+        'input.transport',
+        'raw',
+        'raw subscribes to sensor_msgs/Image on image, compressed to '
+        'sensor_msgs/CompressedImage on image/compressed.',
+        choices=('raw', 'compressed'),
+    ),
+    ParameterSpec(
+        'input.max_age_ms',
+        500,
+        'Frames older than this when their turn comes are dropped; 0 keeps them all.',
+        unit='ms',
+        range=(0, 60_000),
+        settable='any time',
+    ),
+    ParameterSpec(
+        'input.timeout_sec',
+        5.0,
+        'Warn when no image has come for this long.',
+        unit='s',
+        range=(0.1, 3600.0),
+        settable='any time',
+    ),
+    ParameterSpec(
+        'confidence.threshold',
+        0.0,
+        'Pixels whose confidence (a probability) is lower become 255 (unlabeled) in mask and '
+        'cost.',
+        range=(0.0, 1.0),
+        settable='any time',
+    ),
+    ParameterSpec(
+        'output.overlay_alpha',
+        0.5,
+        'Opacity of the class colours in the overlay.',
+        range=(0.0, 1.0),
+        settable='any time',
+    ),
+    ParameterSpec(
+        'diagnostics.period_sec',
+        1.0,
+        'Time between two messages on /diagnostics.',
+        unit='s',
+        range=(0.1, 60.0),
+        settable='at start',
+    ),
+)
+_BY_NAME = {spec.name: spec for spec in PARAMETERS}
+
+
+class NodeParameters:
+    """The current values of a node's parameters, by name.
+
+    Args:
+        node: the node on which to declare them.
+        is_configured: whether parameters that are settable while unconfigured are refused now.
+        on_change: called with the new values of those that are set later on, all of them checked.
+
+    Raises:
+        ParameterError: a value given at start is refused.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        is_configured: Callable[[], bool],
+        on_change: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._node = node
+        self._is_configured = is_configured
+        self._on_change = on_change
+        self._values: dict[str, Any] = {}
+        node.add_on_set_parameters_callback(self._check_and_store)
+        for spec in PARAMETERS:
+            self._declare(spec)
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a value; cheap enough for each frame."""
+        return self._values[name]
+
+    def _declare(self, spec: ParameterSpec) -> None:
+        try:
+            self._node.declare_parameter(spec.name, spec.default, spec.descriptor())
+        except InvalidParameterTypeException as err:
+            raise ParameterError(
+                f'{err}. Write {spec.name} like its default, {spec.default!r}: a number with a '
+                'decimal point is a float, one without is an integer, and true and false need '
+                'quotes to be strings.'
+            ) from err
+        except InvalidParameterValueException as err:
+            raise ParameterError(f'{err}.') from err
+
+    def _check_and_store(self, parameters: Sequence[Parameter[Any]]) -> SetParametersResult:
+        ours = {
+            parameter.name: parameter.value
+            for parameter in parameters
+            if parameter.name in _BY_NAME
+        }
+        declared = len(self._values) == len(PARAMETERS)
+        for name, value in ours.items():
+            spec = _BY_NAME[name]
+            reason = spec.problem(value)
+            locked = spec.settable == 'unconfigured' and declared and self._is_configured()
+            if reason is None and locked:
+                full_name = self._node.get_fully_qualified_name()
+                reason = (
+                    f'{name} is read when the node is configured, and it is configured now: run '
+                    f'`ros2 lifecycle set {full_name} deactivate` and `... cleanup`, set it, '
+                    'then `... configure` and `... activate`.'
+                )
+            if reason is not None:
+                return SetParametersResult(successful=False, reason=reason)
+        self._values.update(ours)
+        if ours and declared:
+            self._on_change(ours)
+        return SetParametersResult(successful=True)
+
+
+def misspelt_parameters(names: Sequence[str]) -> list[str]:
+    """Find names that were given at start and look like ours, but are not; one sentence each.
+
+    ROS drops a parameter that no node declares without a word.
+    """
+    groups = {spec.name.partition('.')[0] for spec in PARAMETERS}
+    sentences = []
+    for name in names:
+        close = difflib.get_close_matches(name, _BY_NAME, n=1, cutoff=0.8)
+        if name not in _BY_NAME and (name.partition('.')[0] in groups or close):
+            hint = f'; did you mean {close[0]}?' if close else '.'
+            sentences.append(f'There is no parameter {name}, its value is ignored{hint}')
+    return sentences
+
+
+def markdown_table() -> str:
+    """Return the table as Markdown, for the README."""
+    lines = [
+        '| Parameter | Default | Range | Settable | Meaning |',
+        '|---|---|---|---|---|',
+    ]
+    for spec in PARAMETERS:
+        default = str(spec.default).lower() if isinstance(spec.default, bool) else spec.default
+        shown = f'`{default}`' if default != '' else "`''`"
+        unit = f' {spec.unit}' if spec.unit else ''
+        limits = f'{spec.constraints}{unit}' if spec.constraints else ''
+        lines.append(
+            f'| `{spec.name}` | {shown}{unit} | {limits} | {spec.settable} | {spec.description} |'
+        )
+    return '\n'.join(lines) + '\n'

@@ -1,0 +1,222 @@
+"""The parameter table: complete, equal to config/seg.yaml, and its limits are enforced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rclpy
+from rclpy.context import Context
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+import yaml
+
+from desertmind_seg.parameters import (
+    PARAMETERS,
+    NodeParameters,
+    ParameterError,
+    markdown_table,
+    misspelt_parameters,
+)
+from desertmind_seg.share import share_path
+
+MakeNode = Callable[..., Node]
+
+
+@pytest.fixture
+def make_node() -> Iterator[MakeNode]:
+    """Make nodes that were started with `-p name:=value` arguments."""
+    context = Context()
+    rclpy.init(args=[], context=context)
+    nodes = []
+
+    def make(*overrides: str) -> Node:
+        cli_args = ['--ros-args', *(part for item in overrides for part in ('-p', item))]
+        nodes.append(
+            Node(
+                'segmentation',
+                context=context,
+                cli_args=cli_args,
+                use_global_arguments=False,
+                enable_rosout=False,
+                start_parameter_services=False,
+            )
+        )
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def declare(
+    node: Node, *, configured: bool = False, changes: dict[str, Any] | None = None
+) -> NodeParameters:
+    collected = {} if changes is None else changes
+    return NodeParameters(node, lambda: configured, collected.update)
+
+
+def flatten(tree: dict[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f'{prefix}{key}.')
+        else:
+            yield f'{prefix}{key}', value
+
+
+def test_config_file_holds_every_default_and_nothing_else() -> None:
+    document = yaml.safe_load(share_path('config/seg.yaml').read_text(encoding='utf-8'))
+    assert list(document) == ['/**']
+    assert list(document['/**']) == ['ros__parameters']
+    values = dict(flatten(document['/**']['ros__parameters']))
+    expected = {spec.name: spec.default for spec in PARAMETERS}
+    assert len(expected) == len(PARAMETERS) >= 10
+    assert values == expected
+    assert {name: type(value) for name, value in values.items()} == {
+        name: type(value) for name, value in expected.items()
+    }
+
+
+def test_config_file_is_accepted_by_ros(make_node: MakeNode, tmp_path: Path) -> None:
+    changed = tmp_path / 'my.yaml'
+    text = share_path('config/seg.yaml').read_text(encoding='utf-8')
+    changed.write_text(text.replace('max_age_ms: 500', 'max_age_ms: 501'), encoding='utf-8')
+    context = Context()
+    rclpy.init(args=['--ros-args', '--params-file', str(changed)], context=context)
+    node = Node('other_name', namespace='front', context=context)
+    values = declare(node)
+    assert values['input.max_age_ms'] == 501
+    assert values['model.bundle'] == ''
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def test_defaults_are_declared_with_description_and_limits(make_node: MakeNode) -> None:
+    node = make_node()
+    values = declare(node)
+    for spec in PARAMETERS:
+        assert values[spec.name] == spec.default == node.get_parameter(spec.name).value
+        descriptor = node.describe_parameter(spec.name)
+        assert spec.description in descriptor.description
+        assert len(spec.description) > 20
+        assert descriptor.read_only == (spec.settable == 'at start')
+        limits = [*descriptor.floating_point_range, *descriptor.integer_range]
+        expected = [] if spec.range is None else [spec.range]
+        assert [(limit.from_value, limit.to_value) for limit in limits] == expected
+        assert spec.problem(spec.default) is None
+
+
+@pytest.mark.parametrize(
+    ('override', 'words'),
+    [
+        ('output.overlay_alpha:=.nan', r'output.overlay_alpha out of range.*value: nan'),
+        ('confidence.threshold:=.inf', r'confidence.threshold out of range.*Max: 1.0, value: inf'),
+        ('confidence.threshold:=-0.1', r'confidence.threshold out of range.*value: -0.1'),
+        ('input.max_age_ms:=60001', r'input.max_age_ms out of range.*Max: 60000, value: 60001'),
+        ('confidence.threshold:=1', r"'INTEGER', expecting type 'DOUBLE'.*Write .* like .*0.0"),
+        ('input.max_age_ms:=5.5', r"'DOUBLE', expecting type 'INTEGER'.*like its default, 500"),
+        ('autostart:=yes_please', r"'STRING', expecting type 'BOOL'.*like its default, False"),
+        ('input.transport:=theora', r"input.transport is 'theora'; expected raw or compressed"),
+    ],
+)
+def test_bad_value_at_start_is_refused_in_words(
+    make_node: MakeNode, override: str, words: str
+) -> None:
+    node = make_node(override)
+    with pytest.raises(ParameterError, match=words):
+        declare(node)
+
+
+def set_one(node: Node, name: str, value: Any) -> str | None:
+    result = node.set_parameters([Parameter(name, value=value)])[0]
+    return None if result.successful else result.reason
+
+
+def test_values_settable_at_any_time_reach_the_node(make_node: MakeNode) -> None:
+    node, changes = make_node(), {}
+    values = declare(node, configured=True, changes=changes)
+    assert changes == {}
+    assert set_one(node, 'output.overlay_alpha', 0.25) is None
+    assert set_one(node, 'input.max_age_ms', 0) is None
+    assert changes == {'output.overlay_alpha': 0.25, 'input.max_age_ms': 0}
+    assert values['output.overlay_alpha'] == 0.25
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -0.01, 1.01, 1, 'much', True])
+def test_bad_value_at_run_time_is_refused_and_the_old_one_kept(
+    make_node: MakeNode, value: Any
+) -> None:
+    node, changes = make_node(), {}
+    values = declare(node, configured=True, changes=changes)
+    reason = set_one(node, 'confidence.threshold', value)
+    assert reason
+    assert 'confidence.threshold' in reason or 'Wrong parameter type' in reason
+    assert values['confidence.threshold'] == 0.0
+    assert changes == {}
+
+
+def test_several_values_are_set_together_or_not_at_all(make_node: MakeNode) -> None:
+    node, changes = make_node(), {}
+    values = declare(node, changes=changes)
+    result = node.set_parameters_atomically(
+        [
+            Parameter('output.overlay_alpha', value=0.1),
+            Parameter('input.transport', value='theora'),
+        ]
+    )
+    assert not result.successful
+    assert values['output.overlay_alpha'] == 0.5
+    assert changes == {}
+
+
+def test_what_configure_reads_is_refused_while_configured(make_node: MakeNode) -> None:
+    node = make_node()
+    declare(node, configured=True)
+    reason = set_one(node, 'model.bundle', '/other.onnx')
+    assert reason is not None
+    assert 'ros2 lifecycle set /segmentation deactivate' in reason
+    assert 'it is configured now' in reason
+
+
+def test_what_configure_reads_may_be_set_before(make_node: MakeNode) -> None:
+    node = make_node()
+    values = declare(node, configured=False)
+    assert set_one(node, 'model.bundle', '/other.onnx') is None
+    assert values['model.bundle'] == '/other.onnx'
+
+
+def test_read_only_is_refused(make_node: MakeNode) -> None:
+    node = make_node('autostart:=true')
+    values = declare(node)
+    assert values['autostart'] is True
+    assert 'read-only' in (set_one(node, 'autostart', False) or '')
+
+
+def test_misspelt_names_are_found() -> None:
+    assert (
+        misspelt_parameters(
+            [
+                'model.bundle',
+                'use_sim_time',
+                'qos_overrides./image.subscription.depth',
+                'camera.fps',
+            ]
+        )
+        == []
+    )
+    (sentence,) = misspelt_parameters(['input.max_age'])
+    assert sentence == (
+        'There is no parameter input.max_age, its value is ignored; did you mean input.max_age_ms?'
+    )
+    assert len(misspelt_parameters(['model.colour', 'auto_start'])) == 2
+
+
+def test_markdown_table_has_a_row_for_each_parameter() -> None:
+    lines = markdown_table().splitlines()
+    assert len(lines) == len(PARAMETERS) + 2
+    for spec, line in zip(PARAMETERS, lines[2:], strict=True):
+        assert line.startswith(f'| `{spec.name}` | ')
+        assert line.count('|') == 6
