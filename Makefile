@@ -14,7 +14,10 @@ ROS = apt
 endif
 endif
 VENV_ARGS_apt = --system-site-packages
-EXTRA_ROS_pypi = ros,
+RUNTIME_pypi = .[ros]
+RUNTIME_apt = .
+TEST_pypi = .[train,dev,ros]
+TEST_apt = .[train,dev]
 
 .PHONY: demo test constraints clean
 .DELETE_ON_ERROR:
@@ -34,12 +37,12 @@ out/demo/sample_drive/metadata.yaml: $(wildcard training/synthetic*.py) | .venv/
 
 .venv/.runtime: .venv/.ros-$(ROS) setup.py package.xml constraints.txt
 	@echo 'Installing the runtime into .venv'
-	$(PIP) --editable '.[$(EXTRA_ROS_$(ROS))]'
+	$(PIP) --editable '$(RUNTIME_$(ROS))'
 	@touch $@
 
 .venv/.test: .venv/.ros-$(ROS) setup.py package.xml constraints.txt
 	@echo 'Installing the runtime, training and development tools into .venv (several GB)'
-	$(PIP) --editable '.[$(EXTRA_ROS_$(ROS))train,dev]'
+	$(PIP) --editable '$(TEST_$(ROS))'
 	@touch .venv/.runtime $@
 
 .venv/.ros-$(ROS):

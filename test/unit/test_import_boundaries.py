@@ -1,0 +1,132 @@
+"""Who may import whom. The tables are the architecture; ruff's TID251 says the same of torch."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNTIME = ROOT / 'desertmind_seg'
+
+# Module of the runtime -> the modules of the runtime it may import, inside functions included.
+ALLOWED: dict[str, set[str]] = {
+    '__init__': set(),
+    'share': set(),
+    'ontology': {'share'},
+    'bundle': {'ontology', 'share'},
+    'engine': {'bundle'},
+    'segmenter': {'engine', 'bundle', 'ontology'},
+    'rendering': {'ontology'},
+    'metrics': {'ontology'},
+    'telemetry': set(),
+    'messages': {'ontology'},
+    'parameters': set(),
+    'dds': {'share'},
+    'bags': {'messages'},
+    'report': {'ontology', 'rendering', 'metrics', 'telemetry', 'share'},
+    'segment': {'segmenter', 'engine', 'bundle', 'rendering', 'share'},
+    'segmentation_node': {
+        *('parameters', 'messages', 'segmenter', 'engine', 'bundle', 'ontology', 'rendering'),
+        *('telemetry', 'dds', 'share'),
+    },
+    'evaluate_bag': {
+        *('bags', 'messages', 'segmenter', 'engine', 'bundle', 'ontology', 'rendering'),
+        *('metrics', 'telemetry', 'report', 'share'),
+    },
+    'play_bag': {'bags', 'dds'},
+    'replay_bag': {
+        *('bags', 'play_bag', 'dds', 'messages', 'bundle', 'ontology', 'rendering', 'metrics'),
+        *('telemetry', 'report', 'share'),
+    },
+}
+
+# Packages from outside -> the modules of the runtime that may import them. Others are free.
+ROS_MODULES = frozenset({'messages', 'parameters', 'segmentation_node', 'play_bag', 'replay_bag'})
+OUTSIDE = (
+    ('torch torchvision lightning timm segmentation_models_pytorch torchmetrics', frozenset()),
+    ('training cv_bridge', frozenset()),
+    ('rclpy builtin_interfaces diagnostic_msgs lifecycle_msgs rcl_interfaces', ROS_MODULES),
+    ('rosgraph_msgs sensor_msgs std_msgs vision_msgs', ROS_MODULES),
+    ('rosbags', frozenset({'bags'})),
+    ('onnx', frozenset({'bundle', 'engine'})),
+    ('onnxruntime tensorrt tensorrt_rtx', frozenset({'engine'})),
+    ('jinja2 matplotlib', frozenset({'report'})),
+)
+ALLOWED_IN = {package: modules for packages, modules in OUTSIDE for package in packages.split()}
+
+
+def imported_names(source: str) -> Iterator[str]:
+    """Yield the dotted name of every import in `source`, wherever in the file it stands.
+
+    `from a import b` yields both 'a' and 'a.b', because b may be a module.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = (
+                f'desertmind_seg.{node.module or ""}'.rstrip('.') if node.level else node.module
+            )
+            assert module is not None
+            yield module
+            yield from (f'{module}.{alias.name}' for alias in node.names)
+        elif (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func)
+            in ('import_module', 'importlib.import_module', '__import__')
+            and node.args
+            and isinstance(node.args[0], ast.Constant)
+        ):
+            yield str(node.args[0].value)
+
+
+def ours(names: Iterator[str]) -> set[str]:
+    """Keep the modules of the runtime among `names`, without the package's name."""
+    parts = (name.split('.') for name in names)
+    return {part[1] for part in parts if part[0] == 'desertmind_seg' and part[1:2]} & set(ALLOWED)
+
+
+def test_table_names_every_module() -> None:
+    assert {path.stem for path in RUNTIME.rglob('*.py')} == set(ALLOWED)
+
+
+@pytest.mark.parametrize('module', sorted(ALLOWED))
+def test_module_imports_only_what_the_table_allows(module: str) -> None:
+    source = (RUNTIME / f'{module}.py').read_text()
+
+    forbidden = ours(imported_names(source)) - ALLOWED[module]
+    outside = {name.split('.')[0] for name in imported_names(source)}
+    misplaced = {name for name in outside & set(ALLOWED_IN) if module not in ALLOWED_IN[name]}
+
+    assert not forbidden, f'{module} may import {sorted(ALLOWED[module])}'
+    assert not misplaced, f'not allowed in {module}'
+
+
+def test_table_has_no_circle() -> None:
+    done: set[str] = {'__init__'}
+    while ready := {module for module in set(ALLOWED) - done if ALLOWED[module] <= done}:
+        done |= ready
+
+    assert done == set(ALLOWED)
+
+
+def test_launch_files_import_neither_torch_nor_training() -> None:
+    launch_files = sorted((ROOT / 'launch').glob('*.py'))
+
+    assert launch_files
+    for path in launch_files:
+        outside = {name.split('.')[0] for name in imported_names(path.read_text())}
+        assert not outside & {'torch', 'training'}, path
+
+
+def test_hidden_imports_are_seen() -> None:
+    source = (
+        'def load():\n    import torch.nn\n    from . import engine\n    from .bags import Bag\n'
+        "    importlib.import_module('desertmind_seg.dds')\n    from desertmind_seg import share\n"
+    )
+
+    assert {'torch.nn', 'desertmind_seg.engine', 'desertmind_seg.dds'} <= set(
+        imported_names(source)
+    )
+    assert ours(imported_names(source)) == {'engine', 'bags', 'dds', 'share'}
