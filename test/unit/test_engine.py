@@ -138,11 +138,15 @@ def test_rgbd_takes_depth(tmp_path: Path, asymmetric_rgb: npt.NDArray[np.uint8])
 
 
 def test_idle_engine_leaves_the_cpu_alone(engine: OnnxRuntimeEngine) -> None:
-    engine.infer(np.zeros((480, 640, 3), np.uint8))
-    start = time.process_time()
-    threading.Event().wait(0.5)
-    # Spinning workers would take 0.5 s each.
-    assert time.process_time() - start < 0.1
+    frame = np.zeros((480, 640, 3), np.uint8)
+    idle_cpu_sec = 0.0
+    for _ in range(10):
+        engine.infer(frame)
+        start = time.process_time()
+        threading.Event().wait(0.05)
+        idle_cpu_sec += time.process_time() - start
+    # With spinning allowed each frame leaves 0.037 s of it: 0.37 s in all.
+    assert idle_cpu_sec < 0.05
 
 
 @pytest.mark.parametrize(
