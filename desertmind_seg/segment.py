@@ -96,37 +96,17 @@ def read_image(path: Path) -> Rgb:
     """
     content = path.read_bytes()
     try:
-        # Empty input is the one that imdecode raises on instead of returning None.
+        # Not imread, which fills what a truncated JPEG lacks with grey. Empty input is the one
+        # that imdecode raises on instead of returning None.
         bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
     except cv2.error as err:
         raise ImageError(f'not a readable image: {err.err}') from err
     if bgr is None:
         raise ImageError(
-            f'not a readable image ({len(content)} bytes); it is damaged or another format than '
-            'its name says'
-        )
-    if content[:2] == b'\xff\xd8' and not _jpeg_is_whole(content):
-        raise ImageError(
-            f'truncated JPEG ({len(content)} bytes without an end marker); copy it again'
+            f'not a readable image ({len(content)} bytes); it is truncated, damaged, or '
+            'another format than its name says'
         )
     return cast('Rgb', cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
-
-
-def _jpeg_is_whole(content: bytes) -> bool:
-    """Tell whether a JPEG has its end-of-image marker; OpenCV fills what is missing with grey.
-
-    The search starts at the first scan, because thumbnails in the header have markers of their own
-    (ITU-T T.81, B.1.1: a marker is 0xFF and a code; segments before the scan carry their length).
-    """
-    position = 2
-    while position + 4 <= len(content) and content[position] == 0xFF:
-        code = content[position + 1]
-        if code == 0xDA:
-            return b'\xff\xd9' in content[position:]
-        fill = code == 0xFF
-        length = int.from_bytes(content[position + 2 : position + 4], 'big')
-        position += 1 if fill else 2 + length
-    return False
 
 
 def segment_image(segmenter: Segmenter, image: Path, target: Path) -> float:

@@ -1,0 +1,274 @@
+"""The segment command, run as users run it, on real files."""
+
+from pathlib import Path
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from desertmind_seg.bundle import read_bundle
+from desertmind_seg.engine import load_engine
+from desertmind_seg.ontology import load_ontology
+from desertmind_seg.rendering import overlay
+from desertmind_seg.segment import main, read_image
+from desertmind_seg.segmenter import ImageError, Segmenter
+
+ROOT = Path(__file__).resolve().parents[2]
+
+Image = npt.NDArray[np.uint8]
+
+
+def write_image(path: Path, rgb: Image) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    return path
+
+
+def with_exif_orientation(jpeg: bytes, orientation: int) -> bytes:
+    """Put an EXIF segment with only an orientation behind the start-of-image marker."""
+    entry = b'\x01\x12' + b'\x00\x03' + b'\x00\x00\x00\x01' + bytes([0, orientation, 0, 0])
+    tiff = b'MM\x00*\x00\x00\x00\x08' + b'\x00\x01' + entry + bytes(4)
+    exif = b'Exif\x00\x00' + tiff
+    return jpeg[:2] + b'\xff\xe1' + (len(exif) + 2).to_bytes(2, 'big') + exif + jpeg[2:]
+
+
+@pytest.fixture
+def jpeg(asymmetric_rgb: Image) -> bytes:
+    _, encoded = cv2.imencode('.jpg', cv2.cvtColor(asymmetric_rgb, cv2.COLOR_RGB2BGR))
+    return encoded.tobytes()
+
+
+def run(tiny_bundle: Path, source: Path, out: Path, *options: str) -> int:
+    return main([str(source), '--out', str(out), '--bundle', str(tiny_bundle), *options])
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file())
+
+
+def results(stem: str) -> list[str]:
+    return [f'{stem}.{end}' for end in ('confidence.png', 'mask.png', 'overlay.jpg')]
+
+
+def test_folder_keeps_its_structure(
+    tmp_path: Path,
+    tiny_bundle: Path,
+    asymmetric_rgb: Image,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source, out = tmp_path / 'in', tmp_path / 'out'
+    write_image(source / 'a.png', asymmetric_rgb)
+    write_image(source / 'deep' / 'er' / 'b.v1.JPG', asymmetric_rgb[:80])
+    write_image(source / '.thumbnails' / 'hidden.png', asymmetric_rgb)
+    write_image(source / '._a.png', asymmetric_rgb)
+    (source / 'notes.txt').write_text('not an image')
+    assert run(tiny_bundle, source, out) == 0
+    assert files(out) == results('a') + results('deep/er/b.v1')
+    expected = Segmenter(load_engine(read_bundle(tiny_bundle))).segment(asymmetric_rgb)
+    mask = cv2.imread(str(out / 'a.mask.png'), cv2.IMREAD_UNCHANGED)
+    assert mask.dtype == np.uint8
+    assert np.array_equal(mask, expected.mask)
+    confidence = cv2.imread(str(out / 'a.confidence.png'), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(confidence, expected.confidence)
+    painted = read_image(out / 'a.overlay.jpg').astype(int)
+    ideal = overlay(asymmetric_rgb, expected.mask, load_ontology('ycor-8'))
+    assert np.abs(painted - ideal).mean() < 4  # JPEG
+    assert cv2.imread(str(out / 'deep/er/b.v1.mask.png'), cv2.IMREAD_UNCHANGED).shape == (80, 131)
+    said = capsys.readouterr().out
+    assert said.startswith(f'2 of 2 images segmented into {out} with tiny (ycor-8) by onnxruntime')
+
+
+def test_single_image_beside_itself(
+    tmp_path: Path, tiny_bundle: Path, asymmetric_rgb: Image
+) -> None:
+    image = write_image(tmp_path / 'a.png', asymmetric_rgb)
+    assert run(tiny_bundle, image, tmp_path, '--backend', 'onnxruntime-cpu') == 0
+    assert files(tmp_path) == sorted([*results('a'), 'a.png'])
+
+
+def test_threshold_marks_unlabelled(
+    tmp_path: Path, tiny_bundle: Path, asymmetric_rgb: Image
+) -> None:
+    image = write_image(tmp_path / 'a.png', asymmetric_rgb)
+    assert run(tiny_bundle, image, tmp_path / 'out', '--confidence-threshold', '0.9') == 0
+    mask = cv2.imread(str(tmp_path / 'out/a.mask.png'), cv2.IMREAD_UNCHANGED)
+    confidence = cv2.imread(str(tmp_path / 'out/a.confidence.png'), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(mask == 255, confidence < 0.9 * 255)
+    assert 0 < (mask == 255).mean() < 1
+
+
+@pytest.mark.parametrize('orientation', [1, 3, 6, 8])
+def test_exif_orientation_is_applied(tmp_path: Path, jpeg: bytes, orientation: int) -> None:
+    path = tmp_path / 'a.jpg'
+    path.write_bytes(jpeg)
+    stored = read_image(path)
+    path.write_bytes(with_exif_orientation(jpeg, orientation))
+    # EXIF 2.3: 3 is half a turn, 6 needs a quarter turn clockwise to be upright, 8 one against.
+    quarter_turns = {1: 0, 3: 2, 6: 3, 8: 1}[orientation]
+    assert np.array_equal(read_image(path), np.rot90(stored, quarter_turns))
+
+
+def test_grey_16_bit_and_alpha_images(tmp_path: Path, asymmetric_rgb: Image) -> None:
+    grey = asymmetric_rgb[..., 2]
+    assert cv2.imwrite(str(tmp_path / 'grey.png'), grey)
+    assert np.array_equal(read_image(tmp_path / 'grey.png'), np.dstack([grey] * 3))
+    deep = cv2.cvtColor(asymmetric_rgb, cv2.COLOR_RGB2BGR).astype(np.uint16) * 257
+    assert cv2.imwrite(str(tmp_path / 'deep.png'), deep)
+    assert np.array_equal(read_image(tmp_path / 'deep.png'), asymmetric_rgb)
+    rgba = cv2.cvtColor(asymmetric_rgb, cv2.COLOR_RGB2BGRA)
+    assert cv2.imwrite(str(tmp_path / 'alpha.png'), rgba)
+    assert np.array_equal(read_image(tmp_path / 'alpha.png'), asymmetric_rgb)
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (b'', r'not a readable image \(0 bytes\); it is truncated'),
+        (b'GIF89a' + bytes(50), r'not a readable image \(56 bytes\)'),
+        (b'\xff\xd8\xff\xe0', 'not a readable image'),
+    ],
+)
+def test_unreadable_content(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / 'a.jpg').write_bytes(content)
+    with pytest.raises(ImageError, match=message):
+        read_image(tmp_path / 'a.jpg')
+
+
+@pytest.mark.parametrize('share', [0.5, 0.9, 0.999])
+def test_truncated_jpeg(tmp_path: Path, jpeg: bytes, share: float) -> None:
+    # With an end marker in its header, as of a thumbnail.
+    whole = jpeg[:2] + b'\xff\xe2\x00\x06\xff\xd8\xff\xd9' + jpeg[2:]
+    path = tmp_path / 'a.jpg'
+    path.write_bytes(whole)
+    assert read_image(path).shape == (97, 131, 3)
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(ImageError, match=r'not a readable image \(\d+ bytes\); it is trunc'):
+        read_image(path)
+
+
+def test_bad_images_are_named_and_the_others_done(
+    tmp_path: Path,
+    tiny_bundle: Path,
+    asymmetric_rgb: Image,
+    jpeg: bytes,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source, out = tmp_path / 'in', tmp_path / 'out'
+    write_image(source / 'good.png', asymmetric_rgb)
+    write_image(source / 'small.png', asymmetric_rgb[:20])
+    (source / 'cut.jpg').write_bytes(jpeg[: len(jpeg) // 2])
+    (source / 'text.png').write_text('not an image')
+    assert run(tiny_bundle, source, out) == 1
+    assert files(out) == results('good')
+    captured = capsys.readouterr()
+    assert captured.out.startswith('1 of 4 images segmented')
+    assert f'error: {source}/cut.jpg: not a readable image' in captured.err
+    assert f'error: {source}/text.png: not a readable image (12 bytes)' in captured.err
+    assert f'error: {source}/small.png: frame is 131 x 20 pixels; expected 64 x 64' in captured.err
+    summary = captured.err.splitlines()[-1]
+    assert summary.startswith(f'error: 3 of 4 images failed: {source}/cut.jpg, ')
+
+
+def test_result_that_cannot_be_written(
+    tmp_path: Path,
+    tiny_bundle: Path,
+    asymmetric_rgb: Image,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source, out = tmp_path / 'in', tmp_path / 'out'
+    write_image(source / 'sub' / 'a.png', asymmetric_rgb)
+    out.mkdir()
+    (out / 'sub').write_text('in the way')
+    assert run(tiny_bundle, source, out) == 1
+    assert f'error: {source}/sub/a.png: ' in capsys.readouterr().err
+    assert files(out) == ['sub']
+
+
+@pytest.mark.parametrize('out', ['in', 'in/masks', 'in/../in/masks', 'link/masks'])
+def test_out_inside_the_input(
+    tmp_path: Path,
+    tiny_bundle: Path,
+    asymmetric_rgb: Image,
+    capsys: pytest.CaptureFixture[str],
+    out: str,
+) -> None:
+    write_image(tmp_path / 'in' / 'a.png', asymmetric_rgb)
+    (tmp_path / 'link').symlink_to(tmp_path / 'in')
+    assert run(tiny_bundle, tmp_path / 'in', tmp_path / out) == 2
+    assert f'{out} lies inside the input {tmp_path}/in: ' in capsys.readouterr().err
+    assert files(tmp_path / 'in') == ['a.png']
+
+
+def test_two_inputs_for_one_output(
+    tmp_path: Path,
+    tiny_bundle: Path,
+    asymmetric_rgb: Image,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ('a.jpg', 'a.png', 'b.png'):
+        write_image(tmp_path / 'in' / name, asymmetric_rgb)
+    assert run(tiny_bundle, tmp_path / 'in', tmp_path / 'out') == 2
+    expected = f'{tmp_path}/in/a.jpg and {tmp_path}/in/a.png would both be written as'
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
+def test_refusals_before_any_work(
+    tmp_path: Path,
+    tiny_bundle: Path,
+    asymmetric_rgb: Image,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / 'out'
+    assert run(tiny_bundle, tmp_path / 'absent', out) == 2
+    assert 'absent does not exist; give an image or a folder' in capsys.readouterr().err
+    (tmp_path / 'empty').mkdir()
+    assert run(tiny_bundle, tmp_path / 'empty', out) == 2
+    assert 'holds no images in any of its folders; expected files ending in .bmp' in (
+        capsys.readouterr().err
+    )
+    (tmp_path / 'clip.mp4').touch()
+    assert run(tiny_bundle, tmp_path / 'clip.mp4', out) == 2
+    assert 'clip.mp4 is no image by its name; expected .bmp .jpeg' in capsys.readouterr().err
+    image = write_image(tmp_path / 'a.png', asymmetric_rgb)
+    assert run(tmp_path / 'absent.onnx', image, out) == 2
+    assert 'absent.onnx does not exist; give the path of an .onnx' in capsys.readouterr().err
+    (tmp_path / 'foreign.onnx').write_bytes(b'')
+    assert run(tmp_path / 'foreign.onnx', image, out) == 2
+    assert "has no 'desertmind_seg' entry" in capsys.readouterr().err
+    assert run(tiny_bundle, image, out, '--confidence-threshold', '2') == 2
+    assert 'confidence_threshold is 2.0; expected 0.0 to 1.0' in capsys.readouterr().err
+    assert not out.exists()
+    assert run(tiny_bundle, image, tmp_path / 'clip.mp4') == 2
+    assert 'clip.mp4' in capsys.readouterr().err
+
+
+def test_runs_without_ros_and_teaches_by_example() -> None:
+    code = (
+        'import sys, runpy\n'
+        "sys.argv = ['segment', '--help']\n"
+        'try:\n'
+        "    runpy.run_module('desertmind_seg.segment', run_name='__main__')\n"
+        'except SystemExit as end:\n'
+        '    assert not end.code\n'
+        "foreign = {'rclpy', 'sensor_msgs', 'torch', 'rosbags'} & set(sys.modules)\n"
+        'assert not foreign, foreign\n'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'python -m desertmind_seg.segment trail.jpg --out masks' in done.stdout
+    assert 'exit status: 0 all images done' in done.stdout
+
+
+@pytest.mark.data
+def test_real_frames(tmp_path: Path, tiny_bundle: Path, shared_data_dir: Path) -> None:
+    source = shared_data_dir / 'desert' / 'Color_Images'
+    assert run(tiny_bundle, source, tmp_path / 'out') == 0
+    masks = sorted((tmp_path / 'out').glob('*.mask.png'))
+    assert len(masks) == 5
+    assert cv2.imread(str(masks[0]), cv2.IMREAD_UNCHANGED).shape == (540, 960)
