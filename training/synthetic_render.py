@@ -173,6 +173,15 @@ def _tile_at(tile: FloatArray, period_m: float, x: FloatArray, y: FloatArray) ->
     return np.asarray(cv2.remap(tile, column, row, cv2.INTER_LINEAR), np.float32)
 
 
+def _stones(
+    world: World, period_m: float, x: FloatArray, y: FloatArray, turn: float
+) -> FloatArray:
+    """Change of brightness by pebbles, -1..1, the tile turned by `turn` radians."""
+    c, s = np.float32(math.cos(turn)), np.float32(math.sin(turn))
+    tile = _tile_at(world.stones, period_m, c * x - s * y, s * x + c * y)
+    return np.asarray(tile[..., 0] * (tile[..., 1] - 1.0), np.float32)
+
+
 def _shade_ground(
     world: World,
     camera: Camera,
@@ -190,10 +199,12 @@ def _shade_ground(
     plant = world.fine.sample(world.plant_height, x, y)
 
     # Octaves fade out before they alias: a pixel covers depth^2 / (focal * height) along the view.
-    footprint = near / focal + 0.22 * near * near / (focal * np.float32(p.camera_height_m))
+    footprint = near / focal + 0.15 * near * near / (focal * np.float32(p.camera_height_m))
     value: list[FloatArray] = []
     bump = np.zeros_like(near)
-    for (texel_m, tile), strength in zip(world.octaves, (0.35, 0.45, 0.55, 0.5, 0.3), strict=True):
+    for (texel_m, tile), strength in zip(
+        world.octaves, (0.45, 0.30, 0.20, 0.12, 0.12), strict=True
+    ):
         weight = 1.0 / (1.0 + (footprint / np.float32(4.0 * texel_m)) ** 2)
         rows = np.flatnonzero(weight.max(axis=1) > 0.04)
         layer = np.zeros_like(near)
@@ -206,7 +217,7 @@ def _shade_ground(
     n0, n1, n2, n3, n4 = value
 
     edge = cover[..., EDGE] + 0.05 * n3 + 0.03 * n2
-    rough = cover[..., ROUGH] + 0.22 * n4 + 0.16 * n3
+    rough = cover[..., ROUGH] + 0.05 * n4 + 0.06 * n3
     water = cover[..., WATER]
     plants = cover[..., PLANTS] + 0.12 * n3 + 0.1 * n4
     dry = surface[..., DRY] + 0.35 * n3 + 0.3 * n4
@@ -214,25 +225,33 @@ def _shade_ground(
     sun_rgb, sky_rgb = world.light.sun_rgb, world.light.sky_rgb
 
     # Bare ground: trail, pebbles, fallen leaves.
-    grain = 1.0 + 0.09 * n0 + 0.10 * n1 + 0.10 * n2 + 0.10 * n3 + 0.09 * n4
+    grain = 1.0 + 0.12 * n0 + 0.07 * n1 + 0.05 * n2 + 0.05 * n3 + 0.07 * n4
     on_trail = 1.0 - smoothstep(-0.10, 0.10, edge)
-    coarse = smoothstep(-0.35, 0.35, rough)
+    coarse = smoothstep(-0.35, 0.35, rough) * on_trail
+    track = world.fine.sample(world.track, x, y)
     trail_rgb = np.array(p.trail_rgb, np.float32)
     soil_rgb = np.array(p.soil_rgb, np.float32)
     grey = trail_rgb.mean() * 0.85
     rough_rgb = trail_rgb * 0.45 + soil_rgb * 0.25 + grey * 0.25
-    mix_trail = (on_trail * (1.0 - coarse))[..., None]
-    mix_rough = (on_trail * coarse)[..., None]
+    mix_trail = (on_trail - coarse)[..., None]
+    mix_rough = coarse[..., None]
     albedo = (
         soil_rgb * (1.0 - mix_trail - mix_rough) + trail_rgb * mix_trail + rough_rgb * mix_rough
     )
-    # Wheels press a paler band where the ground is fine.
-    pebbles = _tile_at(world.stones, 4.0, x, y)
-    share = pebbles[..., 0] * (0.12 + 0.88 * coarse * on_trail + 0.2 * (1 - on_trail))
-    share *= 1.0 / (1.0 + (footprint / 0.05) ** 2) * 0.85 + 0.15
-    brightness = 1.0 + share * (pebbles[..., 1] - 1.0)
-    grain *= 1.0 + coarse * on_trail * (0.14 * n2 + 0.16 * n3)
-    albedo = albedo * np.clip(grain * brightness, 0.15, 2.2)[..., None]
+    # Pebbles lie where wheels do not sweep them away; a rough trail has stones of three sizes.
+    loose = np.clip(0.75 - 0.5 * track, 0.1, 1.0)
+    fade = 1.0 / (1.0 + (footprint / np.float32(0.03)) ** 2)
+    amount = (0.45 + 0.75 * coarse) * loose * (0.25 + 0.75 * fade)
+    brightness = 1.0 + _stones(world, 4.0, x, y, 0.0) * amount
+    rows = np.flatnonzero((coarse > 0.02).any(axis=1))
+    if len(rows):
+        part = slice(int(rows[0]), int(rows[-1]) + 1)
+        for period_m, weight in ((9.5, 1.2), (2.1, 0.9)):
+            share = coarse[part] * (np.float32(weight) * np.clip(0.6 + 0.5 * n4[part], 0.15, 1.0))
+            brightness[part] += _stones(world, period_m, x[part], y[part], 0.6) * share
+    brightness += track * (0.13 - 0.22 * coarse)
+    grain += coarse * (0.05 * n1 + 0.04 * n2)
+    albedo = albedo * np.clip(grain * brightness, 0.12, 2.4)[..., None]
     leaves = _tile_at(world.leaves, 3.0, x, y)
     leafy = smoothstep(-0.5, 0.3, litter - 0.9 * on_trail - 0.3) * leaves[..., 3]
     albedo = albedo * (1.0 - leafy[..., None]) + leaves[..., :3] * leafy[..., None]
@@ -257,7 +276,7 @@ def _shade_ground(
     plant_rgb = plant_rgb * tone[..., None]
     albedo = albedo * (1.0 - covered[..., None]) + plant_rgb * covered[..., None]
 
-    relief = (0.35 + 0.45 * coarse * on_trail) * (1.0 - 0.75 * covered) * (1.0 - damp)
+    relief = (0.30 + 0.45 * coarse) * (1.0 - 0.75 * covered) * (1.0 - damp)
     sunlit = surface[..., SUN] * np.clip(1.0 + relief * bump * 0.55, 0.0, 2.5)
     sunlit = sunlit * (1.0 - 0.35 * covered * (1.0 - rise))
     ambient = surface[..., OPEN] * (0.92 + 0.08 * n2)

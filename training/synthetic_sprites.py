@@ -199,9 +199,9 @@ def _foliage(
     # Openness to light: outer leaves high; leaves deep in the crown or under it low.
     low, high = position[:, 1].min(), position[:, 1].max()
     rise = (position[:, 1] - low) / max(1e-6, high - low)
-    openness = np.clip(radius, 0, 1) ** 3 * (0.30 + 0.70 * rise)
+    openness = (0.2 + 0.8 * np.clip(radius, 0, 1) ** 3) * (0.45 + 0.55 * rise)
     front = (position[:, 2] - position[:, 2].min()) / max(1e-6, np.ptp(position[:, 2]))
-    openness *= 0.45 + 0.55 * front
+    openness *= 0.5 + 0.5 * front
     bent = normal + rng.normal(0.0, 0.45, (count, 3))
     bent /= np.linalg.norm(bent, axis=1, keepdims=True)
     tone = albedo[None] * (1.0 + hue_spread * rng.normal(0.0, 1.0, (count, 3)))
@@ -233,29 +233,42 @@ def broadleaf_tree(
 ) -> Sprite:
     """A leafy tree; `fullness` 0 is a bare winter tree, 1 a summer crown."""
     height = 448
-    slim = float(rng.uniform(0.55, 1.0))
-    canvas = _canvas(height, int(height * 0.95 * slim))
-    trunk = float(rng.uniform(0.16, 0.34))
+    slim = float(rng.uniform(0.6, 1.0))
+    half = 0.45 * slim  # of the canvas's height, as everything below
+    canvas = _canvas(height, int(height * 2 * half))
+    trunk = float(rng.uniform(0.08, 0.26))
     segments = _branches(
-        rng, (0.0, 0.0), math.pi / 2, trunk, float(rng.uniform(0.018, 0.032)), 5, 0.75 * slim
+        rng, (0.0, 0.0), math.pi / 2, trunk + 0.08, float(rng.uniform(0.016, 0.03)), 5, 0.7 * slim
     )
-    points = np.array([(s[2], s[3], s[4]) for s in segments])
-    points[:, 1] = np.clip(points[:, 1], 0.0, 1.4)
-    top = max(0.5, float(points[:, 1].max()) * 1.06)
-    segments = [(x0 / top, y0 / top, x1 / top, y1 / top, t) for x0, y0, x1, y1, t in segments]
+    top = max(0.5, max(s[3] for s in segments) * 1.04)
+    wide = max(max(abs(s[2]) for s in segments) / (half * 0.96), 1e-3)
+    squeeze = 1.0 / max(top, wide)
+    segments = [(a * squeeze, b / top, c * squeeze, d / top, t) for a, b, c, d, t in segments]
     _draw_wood(canvas, segments, bark_rgb, light, rng)
     if fullness > 0.0:
-        points[:, :2] /= top
-        tips = points[points[:, 1] > trunk * 0.8]
-        tips = tips[rng.permutation(len(tips))[: int(rng.integers(26, 44))]]
-        blobs = np.zeros((len(tips), 5))
-        limit = 0.40 * slim
-        blobs[:, 0] = np.clip(tips[:, 0], -limit, limit)
-        blobs[:, 1] = np.clip(tips[:, 1], trunk, 0.93)
-        blobs[:, 2] = rng.normal(0.0, 0.10, len(tips))
-        blobs[:, 3] = rng.uniform(0.05, 0.115, len(tips)) * (0.6 + 0.4 * fullness)
-        blobs[:, 4] = blobs[:, 3] * rng.uniform(0.5, 0.8, len(tips))
-        _foliage(rng, canvas, blobs, int(2600 * fullness) + 200, 0.022, 0.6, leaf_rgb, 0.10, light)
+        # Clumps of leaves: some at branch tips, the others on an egg-shaped shell.
+        tips = np.array([(s[2], s[3]) for s in segments if s[3] > trunk])
+        count = int(rng.integers(46, 72))
+        blobs = np.zeros((count, 5))
+        blobs[:, 3] = (
+            rng.uniform(0.06, 0.13, count) * (0.65 + 0.35 * fullness) * (0.6 + 0.4 * slim)
+        )
+        blobs[:, 4] = blobs[:, 3] * rng.uniform(0.55, 0.85, count)
+        around = rng.uniform(0.0, 2.0 * math.pi, count)
+        rise = rng.uniform(0.02, 1.0, count) ** 0.85
+        belly = np.sin(math.pi * np.clip(rise * 0.80 + 0.18, 0.0, 1.0)) ** 0.6
+        reach = (half * 0.97 - blobs[:, 3]) * belly * rng.uniform(0.45, 1.0, count)
+        blobs[:, 0] = np.sin(around) * reach
+        blobs[:, 1] = trunk + blobs[:, 4] + rise * (0.985 - trunk - 2 * blobs[:, 4])
+        blobs[:, 2] = np.cos(around) * reach
+        at_tip = rng.random(count) < (0.35 if len(tips) else 0.0)
+        if at_tip.any():
+            chosen = tips[rng.integers(len(tips), size=int(at_tip.sum()))]
+            room = half - blobs[at_tip, 3]
+            blobs[at_tip, 0] = np.clip(chosen[:, 0], -room, room)
+            blobs[at_tip, 1] = np.minimum(chosen[:, 1], 0.985 - blobs[at_tip, 4])
+        leaves = int(4600 * fullness) + 150
+        _foliage(rng, canvas, blobs, leaves, 0.019, 0.6, leaf_rgb, 0.09, light)
     return _pyramid(canvas, sink=0.01, bulge=0.15)
 
 
@@ -327,18 +340,19 @@ def bush(
         s for s in segments if abs(s[2]) < limit and abs(s[0]) < limit and -0.02 < s[3] < 0.97
     ]
     _draw_wood(canvas, segments, twig_rgb, light, rng)
-    blobs = np.zeros((int(rng.integers(12, 20)), 5))
+    blobs = np.zeros((int(rng.integers(22, 34)), 5))
     blobs[:, 0] = rng.uniform(-0.36, 0.36, len(blobs)) * wide
     dome = np.sqrt(np.clip(1.0 - (blobs[:, 0] / (0.5 * wide)) ** 2, 0.05, 1))
     blobs[:, 1] = rng.uniform(0.08, 0.74, len(blobs)) * dome + 0.04
     blobs[:, 2] = rng.normal(0, 0.2, len(blobs))
-    blobs[:, 3] = rng.uniform(0.10, 0.20, len(blobs))
+    blobs[:, 3] = rng.uniform(0.09, 0.19, len(blobs))
     blobs[:, 4] = blobs[:, 3] * 0.8
+    blobs[:, 0] = np.clip(blobs[:, 0], blobs[:, 3] - 0.49 * wide, 0.49 * wide - blobs[:, 3])
     _foliage(
         rng,
         canvas,
         blobs,
-        int(1900 * fullness) + 80,
+        int(2600 * fullness) + 80,
         0.042,
         float(rng.uniform(0.3, 0.7)),
         leaf_rgb,
@@ -471,7 +485,7 @@ def rock(rng: np.random.Generator, light: Light, stone_rgb: FloatArray) -> Sprit
 def log(rng: np.random.Generator, light: Light, bark_rgb: FloatArray) -> Sprite:
     """A fallen trunk seen from the side, with a cut end and stubs of branches."""
     height = 96
-    length = float(rng.uniform(4.5, 8.0))
+    length = float(rng.uniform(3.5, 7.0))
     canvas = _canvas(height, int(height * length))
     rows, cols = canvas.shape[:2]
     v, u = np.mgrid[0:rows, 0:cols].astype(np.float32)
@@ -481,7 +495,9 @@ def log(rng: np.random.Generator, light: Light, bark_rgb: FloatArray) -> Sprite:
     middle = (rows + top) / 2 + wobble * 0.6
     radius = (rows - top) / 2 * taper * 0.94
     across = (middle - v) / radius  # -1 bottom .. 1 top
-    inside = (np.abs(across) < 1.0) & (u > radius * 0.4)
+    # The far end is broken off round; the near one is cut and gets its rings below.
+    past_end = np.maximum(u - (cols - 0.5 * radius), 0.0) / (0.5 * radius)
+    inside = (across**2 + past_end**2 < 1.0) & (u > radius * 0.4)
     noise = rng.normal(size=(rows // 3 + 1, cols // 60 + 2)).astype(np.float32)
     streaks = cv2.resize(noise, (cols, rows), interpolation=cv2.INTER_CUBIC)
     fine = cv2.resize(

@@ -159,19 +159,19 @@ class DriveParameters:
     def from_seed(cls, seed: int) -> DriveParameters:
         """Draw every parameter of the drive from the seed."""
         rng = np.random.default_rng([seed, 1])
-        biome = BIOMES[int(rng.choice(len(BIOMES), p=(0.24, 0.14, 0.2, 0.2, 0.14, 0.08)))]
+        biome = BIOMES[int(rng.choice(len(BIOMES), p=(0.30, 0.16, 0.18, 0.18, 0.11, 0.07)))]
         wood = biome in ('woodland', 'autumn_woodland')
         autumn = biome == 'autumn_woodland'
         arid = biome in ('scrub', 'desert')
 
         def pick(*colours: tuple[int, int, int]) -> tuple[float, float, float]:
             base = to_linear(*colours[int(rng.integers(len(colours)))])
-            jitter = base * rng.uniform(0.88, 1.14, 3) * rng.uniform(0.8, 1.2)
+            jitter = base * rng.uniform(0.95, 1.05, 3) * rng.uniform(0.8, 1.2)
             return (float(jitter[0]), float(jitter[1]), float(jitter[2]))
 
-        green = ((92, 108, 52), (104, 118, 58), (84, 104, 56), (118, 122, 66))
+        green = ((96, 106, 58), (104, 114, 62), (88, 102, 58), (118, 120, 72))
         gold = ((176, 152, 98), (164, 140, 92), (186, 164, 112), (150, 130, 88))
-        leaf = ((70, 92, 42), (82, 100, 46), (62, 84, 48), (94, 108, 50))
+        leaf = ((98, 118, 62), (108, 126, 66), (90, 112, 68), (122, 132, 70))
         autumn_leaf = ((168, 118, 44), (178, 92, 40), (150, 124, 52), (140, 78, 44))
         earth = ((150, 132, 108), (138, 122, 104), (158, 132, 100), (126, 114, 102))
         red_earth = ((176, 118, 82), (186, 134, 96), (164, 112, 84))
@@ -181,7 +181,7 @@ class DriveParameters:
             seed=seed,
             biome=biome,
             camera_height_m=1.6,
-            camera_pitch_down_rad=math.radians(float(rng.uniform(3.0, 13.0))),
+            camera_pitch_down_rad=math.radians(float(rng.uniform(4.0, 15.0))),
             hfov_rad=math.radians(float(rng.uniform(64.0, 92.0))),
             speed_m_per_s=float(rng.uniform(2.0, 4.5)),
             exposure_ev=float(np.clip(rng.normal(0.0, 0.45), -1.1, 1.1)),
@@ -194,9 +194,9 @@ class DriveParameters:
             sun_elevation_rad=math.radians(float(rng.uniform(16.0, 62.0))),
             overcast=float(np.clip(rng.uniform(-0.5, 1.0), 0.0, 1.0)),
             cloud_cover=float(rng.uniform(0.1, 0.8)),
-            haze_per_m=float(np.exp(rng.uniform(math.log(0.0006), math.log(0.006)))),
+            haze_per_m=float(np.exp(rng.uniform(math.log(0.0002), math.log(0.0035)))),
             trail_width_m=float(rng.uniform(2.4, 6.5)),
-            trail_roughness=float(np.clip(rng.normal(0.0, 0.8), -1.0, 1.0)),
+            trail_roughness=float(rng.choice((-1.0, 1.0)) * rng.uniform(0.05, 1.0)),
             rut_depth_m=float(rng.uniform(0.03, 0.16)),
             rut_spacing_m=float(rng.uniform(1.5, 1.9)),
             grass_strip=bool(rng.random() < (0.15 if wood or arid else 0.45)),
@@ -206,13 +206,13 @@ class DriveParameters:
             hill_height_m=float(rng.uniform(0.5, 5.0)),
             ridge_height=float(rng.uniform(0.1, 1.0)),
             verge_m=float(rng.uniform(0.3, 2.2) if wood else rng.uniform(0.5, 7.0)),
-            treeline_m=float(rng.uniform(1.5, 6.0) if wood else rng.uniform(6.0, 30.0)),
+            treeline_m=float(rng.uniform(1.0, 5.0) if wood else rng.uniform(4.0, 26.0)),
             tree_density=float(
-                rng.uniform(0.04, 0.11)
+                rng.uniform(0.06, 0.14)
                 if wood
                 else rng.uniform(0.0, 0.004)
                 if arid
-                else rng.uniform(0.006, 0.05)
+                else rng.uniform(0.01, 0.06)
             ),
             conifer_share=float(rng.choice((0.0, 0.1, 0.35, 0.8), p=(0.45, 0.25, 0.2, 0.1))),
             leaf_fullness=float(rng.uniform(0.25, 0.8) if autumn else rng.uniform(0.7, 1.0)),
@@ -495,8 +495,10 @@ class World:
         lateral = self._lateral_fine
         distance = np.abs(lateral) - np.float32(p.trail_width_m * 0.5)
         edge = distance + 0.22 * fractal_noise(rng, shape, cell, (5.0, 1.6, 0.6), 0.6)
-        along = fractal_noise(rng, shape, cell, (40.0, 14.0, 4.0), 0.55)
-        rough = np.float32(1.5 * p.trail_roughness) + 0.8 * along
+        # Annotators call whole stretches rough, not spots: the noise is mostly along the trail.
+        along = fractal_noise(rng, (1, shape[1]), cell, (55.0, 25.0), 0.5)
+        patchy = fractal_noise(rng, shape, cell, (14.0, 5.0, 1.5), 0.5)
+        rough = np.float32(1.7 * p.trail_roughness) + 0.5 * along + 0.10 * patchy
         grid_x = np.broadcast_to(self.fine.axes()[0][None], shape)
         # Ruts: two wheel tracks that wander.
         wander = 0.12 * fractal_noise(rng, (1, shape[1]), cell, (20.0, 6.0), 0.5)
@@ -507,6 +509,15 @@ class World:
         self.height -= rut * rut_depth * on_trail
         stones = fractal_noise(rng, shape, cell, (0.9, 0.4, 0.2), 0.8)
         self.height += np.float32(0.016) * stones * smoothstep(0.0, 0.6, rough) * on_trail
+        # Streaks that wheels and water draw along the trail, paler where wheels press.
+        across = (lateral + wander) * np.float32(9.0)
+        streaks = fractal_noise(rng, (9 * 44, shape[1] // 40 + 2), 1.0, (5.0, 2.4), 0.8)
+        streak_row = np.clip(across + np.float32(4.5 * 44), 0, streaks.shape[0] - 1)
+        streak_column = np.broadcast_to(
+            np.arange(shape[1], dtype=np.float32)[None] / np.float32(40.0), shape
+        )
+        streak = cv2.remap(streaks, streak_column, streak_row, cv2.INTER_CUBIC)
+        self.track = np.asarray((rut * 1.3 + 0.45 * streak) * on_trail, np.float32)
         if p.grass_strip:
             strip = (
                 np.abs(lateral + wander)
@@ -524,7 +535,8 @@ class World:
                 if rng.random() < 0.65
                 else float(rng.normal(0.0, p.trail_width_m * 0.4))
             )
-            length, breadth = float(rng.uniform(0.8, 4.5)), float(rng.uniform(0.35, 1.5))
+            length = float(np.clip(rng.lognormal(0.1, 0.5), 0.4, 3.5))
+            breadth = length * float(rng.uniform(0.25, 0.6))
             c0 = max(0, int((px - length * 1.8 - self.fine.x0) / cell))
             c1 = int((px + length * 1.8 - self.fine.x0) / cell)
             py = float(self.trail_y(np.array([px], np.float32))[0]) + offset
@@ -537,10 +549,10 @@ class World:
                 - ((lateral[region] - offset) / breadth) ** 2
                 + 0.35 * shore[region]
             ).astype(np.float32)
-            wet = smoothstep(-0.7, 0.1, pool)
+            wet = smoothstep(-1.5, 0.15, pool)
             inside = pool > 0.0
             if inside.any():
-                level = float(np.quantile(self.height[region][inside], 0.3)) - 0.02
+                level = float(np.quantile(self.height[region][inside], 0.4)) - 0.01
                 self.height[region] += wet * (level - self.height[region])
             water[region] = np.maximum(water[region], pool)
         # Ground cover off the trail.
@@ -559,6 +571,7 @@ class World:
             np.float32(p.litter * 2.4 - 1.6)
             + 0.7 * fractal_noise(rng, shape, cell, (9.0, 3.0, 1.0), 0.6)
             + (0.9 * under_trees if p.tree_density > 0.03 else 0.0)
+            - np.float32(3.0) * (1.0 - smoothstep(-0.3, 0.2, distance))
         )
         self.cover = np.ascontiguousarray(np.stack([edge, rough, water, plants], -1), np.float32)
         # Height of the plants that the ground itself carries; bushes and trees are billboards.
@@ -658,6 +671,13 @@ class World:
             ]
         )
         rocks = add([rock(rng, light, np.array(p.rock_rgb, np.float32)) for _ in range(7)])
+        trail = np.array(p.trail_rgb, np.float32)
+        stones = add(
+            [
+                rock(rng, light, trail * 0.75 + np.array(p.rock_rgb, np.float32) * 0.25)
+                for _ in range(6)
+            ]
+        )
         logs = add([log(rng, light, bark * 1.1) for _ in range(3)])
         posts = add([post(rng, light, to_linear(136, 124, 108)) for _ in range(2)])
 
@@ -685,9 +705,8 @@ class World:
             spread: float = 0.12,
         ) -> None:
             count = len(x)
-            tint = rng.uniform(1 - spread, 1 + spread, (count, 3)) * rng.uniform(
-                1 - spread, 1 + spread, (count, 1)
-            )
+            hue = rng.uniform(1 - 0.25 * spread, 1 + 0.25 * spread, (count, 3))
+            tint = hue * rng.uniform(1 - spread, 1 + spread, (count, 1))
             columns['x'].append(x.astype(np.float64))
             columns['y'].append(y.astype(np.float64))
             columns['h'].append(height)
@@ -703,15 +722,15 @@ class World:
         # Trees, denser behind the treeline; on the far map as well, so that woods go on.
         x, y = scatter(p.tree_density, -8.0, x_end, wide)
         edge = cover_at(x, y)[:, EDGE]
-        keep = edge > p.treeline_m + rng.gamma(1.2, 1.5, len(x)) - 1.0
+        keep = edge > p.treeline_m + rng.gamma(1.2, 1.5, len(x)) - 0.5
         x, y = x[keep], y[keep]
-        put(x, y, trees, rng.uniform(5.0, 13.0, len(x)), Material.TREE, 400.0)
+        put(x, y, trees, rng.uniform(6.0, 15.0, len(x)), Material.TREE, 400.0)
         far_density = min(0.006, 0.2 * p.tree_density)
         x, y = scatter(far_density, 0.0, 420.0, 240.0)
         keep = (np.abs(y) > wide) | (x > x_end)
         trail_gap = np.abs(y - self.trail_y(x)) > p.treeline_m + 2.0
         x, y = x[keep & trail_gap], y[keep & trail_gap]
-        put(x, y, trees, rng.uniform(6.0, 15.0, len(x)), Material.TREE, 500.0)
+        put(x, y, trees, rng.uniform(7.0, 17.0, len(x)), Material.TREE, 500.0)
         # Undergrowth along the treeline.
         x, y = scatter(p.bush_density, -6.0, x_end, wide)
         cover = cover_at(x, y)
@@ -719,8 +738,11 @@ class World:
             cover[:, PLANTS] + 0.6 * (cover[:, EDGE] > p.treeline_m)
             > rng.uniform(-0.4, 0.9, len(x))
         )
-        x, y = x[keep], y[keep]
-        height = rng.gamma(4.0, 0.30, len(x)) * (1.25 if p.treeline_m < 6 else 1.0) + 0.3
+        x, y, cover = x[keep], y[keep], cover[keep]
+        height = rng.gamma(4.0, 0.30, len(x)) + 0.3
+        height *= np.where(
+            cover[:, EDGE] > p.treeline_m + 1.0, 1.6 if p.tree_density > 0.05 else 1.1, 1.0
+        )
         is_dry = rng.random(len(x)) < p.dryness * 0.7
         for mask, choice, low_material in (
             (~is_dry, lush, Material.LOW_BUSH),
@@ -739,6 +761,21 @@ class World:
         size = rng.gamma(2.0, 0.14, len(x)) + 0.10
         keep = (edge > 0.15) | ((size < 0.45) & (edge > -0.8) & (rng.random(len(x)) < 0.5))
         put(x[keep], y[keep], rocks, size[keep], Material.ROCK, 90.0)
+        # Stones on the trail: part of a rough trail, not obstacles.
+        x, y = scatter(6.0, 0.0, self.DRIVE_M + 16.0, p.trail_width_m * 0.5 + 0.6)
+        y = y + self.trail_y(x)
+        cover = cover_at(x, y)
+        size = 0.025 + rng.gamma(1.3, 0.022, len(x))
+        bare = (cover[:, EDGE] < 0.4) & (cover[:, WATER] < -0.1)
+        keep = bare & (cover[:, ROUGH] > rng.uniform(-0.6, 1.2, len(x)))
+        keep |= bare & (size < 0.05) & (rng.random(len(x)) < 0.12)
+        x, y, size, cover = x[keep], y[keep], size[keep], cover[keep]
+        material = np.where(
+            cover[:, EDGE] > 0.0,
+            int(Material.LITTER),
+            np.where(cover[:, ROUGH] > 0.0, int(Material.TRAIL_ROUGH), int(Material.TRAIL_SMOOTH)),
+        )
+        put(x, y, stones, size, material, 14.0, 0.35)
         x, y = scatter(p.log_density, 2.0, x_end, 14.0)
         keep = cover_at(x, y)[:, EDGE] > 0.9
         put(x[keep], y[keep], logs, rng.uniform(0.22, 0.5, int(keep.sum())), Material.LOG, 90.0)
@@ -894,8 +931,8 @@ class World:
         size, wrap = 512, 64
         tile = np.zeros((size + 2 * wrap, size + 2 * wrap, 2), np.float32)
         azimuth = self.parameters.sun_azimuth_rad
-        count = 1500
-        radius = np.clip(rng.pareto(2.2, count) * 1.6 + 1.0, 1.0, 13.0)
+        count = 4200
+        radius = np.clip(rng.pareto(2.0, count) * 1.3 + 0.8, 0.8, 13.0)
         order = np.argsort(radius)
         for r in radius[order].tolist():
             x, y = (float(v) for v in rng.uniform(0, size, 2))
