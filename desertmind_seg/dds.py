@@ -10,12 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 import ctypes
 from pathlib import Path
+import shutil
+from typing import Any
 
 from desertmind_seg.share import share_path
 
 PROFILE = 'config/fastdds.xml'
 # Fast DDS 3 (ROS 2 Kilted and later) reads the first name, Fast DDS 2 (Humble, Jazzy) the second.
 PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
+
+# Each process takes its segment (67 MB with its administration) whole from /dev/shm.
+_SHARED_MEMORY = '/dev/shm'
+_SEGMENT_BYTES = 70_255_136
 
 # glibc's mallopt parameters and our values, see `keep_frame_memory`.
 _M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES = -1, 256 << 20
@@ -50,7 +56,7 @@ def missing_image_profile(rmw_implementation: str, environ: Mapping[str, str]) -
         path = environ.get(name)
         if path:
             if Path(path).is_file():
-                return None
+                return _small_shared_memory()
             return f'{name} names {path!r}, which does not exist: {fix}.'
     # The one built-in choice that also carries images (discovery takes 1.5 to 3.3 s with it).
     if environ.get('FASTDDS_BUILTIN_TRANSPORTS', '').startswith('LARGE_DATA'):
@@ -59,6 +65,46 @@ def missing_image_profile(rmw_implementation: str, environ: Mapping[str, str]) -
         'No Fast DDS profile is set: between processes, Fast DDS loses most best-effort images '
         f'above 0.5 MB. Use `ros2 launch desertmind_seg seg.launch.py`, which sets one, or {fix}.'
     )
+
+
+def _small_shared_memory() -> str | None:
+    size = shutil.disk_usage(_SHARED_MEMORY).total
+    if size >= 2 * _SEGMENT_BYTES:
+        return None
+    return (
+        f'{_SHARED_MEMORY} has {size / 1e6:.0f} MB, but camera driver and node take '
+        f'{_SEGMENT_BYTES / 1e6:.0f} MB each for images. Without them Fast DDS falls back to UDP '
+        'and loses images: start the container with --shm-size=512m or --ipc=host.'
+    )
+
+
+def qos_conflicts(topic: str, sender: str, offered: Any, receiver: str, requested: Any) -> str:
+    """Say in words why a publisher and a subscriber of a topic do not talk to each other.
+
+    Args:
+        topic: full name.
+        sender: name of the publisher's node.
+        offered: its rclpy QoSProfile.
+        receiver: name of the subscriber's node.
+        requested: its rclpy QoSProfile.
+
+    Returns:
+        One sentence for each of reliability and durability that does not match; empty if both do.
+    """
+    sentences = []
+    for policy, offer, request in (
+        ('reliability', 'BEST_EFFORT', 'RELIABLE'),
+        ('durability', 'VOLATILE', 'TRANSIENT_LOCAL'),
+    ):
+        if getattr(offered, policy).name == offer and getattr(requested, policy).name == request:
+            weak, strong = offer.lower(), request.lower()
+            sentences.append(
+                f'{receiver} requests {policy} {strong} on {topic}, but {sender} offers {weak}: '
+                f'no message passes. Set the {policy} of the subscriber to {weak} or that of the '
+                f'publisher to {strong} (for this node: -p '
+                f'qos_overrides.{topic}.{{subscription|publisher}}.{policy}:=...).'
+            )
+    return ' '.join(sentences)
 
 
 def keep_frame_memory() -> bool:

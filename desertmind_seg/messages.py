@@ -226,6 +226,7 @@ class OutgoingImage:
         """Make an empty image of encoding 'mono8' or 'rgb8'."""
         from sensor_msgs.msg import Image
 
+        self.encoding = encoding
         self._message = Image()
         self._message.encoding = encoding
         self._pixels: UInt8 | None = None
