@@ -85,12 +85,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Turn a skip without a reason into a failure."""
     report = yield
-    if report.skipped and not hasattr(report, 'wasxfail') and isinstance(report.longrepr, tuple):
+    if not hasattr(report, 'wasxfail'):
+        _refuse_bare_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Turn the skip of a whole module without a reason into an error."""
+    report = yield
+    _refuse_bare_skip(report)
+    return report
+
+
+def _refuse_bare_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if report.skipped and isinstance(report.longrepr, tuple):
         path, line, message = report.longrepr
-        if message.removeprefix('Skipped: ').strip() in ('', 'Skipped', 'unconditional skip'):
+        if message.removeprefix('Skipped').removeprefix(':').strip() in ('', 'unconditional skip'):
             report.outcome = 'failed'
             report.longrepr = f'{path}:{line}: skipped without a reason; give one'
-    return report
 
 
 @pytest.fixture(scope='session')
