@@ -43,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
 
 # Packages from outside -> the modules of the runtime that may import them. Others are free.
 ROS_MODULES = frozenset({'messages', 'parameters', 'segmentation_node', 'play_bag', 'replay_bag'})
-OUTSIDE = (
+OUTSIDE: tuple[tuple[str, frozenset[str]], ...] = (
     ('torch torchvision lightning timm segmentation_models_pytorch torchmetrics', frozenset()),
     ('training cv_bridge', frozenset()),
     ('rclpy builtin_interfaces diagnostic_msgs lifecycle_msgs rcl_interfaces', ROS_MODULES),
