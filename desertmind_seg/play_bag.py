@@ -1,0 +1,373 @@
+"""Publish a recorded drive on its topics in real time, where `ros2 bag play` is not installed.
+
+The serialized bytes of the bag go out as they are: nothing is decoded, so that a 30 Hz camera
+costs little more than its copy into the transport.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+import os
+from pathlib import Path
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+import rclpy
+from rclpy.duration import Duration
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from rosgraph_msgs.msg import Clock
+from tqdm import tqdm
+
+from desertmind_seg.bags import Bag, BagError, RawMessage, Topic
+from desertmind_seg.dds import with_image_profile
+
+# What rosbag2 offers for a topic whose publishers' QoS was not recorded.
+_DEFAULT_DEPTH = 10
+# A late joiner gets this many messages of a latched topic (several nodes publish on /tf_static).
+_MAX_LATCHED_DEPTH = 100
+_DELIVERY_TIMEOUT_SEC = 1
+_LATE_WARNING_MS = 100.0  # three periods of a 30 Hz camera
+_DEFAULT_CLOCK_HZ = 40.0  # as `ros2 bag play --clock`
+
+
+@dataclass
+class PlayStatistics:
+    """What a play did.
+
+    Attributes:
+        published: messages per topic, by the name in the bag.
+        failed: messages per topic that the middleware refused.
+        passes: how often the bag was begun.
+        max_late_ms: the longest that a message went out after its time.
+    """
+
+    published: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    passes: int = 0
+    max_late_ms: float = 0.0
+
+
+class BagPlayer:
+    """Publishes the messages of an open bag through `node`.
+
+    Topics whose message type is not installed, or is another in ROS 2, are left out and listed
+    with the reason in `skipped`. Needs no spinning.
+
+    Raises:
+        BagError: A named topic is not in the bag, or no topic can be played.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        bag: Bag,
+        *,
+        topics: Collection[str] = (),
+        remaps: Mapping[str, str] | None = None,
+        rate: float = 1.0,
+        clock_hz: float = 0.0,
+    ) -> None:
+        """Create the publishers.
+
+        Args:
+            node: owner of the publishers.
+            bag: an open bag.
+            topics: what to play; everything where empty.
+            remaps: topic in the bag -> topic to publish on.
+            rate: bag seconds in a second.
+            clock_hz: how often the bag's time is published on /clock; 0 for never.
+        """
+        self._bag = bag
+        self._rate = rate
+        self._clock_period_s = 1.0 / clock_hz if clock_hz > 0.0 else None
+        self._clock = node.create_publisher(Clock, '/clock', 10) if clock_hz > 0.0 else None
+        self._publishers: dict[str, Publisher[Any]] = {}
+        self.skipped: dict[str, str] = {}
+        remaps = remaps or {}
+        for name in [*topics, *remaps]:
+            if name not in bag.topics:
+                raise BagError(
+                    f'Bag {str(bag.path)!r} has no topic {name!r}; its topics: '
+                    f'{", ".join(bag.topics) or "none"}.'
+                )
+        for name in topics or bag.topics:
+            topic = bag.topics[name]
+            message_class = find_message_class(topic.type)
+            if message_class is None:
+                self.skipped[name] = (
+                    f'no Python package for {topic.type} is installed '
+                    f'(ros-<distro>-{topic.type.partition("/")[0].replace("_", "-")} from apt)'
+                )
+            elif not bag.plays_as_ros2(name):
+                self.skipped[name] = f'{topic.type} of ROS 1 has another layout in ROS 2'
+            else:
+                self._publishers[name] = node.create_publisher(
+                    message_class, remaps.get(name, name), publisher_qos(topic)
+                )
+        if not self._publishers:
+            reasons = '; '.join(f'{name}: {reason}' for name, reason in self.skipped.items())
+            raise BagError(
+                f'Bag {str(bag.path)!r} has nothing that can be played: {reasons or "it is empty"}'
+            )
+
+    @property
+    def played_topics(self) -> tuple[str, ...]:
+        """Topics of the bag that are played, by the name in the bag."""
+        return tuple(self._publishers)
+
+    @property
+    def num_messages(self) -> int:
+        """Messages in one pass."""
+        return sum(self._bag.topics[name].count for name in self._publishers)
+
+    def num_subscribers(self, name: str) -> int:
+        """Return how many subscribers the publisher of this topic of the bag has matched."""
+        return int(self._publishers[name].get_subscription_count())
+
+    def wait_for_subscribers(self, timeout_sec: float, stop: threading.Event) -> bool:
+        """Wait until some played topic has a subscriber; False after the timeout or on stop."""
+        deadline = time.monotonic() + timeout_sec
+        while not any(self.num_subscribers(name) for name in self._publishers):
+            remaining_sec = deadline - time.monotonic()
+            if remaining_sec <= 0.0 or stop.wait(min(0.02, remaining_sec)):
+                return False
+        return True
+
+    def _publish(self, message: RawMessage) -> bool:
+        try:
+            self._publishers[message.topic].publish(bytes(message.cdr))
+        except rclpy_implementation.RCLError:
+            # Reliable publishing fails while a slow subscriber fills the history.
+            return False
+        return True
+
+    def play(
+        self,
+        stop: threading.Event,
+        *,
+        loop: bool = False,
+        lead_in_sec: float = 0.0,
+        before_publish: Callable[[RawMessage], object] | None = None,
+    ) -> PlayStatistics:
+        """Play the bag once, or again and again, until it ends or `stop` is set.
+
+        Every message has its due time on the monotonic clock, counted from the start of the pass:
+        a late message does not delay those after it.
+
+        Args:
+            stop: set it from a signal handler or another thread to end the play.
+            loop: begin again when the bag ends, one frame period after its last message.
+            lead_in_sec: so long before the first message only /clock is published.
+            before_publish: called with each message just before it goes out.
+        """
+        statistics = PlayStatistics()
+        start_ns, duration_ns = self._bag.start_ns, self._bag.duration_ns
+        most = max(self._bag.topics[name].count for name in self._publishers)
+        # A bag of one instant is repeated every second.
+        period_ns = duration_ns // (most - 1) if duration_ns > 0 else 1_000_000_000
+        next_tick_s = time.monotonic()
+        pass_start_s = next_tick_s + lead_in_sec
+        while not stop.is_set():
+            statistics.passes += 1
+            for message in self._bag.messages(*self._publishers):
+                due_s = pass_start_s + (message.log_time_ns - start_ns) / 1e9 / self._rate
+                next_tick_s = self._wait_until(due_s, pass_start_s, next_tick_s, stop)
+                if stop.is_set():
+                    return statistics
+                late_ms = (time.monotonic() - due_s) * 1e3
+                statistics.max_late_ms = max(statistics.max_late_ms, late_ms)
+                if before_publish is not None:
+                    before_publish(message)
+                went_out = self._publish(message)
+                (statistics.published if went_out else statistics.failed)[message.topic] += 1
+            if not loop:
+                break
+            end_s = pass_start_s + (duration_ns + period_ns) / 1e9 / self._rate
+            self._wait_until(end_s, pass_start_s, next_tick_s, stop)
+            # A pass that fell behind does not rush the next one.
+            next_tick_s = pass_start_s = max(end_s, time.monotonic())
+        if not stop.is_set():
+            # A process that exits at once takes its last messages with it.
+            for publisher in self._publishers.values():
+                publisher.wait_for_all_acked(Duration(seconds=_DELIVERY_TIMEOUT_SEC))
+        return statistics
+
+    def _wait_until(
+        self, due_s: float, pass_start_s: float, next_tick_s: float, stop: threading.Event
+    ) -> float:
+        """Wait for the monotonic time `due_s`, publishing /clock on the way; return its next tick.
+
+        The first tick of a pass is due at its start, before its first message, so that nodes on
+        sim time see the jump of a loop before the frames after it.
+        """
+        while not stop.is_set():
+            now_s = time.monotonic()
+            if self._clock is not None and self._clock_period_s is not None:
+                if next_tick_s <= now_s and next_tick_s <= due_s:
+                    bag_ns = self._bag.start_ns + int((now_s - pass_start_s) * 1e9 * self._rate)
+                    tick = Clock()
+                    tick.clock.sec, tick.clock.nanosec = divmod(bag_ns, 1_000_000_000)
+                    self._clock.publish(tick)
+                    missed = int((now_s - next_tick_s) / self._clock_period_s)
+                    next_tick_s += (missed + 1) * self._clock_period_s
+                    continue
+                wake_s = min(due_s, next_tick_s)
+            else:
+                wake_s = due_s
+            if due_s <= now_s:
+                break
+            stop.wait(wake_s - now_s)
+        return next_tick_s
+
+
+def find_message_class(msgtype: str) -> Any:
+    """Return the Python class of 'package/msg/Name', None where its package is not installed."""
+    package, _, name = msgtype.partition('/msg/')
+    try:
+        return getattr(import_module(f'{package}.msg'), name, None)
+    except ModuleNotFoundError:
+        return None
+
+
+def publisher_qos(topic: Topic) -> QoSProfile:
+    """Return the QoS that the topic's recorded publishers offered, or rosbag2's default."""
+    offered = topic.qos
+    reliable = offered is None or offered.reliable
+    latched = topic.name == '/tf_static' if offered is None else offered.transient_local
+    depth = _DEFAULT_DEPTH if offered is None else offered.depth
+    if latched:
+        depth = max(depth, min(topic.count, _MAX_LATCHED_DEPTH))
+    return QoSProfile(
+        depth=depth,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )
+
+
+def parse_remap(text: str) -> tuple[str, str]:
+    """Split 'a:=b'."""
+    source, separator, target = text.partition(':=')
+    if not (source and separator and target):
+        raise argparse.ArgumentTypeError(f'{text!r} is not of the form from:=to, as in /a:=/b')
+    return source, target
+
+
+def positive(text: str) -> float:
+    """Parse a positive number of the command line."""
+    value = float(text)
+    if not 0.0 < value < float('inf'):
+        raise argparse.ArgumentTypeError(f'{text!r} is not positive')
+    return value
+
+
+def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog='python -m desertmind_seg.play_bag',
+        description='Publish a rosbag2 (MCAP, sqlite3) or ROS 1 bag on its topics in real time.',
+    )
+    parser.add_argument('bag', type=Path, help='rosbag2 folder, .mcap, .db3 or ROS 1 .bag')
+    parser.add_argument('--topics', nargs='+', default=[], help='play only these')
+    parser.add_argument('--rate', type=positive, default=1.0, help='bag seconds in a second')
+    parser.add_argument('--loop', action='store_true', help='begin again at the end')
+    parser.add_argument(
+        '--clock',
+        nargs='?',
+        type=positive,
+        const=_DEFAULT_CLOCK_HZ,
+        default=0.0,
+        metavar='HZ',
+        help=f'publish the time of the bag on /clock ({_DEFAULT_CLOCK_HZ:.0f} Hz)',
+    )
+    parser.add_argument(
+        '--remap',
+        nargs='+',
+        type=parse_remap,
+        default=[],
+        metavar='FROM:=TO',
+        help='rename topics',
+    )
+    parser.add_argument(
+        '--wait-for-subscribers',
+        type=positive,
+        default=None,
+        metavar='SEC',
+        help='start when a played topic has a subscriber; fail after so many seconds without one',
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Play a bag; 0 when it ended or was interrupted, 2 when it could not be played."""
+    options = _parse_arguments(arguments)
+    stop = threading.Event()
+
+    def request_stop(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    # Before rclpy.init, and instead of rclpy's own handlers, which would invalidate the context
+    # under a publish.
+    signal.signal(signal.SIGINT, request_stop)
+    signal.signal(signal.SIGTERM, request_stop)
+    os.environ.update(with_image_profile(os.environ))
+    try:
+        with Bag(options.bag) as bag:
+            rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+            try:
+                return _play(bag, options, stop)
+            finally:
+                rclpy.try_shutdown()
+    except (BagError, FileNotFoundError) as err:
+        print(f'play_bag: {err}', file=sys.stderr)
+        return 2
+
+
+def _play(bag: Bag, options: argparse.Namespace, stop: threading.Event) -> int:
+    node = rclpy.create_node('play_bag')
+    player = BagPlayer(
+        node,
+        bag,
+        topics=options.topics,
+        remaps=dict(options.remap),
+        rate=options.rate,
+        clock_hz=options.clock,
+    )
+    for name, reason in player.skipped.items():
+        print(f'Not playing {name}: {reason}.', file=sys.stderr)
+    timeout_sec = options.wait_for_subscribers
+    if timeout_sec is not None and not player.wait_for_subscribers(timeout_sec, stop):
+        if stop.is_set():
+            return 0
+        raise BagError(
+            f'No subscriber for {", ".join(player.played_topics)} within {timeout_sec:g} s; start '
+            'the subscriber first, compare ROS_DOMAIN_ID, and look at `ros2 topic info`.'
+        )
+    total = None if options.loop else player.num_messages
+    with tqdm(total=total, desc='playing', unit='message', mininterval=0.5) as bar:
+        statistics = player.play(stop, loop=options.loop, before_publish=lambda _: bar.update())
+    for name in player.played_topics:
+        failed = statistics.failed[name]
+        print(
+            f'{name}: {statistics.published[name]} published'
+            + (f', {failed} refused by the middleware' if failed else '')
+        )
+    if statistics.max_late_ms > _LATE_WARNING_MS:
+        print(
+            f'Up to {statistics.max_late_ms:.0f} ms behind the recording; a lower --rate than '
+            f'{options.rate:g} would keep its pace.',
+            file=sys.stderr,
+        )
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

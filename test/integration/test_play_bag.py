@@ -1,0 +1,230 @@
+"""play_bag as its own process, heard over DDS."""
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from tiny_bag import (
+    COMPRESSED_TOPIC,
+    IMAGE_TOPIC,
+    INFO_TOPIC,
+    LABEL_TOPIC,
+    TinyDrive,
+    offered_qos,
+    write_drive,
+)
+
+from desertmind_seg.bags import Bag
+
+DEADLINE_SEC = 30.0
+TYPES = {
+    IMAGE_TOPIC: Image,
+    COMPRESSED_TOPIC: CompressedImage,
+    INFO_TOPIC: CameraInfo,
+    LABEL_TOPIC: Image,
+}
+
+
+class Listener:
+    """Keeps (arrival on the monotonic clock, serialized message) of every message it hears."""
+
+    def __init__(self, context: Context) -> None:
+        self.node = Node('listener', context=context)
+        self.executor = SingleThreadedExecutor(context=context)
+        self.executor.add_node(self.node)
+        self.heard: dict[str, list[tuple[float, Any]]] = {}
+
+    def listen(self, topic: str, message_class: type, *, raw: bool = True) -> None:
+        heard = self.heard.setdefault(topic, [])
+        self.node.create_subscription(
+            message_class,
+            topic,
+            lambda message: heard.append((time.monotonic(), message)),
+            QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE),
+            raw=raw,
+        )
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + DEADLINE_SEC
+        while not condition():
+            if time.monotonic() > deadline:
+                counts = {topic: len(heard) for topic, heard in self.heard.items()}
+                raise TimeoutError(f'not within {DEADLINE_SEC} s; heard {counts}')
+            self.executor.spin_once(timeout_sec=0.05)
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    context = Context()
+    rclpy.init(context=context)
+    listener = Listener(context)
+    yield listener
+    listener.executor.shutdown()
+    listener.node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def start_player(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, '-m', 'desertmind_seg.play_bag', *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def play(*arguments: str) -> tuple[int, str, str]:
+    player = start_player(*arguments)
+    out, err = player.communicate(timeout=60)
+    return player.returncode, out, err
+
+
+def is_same(arrived: bytes, sent: bytes) -> bool:
+    """Compare serialized messages; between processes DDS pads them to a multiple of 4 bytes."""
+    return arrived == sent + bytes(-len(sent) % 4) or arrived == sent
+
+
+def recorded(path: Path, topic: str) -> list[bytes]:
+    with Bag(path) as bag:
+        return [bytes(raw.cdr) for raw in bag.messages(topic)]
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3', 'ros1'])
+def test_every_topic_arrives_byte_for_byte(
+    tmp_path: Path, listener: Listener, storage: str
+) -> None:
+    path = tmp_path / ('drive.bag' if storage == 'ros1' else 'drive')
+    write_drive(path, TinyDrive(num_frames=8, padding=5, rate_hz=20.0), storage)
+    for topic, message_class in TYPES.items():
+        listener.listen(topic, message_class)
+    player = start_player(str(path), '--wait-for-subscribers', '20', '--topics', *TYPES)
+    expected = {topic: recorded(path, topic) for topic in TYPES}
+    listener.wait_until(
+        lambda: all(
+            heard and is_same(heard[-1][1], expected[topic][-1])
+            for topic, heard in listener.heard.items()
+        )
+    )
+    out, err = player.communicate(timeout=10)
+    assert player.returncode == 0, err
+    assert f'{IMAGE_TOPIC}: 8 published' in out
+    for topic, heard in listener.heard.items():
+        # The first frames may have gone out before the last of the four subscribers was matched.
+        assert len(heard) >= 5
+        for (_, arrived), sent in zip(heard, expected[topic][-len(heard) :], strict=True):
+            assert is_same(arrived, sent)
+
+
+def test_plays_in_real_time_without_drift(tmp_path: Path, listener: Listener) -> None:
+    drive = TinyDrive(num_frames=41, rate_hz=20.0)
+    path = write_drive(tmp_path / 'drive', drive)
+    listener.listen(IMAGE_TOPIC, Image)
+    arguments = ('--topics', IMAGE_TOPIC, '--rate', '2', '--wait-for-subscribers', '20')
+    player = start_player(str(path), *arguments)
+    heard = listener.heard[IMAGE_TOPIC]
+    last = recorded(path, IMAGE_TOPIC)[-1]
+    listener.wait_until(lambda: bool(heard) and is_same(heard[-1][1], last))
+    assert player.wait(timeout=10) == 0
+    # 20 Hz at rate 2: 25 ms apart. Each arrival against its place in the timetable of the last.
+    assert len(heard) > 30
+    offsets = [
+        arrival - heard[-1][0] + 0.025 * (len(heard) - 1 - position)
+        for position, (arrival, _) in enumerate(heard)
+    ]
+    offsets.sort()
+    assert abs(offsets[len(offsets) // 2]) < 0.1
+    assert heard[-1][0] - heard[0][0] == pytest.approx(0.025 * (len(heard) - 1), abs=0.1)
+
+
+def test_loops_with_a_clock_until_interrupted(tmp_path: Path, listener: Listener) -> None:
+    drive = TinyDrive(num_frames=5, rate_hz=20.0)
+    path = write_drive(tmp_path / 'drive', drive)
+    listener.listen(IMAGE_TOPIC, Image)
+    listener.listen('/clock', Clock, raw=False)
+    player = start_player(str(path), '--loop', '--clock', '100', '--topics', IMAGE_TOPIC)
+    frames, ticks = listener.heard[IMAGE_TOPIC], listener.heard['/clock']
+    first = recorded(path, IMAGE_TOPIC)[0]
+    listener.wait_until(lambda: sum(is_same(message, first) for _, message in frames) >= 3)
+
+    start = time.monotonic()
+    player.send_signal(signal.SIGINT)
+    assert player.wait(timeout=10) == 0
+    assert time.monotonic() - start < 2.0
+
+    times_ns = [tick.clock.sec * 10**9 + tick.clock.nanosec for _, tick in ticks]
+    jumps = [later - earlier for earlier, later in pairwise(times_ns)]
+    back = [jump for jump in jumps if jump < 0]
+    assert len(back) >= 2
+    assert all(-0.26e9 < jump < -0.15e9 for jump in back)  # from about 0.25 s to the start
+    start_ns = drive.stamp_ns(0) + drive.log_delay_ns
+    assert min(times_ns) == pytest.approx(start_ns, abs=20e6)
+    assert max(times_ns) <= start_ns + 0.26e9
+    assert len(ticks) > 20
+
+
+def test_remaps_and_offers_the_recorded_qos(tmp_path: Path, listener: Listener) -> None:
+    offered = (offered_qos(reliable=False, transient_local=True, depth=2),)
+    path = write_drive(tmp_path / 'drive', TinyDrive(offered=offered))
+    arguments = ('--loop', '--topics', IMAGE_TOPIC, INFO_TOPIC, '--remap', f'{IMAGE_TOPIC}:=/cam')
+    player = start_player(str(path), *arguments)
+    listener.wait_until(
+        lambda: (
+            listener.node.count_publishers('/cam') == 1
+            and listener.node.count_publishers(INFO_TOPIC) == 1
+        )
+    )
+    assert listener.node.count_publishers(IMAGE_TOPIC) == 0
+    assert listener.node.count_publishers(LABEL_TOPIC) == 0
+    (image,) = listener.node.get_publishers_info_by_topic('/cam')
+    assert image.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+    assert image.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+    (info,) = listener.node.get_publishers_info_by_topic(INFO_TOPIC)
+    assert info.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+    assert info.qos_profile.durability == DurabilityPolicy.VOLATILE
+    player.send_signal(signal.SIGTERM)
+    assert player.wait(timeout=10) == 0
+
+
+def test_types_without_a_package_are_named_and_left_out(tmp_path: Path) -> None:
+    store = get_typestore(Stores.ROS2_KILTED)
+    names = ('nobodys_msgs/msg/Thing', 'std_msgs/msg/String')
+    store.register(get_types_from_msg('uint8 value\n', names[0]))
+    with Writer(tmp_path / 'b', version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        for name in names:
+            writer.add_connection(f'/{name.partition("/")[0]}', name, typestore=store)
+        text = store.types[names[1]](data='dust')
+        writer.write(writer.connections[1], 7, store.serialize_cdr(text, names[1]))
+    code, out, err = play(str(tmp_path / 'b'))
+    assert code == 0
+    assert 'Not playing /nobodys_msgs: no Python package for nobodys_msgs/msg/Thing' in err
+    assert 'ros-<distro>-nobodys-msgs from apt' in err
+    assert '/std_msgs: 1 published' in out
+
+
+def test_errors_exit_two(tmp_path: Path) -> None:
+    path = str(write_drive(tmp_path / 'drive', TinyDrive()))
+    for arguments, expected in (
+        ((str(tmp_path / 'none'),), 'does not exist'),
+        ((path, '--topics', '/nothing'), f"has no topic '/nothing'; its topics: {INFO_TOPIC}"),
+        ((path, '--wait-for-subscribers', '0.2'), 'No subscriber for'),
+        ((path, '--rate', '0'), 'is not positive'),
+        ((path, '--remap', 'oops'), 'is not of the form from:=to'),
+    ):
+        code, _, err = play(*arguments)
+        assert code == 2, arguments
+        assert expected in err
