@@ -113,10 +113,9 @@ def segment_image(segmenter: Segmenter, image: Path, target: Path) -> float:
     """Segment one file and write its three results; return the inference time in milliseconds."""
     rgb = read_image(image)
     result = segmenter.segment(rgb)
-    if result.confidence is None:
-        raise EngineError('the engine returned no confidence although it was asked for')
     painted = overlay(rgb, result.mask, segmenter.ontology)
-    pictures = (result.mask, result.confidence, cv2.cvtColor(painted, cv2.COLOR_RGB2BGR))
+    confidence = cast('Rgb', result.confidence)  # segment() computes it unless told otherwise
+    pictures = (result.mask, confidence, cv2.cvtColor(painted, cv2.COLOR_RGB2BGR))
     target.parent.mkdir(parents=True, exist_ok=True)
     for suffix, picture in zip(OUTPUT_SUFFIXES, pictures, strict=True):
         path = target.with_name(target.name + suffix)

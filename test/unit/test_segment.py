@@ -1,8 +1,10 @@
 """The segment command, run as users run it, on real files."""
 
 from pathlib import Path
+import struct
 import subprocess
 import sys
+import zlib
 
 import cv2
 import numpy as np
@@ -135,6 +137,19 @@ def test_unreadable_content(tmp_path: Path, content: bytes, message: str) -> Non
     (tmp_path / 'a.jpg').write_bytes(content)
     with pytest.raises(ImageError, match=message):
         read_image(tmp_path / 'a.jpg')
+
+
+def test_image_larger_than_opencv_allows(tmp_path: Path) -> None:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        checksum = zlib.crc32(kind + body)
+        return struct.pack('>I', len(body)) + kind + body + struct.pack('>I', checksum)
+
+    header = chunk(b'IHDR', struct.pack('>IIBBBBB', 60_000, 60_000, 8, 2, 0, 0, 0))
+    pixels = chunk(b'IDAT', zlib.compress(bytes(10)))
+    path = tmp_path / 'a.png'
+    path.write_bytes(b'\x89PNG\r\n\x1a\n' + header + pixels + chunk(b'IEND', b''))
+    with pytest.raises(ImageError, match=r'not a readable image: pixels <= CV_IO_MAX_IMAGE_PIX'):
+        read_image(path)
 
 
 @pytest.mark.parametrize('share', [0.5, 0.9, 0.999])
