@@ -100,8 +100,9 @@ class OnnxRuntimeEngine:
                     'NVIDIA driver: pip uninstall onnxruntime && pip install onnxruntime-gpu; '
                     'elsewhere choose onnxruntime-cpu.'
                 )
-            # Finds CUDA and cuDNN where pip installs them; a system-wide CUDA needs no help.
-            onnxruntime.preload_dlls()
+            # Since 1.21: finds CUDA and cuDNN where pip installs them. A system-wide CUDA, as on
+            # a Jetson, needs no help.
+            getattr(onnxruntime, 'preload_dlls', lambda: None)()
             self._providers.insert(0, 'CUDAExecutionProvider')
 
         self._options = onnxruntime.SessionOptions()

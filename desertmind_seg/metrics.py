@@ -89,7 +89,7 @@ class ConfusionMatrix:
     @property
     def miou_all(self) -> float:
         """Mean IoU over all classes of the ontology; one without true pixels counts 0."""
-        return float(np.where(self.truth_pixels > 0, self.iou(), 0.0).mean())
+        return float(np.nan_to_num(self.iou()).mean())
 
     @property
     def pixel_accuracy(self) -> float:

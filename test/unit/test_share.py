@@ -74,8 +74,10 @@ def test_whole_file_appears_only_at_the_end(tmp_path: Path) -> None:
         assert temporary.parent == tmp_path
         assert temporary.suffix == '.png'
         temporary.write_bytes(b'new')
+        inode = temporary.stat().st_ino
         assert not path.exists()
     assert path.read_bytes() == b'new'
+    assert path.stat().st_ino == inode  # renamed, not copied
     assert list(tmp_path.iterdir()) == [path]
 
 
