@@ -6,8 +6,8 @@ Everything follows from the seed: same seed and size, same pixels, in any order 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 import dataclasses
 from functools import lru_cache
 import json
@@ -89,7 +89,7 @@ class SyntheticFrame:
     odom_from_base: Float64Array
 
 
-def label_table(ontology: Ontology, names: dict[Material, str]) -> UInt8Array:
+def label_table(ontology: Ontology, names: Mapping[Material, str]) -> UInt8Array:
     """Table (256,) uint8 from `Material` to the ontology's id; 255 for values without a class."""
     table = np.full(256, UNLABELED, np.uint8)
     for material, name in names.items():
@@ -122,7 +122,8 @@ class SyntheticDrive:
         self.size_hw = size_hw
         self.rate_hz = rate_hz
         self.world = World(self.parameters)
-        self._ride_height = cv2.GaussianBlur(self.world.height, (0, 0), 2.5)
+        blurred = cv2.GaussianBlur(self.world.height, (0, 0), 2.5)
+        self._ride_height = np.asarray(blurred, np.float32)
         self._desert_10 = label_table(load_ontology('desert-10'), MATERIAL_DESERT_10)
         self._ycor_8 = label_table(load_ontology('ycor-8'), MATERIAL_YCOR_8)
 
@@ -237,7 +238,7 @@ def sensor_depth_mm(frame: SyntheticFrame, rng: np.random.Generator) -> npt.NDAr
     hole |= frame.rgb.min(axis=2) > 250
     hole |= rng.random(depth.shape, np.float32) < 0.004
     hole = cv2.morphologyEx(hole.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)) > 0
-    millimetres = np.clip(metres * 1000.0 + 0.5, 0.0, 65535.0).astype(np.uint16)
+    millimetres = np.asarray(np.clip(metres * 1000.0 + 0.5, 0.0, 65535.0), np.uint16)
     millimetres[hole] = 0
     return millimetres
 
@@ -266,7 +267,7 @@ def _drive(seed: int, size_hw: tuple[int, int], rate_hz: float) -> SyntheticDriv
     return SyntheticDrive(seed, size_hw, rate_hz)
 
 
-def _chunks(spec: DriveSpec, pieces: int) -> list[range]:
+def _runs(spec: DriveSpec, pieces: int) -> list[range]:
     """Split the frames of a drive into at most `pieces` runs of consecutive frames."""
     size = max(1, math.ceil(spec.frames / pieces))
     return [range(i, min(i + size, spec.frames)) for i in range(0, spec.frames, size)]
@@ -307,6 +308,29 @@ def _write_frames(spec: DriveSpec, frames: range, folder: Path) -> int:
         _write_png(target / 'labels_desert10.png', frame.labels_desert_10)
         _write_png(target / 'depth.png', frame_depth_mm(spec.seed, index, frame))
     return len(frames)
+
+
+_Task = tuple[int, DriveSpec, range, Path]  # number of the drive, drive, frames, folder
+
+
+def _write_all(tasks: Sequence[_Task], jobs: int) -> Iterator[tuple[int, int]]:
+    """Run the tasks; yield (number of the drive, frames written) as each ends."""
+    if jobs == 1:
+        for number, spec, run, folder in tasks:
+            yield number, _write_frames(spec, run, folder)
+        return
+    with _pool(jobs) as pool:
+        waiting = {
+            pool.submit(_write_frames, spec, run, folder): number
+            for number, spec, run, folder in tasks
+        }
+        try:
+            while waiting:
+                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield waiting.pop(future), future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _git_hash() -> str:
@@ -373,35 +397,27 @@ def write_folders(
     finals = [root / f'drive_{spec.seed:06d}' for spec in specs]
     _refuse_existing(finals, force)
     root.mkdir(parents=True, exist_ok=True)
-    pieces = 1 if len(specs) >= jobs else jobs * 4
-    with tempfile.TemporaryDirectory(prefix='.synthetic-', dir=root) as scratch:
-        waiting: dict[Future[int], int] = {}
-        left = [0] * len(specs)
-        with (
-            tqdm(total=sum(spec.frames for spec in specs), unit='frame', desc='drive') as progress,
-            _pool(jobs) as pool,
-        ):
-            for number, spec in enumerate(specs):
-                folder = Path(scratch) / finals[number].name
-                folder.mkdir()
-                for frames in _chunks(spec, pieces):
-                    waiting[pool.submit(_write_frames, spec, frames, folder)] = number
-                    left[number] += 1
-            while waiting:
-                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
-                    number = waiting.pop(future)
-                    try:
-                        progress.update(future.result())
-                    except BaseException:
-                        pool.shutdown(cancel_futures=True)
-                        raise
-                    left[number] -= 1
-                    if left[number] == 0:
-                        folder = Path(scratch) / finals[number].name
-                        text = json.dumps(_describe(specs[number]), indent=2) + '\n'
-                        (folder / 'drive.json').write_text(text, encoding='utf-8')
-                        _publish(folder, finals[number], force)
+    with (
+        tempfile.TemporaryDirectory(prefix='.synthetic-', dir=root) as scratch,
+        tqdm(total=sum(spec.frames for spec in specs), unit='frame', desc='drives') as progress,
+    ):
+        folders = [Path(scratch) / final.name for final in finals]
+        # A whole drive a task where that keeps all jobs busy, so that each world is built once.
+        pieces = 1 if len(specs) >= jobs > 1 else 4 * jobs
+        tasks: list[_Task] = []
+        left: list[int] = []
+        for number, spec in enumerate(specs):
+            folders[number].mkdir()
+            runs = _runs(spec, pieces)
+            tasks += [(number, spec, run, folders[number]) for run in runs]
+            left.append(len(runs))
+        for number, frames in _write_all(tasks, jobs):
+            progress.update(frames)
+            left[number] -= 1
+            if left[number] == 0:
+                text = json.dumps(_describe(specs[number]), indent=2) + '\n'
+                (folders[number] / 'drive.json').write_text(text, encoding='utf-8')
+                _publish(folders[number], finals[number], force)
     return finals
 
 
@@ -420,38 +436,28 @@ class _BagFrame:
     odom_from_base: Float64Array
 
 
-def _bag_frames(spec: DriveSpec, frames: range) -> list[_BagFrame]:
-    drive = _drive(spec.seed, spec.size_hw, spec.rate_hz)
-    result = []
-    for index in frames:
-        frame = drive.frame(index)
-        result.append(
-            _BagFrame(
-                frame.stamp_ns,
-                frame.rgb,
-                frame_depth_mm(spec.seed, index, frame),
-                {'desert-10': frame.labels_desert_10, 'ycor-8': frame.labels_ycor_8},
-                frame.odom_from_base,
-            )
-        )
-    return result
+def _bag_frame(spec: DriveSpec, index: int) -> _BagFrame:
+    frame = _drive(spec.seed, spec.size_hw, spec.rate_hz).frame(index)
+    return _BagFrame(
+        frame.stamp_ns,
+        frame.rgb,
+        frame_depth_mm(spec.seed, index, frame),
+        {'desert-10': frame.labels_desert_10, 'ycor-8': frame.labels_ycor_8},
+        frame.odom_from_base,
+    )
 
 
 def _all_bag_frames(spec: DriveSpec, jobs: int) -> Iterator[_BagFrame]:
     """Render the drive's frames in order."""
     if jobs == 1:
         for index in range(spec.frames):
-            yield from _bag_frames(spec, range(index, index + 1))
+            yield _bag_frame(spec, index)
         return
     with _pool(jobs) as pool:
-        # Single frames, so that the bar moves and few finished frames wait for their turn.
-        yield from (
-            frame
-            for batch in pool.map(
-                _bag_frames, [spec] * spec.frames, [range(i, i + 1) for i in range(spec.frames)]
-            )
-            for frame in batch
-        )
+        try:
+            yield from pool.map(_bag_frame, [spec] * spec.frames, range(spec.frames))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _quaternion(rotation: Float64Array) -> tuple[float, float, float, float]:

@@ -72,7 +72,7 @@ def _rays(camera: Camera) -> tuple[FloatArray, FloatArray, FloatArray]:
 def _sample_profile(world: World, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Ground height with plants, and the plants' share of it, at points (columns, ranges)."""
     ground = world.ground_z(x, y)
-    plant = cv2.remap(
+    height = cv2.remap(
         world.plant_height,
         world.fine.column(x),
         world.fine.row(y),
@@ -86,8 +86,8 @@ def _sample_profile(world: World, x: FloatArray, y: FloatArray) -> tuple[FloatAr
     column = (x * scale).astype(np.int32) & mask
     row = (y * scale).astype(np.int32) & mask
     blades = np.take(world.blades.reshape(-1), row * (mask + 1) + column)
-    plant = np.asarray(plant * blades, np.float32)
-    return ground + plant, plant
+    plant = np.asarray(height * blades, np.float32)
+    return np.asarray(ground + plant, np.float32), plant
 
 
 def _ground(
@@ -369,7 +369,7 @@ def _draw_billboards(world: World, camera: Camera, buffers: Buffers) -> None:
         if haze[i] > 0.01:
             radiance += patch[..., 3:] * veil[i]
         solid = alpha > 0.5
-        if thickness > 0.05 and tall > 12.0:
+        if thickness > 0.05 and tall > 30.0:
             inward = (np.arange(x0, x1, dtype=np.float32) - np.float32(u[i])) / np.float32(
                 0.5 * tall * sprite.aspect
             )

@@ -57,9 +57,8 @@ class Sprite:
 def to_linear(*srgb: float) -> FloatArray:
     """Turn an 8-bit sRGB colour into linear reflectance, float32 (3,)."""
     value = np.asarray(srgb, np.float32) / 255.0
-    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4).astype(
-        np.float32
-    )
+    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    return np.asarray(linear, np.float32)
 
 
 def _pyramid(canvas: FloatArray, *, sink: float = 0.0, bulge: float = 0.0) -> Sprite:
@@ -69,9 +68,8 @@ def _pyramid(canvas: FloatArray, *, sink: float = 0.0, bulge: float = 0.0) -> Sp
     levels = [np.ascontiguousarray(level, np.float32)]
     while min(levels[-1].shape[:2]) > 4 and len(levels) < 8:
         h, w = levels[-1].shape[:2]
-        levels.append(
-            cv2.resize(levels[-1], ((w + 1) // 2, (h + 1) // 2), interpolation=cv2.INTER_AREA)
-        )
+        half = cv2.resize(levels[-1], ((w + 1) // 2, (h + 1) // 2), interpolation=cv2.INTER_AREA)
+        levels.append(np.asarray(half, np.float32))
     return Sprite(tuple(levels), aspect=width / height, sink=sink, bulge=bulge)
 
 
@@ -86,7 +84,7 @@ def _lit(albedo: FloatArray, normal: FloatArray, light: Light, openness: FloatAr
     sun = sun + 0.25 * np.clip(-(normal @ light.to_sun_in_sprite), 0.0, 1.0) * openness
     sky = (0.55 + 0.45 * normal[:, 1]) * (0.25 + 0.75 * openness)
     lit = albedo * (sun[:, None] * light.sun_rgb + sky[:, None] * light.sky_rgb)
-    return lit.astype(np.float32)
+    return np.asarray(lit, np.float32)
 
 
 def _draw_leaves(
@@ -530,10 +528,12 @@ def log(rng: np.random.Generator, light: Light, bark_rgb: FloatArray) -> Sprite:
     return _pyramid(canvas, sink=0.08, bulge=0.3)
 
 
-def post(rng: np.random.Generator, light: Light, wood_rgb: FloatArray) -> Sprite:
-    """A weathered wooden post."""
-    height = 192
-    canvas = _canvas(height, 24)
+def post(
+    rng: np.random.Generator, light: Light, wood_rgb: FloatArray, slenderness: float
+) -> Sprite:
+    """A weathered wooden post or pole; `slenderness` is its width over its height."""
+    height = 192 if slenderness > 0.08 else 480
+    canvas = _canvas(height, round(height * slenderness * 1.15))
     rows, cols = canvas.shape[:2]
     v, u = np.mgrid[0:rows, 0:cols].astype(np.float32)
     across = (u + 0.5 - cols / 2) / (cols * 0.42)
@@ -546,3 +546,86 @@ def post(rng: np.random.Generator, light: Light, wood_rgb: FloatArray) -> Sprite
     canvas[inside, :3] = lit[inside]
     canvas[inside, 3] = 1.0
     return _pyramid(canvas, sink=0.02, bulge=0.0)
+
+
+def _shade_face(
+    albedo: FloatArray, normal: tuple[float, float, float], light: Light
+) -> tuple[float, float, float, float]:
+    """Colour for cv2 of a flat face with a unit normal in sprite axes."""
+    sun = max(0.0, float(np.dot(normal, light.to_sun_in_sprite)))
+    lit = albedo * (sun * light.sun_rgb + (0.55 + 0.45 * normal[1]) * light.sky_rgb)
+    return (float(lit[0]), float(lit[1]), float(lit[2]), 1.0)
+
+
+def _weather(rng: np.random.Generator, canvas: FloatArray, amount: float) -> None:
+    """Stain everything drawn so far: rain streaks downwards, blotches across."""
+    rows, cols = canvas.shape[:2]
+    streaks = rng.normal(size=(rows // 50 + 2, cols // 4 + 2)).astype(np.float32)
+    blotches = rng.normal(size=(rows // 24 + 2, cols // 24 + 2)).astype(np.float32)
+    stain = cv2.resize(streaks, (cols, rows), interpolation=cv2.INTER_CUBIC) + cv2.resize(
+        blotches, (cols, rows), interpolation=cv2.INTER_CUBIC
+    )
+    canvas[..., :3] *= np.clip(1.0 + amount * stain, 0.4, 1.6)[..., None]
+
+
+def block(rng: np.random.Generator, light: Light) -> Sprite:
+    """A concrete block or a drum beside the way, seen on two faces and from a little above."""
+    height = 128
+    wide = float(rng.uniform(0.8, 2.2))
+    canvas = _canvas(height, int(height * wide))
+    rows, cols = canvas.shape[:2]
+    paint = (to_linear(168, 166, 160), to_linear(150, 146, 138), to_linear(176, 92, 60))
+    albedo = paint[int(rng.integers(len(paint)))]
+    corner = int(cols * rng.uniform(0.25, 0.8))
+    top, lid, slope = int(rows * 0.12), int(rows * 0.05), int(rows * 0.06)
+    left = np.array([(3, top + slope), (corner, top + lid), (corner, rows), (3, rows - slope)])
+    right = np.array(
+        [(corner, top + lid), (cols - 4, top + slope), (cols - 4, rows - slope), (corner, rows)]
+    )
+    roof = np.array(
+        [
+            (3, top + slope),
+            (cols - corner, top - lid),
+            (cols - 4, top + slope),
+            (corner, top + lid),
+        ]
+    )
+    cv2.fillConvexPoly(canvas, left, _shade_face(albedo, (-0.8, 0.0, 0.6), light))
+    cv2.fillConvexPoly(canvas, right, _shade_face(albedo, (0.6, 0.0, 0.8), light))
+    cv2.fillConvexPoly(canvas, roof, _shade_face(albedo, (0.0, 1.0, 0.0), light))
+    _weather(rng, canvas, 0.10)
+    return _pyramid(canvas, sink=0.05, bulge=0.2)
+
+
+def shed(rng: np.random.Generator, light: Light) -> Sprite:
+    """A hut of boards with a pitched roof."""
+    height = 288
+    wide = float(rng.uniform(1.3, 2.0))
+    canvas = _canvas(height, int(height * wide))
+    rows, cols = canvas.shape[:2]
+    paint = (to_linear(126, 104, 86), to_linear(158, 152, 140), to_linear(122, 70, 58))
+    wall = paint[int(rng.integers(len(paint)))]
+    eaves, corner = int(rows * rng.uniform(0.38, 0.5)), int(cols * rng.uniform(0.28, 0.42))
+    ridge = int(rows * 0.04)
+    gable = np.array(
+        [(8, eaves), (corner // 2, ridge + 8), (corner, eaves), (corner, rows), (8, rows)]
+    )
+    front = np.array([(corner, eaves), (cols - 8, eaves), (cols - 8, rows), (corner, rows)])
+    roof = np.array(
+        [
+            (corner // 2, ridge),
+            (cols - corner // 2, ridge),
+            (cols - 1, eaves + 8),
+            (corner - 4, eaves + 8),
+        ]
+    )
+    cv2.fillConvexPoly(canvas, gable, _shade_face(wall, (-0.8, 0.0, 0.6), light))
+    cv2.fillConvexPoly(canvas, front, _shade_face(wall, (0.5, 0.0, 0.86), light))
+    for x in range(corner, cols - 8, 14):
+        canvas[eaves:, x : x + 2, :3] *= 0.6
+    door = (slice(int(rows * 0.58), rows), slice(int(cols * 0.6), int(cols * 0.74)))
+    canvas[door][..., :3] *= 0.3
+    tin = to_linear(128, 122, 118) * float(rng.uniform(0.6, 1.2))
+    cv2.fillConvexPoly(canvas, roof, _shade_face(tin, (0.4, 0.75, 0.53), light))
+    _weather(rng, canvas, 0.12)
+    return _pyramid(canvas, sink=0.02, bulge=0.1)

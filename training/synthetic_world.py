@@ -18,6 +18,7 @@ from training.synthetic_sprites import (
     FloatArray,
     Light,
     Sprite,
+    block,
     broadleaf_tree,
     bush,
     conifer_tree,
@@ -25,6 +26,7 @@ from training.synthetic_sprites import (
     log,
     post,
     rock,
+    shed,
     to_linear,
     tuft,
 )
@@ -51,9 +53,11 @@ class Material(enum.IntEnum):
     LOG = 15
     POST = 16
     DISTANT_WOOD = 17
+    STRUCTURE = 18
 
 
-# desert-10 has no class for water or turf: both are ground there, 'landscape'.
+# desert-10 has no class for water or turf: both are ground there, 'landscape'. It has none for
+# STRUCTURE either, which therefore stays unlabelled in it.
 MATERIAL_DESERT_10: dict[Material, str] = {
     Material.SKY: 'sky',
     Material.TRAIL_SMOOTH: 'landscape',
@@ -95,6 +99,7 @@ MATERIAL_YCOR_8: dict[Material, str] = {
     Material.LOG: 'obstacle',
     Material.POST: 'obstacle',
     Material.DISTANT_WOOD: 'high vegetation',
+    Material.STRUCTURE: 'obstacle',
 }
 
 BIOMES = ('woodland', 'autumn_woodland', 'meadow', 'farm_road', 'scrub', 'desert')
@@ -153,6 +158,7 @@ class DriveParameters:
     log_density: float
     flower_density: float
     posts: bool
+    structure_density: float
     petal_rgb: tuple[float, float, float]
 
     @classmethod
@@ -236,11 +242,12 @@ class DriveParameters:
             grass_rgb=pick(*green),
             dry_rgb=pick(*gold),
             leaf_rgb=pick(*(autumn_leaf if autumn else leaf)),
-            rock_density=float(rng.uniform(0.004, 0.05) if arid else rng.uniform(0.001, 0.02)),
+            rock_density=float(rng.uniform(0.01, 0.08) if arid else rng.uniform(0.003, 0.04)),
             rock_rgb=pick(*(red_earth if arid else stone)),
-            log_density=float(rng.uniform(0.0, 0.010)),
+            log_density=float(rng.uniform(0.0, 0.02)),
             flower_density=float(rng.uniform(0.0, 0.35) if not autumn else 0.02),
             posts=bool(rng.random() < (0.45 if biome == 'farm_road' else 0.15)),
+            structure_density=float(rng.uniform(0.0, 0.004 if biome == 'farm_road' else 0.0012)),
             petal_rgb=pick((232, 226, 214), (226, 190, 60), (176, 96, 168), (206, 80, 70)),
         )
 
@@ -270,7 +277,7 @@ def fractal_noise(
         total += weight * fine[: shape[0], : shape[1]]
         power += weight * weight * 0.55
         weight *= gain
-    return total / np.float32(math.sqrt(power))
+    return np.asarray(total / np.float32(math.sqrt(power)), np.float32)
 
 
 def _band_tile(
@@ -285,7 +292,7 @@ def _band_tile(
     )
     phase = np.exp(2j * math.pi * rng.random(band.shape))
     tile = np.fft.irfft2(band * phase * rng.rayleigh(1.0, band.shape), s=(size, size))
-    return (tile / tile.std()).astype(np.float32)
+    return np.asarray(tile / tile.std(), np.float32)
 
 
 def smoothstep(edge0: float, edge1: float, value: FloatArray) -> FloatArray:
@@ -649,7 +656,7 @@ class World:
                 bush(
                     rng,
                     light,
-                    (leaf if i % 2 else green_leaf) * float(rng.uniform(0.8, 1.2)),
+                    (leaf if i % 2 else green_leaf) * np.float32(rng.uniform(0.8, 1.2)),
                     bark * 0.7,
                     1.0,
                 )
@@ -679,7 +686,10 @@ class World:
             ]
         )
         logs = add([log(rng, light, bark * 1.1) for _ in range(3)])
-        posts = add([post(rng, light, to_linear(136, 124, 108)) for _ in range(2)])
+        posts = add([post(rng, light, to_linear(136, 124, 108), 0.11) for _ in range(2)])
+        poles = add([post(rng, light, to_linear(108, 98, 88), 0.035)])
+        blocks = add([block(rng, light) for _ in range(3)])
+        sheds = add([shed(rng, light) for _ in range(2)])
 
         columns: dict[str, list[npt.NDArray[np.float64]]] = {
             name: [] for name in ('x', 'y', 'h', 'sprite', 'material', 'tint', 'range')
@@ -757,8 +767,9 @@ class World:
             put(x[mask], y[mask], choice, height[mask], material, 160.0)
         # Rocks and logs: rare in real data sets, so common here, beside the trail and on it.
         x, y = scatter(p.rock_density, 1.0, x_end, 16.0)
+        y = np.where(rng.random(len(y)) < 0.5, self.trail_y(x) + 0.45 * y, y).astype(np.float32)
         edge = cover_at(x, y)[:, EDGE]
-        size = rng.gamma(2.0, 0.14, len(x)) + 0.10
+        size = rng.gamma(2.0, 0.20, len(x)) + 0.10
         keep = (edge > 0.15) | ((size < 0.45) & (edge > -0.8) & (rng.random(len(x)) < 0.5))
         put(x[keep], y[keep], rocks, size[keep], Material.ROCK, 90.0)
         # Stones on the trail: part of a rough trail, not obstacles.
@@ -776,7 +787,8 @@ class World:
             np.where(cover[:, ROUGH] > 0.0, int(Material.TRAIL_ROUGH), int(Material.TRAIL_SMOOTH)),
         )
         put(x, y, stones, size, material, 14.0, 0.35)
-        x, y = scatter(p.log_density, 2.0, x_end, 14.0)
+        x, y = scatter(p.log_density, 2.0, x_end, 10.0)
+        y = y + self.trail_y(x)
         keep = cover_at(x, y)[:, EDGE] > 0.9
         put(x[keep], y[keep], logs, rng.uniform(0.22, 0.5, int(keep.sum())), Material.LOG, 90.0)
         if p.posts:
@@ -785,6 +797,20 @@ class World:
             x = np.arange(2.0, x_end, gap, dtype=np.float32)
             y = self.trail_y(x) + np.float32(side * (p.trail_width_m * 0.5 + p.verge_m + 0.8))
             put(x, y, posts, rng.uniform(1.0, 1.3, len(x)), Material.POST, 120.0, 0.05)
+        x, y = scatter(p.structure_density, 6.0, x_end, 18.0)
+        y = y + self.trail_y(x)
+        keep = cover_at(x, y)[:, EDGE] > 1.2
+        x, y = x[keep], y[keep]
+        for choice, share, heights in (
+            (blocks, 0.55, (0.5, 1.1)),
+            (poles, 0.25, (5.0, 8.0)),
+            (sheds, 0.2, (2.4, 3.4)),
+        ):
+            kind = rng.random(len(x)) < share
+            kind &= (cover_at(x, y)[:, EDGE] > 4.0) | (choice is not sheds)
+            height = rng.uniform(*heights, int(kind.sum()))
+            put(x[kind], y[kind], choice, height, Material.STRUCTURE, 160.0, 0.08)
+            x, y = x[~kind], y[~kind]
         # Tufts and flowers, only near the drive: farther off the ground's own plants do.
         x, y = scatter(1.1, -2.0, self.DRIVE_M + 24.0, 14.0)
         y = y + self.trail_y(x)
@@ -888,8 +914,8 @@ class World:
             np.maximum(window, cast, out=window)
         blurred = cv2.GaussianBlur(shade, (0, 0), 0.8).astype(np.float32) * np.float32(1 / 255)
         sunlit = (1.0 - 0.93 * blurred) * self._facing
-        openness = 1.0 - 0.55 * np.clip(cv2.GaussianBlur(closed, (0, 0), 3.0), 0, 1)
-        openness = cv2.resize(openness, (cols, rows), interpolation=cv2.INTER_LINEAR)
+        covered = cv2.resize(cv2.GaussianBlur(closed, (0, 0), 3.0), (cols, rows))
+        openness = 1.0 - 0.55 * np.clip(covered, 0.0, 1.0)
         self.surface = np.ascontiguousarray(
             np.stack([self._dry, self._litter, sunlit, openness], -1), np.float32
         )
@@ -1026,11 +1052,14 @@ class World:
         flat = 1.0 / (up + 0.09)
         cx = np.cos(azimuth) * flat * 95.0 + 1500.0
         cy = np.sin(azimuth) * flat * 95.0 + 1500.0
-        cloud = cv2.remap(
-            density,
-            np.mod(cx, 1023.0).astype(np.float32),
-            np.mod(cy, 1023.0).astype(np.float32),
-            cv2.INTER_LINEAR,
+        cloud = np.asarray(
+            cv2.remap(
+                density,
+                np.mod(cx, 1023.0).astype(np.float32),
+                np.mod(cy, 1023.0).astype(np.float32),
+                cv2.INTER_LINEAR,
+            ),
+            np.float32,
         )
         threshold = 1.1 - 2.2 * max(p.cloud_cover, p.overcast)
         cover = smoothstep(threshold - 0.1, threshold + 0.9, cloud)
