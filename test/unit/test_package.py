@@ -1,0 +1,184 @@
+"""What the package says of itself: package.xml, setup.py, constraints.txt and the documents."""
+
+import ast
+from importlib.metadata import PathDistribution
+from pathlib import Path
+import re
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+from catkin_pkg.package import parse_package
+import pytest
+
+import desertmind_seg
+from desertmind_seg import parameters
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Import name -> name on PyPI, where the two differ.
+PYPI_NAMES = {'cv2': 'opencv-python-headless', 'google': 'protobuf', 'yaml': 'pyyaml'}
+# rosdep key -> name on PyPI.
+FROM_APT = {
+    'python3-jinja2': 'jinja2',
+    'python3-matplotlib': 'matplotlib',
+    'python3-numpy': 'numpy',
+    'python3-opencv': 'opencv-python-headless',
+    'python3-tqdm': 'tqdm',
+    'python3-yaml': 'pyyaml',
+}
+# Imported by us, but always installed by another that we import too.
+COME_ALONG = {'apsw': 'rosbags', 'markupsafe': 'jinja2', 'protobuf': 'onnx'}
+# PyPI's ROS 2 lacks these; the runtime works without.
+ONLY_APT_HAS = {'launch', 'launch_ros', 'vision_msgs'}
+
+
+def normalized(requirement: str) -> str:
+    """Reduce a requirement to the package's name: 'Ros_rclpy[fastrtps]>=1' to 'ros-rclpy'."""
+    name = re.match(r'[\w.-]+', requirement)
+    assert name, requirement
+    return re.sub(r'[-_.]+', '-', name[0]).lower()
+
+
+def required(distribution: PathDistribution, extra: str | None = None) -> set[str]:
+    """List what the package requires, for itself or for one of its extras."""
+    marker = f'extra == "{extra}"'
+    return {
+        normalized(line)
+        for line in distribution.requires or ()
+        if (marker in line if extra else 'extra ==' not in line)
+    }
+
+
+@pytest.fixture(scope='module')
+def distribution(tmp_path_factory: pytest.TempPathFactory) -> PathDistribution:
+    """Read the metadata that setup.py gives."""
+    folder = tmp_path_factory.mktemp('metadata')
+    command = [sys.executable, 'setup.py', '--quiet', 'egg_info', '--egg-base', str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    return PathDistribution(folder / 'desertmind_seg.egg-info')
+
+
+@pytest.fixture(scope='module')
+def package_xml() -> ElementTree.Element:
+    return ElementTree.parse(ROOT / 'package.xml').getroot()
+
+
+@pytest.fixture(scope='module')
+def imported() -> set[str]:
+    """Names of the packages that runtime and launch files import, less Python's and our own."""
+    files = [*(ROOT / 'desertmind_seg').glob('*.py'), *(ROOT / 'launch').glob('*.py')]
+    nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text()))]
+    names = {
+        *(alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names),
+        *(node.module or '' for node in nodes if isinstance(node, ast.ImportFrom)),
+    }
+    packages = {name.split('.')[0] for name in names}
+    return packages - sys.stdlib_module_names - {'desertmind_seg', ''}
+
+
+@pytest.fixture(scope='module')
+def readme() -> str:
+    return (ROOT / 'README.md').read_text()
+
+
+def test_one_version_everywhere(
+    distribution: PathDistribution, package_xml: ElementTree.Element
+) -> None:
+    version = package_xml.findtext('version')
+
+    assert distribution.version == desertmind_seg.__version__ == version
+    assert f'\n{version} (' in (ROOT / 'CHANGELOG.rst').read_text()
+
+
+def test_package_xml_is_valid() -> None:
+    warnings: list[str] = []
+
+    package = parse_package(str(ROOT), warnings=warnings)
+
+    assert not warnings
+    assert package.package_format == 3
+    assert package.get_build_type() == 'ament_python'
+
+
+def test_package_xml_names_what_is_imported(
+    package_xml: ElementTree.Element, imported: set[str]
+) -> None:
+    depends = {element.text or '' for element in package_xml.iter('exec_depend')}
+    ros_packages = {name for name in depends if not name.startswith('python3-')}
+
+    assert ros_packages == {
+        name
+        for name in imported
+        if name.endswith(('_msgs', '_interfaces')) or name in {'rclpy', 'launch', 'launch_ros'}
+    }
+
+
+def test_requirements_are_what_is_imported(
+    distribution: PathDistribution, package_xml: ElementTree.Element, imported: set[str]
+) -> None:
+    ros_packages = {element.text for element in package_xml.iter('exec_depend')}
+    pypi_names = {PYPI_NAMES.get(name, name) for name in imported - ros_packages}
+
+    assert required(distribution) == pypi_names
+
+
+def test_ros_extra_holds_what_package_xml_names(
+    distribution: PathDistribution, package_xml: ElementTree.Element
+) -> None:
+    names = {element.text or '' for element in package_xml.iter('exec_depend')}
+    ros_packages = {name for name in names - ONLY_APT_HAS if not name.startswith('python3-')}
+
+    assert {normalized(f'ros-{name}') for name in ros_packages} <= required(distribution, 'ros')
+
+
+def test_apt_and_the_readme_bring_every_requirement_to_a_vehicle(
+    distribution: PathDistribution, package_xml: ElementTree.Element, readme: str
+) -> None:
+    names = {element.text or '' for element in package_xml.iter('exec_depend')}
+    from_apt = {FROM_APT[name] for name in names if name.startswith('python3-')}
+    line = re.search(r'pip install -c src/desertmind_seg/constraints.txt (.+)', readme)
+    assert line
+    from_pypi = set(line[1].split())
+
+    come_along = {name for name, other in COME_ALONG.items() if other in from_pypi | from_apt}
+    assert from_apt | from_pypi | come_along == required(distribution)
+
+
+def test_every_requirement_is_pinned(distribution: PathDistribution) -> None:
+    lines = (ROOT / 'constraints.txt').read_text().splitlines()
+    pins = [line for line in lines if not line.startswith('#')]
+
+    assert all(re.fullmatch(r'[\w.-]+==[\w.]+( ; .+)?', line) for line in pins)
+    assert {normalized(line) for line in distribution.requires or ()} <= {
+        normalized(pin) for pin in pins
+    }
+
+
+def test_runtime_requires_no_torch(distribution: PathDistribution) -> None:
+    torch = {'torch', 'torchvision', 'lightning', 'timm', 'segmentation-models-pytorch'}
+
+    assert not required(distribution) & torch
+    assert torch <= required(distribution, 'train')
+
+
+def test_every_console_script_has_its_main(distribution: PathDistribution) -> None:
+    scripts = [entry for entry in distribution.entry_points if entry.group == 'console_scripts']
+
+    assert len(scripts) == 5
+    for script in scripts:
+        tree = ast.parse((ROOT / 'desertmind_seg' / f'{script.name}.py').read_text())
+        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert script.value == f'desertmind_seg.{script.name}:main'
+        assert 'main' in functions
+
+
+def test_readme_has_the_parameter_table_of_the_code(readme: str) -> None:
+    assert parameters.markdown_table() in readme
+
+
+def test_readme_links_lead_somewhere(readme: str) -> None:
+    links = re.findall(r'\]\((?!http)([^)#]+)', readme)
+
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
