@@ -194,7 +194,11 @@ def segment_bag(bag: Bag, topic: str, segmenter: Segmenter, writer: BagWriter) -
         LABEL_INFO_TOPIC, bag.start_ns, ontology.names, segmenter.confidence_threshold
     )
     for raw in tqdm(
-        bag.messages(topic), total=bag.topics[topic].count, desc='segmenting', unit='frame'
+        bag.messages(topic),
+        total=bag.topics[topic].count,
+        desc='segmenting',
+        unit='frame',
+        disable=None,
     ):
         run.frames_in += 1
         stamp = None
@@ -233,7 +237,9 @@ def score_masks(bag: Bag, label_topic: str, masks: Bag, ontology: Ontology) -> L
     matrix = ConfusionMatrix(ontology)
     frame_miou: dict[int, float] = {}
     pairs = pair_by_stamp((bag, label_topic), (masks, MASK_TOPIC))
-    for stamp, label_message, mask_message in tqdm(pairs, desc='scoring', unit='frame'):
+    for stamp, label_message, mask_message in tqdm(
+        pairs, desc='scoring', unit='frame', disable=None
+    ):
         frame = ConfusionMatrix(ontology)
         try:
             frame.add(

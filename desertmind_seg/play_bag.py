@@ -352,7 +352,7 @@ def _play(bag: Bag, options: argparse.Namespace, stop: threading.Event) -> int:
             'the subscriber first, compare ROS_DOMAIN_ID, and look at `ros2 topic info`.'
         )
     total = None if options.loop else player.num_messages
-    with tqdm(total=total, desc='playing', unit='message', mininterval=0.5) as bar:
+    with tqdm(total=total, desc='playing', unit='message', disable=None) as bar:
         statistics = player.play(stop, loop=options.loop, before_publish=lambda _: bar.update())
     for name in player.played_topics:
         failed = statistics.failed[name]

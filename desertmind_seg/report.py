@@ -60,7 +60,6 @@ _DISTRIBUTIONS = (
     'opencv-python-headless',
     'opencv-python',
     'rosbags',
-    'ros-rclpy',
     'rclpy',
     'ros-fastdds',
     'torch',

@@ -1,0 +1,211 @@
+"""replay_bag end to end: the node in its own process, the bag over DDS, the results on disk."""
+
+import json
+import os
+from pathlib import Path
+import re
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from tiny_bag import COMPRESSED_TOPIC, IMAGE_TOPIC, LABEL_TOPIC, TinyDrive, write_drive
+
+from desertmind_seg.bags import CONFIDENCE_TOPIC, MASK_TOPIC, Bag, stamp_ns
+from desertmind_seg.evaluate_bag import main as evaluate_bag
+
+RESULTS = ['masks', 'metrics.json', 'node.log', 'overlay.png', 'overlay.webm', 'report.html']
+
+
+def start_replay(bag: Path, bundle: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+    arguments = [str(bag), '--bundle', str(bundle), '--out', str(out), *more]
+    if '--image' not in more:
+        arguments += ['--image', IMAGE_TOPIC]
+    # The domain of this test session, which no other session on this machine uses.
+    arguments += ['--domain', os.environ['ROS_DOMAIN_ID']]
+    return subprocess.Popen(
+        [sys.executable, '-m', 'desertmind_seg.replay_bag', *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def replay(bag: Path, bundle: Path, out: Path, *more: str) -> tuple[int, str, str]:
+    process = start_replay(bag, bundle, out, *more)
+    printed, complained = process.communicate(timeout=120)
+    return process.returncode, printed, complained
+
+
+def read_metrics(out: Path) -> dict[str, Any]:
+    metrics: dict[str, Any] = json.loads((out / 'metrics.json').read_text())
+    return metrics
+
+
+def images_by_stamp(path: Path, topic: str) -> dict[int, tuple[int, str, str, bytes, int]]:
+    """Stamp -> log time, frame id, encoding, pixels and width of every image of a topic."""
+    with Bag(path) as bag:
+        found = {}
+        for raw in bag.messages(topic):
+            image = bag.deserialize(raw)
+            assert image.step == image.width
+            found[stamp_ns(image)] = (
+                raw.log_time_ns,
+                image.header.frame_id,
+                image.encoding,
+                image.data.tobytes(),
+                image.width,
+            )
+        return found
+
+
+def assert_masks_equal_those_of_evaluate_bag(
+    bag: Path, bundle: Path, out: Path, topic: str
+) -> int:
+    """Compare bit for bit; return the number of frames compared."""
+    arguments = [str(bag), '--image', topic, '--bundle', str(bundle)]
+    assert evaluate_bag([*arguments, '--out', str(out / 'evaluated')]) == 0
+    for output in (MASK_TOPIC, CONFIDENCE_TOPIC):
+        from_node = images_by_stamp(out / 'masks', output)
+        from_file = images_by_stamp(out / 'evaluated' / 'masks', output)
+        assert from_node
+        for stamp, image in from_node.items():
+            assert image == from_file[stamp]
+    return len(from_node)
+
+
+@pytest.mark.parametrize('topic', [IMAGE_TOPIC, COMPRESSED_TOPIC])
+def test_drive_through_the_node(tmp_path: Path, tiny_bundle: Path, topic: str) -> None:
+    drive = TinyDrive(num_frames=15, size_hw=(131, 217), padding=9, label_every=2)
+    bag = write_drive(tmp_path / 'drive', drive)
+    out = tmp_path / 'out'
+    code, printed, complained = replay(
+        bag, tiny_bundle, out, '--image', topic, '--labels', LABEL_TOPIC
+    )
+    assert code == 0, complained
+    assert sorted(entry.name for entry in out.iterdir()) == RESULTS
+
+    metrics = read_metrics(out)
+    frames = metrics['frames']
+    assert frames['in'] == 15
+    assert frames['out'] == frames['in'] - frames['dropped'] >= 10
+    assert frames['without_confidence'] == 0
+    latency = metrics['latency_ms']['publish_to_mask']
+    assert latency['count'] == frames['out']
+    assert 0.0 < latency['p50'] <= latency['p95'] <= latency['p99'] <= latency['max']
+    assert metrics['command'] == 'replay_bag'
+    assert metrics['node']['exit_status'] == 0
+    inference = metrics['node']['diagnostics']['segmentation: Inference']['values']
+    assert int(inference['published']) == frames['out']
+    assert metrics['engine']['backend'] == 'onnxruntime-cpu'
+    assert metrics['labels']['matched'] >= 5
+    assert metrics['segmentation']['miou_present'] > 0.5
+
+    assert f'15 frames in, {frames["out"]} masks out' in printed
+    for name in ('report.html', 'overlay.png', 'metrics.json', 'overlay.webm'):
+        assert str(out / name) in printed
+
+    report = (out / 'report.html').read_text()
+    links = re.findall(r'(?:src|href)="([^"]*)"', report)
+    assert 'overlay.webm' in links
+    assert all(link.startswith(('data:', '#')) for link in links if link != 'overlay.webm')
+    assert cv2.imread(str(out / 'overlay.png')).shape[1] > 3 * 400
+
+    video = cv2.VideoCapture(str(out / 'overlay.webm'))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == pytest.approx(frames['out'], abs=1)
+    found, picture = video.read()
+    assert found
+    left, right = picture[:, :480], picture[:, 480:960]
+    assert float(np.abs(left.astype(float) - right).mean()) < 40.0  # frame and overlay agree
+
+    assert assert_masks_equal_those_of_evaluate_bag(bag, tiny_bundle, out, topic) == frames['out']
+
+
+def test_results_of_an_earlier_run_are_replaced(tmp_path: Path, tiny_bundle: Path) -> None:
+    bag = write_drive(tmp_path / 'drive', TinyDrive(num_frames=4))
+    out = tmp_path / 'out'
+    out.mkdir()
+    (out / 'report.html').write_text('old')
+    (out / 'overlay.webm').write_text('old')
+    (out / 'notes.txt').write_text('keep me')
+    code, printed, complained = replay(bag, tiny_bundle, out, '--no-video', '--rate', '4')
+    assert code == 0, complained
+    assert 'Video' not in printed
+    assert (out / 'report.html').read_text() != 'old'
+    # What this run did not make does not lie beside what it made.
+    assert not (out / 'overlay.webm').exists()
+    assert (out / 'notes.txt').read_text() == 'keep me'
+    assert read_metrics(out)['play']['rate'] == 4.0
+    assert read_metrics(out)['segmentation'] is None
+
+
+def test_node_that_cannot_start_is_shown(tmp_path: Path, tiny_bundle: Path) -> None:
+    bag = write_drive(tmp_path / 'drive', TinyDrive(num_frames=3))
+    out = tmp_path / 'out'
+    code, _, complained = replay(bag, tiny_bundle, out, '--backend', 'abacus')
+    assert code == 2
+    assert 'The node ended with status 1 before it was ready; it printed:' in complained
+    assert "no backend 'abacus'" in complained
+    assert list(out.iterdir()) == []
+
+
+def test_no_mask_is_an_error_with_a_diagnosis(tmp_path: Path, tiny_bundle: Path) -> None:
+    broken = {index: {'encoding': 'yuv9'} for index in range(3)}
+    bag = write_drive(tmp_path / 'drive', TinyDrive(num_frames=3, broken=broken))
+    out = tmp_path / 'out'
+    code, _, complained = replay(bag, tiny_bundle, out)
+    assert code == 2
+    assert 'No mask came back for 3 frames. The node still runs.' in complained
+    assert 'segmentation: Input: ' in complained
+    assert 'yuv9' in complained
+    assert list(out.iterdir()) == []
+
+
+def test_interrupt_stops_the_node_and_leaves_nothing(tmp_path: Path, tiny_bundle: Path) -> None:
+    bag = write_drive(tmp_path / 'drive', TinyDrive(num_frames=600))
+    out = tmp_path / 'out'
+    process = start_replay(bag, tiny_bundle, out, '--no-video')
+    deadline = time.monotonic() + 60.0
+    while not (logs := list(out.glob('.partial-*/new/node.log'))) or not logs[0].stat().st_size:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, complained = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert 'Interrupted' in complained
+    assert list(out.iterdir()) == []
+
+
+def test_bad_arguments_exit_two(tmp_path: Path, tiny_bundle: Path) -> None:
+    bag = write_drive(tmp_path / 'drive', TinyDrive(num_frames=2))
+    out = tmp_path / 'out'
+    code, _, complained = replay(bag, tiny_bundle, out, '--image', '/nothing')
+    assert code == 2
+    assert f'its image topics: {IMAGE_TOPIC}' in complained
+    code, _, complained = replay(tmp_path / 'none', tiny_bundle, out)
+    assert code == 2
+    assert 'does not exist' in complained
+    code, _, complained = replay(bag, tmp_path / 'none.onnx', out)
+    assert code == 2
+    assert 'none.onnx' in complained
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    'topic', ['/camera/color/image_raw', '/camera/color/image_raw/compressed']
+)
+def test_real_drive_through_the_node(
+    tmp_path: Path, tiny_bundle: Path, shared_data_dir: Path, topic: str
+) -> None:
+    bag = shared_data_dir / 'bags' / 'orfd_rgbd'
+    out = tmp_path / 'out'
+    code, _, complained = replay(bag, tiny_bundle, out, '--image', topic)
+    assert code == 0, complained
+    metrics = read_metrics(out)
+    assert metrics['frames']['in'] == 6
+    assert assert_masks_equal_those_of_evaluate_bag(bag, tiny_bundle, out, topic) >= 4
