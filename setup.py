@@ -43,11 +43,13 @@ setup(
     install_requires=[
         'apsw',
         'jinja2',
+        'markupsafe',
         'matplotlib',
         'numpy',
         'onnx',
         'onnxruntime',
         'opencv-python-headless',
+        'protobuf',
         'pydantic>=2',
         'pyyaml',
         'rosbags>=0.11',
@@ -57,7 +59,6 @@ setup(
         # ROS 2 Kilted as wheels, for machines without apt's ROS 2. Never both on one path.
         'ros': [
             'ros-ament-index-python',
-            'ros-builtin-interfaces',
             'ros-diagnostic-msgs',
             'ros-geometry-msgs',
             'ros-lifecycle-msgs',
