@@ -1,7 +1,5 @@
 """Joint augmentation of image and mask with torchvision.transforms.v2."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torchvision import tv_tensors

@@ -1,7 +1,5 @@
 """Checkpoints: weights together with everything that says where they came from."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 import json
@@ -10,12 +8,12 @@ from pathlib import Path
 import pickle
 import platform
 import subprocess
-import tempfile
 from typing import Any
 
 import torch
 
 from desertmind_seg.ontology import Ontology
+from desertmind_seg.share import whole_file
 from training.model import SegmentationNetwork
 from training.recipe import Recipe, parse_recipe
 
@@ -60,13 +58,8 @@ class Checkpoint:
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write the file whole or not at all: an older one survives a full disk or a kill."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
-    os.close(handle)
-    try:
+    with whole_file(path) as temporary:
         torch.save(asdict(checkpoint), temporary)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -77,20 +70,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: the file is not one of ours.
     """
     if not path.is_file():
-        msg = (
+        raise FileNotFoundError(
             f'No checkpoint at {str(path)!r}; python -m training.train RECIPE --out DIR writes one'
         )
-        raise FileNotFoundError(msg)
     try:
         tree = torch.load(path, map_location='cpu', weights_only=True)
     except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as err:
-        msg = f'{path}: not a readable checkpoint ({type(err).__name__}: {err})'
-        raise CheckpointError(msg) from err
+        raise CheckpointError(
+            f'{path}: not a readable checkpoint ({type(err).__name__}: {err})'
+        ) from err
     try:
         return Checkpoint(**tree)
     except TypeError as err:
-        msg = f'{path}: not a checkpoint of training.train ({err})'
-        raise CheckpointError(msg) from err
+        raise CheckpointError(f'{path}: not a checkpoint of training.train ({err})') from err
 
 
 def git_hash() -> str:

@@ -1,7 +1,5 @@
 """Labelled frames: readers for YCOR and the synthetic drive, and splits by blocks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 import hashlib
@@ -43,8 +41,9 @@ class LabelledFrame:
         """Return the image as RGB uint8 (H, W, 3)."""
         bgr = cv2.imread(str(self.image), cv2.IMREAD_COLOR)
         if bgr is None:
-            msg = f'{self.image}: cannot be read as an image; restore the file or drop the frame'
-            raise DatasetError(msg)
+            raise DatasetError(
+                f'{self.image}: cannot be read as an image; restore the file or drop the frame'
+            )
         return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
 
     def read_labels(self, ontology: Ontology) -> npt.NDArray[np.uint8]:
@@ -54,11 +53,10 @@ class LabelledFrame:
             return ontology.from_raw(raw, str(self.labels))
         beyond = (raw >= ontology.num_classes) & (raw != UNLABELED)
         if beyond.any():
-            msg = (
+            raise DatasetError(
                 f'{self.labels}: ids {np.unique(raw[beyond]).tolist()} in {int(beyond.sum())} '
                 f'pixels, expected 0..{ontology.num_classes - 1} of {ontology.name} or 255'
             )
-            raise DatasetError(msg)
         return raw
 
 
@@ -69,12 +67,14 @@ def _read_palette_indices(path: Path) -> npt.NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             if image.mode not in {'P', 'L'}:
-                msg = f'{path}: mode {image.mode!r}, expected an 8-bit palette or grey PNG'
-                raise DatasetError(msg)
+                raise DatasetError(
+                    f'{path}: mode {image.mode!r}, expected an 8-bit palette or grey PNG'
+                )
             return np.asarray(image)
     except (FileNotFoundError, UnidentifiedImageError) as err:
-        msg = f'{path}: cannot be read as labels ({err}); restore the file or drop the frame'
-        raise DatasetError(msg) from err
+        raise DatasetError(
+            f'{path}: cannot be read as labels ({err}); restore the file or drop the frame'
+        ) from err
 
 
 def _ycor_frames(root: Path, block_frames: int) -> list[LabelledFrame]:
@@ -130,8 +130,9 @@ def list_frames(
             'ycor': 'train/iid*/rgb.jpg and labels.png',
             'synthetic': '<drive>/drive.json (python -m training.synthetic --folder writes them)',
         }[section.dataset]
-        msg = f'{root}: no {section.dataset} frames, expected {layout}; check data root'
-        raise DatasetError(msg)
+        raise DatasetError(
+            f'{root}: no {section.dataset} frames, expected {layout}; check data root'
+        )
     if section.split == 'all':
         return frames
     validates = section.split == 'val'
@@ -166,11 +167,10 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         frame = self.frames[index]
         rgb, labels = frame.read_rgb(), frame.read_labels(self.ontology)
         if rgb.shape[:2] != labels.shape:
-            msg = (
+            raise DatasetError(
                 f'{frame.image}: image is {rgb.shape[:2]} but its labels are {labels.shape} '
                 f'(H, W); they must be equal'
             )
-            raise DatasetError(msg)
         image = tv_tensors.Image(torch.from_numpy(rgb).permute(2, 0, 1))  # (3, H, W)
         mask = tv_tensors.Mask(torch.from_numpy(labels.copy())[None])  # (1, H, W)
         image, mask = self.transform(image, mask)

@@ -7,8 +7,6 @@ Examples:
       --root out/drives --split all --out out/scores
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 import json
@@ -26,6 +24,7 @@ from desertmind_seg.bundle import BundleError, read_bundle
 from desertmind_seg.engine import EngineError, load_engine
 from desertmind_seg.metrics import ConfusionMatrix
 from desertmind_seg.ontology import UNLABELED, Ontology
+from desertmind_seg.share import whole_file
 from training.checkpoint import CheckpointError, environment, git_hash, load_checkpoint
 from training.datasets import DatasetError, LabelledFrame, data_hash, list_frames
 from training.model import VehicleGraph
@@ -236,11 +235,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     target = arguments.out / 'metrics.json'
-    temporary = target.with_suffix('.json.part')
-    temporary.write_text(json.dumps(report, indent=2) + '\n', encoding='utf-8')
-    temporary.replace(target)
+    with whole_file(target) as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + '\n', encoding='utf-8')
     print_scores(scores)
-    print(f'{target}')
+    print(target)
     return 0
 
 

@@ -7,8 +7,6 @@ Examples:
       --network-size 480x832 --out out/ycor8_rgb_large.onnx
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,8 +65,7 @@ def to_onnx(graph: VehicleGraph) -> onnx.ModelProto:
         verbose=False,
     )
     if program is None:
-        msg = 'torch.onnx.export returned no program; its log above says why'
-        raise ParityError(msg)
+        raise ParityError('torch.onnx.export returned no program; its log above says why')
     return program.model_proto
 
 
@@ -160,19 +157,17 @@ def export(
         engine.close()
     agreement = figures['pixel_agreement']
     if agreement < MIN_PIXEL_AGREEMENT:
-        msg = (
+        raise ParityError(
             f'{agreement:.4%} of pixels agree with torch, expected at least '
             f'{MIN_PIXEL_AGREEMENT:.2%}; nothing was written to {str(out)!r}. Figures: {figures}'
         )
-        raise ParityError(msg)
     write_bundle(model, metadata.model_copy(update={'parity': figures}), out)
 
 
 def _size_hw(text: str) -> tuple[int, int]:
     height, separator, width = text.partition('x')
     if not (separator and height.isdigit() and width.isdigit()):
-        msg = f'{text!r} is not HEIGHTxWIDTH, e.g. 384x640'
-        raise argparse.ArgumentTypeError(msg)
+        raise argparse.ArgumentTypeError(f'{text!r} is not HEIGHTxWIDTH, e.g. 384x640')
     return int(height), int(width)
 
 

