@@ -439,7 +439,7 @@ def flower_clump(
 
 def rock(rng: np.random.Generator, light: Light, stone_rgb: FloatArray) -> Sprite:
     """A boulder: a random convex polytope, orthographically cast, with grain and moss."""
-    height = 160
+    height = 120
     wide = float(rng.uniform(1.1, 1.8))
     rows, cols = height * _SUPERSAMPLE, int(height * wide) * _SUPERSAMPLE
     v, u = np.mgrid[0:rows, 0:cols].astype(np.float32)

@@ -245,7 +245,7 @@ class DriveParameters:
             rock_density=float(rng.uniform(0.01, 0.08) if arid else rng.uniform(0.003, 0.04)),
             rock_rgb=pick(*(red_earth if arid else stone)),
             log_density=float(rng.uniform(0.0, 0.02)),
-            flower_density=float(rng.uniform(0.0, 0.35) if not autumn else 0.02),
+            flower_density=float(rng.uniform(0.0, 0.5) if not autumn else 0.02),
             posts=bool(rng.random() < (0.45 if biome == 'farm_road' else 0.15)),
             structure_density=float(rng.uniform(0.0, 0.004 if biome == 'farm_road' else 0.0012)),
             petal_rgb=pick((232, 226, 214), (226, 190, 60), (176, 96, 168), (206, 80, 70)),
@@ -267,17 +267,22 @@ def fractal_noise(
 
     Returns float32 of `shape` with about zero mean and unit variance.
     """
-    total = np.zeros(shape, np.float32)
+    total: FloatArray | None = None
     weight, power = 1.0, 0.0
     for wavelength in wavelengths_m:
+        # Each octave lives on its own grid; the coarser sum is stretched onto it.
         step = max(1.0, wavelength / 2.0 / cell_m)
-        coarse = rng.normal(size=(int(shape[0] / step) + 4, int(shape[1] / step) + 4))
-        size = (int(coarse.shape[1] * step), int(coarse.shape[0] * step))
-        fine = cv2.resize(coarse.astype(np.float32), size, interpolation=cv2.INTER_CUBIC)
-        total += weight * fine[: shape[0], : shape[1]]
+        rows, cols = (max(4, math.ceil(n / step) + 1) for n in shape)
+        octave = np.float32(weight) * rng.standard_normal((rows, cols), np.float32)
+        if total is not None:
+            octave += cv2.resize(total, (cols, rows), interpolation=cv2.INTER_CUBIC)
+        total = octave
         power += weight * weight * 0.55
         weight *= gain
-    return np.asarray(total / np.float32(math.sqrt(power)), np.float32)
+    if total is None:
+        raise ValueError('wavelengths_m is empty; expected at least one')
+    fine = cv2.resize(total, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(fine / np.float32(math.sqrt(power)), np.float32)
 
 
 def _band_tile(
@@ -770,7 +775,9 @@ class World:
         y = np.where(rng.random(len(y)) < 0.5, self.trail_y(x) + 0.45 * y, y).astype(np.float32)
         edge = cover_at(x, y)[:, EDGE]
         size = rng.gamma(2.0, 0.20, len(x)) + 0.10
-        keep = (edge > 0.15) | ((size < 0.45) & (edge > -0.8) & (rng.random(len(x)) < 0.5))
+        # On the trail only where the vehicle does not drive over them.
+        beside = np.abs(y - self.trail_y(x)) > 1.3
+        keep = (edge > 0.15) | (beside & (size < 0.45) & (edge > -0.9))
         put(x[keep], y[keep], rocks, size[keep], Material.ROCK, 90.0)
         # Stones on the trail: part of a rough trail, not obstacles.
         x, y = scatter(6.0, 0.0, self.DRIVE_M + 16.0, p.trail_width_m * 0.5 + 0.6)
