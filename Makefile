@@ -33,7 +33,8 @@ test: .venv/.test
 	.venv/bin/pytest $(PYTEST_ARGS)
 
 out/demo/sample_drive/metadata.yaml: $(wildcard training/synthetic*.py) | .venv/.runtime
-	.venv/bin/python -m training.synthetic --bag out/demo/sample_drive
+	.venv/bin/python -m training.synthetic --bag out/demo/sample_drive \
+	  --frames 60 --jobs 2 --force
 
 .venv/.runtime: .venv/.ros-$(ROS) setup.py package.xml constraints.txt
 	@echo 'Installing the runtime into .venv'
