@@ -225,7 +225,7 @@ def _shade_ground(
     sun_rgb, sky_rgb = world.light.sun_rgb, world.light.sky_rgb
 
     # Bare ground: trail, pebbles, fallen leaves.
-    grain = 1.0 + 0.12 * n0 + 0.07 * n1 + 0.05 * n2 + 0.05 * n3 + 0.07 * n4
+    grain = 1.0 + 0.12 * n0 + 0.07 * n1 + 0.04 * n2 + 0.03 * n3 + 0.06 * n4
     on_trail = 1.0 - smoothstep(-0.10, 0.10, edge)
     coarse = smoothstep(-0.35, 0.35, rough) * on_trail
     track = world.fine.sample(world.track, x, y)
@@ -313,7 +313,7 @@ def _draw_billboards(world: World, camera: Camera, buffers: Buffers) -> None:
     keep = (
         (z > _NEAREST_SPRITE_M)
         & (z < n.max_range_m)
-        & (size_px > 1.5)
+        & (size_px > 2.0)
         & (u > -half_wide)
         & (u < width + half_wide)
         & (v > -size_px * 0.5)
@@ -462,7 +462,6 @@ def render(world: World, camera: Camera) -> Buffers:
     buffers = Buffers(radiance, depth, material)
     _draw_billboards(world, camera, buffers)
     _fill_puddles(world, camera, rays, buffers)
-    # A far wood is scenery: no depth beyond the terrain's end, as for the sky.
     return buffers
 
 
@@ -494,4 +493,6 @@ def expose(world: World, radiance: FloatArray, rng: np.random.Generator) -> npt.
     # Filmic curve (Narkowicz 2015, ACES fit), then display gamma.
     toned = light * (2.51 * light + 0.03) / (light * (2.43 * light + 0.59) + 0.14)
     toned = np.power(np.clip(toned, 0.0, 1.0), np.float32(p.contrast / 2.2))
+    grey = cv2.cvtColor(toned, cv2.COLOR_RGB2GRAY)[..., None]
+    toned = grey + (toned - grey) * np.float32(p.saturation)
     return np.asarray(np.clip(toned * 255.0 + 0.5, 0, 255), np.uint8)

@@ -54,6 +54,7 @@ class Material(enum.IntEnum):
     POST = 16
     DISTANT_WOOD = 17
     STRUCTURE = 18
+    DISTANT_HILL = 19
 
 
 # desert-10 has no class for water or turf: both are ground there, 'landscape'. It has none for
@@ -77,9 +78,10 @@ MATERIAL_DESERT_10: dict[Material, str] = {
     Material.LOG: 'logs',
     Material.POST: 'logs',
     Material.DISTANT_WOOD: 'trees',
+    Material.DISTANT_HILL: 'landscape',
 }
 # As the annotators of YCOR use the classes: leaf-covered or bare ground beside the trail is rough
-# trail, a bush above about 1.3 m is high vegetation.
+# trail, a bush above about 1.3 m is high vegetation. No class fits a bare hill on the horizon.
 MATERIAL_YCOR_8: dict[Material, str] = {
     Material.SKY: 'sky',
     Material.TRAIL_SMOOTH: 'smooth trail',
@@ -122,6 +124,7 @@ class DriveParameters:
     noise: float
     softness_px: float
     contrast: float
+    saturation: float
     # Light
     sun_azimuth_rad: float  # 0 is ahead, positive to the left
     sun_elevation_rad: float
@@ -195,7 +198,8 @@ class DriveParameters:
             vignette=float(rng.uniform(0.1, 0.5)),
             noise=float(rng.uniform(0.5, 1.6)),
             softness_px=float(rng.uniform(0.35, 0.75)),
-            contrast=float(rng.uniform(0.9, 1.2)),
+            contrast=float(rng.uniform(0.9, 1.25)),
+            saturation=float(rng.uniform(0.65, 1.1)),
             sun_azimuth_rad=float(rng.uniform(-math.pi, math.pi)),
             sun_elevation_rad=math.radians(float(rng.uniform(16.0, 62.0))),
             overcast=float(np.clip(rng.uniform(-0.5, 1.0), 0.0, 1.0)),
@@ -738,6 +742,10 @@ class World:
         x, y = scatter(p.tree_density, -8.0, x_end, wide)
         edge = cover_at(x, y)[:, EDGE]
         keep = edge > p.treeline_m + rng.gamma(1.2, 1.5, len(x)) - 0.5
+        # Deep in a wood nothing is seen for the trees in front: 3400 billboards became 1500.
+        depth = np.maximum(edge - np.float32(p.treeline_m + 8.0), 0.0)
+        if p.tree_density > 0.05:
+            keep &= rng.random(len(x)) < np.exp(-depth / 9.0)
         x, y = x[keep], y[keep]
         put(x, y, trees, rng.uniform(6.0, 15.0, len(x)), Material.TREE, 400.0)
         far_density = min(0.006, 0.2 * p.tree_density)
@@ -753,6 +761,9 @@ class World:
             cover[:, PLANTS] + 0.6 * (cover[:, EDGE] > p.treeline_m)
             > rng.uniform(-0.4, 0.9, len(x))
         )
+        if p.tree_density > 0.05:
+            depth = np.maximum(cover[:, EDGE] - np.float32(p.treeline_m + 5.0), 0.0)
+            keep &= rng.random(len(x)) < np.exp(-depth / 7.0)
         x, y, cover = x[keep], y[keep], cover[keep]
         height = rng.gamma(4.0, 0.30, len(x)) + 0.3
         height *= np.where(
@@ -784,14 +795,12 @@ class World:
         y = y + self.trail_y(x)
         cover = cover_at(x, y)
         size = 0.025 + rng.gamma(1.3, 0.022, len(x))
-        bare = (cover[:, EDGE] < 0.4) & (cover[:, WATER] < -0.1)
+        bare = (cover[:, EDGE] < 0.02) & (cover[:, WATER] < -0.1)
         keep = bare & (cover[:, ROUGH] > rng.uniform(-0.6, 1.2, len(x)))
         keep |= bare & (size < 0.05) & (rng.random(len(x)) < 0.12)
         x, y, size, cover = x[keep], y[keep], size[keep], cover[keep]
         material = np.where(
-            cover[:, EDGE] > 0.0,
-            int(Material.LITTER),
-            np.where(cover[:, ROUGH] > 0.0, int(Material.TRAIL_ROUGH), int(Material.TRAIL_SMOOTH)),
+            cover[:, ROUGH] > 0.0, int(Material.TRAIL_ROUGH), int(Material.TRAIL_SMOOTH)
         )
         put(x, y, stones, size, material, 14.0, 0.35)
         x, y = scatter(p.log_density, 2.0, x_end, 10.0)
@@ -1083,7 +1092,8 @@ class World:
         # Ridges behind the terrain, farther ones paler.
         material = np.full((rows, cols), int(Material.SKY), np.uint8)
         wood = np.array(p.leaf_rgb, np.float32) * 0.5 + np.array(p.grass_rgb, np.float32) * 0.3
-        if p.biome in ('scrub', 'desert'):
+        bare = p.biome in ('scrub', 'desert')
+        if bare:
             wood = np.array(p.soil_rgb, np.float32) * 0.8 + np.array(p.dry_rgb, np.float32) * 0.1
         lit = wood * (0.35 * self.light.sun_rgb + 0.5 * self.light.sky_rgb)
         texture = fractal_noise(rng, (rows, cols), 1.0, (14.0, 6.0, 3.0), 0.8)
@@ -1096,7 +1106,7 @@ class World:
             tone = lit * (1.0 + 0.25 * texture[..., None])
             layer = tone * (1 - veil) + self.horizon_rgb * veil
             sky = np.where(covered[..., None], layer, sky)
-            material[covered] = int(Material.DISTANT_WOOD)
+            material[covered] = int(Material.DISTANT_HILL if bare else Material.DISTANT_WOOD)
         self.sky = np.ascontiguousarray(sky, np.float32)
         self.sky_material = material
 
