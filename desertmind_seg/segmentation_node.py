@@ -12,6 +12,7 @@ publishes. This file is wiring: what it decides with is in the modules that it i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 import functools
 import logging
 import os
@@ -138,6 +139,8 @@ class SegmentationNode(LifecycleNode):
         self._build_engine = build_engine
         self._segmenter: Segmenter | None = None
         self._failure = ''
+        self._incompatible_policy = ''
+        self._known_qos_problems: set[str] = set()
         self._state_label = 'unconfigured'
         self._slot = FrameSlot()
         self._stamp_clock = StampClock()
@@ -205,7 +208,7 @@ class SegmentationNode(LifecycleNode):
             message_type,
             topic,
             self._on_image,
-            IMAGE_QOS,
+            copy(IMAGE_QOS),
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos),
             qos_overriding_options=OVERRIDABLE,
         )
@@ -292,7 +295,7 @@ class SegmentationNode(LifecycleNode):
         return self.create_lifecycle_publisher(
             message_type,
             f'~/{name}',
-            qos,
+            copy(qos),  # rclpy writes the overrides of this topic into it
             event_callbacks=PublisherEventCallbacks(incompatible_qos=self._on_incompatible_qos),
             qos_overriding_options=OVERRIDABLE,
         )
@@ -449,11 +452,9 @@ class SegmentationNode(LifecycleNode):
         self._label_info.publish(message)
 
     def _on_incompatible_qos(self, event: Any) -> None:
-        # The event names a policy but no node, so the graph is asked; it may lag behind.
-        for sentence in self._qos_problems() or [
-            f'Incompatible QoS policy: {event.last_policy_kind}; see /diagnostics.'
-        ]:
-            self.get_logger().warning(sentence)
+        # The event names a policy but no node, and the graph lags behind it: the next diagnostics
+        # ask the graph.
+        self._incompatible_policy = str(event.last_policy_kind)
 
     def _qos_problems(self) -> list[str]:
         own, problems = self.get_fully_qualified_name(), []
@@ -470,7 +471,14 @@ class SegmentationNode(LifecycleNode):
                     qos_conflicts(topic, own, offered, _node_of(receiver), receiver.qos_profile)
                     for receiver in self.get_subscriptions_info_by_topic(topic)
                 ]
-        return [problem for problem in problems if problem]
+        problems = [problem for problem in problems if problem]
+        if self._incompatible_policy and not problems:
+            problems = [f'A peer offers or requests another QoS {self._incompatible_policy}.']
+        for problem in set(problems) - self._known_qos_problems:
+            self.get_logger().warning(problem)
+        self._known_qos_problems = set(problems)
+        self._incompatible_policy = ''
+        return problems
 
     def _input_problems(self) -> list[str]:
         problems = self._qos_problems()
@@ -495,7 +503,10 @@ class SegmentationNode(LifecycleNode):
             elif all(sender.topic_type != expected for sender in senders):
                 why = f'expected {expected}, but its publishers are {listed}.'
             else:
-                why = f'its publishers are {listed}. Do they send, and with the image profile?'
+                why = (
+                    f'its publishers are {listed}. Is the camera running, and was its driver '
+                    'started with the Fast DDS profile?'
+                )
             problems.append(f'No image for {silent_sec:.0f} s on {topic}: {why}')
             self.get_logger().warning(problems[-1], throttle_duration_sec=30.0)
         return problems
@@ -573,6 +584,8 @@ class _RosLogHandler(logging.Handler):
 
 
 def _node_of(endpoint: Any) -> str:
+    if endpoint.node_name == '_NODE_NAME_UNKNOWN_':
+        return 'a node not known yet'
     return f'{endpoint.node_namespace.rstrip("/")}/{endpoint.node_name}'
 
 

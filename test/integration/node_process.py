@@ -1,0 +1,324 @@
+"""The node as its own process, and the camera and consumers around it, for integration tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+import os
+from pathlib import Path
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from types import TracebackType
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState, GetState
+import numpy as np
+import numpy.typing as npt
+from rcl_interfaces.msg import Parameter, SetParametersResult
+from rcl_interfaces.srv import SetParameters
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter as RclpyParameter
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+ROOT = Path(__file__).resolve().parents[2]
+# Discovery can take 3 s, and the machine may be busy with other work.
+DEADLINE_SEC = 30.0
+NODE = '/segmentation'
+IMAGE_TOPIC = '/camera/color/image_raw'
+CAMERA_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+CONSUMER_QOS = QoSProfile(depth=50)
+LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+class NodeProcess:
+    """`python -m desertmind_seg.segmentation_node` with parameters, its log kept.
+
+    Args:
+        parameters: name -> value as it is written after `-p name:=`.
+        remap: input topic.
+        command: other Python arguments than the module, for a script that wraps the node.
+        environment: changes of the environment; None removes a variable.
+        ros_arguments: further arguments after --ros-args.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, object],
+        remap: str = IMAGE_TOPIC,
+        command: Sequence[str] = ('-m', 'desertmind_seg.segmentation_node'),
+        environment: Mapping[str, str | None] | None = None,
+        ros_arguments: Sequence[str] = (),
+    ) -> None:
+        arguments = [sys.executable, *command, '--ros-args', '-r', f'image:={remap}']
+        for name, value in parameters.items():
+            arguments += ['-p', f'{name}:={value}']
+        variables = {
+            **os.environ,
+            'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]),
+            'PYTHONUNBUFFERED': '1',
+            **(environment or {}),
+        }
+        self._log = tempfile.NamedTemporaryFile('w+', suffix='.log', prefix='segmentation_')  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [*arguments, *ros_arguments],
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            env={name: value for name, value in variables.items() if value is not None},
+        )
+
+    def __enter__(self) -> NodeProcess:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            try:
+                self._process.wait(DEADLINE_SEC)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if exc is not None:
+            sys.stderr.write(f'--- log of the node\n{self.log}')
+        self._log.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        return Path(self._log.name).read_text(encoding='utf-8', errors='replace')
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def wait(self, timeout_sec: float = DEADLINE_SEC) -> int:
+        """Wait for the end; returns the exit status."""
+        return self._process.wait(timeout_sec)
+
+    def wait_for_log(self, pattern: str, timeout_sec: float = DEADLINE_SEC) -> re.Match[str]:
+        """Wait until the log matches; fails when the process ends before."""
+        deadline = time.monotonic() + timeout_sec
+        while True:
+            ended = self._process.poll() is not None
+            match = re.search(pattern, self.log, re.DOTALL)
+            if match:
+                return match
+            if ended or time.monotonic() > deadline:
+                why = 'ended' if ended else f'for {timeout_sec} s'
+                raise AssertionError(f'no {pattern!r} in the log ({why}):\n{self.log}')
+            time.sleep(0.02)
+
+
+class Peer:
+    """A second ROS process: publishes frames and keeps what the node sends."""
+
+    def __init__(self) -> None:
+        self._context = Context()
+        rclpy.init(context=self._context)
+        self.node = Node('camera', context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._diagnostics: list[DiagnosticArray] | None = None
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self._context)
+
+    def spin(self, timeout_sec: float = 0.0) -> None:
+        """Handle what has arrived; waits for at most one message."""
+        self._executor.spin_once(timeout_sec=timeout_sec)
+
+    def wait_until(
+        self, condition: Callable[[], Any], what: str, timeout_sec: float = DEADLINE_SEC
+    ) -> Any:
+        """Spin until the condition is true and return its value."""
+        deadline = time.monotonic() + timeout_sec
+        while not (value := condition()):
+            assert time.monotonic() < deadline, f'not within {timeout_sec} s: {what}'
+            self.spin(0.05)
+        return value
+
+    def collect(
+        self, topic: str, message_type: type[Any] = Image, qos: QoSProfile = CONSUMER_QOS
+    ) -> list[Any]:
+        """Subscribe; the list grows while spinning."""
+        received: list[Any] = []
+        self.node.create_subscription(message_type, topic, received.append, qos)
+        return received
+
+    def camera(
+        self,
+        topic: str = IMAGE_TOPIC,
+        message_type: type[Any] = Image,
+        qos: QoSProfile = CAMERA_QOS,
+    ) -> Publisher[Any]:
+        """Make a publisher of frames."""
+        return self.node.create_publisher(message_type, topic, qos)
+
+    def wait_for_match(self, publisher: Publisher[Any], topics: Sequence[str] = ()) -> None:
+        """Wait until the node hears the camera, and we hear the node on `topics`."""
+        self.wait_until(publisher.get_subscription_count, 'the node subscribes to the camera')
+        for topic in topics:
+            self.wait_until(lambda topic=topic: self.node.count_publishers(topic), topic)
+        # The node's side of the match is what decides whether it computes an output.
+        self.wait_until(
+            lambda: (
+                {topic.rpartition('/')[2] for topic in topics}
+                <= set(self.diagnostic('Inference').get('outputs', '').split())
+            ),
+            f'the node sees the subscribers of {topics}',
+        )
+
+    def diagnostic(self, status: str) -> dict[str, str]:
+        """Return the values, level and message of the node's latest diagnostic; {} before it."""
+        if self._diagnostics is None:
+            self._diagnostics = self.collect('/diagnostics', DiagnosticArray)
+        for array in reversed(self._diagnostics):
+            for entry in array.status:
+                if entry.name == f'segmentation: {status}':
+                    values = {pair.key: pair.value for pair in entry.values}
+                    return {**values, 'level': str(entry.level[0]), 'message': entry.message}
+        return {}
+
+    def forget_diagnostics(self) -> None:
+        """Make `diagnostic` wait for news."""
+        if self._diagnostics is not None:
+            self._diagnostics.clear()
+
+    def wait_for_diagnostic(self, status: str, **expected: str) -> dict[str, str]:
+        """Wait for a new diagnostic whose values match the regular expressions."""
+        self.forget_diagnostics()
+
+        def matching() -> dict[str, str] | None:
+            values = self.diagnostic(status)
+            fits = values and all(
+                re.search(pattern, values.get(key, '')) for key, pattern in expected.items()
+            )
+            return values if fits else None
+
+        try:
+            found: dict[str, str] = self.wait_until(matching, f'{status} {expected}')
+        except AssertionError as err:
+            raise AssertionError(f'{err}; latest {self.diagnostic(status)}') from err
+        return found
+
+    def call(self, service_type: type[Any], name: str, request: Any) -> Any:
+        """Call a service and return its response."""
+        client = self.node.create_client(service_type, name)
+        self.wait_until(client.service_is_ready, f'service {name}')
+        future = client.call_async(request)
+        self.wait_until(future.done, f'response of {name}')
+        self.node.destroy_client(client)
+        return future.result()
+
+    def transition(self, transition_id: int) -> bool:
+        """Ask the node for a lifecycle transition; returns whether it succeeded."""
+        request = ChangeState.Request()
+        request.transition.id = transition_id
+        return bool(self.call(ChangeState, f'{NODE}/change_state', request).success)
+
+    def state(self) -> str:
+        """Return the label of the node's lifecycle state."""
+        return str(
+            self.call(GetState, f'{NODE}/get_state', GetState.Request()).current_state.label
+        )
+
+    def set_parameter(self, name: str, value: object) -> SetParametersResult:
+        """Set one parameter of the node, as `ros2 param set` does."""
+        message: Parameter = RclpyParameter(name, value=value).to_parameter_msg()
+        response = self.call(
+            SetParameters, f'{NODE}/set_parameters', SetParameters.Request(parameters=[message])
+        )
+        return response.results[0]
+
+
+def stamp_header(stamp_ns: int, frame_id: str = 'camera_color_optical_frame') -> Header:
+    """Build a header."""
+    header = Header(frame_id=frame_id)
+    header.stamp.sec, header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
+    return header
+
+
+def stamp_ns_of(message: Any) -> int:
+    """Return a message's stamp."""
+    return int(message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec)
+
+
+def image_of_rows(
+    rows: npt.NDArray[np.uint8],
+    encoding: str,
+    size_hw: tuple[int, int],
+    header: Header,
+    padding: int = 0,
+) -> Image:
+    """Build an Image from the bytes of its rows, each followed by `padding` bytes of 0xA5."""
+    padded = np.pad(rows, ((0, 0), (0, padding)), constant_values=0xA5)
+    message = Image(header=header, encoding=encoding, step=padded.shape[1])
+    message.height, message.width = size_hw
+    message.data.frombytes(padded.tobytes())
+    return message
+
+
+def rgb8(rgb: npt.NDArray[np.uint8], stamp_ns: int, padding: int = 0) -> Image:
+    """Build an rgb8 Image of a frame."""
+    height, width = rgb.shape[:2]
+    rows = rgb.reshape(height, 3 * width)
+    return image_of_rows(rows, 'rgb8', (height, width), stamp_header(stamp_ns), padding)
+
+
+def pixels_of(message: Image) -> npt.NDArray[np.uint8]:
+    """Return the pixels of an unpadded mono8 or rgb8 message."""
+    channels = {'mono8': 1, 'rgb8': 3}[message.encoding]
+    assert message.step == message.width * channels
+    pixels = np.frombuffer(message.data, np.uint8)
+    shape = (message.height, message.width) + ((3,) if channels == 3 else ())
+    return pixels.reshape(shape)
+
+
+def now_ns() -> int:
+    """Return the wall clock, which is the node's without sim time."""
+    return time.time_ns()
+
+
+def send_until_answered(
+    peer: Peer, camera: Publisher[Any], message: Image, masks: list[Image]
+) -> Image:
+    """Send a frame until its mask comes: a best-effort frame may be lost while peers discover."""
+    stamp_ns = stamp_ns_of(message)
+
+    def answer() -> Image | None:
+        return next((mask for mask in masks if stamp_ns_of(mask) == stamp_ns), None)
+
+    for _ in range(3):
+        camera.publish(message)
+        deadline = time.monotonic() + 10.0
+        while time.monotonic() < deadline:
+            if answer() is not None:
+                return answer()
+            peer.spin(0.05)
+    raise AssertionError(f'no mask for the frame of {stamp_ns}')

@@ -1,0 +1,50 @@
+"""For tests only: the node with an engine that is made slow on purpose.
+
+SLOW_ENGINE_MS in the environment is how long each frame takes in the engine.
+"""
+
+from collections.abc import Sequence
+import os
+import sys
+import time
+
+import numpy as np
+import numpy.typing as npt
+
+from desertmind_seg.bundle import Bundle
+from desertmind_seg.engine import Depth, Engine, Rgb, load_engine
+from desertmind_seg.segmentation_node import main
+
+
+class SlowEngine:
+    """Waits, without using the processor, until an inference has taken the given time."""
+
+    def __init__(self, engine: Engine, inference_ms: float) -> None:
+        self.bundle = engine.bundle
+        self.backend = f'slow-{engine.backend}'
+        self.device = engine.device
+        self._engine = engine
+        self._inference_ms = inference_ms
+
+    def infer(
+        self,
+        rgb: Rgb,
+        depth: Depth | None = None,
+        outputs: Sequence[str] = ('mask', 'confidence'),
+    ) -> dict[str, npt.NDArray[np.uint8]]:
+        end = time.perf_counter() + self._inference_ms / 1e3
+        arrays = self._engine.infer(rgb, depth, outputs)
+        time.sleep(max(0.0, end - time.perf_counter()))
+        return arrays
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def build_slow_engine(bundle: Bundle, backend: str, num_threads: int) -> Engine:
+    engine = load_engine(bundle, backend, num_threads)
+    return SlowEngine(engine, float(os.environ['SLOW_ENGINE_MS']))
+
+
+if __name__ == '__main__':
+    sys.exit(main(build_engine=build_slow_engine))

@@ -1,0 +1,389 @@
+"""The node's life: start, states, signals, time, overload; one process for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+import signal
+import time
+
+import cv2
+from lifecycle_msgs.msg import Transition
+from node_process import (
+    IMAGE_TOPIC,
+    NODE,
+    NodeProcess,
+    Peer,
+    now_ns,
+    pixels_of,
+    rgb8,
+    send_until_answered,
+    stamp_header,
+    stamp_ns_of,
+)
+import numpy as np
+import numpy.typing as npt
+import psutil
+import pytest
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CompressedImage
+
+from desertmind_seg.bundle import read_bundle
+from desertmind_seg.engine import OnnxRuntimeEngine
+from desertmind_seg.messages import decode_compressed_image
+from desertmind_seg.ontology import load_ontology
+from desertmind_seg.segmenter import Segmenter
+
+Rgb = npt.NDArray[np.uint8]
+
+# Frames are not dropped for their age unless a test is about that: the machine may be busy.
+ACTIVE = {'autostart': 'true', 'input.max_age_ms': 0}
+SLOW_NODE = (str(Path(__file__).with_name('slow_engine_node.py')),)
+MASK, CONFIDENCE = f'{NODE}/mask', f'{NODE}/confidence'
+MASK_QOS = QoSProfile(depth=1)
+
+
+@pytest.fixture(scope='module')
+def segmenter(tiny_bundle: Path) -> Segmenter:
+    """The pipeline that the node runs, in this process."""
+    return Segmenter(OnnxRuntimeEngine(read_bundle(tiny_bundle), 'cpu'))
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    with Peer() as peer:
+        yield peer
+
+
+def test_qos_override_and_mismatch_of_the_input(
+    tiny_bundle: Path, peer: Peer, asymmetric_rgb: Rgb
+) -> None:
+    camera = peer.camera()
+    parameters = {
+        **ACTIVE,
+        'model.bundle': tiny_bundle,
+        'input.timeout_sec': 0.5,
+        f'qos_overrides.{IMAGE_TOPIC}.subscription.reliability': 'reliable',
+        f'qos_overrides.{NODE}/mask.publisher.reliability': 'best_effort',
+    }
+    with NodeProcess(parameters) as process:
+        words = (
+            f'/segmentation requests reliability reliable on {IMAGE_TOPIC}, but /camera offers '
+            'best_effort: no message passes'
+        )
+        process.wait_for_log(words)
+        values = peer.wait_for_diagnostic('Input', level='1', message=words)
+        assert f'on {IMAGE_TOPIC}' in values['message']
+        peer.node.destroy_publisher(camera)
+        reliable = peer.camera(qos=QoSProfile(depth=1))
+        best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        masks = peer.collect(MASK, qos=best_effort)
+        peer.wait_for_match(reliable, [MASK])
+        send_until_answered(peer, reliable, rgb8(asymmetric_rgb, now_ns()), masks)
+        assert 'requests' not in peer.wait_for_diagnostic('Input', received='1')['message']
+        # An override is that of one topic.
+        (other,) = peer.node.get_publishers_info_by_topic(CONFIDENCE)
+        assert other.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+
+
+def test_silence_is_explained(tiny_bundle: Path, peer: Peer) -> None:
+    parameters = {**ACTIVE, 'model.bundle': tiny_bundle, 'input.timeout_sec': 0.5}
+    with NodeProcess(parameters) as process:
+        peer.wait_for_diagnostic(
+            'Input', level='1', message=f'No image for .* on {IMAGE_TOPIC}: it has no publisher'
+        )
+        process.wait_for_log('No image for .* it has no publisher. Remap image')
+        peer.camera(message_type=CompressedImage)
+        peer.wait_for_diagnostic(
+            'Input',
+            message='expected sensor_msgs/msg/Image, but its publishers are '
+            r'/camera \(sensor_msgs/msg/CompressedImage\)',
+        )
+
+
+def test_compressed_input(
+    tiny_bundle: Path, peer: Peer, segmenter: Segmenter, asymmetric_rgb: Rgb
+) -> None:
+    parameters = {
+        **ACTIVE,
+        'model.bundle': tiny_bundle,
+        'input.transport': 'compressed',
+    }
+    with NodeProcess(parameters):
+        masks = peer.collect(MASK)
+        camera = peer.camera(f'{IMAGE_TOPIC}/compressed', CompressedImage)
+        peer.wait_for_match(camera, [MASK])
+        for extension, message_format in (
+            ('.jpg', 'rgb8; jpeg compressed bgr8'),
+            ('.png', 'bgr8; png compressed bgr8'),
+            ('.jpg', 'jpeg'),
+        ):
+            _, encoded = cv2.imencode(extension, asymmetric_rgb[:, :, ::-1])
+            message = CompressedImage(header=stamp_header(now_ns()), format=message_format)
+            message.data.frombytes(encoded.tobytes())
+            mask = send_until_answered(peer, camera, message, masks)
+            assert mask.header == message.header
+            expected = segmenter.segment(decode_compressed_image(message), ()).mask
+            np.testing.assert_array_equal(pixels_of(mask), expected)
+        del message.data[len(message.data) // 2 :]
+        message.header = stamp_header(now_ns())
+        camera.publish(message)
+        peer.wait_for_diagnostic('Input', message='does not decode: it is truncated, corrupt')
+        values = peer.wait_for_diagnostic('Input', format='jpeg 131x97', dropped_bad_frame='1')
+        assert values['topic'] == f'{IMAGE_TOPIC}/compressed'
+
+
+def test_lifecycle_up_and_down_twice(tiny_bundle: Path, peer: Peer, asymmetric_rgb: Rgb) -> None:
+    camera = peer.camera()
+    with NodeProcess({'model.bundle': tiny_bundle}):
+        for _ in range(2):
+            assert peer.state() == 'unconfigured'
+            assert not peer.node.count_publishers(MASK)
+            assert peer.transition(Transition.TRANSITION_CONFIGURE)
+            assert peer.state() == 'inactive'
+            assert camera.get_subscription_count() == 0
+            assert peer.transition(Transition.TRANSITION_ACTIVATE)
+            masks = peer.collect(MASK)
+            peer.wait_for_match(camera, [MASK])
+            send_until_answered(peer, camera, rgb8(asymmetric_rgb, now_ns()), masks)
+            assert peer.transition(Transition.TRANSITION_DEACTIVATE)
+            peer.wait_until(lambda: not camera.get_subscription_count(), 'unsubscribed')
+            peer.wait_for_diagnostic('Engine', lifecycle='inactive', backend='onnxruntime-cpu')
+            assert peer.transition(Transition.TRANSITION_CLEANUP)
+            peer.wait_until(lambda: not peer.node.count_publishers(MASK), 'outputs are gone')
+            assert 'backend' not in peer.wait_for_diagnostic('Engine', lifecycle='unconfigured')
+        # What configure reads can be set now; a bundle that is missing leaves it unconfigured.
+        assert peer.set_parameter('model.bundle', '/nowhere.onnx').successful
+        assert not peer.transition(Transition.TRANSITION_CONFIGURE)
+        assert peer.state() == 'unconfigured'
+        peer.wait_for_diagnostic('Engine', level='2', message='/nowhere.onnx does not exist')
+        assert peer.set_parameter('model.bundle', str(tiny_bundle)).successful
+        assert peer.transition(Transition.TRANSITION_CONFIGURE)
+        assert peer.transition(Transition.TRANSITION_INACTIVE_SHUTDOWN)
+        assert peer.state() == 'finalized'
+
+
+@pytest.mark.parametrize('signals', ['INT', 'INT INT INT', 'TERM'])
+def test_signals_end_it_with_status_0_within_2_s(
+    tiny_bundle: Path, peer: Peer, asymmetric_rgb: Rgb, signals: str
+) -> None:
+    with NodeProcess({**ACTIVE, 'model.bundle': tiny_bundle}) as process:
+        masks = peer.collect(MASK)
+        camera = peer.camera()
+        peer.wait_for_match(camera, [MASK])
+        send_until_answered(peer, camera, rgb8(asymmetric_rgb, now_ns()), masks)
+        camera.publish(rgb8(asymmetric_rgb, now_ns()))
+        begin = time.monotonic()
+        for name in signals.split():
+            process.send(signal.Signals[f'SIG{name}'])
+        assert process.wait() == 0
+        assert time.monotonic() - begin < 2.0
+        assert 'Traceback' not in process.log
+
+
+def test_signal_during_a_long_inference(
+    tiny_bundle: Path, peer: Peer, asymmetric_rgb: Rgb
+) -> None:
+    with NodeProcess(
+        {**ACTIVE, 'model.bundle': tiny_bundle},
+        command=SLOW_NODE,
+        environment={'SLOW_ENGINE_MS': '4000'},
+    ) as process:
+        peer.collect(MASK)
+        camera = peer.camera()
+        peer.wait_for_match(camera, [MASK])
+
+        def superseded() -> bool:
+            camera.publish(rgb8(asymmetric_rgb, now_ns()))
+            return peer.diagnostic('Input').get('dropped_superseded', '0') != '0'
+
+        # A frame is superseded only while another one is in the engine.
+        peer.wait_until(superseded, 'a superseded frame')
+        begin = time.monotonic()
+        process.send(signal.SIGINT)
+        assert process.wait() == 0
+        assert time.monotonic() - begin < 2.0
+
+
+def test_sim_time_and_a_looping_bag(tiny_bundle: Path, peer: Peer, asymmetric_rgb: Rgb) -> None:
+    """A bag of 2 s, played three times with /clock: masks in every pass, none of a pass before."""
+    parameters = {**ACTIVE, 'model.bundle': tiny_bundle, 'use_sim_time': 'true'}
+    with NodeProcess(parameters) as process:
+        masks = peer.collect(MASK)
+        clock = peer.node.create_publisher(Clock, '/clock', 10)
+        camera = peer.camera()
+        peer.wait_for_match(camera, [MASK])
+        peer.wait_until(clock.get_subscription_count, 'the node listens to /clock')
+        start_ns = 1_600_000_000_000_000_000
+        for loop in range(3):
+            answered = len(masks)
+            for index in range(21):
+                time_ns = start_ns + index * 100_000_000
+                message = Clock()
+                message.clock.sec, message.clock.nanosec = divmod(time_ns, 1_000_000_000)
+                clock.publish(message)
+                camera.publish(rgb8(asymmetric_rgb, time_ns))
+                peer.spin(0.02)
+            peer.wait_until(lambda n=answered: len(masks) > n + 5, f'masks in pass {loop}')
+        values = peer.wait_for_diagnostic('Input', time_jumps=r'\d')
+        assert int(values['time_jumps']) >= 2
+        assert values['dropped_too_old'] == '0'
+        assert 'Stamps differ' not in values['message']
+        process.wait_for_log('state cleared')
+
+
+def test_bag_without_sim_time_gives_masks_and_a_warning(
+    tiny_bundle: Path, peer: Peer, asymmetric_rgb: Rgb
+) -> None:
+    with NodeProcess({**ACTIVE, 'model.bundle': tiny_bundle}):
+        masks = peer.collect(MASK)
+        camera = peer.camera()
+        peer.wait_for_match(camera, [MASK])
+        for stamp_ns in (
+            1_600_000_000_000_000_000,
+            1_600_000_001_000_000_000,
+            1_600_000_000_000_000_000,
+        ):
+            masks.clear()
+            send_until_answered(peer, camera, rgb8(asymmetric_rgb, stamp_ns), masks)
+        values = peer.wait_for_diagnostic(
+            'Input', level='1', message='Stamps differ from the node clock by .* use_sim_time'
+        )
+        assert int(values['time_jumps']) >= 1
+
+
+def test_old_frames_are_dropped(tiny_bundle: Path, peer: Peer, asymmetric_rgb: Rgb) -> None:
+    with NodeProcess({'autostart': 'true', 'model.bundle': tiny_bundle}):
+        masks = peer.collect(MASK)
+        camera = peer.camera()
+        peer.wait_for_match(camera, [MASK])
+        send_until_answered(peer, camera, rgb8(asymmetric_rgb, now_ns()), masks)
+        late_ns = stamp_ns_of(masks[-1]) + 10_000_000
+        peer.wait_until(lambda: now_ns() > late_ns + 700_000_000, 'the frame to be late')
+        camera.publish(rgb8(asymmetric_rgb, late_ns))
+        values = peer.wait_for_diagnostic('Input', dropped_too_old='^[1-9]')
+        assert 'ms old when its turn came, input.max_age_ms 500' in values['message']
+        assert late_ns not in {stamp_ns_of(mask) for mask in masks}
+        assert peer.set_parameter('input.max_age_ms', 0).successful
+        send_until_answered(peer, camera, rgb8(asymmetric_rgb, late_ns + 1), masks)
+
+
+def overload(peer: Peer, tiny_bundle: Path, rgb: Rgb, duration_sec: float) -> None:
+    """Send twice as many frames as the engine can take; check age, order and memory."""
+    inference_ms, period_sec = 200.0, 0.1
+    limit_ms = 2 * period_sec * 1e3 + inference_ms
+    with NodeProcess(
+        {'autostart': 'true', 'model.bundle': tiny_bundle, 'diagnostics.period_sec': 0.5},
+        command=SLOW_NODE,
+        environment={'SLOW_ENGINE_MS': str(inference_ms)},
+    ) as process:
+        masks = peer.collect(MASK)
+        camera = peer.camera()
+        peer.wait_for_match(camera, [MASK])
+        memory = psutil.Process(process.pid)
+        ages_ms, sent_ns, rss_mb, known = [], [], [], 0
+        begin = next_sec = time.monotonic()
+        while time.monotonic() < begin + duration_sec:
+            if time.monotonic() >= next_sec:
+                next_sec += period_sec
+                sent_ns.append(now_ns())
+                camera.publish(rgb8(rgb, sent_ns[-1]))
+            peer.spin(max(0.0, next_sec - time.monotonic()))
+            for mask in masks[known:]:
+                ages_ms.append((now_ns() - stamp_ns_of(mask)) / 1e6)
+                known += 1
+                rss_mb.append(memory.memory_info().rss / 2**20)
+        values = peer.wait_for_diagnostic('Inference', age_at_publish_ms_max=r'\d')
+        counts = peer.wait_for_diagnostic('Input', dropped_superseded='[1-9]')
+    stamps = [stamp_ns_of(mask) for mask in masks]
+    assert stamps == sorted(stamps)
+    assert set(stamps) <= set(sent_ns)
+    # The engine is busy all the time, and every frame is accounted for.
+    assert len(masks) > 0.85 * duration_sec * 1e3 / inference_ms
+    accounted = len(masks) + int(counts['dropped_superseded'])
+    assert abs(accounted - int(counts['received'])) <= 2
+    assert int(counts['dropped_too_old']) == 0
+    # Measured where masks arrive, so transport and this process are included.
+    assert float(np.percentile(ages_ms[2:], 99)) < limit_ms, sorted(ages_ms)[-5:]
+    assert float(values['age_at_publish_ms_p99']) < limit_ms
+    half = len(rss_mb) // 2
+    assert max(rss_mb[half:]) - max(rss_mb[:half]) < 4.0, rss_mb[:: max(1, half // 10)]
+
+
+def test_newest_frame_wins_at_twice_the_load(
+    tiny_bundle: Path, peer: Peer, asymmetric_rgb: Rgb
+) -> None:
+    overload(peer, tiny_bundle, asymmetric_rgb, duration_sec=6.0)
+
+
+@pytest.mark.slow
+def test_60_s_of_twice_the_load_without_growth(tiny_bundle: Path, peer: Peer) -> None:
+    rgb = np.random.default_rng(4).integers(0, 256, (480, 640, 3), np.uint8)
+    overload(peer, tiny_bundle, rgb, duration_sec=60.0)
+
+
+def test_missing_image_profile_is_warned_about(tiny_bundle: Path) -> None:
+    without = {'FASTDDS_DEFAULT_PROFILES_FILE': None, 'FASTRTPS_DEFAULT_PROFILES_FILE': None}
+    with NodeProcess({}, environment=without) as process:
+        process.wait_for_log(
+            'No Fast DDS profile is set: .* export FASTDDS_DEFAULT_PROFILES_FILE='
+        )
+    with NodeProcess({'input.max_age': 5}) as process:
+        process.wait_for_log(
+            'There is no parameter input.max_age, .* did you mean input.max_age_ms'
+        )
+        assert 'No Fast DDS profile' not in process.log
+
+
+def corrupt_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    path = tmp_path / 'corrupt.onnx'
+    path.write_bytes(tiny_bundle.read_bytes()[:-500])
+    return path
+
+
+@pytest.mark.parametrize(
+    ('parameters', 'words'),
+    [
+        ({'model.bundle': '/nowhere/x.onnx'}, 'Cannot configure: bundle /nowhere/x.onnx does not'),
+        ({'model.bundle': 'CORRUPT'}, 'Cannot configure: bundle .*corrupt.onnx'),
+        (
+            {'model.expected_ontology': 'desert-10'},
+            "trained for ontology 'ycor-8' .* but model.expected_ontology is 'desert-10': set",
+        ),
+        (
+            {'model.expected_ontology': 'f' * 64},
+            "trained for ontology 'ycor-8' .* but model.expected_ontology is 'ffff",
+        ),
+        ({'engine.backend': 'abacus'}, "Cannot configure: no backend 'abacus'; there are auto"),
+        ({'output.overlay_alpha': '.nan'}, 'Cannot start: .*output.overlay_alpha.*nan'),
+        ({'confidence.threshold': '1'}, "Cannot start: .*'INTEGER', expecting type 'DOUBLE'"),
+    ],
+)
+def test_a_start_that_fails_ends_with_status_1_and_the_reason(
+    tiny_bundle: Path, tmp_path: Path, parameters: dict[str, str], words: str
+) -> None:
+    if parameters.get('model.bundle') == 'CORRUPT':
+        parameters = {'model.bundle': str(corrupt_bundle(tiny_bundle, tmp_path))}
+    given = {'autostart': 'true', 'model.bundle': tiny_bundle, **parameters}
+    with NodeProcess(given) as process:
+        assert process.wait() == 1
+        process.wait_for_log(words)
+        assert 'Traceback' not in process.log
+
+
+def test_a_missing_parameter_file_ends_with_status_1_and_its_name() -> None:
+    with NodeProcess({}, ros_arguments=['--params-file', '/nowhere.yaml']) as process:
+        assert process.wait() == 1
+        process.wait_for_log('Cannot start: .*/nowhere.yaml')
+
+
+def test_expected_ontology_is_accepted_by_name_and_by_hash(tiny_bundle: Path) -> None:
+    for expected in ('ycor-8', load_ontology('ycor-8').sha256):
+        parameters = {
+            'autostart': 'true',
+            'model.bundle': tiny_bundle,
+            'model.expected_ontology': expected,
+        }
+        with NodeProcess(parameters) as process:
+            process.wait_for_log('Active:')
