@@ -339,11 +339,10 @@ def pair_by_stamp(
 ) -> Iterator[tuple[int, Any, Any]]:
     """Yield (stamp_ns, message of first, message of second) for every stamp both topics have.
 
-    With `only`, of these stamps alone.
-
-    A first pass over the headers finds the common stamps, so that only the first half of a pair
-    whose second half is known to come waits in memory. Of several messages with one stamp on one
-    topic the first counts. The bags must be two: an MCAP without index has one read position.
+    Only the first half of a pair whose second half will come waits in memory. Which will is known
+    from a first pass over the headers, or from the caller: `only` are stamps that both topics
+    have, and the only ones to be paired. Of several messages with one stamp on one topic the first
+    counts. The bags must be two: an MCAP without index has one read position.
     """
     sources = (first, second)
 
@@ -353,9 +352,7 @@ def pair_by_stamp(
             if len(raw.cdr) >= _HEADER_BYTES:
                 yield raw.log_time_ns, side, raw
 
-    common = stamps_of(*first) & stamps_of(*second)
-    if only is not None:
-        common &= set(only)
+    common = stamps_of(*first) & stamps_of(*second) if only is None else set(only)
     waiting: tuple[dict[int, Any], dict[int, Any]] = ({}, {})
     merged = heapq.merge(timed(0), timed(1), key=lambda entry: entry[:2])
     for _, side, raw in merged:

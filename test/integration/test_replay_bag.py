@@ -116,10 +116,11 @@ def test_drive_through_the_node(tmp_path: Path, tiny_bundle: Path, topic: str) -
     assert cv2.imread(str(out / 'overlay.png')).shape[1] > 3 * 400
 
     video = cv2.VideoCapture(str(out / 'overlay.webm'))
-    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == pytest.approx(frames['out'], abs=1)
+    shown_s = video.get(cv2.CAP_PROP_FRAME_COUNT) / video.get(cv2.CAP_PROP_FPS)
+    assert shown_s == pytest.approx(1.5, abs=0.3)
     found, picture = video.read()
     assert found
-    left, right = picture[:, :480], picture[:, 480:960]
+    left, right = picture[:, :400], picture[:, 400:800]
     assert float(np.abs(left.astype(float) - right).mean()) < 40.0  # frame and overlay agree
 
     assert assert_masks_equal_those_of_evaluate_bag(bag, tiny_bundle, out, topic) == frames['out']
