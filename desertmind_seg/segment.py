@@ -158,7 +158,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     args = build_parser().parse_args(argv)
     # Damaged files are reported below, by name; OpenCV's own lines would tear the progress bar.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    # OpenCV 5 moved the call; 0 is LOG_LEVEL_SILENT.
+    set_log_level = getattr(cv2, 'setLogLevel', None) or cv2.utils.logging.setLogLevel
+    set_log_level(0)
     try:
         images = find_images(args.source, args.out)
         bundle = read_bundle(args.bundle or share_path(DEFAULT_BUNDLE))
