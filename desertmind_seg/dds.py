@@ -16,8 +16,9 @@ from typing import Any
 from desertmind_seg.share import share_path
 
 PROFILE = 'config/fastdds.xml'
-# Fast DDS 3 (ROS 2 Kilted and later) reads the first name, Fast DDS 2 (Humble, Jazzy) the second.
+# Fast DDS 3 reads the first name and warns about the second, which Fast DDS 2 reads.
 PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
+_FAST_DDS_2_DISTROS = ('humble', 'iron', 'jazzy')
 
 # Each process takes its segment (67 MB with its administration) whole from /dev/shm.
 _SHARED_MEMORY = '/dev/shm'
@@ -35,8 +36,24 @@ def with_image_profile(environ: Mapping[str, str]) -> dict[str, str]:
     """
     environment = dict(environ)
     if not any(environment.get(name) for name in PROFILE_VARIABLES):
-        environment.update(dict.fromkeys(PROFILE_VARIABLES, str(share_path(PROFILE))))
+        environment[_profile_variable(environ)] = str(share_path(PROFILE))
     return environment
+
+
+def _profile_variable(environ: Mapping[str, str]) -> str:
+    """Return the name that this release reads; PyPI's ROS 2 (Kilted) sets no ROS_DISTRO."""
+    return PROFILE_VARIABLES[environ.get('ROS_DISTRO') in _FAST_DDS_2_DISTROS]
+
+
+def with_background_sending(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return a copy of the environment in which Fast DDS sends in a thread of its own.
+
+    By default `publish` also delivers, and on a busy machine the reader that it wakes takes the
+    processor from it: publishing mask and confidence at 1280x720 took 2.4 to 3.2 ms in the median,
+    in the background 0.5 to 0.9, and both arrived 2 to 8 ms earlier (load 8 on 2 cores). A mode
+    that is set is kept.
+    """
+    return {'RMW_FASTRTPS_PUBLICATION_MODE': 'ASYNCHRONOUS', **environ}
 
 
 def missing_image_profile(rmw_implementation: str, environ: Mapping[str, str]) -> str | None:
@@ -49,8 +66,8 @@ def missing_image_profile(rmw_implementation: str, environ: Mapping[str, str]) -
     if not rmw_implementation.startswith('rmw_fastrtps'):
         return None
     fix = (
-        f'export {PROFILE_VARIABLES[0]}={share_path(PROFILE)} (on ROS 2 Humble and Jazzy '
-        f'{PROFILE_VARIABLES[1]}) for this node and for the camera driver'
+        f'export {_profile_variable(environ)}={share_path(PROFILE)} for this node and for the '
+        'camera driver'
     )
     for name in PROFILE_VARIABLES:
         path = environ.get(name)

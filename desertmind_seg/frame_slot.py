@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from threading import Condition
-import time
 from typing import Any
 
 # A frame whose stamp is further than this from the node's clock when it arrives was stamped by
@@ -44,9 +43,9 @@ class FrameSlot:
         self._newest_stamp_ns: int | None = None
         self.epoch = 0
 
-    def put(self, message: Any, stamp_ns: int) -> Frame | None:
+    def put(self, message: Any, stamp_ns: int, arrived_sec: float) -> Frame | None:
         """Offer a frame; returns the one that it supersedes."""
-        frame = Frame(message, stamp_ns, time.perf_counter(), self.epoch)
+        frame = Frame(message, stamp_ns, arrived_sec, self.epoch)
         self._newest_stamp_ns = stamp_ns
         with self._changed:
             superseded, self._frame = self._frame, frame

@@ -213,7 +213,7 @@ def _status(
     name: str, level: int, problems: Sequence[str], summary: str, values: Mapping[str, str]
 ) -> Status:
     if problems:
-        return Status(name, level, ' '.join(problems), values)
+        return Status(name, level, '; '.join(text.rstrip('.') for text in problems), values)
     return Status(name, OK, summary, values)
 
 

@@ -50,11 +50,13 @@ _SEMI_PLANAR_420: dict[str, int] = {
     'nv12': cv2.COLOR_YUV2RGB_NV12,
     'nv21': cv2.COLOR_YUV2RGB_NV21,
 }
-SUPPORTED_ENCODINGS = (
-    *(f'{name}{bits}' for name in _INTERLEAVED for bits in (8, 16)),
-    *_PACKED_422,
-    *_SEMI_PLANAR_420,
-)
+# Encoding -> kind, bytes of a value, channels, conversion.
+_INTERLEAVED_ENCODINGS = {
+    f'{kind}{8 * value_bytes}': (kind, value_bytes, channels, conversion)
+    for kind, (channels, conversion) in _INTERLEAVED.items()
+    for value_bytes in (1, 2)
+}
+SUPPORTED_ENCODINGS = (*_INTERLEAVED_ENCODINGS, *_PACKED_422, *_SEMI_PLANAR_420)
 _LABEL_BYTES = {'mono8': 1, '8UC1': 1, 'mono16': 2, '16UC1': 2}
 
 
@@ -73,18 +75,13 @@ def decode_image(message: Any) -> UInt8:
             for the width, data shorter than step x rows, or a size the encoding cannot have.
     """
     encoding = message.encoding
-    for kind, (channels, conversion) in _INTERLEAVED.items():
-        for value_bytes in (1, 2):
-            if encoding == f'{kind}{8 * value_bytes}':
-                pixels = _pixels(message, channels, value_bytes)
-                if kind.startswith('bayer') and min(pixels.shape[:2]) < 3:
-                    raise MessageError(
-                        f'{_describe(message)}: a colour mosaic is at least 3 x 3 pixels'
-                    )
-                return np.ascontiguousarray(
-                    pixels if conversion is None else cv2.cvtColor(pixels, conversion),
-                    np.uint8,
-                )
+    if encoding in _INTERLEAVED_ENCODINGS:
+        kind, value_bytes, channels, conversion = _INTERLEAVED_ENCODINGS[encoding]
+        pixels = _pixels(message, channels, value_bytes)
+        if kind.startswith('bayer') and min(pixels.shape[:2]) < 3:
+            raise MessageError(f'{_describe(message)}: a colour mosaic is at least 3 x 3 pixels')
+        rgb = pixels if conversion is None else cv2.cvtColor(pixels, conversion)
+        return np.ascontiguousarray(rgb, np.uint8)
     if encoding in _PACKED_422:
         return _decode_packed_422(message, _PACKED_422[encoding])
     if encoding in _SEMI_PLANAR_420:

@@ -40,7 +40,12 @@ from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import CompressedImage, Image
 
 from desertmind_seg.bundle import MIN_SIZE_HW, Bundle, BundleError, read_bundle
-from desertmind_seg.dds import keep_frame_memory, missing_image_profile, qos_conflicts
+from desertmind_seg.dds import (
+    keep_frame_memory,
+    missing_image_profile,
+    qos_conflicts,
+    with_background_sending,
+)
 from desertmind_seg.engine import Engine, EngineError, load_engine
 from desertmind_seg.frame_slot import Frame, FrameSlot, StampClock
 from desertmind_seg.health import (
@@ -333,12 +338,13 @@ class SegmentationNode(LifecycleNode):
     # Frames
 
     def _on_image(self, message: Any) -> None:
+        arrived_sec = time.perf_counter()
         self.health.frame_received()
         stamp = message.header.stamp
         stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
         if self._slot.jumps_back(stamp_ns):
             self._on_time_jump('Image stamps jumped back')
-        if self._slot.put(message, stamp_ns) is not None:
+        if self._slot.put(message, stamp_ns, arrived_sec) is not None:
             self.health.frame_dropped(SUPERSEDED)
 
     def _on_time_jump(self, what: str) -> None:
@@ -592,6 +598,7 @@ def _node_of(endpoint: Any) -> str:
 def main(args: list[str] | None = None, build_engine: LoadEngine = load_engine) -> int:
     """Run the node until SIGINT or SIGTERM; returns the exit status."""
     keep_frame_memory()
+    os.environ.update(with_background_sending(os.environ))
     stop = Event()
 
     def request_stop(_number: int, _frame: FrameType | None) -> None:

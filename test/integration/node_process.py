@@ -85,6 +85,13 @@ class NodeProcess:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.stop()
+        if exc is not None:
+            sys.stderr.write(f'--- log of the node\n{self.log}')
+        self._log.close()
+
+    def stop(self) -> None:
+        """End the process, if it has not ended yet."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
             try:
@@ -92,9 +99,6 @@ class NodeProcess:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        if exc is not None:
-            sys.stderr.write(f'--- log of the node\n{self.log}')
-        self._log.close()
 
     @property
     def pid(self) -> int:

@@ -23,6 +23,7 @@ import pytest
 import yaml
 
 from desertmind_seg import play_bag
+from desertmind_seg.dds import PROFILE_VARIABLES
 from desertmind_seg.parameters import PARAMETERS
 from desertmind_seg.segmentation_node import OUTPUT_ENCODINGS
 
@@ -35,7 +36,7 @@ TOPICS = {'image', *(f'~/{name}' for name in (*OUTPUT_ENCODINGS, 'label_info'))}
 
 @pytest.fixture(autouse=True)
 def no_profile(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'):
+    for name in (*PROFILE_VARIABLES, 'ROS_DISTRO'):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -80,11 +81,7 @@ def test_defaults_start_the_node_active_with_the_shipped_files(
         for action in started
         if isinstance(action, FakeSetEnvironmentVariable)
     }
-    assert set(environment) == {
-        'FASTDDS_DEFAULT_PROFILES_FILE',
-        'FASTRTPS_DEFAULT_PROFILES_FILE',
-    }
-    assert {Path(value) for value in environment.values()} == {ROOT / 'config/fastdds.xml'}
+    assert environment == {PROFILE_VARIABLES[0]: str(ROOT / 'config/fastdds.xml')}
     assert all(argument.description for argument in declared)
 
 

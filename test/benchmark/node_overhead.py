@@ -1,0 +1,331 @@
+"""What the node costs on top of what any node would cost; prints JSON.
+
+    python test/benchmark/node_overhead.py            # both parts, the shipped bundle
+    python test/benchmark/node_overhead.py --part relay
+
+Part `relay`, at 1280x720: an engine that returns at once, time from the entry of the image
+callback to the return of the last publish (mask and confidence), as a ratio to a bare rclpy relay
+that republishes a mono8 image of that size, from the entry of its callback to the return of its
+publish. Because `publish` may return before the image is sent, the time from the camera's publish
+to the arrival of the outputs is given too (the node's input is rgb8, three times the relay's).
+Part `model`, at 640x480: the same time of the node with the real model, as a ratio to a bare
+`session.run` of that model on the same frames, in a process of its own with the engine's options
+and in one with ONNX Runtime's defaults.
+
+Everything runs at the same time in processes of its own, and frames go to one after the other in
+turn, so that all see the same machine. The limits are 1.5 and 1.10; exit status 1 above them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / 'test'), str(ROOT / 'test/integration')]
+
+from node_process import NodeProcess, Peer, image_of_rows, rgb8, stamp_header  # noqa: E402
+import onnxruntime  # noqa: E402
+import rclpy  # noqa: E402
+from rclpy.context import Context  # noqa: E402
+from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
+from sensor_msgs.msg import Image  # noqa: E402
+from tiny_bundle import write_tiny_bundle  # noqa: E402
+
+from desertmind_seg import segmentation_node  # noqa: E402
+from desertmind_seg.bundle import Bundle, read_bundle  # noqa: E402
+from desertmind_seg.dds import keep_frame_memory, with_image_profile  # noqa: E402
+from desertmind_seg.engine import Depth, Engine, OnnxRuntimeEngine, Rgb, load_engine  # noqa: E402
+from desertmind_seg.health import PipelineHealth  # noqa: E402
+from desertmind_seg.report import environment  # noqa: E402
+from desertmind_seg.share import DEFAULT_BUNDLE, share_path  # noqa: E402
+
+WARM_UP = 20
+RELAY_LIMIT, MODEL_LIMIT = 1.5, 1.10
+CAMERA_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+OUTPUTS = ('mask', 'confidence')
+
+
+class InstantEngine:
+    """Returns the same arrays at once; stands for an engine that takes no time."""
+
+    backend = 'instant'
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.device = 'none'
+        self._arrays: dict[tuple[int, ...], npt.NDArray[np.uint8]] = {}
+
+    def infer(
+        self, rgb: Rgb, depth: Depth | None = None, outputs: Sequence[str] = OUTPUTS
+    ) -> dict[str, npt.NDArray[np.uint8]]:
+        shape = rgb.shape[:2]
+        if shape not in self._arrays:
+            self._arrays[shape] = np.zeros(shape, np.uint8)
+        return dict.fromkeys(outputs, self._arrays[shape])
+
+    def close(self) -> None:
+        self._arrays.clear()
+
+
+def run_node(engine: str, samples_path: Path) -> None:
+    """Child: the node; writes its times when it ends."""
+    samples: list[tuple[float, float]] = []
+    record = PipelineHealth.frame_published
+
+    def recording(
+        health: PipelineHealth, callback_to_publish_ms: float, inference_ms: float, age_ms: float
+    ) -> None:
+        samples.append((callback_to_publish_ms, inference_ms))
+        record(health, callback_to_publish_ms, inference_ms, age_ms)
+
+    PipelineHealth.frame_published = recording  # type: ignore[method-assign]
+
+    def instant(bundle: Bundle, backend: str, num_threads: int) -> Engine:
+        return InstantEngine(bundle)
+
+    build = instant if engine == 'instant' else load_engine
+    status = segmentation_node.main(['node', *sys.argv[sys.argv.index('--ros-args') :]], build)
+    samples_path.write_text(json.dumps([callback for callback, _ in samples]))
+    sys.exit(status)
+
+
+def run_relay(name: str, samples_path: Path, *, keep_memory: bool) -> None:
+    """Child: republish each image as it is, for as long as stdin is open."""
+    if keep_memory:
+        keep_frame_memory()
+    context = Context()
+    rclpy.init(args=[], context=context)
+    node = rclpy.create_node(name, context=context)
+    publisher = node.create_publisher(Image, f'/{name}/out', QoSProfile(depth=1))
+    samples: list[float] = []
+
+    def relay(message: Image) -> None:
+        begin = time.perf_counter()
+        publisher.publish(message)
+        samples.append((time.perf_counter() - begin) * 1e3)
+
+    node.create_subscription(Image, f'/{name}/in', relay, CAMERA_QOS)
+    executor = rclpy.executors.SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    parent = os.getppid()
+    while os.getppid() == parent and not samples_path.with_suffix('.stop').exists():
+        executor.spin_once(timeout_sec=0.2)
+    samples_path.write_text(json.dumps(samples))
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def run_session(bundle_path: Path, options: str, frames_path: Path) -> None:
+    """Child: run the frame whose number comes on stdin; answer with the milliseconds."""
+    frames = np.load(frames_path)
+    if options == 'engine':
+        engine = OnnxRuntimeEngine(read_bundle(bundle_path), 'cpu')
+        session = engine._session(frozenset(OUTPUTS))
+    else:
+        session = onnxruntime.InferenceSession(bundle_path, providers=['CPUExecutionProvider'])
+    for line in sys.stdin:
+        feeds = {'image': frames[int(line)][None]}
+        begin = time.perf_counter()
+        session.run(list(OUTPUTS), feeds)
+        print((time.perf_counter() - begin) * 1e3, flush=True)
+
+
+def child(*arguments: object) -> list[str]:
+    return [str(Path(__file__).resolve()), '--child', *(str(argument) for argument in arguments)]
+
+
+def summary(samples: Sequence[float]) -> dict[str, float]:
+    """Describe the times in milliseconds; the spread is that of medians of tenths of the run."""
+    kept = np.asarray(samples[WARM_UP:])
+    medians = [float(np.median(part)) for part in np.array_split(kept, 10)]
+    p10, p50, p90 = (float(value) for value in np.percentile(kept, (10, 50, 90)))
+    return {
+        'count': len(kept),
+        'p10_ms': p10,
+        'median_ms': p50,
+        'p90_ms': p90,
+        'median_of_tenths_min_ms': min(medians),
+        'median_of_tenths_max_ms': max(medians),
+    }
+
+
+def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str, float]:
+    """Compare medians over the whole run, and over each tenth of it."""
+    tops = np.array_split(np.asarray(numerator[WARM_UP:]), 10)
+    bottoms = np.array_split(np.asarray(denominator[WARM_UP:]), 10)
+    tenths = [float(np.median(a) / np.median(b)) for a, b in zip(tops, bottoms, strict=True)]
+    whole = float(np.median(np.concatenate(tops)) / np.median(np.concatenate(bottoms)))
+    return {'median': whole, 'tenths_min': min(tenths), 'tenths_max': max(tenths)}
+
+
+def benchmark_relay(bundle_path: Path, num_frames: int, folder: Path) -> dict[str, Any]:
+    """Part `relay`."""
+    height, width = 720, 1280
+    rng = np.random.default_rng(0)
+    rgb = rng.integers(0, 256, (height, width, 3), np.uint8)
+    mono = rng.integers(0, 256, (height, width), np.uint8)
+    relays = {'relay': False, 'relay_keeping_memory': True}
+    processes = {
+        name: subprocess.Popen(
+            [sys.executable, *child('relay', folder / f'{name}.json', name, int(keep))],
+        )
+        for name, keep in relays.items()
+    }
+    parameters = {'autostart': 'true', 'model.bundle': bundle_path, 'input.max_age_ms': 0}
+    received = {}
+    arrival_ms: dict[str, list[float]] = {name: [] for name in (*relays, 'node')}
+    with (
+        Peer() as peer,
+        NodeProcess(parameters, command=child('node', folder / 'node.json', 'instant')) as node,
+    ):
+        targets = {name: peer.camera(f'/{name}/in') for name in relays}
+        targets['node'] = peer.camera()
+        for name in relays:
+            received[name] = [peer.collect(f'/{name}/out', qos=QoSProfile(depth=1))]
+        received['node'] = [
+            peer.collect(f'/segmentation/{output}', qos=QoSProfile(depth=1)) for output in OUTPUTS
+        ]
+        for publisher in targets.values():
+            peer.wait_until(publisher.get_subscription_count, 'a subscriber')
+        peer.wait_for_match(targets['node'], [f'/segmentation/{output}' for output in OUTPUTS])
+        next_sec = time.monotonic()
+        for _ in range(num_frames + WARM_UP):
+            for name, publisher in targets.items():
+                stamp = time.time_ns()
+                if name == 'node':
+                    message = rgb8(rgb, stamp)
+                else:
+                    header = stamp_header(stamp)
+                    message = image_of_rows(mono, 'mono8', (height, width), header)
+                for messages in received[name]:
+                    messages.clear()
+                begin = time.perf_counter()
+                publisher.publish(message)
+                peer.wait_until(lambda name=name: all(received[name]), f'output of {name}')
+                arrival_ms[name].append((time.perf_counter() - begin) * 1e3)
+                next_sec = max(next_sec + 1 / 30, time.monotonic())
+                while time.monotonic() < next_sec:
+                    peer.spin(next_sec - time.monotonic())
+        node.stop()
+    for name, process in processes.items():
+        (folder / f'{name}.stop').touch()
+        process.wait(20)
+    samples = {
+        name: json.loads((folder / f'{name}.json').read_text()) for name in (*relays, 'node')
+    }
+    shortest = min(len(values) for values in samples.values())
+    samples = {name: values[-shortest:] for name, values in samples.items()}
+    return {
+        'size': f'{width}x{height}',
+        'callback_to_publish': {name: summary(values) for name, values in samples.items()},
+        'camera_to_consumer': {name: summary(values) for name, values in arrival_ms.items()},
+        'ratio_to_relay': ratio(samples['node'], samples['relay']),
+        'ratio_to_relay_keeping_memory': ratio(samples['node'], samples['relay_keeping_memory']),
+        'limit': RELAY_LIMIT,
+    }
+
+
+def benchmark_model(bundle_path: Path, num_frames: int, folder: Path) -> dict[str, Any]:
+    """Part `model`."""
+    height, width = 480, 640
+    frames = np.random.default_rng(0).integers(0, 256, (8, height, width, 3), np.uint8)
+    frames_path = folder / 'frames.npy'
+    np.save(frames_path, frames)
+    sessions = {
+        options: subprocess.Popen(
+            [sys.executable, *child('session', bundle_path, options, frames_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for options in ('engine', 'default')
+    }
+    samples: dict[str, list[float]] = {options: [] for options in sessions}
+    parameters = {'autostart': 'true', 'model.bundle': bundle_path, 'input.max_age_ms': 0}
+    with (
+        Peer() as peer,
+        NodeProcess(parameters, command=child('node', folder / 'node.json', 'real')) as node,
+    ):
+        camera = peer.camera()
+        received = [
+            peer.collect(f'/segmentation/{output}', qos=QoSProfile(depth=1)) for output in OUTPUTS
+        ]
+        peer.wait_for_match(camera, [f'/segmentation/{output}' for output in OUTPUTS])
+        for index in range(num_frames + WARM_UP):
+            number = index % len(frames)
+            for messages in received:
+                messages.clear()
+            camera.publish(rgb8(frames[number], time.time_ns()))
+            peer.wait_until(lambda: all(received), 'outputs of the node')
+            for options, process in sessions.items():
+                assert process.stdin is not None
+                assert process.stdout is not None
+                process.stdin.write(f'{number}\n')
+                process.stdin.flush()
+                samples[options].append(float(process.stdout.readline()))
+        node.stop()
+    for process in sessions.values():
+        process.communicate()
+    samples['node'] = json.loads((folder / 'node.json').read_text())[-num_frames - WARM_UP :]
+    return {
+        'size': f'{width}x{height}',
+        'bundle': str(bundle_path),
+        'callback_to_publish': summary(samples['node']),
+        'session_run': {options: summary(samples[options]) for options in sessions},
+        'ratio_to_engine_options': ratio(samples['node'], samples['engine']),
+        'ratio_to_default_options': ratio(samples['node'], samples['default']),
+        'limit': MODEL_LIMIT,
+    }
+
+
+def main() -> int:
+    """Run the benchmark; returns 1 when a median ratio is above its limit."""
+    if len(sys.argv) > 1 and sys.argv[1] == '--child':
+        kind, *given = sys.argv[2:]
+        if kind == 'node':
+            run_node(given[1], Path(given[0]))
+        elif kind == 'relay':
+            run_relay(given[1], Path(given[0]), keep_memory=given[2] == '1')
+        else:
+            run_session(Path(given[0]), given[1], Path(given[2]))
+        return 0
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('--part', choices=('relay', 'model', 'both'), default='both')
+    parser.add_argument('--bundle', type=Path, help='instead of the shipped one')
+    parser.add_argument('--tiny', action='store_true', help='use the tiny bundle of the tests')
+    parser.add_argument('--frames', type=int, default=300, help='to each process')
+    options = parser.parse_args()
+    os.environ.update(with_image_profile(os.environ))
+    os.environ.setdefault('ROS_DOMAIN_ID', '101')
+    result: dict[str, Any] = {'environment': environment(), 'load_before': os.getloadavg()}
+    within = True
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tiny = write_tiny_bundle(folder / 'tiny.onnx').path
+        if options.part != 'model':
+            result['relay'] = benchmark_relay(tiny, options.frames, folder)
+            within &= result['relay']['ratio_to_relay']['median'] <= RELAY_LIMIT
+        if options.part != 'relay':
+            bundle = tiny if options.tiny else options.bundle or share_path(DEFAULT_BUNDLE)
+            result['model'] = benchmark_model(bundle, options.frames, folder)
+            within &= result['model']['ratio_to_engine_options']['median'] <= MODEL_LIMIT
+    result['load_after'] = os.getloadavg()
+    result['within_limits'] = within
+    print(json.dumps(result, indent=2))
+    return 0 if within else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""The four diagnostic statuses: levels, messages and values."""
+
+from __future__ import annotations
+
+from desertmind_seg.health import (
+    BAD_FRAME,
+    ENGINE_FAILED,
+    ERROR,
+    NOT_SUBSCRIBED,
+    OK,
+    PUBLISH_FAILED,
+    REASONS,
+    SUPERSEDED,
+    TOO_OLD,
+    WARN,
+    PipelineHealth,
+    depth_status,
+    engine_status,
+)
+
+
+def test_a_healthy_pipeline_is_ok_and_counts() -> None:
+    health = PipelineHealth()
+    for _ in range(3):
+        health.frame_received()
+    health.frame_dropped(SUPERSEDED)
+    health.frame_dropped(NOT_SUBSCRIBED)
+    health.frame_published(12.0, 10.0, 20.0)
+    drops = health.new_drops()
+    status = health.input_status({'topic': '/image'}, [], drops)
+    assert (status.name, status.level) == ('Input', OK)
+    assert status.values['topic'] == '/image'
+    assert status.values['received'] == '3'
+    assert status.values['dropped_superseded'] == '1'
+    assert {f'dropped_{reason}' for reason in REASONS} <= set(status.values)
+    status = health.inference_status({}, drops)
+    assert (status.level, status.values['published']) == (OK, '1')
+    assert status.values['inference_ms_p50'] == '10.00'
+    assert status.values['callback_to_publish_ms_p99'] == '12.00'
+    assert status.values['age_at_publish_ms_max'] == '20.00'
+
+
+def test_empty_windows_have_empty_values() -> None:
+    status = PipelineHealth().inference_status({}, {})
+    assert status.level == OK
+    assert status.values['inference_ms_p50'] == ''
+    assert status.values['mean_confidence'] == ''
+
+
+def test_drops_are_a_problem_only_when_they_are_new() -> None:
+    health = PipelineHealth()
+    health.frame_dropped(BAD_FRAME, 'first text')
+    health.frame_dropped(BAD_FRAME, 'latest text')
+    health.frame_dropped(TOO_OLD, '900 ms old')
+    status = health.input_status({}, ['No image.'], health.new_drops())
+    assert status.level == WARN
+    assert status.message == 'No image; 2 dropped: latest text; 1 dropped: 900 ms old'
+    status = health.input_status({}, [], health.new_drops())
+    assert (status.level, status.values['dropped_bad_frame']) == (OK, '2')
+
+
+def test_engine_failure_is_an_error_and_failed_publishing_a_warning() -> None:
+    health = PipelineHealth()
+    health.frame_dropped(PUBLISH_FAILED, '~/mask: queue full')
+    status = health.inference_status({}, health.new_drops())
+    assert (status.level, status.message) == (WARN, '1 frames lost: ~/mask: queue full')
+    health.frame_dropped(ENGINE_FAILED, 'out of memory')
+    status = health.inference_status({}, health.new_drops())
+    assert (status.level, status.message) == (ERROR, '1 frames lost: out of memory')
+
+
+def test_time_jump_forgets_rates_and_latencies_but_not_totals() -> None:
+    health = PipelineHealth()
+    for _ in range(5):
+        health.frame_received()
+    health.frame_published(12.0, 10.0, 20.0)
+    health.mean_confidence = 0.5
+    assert health.received.hz() > 0
+    health.time_jumped()
+    assert health.received.hz() == 0
+    assert health.received.seconds_since_latest() is None
+    status = health.inference_status({}, {})
+    assert (status.values['inference_ms_p50'], status.values['mean_confidence']) == ('', '')
+    assert status.values['published'] == '1'
+    assert health.input_status({}, [], {}).values['time_jumps'] == '1'
+
+
+def test_engine_and_depth_statuses() -> None:
+    assert engine_status({'backend': 'x'}, 'active', '').level == OK
+    status = engine_status({}, 'unconfigured', 'bundle /x does not exist')
+    assert (status.level, status.message) == (ERROR, 'bundle /x does not exist')
+    assert depth_status().level == OK
+    assert depth_status().message == 'not used: the bundle takes RGB only'
