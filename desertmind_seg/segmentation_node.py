@@ -398,8 +398,12 @@ class SegmentationNode(LifecycleNode):
         if frame.epoch != self._slot.epoch:
             self.health.frame_dropped(TIME_JUMP)
             return
-        self._publish(wanted, rgb, segmentation, message.header)
+        refused = self._publish(wanted, rgb, segmentation, message.header)
         published_sec = time.perf_counter()
+        if refused:
+            self.health.frame_dropped(PUBLISH_FAILED, refused)
+            self.get_logger().warning(f'Not published: {refused}', throttle_duration_sec=5.0)
+            return
         self.health.frame_published(
             (published_sec - frame.arrived_sec) * 1e3,
             segmentation.inference_ms,
@@ -415,9 +419,11 @@ class SegmentationNode(LifecycleNode):
 
     def _publish(
         self, wanted: Sequence[str], rgb: Any, segmentation: Segmentation, header: Any
-    ) -> None:
+    ) -> str:
+        """Publish the wanted outputs; returns which were refused and why, in words."""
         assert self._segmenter is not None
         ontology, alpha = self._segmenter.ontology, self.settings['output.overlay_alpha']
+        refused = []
         for name in wanted:
             if name == 'overlay':
                 pixels = overlay(rgb, segmentation.mask, ontology, alpha)
@@ -430,10 +436,8 @@ class SegmentationNode(LifecycleNode):
                 publisher.publish(outgoing.fill(pixels, header))
             except RCLError as err:
                 # A reliable publisher gives up when a subscriber is too slow.
-                self.health.frame_dropped(PUBLISH_FAILED, f'~/{name}: {err}')
-                self.get_logger().warning(
-                    f'~/{name} not published: {err}', throttle_duration_sec=5.0
-                )
+                refused.append(f'~/{name}: {err}')
+        return '; '.join(refused)
 
     def _age_ms(self, frame: Frame) -> float:
         since_arrival_ms = (time.perf_counter() - frame.arrived_sec) * 1e3

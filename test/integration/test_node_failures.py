@@ -1,0 +1,161 @@
+"""What fails inside the node while it runs: publishing, the engine, and code with a bug."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+import time
+from typing import Any
+
+from node_process import IMAGE_TOPIC, NodeProcess, Peer, now_ns, rgb8
+import numpy as np
+import numpy.typing as npt
+import pytest
+import rclpy
+from rclpy.impl.implementation_singleton import rclpy_implementation
+
+from desertmind_seg.engine import EngineError
+from desertmind_seg.segmentation_node import SegmentationNode
+
+Rgb = npt.NDArray[np.uint8]
+
+
+@pytest.fixture
+def node(tiny_bundle: Path) -> Iterator[SegmentationNode]:
+    """The active node in this process; nothing spins it, frames are handed to its callback."""
+    rclpy.init(args=['--ros-args', '-p', f'model.bundle:={tiny_bundle}'])
+    node = SegmentationNode()
+    assert node.start()
+    yield node
+    assert node.stop(10.0)
+    node.destroy_node()
+    rclpy.shutdown()
+
+
+def wait_for_counts(node: SegmentationNode, **expected: int) -> None:
+    deadline = time.monotonic() + 10
+    while True:
+        counts = node.health.counters.snapshot()
+        if {'published': counts['published'], **counts['dropped']} == expected:
+            return
+        assert time.monotonic() < deadline, f'{counts}, expected {expected}'
+        time.sleep(0.01)
+
+
+def subscribe_mask(node: SegmentationNode, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Make the node believe that its mask is wanted."""
+    publisher, _ = node._outputs['mask']
+    monkeypatch.setattr(publisher, 'get_subscription_count', lambda: 1)
+    return publisher
+
+
+def raiser(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_refused_publishing_is_counted_and_the_node_goes_on(
+    node: SegmentationNode, monkeypatch: pytest.MonkeyPatch, asymmetric_rgb: Rgb
+) -> None:
+    publisher = subscribe_mask(node, monkeypatch)
+    with monkeypatch.context() as refusing:
+        refused = rclpy_implementation.RCLError('Failed to publish: cannot publish data')
+        refusing.setattr(publisher, 'publish', raiser(refused))
+        node._on_image(rgb8(asymmetric_rgb, now_ns()))
+        wait_for_counts(node, published=0, publish_failed=1)
+    status = node.health.inference_status({}, node.health.new_drops())
+    assert status.message == '1 frames lost: ~/mask: Failed to publish: cannot publish data'
+    node._on_image(rgb8(asymmetric_rgb, now_ns()))
+    wait_for_counts(node, published=1, publish_failed=1)
+    assert not node.worker_failed.is_set()
+
+
+def test_engine_failure_is_counted_and_the_node_goes_on(
+    node: SegmentationNode, monkeypatch: pytest.MonkeyPatch, asymmetric_rgb: Rgb
+) -> None:
+    subscribe_mask(node, monkeypatch)
+    with monkeypatch.context() as failing:
+        assert node._segmenter is not None
+        failing.setattr(
+            node._segmenter.engine, 'infer', raiser(EngineError('out of device memory'))
+        )
+        node._on_image(rgb8(asymmetric_rgb, now_ns()))
+        wait_for_counts(node, published=0, engine_failed=1)
+    status = node.health.inference_status({}, node.health.new_drops())
+    assert (status.level, status.message) == (2, '1 frames lost: out of device memory')
+    node._on_image(rgb8(asymmetric_rgb, now_ns()))
+    wait_for_counts(node, published=1, engine_failed=1)
+
+
+def test_result_of_a_frame_from_before_a_time_jump_is_dropped(
+    node: SegmentationNode, monkeypatch: pytest.MonkeyPatch, asymmetric_rgb: Rgb
+) -> None:
+    subscribe_mask(node, monkeypatch)
+    assert node._segmenter is not None
+    infer = node._segmenter.engine.infer
+
+    def infer_while_time_jumps(*arguments: Any) -> Any:
+        node._on_time_jump('In this test, time jumped')
+        return infer(*arguments)
+
+    with monkeypatch.context() as jumping:
+        jumping.setattr(node._segmenter.engine, 'infer', infer_while_time_jumps)
+        node._on_image(rgb8(asymmetric_rgb, now_ns()))
+        wait_for_counts(node, published=0, time_jump=1)
+    node._on_image(rgb8(asymmetric_rgb, now_ns()))
+    wait_for_counts(node, published=1, time_jump=1)
+
+
+def test_rgbd_bundle_is_refused(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, node: SegmentationNode
+) -> None:
+    assert node._segmenter is not None
+    bundle = node._segmenter.engine.bundle
+    metadata = bundle.metadata.model_copy(update={'modality': 'rgbd'})
+    rgbd = type(bundle)(bundle.path, bundle.sha256, metadata)
+    monkeypatch.setattr('desertmind_seg.segmentation_node.read_bundle', lambda _: rgbd)
+    node.trigger_deactivate()
+    node.trigger_cleanup()
+    assert not node.start()
+    assert 'takes rgbd frames, but this node feeds RGB only' in node._failure
+
+
+def test_a_bug_in_the_worker_ends_the_process_with_status_1(
+    tiny_bundle: Path, asymmetric_rgb: Rgb
+) -> None:
+    """A node without its worker would look alive and send nothing."""
+    script = Path(__file__).with_name('crashing_engine_node.py')
+    with (
+        Peer() as peer,
+        NodeProcess(
+            {'autostart': 'true', 'model.bundle': tiny_bundle}, command=[str(script)]
+        ) as p,
+    ):
+        peer.collect('/segmentation/mask')
+        camera = peer.camera(IMAGE_TOPIC)
+        peer.wait_for_match(camera, ['/segmentation/mask'])
+
+        def ended() -> bool:
+            camera.publish(rgb8(asymmetric_rgb, now_ns()))
+            return 'ZeroDivisionError' in process.log
+
+        peer.wait_until(ended, 'the bug shows')
+        assert process.wait() == 1
+
+
+def test_a_bug_in_a_transition_is_logged(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Without our decorator rclpy says nothing at all."""
+    rclpy.init(args=['--ros-args', '-p', f'model.bundle:={tiny_bundle}'])
+
+    def build_engine(*_: object) -> Any:
+        raise ZeroDivisionError('in this test')
+
+    node = SegmentationNode(build_engine)
+    assert not node.start()
+    node.destroy_node()
+    rclpy.shutdown()
+    assert 'ZeroDivisionError: in this test' in capfd.readouterr().err
