@@ -17,7 +17,8 @@ EXECUTABLES = {'segmentation_node', 'segment', 'evaluate_bag', 'play_bag', 'repl
 COLCON = shutil.which('colcon', path=f'{sysconfig.get_path("scripts")}:{os.environ["PATH"]}')
 WHERE_SHARED_FILES_ARE = (
     'from desertmind_seg import share; print(share.__file__); '
-    "print(*map(share.share_path, ('config/seg.yaml', 'launch/seg.launch.py', share.DEFAULT_BUNDLE)))"
+    "files = 'config/seg.yaml', 'launch/seg.launch.py', share.DEFAULT_BUNDLE; "
+    'print(*map(share.share_path, files))'
 )
 
 
