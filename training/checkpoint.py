@@ -1,23 +1,21 @@
 """Checkpoints: weights together with everything that says where they came from."""
 
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 import json
-import os
 from pathlib import Path
 import pickle
-import platform
-import subprocess
 from typing import Any
 
 import torch
 
 from desertmind_seg.ontology import Ontology
+from desertmind_seg.report import environment as runtime_environment
 from desertmind_seg.share import whole_file
 from training.model import SegmentationNetwork
 from training.recipe import Recipe, parse_recipe
 
-_PACKAGES = ('torch', 'torchvision', 'segmentation-models-pytorch', 'timm', 'lightning', 'numpy')
+_PACKAGES = ('torch', 'torchvision', 'segmentation-models-pytorch', 'timm', 'lightning')
 
 
 class CheckpointError(ValueError):
@@ -35,7 +33,7 @@ class Checkpoint:
     data_hash: str
     frames: dict[str, int]  # training frames of each data set
     git_hash: str
-    environment: dict[str, str]
+    environment: dict[str, Any]
     scores: dict[str, Any]
 
     def parsed_recipe(self) -> Recipe:
@@ -85,32 +83,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f'{path}: not a checkpoint of training.train ({err})') from err
 
 
-def git_hash() -> str:
-    """Return the commit of this checkout, ``-dirty`` when a tracked file differs, or 'unknown'.
-
-    Where the sources travel without their history (a GPU machine), the variable
-    DESERTMIND_GIT_HASH says which commit they are.
-    """
-    given = os.environ.get('DESERTMIND_GIT_HASH')
-    if given:
-        return given
-    described = subprocess.run(
-        ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*'],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip() if described.returncode == 0 else 'unknown'
-
-
-def environment() -> dict[str, str]:
-    """Name the machine and the versions that a figure depends on."""
-    found = {'python': platform.python_version(), 'machine': platform.machine()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = 'not installed'
-    found['device'] = torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'
+def environment() -> dict[str, Any]:
+    """Name the machine, the versions and the commit that a figure depends on."""
+    found = runtime_environment()
+    found['versions'] |= {package: version(package) for package in _PACKAGES}
+    found['machine']['gpu'] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return found

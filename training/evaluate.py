@@ -25,7 +25,7 @@ from desertmind_seg.engine import EngineError, load_engine
 from desertmind_seg.metrics import ConfusionMatrix
 from desertmind_seg.ontology import UNLABELED, Ontology
 from desertmind_seg.share import whole_file
-from training.checkpoint import CheckpointError, environment, git_hash, load_checkpoint
+from training.checkpoint import CheckpointError, environment, load_checkpoint
 from training.datasets import DatasetError, LabelledFrame, data_hash, list_frames
 from training.model import VehicleGraph
 from training.recipe import DataSection, DatasetSection, parse_recipe
@@ -230,7 +230,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         'dataset': arguments.dataset,
         'split': arguments.split,
         'data_hash': data_hash(frames),
-        'git_hash': git_hash(),
         'environment': environment(),
     }
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -142,7 +142,7 @@ def export(
             {'name': name, 'licence': LICENCES[name], 'frames': count}
             for name, count in checkpoint.frames.items()
         ],
-        scores=checkpoint.scores,
+        scores={**checkpoint.scores, 'environment': checkpoint.environment},
         parity={},
         git_hash=checkpoint.git_hash,
         data_hash=checkpoint.data_hash,

@@ -30,7 +30,6 @@ from training.checkpoint import (
     Checkpoint,
     CheckpointError,
     environment,
-    git_hash,
     load_checkpoint,
     save_checkpoint,
 )
@@ -250,6 +249,7 @@ def train(recipe: Recipe, out: Path) -> Checkpoint:
     scores['temperature'] = temperature
     scores['training_sec'] = seconds
     print_scores(scores)
+    found = environment()
     checkpoint = Checkpoint(
         state_dict={name: value.cpu() for name, value in task.network.state_dict().items()},
         recipe=recipe.model_dump(mode='json'),
@@ -257,8 +257,8 @@ def train(recipe: Recipe, out: Path) -> Checkpoint:
         temperature=temperature,
         data_hash=data_hash(frames),
         frames=frame_counts,
-        git_hash=git_hash(),
-        environment=environment(),
+        git_hash=found['git_hash'] or 'unknown',
+        environment=found,
         scores=scores,
     )
     save_checkpoint(checkpoint, out / 'checkpoint.pt')

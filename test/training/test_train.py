@@ -22,7 +22,7 @@ def test_a_checkpoint_carries_its_history(
     assert checkpoint.frames == {'ycor': 4}
     assert len(checkpoint.data_hash) == 64
     assert checkpoint.git_hash
-    assert checkpoint.environment['torch'] == torch.__version__
+    assert checkpoint.environment['versions']['torch'] == torch.__version__
     assert checkpoint.scores['frames'] == 2
     metrics = json.loads((trained[1] / 'metrics.json').read_text())
     assert metrics['miou_all'] == checkpoint.scores['miou_all']

@@ -1,0 +1,46 @@
+"""A model card holds the bundle's own figures."""
+
+from pathlib import Path
+
+import pytest
+
+from desertmind_seg.bundle import read_bundle
+from training.checkpoint import Checkpoint
+from training.export import main as export
+from training.model_card import main, model_card
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = sorted((ROOT / 'models').glob('*.onnx'))
+
+
+def test_the_card_quotes_scores_and_history(
+    trained: tuple[Checkpoint, Path], tiny_ycor: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / 'tiny.onnx'
+    checkpoint = str(trained[1] / 'checkpoint.pt')
+    assert export([checkpoint, '--frames', str(tiny_ycor), '--out', str(out)]) == 0
+    assert main([str(out), '--out', str(tmp_path / 'tiny.md')]) == 0
+    card = (tmp_path / 'tiny.md').read_text()
+    scores = trained[0].scores
+    assert f'**{scores["miou_all"]:.4f}**' in card
+    for row in scores['classes']:
+        iou = '-' if row['iou'] is None else f'{row["iou"]:.4f}'
+        assert f'| {row["id"]} | {row["name"]} | {iou} | {row["pixels"]} |' in card
+    assert 'research only' in card
+    assert f'temperature {trained[0].temperature:.3f}' in card
+    assert trained[0].data_hash[:16] in card
+
+
+def test_the_command_names_a_missing_bundle(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path / 'none.onnx'), '--out', str(tmp_path / 'card.md')]) == 1
+    assert 'none.onnx' in capsys.readouterr().err
+    assert not (tmp_path / 'card.md').exists()
+
+
+def test_every_shipped_bundle_is_small_and_has_its_card() -> None:
+    assert len(SHIPPED) > 0
+    for path in SHIPPED:
+        assert path.stat().st_size <= 25e6
+        assert path.with_suffix('.md').read_text() == model_card(read_bundle(path))
