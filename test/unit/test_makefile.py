@@ -1,0 +1,102 @@
+"""What `make` would do on other machines: dry runs, and runs that stop at the first check."""
+
+from collections.abc import Mapping
+import os
+from pathlib import Path
+import shutil
+import subprocess
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def make(
+    *arguments: str, folder: Path = ROOT, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run make and return its status and everything it printed."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ('AMENT_PREFIX_PATH', 'MAKEFLAGS', 'MAKELEVEL', 'PYTHONPATH')
+    }
+    return subprocess.run(
+        ['make', *arguments],
+        cwd=folder,
+        env=inherited | dict(environment or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.fixture
+def apt_ros(tmp_path: Path) -> dict[str, str]:
+    """Make the environment look as after `source /opt/ros/.../setup.bash`."""
+    (tmp_path / 'rclpy.py').touch()
+    return {'AMENT_PREFIX_PATH': str(tmp_path), 'PYTHONPATH': str(tmp_path)}
+
+
+def fake_python(path: Path, fails_at: str) -> str:
+    """Write a Python 3.9 that exits 1 where the code it is given contains `fails_at`."""
+    path.write_text(
+        f'#!/bin/sh\ncase "$*" in *{fails_at}*) exit 1;; *--version*) echo Python 3.9.2;; esac\n'
+    )
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_pypi_ros_is_installed_where_apt_has_none() -> None:
+    demo = make('--dry-run', '--always-make', 'demo').stdout
+    test = make('--dry-run', '--always-make', 'test').stdout
+
+    assert "--editable '.[ros]'" in demo
+    assert "--editable '.[train,dev,ros]'" in test
+    assert '--system-site-packages' not in demo + test
+
+
+def test_pypi_ros_stays_out_of_the_way_of_apts(apt_ros: dict[str, str]) -> None:
+    demo = make('--dry-run', '--always-make', 'demo', environment=apt_ros).stdout
+    test = make('--dry-run', '--always-make', 'test', environment=apt_ros).stdout
+
+    assert "--editable '.'" in demo
+    assert "--editable '.[train,dev]'" in test
+    assert '-m venv --system-site-packages .venv' in demo
+    assert '-m venv --system-site-packages .venv' in test
+
+
+def test_sourced_workspace_without_rclpy_is_not_taken_for_apts_ros(tmp_path: Path) -> None:
+    workspace = {'AMENT_PREFIX_PATH': str(tmp_path)}
+
+    demo = make('--dry-run', '--always-make', 'demo', environment=workspace).stdout
+
+    assert "--editable '.[ros]'" in demo
+
+
+@pytest.mark.parametrize(
+    ('fails_at', 'message'),
+    [
+        ('version_info', 'is Python 3.9.2; needed is Python 3.10 to 3.13'),
+        ('ensurepip', 'sudo apt install python3-venv'),
+    ],
+)
+def test_missing_python_is_named(tmp_path: Path, fails_at: str, message: str) -> None:
+    shutil.copy(ROOT / 'Makefile', tmp_path)
+    python = fake_python(tmp_path / 'python', fails_at)
+
+    result = make('.venv/.ros-pypi', f'PYTHON={python}', folder=tmp_path)
+
+    assert result.returncode == 2
+    assert message in result.stdout
+    assert not (tmp_path / '.venv').exists()
+
+
+def test_environment_for_another_ros_is_not_reused(tmp_path: Path) -> None:
+    shutil.copy(ROOT / 'Makefile', tmp_path)
+    (tmp_path / '.venv').mkdir()
+    (tmp_path / '.venv' / '.ros-apt').touch()
+
+    result = make('.venv/.ros-pypi', folder=tmp_path)
+
+    assert result.returncode == 2
+    assert 'Remove it: make clean' in result.stdout
