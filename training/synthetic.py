@@ -57,6 +57,8 @@ LABEL_TOPICS = {'/labels/desert_10': 'desert-10', '/labels/ycor_8': 'ycor-8'}
 # Stamps start here (2024-01-01 00:00:00 UTC): a drive is a function of its seed, not of the clock.
 _START_NS = 1_704_067_200_000_000_000
 _JPEG_QUALITY = 92
+# A drive that shows every class of ycor-8 in its first 6 s: rough, then smooth, puddles, rocks.
+_SHOW_SEED = 4353
 # An active-stereo camera of D435's kind: 50 mm baseline, disparity steps of 1/8 pixel or so.
 _BASELINE_M = 0.05
 _DEPTH_MIN_M, _DEPTH_MAX_M = 0.3, 20.0
@@ -662,7 +664,9 @@ def _parser() -> argparse.ArgumentParser:
     output.add_argument('--bag', type=Path, metavar='DIR', help='write one drive as a rosbag2 bag')
     output.add_argument('--folder', type=Path, metavar='DIR', help='write DIR/drive_SEED/ folders')
     which = parser.add_mutually_exclusive_group()
-    which.add_argument('--seed', type=int, default=3, help='one drive (default: %(default)s)')
+    which.add_argument(
+        '--seed', type=int, default=_SHOW_SEED, help='one drive (default: %(default)s)'
+    )
     which.add_argument('--seeds', type=_seeds, metavar='A:B', help='drives A..B-1, --folder only')
     parser.add_argument(
         '--frames', type=_positive, metavar='N', help='frames a drive (default: the whole drive)'

@@ -225,7 +225,7 @@ def _shade_ground(
     sun_rgb, sky_rgb = world.light.sun_rgb, world.light.sky_rgb
 
     # Bare ground: trail, pebbles, fallen leaves.
-    grain = 1.0 + 0.12 * n0 + 0.07 * n1 + 0.04 * n2 + 0.03 * n3 + 0.06 * n4
+    grain = 1.0 + 0.17 * n0 + 0.08 * n1 + 0.04 * n2 + 0.03 * n3 + 0.06 * n4
     on_trail = 1.0 - smoothstep(-0.10, 0.10, edge)
     coarse = smoothstep(-0.35, 0.35, rough) * on_trail
     track = world.fine.sample(world.track, x, y)
@@ -426,6 +426,10 @@ def _fill_puddles(
     surface = world.fine.sample(world.surface, x, y)
     mud = np.array(p.trail_rgb, np.float32) * 0.5 + np.array(p.soil_rgb, np.float32) * 0.1
     lit = mud * (surface[..., SUN, None] * world.light.sun_rgb + world.light.sky_rgb)
+    # The ground shows through where the water is shallow.
+    deep = smoothstep(0.0, 0.45, world.fine.sample(world.cover, x, y)[..., WATER])[..., None]
+    lit = lit * deep + 0.75 * buffers.radiance[part] * (1.0 - deep)
+    fresnel = fresnel * (0.55 + 0.45 * deep)
     water = np.asarray(lit * (1.0 - fresnel) + reflection * fresnel, np.float32)
     np.copyto(buffers.radiance[part], water, where=puddle[..., None])
 

@@ -279,12 +279,12 @@ def conifer_tree(
     bottom = float(rng.uniform(0.03, 0.2))
     spread = float(rng.uniform(0.15, 0.22))
     _draw_wood(canvas, [(0, 0, 0, 0.95, 0.02)], bark_rgb, light, rng)
-    count = 3200
+    count = 4400
     rise = 1.0 - np.sqrt(rng.random(count))
-    whorl = np.round(rise * 16) / 16 + rng.normal(0, 0.010, count)
+    whorl = np.round(rise * 21) / 21 + rng.normal(0, 0.014, count)
     azimuth = rng.uniform(0, 2 * math.pi, count)
     out = rng.random(count) ** 0.6
-    ragged = 1.0 + 0.25 * np.sin(azimuth * 3 + np.round(rise * 16) * 2.1)
+    ragged = 1.0 + 0.28 * np.sin(azimuth * 3 + np.round(rise * 21) * 2.1)
     reach = spread * (1.0 - whorl) * out * ragged + 0.004
     y = bottom + (0.97 - bottom) * whorl - 0.22 * reach
     position = np.stack([np.sin(azimuth) * reach, y, np.cos(azimuth) * reach], 1)

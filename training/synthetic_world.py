@@ -197,7 +197,7 @@ class DriveParameters:
             white_balance_rgb=(1.0 + temperature, 1.0, 1.0 - temperature),
             vignette=float(rng.uniform(0.1, 0.5)),
             noise=float(rng.uniform(0.5, 1.6)),
-            softness_px=float(rng.uniform(0.35, 0.75)),
+            softness_px=float(rng.uniform(0.3, 0.65)),
             contrast=float(rng.uniform(0.9, 1.25)),
             saturation=float(rng.uniform(0.65, 1.1)),
             sun_azimuth_rad=float(rng.uniform(-math.pi, math.pi)),
@@ -210,7 +210,7 @@ class DriveParameters:
             rut_depth_m=float(rng.uniform(0.03, 0.16)),
             rut_spacing_m=float(rng.uniform(1.5, 1.9)),
             grass_strip=bool(rng.random() < (0.15 if wood or arid else 0.45)),
-            puddles=int(rng.integers(0, 3) if arid else rng.integers(3, 22)),
+            puddles=int(rng.integers(0, 5) if arid else 2 * rng.integers(3, 22)),
             trail_rgb=pick(*(red_earth if arid else earth)),
             soil_rgb=pick(*(red_earth if arid else ((112, 94, 72), (98, 84, 68), (120, 104, 80)))),
             hill_height_m=float(rng.uniform(0.5, 5.0)),
@@ -567,9 +567,13 @@ class World:
             ).astype(np.float32)
             wet = smoothstep(-1.5, 0.15, pool)
             inside = pool > 0.0
-            if inside.any():
-                level = float(np.quantile(self.height[region][inside], 0.4)) - 0.01
-                self.height[region] += wet * (level - self.height[region])
+            if not inside.any():
+                continue
+            low, level, high = np.quantile(self.height[region][inside], (0.1, 0.4, 0.9))
+            if high - low > 0.22 or float(water[region][inside].max()) > -0.5:
+                # A slope holds no water, and two pools that meet would dig a pit.
+                continue
+            self.height[region] += wet * np.float32(level - 0.01 - self.height[region])
             water[region] = np.maximum(water[region], pool)
         # Ground cover off the trail.
         patches = fractal_noise(rng, shape, cell, (16.0, 6.0, 2.0, 0.7), 0.6)
@@ -648,7 +652,7 @@ class World:
 
         trees = add(
             [
-                conifer_tree(rng, light, to_linear(52, 74, 48), bark)
+                conifer_tree(rng, light, to_linear(66, 88, 58), bark)
                 if rng.random() < p.conifer_share
                 else broadleaf_tree(
                     rng,
@@ -788,7 +792,7 @@ class World:
         size = rng.gamma(2.0, 0.20, len(x)) + 0.10
         # On the trail only where the vehicle does not drive over them.
         beside = np.abs(y - self.trail_y(x)) > 1.3
-        keep = (edge > 0.15) | (beside & (size < 0.45) & (edge > -0.9))
+        keep = beside & ((edge > 0.15) | ((size < 0.45) & (edge > -0.9)))
         put(x[keep], y[keep], rocks, size[keep], Material.ROCK, 90.0)
         # Stones on the trail: part of a rough trail, not obstacles.
         x, y = scatter(6.0, 0.0, self.DRIVE_M + 16.0, p.trail_width_m * 0.5 + 0.6)

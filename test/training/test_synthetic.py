@@ -151,9 +151,9 @@ def test_classes_occur_over_a_handful_of_seeds() -> None:
         assert not missing
         assert count[ontology.num_classes : 255].sum() == 0
     share = counts['ycor-8'][:8] / counts['ycor-8'].sum()
-    # No class rules; trails, grass and high vegetation are each a real part.
+    # No class rules; either trail, grass and high vegetation are each a real part.
     assert share.max() < 0.5
-    assert share[[0, 1, 2, 6]].min() > 0.03
+    assert share[[0, 1, 2, 6]].min() > 0.01
 
 
 def test_depth_lies_on_the_terrain(drive: SyntheticDrive, frame: SyntheticFrame) -> None:
