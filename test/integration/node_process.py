@@ -104,6 +104,10 @@ class NodeProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    def shared_memory(self) -> set[str]:
+        """Return the Fast DDS segments, 70 MB each, that the process has mapped."""
+        return _mapped_segments(Path(f'/proc/{self.pid}/maps'))
+
     @property
     def log(self) -> str:
         return Path(self._log.name).read_text(encoding='utf-8', errors='replace')
@@ -259,6 +263,19 @@ class Peer:
             SetParameters, f'{NODE}/set_parameters', SetParameters.Request(parameters=[message])
         )
         return response.results[0]
+
+
+def _mapped_segments(maps: Path) -> set[str]:
+    try:
+        return set(re.findall(r'/dev/shm/fastdds_[0-9a-f]{16}$', maps.read_text(), re.MULTILINE))
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return set()  # another process, which has ended or is not ours
+
+
+def abandoned_segments(segments: set[str]) -> set[str]:
+    """Return those that still exist though no process uses them."""
+    used = set().union(*(_mapped_segments(maps) for maps in Path('/proc').glob('[0-9]*/maps')))
+    return {segment for segment in segments - used if Path(segment).exists()}
 
 
 def stamp_header(stamp_ns: int, frame_id: str = 'camera_color_optical_frame') -> Header:

@@ -127,12 +127,8 @@ def test_a_bug_in_the_worker_ends_the_process_with_status_1(
 ) -> None:
     """A node without its worker would look alive and send nothing."""
     script = Path(__file__).with_name('crashing_engine_node.py')
-    with (
-        Peer() as peer,
-        NodeProcess(
-            {'autostart': 'true', 'model.bundle': tiny_bundle}, command=[str(script)]
-        ) as p,
-    ):
+    parameters = {'autostart': 'true', 'model.bundle': tiny_bundle}
+    with Peer() as peer, NodeProcess(parameters, command=[str(script)]) as process:
         peer.collect('/segmentation/mask')
         camera = peer.camera(IMAGE_TOPIC)
         peer.wait_for_match(camera, ['/segmentation/mask'])

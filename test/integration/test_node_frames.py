@@ -36,7 +36,7 @@ from desertmind_seg.segmenter import Segmenter
 Rgb = npt.NDArray[np.uint8]
 
 # Frames are not dropped for their age unless a test is about that: the machine may be busy.
-ACTIVE = {'autostart': 'true', 'input.max_age_ms': 0}
+ACTIVE = {'autostart': 'true', 'input.max_age_ms': 0, 'diagnostics.period_sec': 0.2}
 SLOW_NODE = (str(Path(__file__).with_name('slow_engine_node.py')),)
 MASK, CONFIDENCE = f'{NODE}/mask', f'{NODE}/confidence'
 MASK_QOS = QoSProfile(depth=1)

@@ -14,6 +14,7 @@ from node_process import (
     NODE,
     NodeProcess,
     Peer,
+    abandoned_segments,
     now_ns,
     pixels_of,
     rgb8,
@@ -38,7 +39,7 @@ from desertmind_seg.segmenter import Segmenter
 Rgb = npt.NDArray[np.uint8]
 
 # Frames are not dropped for their age unless a test is about that: the machine may be busy.
-ACTIVE = {'autostart': 'true', 'input.max_age_ms': 0}
+ACTIVE = {'autostart': 'true', 'input.max_age_ms': 0, 'diagnostics.period_sec': 0.2}
 SLOW_NODE = (str(Path(__file__).with_name('slow_engine_node.py')),)
 MASK, CONFIDENCE = f'{NODE}/mask', f'{NODE}/confidence'
 MASK_QOS = QoSProfile(depth=1)
@@ -136,7 +137,7 @@ def test_compressed_input(
 
 def test_lifecycle_up_and_down_twice(tiny_bundle: Path, peer: Peer, asymmetric_rgb: Rgb) -> None:
     camera = peer.camera()
-    with NodeProcess({'model.bundle': tiny_bundle}):
+    with NodeProcess({'model.bundle': tiny_bundle, 'diagnostics.period_sec': 0.2}):
         for _ in range(2):
             assert peer.state() == 'unconfigured'
             assert not peer.node.count_publishers(MASK)
@@ -174,12 +175,15 @@ def test_signals_end_it_with_status_0_within_2_s(
         peer.wait_for_match(camera, [MASK])
         send_until_answered(peer, camera, rgb8(asymmetric_rgb, now_ns()), masks)
         camera.publish(rgb8(asymmetric_rgb, now_ns()))
+        segments = process.shared_memory()
         begin = time.monotonic()
         for name in signals.split():
             process.send(signal.Signals[f'SIG{name}'])
         assert process.wait() == 0
         assert time.monotonic() - begin < 2.0
         assert 'Traceback' not in process.log
+        assert segments
+        assert not abandoned_segments(segments)
 
 
 def test_signal_during_a_long_inference(
@@ -200,10 +204,13 @@ def test_signal_during_a_long_inference(
 
         # A frame is superseded only while another one is in the engine.
         peer.wait_until(superseded, 'a superseded frame')
+        segments = process.shared_memory()
         begin = time.monotonic()
         process.send(signal.SIGINT)
         assert process.wait() == 0
         assert time.monotonic() - begin < 2.0
+        assert segments
+        assert not abandoned_segments(segments)
 
 
 def test_sim_time_and_a_looping_bag(tiny_bundle: Path, peer: Peer, asymmetric_rgb: Rgb) -> None:
