@@ -56,7 +56,8 @@ setup(
         'tqdm',
     ],
     extras_require={
-        # ROS 2 Kilted as wheels, for machines without apt's ROS 2. Never both on one path.
+        # ROS 2 Kilted as wheels, for machines without apt's ROS 2. Never both on one path. play_bag
+        # can publish the message packages that are installed, hence more of them than are imported.
         'ros': [
             'ros-ament-index-python',
             'ros-diagnostic-msgs',
@@ -93,7 +94,6 @@ setup(
             'psutil',
             'pytest',
             'pytest-timeout',
-            'pytest-xdist',
             'ruff',
             # colcon builds ament_python packages with `setup.py develop|install` options that
             # setuptools 80 removed.
