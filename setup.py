@@ -56,8 +56,8 @@ setup(
         'tqdm',
     ],
     extras_require={
-        # ROS 2 Kilted as wheels, for machines without apt's ROS 2. Never both on one path. play_bag
-        # can publish the message packages that are installed, hence more of them than are imported.
+        # ROS 2 Kilted as wheels, for machines without apt's ROS 2; never both on one path. More
+        # messages than are imported, because play_bag publishes those that are installed.
         'ros': [
             'ros-ament-index-python',
             'ros-diagnostic-msgs',
