@@ -53,13 +53,13 @@ from desertmind_seg.messages import (
 )
 from desertmind_seg.metrics import ConfusionMatrix, MetricsError
 from desertmind_seg.ontology import UNLABELED, Ontology
+from desertmind_seg.provenance import environment
 from desertmind_seg.rendering import contact_sheet
 from desertmind_seg.report import (
     Fact,
     Section,
     classes_section,
     confusion_section,
-    environment,
     environment_section,
     images_section,
     latency_section,

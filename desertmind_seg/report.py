@@ -9,14 +9,9 @@ import base64
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 import io
 import json
-import os
 from pathlib import Path
-import platform
-import shutil
-import subprocess
 import tempfile
 from typing import Any
 
@@ -52,18 +47,6 @@ _PLOT_STYLE: dict[Any, Any] = {
     'ytick.color': _QUIET,
 }
 _JPEG_QUALITY = 85
-# Distributions whose versions decide what a mask looks like or how long it takes.
-_DISTRIBUTIONS = (
-    'numpy',
-    'onnxruntime',
-    'onnxruntime-gpu',
-    'opencv-python-headless',
-    'opencv-python',
-    'rosbags',
-    'rclpy',
-    'ros-fastdds',
-    'torch',
-)
 
 _TEMPLATE = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
     """<!doctype html>
@@ -230,60 +213,6 @@ def output_folder(out: Path, names: Collection[str], *, replace: bool) -> Iterat
                 (partial / name).rename(out / name)
 
 
-def environment() -> dict[str, Any]:
-    """Describe the machine, the versions and the commit that a result was made with."""
-    versions = {'python': platform.python_version()}
-    for name in _DISTRIBUTIONS:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        'machine': {
-            'cpu': _cpu_model(),
-            'cpus': len(os.sched_getaffinity(0)),
-            'memory_gib': round(
-                os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30, 1
-            ),
-            'os': platform.platform(),
-        },
-        'versions': versions,
-        'git_hash': _git_hash(),
-    }
-
-
-def _cpu_model() -> str:
-    for line in Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines():
-        if line.startswith('model name'):
-            return line.partition(':')[2].strip()
-    return platform.machine()
-
-
-def _git_hash() -> str | None:
-    """Return the checkout's commit, '-dirty' appended where files differ; None outside of one."""
-    checkout = Path(__file__).resolve().parent.parent
-    git = shutil.which('git')
-    # Only our own checkout: an installed package may lie in a virtual environment of another's.
-    if git is None or not (checkout / '.git').exists():
-        return None
-    described = subprocess.run(
-        [
-            git,
-            '-C',
-            str(checkout),
-            'describe',
-            '--always',
-            '--dirty',
-            '--abbrev=40',
-            '--exclude=*',
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip() or None
-
-
 def image_uri(rgb: npt.NDArray[np.uint8]) -> str:
     """Return a (H, W, 3) uint8 RGB image as a data URI (JPEG)."""
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
@@ -319,7 +248,7 @@ def pairs_section(title: str, rows: Mapping[str, object], note: str = '') -> Sec
 
 
 def environment_section(document: Mapping[str, Any]) -> Section:
-    """Show what `environment` returned."""
+    """Show what `provenance.environment` returned."""
     machine, versions = document['machine'], document['versions']
     rows = {
         'machine': f'{machine["cpu"]}, {machine["cpus"]} CPUs, {machine["memory_gib"]} GiB',

@@ -1,7 +1,6 @@
 """Checkpoints: weights together with everything that says where they came from."""
 
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 import json
 from pathlib import Path
 import pickle
@@ -10,12 +9,10 @@ from typing import Any
 import torch
 
 from desertmind_seg.ontology import Ontology
-from desertmind_seg.report import environment as runtime_environment
+from desertmind_seg.provenance import environment as runtime_environment
 from desertmind_seg.share import whole_file
 from training.model import SegmentationNetwork
 from training.recipe import Recipe, parse_recipe
-
-_PACKAGES = ('torch', 'torchvision', 'segmentation-models-pytorch', 'timm', 'lightning')
 
 
 class CheckpointError(ValueError):
@@ -86,6 +83,5 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def environment() -> dict[str, Any]:
     """Name the machine, the versions and the commit that a figure depends on."""
     found = runtime_environment()
-    found['versions'] |= {package: version(package) for package in _PACKAGES}
     found['machine']['gpu'] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return found

@@ -175,6 +175,7 @@ def train(recipe: Recipe, out: Path) -> Checkpoint:
     score that is reported on the same split.
     """
     L.seed_everything(recipe.seed, workers=True)
+    found = environment()  # of the code that runs, before somebody edits it
     ontology = load_ontology(recipe.ontology)
     frames, frame_counts = _frames(recipe, ontology)
     val_frames = [
@@ -249,7 +250,6 @@ def train(recipe: Recipe, out: Path) -> Checkpoint:
     scores['temperature'] = temperature
     scores['training_sec'] = seconds
     print_scores(scores)
-    found = environment()
     checkpoint = Checkpoint(
         state_dict={name: value.cpu() for name, value in task.network.state_dict().items()},
         recipe=recipe.model_dump(mode='json'),

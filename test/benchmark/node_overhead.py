@@ -48,7 +48,7 @@ from desertmind_seg.bundle import Bundle, read_bundle  # noqa: E402
 from desertmind_seg.dds import keep_frame_memory, with_image_profile  # noqa: E402
 from desertmind_seg.engine import Depth, Engine, OnnxRuntimeEngine, Rgb, load_engine  # noqa: E402
 from desertmind_seg.health import PipelineHealth  # noqa: E402
-from desertmind_seg.report import environment  # noqa: E402
+from desertmind_seg.provenance import environment  # noqa: E402
 from desertmind_seg.share import DEFAULT_BUNDLE, share_path  # noqa: E402
 
 WARM_UP = 20

@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     'health': {'telemetry'},
     'dds': {'share'},
     'bags': set(),
+    'provenance': set(),
     'report': {'ontology', 'share'},
     'segment': {'segmenter', 'engine', 'bundle', 'rendering', 'share'},
     'segmentation_node': {
@@ -34,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     'evaluate_bag': {
         *('bags', 'messages', 'segmenter', 'engine', 'bundle', 'ontology'),
-        *('rendering', 'metrics', 'telemetry', 'report', 'share'),
+        *('rendering', 'metrics', 'telemetry', 'provenance', 'report', 'share'),
     },
     'play_bag': {'bags', 'dds'},
     # What the node sent is scored and shown by the code that does so for evaluate_bag.

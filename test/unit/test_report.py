@@ -11,12 +11,12 @@ import pytest
 
 from desertmind_seg.metrics import ConfusionMatrix
 from desertmind_seg.ontology import Ontology, load_ontology
+from desertmind_seg.provenance import environment
 from desertmind_seg.report import (
     Fact,
     Section,
     classes_section,
     confusion_section,
-    environment,
     environment_section,
     images_section,
     latency_section,
