@@ -1,3 +1,3 @@
-"""Semantic segmentation of off-road camera streams: bundle, engine, segmenter, ROS 2 node and tools."""
+"""Off-road semantic segmentation on a vehicle: bundle, engine, segmenter, ROS 2 node, tools."""
 
 __version__ = '0.1.0'
