@@ -555,7 +555,7 @@ class SegmentationNode(LifecycleNode):
 
     def _to_message(self, status: Status, engine: str) -> DiagnosticStatus:
         return DiagnosticStatus(
-            name=f'{self.get_name()}: {status.name}',
+            name=f'{self.get_fully_qualified_name().lstrip("/")}: {status.name}',
             level=bytes([status.level]),
             message=status.message,
             hardware_id=f'{engine} {self.health.frame_id}'.strip(),

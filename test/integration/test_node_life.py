@@ -41,6 +41,13 @@ Rgb = npt.NDArray[np.uint8]
 # Frames are not dropped for their age unless a test is about that: the machine may be busy.
 ACTIVE = {'autostart': 'true', 'input.max_age_ms': 0, 'diagnostics.period_sec': 0.2}
 SLOW_NODE = (str(Path(__file__).with_name('slow_engine_node.py')),)
+MODULE = ('-m', 'desertmind_seg.segmentation_node')
+# The executor of ROS 2 Humble and Jazzy, whose rclpy has no EventsExecutor.
+PORTABLE_EXECUTOR = (
+    '-c',
+    'import sys; from desertmind_seg import segmentation_node as node; '
+    'node.EventsExecutor = node.SingleThreadedExecutor; sys.exit(node.main())',
+)
 MASK, CONFIDENCE = f'{NODE}/mask', f'{NODE}/confidence'
 MASK_QOS = QoSProfile(depth=1)
 
@@ -165,11 +172,23 @@ def test_lifecycle_up_and_down_twice(tiny_bundle: Path, peer: Peer, asymmetric_r
         assert peer.state() == 'finalized'
 
 
-@pytest.mark.parametrize('signals', ['INT', 'INT INT INT', 'TERM'])
+@pytest.mark.parametrize(
+    ('signals', 'command'),
+    [
+        ('INT', MODULE),
+        ('INT INT INT', MODULE),
+        ('TERM', MODULE),
+        ('INT INT', PORTABLE_EXECUTOR),
+    ],
+)
 def test_signals_end_it_with_status_0_within_2_s(
-    tiny_bundle: Path, peer: Peer, asymmetric_rgb: Rgb, signals: str
+    tiny_bundle: Path,
+    peer: Peer,
+    asymmetric_rgb: Rgb,
+    signals: str,
+    command: tuple[str, str],
 ) -> None:
-    with NodeProcess({**ACTIVE, 'model.bundle': tiny_bundle}) as process:
+    with NodeProcess({**ACTIVE, 'model.bundle': tiny_bundle}, command=command) as process:
         masks = peer.collect(MASK)
         camera = peer.camera()
         peer.wait_for_match(camera, [MASK])
