@@ -7,12 +7,7 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c con
 PYTEST_ARGS ?=
 
 # Where apt's ROS 2 is sourced, the environment sees it, and PyPI's ROS wheels stay out of its way.
-ROS = pypi
-ifneq ($(AMENT_PREFIX_PATH),)
-ifeq ($(shell $(PYTHON) -c 'import rclpy' 2>/dev/null && echo yes),yes)
-ROS = apt
-endif
-endif
+ROS := $(if $(wildcard $(addsuffix /share/rclpy/package.xml,$(subst :, ,$(AMENT_PREFIX_PATH)))),apt,pypi)
 VENV_ARGS_apt = --system-site-packages
 RUNTIME_pypi = .[ros]
 RUNTIME_apt = .
@@ -56,6 +51,10 @@ out/demo/sample_drive/metadata.yaml: $(wildcard training/synthetic*.py) | .venv/
 	    'Name one: make PYTHON=python3.12 ...' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo 'Python cannot make virtual environments: sudo apt install python3-venv' >&2; exit 1; }
+	@[ $(ROS) = pypi ] || $(PYTHON) -c 'import rclpy' || { \
+	  echo "The ROS 2 that is sourced is not for $(PYTHON)." \
+	    'Name its Python, or open a shell without ROS 2: make PYTHON=/usr/bin/python3 ...' >&2; \
+	  exit 1; }
 	$(PYTHON) -m venv $(VENV_ARGS_$(ROS)) .venv
 	@touch $@
 

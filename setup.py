@@ -48,7 +48,8 @@ setup(
         'numpy',
         'onnx',
         'onnxruntime',
-        'opencv-python-headless',
+        # 4.6 fills truncated JPEGs with grey instead of refusing them.
+        'opencv-python-headless>=4.11',
         'protobuf',
         'pydantic>=2',
         'pyyaml',

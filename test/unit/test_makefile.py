@@ -33,8 +33,10 @@ def make(
 @pytest.fixture
 def apt_ros(tmp_path: Path) -> dict[str, str]:
     """Make the environment look as after `source /opt/ros/.../setup.bash`."""
-    (tmp_path / 'rclpy.py').touch()
-    return {'AMENT_PREFIX_PATH': str(tmp_path), 'PYTHONPATH': str(tmp_path)}
+    prefix = tmp_path / 'ros'
+    (prefix / 'share/rclpy').mkdir(parents=True)
+    (prefix / 'share/rclpy/package.xml').touch()
+    return {'AMENT_PREFIX_PATH': f'/nowhere:{prefix}'}
 
 
 def fake_python(path: Path, fails_at: str) -> str:
@@ -71,6 +73,17 @@ def test_sourced_workspace_without_rclpy_is_not_taken_for_apts_ros(tmp_path: Pat
     demo = make('--dry-run', '--always-make', 'demo', environment=workspace).stdout
 
     assert "--editable '.[ros]'" in demo
+
+
+def test_ros_of_another_python_is_named(tmp_path: Path, apt_ros: dict[str, str]) -> None:
+    shutil.copy(ROOT / 'Makefile', tmp_path)
+    python = fake_python(tmp_path / 'python', fails_at='rclpy')
+
+    result = make('.venv/.ros-apt', f'PYTHON={python}', folder=tmp_path, environment=apt_ros)
+
+    assert result.returncode == 2
+    assert 'The ROS 2 that is sourced is not for' in result.stdout
+    assert not (tmp_path / '.venv').exists()
 
 
 @pytest.mark.parametrize(
