@@ -1,9 +1,9 @@
 r"""Score a checkpoint or a bundle on a labelled split, at the frames' own resolution.
 
 Examples:
-  python -m training.evaluate --bundle models/ycor8_rgb.onnx --dataset ycor \\
+  python -m training.evaluate --bundle models/ycor8_rgb.onnx --dataset ycor \
       --root ../shared/data/ycor --split val --out out/scores
-  python -m training.evaluate --checkpoint out/run/checkpoint.pt --dataset synthetic \\
+  python -m training.evaluate --checkpoint out/run/checkpoint.pt --dataset synthetic \
       --root out/drives --split all --out out/scores
 """
 

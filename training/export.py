@@ -1,14 +1,15 @@
 r"""Export a checkpoint to a bundle: one self-describing ONNX file, checked against torch.
 
 Examples:
-  python -m training.export out/ycor8_rgb/checkpoint.pt --frames ../shared/data/ycor \\
+  python -m training.export out/ycor8_rgb/checkpoint.pt --frames ../shared/data/ycor \
       --out models/ycor8_rgb.onnx
-  python -m training.export out/ycor8_rgb/checkpoint.pt --frames ../shared/data/ycor \\
+  python -m training.export out/ycor8_rgb/checkpoint.pt --frames ../shared/data/ycor \
       --network-size 480x832 --out out/ycor8_rgb_large.onnx
 """
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 import sys
 import tempfile
@@ -26,9 +27,15 @@ from desertmind_seg.engine import Engine, load_engine
 from desertmind_seg.ontology import Ontology
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from training.datasets import LICENCES, DatasetError, LabelledFrame, list_frames
-from training.evaluate import Predict, predict_with_graph
+from training.evaluate import (
+    Predict,
+    fit_temperature,
+    predict_with_graph,
+    print_scores,
+    score_frames,
+)
 from training.model import VehicleGraph
-from training.recipe import Recipe
+from training.recipe import RecipeError, parse_recipe
 
 OPSET = 20
 # Of all pixels, the share in which the fp32 graph and torch must agree.
@@ -116,17 +123,34 @@ def _resized(rgb: npt.NDArray[np.uint8], size_hw: tuple[int, int]) -> npt.NDArra
     return np.ascontiguousarray(resized, np.uint8)
 
 
-def export(
-    checkpoint: Checkpoint, recipe: Recipe, frames: Sequence[LabelledFrame], out: Path
-) -> None:
-    """Write the fp32 bundle and its model card, if the parity gate lets it pass.
+def at_network_size(
+    checkpoint: Checkpoint, size_hw: tuple[int, int], frames: Sequence[LabelledFrame]
+) -> Checkpoint:
+    """Return the checkpoint for another network size, calibrated and scored again at that size.
+
+    Scores and temperature belong to a size: those of the training's size would be false here.
+    """
+    model = {**checkpoint.recipe['model'], 'network_size_hw': size_hw}
+    recipe = parse_recipe({**checkpoint.recipe, 'model': model}, f'--network-size {size_hw}')
+    resized = replace(checkpoint, recipe=recipe.model_dump(mode='json'))
+    ontology, device = resized.parsed_ontology(), torch.device('cpu')
+    graph = VehicleGraph(resized.network(), ontology.costs, 1.0).eval()
+    graph.temperature = fit_temperature(frames, ontology, graph, device)
+    scores = score_frames(frames, ontology, predict_with_graph(graph, device))
+    print_scores(scores)
+    scores['training_sec'] = checkpoint.scores['training_sec']
+    return replace(resized, temperature=graph.temperature, scores=scores)
+
+
+def export(checkpoint: Checkpoint, frames: Sequence[LabelledFrame], out: Path) -> None:
+    """Write the fp32 bundle, if the parity gate lets it pass.
 
     Raises:
         ParityError: too few pixels agree; nothing is written under the final name.
     """
+    recipe = checkpoint.parsed_recipe()
     ontology = checkpoint.parsed_ontology()
     graph = VehicleGraph(checkpoint.network(), ontology.costs, checkpoint.temperature).eval()
-    graph.size_hw = recipe.model.network_size_hw
     model = to_onnx(graph)
     metadata = BundleMetadata(
         name=out.stem,
@@ -183,21 +207,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         '--frames', type=Path, required=True, help="YCOR's folder, for the parity gate"
     )
     parser.add_argument(
-        '--network-size', type=_size_hw, help="HEIGHTxWIDTH, default: the recipe's"
+        '--network-size',
+        type=_size_hw,
+        help="HEIGHTxWIDTH, default: the recipe's; calibrates and scores again at that size",
     )
     parser.add_argument('--out', type=Path, required=True, help='the bundle, e.g. models/x.onnx')
     arguments = parser.parse_args(argv)
     try:
         checkpoint = load_checkpoint(arguments.checkpoint)
         recipe = checkpoint.parsed_recipe()
-        if arguments.network_size is not None:
-            model = {**recipe.model.model_dump(), 'network_size_hw': arguments.network_size}
-            recipe = Recipe.model_validate({**recipe.model_dump(), 'model': model})
         section = recipe.data.val[0].model_copy(update={'root': str(arguments.frames)})
         frames = list_frames(section, recipe.data, checkpoint.parsed_ontology())
+        if arguments.network_size is not None:
+            checkpoint = at_network_size(checkpoint, arguments.network_size, frames)
         step = max(1, len(frames) // GATE_FRAMES)
-        export(checkpoint, recipe, frames[::step][:GATE_FRAMES], arguments.out)
-    except (FileNotFoundError, CheckpointError, DatasetError, ParityError, ValueError) as err:
+        export(checkpoint, frames[::step][:GATE_FRAMES], arguments.out)
+    except (FileNotFoundError, CheckpointError, DatasetError, ParityError, RecipeError) as err:
         print(f'error: {err}', file=sys.stderr)
         return 1
     print(arguments.out)

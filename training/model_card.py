@@ -36,8 +36,8 @@ _TEMPLATE = """\
 
 YCOR's official training frames are cut by frame number into blocks of
 {{ m.recipe.data.block_frames }}; every {{ m.recipe.data.val_every_blocks }}th block validates
-({{ m.scores.blocks }} blocks), the others train. Neighbouring frames never stand on both sides,
-but blocks of one drive do: another place will score lower.
+({{ m.scores.blocks }} blocks), the others train. Only the first and last frame of a block have a
+neighbour on the other side, but blocks of one drive stand on both: another place will score lower.
 
 ## Scores on the validation blocks
 
@@ -56,8 +56,7 @@ One confusion matrix at the frames' own resolution, torch fp32, single scale.
 - Calibration: softmax temperature {{ '%.3f' % m.temperature }}, fitted on the same blocks (one
   number); expected calibration error {{ '%.4f' % m.scores.ece }} in 15 bins.
 
-The last averaged weights are kept; no epoch was picked by its score. The recipe was not searched:
-the tables in the recipe's commit say what was tried.
+The last averaged weights are kept; no epoch was picked by its score.
 
 ## Parity gate
 
@@ -67,7 +66,7 @@ agree; the confidence differs by at most {{ '%.4f' % m.parity.confidence_max_dif
 
 ## Training
 
-{{ '%.0f' % (m.scores.training_sec / 60) }} minutes on {{ machine.gpu or machine.cpu }}\
+{{ '%.0f' % (m.scores.training_sec / 60) }} minutes for the last stage on {{ machine.gpu or machine.cpu }}\
  ({{ machine.cpus }} CPUs), seed {{ m.seed }},
 commit {{ m.git_hash }}, data hash `{{ m.data_hash[:16] }}`.
 
@@ -80,7 +79,7 @@ python -m training.train training/recipes/{{ stage }}.yaml --out out/{{ stage }}
 {% endif -%}
 python -m training.train training/recipes/{{ m.recipe.name }}.yaml --out out/{{ m.recipe.name }}
 python -m training.export out/{{ m.recipe.name }}/checkpoint.pt --frames ../shared/data/ycor \\
-    --out models/{{ m.name }}.onnx
+    --network-size {{ m.network_size_hw | join('x') }} --out models/{{ m.name }}.onnx
 python -m training.model_card models/{{ m.name }}.onnx --out models/{{ m.name }}.md
 ```
 

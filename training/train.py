@@ -2,7 +2,7 @@ r"""Train a recipe.
 
 Examples:
   python -m training.train training/recipes/ycor8_rgb.yaml --out out/ycor8_rgb
-  python -m training.train training/recipes/ycor8_rgb.yaml --out out/try \\
+  python -m training.train training/recipes/ycor8_rgb.yaml --out out/try \
       optim.epochs=2 data.num_workers=2 'optim.precision=32-true'
 """
 
