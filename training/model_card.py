@@ -66,7 +66,8 @@ agree; the confidence differs by at most {{ '%.4f' % m.parity.confidence_max_dif
 
 ## Training
 
-{{ '%.0f' % (m.scores.training_sec / 60) }} minutes for the last stage on {{ machine.gpu or machine.cpu }}\
+{{ '%.0f' % (m.scores.training_sec / 60) }} minutes for the last stage on {{
+  machine.gpu or machine.cpu }}\
  ({{ machine.cpus }} CPUs), seed {{ m.seed }},
 commit {{ m.git_hash }}, data hash `{{ m.data_hash[:16] }}`.
 
