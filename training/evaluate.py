@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize
 import torch
 from tqdm import tqdm
 
@@ -116,38 +115,6 @@ def _matrix(ontology: Ontology, counts: npt.NDArray[np.int64]) -> ConfusionMatri
     matrix = ConfusionMatrix(ontology)
     matrix.counts = counts
     return matrix
-
-
-def fit_temperature(
-    frames: Sequence[LabelledFrame], ontology: Ontology, graph: VehicleGraph, device: torch.device
-) -> float:
-    """Fit the softmax temperature that minimises the negative log likelihood.
-
-    Temperature scaling of Guo et al. 2017, section 4.2, on every 8th pixel of both axes at the
-    frames' own resolution.
-
-    Returns:
-        The temperature, above 1 for an over-confident network.
-    """
-    logits, labels = [], []
-    with torch.inference_mode():
-        for frame in tqdm(frames, desc='calibrating', unit='frame'):
-            truth = torch.from_numpy(frame.read_labels(ontology).copy())[4::8, 4::8].reshape(-1)
-            image = torch.from_numpy(frame.read_rgb())[None].to(device)
-            out = graph.logits(image)[0, :, 4::8, 4::8].flatten(1).T.cpu()  # (pixels, C)
-            labelled = truth != UNLABELED
-            logits.append(out[labelled])
-            labels.append(truth[labelled].long())
-    every_logit, every_label = torch.cat(logits), torch.cat(labels)
-
-    def negative_log_likelihood(log_temperature: float) -> float:
-        scaled = every_logit / float(np.exp(log_temperature))
-        return torch.nn.functional.cross_entropy(scaled, every_label).item()
-
-    best = optimize.minimize_scalar(
-        negative_log_likelihood, bounds=(np.log(0.25), np.log(8.0)), method='bounded'
-    )
-    return float(np.exp(best.x))
 
 
 def predict_with_graph(graph: VehicleGraph, device: torch.device) -> Predict:

@@ -1,15 +1,12 @@
 r"""Export a checkpoint to a bundle: one self-describing ONNX file, checked against torch.
 
-Examples:
+Example:
   python -m training.export out/ycor8_rgb/checkpoint.pt --frames ../shared/data/ycor \
       --out models/ycor8_rgb.onnx
-  python -m training.export out/ycor8_rgb/checkpoint.pt --frames ../shared/data/ycor \
-      --network-size 480x832 --out out/ycor8_rgb_large.onnx
 """
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 import sys
 import tempfile
@@ -27,15 +24,9 @@ from desertmind_seg.engine import Engine, load_engine
 from desertmind_seg.ontology import Ontology
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from training.datasets import LICENCES, DatasetError, LabelledFrame, list_frames
-from training.evaluate import (
-    Predict,
-    fit_temperature,
-    predict_with_graph,
-    print_scores,
-    score_frames,
-)
+from training.evaluate import Predict, predict_with_graph
 from training.model import VehicleGraph
-from training.recipe import RecipeError, parse_recipe
+from training.recipe import RecipeError
 
 OPSET = 20
 # Of all pixels, the share in which the fp32 graph and torch must agree.
@@ -123,25 +114,6 @@ def _resized(rgb: npt.NDArray[np.uint8], size_hw: tuple[int, int]) -> npt.NDArra
     return np.ascontiguousarray(resized, np.uint8)
 
 
-def at_network_size(
-    checkpoint: Checkpoint, size_hw: tuple[int, int], frames: Sequence[LabelledFrame]
-) -> Checkpoint:
-    """Return the checkpoint for another network size, calibrated and scored again at that size.
-
-    Scores and temperature belong to a size: those of the training's size would be false here.
-    """
-    model = {**checkpoint.recipe['model'], 'network_size_hw': size_hw}
-    recipe = parse_recipe({**checkpoint.recipe, 'model': model}, f'--network-size {size_hw}')
-    resized = replace(checkpoint, recipe=recipe.model_dump(mode='json'))
-    ontology, device = resized.parsed_ontology(), torch.device('cpu')
-    graph = VehicleGraph(resized.network(), ontology.costs, 1.0).eval()
-    graph.temperature = fit_temperature(frames, ontology, graph, device)
-    scores = score_frames(frames, ontology, predict_with_graph(graph, device))
-    print_scores(scores)
-    scores['training_sec'] = checkpoint.scores['training_sec']
-    return replace(resized, temperature=graph.temperature, scores=scores)
-
-
 def export(checkpoint: Checkpoint, frames: Sequence[LabelledFrame], out: Path) -> None:
     """Write the fp32 bundle, if the parity gate lets it pass.
 
@@ -188,13 +160,6 @@ def export(checkpoint: Checkpoint, frames: Sequence[LabelledFrame], out: Path) -
     write_bundle(model, metadata.model_copy(update={'parity': figures}), out)
 
 
-def _size_hw(text: str) -> tuple[int, int]:
-    height, separator, width = text.partition('x')
-    if not (separator and height.isdigit() and width.isdigit()):
-        raise argparse.ArgumentTypeError(f'{text!r} is not HEIGHTxWIDTH, e.g. 384x640')
-    return int(height), int(width)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -206,11 +171,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         '--frames', type=Path, required=True, help="YCOR's folder, for the parity gate"
     )
-    parser.add_argument(
-        '--network-size',
-        type=_size_hw,
-        help="HEIGHTxWIDTH, default: the recipe's; calibrates and scores again at that size",
-    )
     parser.add_argument('--out', type=Path, required=True, help='the bundle, e.g. models/x.onnx')
     arguments = parser.parse_args(argv)
     try:
@@ -218,8 +178,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         recipe = checkpoint.parsed_recipe()
         section = recipe.data.val[0].model_copy(update={'root': str(arguments.frames)})
         frames = list_frames(section, recipe.data, checkpoint.parsed_ontology())
-        if arguments.network_size is not None:
-            checkpoint = at_network_size(checkpoint, arguments.network_size, frames)
         step = max(1, len(frames) // GATE_FRAMES)
         export(checkpoint, frames[::step][:GATE_FRAMES], arguments.out)
     except (FileNotFoundError, CheckpointError, DatasetError, ParityError, RecipeError) as err:

@@ -70,6 +70,11 @@ class SegmentationNetwork(nn.Module):
             )
         self.network.encoder.load_state_dict({**target, **matched}, strict=True)
 
+    def add_class_bias(self, bias: torch.Tensor) -> None:
+        """Add float (C,) to every pixel's logits, inside the last convolution."""
+        with torch.no_grad():
+            self.network.segmentation_head[0].bias.add_(bias)
+
     def frozen_modules(self) -> list[nn.Module]:
         """Return the stem and first blocks that the recipe keeps at their initial weights."""
         count = self.section.frozen_encoder_blocks

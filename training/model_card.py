@@ -53,10 +53,15 @@ One confusion matrix at the frames' own resolution, torch fp32, single scale.
 95 % bootstrap interval over blocks \
 {{ '%.4f' % m.scores.miou_all_interval_95[0] }} to {{ '%.4f' % m.scores.miou_all_interval_95[1] }}.
 - Pixel accuracy: {{ '%.4f' % m.scores.pixel_accuracy }}.
-- Calibration: softmax temperature {{ '%.3f' % m.temperature }}, fitted on the same blocks (one
-  number); expected calibration error {{ '%.4f' % m.scores.ece }} in 15 bins.
+- Calibration: class biases fitted on training frames; softmax temperature \
+{{ '%.3f' % m.temperature }}, fitted on the
+  same validation blocks (one number); expected calibration error \
+{{ '%.4f' % m.scores.ece }} in 15 bins.
 
-The last averaged weights are kept; no epoch was picked by its score.
+No epoch was picked by its score. {% if m.scores.averaged_with -%}
+The weights are the mean of this stage's and of
+{{ m.scores.averaged_with }}'s; that, and the network size, were chosen on these
+blocks, so the score is a little too kind.{% endif %}
 
 ## Parity gate
 
@@ -79,8 +84,14 @@ python -m training.synthetic --folder out/synthetic --seeds 100:140 --frames 6 -
 python -m training.train training/recipes/{{ stage }}.yaml --out out/{{ stage }}
 {% endif -%}
 python -m training.train training/recipes/{{ m.recipe.name }}.yaml --out out/{{ m.recipe.name }}
-python -m training.export out/{{ m.recipe.name }}/checkpoint.pt --frames ../shared/data/ycor \\
-    --network-size {{ m.network_size_hw | join('x') }} --out models/{{ m.name }}.onnx
+{% if m.scores.averaged_with -%}
+python -m training.calibrate out/{{ m.recipe.name }}/checkpoint.pt \\
+    --average-with out/{{ m.scores.averaged_with }}/checkpoint.pt \\
+    --network-size {{ m.network_size_hw | join('x') }} --out out/{{ m.recipe.name }}/averaged.pt
+{% endif -%}
+python -m training.export \
+out/{{ m.recipe.name }}/{{ 'averaged' if m.scores.averaged_with else 'checkpoint' }}.pt \\
+    --frames ../shared/data/ycor --out models/{{ m.name }}.onnx
 python -m training.model_card models/{{ m.name }}.onnx --out models/{{ m.name }}.md
 ```
 

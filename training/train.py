@@ -26,6 +26,7 @@ from desertmind_seg.metrics import ConfusionMatrix
 from desertmind_seg.ontology import Ontology, load_ontology
 from desertmind_seg.share import whole_file
 from training.augment import training_transform
+from training.calibrate import calibrate
 from training.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -41,12 +42,6 @@ from training.datasets import (
     data_hash,
     list_frames,
     sampling_weights,
-)
-from training.evaluate import (
-    fit_temperature,
-    predict_with_graph,
-    print_scores,
-    score_frames,
 )
 from training.losses import SegmentationLoss, sqrt_median_frequency
 from training.model import SegmentationNetwork, VehicleGraph, WeightsError
@@ -146,11 +141,13 @@ class SegmentationTask(L.LightningModule):
             [{'params': encoder, 'lr': encoder_lr}, {'params': rest, 'lr': optim.lr}],
             weight_decay=optim.weight_decay,
         )
+        # Each of the cycle's two phases needs a step of its own after step 0.
+        steps = max(3, self.total_steps)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=[encoder_lr, optim.lr],
-            total_steps=self.total_steps,
-            pct_start=max(optim.warmup, 1.0 / self.total_steps),
+            total_steps=steps,
+            pct_start=max(optim.warmup, 2.0 / steps),
         )
         return {
             'optimizer': optimizer,
@@ -242,28 +239,21 @@ def train(recipe: Recipe, out: Path) -> Checkpoint:
     started = time.monotonic()
     trainer.fit(task, loader, val_loader)
     seconds = time.monotonic() - started
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    task.to(device)
-    temperature = fit_temperature(val_frames, ontology, task.vehicle_graph(), device)
-    graph = task.vehicle_graph(temperature)
-    scores = score_frames(val_frames, ontology, predict_with_graph(graph, device))
-    scores['temperature'] = temperature
-    scores['training_sec'] = seconds
-    print_scores(scores)
-    checkpoint = Checkpoint(
+    raw = Checkpoint(
         state_dict={name: value.cpu() for name, value in task.network.state_dict().items()},
         recipe=recipe.model_dump(mode='json'),
         ontology=ontology.model_dump(mode='json'),
-        temperature=temperature,
+        temperature=1.0,
         data_hash=data_hash(frames),
         frames=frame_counts,
         git_hash=found['git_hash'] or 'unknown',
         environment=found,
-        scores=scores,
+        scores={'training_sec': seconds},
     )
+    checkpoint = calibrate(raw, torch.device('cuda' if torch.cuda.is_available() else 'cpu'))
     save_checkpoint(checkpoint, out / 'checkpoint.pt')
     with whole_file(out / 'metrics.json') as temporary:
-        temporary.write_text(json.dumps(scores, indent=2) + '\n', encoding='utf-8')
+        temporary.write_text(json.dumps(checkpoint.scores, indent=2) + '\n', encoding='utf-8')
     return checkpoint
 
 

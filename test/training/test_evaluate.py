@@ -5,14 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 from desertmind_seg.ontology import load_ontology
 from training.checkpoint import Checkpoint
 from training.datasets import LabelledFrame, list_frames
-from training.evaluate import Calibration, fit_temperature, main, score_frames
-from training.model import VehicleGraph
+from training.evaluate import Calibration, main, score_frames
 from training.recipe import Recipe
 
 YCOR8 = load_ontology('ycor-8')
@@ -48,36 +45,6 @@ def test_a_perfect_prediction_scores_one_on_what_is_present(tiny_recipe: Recipe)
     assert scores['miou_all_interval_95'] == pytest.approx([3 / 8, 3 / 8])
     assert (scores['frames'], scores['blocks']) == (6, 3)
     assert scores['ece'] == 0.0
-
-
-class _Overconfident(VehicleGraph):
-    """Says the right class with odds e^4 : 1 each, but is wrong in every other row."""
-
-    def __init__(self, labels: torch.Tensor) -> None:
-        nn.Module.__init__(self)
-        self.labels = labels
-
-    def logits(self, image: torch.Tensor) -> torch.Tensor:
-        """Return (1, 8, H, W)."""
-        said = self.labels.clone()
-        said[::16] = (said[::16] + 1) % 8
-        return 4.0 * nn.functional.one_hot(said.long() % 8, 8).permute(2, 0, 1)[None].float()
-
-
-def test_the_temperature_makes_the_confidence_true(tiny_recipe: Recipe) -> None:
-    frame = _frames(tiny_recipe)[0]
-    labels = torch.from_numpy(frame.read_labels(YCOR8).copy())
-    graph = _Overconfident(labels)
-    temperature = fit_temperature([frame], YCOR8, graph, torch.device('cpu'))
-    # Every 8th row from 4 is looked at, none of them a wrong one: certainty is right.
-    assert temperature == pytest.approx(0.25, rel=0.01)
-    graph.labels = torch.where(torch.arange(68)[:, None] % 16 == 4, (labels + 1) % 8, labels)
-    temperature = fit_temperature([frame], YCOR8, graph, torch.device('cpu'))
-    looked_at = labels[4::8, 4::8] != 255
-    right = (graph.labels == labels)[4::8, 4::8][looked_at].float().mean().item()
-    # At the optimum the mean confidence equals the accuracy: e^(4/T) / (e^(4/T) + 7).
-    confidence = np.exp(4 / temperature) / (np.exp(4 / temperature) + 7)
-    assert confidence == pytest.approx(right, abs=0.01)
 
 
 def test_the_command_scores_a_checkpoint(

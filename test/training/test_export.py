@@ -89,37 +89,3 @@ def test_bundle_and_checkpoint_score_alike(
     assert evaluate.main(['--bundle', str(exported), *arguments]) == 0
     scores = json.loads((tmp_path / 'metrics.json').read_text())
     assert scores['miou_all'] == pytest.approx(trained[0].scores['miou_all'], abs=2e-3)
-
-
-def test_another_network_size_is_scored_again(
-    trained: tuple[Checkpoint, Path], tiny_ycor: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / 'large.onnx'
-    arguments = [str(trained[1] / 'checkpoint.pt'), '--frames', str(tiny_ycor), '--out', str(out)]
-    assert export.main([*arguments, '--network-size', '128x192']) == 0
-    metadata = read_bundle(out).metadata
-    assert metadata.network_size_hw == (128, 192)
-    assert metadata.recipe['model']['network_size_hw'] == [128, 192]
-    assert metadata.temperature != trained[0].temperature
-    assert metadata.scores['confusion'] != trained[0].scores['confusion']
-    evaluate_out = tmp_path / 'scores'
-    data = ['--dataset', 'ycor', '--root', str(tiny_ycor), '--out', str(evaluate_out)]
-    assert evaluate.main(['--bundle', str(out), *data]) == 0
-    again = json.loads((evaluate_out / 'metrics.json').read_text())
-    assert again['miou_all'] == pytest.approx(metadata.scores['miou_all'], abs=2e-3)
-
-
-def test_a_wrong_network_size_is_refused(
-    trained: tuple[Checkpoint, Path],
-    tiny_ycor: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    checkpoint, out = str(trained[1] / 'checkpoint.pt'), str(tmp_path / 'x.onnx')
-    arguments = [checkpoint, '--frames', str(tiny_ycor), '--out', out, '--network-size']
-    with pytest.raises(SystemExit, match='2'):
-        export.main([*arguments, '384'])
-    assert "'384' is not HEIGHTxWIDTH" in capsys.readouterr().err
-    assert export.main([*arguments, '100x192']) == 1
-    assert 'multiples of output_stride' in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []

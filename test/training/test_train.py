@@ -1,5 +1,6 @@
 """A run leaves a checkpoint that loads safely and knows where it came from."""
 
+from importlib.metadata import version
 import json
 import os
 from pathlib import Path
@@ -22,7 +23,7 @@ def test_a_checkpoint_carries_its_history(
     assert checkpoint.frames == {'ycor': 4}
     assert len(checkpoint.data_hash) == 64
     assert checkpoint.git_hash
-    assert checkpoint.environment['versions']['torch'] == torch.__version__
+    assert checkpoint.environment['versions']['torch'] == version('torch')
     assert checkpoint.scores['frames'] == 2
     metrics = json.loads((trained[1] / 'metrics.json').read_text())
     assert metrics['miou_all'] == checkpoint.scores['miou_all']

@@ -1,0 +1,101 @@
+"""Biases and temperature find what was put in; averages and refusals are as documented."""
+
+from dataclasses import replace
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training import evaluate
+from training.calibrate import average, fit_class_bias, fit_temperature, main
+from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+
+
+def _drawn(logits: torch.Tensor) -> torch.Tensor:
+    """Draw each pixel's label from the softmax of its logits."""
+    return torch.distributions.Categorical(logits=logits).sample()
+
+
+def test_the_temperature_is_found() -> None:
+    torch.manual_seed(0)
+    true = torch.randn(40_000, 4) * 2
+    assert fit_temperature(true * 3, _drawn(true)) == pytest.approx(3.0, rel=0.03)
+    assert fit_temperature(true / 2, _drawn(true)) == pytest.approx(0.5, rel=0.03)
+
+
+def test_the_class_bias_is_found_whatever_the_temperature() -> None:
+    torch.manual_seed(0)
+    true = torch.randn(80_000, 3)
+    skew = torch.tensor([1.5, -0.5, -1.0])  # mean 0
+    found = fit_class_bias(2 * (true + skew), _drawn(true))
+    # 2 * (true + skew) + bias is proportional to true where bias = -2 * skew.
+    assert found.tolist() == pytest.approx((-2 * skew).tolist(), abs=0.08)
+
+
+def test_a_class_that_never_occurs_keeps_a_finite_bias() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2_000, 3)
+    found = fit_class_bias(logits, torch.randint(0, 2, (2_000,)))
+    assert torch.isfinite(found).all()
+    assert found[2] < found[:2].min()
+
+
+def test_calibration_makes_the_average_confidence_true(
+    trained: tuple[Checkpoint, Path],
+) -> None:
+    checkpoint = trained[0]
+    assert len(checkpoint.scores['class_bias']) == 8
+    assert np.mean(checkpoint.scores['class_bias']) == pytest.approx(0.0, abs=1e-5)
+    assert checkpoint.scores['ece'] < 0.2
+
+
+def test_the_average_is_half_of_each(trained: tuple[Checkpoint, Path]) -> None:
+    first = trained[0]
+    shifted = {name: value + 2 for name, value in first.state_dict.items()}
+    mean = average(first, replace(first, state_dict=shifted))
+    for name, value in first.state_dict.items():
+        assert torch.allclose(mean.state_dict[name].double(), value.double() + 1, atol=1e-6), name
+        assert mean.state_dict[name].dtype == value.dtype
+
+
+def test_strangers_are_not_averaged(trained: tuple[Checkpoint, Path]) -> None:
+    first = trained[0]
+    with pytest.raises(CheckpointError, match='different networks'):
+        average(first, replace(first, state_dict={}))
+    classes = [{**entry} for entry in first.ontology['classes']]
+    classes[0]['cost'] = 200
+    other = replace(first, ontology={**first.ontology, 'classes': classes})
+    with pytest.raises(CheckpointError, match='different class tables'):
+        average(first, other)
+
+
+def test_the_command_scores_what_it_writes(
+    trained: tuple[Checkpoint, Path], tiny_ycor: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / 'other.pt'
+    save_checkpoint(trained[0], other)
+    source, out = str(trained[1] / 'checkpoint.pt'), tmp_path / 'large.pt'
+    arguments = ['--average-with', str(other), '--network-size', '128x192', '--out', str(out)]
+    assert main([source, *arguments]) == 0
+    written = load_checkpoint(out)
+    assert written.parsed_recipe().model.network_size_hw == (128, 192)
+    assert written.scores['averaged_with'] == trained[0].recipe['name']
+    assert written.scores['confusion'] != trained[0].scores['confusion']
+    data = ['--dataset', 'ycor', '--root', str(tiny_ycor), '--out', str(tmp_path / 'scores')]
+    assert evaluate.main(['--checkpoint', str(out), *data]) == 0
+    again = json.loads((tmp_path / 'scores/metrics.json').read_text())
+    assert again['confusion'] == written.scores['confusion']
+
+
+def test_a_wrong_network_size_is_refused(
+    trained: tuple[Checkpoint, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = str(trained[1] / 'checkpoint.pt'), str(tmp_path / 'x.pt')
+    with pytest.raises(SystemExit, match='2'):
+        main([source, '--network-size', '384', '--out', out])
+    assert "'384' is not HEIGHTxWIDTH" in capsys.readouterr().err
+    assert main([source, '--network-size', '100x192', '--out', out]) == 1
+    assert 'multiples of output_stride' in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,227 @@
+r"""Calibrate a checkpoint: true odds between the classes, and a confidence that can be believed.
+
+Class weights, the sampling of rare frames and losses on the IoU all make a network say rare
+classes too often. On the training frames as they are, one bias a class undoes that; the
+temperature is then fitted on the validation frames. `training.train` ends with this; the command
+does it again for another network size, or for the average of two stages.
+
+Examples:
+  python -m training.calibrate out/run/checkpoint.pt --network-size 480x768 --out out/large.pt
+  python -m training.calibrate out/ycor8_rgb/checkpoint.pt \
+      --average-with out/ycor8_rgb_ycor_only/checkpoint.pt --out out/ycor8_rgb/averaged.pt
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+import sys
+
+import numpy as np
+from scipy import optimize
+import torch
+from torch.nn import functional
+from tqdm import tqdm
+
+from desertmind_seg.ontology import UNLABELED, Ontology
+from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from training.datasets import DatasetError, LabelledFrame, list_frames
+from training.evaluate import predict_with_graph, print_scores, score_frames
+from training.model import SegmentationNetwork, VehicleGraph
+from training.recipe import Recipe, RecipeError, parse_recipe
+
+# Every 8th pixel of both axes: neighbours say the same, and a million pixels fit nine numbers.
+_PIXEL_STEP = 8
+# Of the training frames, every 4th: they are neighbours too.
+_FRAME_STEP = 4
+
+
+def sampled_logits(
+    frames: Sequence[LabelledFrame], ontology: Ontology, graph: VehicleGraph, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits float32 (P, C) and labels int64 (P,) of a grid of labelled pixels."""
+    logits, labels = [], []
+    grid = slice(_PIXEL_STEP // 2, None, _PIXEL_STEP)
+    with torch.inference_mode():
+        for frame in tqdm(frames, desc='calibrating', unit='frame'):
+            truth = torch.from_numpy(frame.read_labels(ontology).copy())[grid, grid].reshape(-1)
+            image = torch.from_numpy(frame.read_rgb())[None].to(device)
+            out = graph.logits(image)[0, :, grid, grid].flatten(1).T.cpu()  # (P, C)
+            labelled = truth != UNLABELED
+            logits.append(out[labelled])
+            labels.append(truth[labelled].long())
+    return torch.cat(logits), torch.cat(labels)
+
+
+def fit_class_bias(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Fit one bias a class that minimises the negative log likelihood.
+
+    Bias-corrected temperature scaling (Alexandari, Kundaje and Shrikumar, ICML 2020, section 3):
+    bias and temperature are fitted together, and the bias is returned for the logits before the
+    temperature.
+
+    Args:
+        logits: float32 (P, C).
+        labels: int64 (P,).
+
+    Returns:
+        float32 (C,) with mean 0.
+    """
+    classes = logits.shape[1]
+
+    def loss_and_gradient(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        leaf = torch.tensor(parameters, dtype=torch.float32, requires_grad=True)
+        loss = functional.cross_entropy((logits + leaf[:classes]) * leaf[classes].exp(), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert leaf.grad is not None
+        return loss.item(), leaf.grad.numpy().astype(np.float64)
+
+    best = optimize.minimize(
+        loss_and_gradient,
+        np.zeros(classes + 1),
+        jac=True,
+        method='L-BFGS-B',
+        # A class without a pixel would be pushed away for ever.
+        bounds=[(-8.0, 8.0)] * classes + [(-2.0, 2.0)],
+    )
+    bias = best.x[:classes]
+    return torch.tensor(bias - bias.mean(), dtype=torch.float32)
+
+
+def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Fit the softmax temperature that minimises the negative log likelihood.
+
+    Temperature scaling of Guo et al., On Calibration of Modern Neural Networks, ICML 2017,
+    section 4.2.
+
+    Args:
+        logits: float32 (P, C).
+        labels: int64 (P,).
+
+    Returns:
+        The temperature, above 1 for an over-confident network.
+    """
+
+    def negative_log_likelihood(log_temperature: float) -> float:
+        return functional.cross_entropy(logits / float(np.exp(log_temperature)), labels).item()
+
+    best = optimize.minimize_scalar(
+        negative_log_likelihood, bounds=(np.log(0.25), np.log(8.0)), method='bounded'
+    )
+    return float(np.exp(best.x))
+
+
+def average(first: Checkpoint, second: Checkpoint) -> Checkpoint:
+    """Return the first checkpoint with the mean of both networks' weights.
+
+    For a stage and the stage it started from: the mean of the two generalises better than either
+    (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022, with its coefficient 0.5).
+
+    Raises:
+        CheckpointError: the two are different networks or know different classes.
+    """
+    if first.parsed_ontology().sha256 != second.parsed_ontology().sha256:
+        raise CheckpointError(
+            f'{first.recipe["name"]} and {second.recipe["name"]} were trained for different class '
+            'tables; average two stages of one network'
+        )
+    shapes, others = (
+        {name: value.shape for name, value in checkpoint.state_dict.items()}
+        for checkpoint in (first, second)
+    )
+    if shapes != others:
+        raise CheckpointError(
+            f'{first.recipe["name"]} and {second.recipe["name"]} are different networks; average '
+            'two stages of one network'
+        )
+    mean = {
+        name: ((value.double() + second.state_dict[name].double()) / 2).to(value.dtype)
+        for name, value in first.state_dict.items()
+    }
+    scores = {**first.scores, 'averaged_with': second.recipe['name']}
+    return replace(first, state_dict=mean, scores=scores)
+
+
+def at_network_size(checkpoint: Checkpoint, size_hw: tuple[int, int]) -> Checkpoint:
+    """Return the checkpoint for another network size; its scores are not true until calibrated."""
+    model = {**checkpoint.recipe['model'], 'network_size_hw': size_hw}
+    recipe = parse_recipe({**checkpoint.recipe, 'model': model}, f'--network-size {size_hw}')
+    return replace(checkpoint, recipe=recipe.model_dump(mode='json'))
+
+
+def calibrate(checkpoint: Checkpoint, device: torch.device) -> Checkpoint:
+    """Return the checkpoint with class biases and temperature fitted, and scored again.
+
+    The biases come from the training frames of the data sets that also validate, the temperature
+    and the scores from the validation frames.
+    """
+    recipe, ontology = checkpoint.parsed_recipe(), checkpoint.parsed_ontology()
+    fit_frames, val_frames = _frames(recipe, ontology)
+    network = checkpoint.network()
+    graph = VehicleGraph(network, ontology.costs, 1.0).to(device).eval()
+    bias = fit_class_bias(*sampled_logits(fit_frames, ontology, graph, device))
+    network.add_class_bias(bias)
+    graph.temperature = fit_temperature(*sampled_logits(val_frames, ontology, graph, device))
+    scores = score_frames(val_frames, ontology, predict_with_graph(graph, device))
+    print_scores(scores)
+    kept = {name: checkpoint.scores.get(name) for name in ('training_sec', 'averaged_with')}
+    return replace(
+        checkpoint,
+        state_dict=_on_cpu(network),
+        temperature=graph.temperature,
+        scores={**scores, **kept, 'class_bias': bias.tolist()},
+    )
+
+
+def _on_cpu(network: SegmentationNetwork) -> dict[str, torch.Tensor]:
+    return {name: value.cpu() for name, value in network.state_dict().items()}
+
+
+def _frames(recipe: Recipe, ontology: Ontology) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
+    validating = {section.dataset for section in recipe.data.val}
+    sections = [section for section in recipe.data.train if section.dataset in validating]
+    fit = [f for section in sections for f in list_frames(section, recipe.data, ontology)]
+    val = [f for section in recipe.data.val for f in list_frames(section, recipe.data, ontology)]
+    return fit[::_FRAME_STEP], val
+
+
+def _size_hw(text: str) -> tuple[int, int]:
+    height, separator, width = text.partition('x')
+    if not (separator and height.isdigit() and width.isdigit()):
+        raise argparse.ArgumentTypeError(f'{text!r} is not HEIGHTxWIDTH, e.g. 384x640')
+    return int(height), int(width)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog='python -m training.calibrate',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('checkpoint', type=Path)
+    parser.add_argument(
+        '--average-with', type=Path, metavar='CHECKPOINT', help='the stage that it started from'
+    )
+    parser.add_argument(
+        '--network-size', type=_size_hw, help="HEIGHTxWIDTH, default: the recipe's"
+    )
+    parser.add_argument('--out', type=Path, required=True, help='the new checkpoint')
+    arguments = parser.parse_args(argv)
+    try:
+        checkpoint = load_checkpoint(arguments.checkpoint)
+        if arguments.average_with is not None:
+            checkpoint = average(checkpoint, load_checkpoint(arguments.average_with))
+        if arguments.network_size is not None:
+            checkpoint = at_network_size(checkpoint, arguments.network_size)
+        device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+        save_checkpoint(calibrate(checkpoint, device), arguments.out)
+    except (FileNotFoundError, CheckpointError, DatasetError, RecipeError) as err:
+        print(f'error: {err}', file=sys.stderr)
+        return 1
+    print(arguments.out)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
