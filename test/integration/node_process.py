@@ -239,6 +239,10 @@ class Peer:
         """Call a service and return its response."""
         client = self.node.create_client(service_type, name)
         self.wait_until(client.service_is_ready, f'service {name}')
+        # The node answers into the void while it has not discovered this client, which nothing
+        # shows here. It discovers clients in their order: once it answers a younger one, asked
+        # as often as needed, it knows this one.
+        self.state()
         future = client.call_async(request)
         self.wait_until(future.done, f'response of {name}')
         self.node.destroy_client(client)
@@ -252,9 +256,20 @@ class Peer:
 
     def state(self) -> str:
         """Return the label of the node's lifecycle state."""
-        return str(
-            self.call(GetState, f'{NODE}/get_state', GetState.Request()).current_state.label
-        )
+        client = self.node.create_client(GetState, f'{NODE}/get_state')
+        self.wait_until(client.service_is_ready, 'service get_state')
+        futures: list[Any] = []
+
+        def answered() -> Any:
+            # Again after each second, since an answer may be lost (see `call`).
+            if time.monotonic() > asked_sec + len(futures):
+                futures.append(client.call_async(GetState.Request()))
+            return next((future for future in futures if future.done()), None)
+
+        asked_sec = time.monotonic()
+        label = self.wait_until(answered, 'response of get_state').result().current_state.label
+        self.node.destroy_client(client)
+        return str(label)
 
     def set_parameter(self, name: str, value: object) -> SetParametersResult:
         """Set one parameter of the node, as `ros2 param set` does."""
