@@ -140,15 +140,11 @@ def test_plays_in_real_time_without_drift(tmp_path: Path, listener: Listener) ->
     last = recorded(path, IMAGE_TOPIC)[-1]
     listener.wait_until(lambda: bool(heard) and is_same(heard[-1][1], last))
     assert player.wait(timeout=10) == 0
-    # 20 Hz at rate 2: 25 ms apart. Each arrival against its place in the timetable of the last.
-    assert len(heard) > 30
-    offsets = [
-        arrival - heard[-1][0] + 0.025 * (len(heard) - 1 - position)
-        for position, (arrival, _) in enumerate(heard)
-    ]
-    offsets.sort()
-    assert abs(offsets[len(offsets) // 2]) < 0.1
-    assert heard[-1][0] - heard[0][0] == pytest.approx(0.025 * (len(heard) - 1), abs=0.1)
+    # 20 Hz at rate 2: 25 ms apart, so half of the messages take 0.5 s. The median over all such
+    # halves (Theil and Sen's slope) does not mind that a busy machine delivers some of them late.
+    half = len(heard) // 2
+    halves = sorted(heard[i + half][0] - heard[i][0] for i in range(len(heard) - half))
+    assert halves[len(halves) // 2] == pytest.approx(0.025 * half, rel=0.1)
 
 
 def test_loops_with_a_clock_until_interrupted(tmp_path: Path, listener: Listener) -> None:
