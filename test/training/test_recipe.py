@@ -5,21 +5,57 @@ from pathlib import Path
 import pytest
 import yaml
 
-from training.recipe import RecipeError, load_recipe
+from training.recipe import (
+    RECIPES,
+    EnsembleRecipe,
+    Recipe,
+    RecipeError,
+    load_ensemble,
+    load_recipe,
+)
 
-RECIPES = sorted((Path(__file__).resolve().parents[2] / 'training' / 'recipes').glob('*.yaml'))
+SHIPPED = sorted(RECIPES.glob('*.yaml'))
+ONE = RECIPES / 'ycor8_rgb_ycor_only.yaml'
+# Every row of the reference experiments, and what ships.
+NAMES = {
+    *('exp060', 'exp061', 'exp062', 'exp093_2', 'exp093_4', 'exp093_5', 'exp093_6'),
+    *('exp093_ensemble', 'desert_phase1', 'desert_phase1_resnet50', 'desert_phase1_resnet101'),
+    *('desert_phase2_1', 'desert_phase2_2', 'desert_phase3', 'ycor8_rgb'),
+}
 
 
-def test_every_shipped_recipe_loads_and_names_its_command() -> None:
-    assert len(RECIPES) > 0
-    for path in RECIPES:
-        assert load_recipe(path).name == path.stem
-        first = path.read_text().splitlines()[0]
-        assert first.startswith('# python -m training.train training/recipes/' + path.name)
+def _load(path: Path) -> Recipe | EnsembleRecipe:
+    return (
+        load_ensemble(path) if 'members' in yaml.safe_load(path.read_text()) else load_recipe(path)
+    )
+
+
+def test_every_reference_experiment_has_its_recipe() -> None:
+    assert {path.stem for path in SHIPPED} >= NAMES
+
+
+@pytest.mark.parametrize('path', SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_recipe_loads_and_names_its_command_and_parent(path: Path) -> None:
+    recipe = _load(path)
+    assert recipe.name == path.stem
+    assert recipe.parent == 'none' or (RECIPES / f'{recipe.parent}.yaml').is_file()
+    words = path.read_text().splitlines()[0].split()
+    assert words[:3] == ['#', 'python', '-m']
+    assert words[3] in {'training.train', 'training.folds', 'training.ensemble'}
+    assert words[4:] == [f'training/recipes/{path.name}', '--out', f'out/{path.stem}']
+
+
+def test_an_ensemble_and_a_network_are_told_apart() -> None:
+    with pytest.raises(RecipeError, match=r'an ensemble; python -m training\.ensemble .* fits it'):
+        load_recipe('exp093_ensemble')
+    with pytest.raises(
+        RecipeError, match=r'one network.*; python -m training\.train .* trains it'
+    ):
+        load_ensemble('exp060')
 
 
 def _edited(tmp_path: Path, section: str, key: str, value: object) -> Path:
-    tree = yaml.safe_load(RECIPES[0].read_text())
+    tree = yaml.safe_load(ONE.read_text())
     if value is None:
         del tree[section][key]
     else:
@@ -45,7 +81,7 @@ def test_a_network_size_off_the_stride_is_refused_with_the_nearest(tmp_path: Pat
 
 
 def test_overrides_take_dotted_keys_and_list_positions() -> None:
-    recipe = load_recipe(RECIPES[0], ['optim.epochs=3', 'data.train.0.root=/elsewhere'])
+    recipe = load_recipe(ONE, ['optim.epochs=3', 'data.train.0.root=/elsewhere'])
     assert recipe.optim.epochs == 3
     assert recipe.data.train[0].root == '/elsewhere'
 
@@ -61,11 +97,11 @@ def test_overrides_take_dotted_keys_and_list_positions() -> None:
 )
 def test_a_wrong_override_is_refused(override: str, expected: str) -> None:
     with pytest.raises(RecipeError, match=expected):
-        load_recipe(RECIPES[0], [override])
+        load_recipe(ONE, [override])
 
 
 def test_a_missing_file_names_where_recipes_are() -> None:
-    with pytest.raises(FileNotFoundError, match='training/recipes'):
+    with pytest.raises(FileNotFoundError, match=r'shipped are .*exp060'):
         load_recipe('nowhere.yaml')
 
 
