@@ -1,86 +1,179 @@
-"""Image and mask are moved together, and padding is never a label."""
+"""Image, depth and mask are moved together, and padding is never a label."""
+
+from collections.abc import Mapping
 
 import pytest
 import torch
 from torchvision import tv_tensors
 
 from desertmind_seg.ontology import UNLABELED
-from training.augment import class_mix, training_transform
+from training.augment import Depth, class_mix, training_transform
 from training.recipe import AugmentSection
+
+_INSIDE_M, _OUTSIDE_M = 5.0, 20.0
+_WINDOW = {'crop': 1.0, 'crop_area': (0.25, 1.0), 'crop_width_to_height': (1.3, 2.4)}
+_AFFINE = {'shift': 0.1, 'scale': 0.2, 'rotate_deg': 20.0, 'shift_scale_rotate': 1.0}
+_COLOUR = {
+    'photometric': 1.0,
+    'brightness': 0.3,
+    'contrast': 0.3,
+    'saturation': 0.3,
+    'hue': 0.02,
+    'blur': 1.0,
+}
+_TRANSFORMS: dict[str, Mapping[str, object]] = {
+    'whole frame': {},
+    'resize': {'resize_hw': (90, 160)},
+    'shift, scale, rotate': _AFFINE,
+    'window, stretched': _WINDOW,
+    'window, unscaled': {'crop': 1.0},
+    'window beyond the frame': {'crop': 1.0, 'resize_hw': (48, 80)},
+    'flip': {'flip': 1.0},
+    'colour': _COLOUR,
+    'all': {**_WINDOW, **_AFFINE, **_COLOUR, 'resize_hw': (90, 160), 'flip': 0.5},
+}
 
 
 def _section(**changes: object) -> AugmentSection:
-    tree = {
-        'crop_size_hw': (64, 96),
-        'area': (0.25, 1.0),
-        'width_to_height': (1.3, 2.4),
-        'flip': 0.5,
-        'rotate_deg': 10.0,
-        'photometric': 0.0,
-        'hue': 0.0,
-        'class_mix': 0.0,
-        'blur': 0.0,
-    }
-    return AugmentSection.model_validate({**tree, **changes})
+    """Nothing but a stretch of the whole frame to 64x96, and `changes`."""
+    still = dict.fromkeys(
+        [
+            'shift',
+            'scale',
+            'rotate_deg',
+            'shift_scale_rotate',
+            'crop',
+            'flip',
+            'photometric',
+            'brightness',
+            'contrast',
+            'saturation',
+            'hue',
+            'grayscale',
+            'blur',
+            'class_mix',
+        ],
+        0.0,
+    )
+    shape = {'resize_hw': None, 'crop_size_hw': (64, 96)}
+    window = {'crop_area': None, 'crop_width_to_height': None}
+    return AugmentSection.model_validate({**still, **shape, **window, **changes})
 
 
-def _marked() -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-    """An off-centre red square that covers a quarter of a grey frame; its label is 3."""
+def _marked() -> tuple[tv_tensors.Image, tv_tensors.Mask, Depth]:
+    """An off-centre red square on grey: label 3, nearer than the rest, full of holes in depth."""
     image = torch.full((3, 120, 200), 100, dtype=torch.uint8)
     mask = torch.zeros((1, 120, 200), dtype=torch.uint8)
+    depth = torch.full((1, 120, 200), _OUTSIDE_M)
+    square = (slice(None), slice(20, 90), slice(30, 120))
     image[0, 20:90, 30:120], image[1:, 20:90, 30:120] = 250, 10
-    mask[:, 20:90, 30:120] = 3
-    return tv_tensors.Image(image), tv_tensors.Mask(mask)
+    mask[square], depth[square] = 3, _INSIDE_M
+    depth[:, 20:90:2, 30:120:3] = 0.0
+    return tv_tensors.Image(image), tv_tensors.Mask(mask), Depth(depth)
 
 
-@pytest.mark.parametrize('seed', range(8))
-def test_the_marker_survives_every_transform(seed: int) -> None:
-    torch.manual_seed(seed)
-    image, mask = training_transform(_section())(*_marked())
-    assert image.shape == (3, 64, 96)
-    assert mask.shape == (1, 64, 96)
-    red = (image[0].int() - image[1].int()) > 70
-    marked = mask[0] == 3
-    assert marked.any()
-    # Only the square's blurred rim may differ: about one pixel around it.
-    assert (red != marked).float().mean() < 0.05
+@pytest.mark.parametrize('changes', _TRANSFORMS.values(), ids=_TRANSFORMS.keys())
+def test_the_marker_survives_every_transform(changes: Mapping[str, object]) -> None:
+    transform = training_transform(_section(**changes))
+    for seed in range(6):
+        torch.manual_seed(seed)
+        image, mask, depth = transform(*_marked())
+        assert image.shape == (3, 64, 96)
+        assert mask.shape == depth.shape == (1, 64, 96)
+        assert (image.dtype, mask.dtype, depth.dtype) == (torch.uint8, torch.uint8, torch.float32)
+        marked = mask == 3
+        assert marked.any()
+        # Labels and depth are sampled at the very same places.
+        assert not (depth[marked] == _OUTSIDE_M).any()
+        assert (depth[mask == 0] == _OUTSIDE_M).all()
+        assert (depth[mask == UNLABELED] == 0).all()
+        assert ((mask == 3) | (mask == 0) | (mask == UNLABELED)).all()
+        # Depth is never blended with a hole or over an edge.
+        assert set(depth.unique().tolist()) <= {0.0, _INSIDE_M, _OUTSIDE_M}
+        assert (depth[marked] == _INSIDE_M).any()
+        # Only the square's blurred rim may differ: about one pixel around it.
+        red = (image[0].int() - image[1].int()) > 40
+        assert (red != marked[0]).float().mean() < 0.06
 
 
-def test_only_known_labels_and_padding_come_out() -> None:
-    torch.manual_seed(1)
-    transform = training_transform(_section(rotate_deg=30.0))
-    seen: set[int] = set()
-    for _ in range(20):
-        _, mask = transform(*_marked())
-        seen |= set(mask.unique().tolist())
-    assert seen == {0, 3, UNLABELED}
+def test_each_transform_does_what_it_says() -> None:
+    still = training_transform(_section())(*_marked())
+    for name, changes in _TRANSFORMS.items():
+        torch.manual_seed(0)
+        moved = training_transform(_section(**changes))(*_marked())
+        if name not in {'whole frame', 'resize'}:
+            assert not torch.equal(moved[0], still[0]), name
+        assert torch.equal(moved[1], still[1]) == (name in {'whole frame', 'colour'}), name
+    flipped = training_transform(_section(flip=1.0))(*_marked())
+    assert torch.equal(flipped[1], still[1].flip(-1))
+    assert torch.equal(flipped[2], still[2].flip(-1))
 
 
-def test_colour_changes_leave_the_mask_alone() -> None:
-    section = _section(
-        flip=0.0,
-        rotate_deg=0.0,
-        photometric=1.0,
-        blur=1.0,
-        area=(1.0, 1.0),
-        width_to_height=(200 / 120, 200 / 120),
-    )
+def test_an_unscaled_window_is_a_piece_of_the_frame() -> None:
     torch.manual_seed(0)
-    first = training_transform(section)(*_marked())
-    second = training_transform(section)(*_marked())
+    image, mask, _ = training_transform(_section(crop=1.0))(*_marked())
+    assert set(image.unique().tolist()) == {10, 100, 250}
+    rows, columns = torch.nonzero(mask[0] == 3, as_tuple=True)
+    whole = _marked()[0].unfold(1, 64, 1).unfold(2, 96, 1)  # (3, 57, 105, 64, 96)
+    assert (whole == image[:, None, None]).flatten(3).all(-1).all(0).sum() >= 1
+    assert len(rows) == len(columns) > 0
+
+
+def test_depth_is_optional() -> None:
+    torch.manual_seed(0)
+    image, mask = training_transform(_section(**_WINDOW))(*_marked()[:2])
+    torch.manual_seed(0)
+    with_depth = training_transform(_section(**_WINDOW))(*_marked())
+    assert torch.equal(image, with_depth[0])
+    assert torch.equal(mask, with_depth[1])
+
+
+def test_colour_changes_leave_mask_and_depth_alone() -> None:
+    torch.manual_seed(0)
+    first = training_transform(_section(**_COLOUR))(*_marked())
+    second = training_transform(_section(**_COLOUR))(*_marked())
     assert not torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
+    assert torch.equal(first[2], second[2])
 
 
-def test_class_mix_moves_pixel_and_label_together() -> None:
-    torch.manual_seed(0)
+def test_gray_frames_have_equal_channels() -> None:
+    image = training_transform(_section(grayscale=1.0))(*_marked())[0]
+    assert torch.equal(image[0], image[1])
+    assert torch.equal(image[0], image[2])
+
+
+def _batch() -> dict[str, torch.Tensor]:
+    """Six frames whose image, labels and depth all hold the same number at a pixel."""
     labels = torch.stack([torch.full((8, 8), i) for i in range(6)])
     labels[:, :4] += 10
     labels[:, 0] = UNLABELED
-    image = labels[:, None].expand(-1, 3, -1, -1).clone()
-    mixed, mixed_labels = class_mix(image, labels, 1.0)
-    assert torch.equal(mixed, mixed_labels[:, None].expand(-1, 3, -1, -1))
-    changed = (mixed_labels != labels).flatten(1).any(1)
+    return {
+        'image': labels[:, None].expand(-1, 3, -1, -1).clone(),
+        'labels': labels,
+        'depth': labels[:, None].float(),
+        'index': torch.arange(6),
+    }
+
+
+def test_class_mix_moves_pixel_depth_and_label_together() -> None:
+    torch.manual_seed(0)
+    batch = _batch()
+    before = batch['labels'].clone()
+    mixed = class_mix(batch, 1.0)
+    assert torch.equal(mixed['image'], mixed['labels'][:, None].expand(-1, 3, -1, -1))
+    assert torch.equal(mixed['depth'], mixed['labels'][:, None].float())
+    assert torch.equal(mixed['index'], batch['index'])
+    assert torch.equal(batch['labels'], before)
+    changed = (mixed['labels'] != before).flatten(1).any(1)
     assert changed.sum() >= 4
-    assert torch.equal(mixed_labels == UNLABELED, labels == UNLABELED)
-    assert torch.equal(class_mix(image, labels, 0.0)[1], labels)
+    assert torch.equal(mixed['labels'] == UNLABELED, before == UNLABELED)
+    assert torch.equal(class_mix(batch, 0.0)['labels'], before)
+
+
+def test_class_mix_follows_its_generator() -> None:
+    def mixed(seed: int) -> torch.Tensor:
+        return class_mix(_batch(), 0.7, torch.Generator().manual_seed(seed))['labels']
+
+    assert torch.equal(mixed(3), mixed(3))
+    assert not torch.equal(mixed(3), mixed(4))
