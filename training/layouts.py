@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 import h5py
 import numpy as np
 import scipy.io
+from scipy.io.matlab import MatReadError
 
 from desertmind_seg.bags import IMAGE_TYPE, IMAGE_TYPES, Bag, BagError, header_stamp_ns
 from desertmind_seg.ontology import Ontology
@@ -389,7 +390,7 @@ def _nyuv2_mat(root: Path, block_frames: int) -> Listing:
                 for reference in np.asarray(file['scenes']).ravel()
             ]
             lengths = {name: len(file[name]) for name in ('images', 'depths', 'labels')}
-    except (OSError, KeyError, ValueError, NotImplementedError) as err:
+    except (OSError, KeyError, ValueError, NotImplementedError, MatReadError) as err:
         raise DatasetError(
             f'{folder}: one of {", ".join(_NYU_FILES)} is not what its publisher packed ({err}); '
             'download it again'

@@ -2,23 +2,30 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 import pytest
 from tiny_ycor import write_tiny_ycor
+import torch
 from torchvision.transforms import v2
 
 from desertmind_seg.ontology import UNLABELED, OntologyError, load_ontology
 from training.datasets import (
     DatasetError,
+    LabelledFrame,
     SegmentationDataset,
+    class_pixels,
     data_hash,
+    fold_groups,
     list_frames,
     sampling_weights,
 )
+from training.frames import FileFrame
 from training.recipe import DataSection, DatasetSection
 
 YCOR8 = load_ontology('ycor-8')
+DESERT10 = load_ontology('desert-10')
 
 
 def _section(root: Path, split: str, dataset: str = 'ycor') -> DatasetSection:
@@ -121,6 +128,170 @@ def test_frames_with_rare_classes_weigh_more() -> None:
     # median .5, so class 2 weighs (.5 / .25) ** .5 and the others at most 1.
     assert sampling_weights(pixels, 0.5) == pytest.approx([1, 2**0.5, 1, 1])
     assert sampling_weights(pixels, 0.0) == pytest.approx([1, 1, 1, 1])
+
+
+def _desert_root(root: Path, blocks: dict[str, list[int]]) -> Path:
+    """The desert set's layout with blocks of 2 frames: per part, the raw code of each block."""
+    for part, codes in blocks.items():
+        for block, code in enumerate(codes):
+            for number in (2 * block, 2 * block + 1):
+                for folder, pixels in (
+                    ('Color_Images', np.full((8, 12, 3), number, np.uint8)),
+                    ('Segmentation', np.full((8, 12), code, np.uint16)),
+                ):
+                    path = root / part / folder / f'{number:04d}.png'
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    assert cv2.imwrite(str(path), pixels)
+    return root
+
+
+def _desert(root: Path, split: str, **rule: object) -> list[LabelledFrame]:
+    return list_frames(_section(root, split, 'desert'), _data(**rule), DESERT10)
+
+
+def test_published_parts_are_followed_and_never_dealt(tmp_path: Path) -> None:
+    root = _desert_root(tmp_path, {'train': [100] * 3, 'val': [100], 'test': [100] * 2})
+
+    def parts(split: str, by: str) -> set[str]:
+        return {frame.name.split('/')[0] for frame in _desert(root, split, by=by)}
+
+    for split in ('train', 'val', 'test'):
+        assert parts(split, 'official') == {split}
+    assert len(_desert(root, 'train', by='official')) == 6
+    # By groups and folds only the training part is dealt, and the test part stays what it is.
+    for by in ('groups', 'folds'):
+        assert parts('train', by) == parts('val', by) == {'train'}
+        assert parts('test', by) == {'test'}
+        dealt = [len(_desert(root, split, by=by)) for split in ('train', 'val')]
+        assert dealt == [4, 2]
+    assert len(_desert(root, 'all')) == 12
+
+
+def test_a_root_that_holds_only_validation_frames_is_one_split(tmp_path: Path) -> None:
+    root = _desert_root(tmp_path, {'val': [100] * 2})
+    assert len(_desert(root, 'val')) == 4
+    with pytest.raises(DatasetError, match=r"none of the 4 desert frames is in split 'train'"):
+        _desert(root, 'train')
+
+
+def test_a_set_without_published_parts_has_no_official_split(tmp_path: Path) -> None:
+    root = _desert_root(tmp_path, {'.': [100] * 3})
+    for split, rule in (('val', 'official'), ('test', 'groups')):
+        with pytest.raises(DatasetError, match=f"no published split '{split}' here"):
+            _desert(root, split, by=rule)
+
+
+def test_folds_hold_out_every_frame_once(tmp_path: Path) -> None:
+    root = _desert_root(tmp_path, {'train': [100] * 7})
+    held_out = [_desert(root, 'val', by='folds', folds=3, fold=fold) for fold in range(3)]
+    assert sorted(len(frames) for frames in held_out) == [4, 4, 6]
+    names = [frame.name for frames in held_out for frame in frames]
+    assert len(names) == len(set(names)) == 14
+    for fold, frames in enumerate(held_out):
+        train = _desert(root, 'train', by='folds', folds=3, fold=fold)
+        assert {frame.group for frame in train}.isdisjoint(frame.group for frame in frames)
+        assert len(train) + len(frames) == 14
+    with pytest.raises(DatasetError, match='7 groups cannot be dealt to 9 folds'):
+        _desert(root, 'val', by='folds', folds=9)
+
+
+def test_folds_are_near_equal_whatever_the_groups() -> None:
+    def group(name: str, size: int) -> list[LabelledFrame]:
+        return [
+            FileFrame(f'{name}{i}', 'folder', name, 0, None, Path('a'), Path('b'))
+            for i in range(size)
+        ]
+
+    frames = group('a', 9) + group('b', 5) + group('c', 4) + group('d', 3) + group('e', 2)
+    folds = fold_groups(frames, 3)
+    assert folds == [{'a'}, {'b', 'e'}, {'c', 'd'}]
+    assert fold_groups(list(reversed(frames)), 3) == folds
+
+
+def test_a_class_that_a_fold_cannot_learn_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Rocks (800) are in one block only: the fold that holds it out trains without them.
+    root = _desert_root(tmp_path, {'train': [100, 800, 100]})
+    faulty = [
+        fold
+        for fold in range(3)
+        if any(frame.group.endswith('1') for frame in _desert(root, 'val', by='folds', fold=fold))
+    ]
+    (fold,) = faulty
+    with pytest.raises(DatasetError, match=f'fold {fold} of 3 has no training pixel of rocks'):
+        _desert(root, 'train', by='folds', fold=fold)
+    # Classes that the whole set lacks are no fault of the fold.
+    assert _desert(root, 'train', by='folds', fold=(fold + 1) % 3)
+    assert 'no frame has a pixel of lush bushes' in caplog.text
+
+
+def test_a_frame_without_any_label_is_refused(tmp_path: Path) -> None:
+    root = write_tiny_ycor(tmp_path, [0, 1])
+    Image.fromarray(np.zeros((68, 128), np.uint8)).save(root / 'train/iid000001/labels.png')
+    frames = list_frames(_section(root, 'all'), _data(), YCOR8)
+    with pytest.raises(DatasetError, match='1 frames have no labelled pixel: iid000001'):
+        class_pixels(frames, YCOR8)
+    assert class_pixels(frames[:1], YCOR8).sum() == 64 * 128
+
+
+def test_a_frame_without_its_other_half_stops_the_listing(tmp_path: Path) -> None:
+    root = write_tiny_ycor(tmp_path, [0, 1, 2])
+    (root / 'train/iid000001/labels.png').unlink()
+    with pytest.raises(DatasetError, match=r'1 frames are not whole: .*iid000001.* no labels.png'):
+        list_frames(_section(root, 'all'), _data(), YCOR8)
+
+
+def test_a_seed_decides_the_sample_alone(tiny_ycor: Path) -> None:
+    frames = list_frames(_section(tiny_ycor, 'all'), _data(), YCOR8)
+    transform = v2.Compose([v2.RandomCrop((32, 48)), v2.ColorJitter(0.5)])
+    dataset = SegmentationDataset(frames, YCOR8, transform)
+    torch.manual_seed(1)
+    drawn = torch.rand(2)
+    torch.manual_seed(1)
+    first = dataset[2, 77]
+    assert torch.equal(torch.rand(2), drawn)  # the caller's generator is untouched
+    again = dataset[2, 77]
+    assert torch.equal(first['image'], again['image'])
+    assert torch.equal(first['labels'], again['labels'])
+    assert not torch.equal(first['image'], dataset[2, 78]['image'])
+    assert first['index'] == 2
+
+
+def _with_depth(root: Path) -> list[LabelledFrame]:
+    for folder, pixels in (
+        ('images', np.full((8, 12, 3), 90, np.uint8)),
+        ('masks', np.full((8, 12), 8, np.uint8)),
+        ('depth', np.arange(96, dtype=np.uint16).reshape(8, 12) * 100),
+    ):
+        (root / folder).mkdir()
+        assert cv2.imwrite(str(root / folder / '1.png'), pixels)
+    return list_frames(_section(root, 'all', 'folder'), _data(), YCOR8)
+
+
+def test_samples_have_the_shapes_that_training_takes(tmp_path: Path, tiny_ycor: Path) -> None:
+    frames = _with_depth(tmp_path)
+    sample = SegmentationDataset(frames, YCOR8, v2.Identity(), with_depth=True)[0]
+    shapes = {name: (tuple(value.shape), value.dtype) for name, value in sample.items()}
+    assert shapes == {
+        'image': ((3, 8, 12), torch.uint8),
+        'labels': ((8, 12), torch.int64),
+        'depth': ((1, 8, 12), torch.float32),
+        'index': ((), torch.int64),
+    }
+    assert sample['depth'][0, 7, 11] == pytest.approx(9.5)
+    assert all(type(value) is torch.Tensor for value in sample.values())
+    assert 'depth' not in SegmentationDataset(frames, YCOR8, v2.Identity())[0]
+    without = list_frames(_section(tiny_ycor, 'all'), _data(), YCOR8)
+    with pytest.raises(DatasetError, match='6 of 7 frames have no depth, such as'):
+        SegmentationDataset(frames + without, YCOR8, v2.Identity(), with_depth=True)
+
+
+def test_depth_of_another_size_is_refused(tmp_path: Path) -> None:
+    frames = _with_depth(tmp_path)
+    assert cv2.imwrite(str(tmp_path / 'depth/1.png'), np.ones((8, 11), np.uint16))
+    with pytest.raises(DatasetError, match=r'image is \(8, 12\) but its depth is \(8, 11\)'):
+        SegmentationDataset(frames, YCOR8, v2.Identity(), with_depth=True)[0]
 
 
 @pytest.mark.data

@@ -1,0 +1,526 @@
+"""Every published layout is read as its publisher describes it, and its faults are named."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import h5py
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+import pytest
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+import scipy.io
+
+from desertmind_seg.bags import ONTOLOGY_KEY_PREFIX
+from desertmind_seg.ontology import UNLABELED, Ontology, OntologyError, load_ontology
+from training.frames import DatasetError, LabelledFrame
+from training.layouts import Listing, read_layout
+from training.synthetic import DriveSpec, write_bag, write_folders
+
+_HW = (6, 9)
+_RED_RGB = (200, 30, 90)
+
+
+def _write_image(path: Path) -> None:
+    """A frame whose three channels differ; a JPEG keeps them to a few values."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((*_HW, 3), _RED_RGB, np.uint8)).save(path, quality=95)
+
+
+def _write_codes(path: Path, *codes: int, dtype: type = np.uint8) -> None:
+    """Labels with one code a row, the last code in all rows that are left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [codes[min(row, len(codes) - 1)] for row in range(_HW[0])]
+    values = np.repeat(np.array(rows, dtype)[:, None], _HW[1], axis=1)
+    assert cv2.imwrite(str(path), values)
+
+
+def _read(dataset: str, root: Path | str, ontology: Ontology, block_frames: int = 4) -> Listing:
+    return read_layout(dataset, str(root), ontology, block_frames)
+
+
+def _parts(listing: Listing) -> dict[str, tuple[str, str | None]]:
+    return {frame.name: (frame.group, frame.official) for frame in listing.frames}
+
+
+def _is_red(frame: LabelledFrame) -> bool:
+    rgb = frame.read_rgb()
+    return rgb.shape == (*_HW, 3) and bool((np.abs(rgb.astype(int) - _RED_RGB) < 6).all())
+
+
+def test_ycor_has_published_parts(tmp_path: Path) -> None:
+    for name in ('train/iid000003', 'train/iid000004', 'valid/iid000009'):
+        _write_image(tmp_path / name / 'rgb.jpg')
+        _write_codes(tmp_path / name / 'labels.png', 8, 0, 1)
+    ontology = load_ontology('ycor-8')
+    listing = _read('ycor', tmp_path, ontology)
+    assert _parts(listing) == {
+        'iid000003': ('block_000000', 'train'),
+        'iid000004': ('block_000001', 'train'),
+        'iid000009': ('block_000002', 'val'),
+    }
+    frame = listing.frames[0]
+    assert _is_red(frame)
+    assert frame.read_labels(ontology)[:3, 0].tolist() == [7, UNLABELED, 0]
+    assert not frame.has_depth
+    assert frame.read_depth().shape == _HW
+    assert not frame.read_depth().any()
+
+
+def test_nyuv2_depth_is_in_metres_and_serves_both_class_tables(tmp_path: Path) -> None:
+    part = tmp_path / 'train'
+    _write_image(part / 'images/0007.jpg')
+    _write_codes(part / 'labels40/0007.png', 0, 19, 39)  # wall, floor mat, unlabelled
+    _write_codes(part / 'depths/0007.png', 254, 127, 0)
+    for name, wall, floor in (('nyuv2-13', 'wall', 'floor'), ('nyuv2-40', 'wall', 'floor mat')):
+        ontology = load_ontology(name)
+        (frame,) = _read('nyuv2', tmp_path, ontology).frames
+        assert frame.read_labels(ontology)[:3, 0].tolist() == [
+            ontology.class_id(wall),
+            ontology.class_id(floor),
+            UNLABELED,
+        ]
+        assert frame.official == 'train'
+        assert frame.has_depth
+        depth = frame.read_depth()
+        assert depth.dtype == np.float32
+        assert depth[:3, 0] == pytest.approx([10.0, 5.0, 0.0])
+
+
+@pytest.mark.parametrize('part', ['', 'train/', 'val/', 'test/'])
+def test_desert_masks_hold_16_bit_codes(tmp_path: Path, part: str) -> None:
+    _write_image(tmp_path / f'{part}Color_Images/0000060.png')
+    _write_codes(tmp_path / f'{part}Segmentation/0000060.png', 10000, 7100, dtype=np.uint16)
+    ontology = load_ontology('desert-10')
+    (frame,) = _read('desert', tmp_path, ontology).frames
+    assert frame.official == (part.rstrip('/') or None)
+    assert frame.name == f'{part}0000060'
+    assert frame.group == f'{part}block_000015'
+    assert _is_red(frame)
+    sky, landscape = ontology.class_id('sky'), ontology.class_id('landscape')
+    assert frame.read_labels(ontology)[:2, 0].tolist() == [sky, landscape]
+
+
+def _write_rugd(root: Path, name: str, *rows_rgb: tuple[int, int, int]) -> None:
+    _write_image(root / f'RUGD_frames-with-annotations/{name}.png')
+    colors = [rows_rgb[min(row, len(rows_rgb) - 1)] for row in range(_HW[0])]
+    mask = np.repeat(np.array(colors, np.uint8)[:, None], _HW[1], axis=1)
+    path = root / f'RUGD_annotations/{name}.png'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(mask).save(path)
+
+
+def test_rugd_colours_become_classes_and_sequences_parts(tmp_path: Path) -> None:
+    ontology = load_ontology('rugd-24')
+    for sequence in ('creek', 'park-8', 'trail-3', 'village'):
+        _write_rugd(tmp_path, f'{sequence}/{sequence}_00001', (0, 0, 0), (108, 64, 20))
+    listing = _read('rugd', tmp_path, ontology)
+    assert {frame.group: frame.official for frame in listing.frames} == {
+        'creek': 'test',
+        'park-8': 'val',
+        'trail-3': 'train',
+        'village': 'train',
+    }
+    # Sequences are counted within their part, so that splits deal the training ones evenly.
+    numbers = {frame.group: frame.group_number for frame in listing.frames}
+    assert (numbers['trail-3'], numbers['village'], numbers['creek']) == (0, 1, 0)
+    assert listing.frames[0].read_labels(ontology)[:2, 0].tolist() == [UNLABELED, 0]
+    # Every class's published colour is read as that class.
+    for entry in ontology.classes:
+        _write_rugd(tmp_path, 'trail/trail_00001', entry.color_rgb)
+        (frame,) = [f for f in _read('rugd', tmp_path, ontology).frames if f.group == 'trail']
+        assert (frame.read_labels(ontology) == entry.id).all()
+
+
+def test_rugd_refuses_colours_that_are_not_in_its_list(tmp_path: Path) -> None:
+    ontology = load_ontology('rugd-24')
+    _write_rugd(tmp_path, 'trail/trail_00001', (0, 102, 0), (1, 2, 3))
+    (frame,) = _read('rugd', tmp_path, ontology).frames
+    with pytest.raises(DatasetError, match=r'trail_00001.png: 1 colours .* \(1, 2, 3\) \(45 px\)'):
+        frame.read_labels(ontology)
+
+
+def _write_rellis(root: Path, sequence: str, stem: str) -> str:
+    image = f'{sequence}/pylon_camera_node/{stem}.jpg'
+    labels = f'{sequence}/pylon_camera_node_label_id/{stem}.png'
+    _write_image(root / image)
+    _write_codes(root / labels, 7, 3, 0)  # sky, grass, void
+    return f'{image} {labels}\n'
+
+
+def test_rellis_follows_its_lists(tmp_path: Path) -> None:
+    base = tmp_path / 'Rellis-3D'
+    lists = {
+        'train': _write_rellis(base, '00000', 'frame000104-1581624663_149')
+        + _write_rellis(base, '00002', 'frame000001-1581624663_150'),
+        'val': _write_rellis(base, '00000', 'frame000900-1581624700_149'),
+        'test': _write_rellis(base, '00001', 'frame000001-1581624800_149'),
+    }
+    _write_rellis(base, '00001', 'frame000009-1581624801_000')  # labelled, but in no list
+    _write_image(base / '00001/pylon_camera_node/frame000010-1581624802_000.jpg')  # no labels
+    # The publisher's archive holds one JPEG among the labels.
+    _write_image(base / '00000/pylon_camera_node_label_id/frame001493-1581624802_049.jpg')
+    ontology = load_ontology('rellis-20')
+    assert len(_read('rellis', tmp_path, ontology).frames) == 5
+    for name, text in lists.items():
+        (tmp_path / f'{name}.lst').write_text(text)
+    listing = _read('rellis', tmp_path, ontology)
+    assert listing.unpaired == []
+    assert _parts(listing) == {
+        '00000/frame000104-1581624663_149': ('00000', 'train'),
+        '00000/frame000900-1581624700_149': ('00000', 'val'),
+        '00001/frame000001-1581624800_149': ('00001', 'test'),
+        '00002/frame000001-1581624663_150': ('00002', 'train'),
+    }
+    sky, grass = ontology.class_id('sky'), ontology.class_id('grass')
+    assert listing.frames[0].read_labels(ontology)[:3, 0].tolist() == [sky, grass, UNLABELED]
+    (base / '00002/pylon_camera_node_label_id/frame000001-1581624663_150.png').unlink()
+    (missing,) = _read('rellis', tmp_path, ontology).unpaired
+    assert '00002/frame000001-1581624663_150 of train.lst has no label file' in missing
+
+
+@pytest.mark.parametrize('archives', [False, True])
+def test_goose_parts_lie_together_or_as_unpacked(tmp_path: Path, archives: bool) -> None:
+    ontology = load_ontology('goose-64')
+    for part, stem in (
+        ('train', '2022-07-22_flight__0071_16584'),
+        ('val', '2022-09-14_rain__1_2'),
+    ):
+        base = tmp_path / f'goose_2d_{part}' if archives else tmp_path
+        sequence = stem.partition('__')[0]
+        _write_image(base / f'images/{part}/{sequence}/{stem}_windshield_vis.png')
+        _write_image(base / f'images/{part}/{sequence}/{stem}_windshield_nir.png')
+        _write_codes(base / f'labels/{part}/{sequence}/{stem}_labelids.png', 0, 1, 63)
+        _write_codes(base / f'labels/{part}/{sequence}/{stem}_instanceids.png', 200)
+        _write_image(base / f'labels/{part}/{sequence}/{stem}_color.png')
+    _write_image(tmp_path / 'images/test/2022-07-07_campus/a__1_2_windshield_vis.png')
+    listing = _read('goose', tmp_path, ontology)
+    assert listing.unpaired == []
+    assert _parts(listing) == {
+        'train/2022-07-22_flight/2022-07-22_flight__0071_16584': ('2022-07-22_flight', 'train'),
+        'val/2022-09-14_rain/2022-09-14_rain__1_2': ('2022-09-14_rain', 'val'),
+    }
+    assert listing.frames[0].read_labels(ontology)[:3, 0].tolist() == [UNLABELED, 0, 62]
+
+
+def test_a_plain_folder_may_have_parts_sequences_and_depth(tmp_path: Path) -> None:
+    ontology = load_ontology('ycor-8')
+    for key in ('train/wood/f_1', 'train/wood/f_2', 'val/hill/f_1'):
+        _write_image(tmp_path / f'images/{key}.jpg')
+        _write_codes(tmp_path / f'masks/{key}.png', 5)
+        _write_codes(tmp_path / f'depth/{key}.png', 1500, 0, dtype=np.uint16)
+    listing = _read('folder', tmp_path, ontology)
+    assert _parts(listing) == {
+        'train/wood/f_1': ('train/wood', 'train'),
+        'train/wood/f_2': ('train/wood', 'train'),
+        'val/hill/f_1': ('val/hill', 'val'),
+    }
+    assert (listing.frames[0].read_labels(ontology) == ontology.class_id('obstacle')).all()
+    assert listing.frames[0].read_depth()[:2, 0] == pytest.approx([1.5, 0.0])
+
+
+def test_a_plain_folder_without_sequences_is_cut_into_blocks(tmp_path: Path) -> None:
+    ontology = load_ontology('ycor-8')
+    for number in (1, 3, 4):
+        _write_image(tmp_path / f'images/cam0_{number:04d}.png')
+        _write_codes(tmp_path / f'masks/cam0_{number:04d}.png', 5)
+    groups = [frame.group for frame in _read('folder', tmp_path, ontology).frames]
+    assert groups == ['block_000000', 'block_000000', 'block_000001']
+    _write_image(tmp_path / 'images/hill/0009.png')
+    _write_codes(tmp_path / 'masks/hill/0009.png', 5)
+    with pytest.raises(DatasetError, match='some frames lie in a folder of their sequence'):
+        _read('folder', tmp_path, ontology)
+    _write_image(tmp_path / 'images/nameless.png')
+    _write_codes(tmp_path / 'masks/nameless.png', 5)
+    with pytest.raises(DatasetError, match=r'nameless.png: no frame number in the name'):
+        _read('folder', tmp_path, ontology)
+
+
+# ---------------------------------------------------------------------------------------------
+# The .mat
+
+
+def _write_nyu_mat(root: Path, size_wh: tuple[int, int] = (7, 5)) -> SimpleNamespace:
+    """Three frames of two scenes in MATLAB's storage order, (N, ..., W, H)."""
+    rng = np.random.default_rng(0)
+    arrays = SimpleNamespace(
+        images=rng.integers(0, 256, (3, 3, *size_wh), np.uint8),
+        depths=rng.uniform(0.7, 9.9, (3, *size_wh)).astype(np.float32),
+        labels=rng.integers(0, 895, (3, *size_wh)).astype(np.uint16),
+        mapping=rng.integers(1, 41, 894).astype(np.uint8),
+    )
+    with h5py.File(root / 'nyu_depth_v2_labeled.mat', 'w') as file:
+        for name in ('images', 'depths', 'labels'):
+            file[name] = getattr(arrays, name)
+        references = file.create_dataset('scenes', (1, 3), h5py.ref_dtype)
+        for index, scene in enumerate(('kitchen_0004', 'kitchen_0004', 'office_0001')):
+            text = np.frombuffer(scene.encode(), np.uint8).astype(np.uint16)[:, None]
+            references[0, index] = file.create_dataset(f'#refs#/{index}', data=text).ref
+    scipy.io.savemat(root / 'classMapping40.mat', {'mapClass': arrays.mapping[None]})
+    splits = {'trainNdxs': np.array([[1], [2]]), 'testNdxs': np.array([[3]])}
+    scipy.io.savemat(root / 'splits.mat', splits)
+    return arrays
+
+
+@pytest.mark.parametrize('ontology_name', ['nyuv2-13', 'nyuv2-40'])
+def test_the_nyu_mat_is_turned_and_mapped(tmp_path: Path, ontology_name: str) -> None:
+    arrays = _write_nyu_mat(tmp_path)
+    ontology = load_ontology(ontology_name)
+    listing = _read('nyuv2_mat', tmp_path, ontology)
+    assert _parts(listing) == {
+        '0001': ('kitchen_0004', 'train'),
+        '0002': ('kitchen_0004', 'train'),
+        '0003': ('office_0001', 'test'),
+    }
+    of_code = {code: entry.id for entry in ontology.classes for code in entry.raw}
+    for index, frame in enumerate(listing.frames):
+        rgb, labels, depth = frame.read_rgb(), frame.read_labels(ontology), frame.read_depth()
+        assert rgb.shape == (5, 7, 3)
+        assert (rgb.flags.c_contiguous, rgb.dtype, depth.dtype) == (True, np.uint8, np.float32)
+        for y, x in np.ndindex(5, 7):
+            assert rgb[y, x].tolist() == arrays.images[index, :, x, y].tolist()
+            assert depth[y, x] == arrays.depths[index, x, y]
+            raw = arrays.labels[index, x, y]
+            code = arrays.mapping[raw - 1] - 1 if raw else 39
+            assert labels[y, x] == of_code.get(code, UNLABELED)
+    assert _read('nyuv2_mat', tmp_path / 'nyu_depth_v2_labeled.mat', ontology).frames
+
+
+@pytest.mark.parametrize('name', ['nyu_depth_v2_labeled.mat', 'classMapping40.mat', 'splits.mat'])
+def test_a_missing_or_broken_nyu_file_is_named(tmp_path: Path, name: str) -> None:
+    _write_nyu_mat(tmp_path)
+    (tmp_path / name).write_bytes(b'nothing of the kind')
+    with pytest.raises(DatasetError, match='is not what its publisher packed'):
+        _read('nyuv2_mat', tmp_path, load_ontology('nyuv2-40'))
+    (tmp_path / name).unlink()
+    with pytest.raises(DatasetError, match=f'no {name}; expected nyu_depth_v2_labeled.mat, '):
+        _read('nyuv2_mat', tmp_path, load_ontology('nyuv2-40'))
+
+
+# ---------------------------------------------------------------------------------------------
+# Bags
+
+
+@pytest.fixture(scope='module')
+def drive_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three frames of a synthetic drive, 48x64, with depth and labels for two ontologies."""
+    path = tmp_path_factory.mktemp('bags') / 'drive'
+    return write_bag(DriveSpec(seed=5, size_hw=(48, 64), rate_hz=1.0, frames=3), path)
+
+
+_TOPICS = 'image=/camera/color/image_raw&labels=/labels/ycor_8'
+_DEPTH = 'depth=/camera/aligned_depth_to_color/image_raw'
+
+
+def test_a_labelled_bag_equals_the_drive_it_was_made_of(drive_bag: Path) -> None:
+    ontology = load_ontology('ycor-8')
+    in_bag = _read('bag', f'{drive_bag}?{_TOPICS}&{_DEPTH}', ontology, 2).frames
+    drawn = _read('synthetic', 'seeds:5:6?frames=3&rate_hz=1&size=48x64', ontology).frames
+    assert [frame.group for frame in in_bag] == ['block_000000', 'block_000000', 'block_000001']
+    assert len(in_bag) == len(drawn) == 3
+    for of_bag, of_drive in zip(reversed(in_bag), reversed(drawn), strict=True):
+        assert np.array_equal(of_bag.read_rgb(), of_drive.read_rgb())
+        assert np.array_equal(of_bag.read_labels(ontology), of_drive.read_labels(ontology))
+        assert np.array_equal(of_bag.read_depth(), of_drive.read_depth())
+        assert of_bag.content() != in_bag[0].content() or of_bag is in_bag[0]
+        assert of_bag.version() != in_bag[0].version() or of_bag is in_bag[0]
+
+
+def test_a_folder_of_bags_has_a_group_each(drive_bag: Path) -> None:
+    (drive_bag.parent / 'second').symlink_to(drive_bag)
+    listing = _read('bag', f'{drive_bag.parent}?{_TOPICS}', load_ontology('ycor-8'))
+    assert [frame.group for frame in listing.frames] == ['drive'] * 3 + ['second'] * 3
+    assert not listing.frames[0].has_depth
+    assert listing.frames[0].read_depth().shape == (48, 64)
+
+
+@pytest.mark.parametrize(
+    ('query', 'message'),
+    [
+        ('', r'which topics\? Missing: image, labels'),
+        ('?image=/camera/color/image_raw', 'Missing: labels'),
+        ('?image=/a&labels=/labels/ycor_8', "no topic '/a'; its image topics: .*/labels/ycor_8"),
+        ('?image=/camera/color/image_raw&labels=/labels/desert_10', 'belongs to the ontology'),
+        (f'?{_TOPICS}&colour=/b', 'unknown colour; known'),
+    ],
+)
+def test_bag_topics_are_asked_for_and_checked(drive_bag: Path, query: str, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        _read('bag', f'{drive_bag}{query}', load_ontology('ycor-8'))
+
+
+def _write_labelled_bag(
+    path: Path, depth: Callable[[Any, Any], Any], label_stamps: tuple[int, ...] = (7,)
+) -> None:
+    """One frame of stamp 7 s with float depth, and label images without recorded ontology."""
+    store = get_typestore(Stores.ROS2_KILTED)
+    types = store.types
+
+    def image(encoding: str, pixels: npt.NDArray[Any], sec: int = 7) -> Any:
+        stamp = types['builtin_interfaces/msg/Time'](sec=sec, nanosec=0)
+        return types['sensor_msgs/msg/Image'](
+            header=types['std_msgs/msg/Header'](stamp=stamp, frame_id='camera'),
+            height=pixels.shape[0],
+            width=pixels.shape[1],
+            encoding=encoding,
+            is_bigendian=0,
+            step=pixels.strides[0],
+            data=np.ascontiguousarray(pixels).reshape(-1).view(np.uint8),
+        )
+
+    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        topics = {
+            name: writer.add_connection(name, 'sensor_msgs/msg/Image', typestore=store)
+            for name in ('/rgb', '/labels', '/depth')
+        }
+
+        def write(topic: str, message: Any, log_ns: int) -> None:
+            cdr = store.serialize_cdr(message, 'sensor_msgs/msg/Image')
+            writer.write(topics[topic], log_ns, cdr)
+
+        write('/rgb', image('rgb8', np.full((*_HW, 3), _RED_RGB, np.uint8)), 10)
+        for sec in label_stamps:
+            write('/labels', image('mono8', np.full(_HW, 4, np.uint8), sec), 10 + sec)
+        write('/depth', depth(image, np.float32), 30)
+
+
+def test_float_depth_of_a_bag_may_have_holes_and_padding(tmp_path: Path) -> None:
+    def depth(image: Callable[..., Any], _: Any) -> Any:
+        padded = np.full((_HW[0], _HW[1] + 3), 99.0, np.float32)
+        padded[:, : _HW[1]] = 2.5
+        padded[0, :3] = np.nan, np.inf, -np.inf
+        message = image('32FC1', padded)
+        message.width = _HW[1]
+        return message
+
+    _write_labelled_bag(tmp_path / 'bag', depth)
+    ontology = load_ontology('ycor-8')
+    root = f'{tmp_path / "bag"}?image=/rgb&labels=/labels&depth=/depth'
+    (frame,) = _read('bag', root, ontology).frames
+    expected = np.full(_HW, 2.5, np.float32)
+    expected[0, :3] = 0.0
+    assert np.array_equal(frame.read_depth(), expected)
+    assert (frame.read_labels(ontology) == 4).all()
+    assert _is_red(frame)
+    assert frame.name == 'bag/7000000000'
+
+
+def test_a_bag_without_its_other_halves_says_which(tmp_path: Path) -> None:
+    _write_labelled_bag(
+        tmp_path / 'bag', lambda image, kind: image('rgb8', np.zeros((*_HW, 3), np.uint8)), (7, 8)
+    )
+    root = f'{tmp_path / "bag"}?image=/rgb&labels=/labels&depth=/depth'
+    listing = _read('bag', root, load_ontology('ycor-8'))
+    (unpaired,) = listing.unpaired
+    assert unpaired.endswith('/labels of stamp 8000000000 has no /rgb and no /depth')
+    with pytest.raises(DatasetError, match=r"'/depth', frame bag/7.* depth has encoding 'rgb8'"):
+        listing.frames[0].read_depth()
+    assert ONTOLOGY_KEY_PREFIX  # what this bag does not record
+
+
+# ---------------------------------------------------------------------------------------------
+# The synthetic drive
+
+
+def test_rendered_folders_and_seeds_agree(tmp_path: Path) -> None:
+    write_folders([DriveSpec(5, (48, 64), 1.0, 2), DriveSpec(6, (48, 64), 1.0, 1)], tmp_path)
+    ontology = load_ontology('desert-10')
+    on_disk = _read('synthetic', tmp_path, ontology).frames
+    drawn = _read('synthetic', 'seeds:5:7?frames=2&rate_hz=1&size=48x64', ontology).frames
+    assert [frame.name for frame in drawn[:3]] == [frame.name for frame in on_disk]
+    assert [frame.group_number for frame in on_disk] == [0, 0, 1]
+    for of_disk, of_seed in zip(on_disk[:2], drawn[:2], strict=True):
+        assert np.array_equal(of_disk.read_labels(ontology), of_seed.read_labels(ontology))
+        assert np.array_equal(of_disk.read_depth(), of_seed.read_depth())
+        # The folder's images went through JPEG.
+        error = np.abs(of_disk.read_rgb().astype(int) - of_seed.read_rgb())
+        assert error.mean() < 6
+    assert drawn[0].content() != drawn[1].content()
+
+
+@pytest.mark.parametrize(
+    'root', ['seeds:5', 'seeds:5:7', 'seeds:5:7?frames=x', 'seeds:a:7?frames=1']
+)
+def test_a_wrong_seed_root_is_explained(root: str) -> None:
+    with pytest.raises(DatasetError, match=r"expected 'seeds:A:B\?frames=N'"):
+        _read('synthetic', root, load_ontology('ycor-8'))
+
+
+def test_a_drive_has_only_its_own_class_tables(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match='not of rugd-24'):
+        _read('synthetic', 'seeds:5:7?frames=1', load_ontology('rugd-24'))
+    (tmp_path / 'drive').mkdir()
+    (tmp_path / 'drive/drive.json').write_text('{"ontologies": {"ycor-8": "0"}}')
+    with pytest.raises(DatasetError, match=r"labels are those of .*'ycor-8': '0'"):
+        _read('synthetic', tmp_path, load_ontology('ycor-8'))
+
+
+# ---------------------------------------------------------------------------------------------
+# Faults of any layout
+
+
+def test_a_frame_without_its_other_half_is_listed(tmp_path: Path) -> None:
+    ontology = load_ontology('desert-10')
+    _write_image(tmp_path / 'Color_Images/1.png')
+    _write_codes(tmp_path / 'Segmentation/2.png', 100, dtype=np.uint16)
+    listing = _read('desert', tmp_path, ontology)
+    assert listing.frames == []
+    assert listing.unpaired == [
+        f'{tmp_path}/Color_Images/1.png has no labels',
+        f'{tmp_path}/Segmentation/2.png has no image',
+    ]
+
+
+@pytest.mark.parametrize(
+    'dataset',
+    ['ycor', 'nyuv2', 'desert', 'rugd', 'rellis', 'goose', 'folder', 'synthetic'],
+)
+def test_a_root_without_frames_says_what_was_expected(tmp_path: Path, dataset: str) -> None:
+    with pytest.raises(DatasetError, match=f'no {dataset} frames, expected .*check data root'):
+        _read(dataset, tmp_path, load_ontology('ycor-8'))
+
+
+def test_unreadable_depth_is_named(tmp_path: Path) -> None:
+    _write_image(tmp_path / 'images/1.png')
+    _write_codes(tmp_path / 'masks/1.png', 1)
+    _write_image(tmp_path / 'depth/1.png')
+    (frame,) = _read('folder', tmp_path, load_ontology('ycor-8')).frames
+    with pytest.raises(DatasetError, match=r'depth/1.png: cannot be read as depth .*uint8 \(6, 9'):
+        frame.read_depth()
+    (tmp_path / 'depth/1.png').write_bytes(b'nothing')
+    with pytest.raises(DatasetError, match='decoded: nothing'):
+        frame.read_depth()
+
+
+def test_a_changed_file_has_another_version(tmp_path: Path) -> None:
+    ontology = load_ontology('ycor-8')
+    _write_image(tmp_path / 'images/1.png')
+    _write_codes(tmp_path / 'masks/1.png', 1)
+    (frame,) = _read('folder', tmp_path, ontology).frames
+    before = frame.version()
+    assert frame.version() == before
+    _write_codes(tmp_path / 'masks/1.png', 1, 2, 3, 4, 5)
+    assert frame.version() != before
+    _write_codes(tmp_path / 'masks/1.png', 9)
+    with pytest.raises(OntologyError, match=r'masks/1.png: raw codes .* 9 \(54 px\)'):
+        frame.read_labels(ontology)
+
+
+@pytest.mark.data
+def test_the_real_sets_are_read(shared_data_dir: Path) -> None:
+    for dataset, name, frames, with_depth in (
+        ('ycor', 'ycor-8', 931, False),
+        ('nyuv2', 'nyuv2-13', 795, True),
+        ('nyuv2', 'nyuv2-40', 795, True),
+        ('desert', 'desert-10', 5, False),
+    ):
+        ontology = load_ontology(name)
+        listing = _read(dataset, shared_data_dir / dataset, ontology)
+        assert (len(listing.frames), listing.unpaired) == (frames, [])
+        frame = listing.frames[3]
+        assert frame.read_rgb().shape[:2] == frame.read_labels(ontology).shape
+        assert frame.has_depth == with_depth == bool(frame.read_depth().max() > 0.5)
