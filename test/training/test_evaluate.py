@@ -1,50 +1,174 @@
-"""Scores, calibration and the command, each against values worked by hand."""
+"""Scores and the command: which frames a split has, and that the file is as documented."""
 
+from argparse import Namespace
+from collections.abc import Callable
 import json
 from pathlib import Path
+import shutil
 
 import numpy as np
+from PIL import Image
 import pytest
+from tiny_ycor import write_tiny_ycor
 
+from desertmind_seg.bundle import read_bundle
 from desertmind_seg.ontology import load_ontology
+from desertmind_seg.share import DEFAULT_BUNDLE
 from training.checkpoint import Checkpoint
-from training.datasets import LabelledFrame, list_frames
-from training.evaluate import Calibration, main, score_frames
-from training.recipe import Recipe
+from training.datasets import DatasetError, LabelledFrame
+from training.evaluate import (
+    Predict,
+    choose_frames,
+    evaluate,
+    main,
+    predict_with_probabilities,
+    score_frames,
+    split_rule,
+)
+from training.metrics_file import read_metrics, write_metrics
+from training.recipe import DatasetSection, SplitSection
 
+ROOT = Path(__file__).resolve().parents[2]
 YCOR8 = load_ontology('ycor-8')
+BLOCKS_OF_2 = SplitSection(by='groups', block_frames=2, val_every_groups=3, folds=3, fold=1)
 
 
-def test_expected_calibration_error_by_hand() -> None:
-    truth = np.array([[0, 0, 0, 0, 255]], np.uint8)
-    mask = np.array([[0, 0, 0, 1, 1]], np.uint8)
-    confidence = np.array([[255, 255, 51, 51, 255]], np.uint8)  # 1, 1, .2, .2
-    calibration = Calibration()
-    calibration.add(truth, mask, confidence)
-    figures = calibration.to_dict()
-    # Bin of .2: accuracy .5, gap .3, half the pixels. Bin of 1: gap 0. Unlabelled: not counted.
-    assert figures['ece'] == pytest.approx(0.15)
-    assert [row['pixels'] for row in figures['reliability']] == [2, 2]
+def _section(root: Path, split: str) -> DatasetSection:
+    return DatasetSection.model_validate(
+        {'dataset': 'ycor', 'root': str(root), 'split': split, 'repeat': 1}
+    )
 
 
-def _frames(recipe: Recipe) -> list[LabelledFrame]:
-    section = recipe.data.val[0].model_copy(update={'split': 'all'})
-    return list_frames(section, recipe.data, YCOR8)
+def _frames(root: Path) -> list[LabelledFrame]:
+    return choose_frames(_section(root, 'all'), YCOR8, BLOCKS_OF_2, 'auto')[0]
 
 
-def test_a_perfect_prediction_scores_one_on_what_is_present(tiny_recipe: Recipe) -> None:
-    frames = iter(_frames(tiny_recipe))
+def _oracle(frames: list[LabelledFrame], change: Callable[[np.ndarray], np.ndarray]) -> Predict:
+    """Predict the changed labels of the frames, in their order."""
+    following = iter(frames)
 
-    def predict(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        labels = next(frames).read_labels(YCOR8)
-        return np.where(labels == 255, 0, labels).astype(np.uint8), np.full_like(labels, 255)
+    def predict(rgb: np.ndarray, depth: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        assert depth is None  # YCOR has none
+        labels = next(following).read_labels(YCOR8)
+        assert rgb.shape == (*labels.shape, 3)
+        return change(np.where(labels == 255, 0, labels).astype(np.uint8)), np.full_like(
+            labels, 255
+        )
 
-    scores = score_frames(_frames(tiny_recipe), YCOR8, predict)
+    return predict
+
+
+def test_a_perfect_prediction_scores_one_on_what_is_present(tiny_ycor: Path) -> None:
+    frames = _frames(tiny_ycor)
+    scores = score_frames(frames, YCOR8, _oracle(frames, lambda labels: labels))
     assert scores['miou_present'] == 1.0
     assert scores['miou_all'] == pytest.approx(3 / 8)  # three of the eight classes are drawn
     assert scores['miou_all_interval_95'] == pytest.approx([3 / 8, 3 / 8])
     assert (scores['frames'], scores['blocks']) == (6, 3)
     assert scores['ece'] == 0.0
+    assert scores['boundary_f1'] == 1.0
+    assert scores['false_safe_rate'] is None  # trail, grass and sky: nothing to run into
+    assert scores['false_stop_rate'] == 0.0
+    assert (
+        np.sum([b['confusion'] for b in scores['per_block']], axis=0).tolist()
+        == (scores['confusion'])
+    )
+    assert [row['miou_present'] for row in scores['per_frame']] == [1.0] * 6
+
+
+def test_the_worst_frame_is_known(tiny_ycor: Path) -> None:
+    frames = _frames(tiny_ycor)
+    seen: list[int] = []
+
+    def spoil_the_third(labels: np.ndarray) -> np.ndarray:
+        seen.append(1)
+        return np.full_like(labels, 7) if len(seen) == 3 else labels
+
+    scores = score_frames(frames, YCOR8, _oracle(frames, spoil_the_third))
+    worst = min(scores['per_frame'], key=lambda row: row['miou_present'])
+    assert worst['name'] == frames[2].name
+    assert worst['miou_present'] == pytest.approx(worst['pixel_accuracy'] / 3)  # the sky's third
+
+
+def test_no_frames_are_no_scores() -> None:
+    with pytest.raises(DatasetError, match='no frame to score'):
+        score_frames([], YCOR8, _oracle([], lambda labels: labels))
+
+
+def test_the_most_probable_class_is_predicted() -> None:
+    of_class = np.array([[[0.2, 0.5]], [[0.7, 0.1]], [[0.1, 0.4]]], np.float32)  # (3, 1, 2)
+    predict = predict_with_probabilities(lambda rgb, depth: of_class)
+    mask, confidence = predict(np.zeros((1, 2, 3), np.uint8), None)
+    assert mask.tolist() == [[1, 0]]
+    assert confidence.tolist() == [[178, 128]]  # 255 * .7 = 178.5 goes to even, 255 * .5 too
+    assert mask.dtype == confidence.dtype == np.uint8
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A root with all three parts of a publisher."""
+    for part, numbers in (('train', [0, 1, 2, 3, 4, 5]), ('val', [8, 9]), ('test', [20])):
+        write_tiny_ycor(tmp_path / 'written' / part, numbers)
+        shutil.move(tmp_path / 'written' / part / 'train', tmp_path / 'root' / part)
+    return tmp_path / 'root'
+
+
+@pytest.mark.parametrize(
+    ('split', 'by', 'numbers', 'words'),
+    [
+        ('all', 'auto', [0, 1, 2, 3, 4, 5, 8, 9, 20], 'every frame'),
+        ('val', 'auto', [8, 9], "the publisher's val part"),
+        ('train', 'auto', [0, 1, 2, 3, 4, 5], "the publisher's train part"),
+        ('test', 'auto', [20], "the publisher's test part"),
+        ('val', 'recipe', [4, 5], '1 in 3 validates'),
+        ('train', 'recipe', [0, 1, 2, 3], '1 in 3 validates'),
+        ('test', 'recipe', [20], "the publisher's test part"),
+        ('val', 'official', [8, 9], "the publisher's val part"),
+    ],
+)
+def test_a_published_part_goes_before_the_recipes_rule(
+    published: Path, split: str, by: str, numbers: list[int], words: str
+) -> None:
+    frames, chosen = choose_frames(_section(published, split), YCOR8, BLOCKS_OF_2, by)
+    assert sorted(int(frame.name[-6:]) for frame in frames) == numbers
+    assert words in chosen
+
+
+def test_without_published_parts_the_recipes_rule_deals(published: Path) -> None:
+    shutil.rmtree(published / 'val')
+    frames, chosen = choose_frames(_section(published, 'val'), YCOR8, BLOCKS_OF_2, 'auto')
+    assert [int(frame.name[-6:]) for frame in frames] == [4, 5]
+    assert '1 in 3 validates' in chosen
+    folds = BLOCKS_OF_2.model_copy(update={'by': 'folds'})
+    frames, chosen = choose_frames(_section(published, 'val'), YCOR8, folds, 'auto')
+    assert [int(frame.name[-6:]) for frame in frames] == [2, 3]
+    assert chosen == 'fold 1 of 3 validates'
+    shutil.rmtree(published / 'test')
+    with pytest.raises(DatasetError, match='test'):
+        choose_frames(_section(published, 'test'), YCOR8, BLOCKS_OF_2, 'auto')
+
+
+@pytest.mark.parametrize('part', ['val', 'test'])
+def test_a_root_of_held_out_frames_only_is_scored_whole(published: Path, part: str) -> None:
+    for other in {'train', 'val', 'test'} - {part}:
+        shutil.rmtree(published / other)
+    for split in (part, 'all'):
+        frames, _ = choose_frames(_section(published, split), YCOR8, BLOCKS_OF_2, 'auto')
+        assert len(frames) == {'val': 2, 'test': 1}[part]
+
+
+def test_the_split_rule_is_read_from_recipes_of_any_age() -> None:
+    first = read_bundle(ROOT / DEFAULT_BUNDLE).metadata.recipe
+    rule = split_rule(first)
+    assert rule is not None
+    assert (rule.by, rule.block_frames, rule.val_every_groups) == ('groups', 16, 6)
+    old = {'data': {'block_frames': 10, 'val_every_blocks': 4, 'num_workers': 1}}
+    assert split_rule(old) == SplitSection(
+        by='groups', block_frames=10, val_every_groups=4, folds=5, fold=0
+    )
+    assert split_rule({'data': {'split': BLOCKS_OF_2.model_dump()}}) == BLOCKS_OF_2
+    for unknown in ({}, {'data': 'ycor'}, {'data': {}}, {'data': {'split': {'by': 'moon'}}}):
+        assert split_rule(unknown) is None
 
 
 def test_the_command_scores_a_checkpoint(
@@ -58,6 +182,52 @@ def test_the_command_scores_a_checkpoint(
     assert ours['confusion'] == theirs['confusion']
     assert {'id', 'name', 'iou', 'pixels'} == set(ours['classes'][0])
     assert ours['split'] == 'val'
+    assert read_metrics(tmp_path).data_hash == read_metrics(run).data_hash
+
+    assert main(['--checkpoint', str(run / 'checkpoint.pt'), *arguments, '--tta']) == 0
+    one_view = read_metrics(tmp_path)
+    assert one_view.tta == {'scales': [1.0], 'flip': False}
+    assert one_view.confusion == ours['confusion']
+
+
+def test_the_command_scores_the_shipped_bundle_whatever_its_recipe(
+    published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / 'out'
+    data = ['--dataset', 'ycor', '--root', str(published), '--out', str(out)]
+    assert main(['--bundle', str(ROOT / DEFAULT_BUNDLE), *data]) == 0
+    assert "ycor val: 2 frames, the publisher's val part" in capsys.readouterr().out
+    metrics = read_metrics(out)
+    assert metrics.frames == 2
+    assert metrics.recipe['name'] == 'ycor8_rgb'
+    assert len(metrics.classes) == 8
+    document = json.loads((out / 'metrics.json').read_text())
+    assert {'miou_all', 'miou_present', 'pixel_accuracy', 'classes'} <= set(document)
+    write_metrics(tmp_path / 'again.json', document)
+    assert (tmp_path / 'again.json').read_bytes() == (out / 'metrics.json').read_bytes()
+
+
+def test_tta_of_a_bundle_is_refused(
+    tiny_ycor: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ['--dataset', 'ycor', '--root', str(tiny_ycor), '--out', str(tmp_path / 'out')]
+    assert main(['--bundle', str(ROOT / DEFAULT_BUNDLE), *data, '--tta']) == 1
+    assert 'gives out only mask, confidence and cost' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
+def test_labels_of_another_class_table_are_refused(
+    tiny_ycor: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = next(tiny_ycor.glob('train/iid000000/labels.png'))
+    root = tmp_path / 'root'
+    shutil.copytree(tiny_ycor, root)
+    nine = np.full((68, 128), 9, np.uint8)
+    Image.fromarray(nine).save(root / labels.relative_to(tiny_ycor))
+    arguments = ['--dataset', 'ycor', '--root', str(root), '--out', str(tmp_path / 'out')]
+    bundle = ['--bundle', str(ROOT / DEFAULT_BUNDLE), '--split', 'all']
+    assert main([*bundle, *arguments]) == 1
+    assert 'raw codes that ycor-8 does not list: 9 (8704 px)' in capsys.readouterr().err
 
 
 def test_the_command_names_what_is_missing(
@@ -68,4 +238,31 @@ def test_the_command_names_what_is_missing(
     assert 'No checkpoint at' in capsys.readouterr().err
     assert main(['--bundle', str(tmp_path / 'x.onnx'), *arguments]) == 1
     assert 'x.onnx' in capsys.readouterr().err
+    empty = ['--dataset', 'ycor', '--root', str(tmp_path), '--out', str(tmp_path / 'out')]
+    assert main(['--bundle', str(ROOT / DEFAULT_BUNDLE), *empty]) == 1
+    assert 'no ycor frames' in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.data
+def test_real_frames_score_as_well_as_the_card_says(shared_data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / 'val').mkdir()
+    held_out = sorted((shared_data_dir / 'ycor' / 'train').glob('iid*'))[80:96:4]
+    for folder in held_out:
+        (tmp_path / 'val' / folder.name).symlink_to(folder)
+    metrics = evaluate(
+        Namespace(
+            bundle=ROOT / DEFAULT_BUNDLE,
+            checkpoint=None,
+            backend='onnxruntime-cpu',
+            tta=False,
+            dataset='ycor',
+            root=tmp_path,
+            split='val',
+            split_by='auto',
+        )
+    )
+    assert metrics['frames'] == 4
+    assert metrics['pixel_accuracy'] > 0.7
+    assert 0.05 < metrics['boundary_f1'] < 1.0
+    assert 0.0 < metrics['false_safe_rate'] < 0.3
