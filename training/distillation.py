@@ -1,0 +1,167 @@
+"""Distillation: a student learns the soft labels of one large model or of a whole ensemble.
+
+A vehicle carries one engine. Teachers see each training frame as the student does, augmented and
+mixed; what they say is averaged and compared with the student by `distillation_loss`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+from desertmind_seg.ontology import UNLABELED, Ontology
+from training.checkpoint import load_checkpoint
+from training.ensemble import read_ensemble
+from training.model import SegmentationNetwork
+
+# The smallest probability that a teacher is taken at: a float32 softmax underflows to 0.
+_SMALLEST_PROBABILITY = 1e-8
+
+
+class DistillationError(ValueError):
+    """Teachers cannot teach this student."""
+
+
+class Teachers:
+    """Networks whose probabilities are averaged into soft labels; they never learn.
+
+    Args:
+        sources: checkpoints, run folders (their checkpoint.pt), or ensemble.json files of
+            `training.ensemble`. Each source counts equally; within an ensemble its fitted weights
+            hold, and a member's folds share the member's weight.
+        device: where the teachers run.
+        ontology: the student's class table.
+
+    Raises:
+        FileNotFoundError: a source does not exist.
+        DistillationError: a teacher knows other classes than the student.
+    """
+
+    def __init__(
+        self, sources: Sequence[str | Path], device: torch.device | str, ontology: Ontology
+    ) -> None:
+        self.device = torch.device(device)
+        self._networks: list[tuple[str, float, SegmentationNetwork]] = []
+        for source in sources:
+            for path, weight in _checkpoints(Path(source).expanduser()):
+                checkpoint = load_checkpoint(path)
+                known = checkpoint.parsed_ontology()
+                if known.sha256 != ontology.sha256:
+                    raise DistillationError(
+                        f'Teacher {str(path)!r} ({checkpoint.recipe["name"]}) was trained for '
+                        f'{known.name} ({known.num_classes} classes, {known.sha256[:12]}), the '
+                        f'student for {ontology.name} ({ontology.num_classes} classes, '
+                        f'{ontology.sha256[:12]}); give teachers of {ontology.name}'
+                    )
+                network = checkpoint.network().to(self.device).eval().requires_grad_(False)
+                self._networks.append((str(path), weight / len(sources), network))
+
+    def soft_labels(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the weighted mean of the teachers' probabilities, at temperature 1.
+
+        Args:
+            batch: what the student is about to see: ``image`` (N, 3, h, w), 0..255, any type; and
+                ``depth`` float (N, 1, h, w) metres, 0 = missing, where a teacher takes depth.
+
+        Returns:
+            float32 (N, C, h', w') without gradient, each pixel's sum 1, at the finest stride of
+            the teachers.
+
+        Raises:
+            DistillationError: a teacher takes depth and the batch has none.
+        """
+        image = batch['image'].to(self.device).float()
+        depth = batch['depth'].to(self.device) if 'depth' in batch else None
+        each: list[torch.Tensor] = []
+        with torch.no_grad():
+            for path, weight, network in self._networks:
+                wants_depth = network.section.modality == 'rgbd'
+                if wants_depth and depth is None:
+                    raise DistillationError(
+                        f'Teacher {path!r} takes depth, but the batch has none; give the student '
+                        'a model.depth section, or a teacher that sees RGB only'
+                    )
+                logits = network(image, depth if wants_depth else None).float()
+                each.append(weight * logits.softmax(dim=1))
+            height = max(part.shape[-2] for part in each)
+            width = max(part.shape[-1] for part in each)
+            total = torch.zeros_like(resized(each[0], (height, width)))
+            for part in each:
+                total += resized(part, (height, width))
+        return total
+
+
+def resized(probabilities: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
+    """Resize (N, C, h, w) bilinearly, which keeps each pixel's sum at 1."""
+    if tuple(probabilities.shape[-2:]) == tuple(size_hw):
+        return probabilities
+    return functional.interpolate(probabilities, size_hw, mode='bilinear', align_corners=False)
+
+
+def distillation_loss(
+    student_logits: torch.Tensor,
+    teacher_probabilities: torch.Tensor,
+    labels: torch.Tensor,
+    temperature: float,
+) -> torch.Tensor:
+    """Return T^2 * KL(teacher || student) at temperature T, the mean over labelled pixels.
+
+    Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network (arXiv:1503.02531),
+    section 2: both sides are softened by T, and T^2 keeps the size of the gradient independent of
+    T. The teacher's softened odds are p^(1/T), normalised: for one teacher exactly
+    softmax(logits / T), for several the softened mean.
+
+    Args:
+        student_logits: float (N, C, h, w).
+        teacher_probabilities: float (N, C, h', w'), resized to (h, w) where they differ.
+        labels: int64 (N, h, w). UNLABELED pixels do not count: they are padding, or what no
+            teacher has been taught.
+        temperature: T, above 0.
+
+    Returns:
+        The scalar loss, float32; 0 for a batch without a labelled pixel.
+
+    Raises:
+        DistillationError: the labels are of another size than the logits, or the teachers of
+            another number of classes.
+    """
+    if labels.shape != student_logits.shape[:1] + student_logits.shape[2:]:
+        raise DistillationError(
+            f'labels are {tuple(labels.shape)}, the logits {tuple(student_logits.shape)}; '
+            'expected labels (N, h, w) for logits (N, C, h, w)'
+        )
+    if teacher_probabilities.shape[:2] != student_logits.shape[:2]:
+        raise DistillationError(
+            f'teachers give {tuple(teacher_probabilities.shape[:2])} (N, C), the student '
+            f'{tuple(student_logits.shape[:2])}; both must see one batch and one ontology'
+        )
+    student = student_logits.float()
+    labelled = labels != UNLABELED
+    if not labelled.any():
+        return student.sum() * 0.0
+    size_hw = (student.shape[-2], student.shape[-1])
+    teacher = resized(teacher_probabilities.float(), size_hw).clamp_min(_SMALLEST_PROBABILITY)
+    divergence = functional.kl_div(
+        (student / temperature).log_softmax(dim=1),
+        (teacher.log() / temperature).log_softmax(dim=1),
+        reduction='none',
+        log_target=True,
+    ).sum(dim=1)  # (N, h, w)
+    return temperature**2 * divergence[labelled].mean()
+
+
+def _checkpoints(source: Path) -> list[tuple[Path, float]]:
+    """List a source's checkpoints with their weights, which sum to 1."""
+    if source.is_dir():
+        inside = [source / name for name in ('ensemble.json', 'checkpoint.pt')]
+        found = [path for path in inside if path.is_file()]
+        if len(found) != 1:
+            raise FileNotFoundError(
+                f'Teacher {str(source)!r}: expected one of checkpoint.pt and ensemble.json in the '
+                f'folder, found {[path.name for path in found]}; give the file'
+            )
+        source = found[0]
+    if source.suffix == '.json':
+        return read_ensemble(source).checkpoints(source.parent)
+    return [(source, 1.0)]
