@@ -1,9 +1,10 @@
 r"""Calibrate a checkpoint: true odds between the classes, and a confidence that can be believed.
 
 Class weights, the sampling of rare frames and losses on the IoU all make a network say rare
-classes too often. On the training frames as they are, one bias a class undoes that; the
-temperature is then fitted on the validation frames. `training.train` ends with this; the command
-does it again for another network size, or for the average of two stages.
+classes too often. Where the recipe says evaluation.calibrate_class_bias, one bias a class, fitted
+on the training frames as they are, undoes that; the temperature is then fitted on the validation
+frames. `training.train` ends with this; the command does it again for another network size, or
+for the average of several stages.
 
 Examples:
   python -m training.calibrate out/run/checkpoint.pt --network-size 480x768 --out out/large.pt
@@ -27,8 +28,8 @@ from desertmind_seg.ontology import UNLABELED, Ontology
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from training.datasets import DatasetError, LabelledFrame, list_frames
 from training.evaluate import predict_with_graph, print_scores, score_frames
-from training.model import SegmentationNetwork, VehicleGraph
-from training.recipe import Recipe, RecipeError, parse_recipe
+from training.model import ModelError, VehicleGraph
+from training.recipe import DatasetSection, Recipe, RecipeError, parse_recipe
 
 # Every 8th pixel of both axes: neighbours say the same, and a million pixels fit nine numbers.
 _PIXEL_STEP = 8
@@ -46,7 +47,10 @@ def sampled_logits(
         for frame in tqdm(frames, desc='calibrating', unit='frame'):
             truth = torch.from_numpy(frame.read_labels(ontology).copy())[grid, grid].reshape(-1)
             image = torch.from_numpy(frame.read_rgb())[None].to(device)
-            out = graph.logits(image)[0, :, grid, grid].flatten(1).T.cpu()  # (P, C)
+            depth = None
+            if graph.modality == 'rgbd':
+                depth = torch.from_numpy(frame.read_depth())[None].to(device)
+            out = graph.logits(image, depth)[0, :, grid, grid].flatten(1).T.cpu()  # (P, C)
             labelled = truth != UNLABELED
             logits.append(out[labelled])
             labels.append(truth[labelled].long())
@@ -111,35 +115,37 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     return float(np.exp(best.x))
 
 
-def average(first: Checkpoint, second: Checkpoint) -> Checkpoint:
-    """Return the first checkpoint with the mean of both networks' weights.
+def average(first: Checkpoint, *others: Checkpoint) -> Checkpoint:
+    """Return the first checkpoint with the mean of all the networks' weights.
 
-    For a stage and the stage it started from: the mean of the two generalises better than either
-    (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022, with its coefficient 0.5).
+    For a stage and the stage it started from the mean generalises better than either (Wortsman et
+    al., Robust fine-tuning of zero-shot models, CVPR 2022, with its coefficient 0.5); for several
+    runs from one start it is their uniform soup (Wortsman et al., Model soups, ICML 2022).
 
     Raises:
-        CheckpointError: the two are different networks or know different classes.
+        CheckpointError: they are different networks or know different classes.
     """
-    if first.parsed_ontology().sha256 != second.parsed_ontology().sha256:
-        raise CheckpointError(
-            f'{first.recipe["name"]} and {second.recipe["name"]} were trained for different class '
-            'tables; average two stages of one network'
-        )
-    shapes, others = (
-        {name: value.shape for name, value in checkpoint.state_dict.items()}
-        for checkpoint in (first, second)
-    )
-    if shapes != others:
-        raise CheckpointError(
-            f'{first.recipe["name"]} and {second.recipe["name"]} are different networks; average '
-            'two stages of one network'
-        )
+    shapes = {name: value.shape for name, value in first.state_dict.items()}
+    for other in others:
+        if first.parsed_ontology().sha256 != other.parsed_ontology().sha256:
+            raise CheckpointError(
+                f'{first.recipe["name"]} and {other.recipe["name"]} were trained for different '
+                'class tables; average stages of one network'
+            )
+        if shapes != {name: value.shape for name, value in other.state_dict.items()}:
+            raise CheckpointError(
+                f'{first.recipe["name"]} and {other.recipe["name"]} are different networks; '
+                'average stages of one network'
+            )
+    count = 1 + len(others)
     mean = {
-        name: ((value.double() + second.state_dict[name].double()) / 2).to(value.dtype)
+        name: (
+            sum((other.state_dict[name].double() for other in others), value.double()) / count
+        ).to(value.dtype)
         for name, value in first.state_dict.items()
     }
-    scores = {**first.scores, 'averaged_with': second.recipe['name']}
-    return replace(first, state_dict=mean, scores=scores)
+    names = ', '.join(other.recipe['name'] for other in others)
+    return replace(first, state_dict=mean, scores={**first.scores, 'averaged_with': names})
 
 
 def at_network_size(checkpoint: Checkpoint, size_hw: tuple[int, int]) -> Checkpoint:
@@ -152,37 +158,50 @@ def at_network_size(checkpoint: Checkpoint, size_hw: tuple[int, int]) -> Checkpo
 def calibrate(checkpoint: Checkpoint, device: torch.device) -> Checkpoint:
     """Return the checkpoint with class biases and temperature fitted, and scored again.
 
-    The biases come from the training frames of the data sets that also validate, the temperature
-    and the scores from the validation frames.
+    The biases, where the recipe wants them, come from the training frames of the data sets that
+    also validate, the temperature and the scores from the validation frames.
+
+    Raises:
+        RecipeError: biases are wanted, but no data set both trains and validates.
     """
     recipe, ontology = checkpoint.parsed_recipe(), checkpoint.parsed_ontology()
-    fit_frames, val_frames = _frames(recipe, ontology)
     network = checkpoint.network()
     graph = VehicleGraph(network, ontology.costs, 1.0).to(device).eval()
-    bias = fit_class_bias(*sampled_logits(fit_frames, ontology, graph, device))
-    network.add_class_bias(bias)
+    bias = None
+    if recipe.evaluation.calibrate_class_bias:
+        bias = fit_class_bias(
+            *sampled_logits(_fit_frames(recipe, ontology), ontology, graph, device)
+        )
+        network.add_class_bias(bias)
+    val_frames = _listed(recipe.data.val, recipe, ontology)
     graph.temperature = fit_temperature(*sampled_logits(val_frames, ontology, graph, device))
     scores = score_frames(val_frames, ontology, predict_with_graph(graph, device))
     print_scores(scores)
     kept = {name: checkpoint.scores.get(name) for name in ('training_sec', 'averaged_with')}
     return replace(
         checkpoint,
-        state_dict=_on_cpu(network),
+        state_dict={name: value.cpu() for name, value in network.state_dict().items()},
         temperature=graph.temperature,
-        scores={**scores, **kept, 'class_bias': bias.tolist()},
+        scores={**scores, **kept, 'class_bias': None if bias is None else bias.tolist()},
     )
 
 
-def _on_cpu(network: SegmentationNetwork) -> dict[str, torch.Tensor]:
-    return {name: value.cpu() for name, value in network.state_dict().items()}
-
-
-def _frames(recipe: Recipe, ontology: Ontology) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
+def _fit_frames(recipe: Recipe, ontology: Ontology) -> list[LabelledFrame]:
     validating = {section.dataset for section in recipe.data.val}
     sections = [section for section in recipe.data.train if section.dataset in validating]
-    fit = [f for section in sections for f in list_frames(section, recipe.data, ontology)]
-    val = [f for section in recipe.data.val for f in list_frames(section, recipe.data, ontology)]
-    return fit[::_FRAME_STEP], val
+    if not sections:
+        raise RecipeError(
+            f'evaluation.calibrate_class_bias needs training frames of what validates, but '
+            f'data.val is {sorted(validating)} and data.train is '
+            f'{[section.dataset for section in recipe.data.train]}; set it to false'
+        )
+    return _listed(sections, recipe, ontology)[::_FRAME_STEP]
+
+
+def _listed(
+    sections: Sequence[DatasetSection], recipe: Recipe, ontology: Ontology
+) -> list[LabelledFrame]:
+    return [f for section in sections for f in list_frames(section, recipe.data, ontology)]
 
 
 def _size_hw(text: str) -> tuple[int, int]:
@@ -201,7 +220,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument('checkpoint', type=Path)
     parser.add_argument(
-        '--average-with', type=Path, metavar='CHECKPOINT', help='the stage that it started from'
+        '--average-with',
+        type=Path,
+        nargs='+',
+        default=[],
+        metavar='CHECKPOINT',
+        help='the stage that it started from, or other runs from one start; equal weights',
     )
     parser.add_argument(
         '--network-size', type=_size_hw, help="HEIGHTxWIDTH, default: the recipe's"
@@ -210,13 +234,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         checkpoint = load_checkpoint(arguments.checkpoint)
-        if arguments.average_with is not None:
-            checkpoint = average(checkpoint, load_checkpoint(arguments.average_with))
+        if arguments.average_with:
+            others = [load_checkpoint(path) for path in arguments.average_with]
+            checkpoint = average(checkpoint, *others)
         if arguments.network_size is not None:
             checkpoint = at_network_size(checkpoint, arguments.network_size)
         device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
         save_checkpoint(calibrate(checkpoint, device), arguments.out)
-    except (FileNotFoundError, CheckpointError, DatasetError, RecipeError) as err:
+    except (FileNotFoundError, CheckpointError, DatasetError, ModelError, RecipeError) as err:
         print(f'error: {err}', file=sys.stderr)
         return 1
     print(arguments.out)

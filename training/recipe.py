@@ -194,7 +194,13 @@ class LossSection(_Section):
     cross_entropy: Weight
     label_smoothing: Fraction
     class_weights: (
-        Literal['none', 'median_frequency', 'sqrt_median_frequency', 'inverse_frequency']
+        Literal[
+            'none',
+            'median_frequency',
+            'sqrt_median_frequency',
+            'sqrt_median_share',
+            'inverse_frequency',
+        ]
         | list[Weight]
     )
     boundary_weight: Annotated[float, Field(ge=1.0)]

