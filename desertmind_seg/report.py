@@ -6,14 +6,15 @@ no file beside it (but the video, which it links).
 """
 
 import base64
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import io
+import itertools
 import json
 from pathlib import Path
 import tempfile
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import jinja2
@@ -29,6 +30,7 @@ from desertmind_seg.share import whole_file
 _INK = '#1f2a30'
 _ACCENT = '#b4541a'
 _QUIET = '#7d8b92'
+_LINE_COLORS = (_ACCENT, '#23607d', '#5b8a3c', '#8a5a9b', '#b08a2e', '#7d8b92')
 # Any: matplotlib's stubs list every key as a literal.
 _PLOT_STYLE: dict[Any, Any] = {
     'axes.edgecolor': '#c9d1d4',
@@ -56,9 +58,17 @@ _TEMPLATE = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title>
 <style>
-:root { --ink: #1f2a30; --quiet: #66757d; --line: #dfe5e7; --accent: #b4541a; --paper: #ffffff; }
+:root { color-scheme: light dark; --ink: #1f2a30; --quiet: #66757d; --line: #dfe5e7;
+  --accent: #b4541a; --paper: #ffffff; --ground: #f3f1ec; --track: #eceff0; --better: #24713a;
+  --worse: #b3261e; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e3e8ea; --quiet: #9ba8ae; --line: #333e44; --accent: #dd8a4f; --paper: #1c2327;
+    --ground: #12171a; --track: #2c363b; --better: #7fcf93; --worse: #f2938c; }
+  /* Plots are drawn dark on light: turn their lightness round and keep their hues. */
+  svg { filter: invert(1) hue-rotate(180deg); }
+}
 * { box-sizing: border-box; }
-body { margin: 0; background: #f3f1ec; color: var(--ink);
+body { margin: 0; background: var(--ground); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 header { background: linear-gradient(105deg, #23353d, #3d4a3c 55%, #8a5a2b); color: #fff; }
 header > div, main { max-width: 1180px; margin: 0 auto; padding: 0 28px; }
@@ -87,7 +97,7 @@ tr:last-child td { border-bottom: 0; }
 .swatch { display: inline-block; width: 14px; height: 14px; border-radius: 3px;
   margin-right: 8px; vertical-align: -2px; border: 1px solid rgb(0 0 0 / .18); }
 .bar { width: 34%; min-width: 120px; }
-.bar div { background: #eceff0; border-radius: 4px; height: 14px; margin-top: 4px; }
+.bar div { background: var(--track); border-radius: 4px; height: 14px; margin-top: 4px; }
 .bar div div { background: var(--accent); margin-top: 0; }
 .plots { display: flex; flex-wrap: wrap; gap: 18px; align-items: flex-start; }
 .plots > * { flex: 1 1 420px; min-width: 0; }
@@ -95,6 +105,12 @@ svg { max-width: 100%; height: auto; }
 figure { margin: 0 0 14px; }
 figure img, figure video { display: block; width: 100%; border-radius: 6px; }
 figcaption { color: var(--quiet); font-size: 13px; margin-top: 4px; }
+.strip { display: grid; grid-template-columns: repeat(auto-fit, minmax(230px, 1fr)); gap: 8px; }
+.strip span { display: block; color: var(--quiet); font-size: 12px; }
+.legend { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 0 0 12px; font-size: 13px; }
+.better { color: var(--better); }
+.worse { color: var(--worse); }
+pre { margin: 0; overflow-x: auto; font: 12.5px/1.45 ui-monospace, "DejaVu Sans Mono", monospace; }
 footer { color: var(--quiet); font-size: 13px; margin-top: 18px; }
 </style>
 </head>
@@ -123,12 +139,15 @@ footer { color: var(--quiet); font-size: 13px; margin-top: 18px; }
 
 _CLASS_TABLE = jinja2.Environment(autoescape=True).from_string(
     """<table><tr><th>id</th><th>class</th><th class="number">IoU</th><th></th>
+{%- if with_changes %}<th class="number">change</th>{% endif %}
 <th class="number">labelled pixels</th><th class="number">share</th></tr>
 {%- for row in rows %}
 <tr><td>{{ row.id }}</td>
 <td><i class="swatch" style="background: {{ row.color }}"></i>{{ row.name }}</td>
 <td class="number">{{ row.iou }}</td>
 <td class="bar"><div><div style="width: {{ row.width }}%"></div></div></td>
+{%- if with_changes %}
+<td class="number {{ row.change.direction }}">{{ row.change.text }}</td>{% endif %}
 <td class="number">{{ row.pixels }}</td><td class="number">{{ row.share }}</td></tr>
 {%- endfor %}</table>"""
 )
@@ -146,6 +165,24 @@ class Fact:
     label: str
     value: str
     note: str = ''
+
+
+@dataclass(frozen=True)
+class Change:
+    """Difference to an earlier result as text; coloured where `direction` says it is real."""
+
+    text: str
+    direction: Literal['', 'better', 'worse'] = ''
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines over one axis: (x, y) of each by its label, and colours ('#rrggbb') by label."""
+
+    x_label: str
+    y_label: str
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    colors: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -260,9 +297,19 @@ def environment_section(document: Mapping[str, Any]) -> Section:
 
 
 def classes_section(
-    segmentation: Mapping[str, Any], ontology: Ontology, note: str = ''
+    segmentation: Mapping[str, Any],
+    ontology: Ontology,
+    note: str = '',
+    changes: Mapping[str, Change] | None = None,
 ) -> Section:
-    """Show IoU and pixels of each class; `segmentation` is `ConfusionMatrix.to_dict()`."""
+    """Show IoU and pixels of each class.
+
+    Args:
+        segmentation: `ConfusionMatrix.to_dict()`.
+        ontology: its class table.
+        note: text below the title.
+        changes: by class name, a column of its own.
+    """
     total = sum(entry['pixels'] for entry in segmentation['classes'])
     rows = [
         {
@@ -273,10 +320,12 @@ def classes_section(
             'width': f'{100 * (entry["iou"] or 0.0):.1f}',
             'pixels': f'{entry["pixels"]:,}',
             'share': f'{entry["pixels"] / max(total, 1):.1%}',
+            'change': (changes or {}).get(entry['name'], Change('')),
         }
         for entry in segmentation['classes']
     ]
-    return Section('Classes', Markup(_CLASS_TABLE.render(rows=rows)), note)
+    table = _CLASS_TABLE.render(rows=rows, with_changes=changes is not None)
+    return Section('Classes', Markup(table), note)
 
 
 def confusion_section(segmentation: Mapping[str, Any], ontology: Ontology) -> Section:
@@ -318,6 +367,124 @@ def confusion_section(segmentation: Mapping[str, Any], ontology: Ontology) -> Se
         'Percent of each labelled class that was predicted as the column. Rows without labelled '
         'pixels are empty; a pixel below the confidence threshold counts as predicted unlabeled.',
     )
+
+
+def charts_section(title: str, charts: Sequence[Chart], note: str = '') -> Section:
+    """Draw line charts side by side."""
+    drawn = []
+    with rc_context(_PLOT_STYLE):
+        for chart in charts:
+            figure = Figure(figsize=(5.6, 3.1), layout='constrained')
+            axes = figure.add_subplot()
+            for (label, (x, y)), color in zip(
+                chart.lines.items(), itertools.cycle(_LINE_COLORS), strict=False
+            ):
+                axes.plot(
+                    x,
+                    y,
+                    label=label,
+                    color=chart.colors.get(label, color),
+                    linewidth=1.5,
+                    # A line of a few points shows where they are.
+                    marker='o' if len(x) < 40 else None,
+                    markersize=3,
+                )
+            axes.set_xlabel(chart.x_label)
+            axes.set_ylabel(chart.y_label)
+            axes.set_xlim(left=0.0)
+            if len(chart.lines) > 6:
+                figure.legend(frameon=False, loc='outside right center', fontsize=7.5)
+            elif len(chart.lines) > 1:
+                axes.legend(frameon=False)
+            drawn.append(Markup('<div>{}</div>').format(_svg(figure)))
+    return Section(
+        title, Markup('<div class="plots">{}</div>').format(Markup('').join(drawn)), note
+    )
+
+
+def reliability_section(calibration: Mapping[str, Any], note: str = '') -> Section:
+    """Plot how often the mask is right against how sure it is, and where the pixels are.
+
+    Args:
+        calibration: holds `reliability`: a list of bins with `confidence`, `accuracy` (0..1) and
+            `pixels`.
+        note: text below the title.
+    """
+    bins = calibration['reliability']
+    confidence = [entry['confidence'] for entry in bins]
+    pixels = np.array([entry['pixels'] for entry in bins], np.float64)
+    with rc_context(_PLOT_STYLE):
+        figure = Figure(figsize=(5.6, 3.4), layout='constrained')
+        axes = figure.add_subplot()
+        axes.bar(
+            confidence,
+            pixels / max(pixels.sum(), 1.0),
+            width=0.045,
+            color='#e8d3bf',
+            label='share of pixels',
+        )
+        axes.plot((0, 1), (0, 1), color=_QUIET, linestyle='--', linewidth=1.0, label='ideal')
+        axes.plot(
+            confidence,
+            [entry['accuracy'] for entry in bins],
+            color=_ACCENT,
+            marker='o',
+            markersize=4,
+            linewidth=1.5,
+            label='accuracy',
+        )
+        axes.set_xlim(0.0, 1.02)
+        axes.set_ylim(0.0, 1.02)
+        axes.set_xlabel('confidence')
+        axes.set_ylabel('share of pixels that are right')
+        axes.legend(frameon=False, loc='upper left')
+        body = _svg(figure)
+    return Section(
+        'Calibration', Markup('<div class="plots"><div>{}</div></div>').format(body), note
+    )
+
+
+def frames_section(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[npt.NDArray[np.uint8]]]],
+    ontology: Ontology,
+    note: str = '',
+) -> Section:
+    """Show several pictures of each frame side by side, under a legend of the classes.
+
+    Args:
+        title: heading of the section.
+        columns: what each picture of a row is.
+        rows: caption and pictures, (H, W, 3) uint8 RGB, one a column.
+        ontology: class table of the legend.
+        note: text below the title.
+    """
+    legend = Markup('').join(
+        Markup(
+            '<span><i class="swatch" style="background: #{:02x}{:02x}{:02x}"></i>{}</span>'
+        ).format(*entry.color_rgb, entry.name)
+        for entry in ontology.classes
+    )
+    figures = [
+        Markup('<figure><div class="strip">{}</div><figcaption>{}</figcaption></figure>').format(
+            Markup('').join(
+                Markup('<div><img src="{}" alt="{}"><span>{}</span></div>').format(
+                    image_uri(rgb), f'{caption}: {column}', column
+                )
+                for column, rgb in zip(columns, pictures, strict=True)
+            ),
+            caption,
+        )
+        for caption, pictures in rows
+    ]
+    body = Markup('<div class="legend">{}</div>{}').format(legend, Markup('').join(figures))
+    return Section(title, body, note)
+
+
+def text_section(title: str, text: str, note: str = '') -> Section:
+    """Show text as it is, in a fixed-width font."""
+    return Section(title, Markup('<pre>{}</pre>').format(text), note)
 
 
 def latency_section(
@@ -383,6 +550,15 @@ def latency_section(
         distribution, timeline
     )
     return Section(title, body, note)
+
+
+def plots_section(title: str, draw: Sequence[Callable[[], Figure]], note: str = '') -> Section:
+    """Show figures side by side as SVG; each is drawn by a function, in the page's style."""
+    with rc_context(_PLOT_STYLE):
+        plots = [Markup('<div>{}</div>').format(_svg(drawn())) for drawn in draw]
+    return Section(
+        title, Markup('<div class="plots">{}</div>').format(Markup('').join(plots)), note
+    )
 
 
 def _svg(figure: Figure) -> Markup:

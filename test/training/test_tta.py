@@ -35,11 +35,11 @@ def _network(recipe: Recipe, depth: dict[str, object] | None = None) -> Segmenta
 
 
 def test_sizes_are_rounded_to_the_stride() -> None:
-    assert view_sizes((720, 960), (0.5, 0.75, 1.0, 1.25, 1.5), 32) == [
-        (352, 480),  # 360 lies between 352 and 384; even multiples win a tie
-        (544, 736),
+    assert view_sizes((736, 960), (0.5, 0.75, 1.0, 1.25, 1.5), 32) == [
+        (384, 480),  # 368 lies between 352 and 384: the even multiple
+        (544, 704),
         (736, 960),
-        (896, 1216),
+        (928, 1216),
         (1088, 1440),
     ]
     assert view_sizes((64, 96), (0.1,), 16) == [(16, 16)]
