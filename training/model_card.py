@@ -5,25 +5,29 @@ Example:
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 import sys
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 import yaml
 
 from desertmind_seg.bundle import Bundle, BundleError, read_bundle
 from desertmind_seg.share import whole_file
+from training.evaluate import split_rule
 
 _TEMPLATE = """\
 # {{ m.name }}
 
-{{ m.recipe.model.architecture }} with encoder {{ m.recipe.model.encoder }}, {{ m.modality }},
-{{ m.ontology.name }}, {{ m.precision }}, network size
-{{ m.network_size_hw[0] }}x{{ m.network_size_hw[1] }} (height x width),
+{{ model.architecture }} with encoder {{ model.encoder }}, {{ m.modality }}, {{ m.ontology.name }},
+{{ m.precision }}, network size {{ m.network_size_hw | join('x') }} (height x width),
 {{ '%.1f' % megabytes }} MB. Written by `python -m training.model_card` from the bundle's metadata.
-
-**Use**: research only. {% for data in m.datasets %}{{ data.name }}: {{ data.licence }}.
+{% if m.depth_range_m %}
+Takes depth in metres too, registered to the image: {{ m.depth_range_m | join(' to ') }} m, what is
+nearer or farther counts as the limit; 0 or NaN is a pixel without depth.
+{% endif %}
+**Use**: as the licences of its data allow. {% for data in m.datasets %}{{ data.name }}: {{ data.licence }}.
 {% endfor %}
 ## Data
 
@@ -32,66 +36,77 @@ _TEMPLATE = """\
 {% for data in m.datasets -%}
 | {{ data.name }} (training) | {{ data.frames }} |
 {% endfor -%}
-| ycor (validation) | {{ m.scores.frames }} |
+| {{ validation }} (validation) | {{ scores.frames }} |
 
-YCOR's official training frames are cut by frame number into blocks of
-{{ m.recipe.data.block_frames }}; every {{ m.recipe.data.val_every_blocks }}th block validates
-({{ m.scores.blocks }} blocks), the others train. Only the first and last frame of a block have a
-neighbour on the other side, but blocks of one drive stand on both: another place will score lower.
+{{ split }}
 
-## Scores on the validation blocks
+## Scores on the validation frames
 
 One confusion matrix at the frames' own resolution, torch fp32, single scale.
 
 | id | class | IoU | labelled pixels |
 |---:|---|---:|---:|
-{% for row in m.scores.classes -%}
+{% for row in scores.classes -%}
 | {{ row.id }} | {{ row.name }} | \
 {{ '-' if row.iou is none else '%.4f' % row.iou }} | {{ row.pixels }} |
 {% endfor %}
-- mIoU over all {{ m.scores.classes | length }} classes: **{{ '%.4f' % m.scores.miou_all }}**, \
-95 % bootstrap interval over blocks \
-{{ '%.4f' % m.scores.miou_all_interval_95[0] }} to {{ '%.4f' % m.scores.miou_all_interval_95[1] }}.
-- Pixel accuracy: {{ '%.4f' % m.scores.pixel_accuracy }}.
-- Calibration: class biases fitted on training frames; softmax temperature \
-{{ '%.3f' % m.temperature }}, fitted on the
-  same validation blocks (one number); expected calibration error \
-{{ '%.4f' % m.scores.ece }} in 15 bins.
+- mIoU over all {{ scores.classes | length }} classes: **{{ '%.4f' % scores.miou_all }}**, \
+{% if scores.miou_all_interval_95 -%}
+95 % bootstrap interval over {{ scores.blocks }} blocks \
+{{ '%.4f' % scores.miou_all_interval_95[0] }} to {{ '%.4f' % scores.miou_all_interval_95[1] }}.
+{% else -%}
+one block of frames, so no interval.
+{% endif -%}
+- Pixel accuracy: {{ '%.4f' % scores.pixel_accuracy }}.
+{% if scores.false_safe_rate is defined and scores.false_safe_rate is not none -%}
+- Obstacle and non-traversable pixels called traversable: {{ '%.4f' % scores.false_safe_rate }}.
+{% endif -%}
+- Calibration: {% if scores.class_bias %}class biases fitted on training frames; {% endif -%}
+softmax temperature {{ '%.3f' % m.temperature }}, fitted on the
+  same validation frames (one number); expected calibration error {{ '%.4f' % scores.ece }} \
+in 15 bins.
 
-No epoch was picked by its score. {% if m.scores.averaged_with -%}
-The weights are the mean of this stage's and of
-{{ m.scores.averaged_with }}'s; that, and the network size, were chosen on these
-blocks, so the score is a little too kind.{% endif %}
+{% if keep == 'best' -%}
+The kept epoch{% if scores.best_epoch %} ({{ scores.best_epoch }}){% endif %} had the best mIoU \
+on these frames, so the score is a little too kind.
+{%- else -%}
+No epoch was picked by its score.
+{%- endif %}
+{%- if averaged %} The weights are the mean of this run's and of
+{{ averaged | join(', ') }}'s; that, and the network size, were chosen on these
+frames, so the score is a little too kind.
+{%- endif %}
 
 ## Parity gate
 
-{{ m.parity.frames }} validation frames at {{ m.parity.pixel_agreement_by_size | join(', ') }}
+{{ m.parity.frames }} {{ m.parity.dataset | default(validation) }} frames at \
+{{ m.parity.pixel_agreement_by_size | join(', ') }}
 against {{ m.parity.reference }}: {{ '%.4f' % (100 * m.parity.pixel_agreement) }} % of pixels
 agree; the confidence differs by at most {{ '%.4f' % m.parity.confidence_max_difference }}.
+{%- if m.parity.depth is defined %} Depth: {{ m.parity.depth }}.{% endif %}
 
 ## Training
 
-{{ '%.0f' % (m.scores.training_sec / 60) }} minutes for the last stage on {{
-  machine.gpu or machine.cpu }}\
- ({{ machine.cpus }} CPUs), seed {{ m.seed }},
-commit {{ m.git_hash }}, data hash `{{ m.data_hash[:16] }}`.
+{% if scores.training_sec is not none -%}
+{{ '%.0f' % (scores.training_sec / 60) }} minutes for the last stage on \
+{% endif -%}
+{{ machine.gpu or machine.cpu }}
+({{ machine.cpus }} CPUs), seed {{ m.seed }}, commit {{ m.git_hash }},
+data hash `{{ m.data_hash[:16] }}`.
 
 ```sh
-{% if m.recipe.data.train | selectattr('dataset', 'equalto', 'synthetic') | list -%}
-python -m training.synthetic --folder out/synthetic --seeds 100:140 --frames 6 --rate-hz 1 --jobs 2
-{% endif -%}
-{% if m.recipe.model.initial_checkpoint != 'none' -%}
-python -m training.train training/recipes/{{ stage }}.yaml --out out/{{ stage }}
-{% endif -%}
-python -m training.train training/recipes/{{ m.recipe.name }}.yaml --out out/{{ m.recipe.name }}
-{% if m.scores.averaged_with -%}
+# Where the data are, and how synthetic ones are made, is at the head of the recipe's file.
+{% for stage in stages -%}
+python -m training.train {{ stage }} --out out/{{ stage }}
+{% endfor -%}
+{% if averaged -%}
 python -m training.calibrate out/{{ m.recipe.name }}/checkpoint.pt \\
-    --average-with out/{{ m.scores.averaged_with }}/checkpoint.pt \\
+    --average-with {% for name in averaged %}out/{{ name }}/checkpoint.pt {% endfor %}\\
     --network-size {{ m.network_size_hw | join('x') }} --out out/{{ m.recipe.name }}/averaged.pt
 {% endif -%}
 python -m training.export \
-out/{{ m.recipe.name }}/{{ 'averaged' if m.scores.averaged_with else 'checkpoint' }}.pt \\
-    --frames ../shared/data/ycor --out models/{{ m.name }}.onnx
+out/{{ m.recipe.name }}/{{ 'averaged' if averaged else 'checkpoint' }}.pt \
+--out models/{{ m.name }}.onnx
 python -m training.model_card models/{{ m.name }}.onnx --out models/{{ m.name }}.md
 ```
 
@@ -103,14 +118,45 @@ python -m training.model_card models/{{ m.name }}.onnx --out models/{{ m.name }}
 def model_card(bundle: Bundle) -> str:
     """Return the card as Markdown; every figure in it is the bundle's own."""
     metadata = bundle.metadata
+    recipe, scores = metadata.recipe, metadata.scores
     environment = Environment(undefined=StrictUndefined, autoescape=False)
-    stage = Path(metadata.recipe['model']['initial_checkpoint']).parent.name
+    averaged = (scores.get('averaged_with') or '').split(', ')
+    initial = recipe['model']['initial_checkpoint']
+    earlier = [] if initial == 'none' else [Path(initial).parent.name]
     return environment.from_string(_TEMPLATE).render(
         m=metadata.model_dump(mode='json'),
+        model=recipe['model'],
+        scores=scores,
+        validation=' and '.join(section['dataset'] for section in recipe['data']['val']),
+        split=_split_in_words(recipe),
+        keep=recipe['optim'].get('keep', 'last'),
+        averaged=[name for name in averaged if name],
+        stages=[
+            *earlier,
+            *(name for name in averaged if name not in {'', *earlier}),
+            recipe['name'],
+        ],
         megabytes=bundle.path.stat().st_size / 1e6,
-        machine=metadata.scores['environment']['machine'],
-        stage=stage,
-        recipe_yaml=yaml.safe_dump(metadata.recipe, sort_keys=False),
+        machine=scores['environment']['machine'],
+        recipe_yaml=yaml.safe_dump(recipe, sort_keys=False),
+    )
+
+
+def _split_in_words(recipe: Mapping[str, Any]) -> str:
+    rule = split_rule(recipe)
+    if rule is None:
+        return 'How the frames were split is in the recipe below.'
+    if rule.by == 'official':
+        return "The publisher's own split."
+    if rule.by == 'folds':
+        return (
+            f'Fold {rule.fold} of {rule.folds} validates, the others train; a fold is made of '
+            'whole sequences\nor blocks of frames.'
+        )
+    return (
+        f'Every {rule.val_every_groups}th group of frames validates, the others train; a group is '
+        f'a sequence, or\na block of {rule.block_frames} consecutive frames where a set has no '
+        'sequences. Blocks of one drive stand on\nboth sides: another place will score lower.'
     )
 
 
