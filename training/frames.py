@@ -1,7 +1,7 @@
 """Labelled frames: how one frame of each kind of source is decoded."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
@@ -24,7 +24,7 @@ from desertmind_seg.messages import (
     decode_image,
     decode_labels,
 )
-from desertmind_seg.ontology import UNLABELED, Ontology
+from desertmind_seg.ontology import UNLABELED, Ontology, OntologyError
 from training import synthetic, synthetic_render, synthetic_sprites, synthetic_world
 from training.synthetic import SyntheticDrive, frame_depth_mm
 
@@ -35,6 +35,21 @@ DepthArray = npt.NDArray[np.float32]
 
 class DatasetError(ValueError):
     """A data set's folder does not hold what its layout promises."""
+
+
+class UnknownCodesError(DatasetError):
+    """Labels hold codes that the class table does not list.
+
+    Attributes:
+        unknown: pixels of each such code.
+    """
+
+    def __init__(self, message: str, unknown: Mapping[str, int]) -> None:
+        super().__init__(message, unknown)
+        self.unknown = dict(unknown)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 @dataclass(frozen=True)
@@ -120,7 +135,7 @@ class FileFrame(LabelledFrame):
         values = _read_label_file(self.labels, self.label_form)
         if self.label_form == 'ids':
             return _checked_ids(values, ontology, str(self.labels))
-        return ontology.from_raw(values, str(self.labels))
+        return _translated(values, ontology, str(self.labels))
 
     def read_depth(self) -> DepthArray:
         if self.depth is None:
@@ -174,15 +189,33 @@ def _read_label_file(path: Path, form: LabelForm) -> npt.NDArray[Any]:
         ) from err
 
 
+def _translated(values: npt.NDArray[Any], ontology: Ontology, source: str) -> UInt8Array:
+    """Turn raw codes into class ids."""
+    try:
+        return ontology.from_raw(values, source)
+    except OntologyError as err:
+        known = {*ontology.ignore_raw, *(code for entry in ontology.classes for code in entry.raw)}
+        raise UnknownCodesError(str(err), _counts(values, known)) from err
+
+
 def _checked_ids(values: npt.NDArray[Any], ontology: Ontology, source: str) -> UInt8Array:
     """Return values that already are dense ids of `ontology`, or 255, as uint8."""
-    beyond = (values >= ontology.num_classes) & (values != UNLABELED)
-    if beyond.any():
-        raise DatasetError(
-            f'{source}: ids {np.unique(values[beyond]).tolist()} in {int(beyond.sum())} pixels, '
-            f'expected 0..{ontology.num_classes - 1} of {ontology.name} or {UNLABELED}'
+    if ((values >= ontology.num_classes) & (values != UNLABELED)).any():
+        unknown = _counts(values, {*range(ontology.num_classes), UNLABELED})
+        listed = ', '.join(f'{value} ({pixels} px)' for value, pixels in unknown.items())
+        raise UnknownCodesError(
+            f'{source}: ids {listed}, expected 0..{ontology.num_classes - 1} of {ontology.name} '
+            f'or {UNLABELED}',
+            unknown,
         )
     return values.astype(np.uint8, copy=False)
+
+
+def _counts(values: npt.NDArray[Any], known: Collection[int]) -> dict[str, int]:
+    """Pixels of each value that is not among `known`."""
+    unique, pixels = np.unique(values, return_counts=True)
+    pairs = zip(unique.tolist(), pixels.tolist(), strict=True)
+    return {str(value): count for value, count in pairs if value not in known}
 
 
 # RUGD_annotation-colormap.txt: the colour of index 0 (void), 1 (dirt), ... 24 (picnic-table).
@@ -217,13 +250,15 @@ def _rugd_codes(rgb: UInt8Array, source: str) -> UInt8Array:
     unknown = codes == 255
     if unknown.any():
         colors, counts = np.unique(packed[unknown], return_counts=True)
-        listed = ', '.join(
-            f'({c >> 16}, {c >> 8 & 255}, {c & 255}) ({n} px)'
-            for c, n in zip(colors[:5].tolist(), counts[:5].tolist(), strict=True)
-        )
-        raise DatasetError(
-            f'{source}: {len(colors)} colours that RUGD does not use: {listed}; the masks must '
-            'not be resized, recompressed or anti-aliased'
+        pixels = {
+            str((color >> 16, color >> 8 & 255, color & 255)): count
+            for color, count in zip(colors.tolist(), counts.tolist(), strict=True)
+        }
+        listed = ', '.join(f'{color} ({count} px)' for color, count in list(pixels.items())[:5])
+        raise UnknownCodesError(
+            f'{source}: {len(pixels)} colours that RUGD does not use: {listed}; the masks must '
+            'not be resized, recompressed or anti-aliased',
+            pixels,
         )
     return codes
 
@@ -268,7 +303,7 @@ class NyuMatFrame(LabelledFrame):
                 f'{self.mat}: frame {self.name} has label {labels.max()}, but the mapping '
                 f'has only 1..{len(table) - 1}; take both files from one release'
             )
-        return ontology.from_raw(table[labels], f'{self.mat} frame {self.name}')
+        return _translated(table[labels], ontology, f'{self.mat} frame {self.name}')
 
     def read_depth(self) -> DepthArray:
         """Return the publisher's `depths`: holes filled in, as in the folder form."""

@@ -10,7 +10,7 @@ from tiny_ycor import write_tiny_ycor
 import torch
 from torchvision.transforms import v2
 
-from desertmind_seg.ontology import UNLABELED, OntologyError, load_ontology
+from desertmind_seg.ontology import UNLABELED, load_ontology
 from training.datasets import (
     DatasetError,
     LabelledFrame,
@@ -21,7 +21,7 @@ from training.datasets import (
     list_frames,
     sampling_weights,
 )
-from training.frames import FileFrame
+from training.frames import FileFrame, UnknownCodesError
 from training.recipe import DataSection, DatasetSection
 
 YCOR8 = load_ontology('ycor-8')
@@ -88,7 +88,7 @@ def test_an_unknown_code_names_file_code_and_pixels(tmp_path: Path) -> None:
     labels = np.ones((68, 128), np.uint8)
     labels[3, :7] = 9
     Image.fromarray(labels).save(folder / 'labels.png')
-    with pytest.raises(OntologyError, match=r'labels.png.*9.*7'):
+    with pytest.raises(UnknownCodesError, match=r'labels.png.*9.*7'):
         dataset[0]
 
 

@@ -16,8 +16,8 @@ from rosbags.typesys import Stores, get_typestore
 import scipy.io
 
 from desertmind_seg.bags import ONTOLOGY_KEY_PREFIX
-from desertmind_seg.ontology import UNLABELED, Ontology, OntologyError, load_ontology
-from training.frames import DatasetError, LabelledFrame
+from desertmind_seg.ontology import UNLABELED, Ontology, load_ontology
+from training.frames import DatasetError, LabelledFrame, UnknownCodesError
 from training.layouts import Listing, read_layout
 from training.synthetic import DriveSpec, write_bag, write_folders
 
@@ -506,7 +506,7 @@ def test_a_changed_file_has_another_version(tmp_path: Path) -> None:
     _write_codes(tmp_path / 'masks/1.png', 1, 2, 3, 4, 5)
     assert frame.version() != before
     _write_codes(tmp_path / 'masks/1.png', 9)
-    with pytest.raises(OntologyError, match=r'masks/1.png: raw codes .* 9 \(54 px\)'):
+    with pytest.raises(UnknownCodesError, match=r'masks/1.png: raw codes .* 9 \(54 px\)'):
         frame.read_labels(ontology)
 
 

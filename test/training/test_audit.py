@@ -1,0 +1,226 @@
+"""An audit names every fault of a set, and passes a clean one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from desertmind_seg.ontology import load_ontology
+from training.audit import main, near_pairs, perceptual_hash
+
+YCOR8 = load_ontology('ycor-8')
+_HW = (48, 64)
+
+
+def _write(path: Path, pixels: npt.NDArray[Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), pixels)
+
+
+def _picture(seed: int) -> npt.NDArray[np.uint8]:
+    """Blotches, as unlike those of another seed as two photographs."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
+    return np.asarray(cv2.resize(coarse, _HW[::-1], interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def _write_set(root: Path, frames: int = 6) -> Path:
+    """A clean set with depth; blocks of 2, of which every third validates: frames 4 and 5."""
+    for number in range(frames):
+        labels = np.full(_HW, 8, np.uint8)  # sky
+        labels[16:] = 1 + number % 2  # smooth trail or traversable grass
+        labels[40:] = 0
+        depth = np.full(_HW, 2000 + 100 * number, np.uint16)
+        depth[:12] = 0
+        _write(root / f'images/{number}.png', _picture(number))
+        _write(root / f'masks/{number}.png', labels)
+        _write(root / f'depth/{number}.png', depth)
+    return root
+
+
+def _audit(root: Path, *more: str) -> tuple[int, dict[str, Any], str]:
+    """Exit code, audit.json and report.html."""
+    out = root.parent / 'audit'
+    base = ['--dataset', 'folder', '--root', str(root), '--ontology', 'ycor-8', '--out', str(out)]
+    split = ['--block-frames', '2', '--val-every-groups', '3', '--force']
+    code = main([*base, *split, *more])
+    if not (out / 'audit.json').is_file():
+        return code, {}, ''
+    document = json.loads((out / 'audit.json').read_text())
+    return code, document, (out / 'report.html').read_text()
+
+
+def test_a_clean_set_passes_with_its_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, document, page = _audit(_write_set(tmp_path / 'set'))
+    assert code == 0
+    assert document['faults'] == []
+    assert document['sides'] == {'train': 4, 'val': 2}
+    assert document['groups'] == 3
+    assert document['sizes'] == [{'height': 48, 'width': 64, 'frames': 6}]
+    assert document['unlabelled_share'] == pytest.approx(8 / 48, abs=1e-5)
+    classes = {row['name']: row for row in document['classes']}
+    assert classes['sky']['pixels'] == 6 * 16 * 64
+    assert classes['sky']['pixels_by_side'] == {'train': 4 * 16 * 64, 'val': 2 * 16 * 64}
+    assert classes['sky']['share'] == pytest.approx(16 / 40)
+    assert classes['smooth trail']['frames'] == 3
+    assert classes['puddle']['pixels'] == 0
+    prior = document['vertical_prior']['share_by_class']
+    assert sum(prior['sky'][: 32 // 3]) == pytest.approx(15 / 16, abs=0.01)
+    assert sum(prior['sky'][11:]) == 0
+    assert sum(prior['smooth trail'][:10]) == 0
+    assert document['depth']['missing_share'] == pytest.approx(12 / 48)
+    assert document['depth']['frames'] == 6
+    assert 2.0 < document['depth']['percentiles_m']['50'] <= 2.5
+    assert document['near_duplicates']['pairs'] == []
+    assert any('no pixel in train: rough trail, puddle' in text for text in document['warnings'])
+    for title in ('Classes', 'Where things are', 'Depth', 'Contact sheet', 'Environment'):
+        assert f'<h2>{title}</h2>' in page
+    assert page.count('data:image/jpeg') == 6 * 3
+    assert '<svg' in page
+    assert '6 frames (4 train, 2 val) in 3 groups' in capsys.readouterr().out
+
+
+def _break_unknown_code(root: Path) -> None:
+    labels = np.ones(_HW, np.uint8)
+    labels[0, :7], labels[1, :3] = 9, 77
+    _write(root / 'masks/1.png', labels)
+
+
+def _break_size(root: Path) -> None:
+    _write(root / 'masks/1.png', np.ones((48, 63), np.uint8))
+
+
+def _break_depth_size(root: Path) -> None:
+    _write(root / 'depth/1.png', np.ones((24, 32), np.uint16))
+
+
+def _break_pairing(root: Path) -> None:
+    (root / 'masks/1.png').unlink()
+
+
+def _break_labels(root: Path) -> None:
+    _write(root / 'masks/1.png', np.zeros(_HW, np.uint8))
+
+
+def _break_file(root: Path) -> None:
+    (root / 'images/1.png').write_bytes(b'nothing')
+
+
+def _break_split(root: Path) -> None:
+    (root / 'images/4.png').write_bytes((root / 'images/1.png').read_bytes())
+
+
+@pytest.mark.parametrize(
+    ('break_it', 'kind', 'text'),
+    [
+        (_break_unknown_code, 'unknown code', 'masks/1.png: 9 in 7 pixels is not in ycor-8'),
+        (_break_size, 'size', "1: {'image': (48, 64), 'labels': (48, 63)"),
+        (_break_depth_size, 'size', "'depth': (24, 32)"),
+        (_break_pairing, 'unpaired', 'images/1.png has no mask'),
+        (_break_labels, 'no label', '1: none of its 3072 pixels has a label'),
+        (_break_file, 'unreadable', 'images/1.png: cannot be read as an image'),
+        (_break_split, 'same picture on two sides', '1 (train) and 4 (val)'),
+    ],
+)
+def test_each_fault_is_named_and_fails_the_audit(
+    tmp_path: Path, break_it: Any, kind: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = _write_set(tmp_path / 'set')
+    break_it(root)
+    code, document, page = _audit(root)
+    assert code == 1
+    assert {fault['kind'] for fault in document['faults']} == {kind}
+    assert text in document['faults'][0]['text']
+    assert '<h2>Faults</h2>' in page
+    assert f'fault: {kind}: ' in capsys.readouterr().out
+    # All other frames are still looked at.
+    assert document['readable_frames'] >= 5
+
+
+def test_unknown_codes_are_counted_by_file(tmp_path: Path) -> None:
+    root = _write_set(tmp_path / 'set')
+    _break_unknown_code(root)
+    faults = _audit(root)[1]['faults']
+    file = f'{root}/masks/1.png'
+    found = {(fault['file'], fault['code'], fault['pixels']) for fault in faults}
+    assert found == {(file, '9', 7), (file, '77', 3)}
+
+
+def test_frames_that_look_alike_across_the_split_are_shown(tmp_path: Path) -> None:
+    root = _write_set(tmp_path / 'set')
+    again = _picture(0)[:, ::1] // 2 + 60  # the same place in other light
+    _write(root / 'images/5.png', again)
+    _write(root / 'images/2.png', _picture(3))  # neighbours on one side are no matter
+    code, document, page = _audit(root)
+    assert code == 0
+    (pair,) = document['near_duplicates']['pairs']
+    assert (pair['first'], pair['first_side'], pair['second'], pair['second_side']) == (
+        '0',
+        'train',
+        '5',
+        'val',
+    )
+    assert pair['distance'] < 0.1
+    assert any('1 pairs of frames across the split look alike' in w for w in document['warnings'])
+    assert 'Alike on both sides of the split' in page
+
+
+def test_hashes_are_equal_for_scaled_pictures_and_far_for_others() -> None:
+    hashes = [perceptual_hash(_picture(seed)) for seed in range(20)]
+    scaled = cv2.resize(_picture(0), (256, 192), interpolation=cv2.INTER_CUBIC)
+    assert (hashes[0] != perceptual_hash(np.asarray(scaled, np.uint8))).mean() < 0.05
+    assert hashes[0].shape == (255,)
+    others = [(hashes[a] != hashes[b]).mean() for a in range(20) for b in range(a)]
+    assert min(others) > 0.3
+    sides = ['train', 'val'] * 10
+    assert near_pairs(np.array(hashes), sides) == []
+    assert len(near_pairs(np.array(hashes), sides, limit=1.0)) == 100
+    nearest = near_pairs(np.array(hashes), sides, limit=1.0)[0]
+    assert nearest.distance == pytest.approx(
+        (hashes[nearest.first] != hashes[nearest.second]).mean()
+    )
+
+
+def test_nothing_to_audit_is_an_error_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'set').mkdir()
+    assert _audit(tmp_path / 'set')[0] == 2
+    assert 'no folder frames, expected images/' in capsys.readouterr().err
+    assert list((tmp_path / 'audit').iterdir()) == []
+    _write_set(tmp_path / 'set', frames=1)
+    arguments = [
+        '--dataset',
+        'folder',
+        '--root',
+        str(tmp_path / 'set'),
+        '--out',
+        str(tmp_path / 'a'),
+    ]
+    assert main([*arguments, '--ontology', 'no-such']) == 2
+    assert "no ontology 'no-such'" in capsys.readouterr().err
+    assert main([*arguments, '--ontology', 'ycor-8']) == 0
+    assert main([*arguments, '--ontology', 'ycor-8']) == 2
+    assert 'already holds report.html, audit.json' in capsys.readouterr().err
+
+
+def test_the_help_shows_how_it_is_called(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match='0'):
+        main(['--help'])
+    assert 'python -m training.audit --dataset ycor' in capsys.readouterr().out
+
+
+@pytest.mark.data
+def test_the_desert_fixture_is_clean(shared_data_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / 'audit'
+    root = shared_data_dir / 'desert'
+    arguments = ['--dataset', 'desert', '--root', str(root), '--ontology', 'desert-10']
+    assert main([*arguments, '--out', str(out)]) == 0
+    document = json.loads((out / 'audit.json').read_text())
+    shown = {row['name'] for row in document['classes'] if row['pixels']}
+    assert shown == set(load_ontology('desert-10').names) - {'ground clutter', 'flowers', 'logs'}
