@@ -1,17 +1,77 @@
-"""A run leaves a checkpoint that loads safely and knows where it came from."""
+"""A run leaves what it promises, goes on where it was killed, and refuses what cannot be right."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+import csv
 from importlib.metadata import version
 import json
 import os
 from pathlib import Path
 import pickle
+import resource
+import signal
+import subprocess
+import sys
+from typing import Any
 
 import pytest
 import torch
+import yaml
 
-from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from training.recipe import Recipe
-from training.train import main, train, warmed_up_ema
+from desertmind_seg.ontology import load_ontology
+from training.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    load_checkpoint,
+    read_last,
+    save_checkpoint,
+)
+from training.datasets import DatasetError
+from training.recipe import Recipe, RecipeError, parse_recipe
+from training.task import SegmentationTask, TrainingError
+from training.train import TimmSyncBatchNorm, main, train
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class _StoppedError(Exception):
+    pass
+
+
+def _changed(recipe: Recipe, **sections: dict[str, Any]) -> Recipe:
+    tree = recipe.model_dump(mode='json')
+    for name, changes in sections.items():
+        tree[name].update(changes)
+    return parse_recipe(tree, 'test')
+
+
+def _stop(recipe: Recipe, out: Path, batch: int) -> None:
+    """Train, saving after each step, until `batch` batches are done."""
+    step = SegmentationTask.training_step
+    calls = 0
+
+    def stopping(self: SegmentationTask, *arguments: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls > batch:
+            raise _StoppedError
+        return step(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SegmentationTask, 'training_step', stopping)
+        with pytest.raises(_StoppedError):
+            train(recipe, out, save_every_min=0.0)
+
+
+def _curves(out: Path) -> dict[tuple[str, str], float]:
+    """Return what metrics.csv holds by step and name."""
+    with (out / 'metrics.csv').open(newline='') as file:
+        return {
+            (row['step'], name): float(value)
+            for row in csv.DictReader(file)
+            for name, value in row.items()
+            if value and name != 'step'
+        }
 
 
 def test_a_checkpoint_carries_its_history(
@@ -43,7 +103,7 @@ def test_a_stage_starts_from_the_stage_before(
 ) -> None:
     initial = str(trained[1] / 'checkpoint.pt')
     model = tiny_recipe.model.model_copy(
-        update={'initial_checkpoint': initial, 'frozen_encoder_blocks': 2}
+        update={'initial_checkpoint': initial, 'frozen_encoder': 2}
     )
     optim = tiny_recipe.optim.model_copy(update={'epochs': 1, 'ema_decay': 0.0})
     stage = train(tiny_recipe.model_copy(update={'model': model, 'optim': optim}), tmp_path)
@@ -61,34 +121,47 @@ def test_a_stage_starts_from_the_stage_before(
     assert any(name.startswith(f'{stem}blocks.2') for name in moved)
 
 
-def test_the_warmed_up_average_by_hand() -> None:
-    update = warmed_up_ema(0.5)
-    averaged, current = [torch.tensor([0.0])], [torch.tensor([1.0])]
-    update(averaged, current, torch.tensor(1))  # decay min(.5, 2 / 11)
-    assert averaged[0].item() == pytest.approx(9 / 11)
-    update(averaged, [torch.tensor([0.0])], torch.tensor(1000))  # decay .5
-    assert averaged[0].item() == pytest.approx(4.5 / 11)
-    counter = [torch.tensor(3)]
-    update(counter, [torch.tensor(7)], torch.tensor(1))
-    assert counter[0].item() == 7
+@contextmanager
+def _full_disk(free: int) -> Iterator[None]:
+    """Let no file grow beyond `free` bytes: writing more fails, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_keeps_the_old_checkpoint(
-    trained: tuple[Checkpoint, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: tuple[Checkpoint, Path], tmp_path: Path
 ) -> None:
     path = tmp_path / 'checkpoint.pt'
     save_checkpoint(trained[0], path)
     before = path.read_bytes()
-
-    def no_space(_: object, target: Path) -> None:
-        Path(target).write_bytes(b'half')
-        raise OSError(28, os.strerror(28))
-
-    monkeypatch.setattr(torch, 'save', no_space)
-    with pytest.raises(OSError, match='No space left'):
+    with (
+        _full_disk(free=1_000_000),
+        pytest.raises(CheckpointError, match=r'could not be written .*before is untouched'),
+    ):
         save_checkpoint(trained[0], path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_while_training_keeps_the_last_state(
+    tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    out = tmp_path / 'run'
+    _stop(tiny_recipe, out, batch=3)
+    before = (out / 'last.ckpt').read_bytes()
+    with (
+        _full_disk(free=1_000_000),
+        pytest.raises(CheckpointError, match=r'last\.ckpt: could not be written'),
+    ):
+        train(tiny_recipe, out, resume=True)
+    assert (out / 'last.ckpt').read_bytes() == before
+    train(tiny_recipe, out, resume=True)
+    assert (out / 'checkpoint.pt').is_file()
+    assert not (out / 'last.ckpt').exists()
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
@@ -110,3 +183,254 @@ def test_the_command_reports_a_wrong_recipe(
 ) -> None:
     assert main([str(tmp_path / 'none.yaml'), '--out', str(tmp_path)]) == 1
     assert 'No recipe at' in capsys.readouterr().err
+
+
+# What the child does: train as the command would, and be killed at the start of a batch.
+_KILLED = """
+import os, signal, sys
+from training.task import SegmentationTask
+from training.train import main
+step, left = SegmentationTask.training_step, [int(sys.argv.pop(1))]
+def killed(self, *arguments):
+    left[0] -= 1
+    if left[0] < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, *arguments)
+SegmentationTask.training_step = killed
+main(sys.argv[1:])
+"""
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_been(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    recipe = _changed(
+        tiny_recipe,
+        data={'num_workers': 1},
+        augment={'class_mix': 0.5},
+        optim={'epochs': 3, 'batch_size': 2, 'keep': 'best'},
+    )
+    # Four frames make two batches an epoch: four passes over each, so that five are mid-epoch.
+    recipe = parse_recipe(
+        {
+            **recipe.model_dump(mode='json'),
+            'data': {
+                **recipe.data.model_dump(mode='json'),
+                'train': [{**recipe.data.train[0].model_dump(mode='json'), 'repeat': 2}],
+            },
+        },
+        'test',
+    )
+    path = tmp_path / 'recipe.yaml'
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode='json')))
+    whole, parted = tmp_path / 'whole', tmp_path / 'parted'
+    command = [sys.executable, '-c', _KILLED, '6', str(path), '--out', str(parted)]
+    killed = subprocess.run([*command, '--save-every-min', '0'], cwd=ROOT, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert read_last(parted / 'last.ckpt')['run'] | {'recipe': None} == {
+        'recipe': None,
+        'ontology': 'ycor-8',
+        'ontology_sha256': load_ontology('ycor-8').sha256,
+        'epoch': 1,
+        'batch': 2,
+    }
+    resumed = train(recipe, parted, resume=True)
+    uninterrupted = train(recipe, whole)
+    expected, found = _curves(whole), _curves(parted)
+    assert len([key for key in expected if key[1] == 'train_loss']) == 12
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert found[key] == pytest.approx(value, abs=1e-6), key
+    for name, value in uninterrupted.state_dict.items():
+        assert torch.equal(value, resumed.state_dict[name]), name
+
+
+@pytest.mark.parametrize('batch', [2, 4], ids=['after an epoch', 'between accumulated passes'])
+def test_a_run_goes_on_from_any_place(tiny_recipe: Recipe, tmp_path: Path, batch: int) -> None:
+    accumulate = 2 if batch == 4 else 1
+    recipe = _changed(
+        tiny_recipe,
+        model={'drop_path': 0.2},
+        optim={'epochs': 3, 'batch_size': 4 // (3 - accumulate), 'accumulate_batches': accumulate},
+    )
+    if batch == 4:
+        batch = 3  # the second pass of the second step is lost with it
+    whole, parted = tmp_path / 'whole', tmp_path / 'parted'
+    _stop(recipe, parted, batch)
+    resumed = train(recipe, parted, resume=True)
+    uninterrupted = train(recipe, whole)
+    assert _curves(parted) == _curves(whole)
+    for name, value in uninterrupted.state_dict.items():
+        assert torch.equal(value, resumed.state_dict[name]), name
+
+
+def test_a_finished_run_is_returned_and_a_run_not_yet_saved_starts(
+    trained: tuple[Checkpoint, Path], tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    again = train(tiny_recipe, trained[1], resume=True)
+    assert again.scores == load_checkpoint(trained[1] / 'checkpoint.pt').scores
+    short = _changed(tiny_recipe, optim={'epochs': 1})
+    assert train(short, tmp_path / 'new', resume=True).scores['epochs'] == 1
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(
+    trained: tuple[Checkpoint, Path], tiny_recipe: Recipe
+) -> None:
+    with pytest.raises(
+        CheckpointError, match=r'holds a run already \(checkpoint\.pt\); .*--resume'
+    ):
+        train(tiny_recipe, trained[1])
+
+
+def test_another_recipe_cannot_go_on(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    _stop(tiny_recipe, tmp_path, batch=1)
+    with pytest.raises(CheckpointError, match=r'another recipe: optim\.lr was 0\.001, is 0\.5'):
+        train(_changed(tiny_recipe, optim={'lr': 0.5}), tmp_path, resume=True)
+    tree = {**tiny_recipe.model_dump(mode='json'), 'ontology': 'desert-10'}
+    with pytest.raises(CheckpointError, match=r'for the class table ycor-8 .* not for desert-10'):
+        train(parse_recipe(tree, 'test'), tmp_path, resume=True)
+    # How the data is read changes nothing that is trained.
+    train(_changed(tiny_recipe, data={'num_workers': 1}), tmp_path, resume=True)
+
+
+def test_a_stage_of_another_ontology_is_refused(
+    trained: tuple[Checkpoint, Path], tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    initial = tmp_path / 'other.pt'
+    other = load_ontology('rugd-24').model_dump(mode='json')
+    tree = {**vars(trained[0]), 'ontology': other}
+    save_checkpoint(Checkpoint(**tree), initial)
+    recipe = _changed(tiny_recipe, model={'initial_checkpoint': str(initial)})
+    with pytest.raises(CheckpointError, match=r'rugd-24 \(24 classes.*than ycor-8 \(8 classes'):
+        train(recipe, tmp_path / 'run')
+
+
+def test_a_stage_of_another_network_is_refused(
+    trained: tuple[Checkpoint, Path], tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    initial = str(trained[1] / 'checkpoint.pt')
+    recipe = _changed(tiny_recipe, model={'initial_checkpoint': initial, 'decoder_channels': 32})
+    with pytest.raises(
+        CheckpointError, match=r'another network than .* describes \(deeplabv3plus'
+    ):
+        train(recipe, tmp_path / 'run')
+
+
+def test_a_loss_that_is_not_finite_stops_and_saves_the_batch(
+    tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe = _changed(
+        tiny_recipe, optim={'lr': 1e30, 'schedule': 'constant', 'gradient_clip_norm': None}
+    )
+    with pytest.raises(
+        TrainingError, match=r'The loss is (nan|inf) in epoch .*bad_batch_rank0\.pt'
+    ):
+        train(recipe, tmp_path)
+    saved = torch.load(tmp_path / 'bad_batch_rank0.pt', weights_only=True)
+    assert saved['batch']['image'].shape == (2, 3, 64, 96)
+    assert all(name.startswith('iid') for name in saved['frames'])
+    assert 'network.segmentation_head.0.weight' in saved['state_dict']
+
+
+def test_early_stopping_stops_and_the_best_weights_are_kept(
+    tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe = _changed(
+        tiny_recipe,
+        optim={
+            'epochs': 9,
+            'lr': 1e-9,  # nothing improves
+            'ema_decay': 0.0,
+            'early_stopping_patience': 2,
+            'keep': 'best',
+        },
+        evaluation={'calibrate_class_bias': False},
+    )
+    checkpoint = train(recipe, tmp_path)
+    curve = [value for (_, name), value in _curves(tmp_path).items() if name == 'val_miou_all']
+    assert checkpoint.scores['epochs'] == len(curve) < 9
+    assert checkpoint.scores['best_epoch'] == curve.index(max(curve)) + 1
+    assert len(curve) == checkpoint.scores['best_epoch'] + 2
+    # One code validates and scores: the kept weights give the curve's best value again.
+    assert checkpoint.scores['miou_all'] == pytest.approx(max(curve), abs=1e-6)
+
+
+def test_two_processes_count_what_one_counts(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    """Torchrun, gloo: three validation frames, so that the shares differ."""
+    recipe = _changed(
+        tiny_recipe,
+        data={
+            'val': [
+                *tiny_recipe.model_dump(mode='json')['data']['val'],
+                {**tiny_recipe.data.train[0].model_dump(mode='json'), 'split': 'all'},
+            ]
+        },
+        optim={'batch_size': 4, 'ema_decay': 0.5},
+        evaluation={'calibrate_class_bias': False},
+    )
+    path, out = tmp_path / 'recipe.yaml', tmp_path / 'run'
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode='json')))
+    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
+    done = subprocess.run(
+        [*launch, '-m', 'training.train', str(path), '--out', str(out), '--accelerator', 'cpu'],
+        cwd=ROOT,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'Starting with 2 processes' in done.stderr
+    curves = _curves(out)
+    last = max(int(step) for step, name in curves if name == 'val_miou_all')
+    metrics = json.loads((out / 'metrics.json').read_text())  # scored by the first process alone
+    assert metrics['frames'] == 8
+    for of_two, of_one in (
+        ('val_miou_all', 'miou_all'),
+        ('val_miou_present', 'miou_present'),
+        ('val_pixel_accuracy', 'pixel_accuracy'),
+    ):
+        assert curves[str(last), of_two] == pytest.approx(metrics[of_one], abs=1e-7)
+    for row in metrics['classes']:
+        if row['iou'] is not None:
+            seen = curves[str(last), f'val_iou/{row["name"]}']
+            assert seen == pytest.approx(row['iou'], abs=1e-7)
+
+
+def test_synchronised_batch_norm_keeps_the_activation(tiny_recipe: Recipe) -> None:
+    network = SegmentationTask(tiny_recipe, load_ontology('ycor-8'), None, 1, Path()).network
+    before = network.state_dict()
+    converted = TimmSyncBatchNorm().apply(network)
+    layer = converted.network.encoder.model.bn1
+    assert isinstance(layer, torch.nn.SyncBatchNorm)
+    assert isinstance(layer.act, torch.nn.ReLU6)
+    assert converted.state_dict().keys() == before.keys()
+
+
+@pytest.mark.parametrize(
+    ('changes', 'expected'),
+    [
+        ({'optim': {'batch_size': 5}}, '4 frames are fewer than one batch of 5'),
+        ({'optim': {'batch_size': 1}}, 'one frame a pass.*image pooling of deeplabv3plus'),
+        ({'optim': {'precision': '16-mixed'}}, '16-mixed needs a GPU'),
+        ({'optim': {'keep': 'best', 'val_every_epochs': 3}}, 'nothing would be validated'),
+    ],
+)
+def test_a_recipe_that_cannot_run_here_is_refused(
+    tiny_recipe: Recipe, tmp_path: Path, changes: dict[str, dict[str, Any]], expected: str
+) -> None:
+    with pytest.raises(RecipeError, match=expected):
+        train(_changed(tiny_recipe, **changes), tmp_path / 'run', accelerator='cpu')
+
+
+def test_a_missing_gpu_is_not_replaced(
+    tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    with pytest.raises(RecipeError, match='--accelerator gpu: torch finds no GPU'):
+        train(tiny_recipe, tmp_path / 'run', accelerator='gpu')
+
+
+def test_more_processes_than_validation_frames_are_refused(
+    tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe = _changed(tiny_recipe, optim={'batch_size': 3})
+    with pytest.raises(DatasetError, match='2 validation frames for 3 processes'):
+        train(recipe, tmp_path / 'run', accelerator='cpu', devices=3)
