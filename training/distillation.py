@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from desertmind_seg.ontology import UNLABELED, Ontology
 from training.checkpoint import load_checkpoint
-from training.ensemble import read_ensemble
+from training.ensemble import EnsembleError, read_ensemble
 from training.model import SegmentationNetwork
 
 # The smallest probability that a teacher is taken at: a float32 softmax underflows to 0.
@@ -35,7 +35,9 @@ class Teachers:
 
     Raises:
         FileNotFoundError: a source does not exist.
-        DistillationError: a teacher knows other classes than the student.
+        CheckpointError: a checkpoint cannot be read.
+        DistillationError: a teacher knows other classes than the student, or an ensemble's
+            checkpoints are not those that it was weighted with.
     """
 
     def __init__(
@@ -163,5 +165,8 @@ def _checkpoints(source: Path) -> list[tuple[Path, float]]:
             )
         source = found[0]
     if source.suffix == '.json':
-        return read_ensemble(source).checkpoints(source.parent)
+        try:
+            return read_ensemble(source).checkpoints(source.parent)
+        except EnsembleError as err:
+            raise DistillationError(f'Teacher {str(source)!r}: {err}') from err
     return [(source, 1.0)]

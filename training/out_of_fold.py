@@ -217,7 +217,7 @@ class OutOfFoldStore:
                 f'No out-of-fold store in {str(folder)!r} (fold_<k>.json); python -m '
                 'training.folds RECIPE --out DIR writes one to DIR/out_of_fold'
             )
-        self.indexes = sorted((_read_index(path) for path in paths), key=lambda index: index.fold)
+        self.indexes = sorted((read_index(path) for path in paths), key=lambda index: index.fold)
         first = self.indexes[0]
         self.recipe, self.folds, self.prediction = first.recipe, first.folds, first.prediction
         self.ontology = _ontology(first, folder)
@@ -291,7 +291,7 @@ class OutOfFoldStore:
         return decode(stored), labels
 
 
-def _read_index(path: Path) -> FoldIndex:
+def read_index(path: Path) -> FoldIndex:
     try:
         return FoldIndex.model_validate_json(path.read_text(encoding='utf-8'))
     except ValidationError as err:
