@@ -64,8 +64,8 @@ _TEMPLATE = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e3e8ea; --quiet: #9ba8ae; --line: #333e44; --accent: #dd8a4f; --paper: #1c2327;
     --ground: #12171a; --track: #2c363b; --better: #7fcf93; --worse: #f2938c; }
-  /* Plots are drawn dark on light: turn their lightness round and keep their hues. */
-  svg { filter: invert(1) hue-rotate(180deg); }
+  /* Plots show classes in their own colours, some of which are dark: they keep light paper. */
+  .plots > div { background: #eceae4; border-radius: 8px; padding: 10px; }
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--ink);

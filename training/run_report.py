@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 import csv
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -31,7 +32,7 @@ from training.datasets import LabelledFrame
 from training.evaluate import Predict
 from training.metrics_file import Metrics, read_metrics
 from training.recipe import Recipe
-from training.scores import paired_difference
+from training.scores import paired_differences
 
 REPORT_FILE = 'report.html'
 CURVES_FILE = 'metrics.csv'
@@ -135,8 +136,8 @@ def _headline(metrics: Metrics, parent: Metrics | None) -> list[Fact]:
         return Fact(label, '-' if score is None else f'{score:.4f}', '; '.join(notes))
 
     return [
-        fact('mIoU, all classes', 'miou_all'),
-        fact('mIoU, present classes', 'miou_present'),
+        fact('mIoU (all)', 'miou_all'),
+        fact('mIoU (present)', 'miou_present'),
         fact('pixel accuracy', 'pixel_accuracy'),
         fact('boundary F1', 'boundary_f1'),
         fact('calibration error', 'ece'),
@@ -173,23 +174,31 @@ def _curves(path: Path, metrics: Metrics, ontology: Ontology) -> Section:
     }
     axis = 'epoch' if metrics.steps else 'optimiser step'
 
-    def chart(y_label: str, prefixes: tuple[str, ...], cut: str = '') -> Chart:
-        chosen = {
-            name.removeprefix(cut).replace('_', ' '): line
-            for name, line in lines.items()
-            if name.startswith(prefixes)
-        }
-        return Chart(axis, y_label, chosen)
+    def chart(y_label: str, labels: Mapping[str, str]) -> Chart:
+        return Chart(
+            axis, y_label, {label: lines[name] for name, label in labels.items() if name in lines}
+        )
 
-    per_class = chart('IoU of validation', ('val_iou/',), 'val_iou/')
+    def after(prefix: str) -> dict[str, str]:
+        return {name: name.removeprefix(prefix) for name in lines if name.startswith(prefix)}
+
+    classes = {f'val_iou/{entry.name}': entry.name for entry in ontology.classes}
     colors = {
         entry.name: '#{:02x}{:02x}{:02x}'.format(*entry.color_rgb) for entry in ontology.classes
     }
+    parts = {name: label.replace('_', ' ') for name, label in after('train_').items()}
     charts = [
-        chart('loss', ('train_', 'val_loss')),
-        chart('score of validation', ('val_miou', 'val_pixel_accuracy'), 'val_'),
-        Chart(per_class.x_label, per_class.y_label, per_class.lines, colors),
-        chart('learning rate', ('lr-',), 'lr-'),
+        chart('loss', {**parts, 'train_loss': 'training', 'val_loss': 'validation'}),
+        chart(
+            'score of validation',
+            {
+                'val_miou_all': 'mIoU (all)',
+                'val_miou_present': 'mIoU (present)',
+                'val_pixel_accuracy': 'pixel accuracy',
+            },
+        ),
+        replace(chart('IoU of validation', classes), colors=colors),
+        chart('learning rate', after('lr-')),
     ]
     best = (
         '' if not metrics.best_epoch else f' The weights of epoch {metrics.best_epoch} are kept.'
@@ -202,16 +211,16 @@ def _curves(path: Path, metrics: Metrics, ontology: Ontology) -> Section:
 
 
 def _changes(metrics: Metrics, parent: Metrics, ontology: Ontology) -> dict[str, Change]:
+    shown = [entry.name for entry in metrics.classes if entry.pixels]
     changes = {}
-    for entry in metrics.classes:
-        if entry.iou is None or not entry.pixels:
-            continue
-        found = paired_difference(metrics.block_counts, parent.block_counts, ontology, entry.name)
+    for found in paired_differences(metrics.block_counts, parent.block_counts, ontology, shown):
         text = f'{found.difference:+.3f}'
         if found.interval_95 is not None:
             text += f' [{found.interval_95[0]:+.3f}, {found.interval_95[1]:+.3f}]'
-        direction = '' if not found.is_real else 'better' if found.difference > 0 else 'worse'
-        changes[entry.name] = Change(text, direction)  # type: ignore[arg-type]
+        direction: Literal['', 'better', 'worse'] = ''
+        if found.is_real:
+            direction = 'better' if found.difference > 0 else 'worse'
+        changes[found.score] = Change(text, direction)
     return changes
 
 
@@ -219,10 +228,10 @@ def _against_parent(
     recipe: Recipe, metrics: Metrics, parent: Metrics, ontology: Ontology
 ) -> Section:
     sentences = [
-        paired_difference(metrics.block_counts, parent.block_counts, ontology, score).sentence(
-            recipe.name, recipe.parent
+        found.sentence(recipe.name, recipe.parent)
+        for found in paired_differences(
+            metrics.block_counts, parent.block_counts, ontology, ('miou_all', 'pixel_accuracy')
         )
-        for score in ('miou_all', 'pixel_accuracy')
     ]
     before, now = _flat(parent.recipe), _flat(metrics.recipe)
     rows = {

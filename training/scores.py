@@ -4,7 +4,7 @@ Everything streams: counts grow frame by frame, and no frame is kept. Only NumPy
 that runs can be compared where there is no torch.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import floor, hypot
 from typing import Any
@@ -278,19 +278,22 @@ class PairedDifference:
         )
 
 
-def paired_difference(
+def paired_differences(
     first: Mapping[str, Counts],
     second: Mapping[str, Counts],
     ontology: Ontology,
-    score: str = 'miou_all',
-) -> PairedDifference:
+    scores: Sequence[str] = ('miou_all',),
+) -> list[PairedDifference]:
     """Compare two runs on one split, block by block.
 
     Args:
         first: confusion counts by block's name, each int64 (C, C + 1).
         second: likewise; the same blocks with the same true pixels.
         ontology: both runs' class table.
-        score: a key of STATISTICS, or a class's name for its IoU.
+        scores: keys of STATISTICS, or classes' names for their IoU.
+
+    Returns:
+        One for each score.
 
     Raises:
         ComparisonError: the blocks, or their true pixels, are not the same.
@@ -307,17 +310,34 @@ def paired_difference(
                 f'block {block!r} has other true pixels in the two runs; score both on the same '
                 'files with python -m training.evaluate'
             )
-    statistic = STATISTICS.get(score) or _iou_of(ontology.class_id(score))
     runs = [np.stack([run[block] for block in sorted(first)]) for run in (first, second)]
-    whole = [statistic(matrix_of(blocks.sum(axis=0), ontology)) for blocks in runs]
-    interval = None
-    if len(first) > 1:
-        first_draws, second_draws = (
-            np.array([statistic(draw) for draw in resampled(blocks, ontology)]) for blocks in runs
+    whole = [matrix_of(blocks.sum(axis=0), ontology) for blocks in runs]
+    draws = list(zip(*(resampled(run, ontology) for run in runs), strict=True))
+    found = []
+    for score in scores:
+        statistic = STATISTICS.get(score) or _iou_of(ontology.class_id(score))
+        interval = None
+        if len(first) > 1:
+            interval = interval_95(np.array([statistic(a) - statistic(b) for a, b in draws]))
+        found.append(
+            PairedDifference(
+                score,
+                statistic(whole[0]) - statistic(whole[1]),
+                None if interval is None else (interval[0], interval[1]),
+                len(first),
+            )
         )
-        found = interval_95(first_draws - second_draws)
-        interval = None if found is None else (found[0], found[1])
-    return PairedDifference(score, whole[0] - whole[1], interval, len(first))
+    return found
+
+
+def paired_difference(
+    first: Mapping[str, Counts],
+    second: Mapping[str, Counts],
+    ontology: Ontology,
+    score: str = 'miou_all',
+) -> PairedDifference:
+    """Compare two runs by one score, as `paired_differences` does."""
+    return paired_differences(first, second, ontology, (score,))[0]
 
 
 def _iou_of(class_id: int) -> Statistic:
