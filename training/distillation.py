@@ -15,8 +15,8 @@ from training.checkpoint import load_checkpoint
 from training.ensemble import EnsembleError, read_ensemble
 from training.model import SegmentationNetwork
 
-# The smallest probability that a teacher is taken at: a float32 softmax underflows to 0.
-_SMALLEST_PROBABILITY = 1e-8
+# A float32 softmax underflows to 0, whose logarithm no loss survives.
+_SMALLEST_PROBABILITY = torch.finfo(torch.float32).tiny
 
 
 class DistillationError(ValueError):

@@ -10,8 +10,7 @@ said honestly: the weights that score a fold's frames were fitted on the frames 
 Examples:
   python -m training.folds exp093_5 --out out/exp093_5 --ensemble exp093_ensemble
   python -m training.folds exp093_4 --out out/exp093_4 --ensemble exp093_ensemble
-  python -m training.ensemble exp093_ensemble --oof out/exp093_5 out/exp093_4 \
-      --out out/exp093_ensemble
+  python -m training.ensemble exp093_ensemble --out out/exp093_ensemble
   python -m training.ensemble exp093_ensemble --oof out/exp093_5 out/exp093_4 \
       --out out/exp093_slsqp method=slsqp
 """
@@ -563,9 +562,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         '--oof',
         type=Path,
         nargs='+',
-        required=True,
         metavar='DIR',
-        help='one folder of training.folds a member',
+        help='one folder of training.folds a member; default: named as the members, beside --out',
     )
     parser.add_argument('--out', type=Path, required=True, help='folder for the weights')
     parser.add_argument(
@@ -577,7 +575,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     try:
         recipe = load_ensemble(arguments.recipe, arguments.overrides)
-        weigh(recipe, arguments.oof, arguments.out, arguments.pixels)
+        beside = [arguments.out.parent / member.recipe for member in recipe.members]
+        weigh(recipe, arguments.oof or beside, arguments.out, arguments.pixels)
     except (FileNotFoundError, RecipeError, OutOfFoldError, EnsembleError) as err:
         print(f'error: {err}', file=sys.stderr)
         return 1

@@ -189,10 +189,10 @@ def test_the_command_beats_the_best_member_on_held_out_folds(
     assert metrics.split == 'out of fold'
 
 
-def test_slsqp_can_be_chosen(stores: list[Path], recipe: Path, tmp_path: Path) -> None:
-    out = tmp_path / 'out'
-    folders = [str(folder) for folder in stores]
-    arguments = ['--oof', *folders, '--out', str(out), '--pixels', '2000', 'method=slsqp']
+def test_slsqp_can_be_chosen(stores: list[Path], recipe: Path) -> None:
+    # Without --oof the members' folders are those beside --out.
+    out = stores[0].parents[1] / 'two_slsqp'
+    arguments = ['--out', str(out), '--pixels', '2000', 'method=slsqp']
     assert main([str(recipe), *arguments]) == 0
     ensemble = read_ensemble(out / 'ensemble.json')
     assert [member.weight for member in ensemble.members] == [0.5, 0.5]

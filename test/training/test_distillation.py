@@ -1,0 +1,186 @@
+"""Soft labels and their loss, by hand, and through the ordinary trainer."""
+
+import csv
+from pathlib import Path
+
+from made_up_members import YCOR8
+import numpy as np
+import pytest
+import torch
+
+from desertmind_seg.ontology import load_ontology
+from training.checkpoint import Checkpoint, save_checkpoint
+from training.distillation import DistillationError, Teachers, distillation_loss
+from training.model import SegmentationNetwork
+from training.recipe import Recipe, parse_recipe
+from training.train import train
+
+
+def test_the_loss_by_hand() -> None:
+    # One pixel, two classes: odds of the teacher 4 to 1, of the student e^2 to 1; T = 2 makes
+    # them 2 to 1 and e to 1.
+    teacher = torch.tensor([0.8, 0.2]).reshape(1, 2, 1, 1)
+    student = torch.tensor([2.0, 0.0]).reshape(1, 2, 1, 1)
+    p, q = np.array([2.0, 1.0]) / 3.0, np.array([np.e, 1.0]) / (np.e + 1.0)
+    by_hand = 4.0 * (p * np.log(p / q)).sum()
+    loss = distillation_loss(student, teacher, torch.zeros(1, 1, 1, dtype=torch.int64), 2.0)
+    assert float(loss) == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_for_one_teacher_the_softened_odds_are_those_of_its_logits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 4.0 * torch.randn((2, 5, 6, 7), generator=generator)
+    student = torch.randn((2, 5, 6, 7), generator=generator)
+    labels = torch.randint(0, 5, (2, 6, 7), generator=generator)
+    found = distillation_loss(student, logits.softmax(dim=1), labels, 3.0)
+    independent = 9.0 * torch.nn.functional.kl_div(
+        (student / 3.0).log_softmax(dim=1), (logits / 3.0).softmax(dim=1), reduction='none'
+    ).sum(dim=1)
+    assert float(found) == pytest.approx(float(independent.mean()), rel=1e-4)
+
+
+def test_agreement_costs_nothing_and_pulls_nowhere() -> None:
+    logits = torch.randn((1, 4, 3, 3), requires_grad=True)
+    labels = torch.zeros((1, 3, 3), dtype=torch.int64)
+    loss = distillation_loss(logits, logits.detach().softmax(dim=1), labels, 2.0)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(0.0, abs=1e-6)
+    assert logits.grad is not None
+    assert float(logits.grad.abs().max()) < 1e-6
+
+
+def test_a_certain_teacher_and_a_sparse_batch_stay_finite() -> None:
+    teacher = torch.zeros((1, 3, 2, 2))
+    teacher[:, 1] = 1.0  # zeros as a float32 softmax gives them
+    student = torch.full((1, 3, 2, 2), -80.0, requires_grad=True)
+    labels = torch.full((1, 2, 2), 255)
+    nothing = distillation_loss(student, teacher, labels, 1.0)
+    nothing.backward()
+    assert student.grad is not None
+    assert (float(nothing.detach()), float(student.grad.abs().max())) == (0.0, 0.0)
+    labels[0, 0, 1] = 1
+    assert torch.isfinite(distillation_loss(student, teacher, labels, 0.5))
+
+
+def test_unlabelled_pixels_do_not_teach() -> None:
+    student = torch.randn((1, 3, 2, 2))
+    teacher = torch.randn((1, 3, 2, 2)).softmax(dim=1)
+    labels = torch.tensor([[[0, 255], [2, 255]]])
+    loss = distillation_loss(student, teacher, labels, 1.0)
+    left = distillation_loss(student[..., :1], teacher[..., :1], labels[..., :1], 1.0)
+    assert float(loss) == pytest.approx(float(left))
+
+
+def test_a_teacher_of_another_stride_is_resized() -> None:
+    student = torch.randn((1, 3, 8, 8))
+    labels = torch.zeros((1, 8, 8), dtype=torch.int64)
+    flat = torch.tensor([0.2, 0.5, 0.3]).reshape(1, 3, 1, 1)
+    small = distillation_loss(student, flat.expand(-1, -1, 2, 2), labels, 2.0)
+    whole = distillation_loss(student, flat.expand(-1, -1, 8, 8), labels, 2.0)
+    assert float(small) == pytest.approx(float(whole), rel=1e-6)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    student = torch.zeros((2, 3, 4, 4))
+    labels = torch.zeros((2, 4, 4), dtype=torch.int64)
+    with pytest.raises(DistillationError, match=r'labels are \(2, 8, 8\), the logits'):
+        distillation_loss(student, student, torch.zeros((2, 8, 8)), 1.0)
+    with pytest.raises(DistillationError, match=r'teachers give \(2, 5\)'):
+        distillation_loss(student, torch.zeros((2, 5, 4, 4)), labels, 1.0)
+
+
+def _checkpoint(recipe: Recipe, seed: int, **changed: object) -> Checkpoint:
+    torch.manual_seed(seed)
+    network = SegmentationNetwork(recipe.model, YCOR8.num_classes)
+    fields = {
+        'state_dict': network.state_dict(),
+        'recipe': recipe.model_dump(mode='json'),
+        'ontology': YCOR8.model_dump(mode='json'),
+        'temperature': 1.0,
+        'data_hash': '',
+        'frames': {},
+        'git_hash': 'unknown',
+        'environment': {},
+        'scores': {},
+    }
+    return Checkpoint(**{**fields, **changed})
+
+
+def test_teachers_are_averaged_and_do_not_learn(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        save_checkpoint(_checkpoint(tiny_recipe, seed), tmp_path / f'run_{seed}/checkpoint.pt')
+    image = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    sources = [tmp_path / 'run_1', tmp_path / 'run_2/checkpoint.pt']  # a run, and a file
+    alone = [Teachers([source], 'cpu', YCOR8).soft_labels({'image': image}) for source in sources]
+    both = Teachers(sources, 'cpu', YCOR8).soft_labels({'image': image})
+    assert both.shape == (2, 8, 16, 24)
+    assert not both.requires_grad
+    torch.testing.assert_close(both, (alone[0] + alone[1]) / 2)
+    torch.testing.assert_close(both.sum(dim=1), torch.ones(2, 16, 24))
+    assert (alone[0] - alone[1]).abs().max() > 1e-3
+    # Not in training mode: a batch's second frame does not change what is said of the first.
+    first = Teachers(sources, 'cpu', YCOR8).soft_labels({'image': image[:1]})
+    torch.testing.assert_close(first, both[:1], atol=1e-5, rtol=1e-4)
+
+
+def test_a_teacher_of_another_class_table_is_refused_by_name(
+    tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    other = load_ontology('desert-10')
+    recipe = tiny_recipe.model_copy(update={'name': 'desert_teacher'})
+    save_checkpoint(
+        _checkpoint(recipe, 0, ontology=other.model_dump(mode='json')), tmp_path / 'checkpoint.pt'
+    )
+    with pytest.raises(
+        DistillationError, match=r'\(desert_teacher\) was trained for desert-10 \(10 classes'
+    ):
+        Teachers([tmp_path], 'cpu', YCOR8)
+
+
+def test_a_teacher_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r'expected one of checkpoint\.pt and ensemble'):
+        Teachers([tmp_path], 'cpu', YCOR8)
+    with pytest.raises(FileNotFoundError, match='No checkpoint at'):
+        Teachers([tmp_path / 'teacher.pt'], 'cpu', YCOR8)
+    with pytest.raises(FileNotFoundError, match='No ensemble at'):
+        Teachers([tmp_path / 'ensemble.json'], 'cpu', YCOR8)
+
+
+def test_a_teacher_with_depth_wants_depth(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    tree = tiny_recipe.model_dump(mode='json')
+    tree['model']['depth'] = {
+        'range_m': [0.5, 20.0],
+        'as_input': True,
+        'validity_channel': False,
+        'stem_init': 'zero',
+        'auxiliary_head': False,
+        'dropout': 0.0,
+    }
+    recipe = parse_recipe(tree, 'rgbd')
+    save_checkpoint(_checkpoint(recipe, 0), tmp_path / 'checkpoint.pt')
+    teachers = Teachers([tmp_path], 'cpu', YCOR8)
+    image = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
+    with pytest.raises(DistillationError, match='takes depth, but the batch has none'):
+        teachers.soft_labels({'image': image})
+    soft = teachers.soft_labels({'image': image, 'depth': torch.full((1, 1, 64, 96), 3.0)})
+    assert soft.shape[:2] == (1, 8)
+
+
+def test_a_student_comes_to_say_what_its_teacher_says(
+    trained: tuple[Checkpoint, Path], tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    """Through the ordinary trainer, by the recipe's key alone."""
+    tree = tiny_recipe.model_dump(mode='json')
+    tree['distillation'] = {'teachers': [str(trained[1])], 'weight': 10.0, 'temperature': 2.0}
+    tree['optim'].update(epochs=6, lr=5e-3, schedule='constant', warmup=0.0, ema_decay=0.0)
+    tree['augment'].update(crop=0.0, flip=0.0, photometric=0.0, blur=0.0)
+    recipe = parse_recipe(tree, 'student')
+    train(recipe, tmp_path, accelerator='cpu')
+    with (tmp_path / 'metrics.csv').open(newline='') as file:
+        losses = [
+            float(row['train_distillation'])
+            for row in csv.DictReader(file)
+            if row['train_distillation']
+        ]
+    assert len(losses) == 12
+    assert np.mean(losses[-3:]) < 0.5 * np.mean(losses[:3])
