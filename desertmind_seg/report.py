@@ -92,8 +92,11 @@ th { text-align: left; color: var(--quiet); font-weight: 550; font-size: 13px;
   white-space: nowrap; }
 th, td { padding: 6px 10px 6px 0; border-bottom: 1px solid var(--line); vertical-align: top;
   overflow-wrap: anywhere; }
-tr:last-child td { border-bottom: 0; }
-.number { text-align: right; }
+tr:last-child > * { border-bottom: 0; }
+.number { text-align: right; white-space: nowrap; }
+.wide { overflow-x: auto; }
+.wide td { white-space: nowrap; padding-right: 18px; }
+.wide th { padding-right: 18px; }
 .swatch { display: inline-block; width: 14px; height: 14px; border-radius: 3px;
   margin-right: 8px; vertical-align: -2px; border: 1px solid rgb(0 0 0 / .18); }
 .bar { width: 34%; min-width: 120px; }
@@ -480,6 +483,18 @@ def frames_section(
     ]
     body = Markup('<div class="legend">{}</div>{}').format(legend, Markup('').join(figures))
     return Section(title, body, note)
+
+
+def table_section(title: str, rows: Sequence[Sequence[str]], note: str = '') -> Section:
+    """Show text cells as a table that scrolls where it is wide; the first row is the header."""
+
+    def row(cells: Sequence[str], element: str) -> Markup:
+        return Markup('<tr>{}</tr>').format(
+            Markup('').join(Markup(f'<{element}>{{}}</{element}>').format(cell) for cell in cells)
+        )
+
+    body = Markup('').join([row(rows[0], 'th'), *(row(cells, 'td') for cells in rows[1:])])
+    return Section(title, Markup('<div class="wide"><table>{}</table></div>').format(body), note)
 
 
 def text_section(title: str, text: str, note: str = '') -> Section:

@@ -15,10 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 import sys
 
-from markupsafe import Markup
-
 from desertmind_seg.ontology import Ontology, OntologyError, load_ontology
-from desertmind_seg.report import Fact, Section, write_json, write_report
+from desertmind_seg.report import Fact, table_section, write_json, write_report
 from desertmind_seg.share import whole_file
 from training.metrics_file import Metrics, MetricsFileError, read_metrics
 from training.scores import STATISTICS, ComparisonError, PairedDifference, paired_differences
@@ -155,7 +153,7 @@ def _figure(score: float | None) -> str:
 def _cells(difference: PairedDifference) -> list[str]:
     interval = difference.interval_95
     return [
-        difference.score,
+        difference.label,
         f'{difference.difference:+.4f}',
         '-' if interval is None else f'{interval[0]:+.4f} to {interval[1]:+.4f}',
         'yes' if difference.is_real else 'no',
@@ -187,17 +185,6 @@ def as_markdown(rows: Sequence[Sequence[str]]) -> str:
     lines = ['| ' + ' | '.join(row) + ' |' for row in rows]
     lines.insert(1, '|' + '---|' * len(rows[0]))
     return '\n'.join(lines)
-
-
-def _as_html(rows: Sequence[Sequence[str]]) -> Markup:
-    header = Markup('').join(Markup('<th>{}</th>').format(cell) for cell in rows[0])
-    body = Markup('').join(
-        Markup('<tr>{}</tr>').format(
-            Markup('').join(Markup('<td>{}</td>').format(cell) for cell in row)
-        )
-        for row in rows[1:]
-    )
-    return Markup('<table><tr>{}</tr>{}</table>').format(header, body)
 
 
 def write(
@@ -234,11 +221,11 @@ def write(
         with whole_file(path) as temporary:
             temporary.write_text('\n\n'.join(parts) + '\n', encoding='utf-8')
     else:
-        sections = [Section('Runs', _as_html(rows), ' '.join(warnings))]
+        sections = [table_section('Runs', rows, ' '.join(warnings))]
         sections += [
-            Section(
+            table_section(
                 f'{comparison.first} against {comparison.second}',
-                _as_html(_difference_rows(comparison)),
+                _difference_rows(comparison),
                 comparison.sentence + '.',
             )
             for comparison in found

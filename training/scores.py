@@ -181,6 +181,15 @@ STATISTICS: dict[str, Statistic] = {
 }
 
 
+_LABELS = {
+    'miou_all': 'mIoU(all)',
+    'miou_present': 'mIoU(present)',
+    'pixel_accuracy': 'pixel accuracy',
+    'false_safe_rate': 'false safe',
+    'false_stop_rate': 'false stop',
+}
+
+
 def matrix_of(counts: Counts, ontology: Ontology) -> ConfusionMatrix:
     """Wrap counts, int64 (C, C + 1), as a confusion matrix."""
     matrix = ConfusionMatrix(ontology)
@@ -250,6 +259,11 @@ class PairedDifference:
     blocks: int
 
     @property
+    def label(self) -> str:
+        """The score as people write it."""
+        return _LABELS.get(self.score, self.score)
+
+    @property
     def is_real(self) -> bool:
         """Whether the interval excludes zero."""
         return self.interval_95 is not None and (
@@ -260,11 +274,11 @@ class PairedDifference:
         """Say in one sentence whether `first` differs from `second`."""
         if self.interval_95 is None:
             return (
-                f'no difference shown between {first} and {second}: {self.score} '
+                f'no difference shown between {first} and {second}: {self.label} '
                 f'{self.difference:+.4f}, and one block has no interval'
             )
         low, high = self.interval_95
-        figures = f'{self.score} {self.difference:+.4f} [{low:+.4f}, {high:+.4f}]'
+        figures = f'{self.label} {self.difference:+.4f} [{low:+.4f}, {high:+.4f}]'
         if not self.is_real:
             return (
                 f'no difference shown between {first} and {second}: {figures}, the interval over '

@@ -80,9 +80,9 @@ def test_two_runs_get_a_table_and_a_verdict(
     assert 'ycor val aaaaaaaa' in narrow
     # Right in 80 % less 0..7 pixels of 100, so 76.5 %: IoU .765 for each of 3 of 8 classes.
     assert f'{3 * 0.765 / 8:.4f}' in wide
-    assert 'wide is better than narrow: miou_all +0.0375 [+0.0375, +0.0375]' in out
+    assert 'wide is better than narrow: mIoU(all) +0.0375 [+0.0375, +0.0375]' in out
     assert 'the interval over 8 blocks excludes zero' in out
-    assert 'false_safe_rate' in out  # each score and class has a row of its own
+    assert 'false safe' in out  # each score and class has a row of its own
     assert 'smooth trail' in out
 
 
@@ -113,7 +113,7 @@ def test_of_many_runs_each_is_compared_with_its_parent(
     ]
     assert main(folders) == 0
     out = capsys.readouterr().out
-    assert 'no difference shown between exp061 and exp060: miou_all +0.0000' in out
+    assert 'no difference shown between exp061 and exp060: mIoU(all) +0.0000' in out
     assert 'exp062 is better than exp060' in out
     assert out.count(' minus ') == 2
 
@@ -127,7 +127,7 @@ def test_the_table_is_written_in_three_forms(tmp_path: Path) -> None:
     assert 'a&amp;b is better than c' in page
     markdown = (tmp_path / 'new' / 'table.md').read_text()
     assert markdown.startswith('| run | recipe |')
-    assert '**a&b is better than c: miou_all' in markdown
+    assert '**a&b is better than c: mIoU(all)' in markdown
     found = json.loads((tmp_path / 'new' / 'table.json').read_text())
     assert found['runs'][0]['mIoU(all)'] == '0.2869'
     first = found['comparisons'][0]['differences'][0]

@@ -109,7 +109,7 @@ def test_the_page_of_a_run_compares_with_its_parent(
     assert '<script' not in (tmp_path / 'report.html').read_text()
     for heading in ('Curves', 'Against mother', 'Classes', 'Confusion', 'Calibration', 'Recipe'):
         assert heading in text
-    assert 'child is better than mother: miou_all +' in text
+    assert 'child is better than mother: mIoU(all) +' in text
     assert 'the interval over 3 blocks excludes zero' in text
     assert re.search(r'seed\s+7 → 0', text)
     for axis in ('loss', 'learning rate', 'IoU of validation', 'score of validation'):

@@ -194,12 +194,12 @@ def test_a_steady_gain_is_real_where_unpaired_intervals_overlap() -> None:
     assert alone[1] is not None
     assert alone[0][0] < alone[1][1]  # the two intervals overlap by far
     assert difference.sentence('A', 'B') == (
-        f'A is better than B: pixel_accuracy {difference.difference:+.4f} '
+        f'A is better than B: pixel accuracy {difference.difference:+.4f} '
         f'[{low:+.4f}, {high:+.4f}], the interval over 12 blocks excludes zero'
     )
     swapped = _difference(worse, better, 'pixel_accuracy')
     assert swapped.interval_95 == pytest.approx((-high, -low))
-    assert swapped.sentence('B', 'A').startswith('B is worse than A: pixel_accuracy -0.03')
+    assert swapped.sentence('B', 'A').startswith('B is worse than A: pixel accuracy -0.03')
 
 
 def test_noise_is_not_real() -> None:

@@ -13,15 +13,22 @@ from desertmind_seg.metrics import ConfusionMatrix
 from desertmind_seg.ontology import Ontology, load_ontology
 from desertmind_seg.provenance import environment
 from desertmind_seg.report import (
+    Change,
+    Chart,
     Fact,
     Section,
+    charts_section,
     classes_section,
     confusion_section,
     environment_section,
+    frames_section,
     images_section,
     latency_section,
     output_folder,
     pairs_section,
+    reliability_section,
+    table_section,
+    text_section,
     video_section,
     write_json,
     write_report,
@@ -77,6 +84,13 @@ def test_page_is_whole_and_loads_nothing(
         tmp_path / 'report.html',
         [
             images_section('Frames', [('first <b>frame</b>', rgb)]),
+            frames_section('Worst', ('seen', '<said>'), [('a & b', (rgb, rgb))], ontology),
+            charts_section('Curves', [Chart('x', 'y', {'a < b': ((0, 1), (2.0, 1.0))})]),
+            reliability_section(
+                {'reliability': [{'confidence': 0.9, 'accuracy': 0.8, 'pixels': 10}]}
+            ),
+            table_section('Runs', [['run', 'score'], ['<one>', '0.5']]),
+            text_section('Recipe', 'name: <x>'),
             video_section('Drive', 'overlay.webm'),
             classes_section(segmentation, ontology),
             confusion_section(segmentation, ontology),
@@ -93,6 +107,9 @@ def test_page_is_whole_and_loads_nothing(
     assert 'one &amp; two' in page
     assert 'first &lt;b&gt;frame&lt;/b&gt;' in page
     assert '&lt;path&gt;' in page
+    assert 'a &amp; b: &lt;said&gt;' in page
+    assert '<tr><td>&lt;one&gt;</td><td>0.5</td></tr>' in page
+    assert '<pre>name: &lt;x&gt;</pre>' in page
     links = re.findall(r'\b(?:src|href)="([^"]*)"', page)
     assert links
     assert all(link.startswith(('data:', '#')) or link == 'overlay.webm' for link in links)
@@ -129,6 +146,28 @@ def test_class_table_shows_score_color_and_support(
     assert '25.0%' in rows[0]
     assert 'absent' in rows[3]  # puddle: neither labelled nor predicted
     assert '0.000' in rows[6]  # high vegetation: predicted, never labelled
+
+
+def test_a_change_has_its_column_and_colour(
+    ontology: Ontology, segmentation: dict[str, Any]
+) -> None:
+    changes = {'smooth trail': Change('+0.100', 'better'), 'sky': Change('-0.010')}
+    table = str(classes_section(segmentation, ontology, changes=changes).body)
+    rows = re.findall(r'<tr><td>.*?</tr>', table, re.DOTALL)
+    assert '<td class="number better">+0.100</td>' in rows[0]
+    assert '<td class="number "></td>' in rows[1]
+    assert '<td class="number ">-0.010</td>' in rows[7]
+    assert 'change' not in str(classes_section(segmentation, ontology).body)
+
+
+def test_a_chart_shows_every_line_in_its_colour() -> None:
+    lines = {f'line {number}': ((0, 1, 2), (0.0, 0.5, number)) for number in range(8)}
+    chart = Chart('epoch', 'IoU', lines, {'line 3': '#0a5080'})
+    drawn = str(charts_section('Curves', [chart, chart]).body)
+    assert drawn.count('<svg') == 2
+    for text in ('epoch', 'IoU', *lines):
+        assert f'>{text}</text>' in drawn
+    assert 'stroke: #0a5080' in drawn
 
 
 def test_confusion_names_every_class(ontology: Ontology, segmentation: dict[str, Any]) -> None:
