@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import json
 from pathlib import Path
 import sys
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import jinja2
@@ -44,7 +44,7 @@ from training.checkpoint import environment
 from training.datasets import split_frames
 from training.frames import DatasetError, LabelledFrame, UInt8Array, UnknownCodesError
 from training.layouts import read_layout
-from training.recipe import DatasetSection, SplitSection
+from training.recipe import DatasetName, SplitSection
 
 REPORT, JSON = 'report.html', 'audit.json'
 
@@ -204,8 +204,8 @@ def near_pairs(
     return sorted(found, key=lambda pair: pair.distance)
 
 
-def audit(section: DatasetSection, split: SplitSection, ontology: Ontology) -> dict[str, Any]:
-    """Check a set; `section.split` says which of its frames.
+def audit(dataset: str, root: str, split: SplitSection, ontology: Ontology) -> dict[str, Any]:
+    """Check all frames of a set.
 
     Returns:
         `document` (what audit.json holds) and `sections` (of the report).
@@ -213,7 +213,7 @@ def audit(section: DatasetSection, split: SplitSection, ontology: Ontology) -> d
     Raises:
         DatasetError: there is nothing of this layout at the root.
     """
-    listing = read_layout(section.dataset, section.root, ontology, split.block_frames)
+    listing = read_layout(dataset, root, ontology, split.block_frames)
     findings = Findings(ontology)
     for text in listing.unpaired:
         findings.fault('unpaired', text)
@@ -225,8 +225,8 @@ def audit(section: DatasetSection, split: SplitSection, ontology: Ontology) -> d
     _judge_pairs(findings, pairs, sides)
     _judge_classes(findings, sides)
     document = {
-        'dataset': section.dataset,
-        'root': section.root,
+        'dataset': dataset,
+        'root': root,
         'ontology': {'name': ontology.name, 'sha256': ontology.sha256},
         'split': split.model_dump(mode='json'),
         'frames': len(listing.frames),
@@ -530,8 +530,8 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    names = DatasetSection.model_json_schema()['properties']['dataset']['enum']
-    parser.add_argument('--dataset', required=True, choices=names, help='layout of the set')
+    layouts = get_args(DatasetName)
+    parser.add_argument('--dataset', required=True, choices=layouts, help='layout of the set')
     parser.add_argument('--root', required=True, help='its folder, as in data.train of a recipe')
     parser.add_argument('--ontology', required=True, help='name or YAML file of the class table')
     parser.add_argument('--out', required=True, type=Path, help=f'folder for {REPORT} and {JSON}')
@@ -559,11 +559,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except ValueError as err:
         parser.error(str(err))
-    section = DatasetSection(dataset=arguments.dataset, root=arguments.root, split='all', repeat=1)
     try:
         ontology = load_ontology(arguments.ontology)
         with output_folder(arguments.out, (REPORT, JSON), replace=arguments.force) as new:
-            found = audit(section, split, ontology)
+            found = audit(arguments.dataset, arguments.root, split, ontology)
             document = found['document']
             write_json(new / JSON, document)
             write_report(

@@ -366,7 +366,9 @@ class BagFrame(LabelledFrame):
 
     def read_rgb(self) -> UInt8Array:
         raw_image = _open_bag(self.bag, os.getpid()).topics[self.topics[0]].type == IMAGE_TYPE
-        return self._decoded(0, decode_image if raw_image else decode_compressed_image)
+        rgb = self._decoded(0, decode_image if raw_image else decode_compressed_image)
+        # A raw image is the message's own read-only memory, which torch does not take.
+        return rgb if rgb.flags.writeable else rgb.copy()
 
     def read_labels(self, ontology: Ontology) -> UInt8Array:
         values = self._decoded(1, decode_labels)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+import pickle
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,9 +15,12 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 import scipy.io
+import torch
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 
-from desertmind_seg.bags import ONTOLOGY_KEY_PREFIX
 from desertmind_seg.ontology import UNLABELED, Ontology, load_ontology
+from training.datasets import SegmentationDataset
 from training.frames import DatasetError, LabelledFrame, UnknownCodesError
 from training.layouts import Listing, read_layout
 from training.synthetic import DriveSpec, write_bag, write_folders
@@ -419,7 +423,6 @@ def test_a_bag_without_its_other_halves_says_which(tmp_path: Path) -> None:
     assert unpaired.endswith('/labels of stamp 8000000000 has no /rgb and no /depth')
     with pytest.raises(DatasetError, match=r"'/depth', frame bag/7.* depth has encoding 'rgb8'"):
         listing.frames[0].read_depth()
-    assert ONTOLOGY_KEY_PREFIX  # what this bag does not record
 
 
 # ---------------------------------------------------------------------------------------------
@@ -508,6 +511,22 @@ def test_a_changed_file_has_another_version(tmp_path: Path) -> None:
     _write_codes(tmp_path / 'masks/1.png', 9)
     with pytest.raises(UnknownCodesError, match=r'masks/1.png: raw codes .* 9 \(54 px\)'):
         frame.read_labels(ontology)
+
+
+def test_open_files_are_not_shared_with_worker_processes(tmp_path: Path, drive_bag: Path) -> None:
+    _write_nyu_mat(tmp_path)
+    nyu, ycor = load_ontology('nyuv2-40'), load_ontology('ycor-8')
+    for frames, ontology in (
+        (_read('nyuv2_mat', tmp_path, nyu).frames, nyu),
+        (_read('bag', f'{drive_bag}?{_TOPICS}&{_DEPTH}', ycor).frames, ycor),
+    ):
+        dataset = SegmentationDataset(frames * 4, ontology, v2.Identity(), with_depth=True)
+        here = [dataset[index] for index in range(len(dataset))]  # opens the file here first
+        loader = DataLoader(dataset, batch_size=None, num_workers=2)
+        for sample, expected in zip(loader, here, strict=True):
+            for name in ('image', 'labels', 'depth', 'index'):
+                assert torch.equal(sample[name], expected[name])
+        assert pickle.loads(pickle.dumps(frames)) == frames
 
 
 @pytest.mark.data
