@@ -27,6 +27,7 @@ from queue import SimpleQueue
 import signal
 import subprocess
 import sys
+from threading import Event
 import time
 from types import FrameType
 from typing import Any, get_args
@@ -244,7 +245,7 @@ def score_store(recipe: Recipe, store: OutOfFoldStore, where: Path) -> list[dict
             'ontology_sha256': store.ontology.sha256,
             'dataset': store.datasets,
             'split': 'out of fold',
-            'split_rule': f'each of {store.folds} folds by the network that did not train on it',
+            'split_rule': _split_rule(recipe, store.folds),
             'data_hash': combined_hash(store),
             'environment': environment(),
             'tta': {'scales': store.prediction.tta_scales, 'flip': store.prediction.tta_flip},
@@ -258,6 +259,14 @@ def score_store(recipe: Recipe, store: OutOfFoldStore, where: Path) -> list[dict
         print(f'fold {fold}: mIoU(all) {matrix_of(counts, store.ontology).miou_all:.4f}')
     print_temperature_table(rows)
     return rows
+
+
+def _split_rule(recipe: Recipe, folds: int) -> str:
+    rule = f'each of {folds} folds by the network that did not train on it'
+    if recipe.optim.keep == 'best' or recipe.optim.early_stopping_patience is not None:
+        # Not seen, but not unseen either: the score is a little too kind.
+        rule += ', its epoch chosen by the score on the fold (optim.keep, early stopping)'
+    return rule
 
 
 def run_folds(
@@ -361,6 +370,7 @@ def _run_processes(
     for number in range(jobs):
         free.put(None if devices is None else devices[number % len(devices)])
     running: dict[int, subprocess.Popen[bytes]] = {}
+    stopping = Event()
 
     def run(fold: int) -> int:
         device = free.get()
@@ -376,10 +386,11 @@ def _run_processes(
         started = time.monotonic()
         print(f'fold {fold}: {"GPU " + device if device else "CPU or GPU"}, {log}', flush=True)
         with log.open('ab') as file:
-            running[fold] = subprocess.Popen(
-                command, env=environ, stdout=file, stderr=subprocess.STDOUT
-            )
-            code = running[fold].wait()
+            process = subprocess.Popen(command, env=environ, stdout=file, stderr=subprocess.STDOUT)
+            running[fold] = process
+            if stopping.is_set():  # while this one was being started
+                process.terminate()
+            code = process.wait()
         minutes = (time.monotonic() - started) / 60
         print(f'fold {fold}: {"failed" if code else "done"} in {minutes:.1f} min', flush=True)
         free.put(device)
@@ -391,6 +402,7 @@ def _run_processes(
         finally:
             # Where this was interrupted: the folds keep their last.ckpt, and no other is started.
             pool.shutdown(wait=False, cancel_futures=True)
+            stopping.set()
             for process in list(running.values()):
                 if process.poll() is None:
                     process.terminate()

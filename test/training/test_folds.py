@@ -1,7 +1,9 @@
 """Two folds of two tiny networks, their probabilities, and the ensemble of both, end to end."""
 
 import json
+import os
 from pathlib import Path
+import signal
 import sys
 
 import numpy as np
@@ -112,6 +114,7 @@ def test_the_folder_has_scores_and_a_table(runs: list[Path], first: Recipe) -> N
     metrics = read_metrics(runs[0])
     assert (metrics.frames, metrics.blocks) == (6, 3)
     assert metrics.split == 'out of fold'
+    assert metrics.split_rule == 'each of 2 folds by the network that did not train on it'
     rows = json.loads((runs[0] / 'temperatures.json').read_text())
     assert {'temperature', 'miou_all', 'miou_present', 'nll', 'ece', 'fitted'} == set(rows[0])
     assert {0.7, 1.0} < {row['temperature'] for row in rows}
@@ -232,6 +235,34 @@ def test_parallel_folds_take_turns_on_the_gpus(
         assert parsed.no_summary
         assert load_recipe(parsed.recipe) == recipe
         assert load_ensemble(parsed.ensemble) == ensemble
+
+
+_STOPPING = """\
+#!{python}
+import os, signal, sys
+out, fold = (sys.argv[sys.argv.index(key) + 1] for key in ('--out', '--folds'))
+with open(os.path.join(out, 'pid_' + fold), 'w') as file:
+    file.write(str(os.getpid()))
+os.kill(os.getppid(), signal.SIGTERM)
+signal.pause()
+"""
+
+
+def test_stopping_the_command_stops_its_folds(
+    first: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / 'python'
+    python.write_text(_STOPPING.format(python=sys.executable))
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, 'executable', str(python))
+    out = tmp_path / 'out'
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit, match='143'):
+        run_folds(first, out, folds=[0, 1], views=_views(first), jobs=1, devices=['0'])
+    assert signal.getsignal(signal.SIGTERM) == handler
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((out / 'pid_0').read_text()), 0)
+    assert not (out / 'pid_1').exists()
 
 
 @pytest.mark.slow
