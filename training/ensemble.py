@@ -479,7 +479,7 @@ def _held_out(
 ) -> dict[str, Any]:
     """Compare all mixtures with the best single member and the fitted one with equal weights."""
     best = max(members, key=lambda name: scores[name].confusion.miou_all)
-    ontology = scores[best].ontology
+    ontology = scores[best].confusion.ontology
     rows = []
     for name, found in scores.items():
         against = None
