@@ -198,7 +198,7 @@ def _desert(root: Path, block_frames: int) -> Listing:
     return listing
 
 
-# The publisher's split, by sequence (Wigness et al., IROS 2019, table III).
+# The publisher's split, by sequence (Wigness et al., IROS 2019).
 _RUGD_SPLIT: dict[str, Split] = {
     **dict.fromkeys(
         ('park-2', 'trail', *(f'trail-{i}' for i in (3, 4, 6, 9, 10, 11, 12, 14, 15)), 'village'),
@@ -246,7 +246,8 @@ def _rellis(root: Path, block_frames: int) -> Listing:
     listing = Listing()
     images = {
         f'{path.parent.parent.name}/{path.stem}': path
-        for path in sorted(base.glob('*/pylon_camera_node/*.jpg'))
+        for path in sorted(base.glob('*/pylon_camera_node/*'))
+        if path.suffix in {'.jpg', '.png'}
     }
     labels = {
         f'{path.parent.parent.name}/{path.stem}': path
