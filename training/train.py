@@ -70,11 +70,12 @@ from training.datasets import (
     sampling_weights,
 )
 from training.distillation import DistillationError
-from training.evaluate import choose_frames
+from training.evaluate import choose_frames, predict_with_graph
 from training.losses import class_weights
-from training.metrics_file import METRICS_FILE, write_metrics
-from training.model import ModelError, WeightsError
-from training.recipe import DatasetSection, Recipe, RecipeError, load_recipe
+from training.metrics_file import METRICS_FILE, MetricsFileError, read_metrics, write_metrics
+from training.model import ModelError, VehicleGraph, WeightsError
+from training.recipe import Recipe, RecipeError, load_recipe
+from training.run_report import write_run_report
 from training.sampling import TrainingBatches
 from training.task import SegmentationTask, TrainingError
 
@@ -190,10 +191,16 @@ def train(
     found = environment()  # of the code that runs, before somebody edits it
     L.seed_everything(recipe.seed, workers=True, verbose=False)
     trainer = _trainer(recipe, ontology, out, accelerator, devices, nodes, state, save_every_min)
-    frames, val_frames = (
-        _frames(recipe.data.train, recipe, ontology),
-        _frames(recipe.data.val, recipe, ontology),
-    )
+    frames = [
+        frame
+        for section in recipe.data.train
+        for frame in list_frames(section, recipe.data, ontology) * section.repeat
+    ]
+    val_frames = [
+        frame
+        for section in recipe.data.val
+        for frame in list_frames(section, recipe.data, ontology)
+    ]
     pixels = _counted_pixels(recipe, frames, ontology)
     loader, val_loader = _loaders(recipe, ontology, frames, val_frames, pixels, trainer, state)
     steps = len(loader) // recipe.optim.accumulate_batches * recipe.optim.epochs
@@ -391,15 +398,6 @@ def _loggers(out: Path, state: Mapping[str, Any] | None) -> list[CSVLogger | Ten
     ]
 
 
-def _frames(
-    sections: Sequence[DatasetSection], recipe: Recipe, ontology: Ontology
-) -> list[LabelledFrame]:
-    frames: list[LabelledFrame] = []
-    for section in sections:
-        frames += list_frames(section, recipe.data, ontology) * section.repeat
-    return frames
-
-
 def _counts(recipe: Recipe, ontology: Ontology) -> dict[str, int]:
     """Count the training frames of each data set, each frame once."""
     counts: dict[str, int] = {}
@@ -539,6 +537,15 @@ def _finish(
         'temperature': checkpoint.temperature,
     }
     write_metrics(out / METRICS_FILE, metrics)
+    graph = VehicleGraph(checkpoint.network(), ontology.costs, checkpoint.temperature)
+    write_run_report(
+        out,
+        recipe,
+        val_frames,
+        predict_with_graph(graph.to(device).eval(), device),
+        ontology,
+        _parent_metrics(recipe, out),
+    )
     (out / LAST).unlink(missing_ok=True)
 
 
@@ -548,6 +555,18 @@ def _split_rule(recipe: Recipe, ontology: Ontology) -> str:
         for section in recipe.data.val
     ]
     return '; '.join(dict.fromkeys(rules))
+
+
+def _parent_metrics(recipe: Recipe, out: Path) -> dict[str, Any] | None:
+    """Return the scores of the parent's run where it lies beside this one, as out/PARENT."""
+    path = out.parent / recipe.parent / METRICS_FILE
+    if not path.is_file():
+        return None
+    try:
+        return read_metrics(path).model_dump()
+    except MetricsFileError as err:  # of an older version; no reason to lose a run for
+        print(f'warning: no change against the parent is reported: {err}', file=sys.stderr)
+        return None
 
 
 def _wait_for_first(trainer: L.Trainer) -> None:

@@ -32,6 +32,7 @@ def tiny_recipe(tiny_ycor: Path) -> Recipe:
             'model.encoder_weights=none',
             'model.frozen_encoder=none',
             'model.network_size_hw=[64, 96]',
+            'model.decoder_channels=32',
             'augment.crop_size_hw=[64, 96]',
             'optim.epochs=2',
             'optim.batch_size=2',
