@@ -26,7 +26,6 @@ from tqdm import tqdm
 
 from desertmind_seg.bundle import BundleError, read_bundle
 from desertmind_seg.engine import EngineError, load_engine
-from desertmind_seg.metrics import ConfusionMatrix
 from desertmind_seg.ontology import Ontology, OntologyError
 from training.checkpoint import CheckpointError, environment, load_checkpoint
 from training.datasets import DatasetError, LabelledFrame, data_hash, list_frames
@@ -40,7 +39,7 @@ from training.recipe import (
     RecipeError,
     SplitSection,
 )
-from training.scores import STATISTICS, BoundaryF1, Calibration, intervals, matrix_of
+from training.scores import SplitScores
 from training.tta import Probabilities, tta_probabilities
 
 Rgb = npt.NDArray[np.uint8]
@@ -70,44 +69,15 @@ def score_frames(
     """
     if not frames:
         raise DatasetError('there is no frame to score; choose another split')
-    calibration, boundaries = Calibration(), BoundaryF1(ontology.num_classes)
-    of_block: dict[str, list[ConfusionMatrix]] = {}
-    per_frame = []
+    scores = SplitScores(ontology)
     for frame in tqdm(frames, desc='scoring', unit='frame'):
-        truth = frame.read_labels(ontology)
         mask, confidence = predict(
             frame.read_rgb(), frame.read_depth() if frame.has_depth else None
         )
-        matrix = ConfusionMatrix(ontology)
-        matrix.add(truth, mask)
-        calibration.add(truth, mask, confidence)
-        boundaries.add(truth, mask)
-        of_block.setdefault(frame.group, []).append(matrix)
-        own = matrix.to_dict()
-        per_frame.append(
-            {'name': frame.name, **{key: own[key] for key in ('miou_present', 'pixel_accuracy')}}
-        )
-    counts = {
-        block: np.sum([matrix.counts for matrix in matrices], axis=0)
-        for block, matrices in sorted(of_block.items())
-    }
-    blocks = np.stack(list(counts.values()))
-    whole = matrix_of(blocks.sum(axis=0), ontology)
-    rates = {name: statistic(whole) for name, statistic in STATISTICS.items()}
-    return {
-        **{name: None if np.isnan(rate) else rate for name, rate in rates.items()},
-        **whole.to_dict(),
-        **intervals(blocks, ontology),
-        **boundaries.to_dict(),
-        **calibration.to_dict(),
-        'frames': len(frames),
-        'blocks': len(blocks),
-        'per_block': [
-            {'block': block, 'frames': len(of_block[block]), 'confusion': matrix.tolist()}
-            for block, matrix in counts.items()
-        ],
-        'per_frame': per_frame,
-    }
+        # Two data sets may both have a block 3.
+        block = f'{frame.dataset}/{frame.group}'
+        scores.add(frame.name, block, frame.read_labels(ontology), mask, confidence)
+    return scores.to_dict()
 
 
 def predict_with_graph(graph: VehicleGraph, device: torch.device) -> Predict:

@@ -39,6 +39,7 @@ from desertmind_seg.ontology import Ontology, OntologyError
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from training.datasets import LICENCES, DatasetError, LabelledFrame, list_frames
 from training.evaluate import Predict, predict_with_graph
+from training.metrics_file import without_details
 from training.model import ModelError, VehicleGraph
 from training.recipe import DatasetName, RecipeError
 
@@ -192,7 +193,7 @@ def export(checkpoint: Checkpoint, frames: Sequence[LabelledFrame], out: Path) -
             {'name': name, 'licence': LICENCES[name], 'frames': count}
             for name, count in checkpoint.frames.items()
         ],
-        scores={**checkpoint.scores, 'environment': checkpoint.environment},
+        scores={**without_details(checkpoint.scores), 'environment': checkpoint.environment},
         parity={},
         git_hash=checkpoint.git_hash,
         data_hash=checkpoint.data_hash,

@@ -125,6 +125,11 @@ class Metrics(_Entry):
         return {entry.block: np.array(entry.confusion, np.int64) for entry in self.per_block}
 
 
+def without_details(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Return scores without those of single blocks and frames, for what is read on a vehicle."""
+    return {key: value for key, value in scores.items() if key not in ('per_block', 'per_frame')}
+
+
 def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
     """Write the file whole or not at all, one line a key, or a line an entry of a list.
 

@@ -31,7 +31,7 @@ from desertmind_seg.metrics import ConfusionMatrix
 from desertmind_seg.ontology import UNLABELED, Ontology
 from desertmind_seg.share import whole_file
 from training.datasets import LabelledFrame
-from training.scores import STATISTICS, BoundaryF1, Calibration, intervals, matrix_of
+from training.scores import SplitScores
 from training.tta import Probabilities
 
 StoreDtype = Literal['uint8', 'float16']
@@ -392,12 +392,8 @@ class MixtureScores:
 
     def __init__(self, ontology: Ontology) -> None:
         self.ontology = ontology
-        self.by_group: dict[str, npt.NDArray[np.int64]] = {}
         self.by_fold: dict[int, npt.NDArray[np.int64]] = {}
-        self.per_frame: list[dict[str, Any]] = []
-        self._calibration = Calibration()
-        self._boundaries = BoundaryF1(ontology.num_classes)
-        self._frames_of_group: dict[str, int] = {}
+        self._scores = SplitScores(ontology)
         self._log_likelihood = 0.0
 
     def add(
@@ -406,27 +402,24 @@ class MixtureScores:
         """Count one frame: labels uint8 (H, W), probabilities float32 (C, H, W)."""
         largest, winner = full.max(dim=0)
         mask = winner.to(torch.uint8).numpy()
-        matrix = ConfusionMatrix(self.ontology)
-        matrix.add(labels, mask)
+        confidence = (255.0 * largest).round().to(torch.uint8).numpy()
         group = f'{row.dataset}/{row.group}'
-        self.by_group[group] = self.by_group.get(group, 0) + matrix.counts
+        matrix = self._scores.add(row.name, group, labels, mask, confidence)
         self.by_fold[fold] = self.by_fold.get(fold, 0) + matrix.counts
-        self._frames_of_group[group] = self._frames_of_group.get(group, 0) + 1
-        own = matrix.to_dict()
-        self.per_frame.append(
-            {'name': row.name, **{key: own[key] for key in ('miou_present', 'pixel_accuracy')}}
-        )
-        self._calibration.add(labels, mask, (255.0 * largest).round().to(torch.uint8).numpy())
-        self._boundaries.add(labels, mask)
         labelled = torch.from_numpy(labels != UNLABELED)
         truth = torch.from_numpy(labels)[labelled].long()
         of_truth = full[:, labelled].gather(0, truth[None])
         self._log_likelihood += float(of_truth.log().double().sum())
 
     @property
+    def by_group(self) -> dict[str, npt.NDArray[np.int64]]:
+        """Confusion counts of each group, int64 (C, C + 1)."""
+        return self._scores.by_block
+
+    @property
     def confusion(self) -> ConfusionMatrix:
         """Counts of all frames."""
-        return matrix_of(np.sum(list(self.by_group.values()), axis=0), self.ontology)
+        return self._scores.confusion
 
     @property
     def nll(self) -> float:
@@ -437,31 +430,12 @@ class MixtureScores:
     @property
     def ece(self) -> float:
         """Expected calibration error, 0..1; NaN without a labelled pixel."""
-        found = self._calibration.to_dict()['ece']
-        return float('nan') if found is None else float(found)
+        found = self._scores.ece
+        return float('nan') if found is None else found
 
     def to_dict(self) -> dict[str, Any]:
         """Return the scores as `training.evaluate.score_frames` does."""
-        groups = sorted(self.by_group)
-        rates = {name: statistic(self.confusion) for name, statistic in STATISTICS.items()}
-        return {
-            **{name: None if np.isnan(rate) else rate for name, rate in rates.items()},
-            **self.confusion.to_dict(),
-            **intervals(np.stack([self.by_group[name] for name in groups]), self.ontology),
-            **self._boundaries.to_dict(),
-            **self._calibration.to_dict(),
-            'frames': len(self.per_frame),
-            'blocks': len(groups),
-            'per_block': [
-                {
-                    'block': name,
-                    'frames': self._frames_of_group[name],
-                    'confusion': self.by_group[name].tolist(),
-                }
-                for name in groups
-            ],
-            'per_frame': self.per_frame,
-        }
+        return self._scores.to_dict()
 
 
 def score_mixtures(
@@ -627,7 +601,7 @@ def fit_temperature(sample: PixelSample) -> float:
         return float(-(weights * of_truth.log()).sum())
 
     best = optimize.minimize_scalar(
-        negative_log_likelihood, bounds=(np.log(0.25), np.log(8.0)), method='bounded'
+        negative_log_likelihood, bounds=(np.log(0.05), np.log(20.0)), method='bounded'
     )
     return float(np.exp(best.x))
 

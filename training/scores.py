@@ -242,6 +242,85 @@ def intervals(blocks: Counts, ontology: Ontology) -> dict[str, list[float] | Non
     }
 
 
+class SplitScores:
+    """All scores of a split, counted frame by frame.
+
+    Attributes:
+        by_block: confusion counts int64 (C, C + 1) of each block, added up so far.
+        per_frame: name, miou_present and pixel_accuracy of each frame, in order.
+    """
+
+    def __init__(self, ontology: Ontology) -> None:
+        self.ontology = ontology
+        self.by_block: dict[str, Counts] = {}
+        self.per_frame: list[dict[str, Any]] = []
+        self._frames_of_block: dict[str, int] = {}
+        self._calibration = Calibration()
+        self._boundaries = BoundaryF1(ontology.num_classes)
+
+    def add(
+        self, name: str, block: str, truth: Mask, mask: Mask, confidence: Mask
+    ) -> ConfusionMatrix:
+        """Count one frame, each mask uint8 (H, W), and return its own confusion.
+
+        Args:
+            name: of the frame.
+            block: group of neighbouring frames that it belongs to.
+            truth: class ids, UNLABELED where there is none.
+            mask: predicted class ids, or UNLABELED.
+            confidence: 255 * probability.
+
+        Raises:
+            MetricsError: sizes differ, or an id is not in the ontology.
+        """
+        matrix = ConfusionMatrix(self.ontology)
+        matrix.add(truth, mask)
+        self._calibration.add(truth, mask, confidence)
+        self._boundaries.add(truth, mask)
+        self.by_block[block] = self.by_block.get(block, np.int64(0)) + matrix.counts
+        self._frames_of_block[block] = self._frames_of_block.get(block, 0) + 1
+        own = matrix.to_dict()
+        self.per_frame.append(
+            {'name': name, **{key: own[key] for key in ('miou_present', 'pixel_accuracy')}}
+        )
+        return matrix
+
+    @property
+    def confusion(self) -> ConfusionMatrix:
+        """Counts of all frames."""
+        return matrix_of(np.sum(list(self.by_block.values()), axis=0), self.ontology)
+
+    @property
+    def ece(self) -> float | None:
+        """Expected calibration error, 0..1; None without a labelled pixel."""
+        ece: float | None = self._calibration.to_dict()['ece']
+        return ece
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the scores as `training.metrics_file` describes them."""
+        counts = dict(sorted(self.by_block.items()))
+        whole = self.confusion
+        rates = {name: statistic(whole) for name, statistic in STATISTICS.items()}
+        return {
+            **{name: None if np.isnan(rate) else rate for name, rate in rates.items()},
+            **whole.to_dict(),
+            **intervals(np.stack(list(counts.values())), self.ontology),
+            **self._boundaries.to_dict(),
+            **self._calibration.to_dict(),
+            'frames': len(self.per_frame),
+            'blocks': len(counts),
+            'per_block': [
+                {
+                    'block': block,
+                    'frames': self._frames_of_block[block],
+                    'confusion': matrix.tolist(),
+                }
+                for block, matrix in counts.items()
+            ],
+            'per_frame': self.per_frame,
+        }
+
+
 @dataclass(frozen=True)
 class PairedDifference:
     """Score of one run minus that of another on the same frames.
