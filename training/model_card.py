@@ -27,7 +27,8 @@ _TEMPLATE = """\
 Takes depth in metres too, registered to the image: {{ m.depth_range_m | join(' to ') }} m, what is
 nearer or farther counts as the limit; 0 or NaN is a pixel without depth.
 {% endif %}
-**Use**: as the licences of its data allow. {% for data in m.datasets %}{{ data.name }}: {{ data.licence }}.
+**Use**: as the licences of its data allow. \
+{% for data in m.datasets %}{{ data.name }}: {{ data.licence }}.
 {% endfor %}
 ## Data
 
@@ -154,8 +155,8 @@ def _split_in_words(recipe: Mapping[str, Any]) -> str:
             'whole sequences\nor blocks of frames.'
         )
     return (
-        f'Every {rule.val_every_groups}th group of frames validates, the others train; a group is '
-        f'a sequence, or\na block of {rule.block_frames} consecutive frames where a set has no '
+        f'1 in {rule.val_every_groups} groups of frames validates, the others train; a group is a '
+        f'sequence, or\na block of {rule.block_frames} consecutive frames where a set has no '
         'sequences. Blocks of one drive stand on\nboth sides: another place will score lower.'
     )
 

@@ -6,11 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_rgbd import tiny_rgbd_checkpoint, tiny_rgbd_recipe, write_tiny_nyuv2
 import torch
 
 from training import evaluate
-from training.calibrate import average, fit_class_bias, fit_temperature, main
+from training.calibrate import (
+    average,
+    calibrate,
+    fit_class_bias,
+    fit_temperature,
+    main,
+    sampled_logits,
+)
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from training.datasets import list_frames
+from training.model import VehicleGraph
+from training.recipe import RecipeError
 
 
 def _drawn(logits: torch.Tensor) -> torch.Tensor:
@@ -60,6 +71,64 @@ def test_the_average_is_half_of_each(trained: tuple[Checkpoint, Path]) -> None:
         assert mean.state_dict[name].dtype == value.dtype
 
 
+def test_a_soup_is_the_mean_of_all(trained: tuple[Checkpoint, Path]) -> None:
+    first = trained[0]
+    others = [
+        replace(
+            first,
+            state_dict={name: value + step for name, value in first.state_dict.items()},
+            recipe={**first.recipe, 'name': f'plus_{step}'},
+        )
+        for step in (3, 6)
+    ]
+    mean = average(first, *others)
+    assert mean.scores['averaged_with'] == 'plus_3, plus_6'
+    for name, value in first.state_dict.items():
+        assert torch.allclose(mean.state_dict[name].double(), value.double() + 3, atol=1e-5), name
+
+
+def test_the_recipe_switches_the_class_bias_off(trained: tuple[Checkpoint, Path]) -> None:
+    first = trained[0]
+    evaluation = {**first.recipe['evaluation'], 'calibrate_class_bias': False}
+    plain = replace(first, recipe={**first.recipe, 'evaluation': evaluation})
+    again = calibrate(plain, torch.device('cpu'))
+    assert again.scores['class_bias'] is None
+    for name, value in first.state_dict.items():
+        assert torch.equal(again.state_dict[name], value), name
+    # The weights hold the bias already, so that the temperature is what it was.
+    assert again.temperature == pytest.approx(first.temperature, rel=1e-3)
+
+
+def test_a_bias_needs_training_frames_of_what_validates(
+    trained: tuple[Checkpoint, Path],
+) -> None:
+    first = trained[0]
+    train = [{**first.recipe['data']['train'][0], 'dataset': 'synthetic'}]
+    data = {**first.recipe['data'], 'train': train}
+    elsewhere = replace(first, recipe={**first.recipe, 'data': data})
+    with pytest.raises(RecipeError, match=r"data.val is \['ycor'\] .*\['synthetic'\]; set it to"):
+        calibrate(elsewhere, torch.device('cpu'))
+
+
+def test_rgbd_is_calibrated_with_its_depth(tmp_path: Path) -> None:
+    recipe = tiny_rgbd_recipe(write_tiny_nyuv2(tmp_path / 'nyuv2', frames=1))
+    checkpoint = tiny_rgbd_checkpoint(recipe)
+    frame = list_frames(recipe.data.val[0], recipe.data, checkpoint.parsed_ontology())[0]
+    graph = VehicleGraph(checkpoint.network(), np.zeros(13, np.uint8), 1.0)
+    logits, labels = sampled_logits(
+        [frame], checkpoint.parsed_ontology(), graph, torch.device('cpu')
+    )
+    image, depth = torch.from_numpy(frame.read_rgb())[None], torch.from_numpy(frame.read_depth())
+    with torch.inference_mode():
+        expected = graph.logits(image, depth[None])[0, :, 4::8, 4::8].flatten(1).T
+    assert torch.equal(logits, expected)  # all of the grid is labelled
+    assert (
+        labels.tolist()
+        == frame.read_labels(checkpoint.parsed_ontology())[4::8, 4::8].ravel().tolist()
+    )
+    assert calibrate(checkpoint, torch.device('cpu')).temperature > 0
+
+
 def test_strangers_are_not_averaged(trained: tuple[Checkpoint, Path]) -> None:
     first = trained[0]
     with pytest.raises(CheckpointError, match='different networks'):
@@ -82,7 +151,7 @@ def test_the_command_scores_what_it_writes(
     written = load_checkpoint(out)
     assert written.parsed_recipe().model.network_size_hw == (128, 192)
     assert written.scores['averaged_with'] == trained[0].recipe['name']
-    assert written.scores['confusion'] != trained[0].scores['confusion']
+    assert written.temperature != trained[0].temperature  # it was fitted at the new size
     data = ['--dataset', 'ycor', '--root', str(tiny_ycor), '--out', str(tmp_path / 'scores')]
     assert evaluate.main(['--checkpoint', str(out), *data]) == 0
     again = json.loads((tmp_path / 'scores/metrics.json').read_text())

@@ -2,17 +2,22 @@
 
 import json
 from pathlib import Path
+import shutil
 
 import numpy as np
 import numpy.typing as npt
+import onnx
+import onnxruntime
 import pytest
+from tiny_model import DEPTH, model_section
+from tiny_rgbd import tiny_rgbd_checkpoint, tiny_rgbd_recipe, write_tiny_nyuv2
 import torch
 
 from desertmind_seg.bundle import MAX_SIZE_HW, MIN_SIZE_HW, read_bundle
-from desertmind_seg.engine import OnnxRuntimeEngine, load_engine
+from desertmind_seg.engine import EngineError, OnnxRuntimeEngine, load_engine
 from training import evaluate, export
-from training.checkpoint import Checkpoint
-from training.model import VehicleGraph
+from training.checkpoint import Checkpoint, save_checkpoint
+from training.model import SegmentationNetwork, VehicleGraph
 
 
 @pytest.fixture(scope='module')
@@ -21,7 +26,12 @@ def exported(
 ) -> Path:
     out = tmp_path_factory.mktemp('bundle') / 'tiny.onnx'
     checkpoint = trained[1] / 'checkpoint.pt'
-    assert export.main([str(checkpoint), '--frames', str(tiny_ycor), '--out', str(out)]) == 0
+    # The first frames are those that the recipe validates on, the second any set's.
+    data = ['--dataset', 'ycor', '--root', str(tiny_ycor)]
+    assert export.main([str(checkpoint), '--out', str(out)]) == 0
+    alone = read_bundle(out).metadata
+    assert export.main([str(checkpoint), *data, '--out', str(out)]) == 0
+    assert read_bundle(out).metadata == alone
     return out
 
 
@@ -35,6 +45,10 @@ def test_the_bundle_describes_itself(exported: Path, trained: tuple[Checkpoint, 
     assert metadata.scores['miou_all'] == trained[0].scores['miou_all']
     assert metadata.datasets[0]['licence'].endswith('research only')
     assert metadata.parity['pixel_agreement'] >= export.MIN_PIXEL_AGREEMENT
+    assert metadata.parity['frames'] == 2
+    assert metadata.parity['dataset'] == 'ycor'
+    assert metadata.modality == 'rgb'
+    assert metadata.depth_range_m is None
     assert set(metadata.parity['pixel_agreement_by_size']) == {'480x640', '720x1280', '543x1023'}
 
 
@@ -61,23 +75,23 @@ def test_any_camera_size_gives_a_mask_of_that_size(
 
 def test_a_graph_that_disagrees_is_not_written(
     trained: tuple[Checkpoint, Path],
-    tiny_ycor: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     honest = OnnxRuntimeEngine.infer
 
-    def shifted(
+    def wrong_at_the_left(
         self: OnnxRuntimeEngine, *arguments: object, **named: object
     ) -> dict[str, npt.NDArray[np.uint8]]:
         out = honest(self, *arguments, **named)  # type: ignore[arg-type]
-        return {name: np.roll(value, 9, axis=1) for name, value in out.items()}
+        out['mask'][:, :9] = (out['mask'][:, :9] + 1) % 8
+        return out
 
-    monkeypatch.setattr(OnnxRuntimeEngine, 'infer', shifted)
+    monkeypatch.setattr(OnnxRuntimeEngine, 'infer', wrong_at_the_left)
     out = tmp_path / 'tiny.onnx'
     checkpoint = str(trained[1] / 'checkpoint.pt')
-    assert export.main([checkpoint, '--frames', str(tiny_ycor), '--out', str(out)]) == 1
+    assert export.main([checkpoint, '--out', str(out)]) == 1
     assert 'of pixels agree with torch, expected at least 99.95%' in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -89,3 +103,119 @@ def test_bundle_and_checkpoint_score_alike(
     assert evaluate.main(['--bundle', str(exported), *arguments]) == 0
     scores = json.loads((tmp_path / 'metrics.json').read_text())
     assert scores['miou_all'] == pytest.approx(trained[0].scores['miou_all'], abs=2e-3)
+
+
+# One of each architecture, with depth, its validity, and a head that is to be dropped.
+_RGBD = [
+    ('deeplabv3plus', 'tu-tf_efficientnet_lite0', 16, 32),
+    ('fpn', 'tu-convnext_atto', 32, 64),
+    ('deeplabv3', 'mobilenet_v3_large', 16, 256),
+    ('lraspp', 'mobilenet_v3_large', 16, 32),
+]
+
+
+@pytest.mark.parametrize('named', _RGBD, ids=lambda named: named[0])
+def test_every_architecture_exports_with_depth(named: tuple[str, str, int, int]) -> None:
+    depth = {**DEPTH, 'validity_channel': True, 'stem_init': 'rgb_mean', 'auxiliary_head': True}
+    torch.manual_seed(0)
+    network = SegmentationNetwork(model_section(*named, depth=depth), 5)
+    costs = np.array([0, 60, 120, 180, 254], np.uint8)
+    graph = VehicleGraph(network.drop_depth_head(), costs, 1.3).eval()
+    model = export.to_onnx(graph)
+    assert [value.name for value in model.graph.input] == ['image', 'depth']
+    # All weights are those of inference: no auxiliary head, nothing twice.
+    weights = sum(
+        int(np.prod(tensor.dims))
+        for tensor in model.graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT
+    )
+    # BatchNorm is folded into convolutions, so that there are never more.
+    assert weights <= 1.01 * sum(
+        value.numel() for value in network.inference_state_dict().values()
+    )
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=['CPUExecutionProvider']
+    )
+    for size_hw in ((65, 127), (480, 640)):
+        rgb = np.random.default_rng(0).integers(0, 256, (1, *size_hw, 3), np.uint8)
+        metres = export.made_up_depth(size_hw)[None]
+        found = session.run(None, {'image': rgb, 'depth': metres})
+        with torch.inference_mode():
+            expected = graph(torch.from_numpy(rgb), torch.from_numpy(metres))
+        assert (found[0] == expected[0].numpy()).mean() >= export.MIN_PIXEL_AGREEMENT
+        for ours, theirs in zip(found[1:], expected[1:], strict=True):
+            assert np.abs(ours.astype(int) - theirs.numpy()).max() <= 1
+
+
+def test_the_made_up_depth_has_all_kinds_of_holes() -> None:
+    depth = export.made_up_depth((480, 640))
+    assert depth.dtype == np.float32
+    assert np.array_equal(depth, export.made_up_depth((480, 640)), equal_nan=True)
+    finite = depth[np.isfinite(depth) & (depth > 0)]
+    assert 0.4 < finite.size / depth.size < 0.7
+    assert finite.min() > 1.0
+    for hole in (depth == 0, np.isnan(depth), np.isinf(depth)):
+        assert 0.005 < hole.mean() < 0.5
+
+
+@pytest.fixture(scope='module')
+def rgbd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Path, Path]:
+    """An RGB-D checkpoint with an auxiliary head, its file, and its frames."""
+    root = write_tiny_nyuv2(tmp_path_factory.mktemp('nyuv2'))
+    checkpoint = tiny_rgbd_checkpoint(tiny_rgbd_recipe(root))
+    path = tmp_path_factory.mktemp('rgbd') / 'checkpoint.pt'
+    save_checkpoint(checkpoint, path)
+    return checkpoint, path, root
+
+
+def test_an_rgbd_bundle_takes_depth_and_has_no_depth_head(
+    rgbd: tuple[Checkpoint, Path, Path], tmp_path: Path
+) -> None:
+    checkpoint, path, root = rgbd
+    out = tmp_path / 'rgbd.onnx'
+    data = ['--dataset', 'nyuv2', '--root', str(root)]
+    assert export.main([str(path), *data, '--out', str(out)]) == 0
+    bundle = read_bundle(out)
+    metadata = bundle.metadata
+    assert metadata.modality == 'rgbd'
+    assert metadata.depth_range_m == (0.5, 10.0)
+    assert metadata.parity['depth'] == 'of 3 frames their own, of 0 made up'
+    assert metadata.parity['pixel_agreement'] >= export.MIN_PIXEL_AGREEMENT
+    assert any(name.startswith('depth_head') for name in checkpoint.state_dict)
+    model = onnx.load(out)
+    assert not [t.name for t in model.graph.initializer if 'depth_head' in t.name]
+    assert [value.name for value in model.graph.output] == ['mask', 'confidence', 'cost']
+
+    engine = load_engine(bundle, 'onnxruntime-cpu')
+    rgb = np.random.default_rng(0).integers(0, 256, (90, 130, 3), np.uint8)
+    near, far = np.full((90, 130), 1.0, np.float32), np.full((90, 130), 9.0, np.float32)
+    given = [engine.infer(rgb, depth, ('confidence',))['confidence'] for depth in (near, far)]
+    assert not np.array_equal(*given)
+    # 0, NaN and a negative depth are all the same: none.
+    missing = [
+        engine.infer(rgb, np.full((90, 130), value, np.float32), ('confidence',))['confidence']
+        for value in (0.0, np.nan, -1.0)
+    ]
+    assert np.array_equal(missing[0], missing[1])
+    assert np.array_equal(missing[0], missing[2])
+    with pytest.raises(EngineError, match='no depth was given'):
+        engine.infer(rgb)
+
+
+def test_frames_without_depth_get_a_made_up_one(
+    rgbd: tuple[Checkpoint, Path, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(rgbd[2] / 'images', tmp_path / 'set/images')
+    shutil.copytree(rgbd[2] / 'labels40', tmp_path / 'set/masks')
+    out = tmp_path / 'rgbd.onnx'
+    arguments = ['--dataset', 'folder', '--root', str(tmp_path / 'set'), '--out', str(out)]
+    assert export.main([str(rgbd[1]), *arguments]) == 0
+    assert read_bundle(out).metadata.parity['depth'] == 'of 0 frames their own, of 3 made up'
+
+
+def test_a_dataset_needs_its_root(
+    trained: tuple[Checkpoint, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match='2'):
+        export.main([str(trained[1] / 'checkpoint.pt'), '--dataset', 'ycor', '--out', 'x.onnx'])
+    assert '--dataset needs --root' in capsys.readouterr().err

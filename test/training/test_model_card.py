@@ -1,5 +1,6 @@
 """A model card holds the bundle's own figures."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,11 @@ SHIPPED = sorted((ROOT / 'models').glob('*.onnx'))
 
 
 def test_the_card_quotes_scores_and_history(
-    trained: tuple[Checkpoint, Path], tiny_ycor: Path, tmp_path: Path
+    trained: tuple[Checkpoint, Path], tmp_path: Path
 ) -> None:
     out = tmp_path / 'tiny.onnx'
     checkpoint = str(trained[1] / 'checkpoint.pt')
-    assert export([checkpoint, '--frames', str(tiny_ycor), '--out', str(out)]) == 0
+    assert export([checkpoint, '--out', str(out)]) == 0
     assert main([str(out), '--out', str(tmp_path / 'tiny.md')]) == 0
     card = (tmp_path / 'tiny.md').read_text()
     scores = trained[0].scores
@@ -29,6 +30,38 @@ def test_the_card_quotes_scores_and_history(
     assert 'research only' in card
     assert f'temperature {trained[0].temperature:.3f}' in card
     assert trained[0].data_hash[:16] in card
+    assert '1 in 3 groups of frames validates' in card
+    assert '| ycor (validation) | 2 |' in card
+    assert 'class biases fitted on training frames' in card
+    # Other facts, other sentences.
+    bundle = read_bundle(out)
+    recipe = {
+        **bundle.metadata.recipe,
+        'optim': {**bundle.metadata.recipe['optim'], 'keep': 'best'},
+        'data': {
+            **bundle.metadata.recipe['data'],
+            'split': {**bundle.metadata.recipe['data']['split'], 'by': 'folds'},
+        },
+    }
+    changes = {'class_bias': None, 'averaged_with': 'one, two', 'best_epoch': 7}
+    metadata = bundle.metadata.model_copy(
+        update={
+            'recipe': recipe,
+            'scores': {**bundle.metadata.scores, **changes, 'miou_all_interval_95': None},
+            'modality': 'rgbd',
+            'depth_range_m': (0.5, 10.0),
+            'parity': {**bundle.metadata.parity, 'depth': 'of 2 frames their own, of 0 made up'},
+        }
+    )
+    card = model_card(replace(bundle, metadata=metadata))
+    assert 'The kept epoch (7) had the best mIoU' in card
+    assert "one, two's" in card
+    assert '--average-with out/one/checkpoint.pt out/two/checkpoint.pt' in card
+    assert 'Fold 0 of 5 validates' in card
+    assert 'class biases' not in card
+    assert 'no interval' in card
+    assert 'depth in metres too, registered to the image: 0.5 to 10.0 m' in card
+    assert 'Depth: of 2 frames their own' in card
 
 
 def test_the_command_names_a_missing_bundle(
