@@ -103,7 +103,14 @@ class TimmSyncBatchNorm(LayerSync):
 class LastCheckpoint(CheckpointCallback):
     """Saves the trainer's state after each epoch and every few minutes, after a whole step."""
 
-    def __init__(self, path: Path, recipe: Recipe, ontology: Ontology, every_sec: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        recipe: Recipe,
+        ontology: Ontology,
+        every_sec: float,
+        earlier: Mapping[str, Any] | None,
+    ) -> None:
         self._path, self._every_sec = path, every_sec
         self._run = {
             'recipe': recipe.model_dump(mode='json'),
@@ -111,7 +118,25 @@ class LastCheckpoint(CheckpointCallback):
             'ontology_sha256': ontology.sha256,
         }
         self._place = {'epoch': 0, 'batch': 0}
-        self._saved = time.monotonic()
+        self._earlier_sec = 0.0
+        if earlier is not None:
+            self._place = {name: earlier[name] for name in self._place}
+            self._earlier_sec = earlier['training_sec']
+        self._started = self._saved = time.monotonic()
+
+    @property
+    def epochs(self) -> int:
+        """Whole epochs trained."""
+        return int(self._place['epoch'])
+
+    @property
+    def training_sec(self) -> float:
+        """Seconds since the run was started, without the time between a stop and a resume."""
+        return self._earlier_sec + time.monotonic() - self._started
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._started = self._saved = time.monotonic()
 
     def on_train_batch_end(
         self,
@@ -138,7 +163,7 @@ class LastCheckpoint(CheckpointCallback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add what the run is and where in its data it stands."""
-        checkpoint['run'] = {**self._run, **self._place}
+        checkpoint['run'] = {**self._run, **self._place, 'training_sec': self.training_sec}
 
     def _save(self, trainer: L.Trainer, epoch: int, batch: int) -> None:
         self._place = {'epoch': epoch, 'batch': batch}
@@ -190,7 +215,14 @@ def train(
         _check_same_run(state['run'], recipe, ontology, out / LAST)
     found = environment()  # of the code that runs, before somebody edits it
     L.seed_everything(recipe.seed, workers=True, verbose=False)
-    trainer = _trainer(recipe, ontology, out, accelerator, devices, nodes, state, save_every_min)
+    last = LastCheckpoint(
+        out / LAST,
+        recipe,
+        ontology,
+        every_sec=60.0 * save_every_min,
+        earlier=None if state is None else state['run'],
+    )
+    trainer = _trainer(recipe, out, accelerator, devices, nodes, state, last)
     frames = [
         frame
         for section in recipe.data.train
@@ -211,7 +243,6 @@ def train(
     task.start_averaging()
     if trainer.is_global_zero:
         _write_recipe(recipe, out)
-    started = time.monotonic()
     with warnings.catch_warnings():
         # Ours is resumable: TrainingBatches begins where last.ckpt says.
         warnings.filterwarnings('ignore', '.*your dataloader is not resumable.*')
@@ -226,6 +257,7 @@ def train(
             ckpt_path=None if state is None else out / LAST,
             weights_only=True,
         )
+    training_sec = last.training_sec
     if trainer.is_global_zero:
         raw = Checkpoint(
             state_dict=task.kept_state_dict(),
@@ -239,8 +271,8 @@ def train(
             scores={},
         )
         facts = {
-            'training_sec': time.monotonic() - started,
-            'epochs': trainer.current_epoch,
+            'training_sec': training_sec,
+            'epochs': last.epochs,
             'steps': trainer.global_step,
             'best_epoch': task.best_epoch,
         }
@@ -297,13 +329,12 @@ def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
 
 def _trainer(
     recipe: Recipe,
-    ontology: Ontology,
     out: Path,
     accelerator: str,
     devices: int | None,
     nodes: int | None,
     state: Mapping[str, Any] | None,
-    save_every_min: float,
+    last: LastCheckpoint,
 ) -> L.Trainer:
     optim = recipe.optim
     on_gpu = accelerator != 'cpu' and torch.cuda.is_available()
@@ -326,10 +357,7 @@ def _trainer(
     if machines is None:
         machines = int(os.environ['WORLD_SIZE']) // local if launched else 1
     several = local * machines > 1
-    callbacks: list[Callback] = [
-        LearningRateMonitor(logging_interval='step'),
-        LastCheckpoint(out / LAST, recipe, ontology, 60.0 * save_every_min),
-    ]
+    callbacks: list[Callback] = [last, LearningRateMonitor(logging_interval='step')]
     if optim.early_stopping_patience is not None:
         callbacks.append(
             EarlyStopping(
@@ -426,6 +454,10 @@ def _loaders(
     state: Mapping[str, Any] | None,
 ) -> tuple[DataLoader[Sample], DataLoader[Sample]]:
     rank, world_size = trainer.global_rank, trainer.world_size
+    if len(val_frames) < world_size:
+        raise DatasetError(
+            f'{len(val_frames)} validation frames for {world_size} processes; use fewer'
+        )
     boost = recipe.data.rare_class_boost
     try:
         batches = TrainingBatches(
@@ -444,10 +476,6 @@ def _loaders(
         _check_single_frames(recipe)
     if state is not None:
         batches.start_at(state['run']['epoch'], state['run']['batch'])
-    if len(val_frames) < world_size:
-        raise DatasetError(
-            f'{len(val_frames)} validation frames for {world_size} processes; use fewer'
-        )
     with_depth = recipe.model.depth is not None
     workers = recipe.data.num_workers
     loader = DataLoader(

@@ -38,6 +38,12 @@ class _StoppedError(Exception):
     pass
 
 
+@pytest.fixture(autouse=True)
+def _without_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the charts, two thirds of so short a run; `trained` and the commands draw them."""
+    monkeypatch.setattr('training.train.write_run_report', lambda *_: None)
+
+
 def _changed(recipe: Recipe, **sections: dict[str, Any]) -> Recipe:
     tree = recipe.model_dump(mode='json')
     for name, changes in sections.items():
@@ -225,8 +231,10 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tiny_recipe: Recipe, tmp_pa
     command = [sys.executable, '-c', _KILLED, '6', str(path), '--out', str(parted)]
     killed = subprocess.run([*command, '--save-every-min', '0'], cwd=ROOT, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    assert read_last(parted / 'last.ckpt')['run'] | {'recipe': None} == {
-        'recipe': None,
+    run = read_last(parted / 'last.ckpt')['run']
+    assert parse_recipe(run.pop('recipe'), 'test') == recipe
+    assert run.pop('training_sec') > 0
+    assert run == {
         'ontology': 'ycor-8',
         'ontology_sha256': load_ontology('ycor-8').sha256,
         'epoch': 1,
@@ -307,7 +315,7 @@ def test_a_stage_of_another_network_is_refused(
     trained: tuple[Checkpoint, Path], tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     initial = str(trained[1] / 'checkpoint.pt')
-    recipe = _changed(tiny_recipe, model={'initial_checkpoint': initial, 'decoder_channels': 32})
+    recipe = _changed(tiny_recipe, model={'initial_checkpoint': initial, 'decoder_channels': 64})
     with pytest.raises(
         CheckpointError, match=r'another network than .* describes \(deeplabv3plus'
     ):
@@ -351,6 +359,23 @@ def test_early_stopping_stops_and_the_best_weights_are_kept(
     assert len(curve) == checkpoint.scores['best_epoch'] + 2
     # One code validates and scores: the kept weights give the curve's best value again.
     assert checkpoint.scores['miou_all'] == pytest.approx(max(curve), abs=1e-6)
+
+
+def test_a_stopped_run_that_could_not_be_scored_is_finished_later(
+    tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = _changed(
+        tiny_recipe,
+        optim={'epochs': 9, 'lr': 1e-9, 'ema_decay': 0.0, 'early_stopping_patience': 1},
+    )
+    with monkeypatch.context() as patch:
+        patch.delattr('training.train.calibrate')
+        with pytest.raises(NameError):
+            train(recipe, tmp_path)
+    trained_epochs = read_last(tmp_path / 'last.ckpt')['run']['epoch']
+    assert trained_epochs < 9
+    checkpoint = train(recipe, tmp_path, resume=True)
+    assert checkpoint.scores['epochs'] == trained_epochs  # not one more
 
 
 def test_two_processes_count_what_one_counts(tiny_recipe: Recipe, tmp_path: Path) -> None:
