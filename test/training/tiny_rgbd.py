@@ -4,6 +4,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from tiny_model import settled
 import torch
 
 from desertmind_seg.ontology import load_ontology
@@ -61,7 +62,7 @@ def tiny_rgbd_checkpoint(recipe: Recipe) -> Checkpoint:
     with torch.no_grad():
         stem[:, 3:] = 3 * stem[:, :1]
     return Checkpoint(
-        state_dict=network.state_dict(),
+        state_dict=settled(network).state_dict(),
         recipe=recipe.model_dump(mode='json'),
         ontology=ontology.model_dump(mode='json'),
         temperature=1.0,
