@@ -88,7 +88,7 @@ def test_weighted_frames_come_in_their_proportion() -> None:
 
 
 def test_an_indivisible_batch_names_the_next() -> None:
-    with pytest.raises(ValueError, match='batch_size 6 does not divide into 2 .* on 2 processes'):
+    with pytest.raises(ValueError, match=r'batch_size 6 does not divide into 2 .* on 2 processes'):
         _batches(batch_size=6, passes=2, world_size=2)
     with pytest.raises(ValueError, match='3 frames are fewer than one batch of 4'):
         _batches(3)
