@@ -207,9 +207,17 @@ def train(
         WeightsError: encoder weights are missing or do not fit.
     """
     _check_folder(out, resume)
-    if resume and _finished(out):
-        return load_checkpoint(out / CHECKPOINT)
     ontology = load_ontology(recipe.ontology)
+    if resume and _finished(out):
+        done = load_checkpoint(out / CHECKPOINT)
+        trained_on = done.parsed_ontology()
+        run = {
+            'recipe': done.recipe,
+            'ontology': trained_on.name,
+            'ontology_sha256': trained_on.sha256,
+        }
+        _check_same_run(run, recipe, ontology, out / CHECKPOINT)
+        return done
     state = read_last(out / LAST) if resume and (out / LAST).is_file() else None
     if state is not None:
         _check_same_run(state['run'], recipe, ontology, out / LAST)

@@ -275,6 +275,8 @@ def test_a_finished_run_is_returned_and_a_run_not_yet_saved_starts(
 ) -> None:
     again = train(tiny_recipe, trained[1], resume=True)
     assert again.scores == load_checkpoint(trained[1] / 'checkpoint.pt').scores
+    with pytest.raises(CheckpointError, match=r'checkpoint\.pt: .* recipe: seed was 0, is 9'):
+        train(tiny_recipe.model_copy(update={'seed': 9}), trained[1], resume=True)
     short = _changed(tiny_recipe, optim={'epochs': 1})
     assert train(short, tmp_path / 'new', resume=True).scores['epochs'] == 1
 
