@@ -71,15 +71,12 @@ from training.recipe import (
 )
 from training.scores import matrix_of
 from training.task import TrainingError
-from training.train import CHECKPOINT, LAST, train
+from training.train import CHECKPOINT, LAST, check_same_recipe, train
 from training.tta import tta_probabilities
 
 TEMPERATURES_FILE = 'temperatures.json'
 
 _ROOT = Path(__file__).resolve().parent.parent
-
-# They change how fast a run is, not what it learns.
-_FREE_KEYS = ('num_workers', 'cache_dir')
 
 _ERRORS = (
     FileNotFoundError,
@@ -175,8 +172,6 @@ def run_fold(
     frames = held_out_frames(of_fold)
     run = out / f'fold_{fold}'
     checkpoint = train(of_fold, run, accelerator=accelerator, devices=1, nodes=1, resume=True)
-    # train() returns a finished run unasked.
-    _check_recipe(checkpoint.recipe, of_fold.model_dump(mode='json'), run)
     header = FoldHeader(
         recipe=recipe.name,
         fold=fold,
@@ -203,26 +198,6 @@ def run_fold(
 def _is_of(header: FoldHeader, index: Path) -> bool:
     found = read_index(index)
     return all(getattr(found, key) == getattr(header, key) for key in FoldHeader.model_fields)
-
-
-def _check_recipe(before: dict[str, Any], now: dict[str, Any], run: Path) -> None:
-    """Make sure that what was trained in a folder was trained by this recipe."""
-
-    def value(tree: dict[str, Any], section: str, key: str) -> Any:
-        found = tree.get(section)
-        return found.get(key) if key and isinstance(found, dict) else found
-
-    changed = [
-        f'{section}.{key}'.rstrip('.')
-        for section in now
-        for key in (now[section] if isinstance(now[section], dict) else ('',))
-        if key not in _FREE_KEYS and value(before, section, key) != value(now, section, key)
-    ]
-    if changed:
-        raise CheckpointError(
-            f'{run} was trained with another recipe, {", ".join(changed)} differ; go on with its '
-            'own recipe.yaml, or give another --out'
-        )
 
 
 def score_store(recipe: Recipe, store: OutOfFoldStore, where: Path) -> list[dict[str, Any]]:
@@ -327,7 +302,7 @@ def run_folds(
     store = out / name
     if resume and (out / 'recipe.yaml').is_file():
         before = load_recipe(out / 'recipe.yaml').model_dump(mode='json')
-        _check_recipe(before, recipe.model_dump(mode='json'), out)
+        check_same_recipe(before, recipe, out)
     _write_yaml(recipe, out / 'recipe.yaml')
     if jobs == 1 and devices is None:
         for fold in folds:

@@ -311,17 +311,31 @@ def _check_same_run(
             f'({run["ontology_sha256"][:12]}), not for {ontology.name} ({ontology.sha256[:12]}); '
             'give another folder'
         )
-    before, now = _flat(run['recipe']), _flat(recipe.model_dump(mode='json'))
+    check_same_recipe(run['recipe'], recipe, path)
+
+
+def check_same_recipe(before: Mapping[str, Any], recipe: Recipe, path: Path) -> None:
+    """Make sure that what is there was made by this recipe; how data are read may differ.
+
+    Args:
+        before: the other recipe, as ``Recipe.model_dump(mode='json')`` gave it.
+        recipe: the one that is to go on.
+        path: what was made by the other one.
+
+    Raises:
+        CheckpointError: they differ; it says in what.
+    """
+    then, now = _flat(before), _flat(recipe.model_dump(mode='json'))
     changed = sorted(
         key
-        for key in set(before) | set(now)
-        if before.get(key) != now.get(key) and key not in _FREE_KEYS
+        for key in set(then) | set(now)
+        if then.get(key) != now.get(key) and key not in _FREE_KEYS
     )
     if changed:
-        shown = '; '.join(f'{key} was {before.get(key)!r}, is {now.get(key)!r}' for key in changed)
+        shown = '; '.join(f'{key} was {then.get(key)!r}, is {now.get(key)!r}' for key in changed)
         raise CheckpointError(
             f'{path}: the run was started with another recipe: {shown}. Resume it with its own '
-            f'({path.with_name("recipe.yaml")}), or give another folder'
+            'recipe.yaml, or give another folder'
         )
 
 
