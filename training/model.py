@@ -107,9 +107,7 @@ class SegmentationNetwork(nn.Module):
         if self.depth_input is not None:
             if depth is None:
                 raise ModelError('this network takes RGB and depth, but no depth was given')
-            encoded = encode_depth(
-                depth, self.depth_input.range_m, self.depth_input.validity_channel
-            )
+            encoded = encode_depth(depth, self.depth_input)
             x = torch.cat([x, encoded.to(x.dtype)], dim=1)  # (N, 4 or 5, h, w)
         self.network.check_input_shape(x)
         decoded: torch.Tensor = self.network.decoder(self.network.encoder(x))
@@ -188,28 +186,29 @@ class SegmentationNetwork(nn.Module):
         }
 
 
-def encode_depth(
-    depth: torch.Tensor, range_m: tuple[float, float], validity_channel: bool
-) -> torch.Tensor:
+def encode_depth(depth: torch.Tensor, section: DepthSection) -> torch.Tensor:
     """Encode depth as the network sees it: inverse depth, and whether there is any.
 
-    (1 / d - 1 / max) / (1 / min - 1 / max) with d clipped to [min, max]: 1 is near, 0 is far. A
-    pixel without depth is 0 too; the second channel, 1 where there is depth, tells the two apart.
+    gain * (1 / d - 1 / max) / (1 / min - 1 / max) with d clipped to [min, max]: what is near is
+    large, and max is 0. A pixel without depth is 0 too; the second channel, 1 where there is
+    depth, tells the two apart.
 
     Args:
         depth: metres, float (N, 1, h, w); 0, negative or NaN is missing, +Inf beyond the sensor's
             range (REP-117), so as far as max.
-        range_m: (min, max).
-        validity_channel: whether to add the second channel.
+        section: gain, range_m (min, max), and whether there is a validity_channel.
 
     Returns:
-        float (N, 1 or 2, h, w) in 0..1.
+        float (N, 1 or 2, h, w) in 0..gain.
     """
-    nearest, farthest = range_m
+    nearest, farthest = section.range_m
     valid = depth > 0  # false for NaN
     metres = torch.where(valid, depth, farthest).clamp(nearest, farthest)
-    inverse = (1.0 / metres - 1.0 / farthest) / (1.0 / nearest - 1.0 / farthest)
-    return torch.cat([inverse, valid.to(inverse.dtype)], dim=1) if validity_channel else inverse
+    scale = section.gain / (1.0 / nearest - 1.0 / farthest)
+    inverse = (1.0 / metres - 1.0 / farthest) * scale
+    if not section.validity_channel:
+        return inverse
+    return torch.cat([inverse, valid.to(inverse.dtype)], dim=1)
 
 
 def drop_depth(

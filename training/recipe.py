@@ -38,13 +38,15 @@ class _Section(BaseModel):
 class DepthSection(_Section):
     """How depth in metres enters the network, and what the auxiliary head predicts.
 
-    The input is inverse depth, clipped to 1/max..1/min and scaled to 0..1; a pixel without depth
-    is 0, and with ``validity_channel`` a second channel tells it from a far one. The target of the
-    auxiliary head is depth / max, clipped to 0..1. ``dropout`` is the share of training frames
-    that are shown without any depth.
+    The input is inverse depth, clipped to 1/max..1/min and scaled to 0..gain; a pixel without
+    depth is 0, and with ``validity_channel`` a second channel tells it from a far one. Normalised
+    RGB deviates by about 1, inverse depth by 0.12 (NYUv2, 0.5..10 m): at gain 1, short training
+    hardly moves filters for it. The target of the auxiliary head is depth / max, clipped to 0..1.
+    ``dropout`` is the share of training frames that are shown without any depth.
     """
 
     range_m: tuple[Positive, Positive]  # min, max
+    gain: Positive
     as_input: bool
     validity_channel: bool
     stem_init: Literal['zero', 'rgb_mean']

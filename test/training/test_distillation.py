@@ -150,6 +150,7 @@ def test_a_teacher_with_depth_wants_depth(tiny_recipe: Recipe, tmp_path: Path) -
     tree = tiny_recipe.model_dump(mode='json')
     tree['model']['depth'] = {
         'range_m': [0.5, 20.0],
+        'gain': 1.0,
         'as_input': True,
         'validity_channel': False,
         'stem_init': 'zero',

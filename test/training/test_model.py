@@ -15,7 +15,7 @@ from training.model import (
     drop_depth,
     encode_depth,
 )
-from training.recipe import ModelSection
+from training.recipe import DepthSection, ModelSection
 
 
 def _network(*named: object, seed: int = 0, **changes: object) -> SegmentationNetwork:
@@ -58,9 +58,9 @@ def test_depth_leaves_the_rgb_network_as_it_is(family: tuple[str, str, int, int,
         assert predicted.shape == (2, 1, 64 // stride, 96 // stride)
         assert 0.0 <= predicted.min() <= predicted.max() <= 1.0
         # Bit for bit, at all strides and in the end.
-        seen = torch.cat(
-            [(image - rgbd.mean) / rgbd.std, encode_depth(metres, (0.5, 10), True)], 1
-        )
+        assert rgbd.depth_input is not None
+        encoded = encode_depth(metres, rgbd.depth_input)
+        seen = torch.cat([(image - rgbd.mean) / rgbd.std, encoded], dim=1)
         ours, plain = _features(rgbd, seen), _features(rgb, seen[:, :3])
         assert all(feature.std() > 1e-3 for feature in plain if feature.numel())
         assert logits.std() > 1e-3
@@ -226,10 +226,15 @@ def test_inverse_depth_by_hand() -> None:
     depth = torch.cat([metres, special]).view(1, 1, 1, -1)
     # (1 / d - 0.1) / (2 - 0.1) within 0.5 to 10 m; 0, negative and NaN are missing, +Inf is far.
     expected = [1.0, 1.0, 0.9 / 1.9, 0.4 / 1.9, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
-    encoded = encode_depth(depth, (0.5, 10.0), validity_channel=True)
+    section = DepthSection.model_validate({**DEPTH, 'validity_channel': True})
+    encoded = encode_depth(depth, section)
     assert encoded[0, 0, 0].tolist() == pytest.approx(expected, abs=1e-6)
     assert encoded[0, 1, 0].tolist() == [1, 1, 1, 1, 1, 1, 0, 0, 0, 1, 0]
-    assert torch.equal(encode_depth(depth, (0.5, 10.0), False), encoded[:, :1])
+    louder = encode_depth(depth, section.model_copy(update={'gain': 8.0}))
+    assert louder[0, 0, 0].tolist() == pytest.approx([8 * value for value in expected], abs=1e-5)
+    assert torch.equal(louder[:, 1], encoded[:, 1])
+    alone = encode_depth(depth, section.model_copy(update={'validity_channel': False}))
+    assert torch.equal(alone, encoded[:, :1])
 
 
 def test_dropout_takes_whole_frames_of_depth() -> None:

@@ -16,6 +16,7 @@ from training.tta import tta_probabilities, view_sizes
 CPU = torch.device('cpu')
 DEPTH = {
     'range_m': (0.5, 10.0),
+    'gain': 1.0,
     'as_input': True,
     'validity_channel': True,
     'stem_init': 'rgb_mean',

@@ -8,6 +8,7 @@ from training.recipe import ModelSection
 
 DEPTH: dict[str, object] = {
     'range_m': [0.5, 10.0],
+    'gain': 1.0,
     'as_input': True,
     'validity_channel': False,
     'stem_init': 'zero',
