@@ -479,18 +479,16 @@ class VehicleGraph(nn.Module):
         Returns:
             float32 (1, C, H, W).
         """
-        height, width = image.shape[1], image.shape[2]
-        x = image.float().permute(0, 3, 1, 2)  # (1, 3, H, W)
-        x = functional.interpolate(x, self.size_hw, mode='bilinear', align_corners=False)
-        if self.modality == 'rgbd' and depth is not None:
-            depth = _nearest(depth, self.size_hw)[:, None]  # (1, 1, h, w)
-        x = self.network(x, depth).float()  # (1, C, h / stride, w / stride)
-        return functional.interpolate(x, (height, width), mode='bilinear', align_corners=False)
+        return _bilinear(self._network_logits(image, depth), (image.shape[1], image.shape[2]))
 
     def forward(
         self, image: torch.Tensor, depth: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Decide every pixel at the camera's size.
+        """Decide every pixel at the network's size, and give each of the camera's the nearest one.
+
+        At the camera's size the same decision takes longer by the ratio of the pixels, 6.7 for a
+        network of 288x480 and a camera of 720x1280, and adds detail that is only interpolated: on
+        YCOR's 147 validation frames of 544x1024 the mIoU is 0.5497 there and 0.5496 here.
 
         Args:
             image: uint8 (1, H, W, 3) RGB.
@@ -500,13 +498,31 @@ class VehicleGraph(nn.Module):
             mask, confidence and cost, each uint8 (1, H, W): class id, round(255 * largest
             probability at the temperature), and the expected cost sum p(class) * cost(class).
         """
-        logits = self.logits(image, depth)
-        largest, mask = logits.max(dim=1, keepdim=True)  # (1, 1, H, W)
+        logits = _bilinear(self._network_logits(image, depth), self.size_hw)  # (1, C, h, w)
+        largest, mask = logits.max(dim=1, keepdim=True)  # (1, 1, h, w)
         odds = torch.exp((logits - largest) / self.temperature)  # the largest becomes 1
-        total = odds.sum(dim=1)  # (1, H, W)
+        total = odds.sum(dim=1, keepdim=True)
         confidence = torch.round(255.0 / total)
-        cost = torch.round((odds * self.costs).sum(dim=1) / total)
-        return mask[:, 0].to(torch.uint8), confidence.to(torch.uint8), cost.to(torch.uint8)
+        cost = torch.round((odds * self.costs).sum(dim=1, keepdim=True) / total)
+
+        def at_camera(plane: torch.Tensor) -> torch.Tensor:
+            # As float: TensorRT has no uint8 but for Cast.
+            size_hw = (image.shape[1], image.shape[2])
+            return functional.interpolate(plane, size_hw, mode='nearest')[:, 0].to(torch.uint8)
+
+        return at_camera(mask.float()), at_camera(confidence), at_camera(cost)
+
+    def _network_logits(self, image: torch.Tensor, depth: torch.Tensor | None) -> torch.Tensor:
+        """Return float32 (1, C, h / stride, w / stride) for a camera's frame."""
+        x = _bilinear(image.float().permute(0, 3, 1, 2), self.size_hw)  # (1, 3, h, w)
+        if self.modality == 'rgbd' and depth is not None:
+            depth = _nearest(depth, self.size_hw)[:, None]  # (1, 1, h, w)
+        logits: torch.Tensor = self.network(x, depth).float()
+        return logits
+
+
+def _bilinear(x: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
+    return functional.interpolate(x, size_hw, mode='bilinear', align_corners=False)
 
 
 def _nearest(depth: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:

@@ -324,6 +324,30 @@ def test_mask_confidence_and_cost_by_hand() -> None:
     assert cost.unique().tolist() == [round(float(p @ costs))]
 
 
+class _RandomLogits(_FixedLogits):
+    """Stands in for a network: the same random logits at stride 4, whatever it is shown."""
+
+    def forward(self, image: torch.Tensor, depth: torch.Tensor | None = None) -> torch.Tensor:
+        """Return (1, 3, h / 4, w / 4)."""
+        return torch.randn(1, 3, 16, 24, generator=torch.Generator().manual_seed(0)) * 4
+
+
+@pytest.mark.parametrize('size_hw', [(128, 192), (150, 301), (40, 50)])
+def test_each_camera_pixel_is_decided_where_the_network_sees_it(size_hw: tuple[int, int]) -> None:
+    costs = np.array([254, 10, 100], np.uint8)
+    graph = VehicleGraph(_RandomLogits(model_section()), costs, temperature=1.0)
+    height, width = size_hw
+    planes = graph(torch.zeros((1, height, width, 3), dtype=torch.uint8))
+    seen = graph.logits(torch.zeros((1, 64, 96, 3), dtype=torch.uint8))  # at the network's size
+    p = torch.softmax(seen[0], dim=0)
+    cost = torch.einsum('chw,c->hw', p, torch.from_numpy(costs).float())
+    expected = (p.argmax(0), (255 * p.max(0).values).round(), cost.round())
+    rows, columns = np.arange(height) * 64 // height, np.arange(width) * 96 // width
+    for plane, decided in zip(planes, expected, strict=True):
+        found = plane[0].int() - decided.int()[rows][:, columns]
+        assert found.abs().max() <= (0 if decided is expected[0] else 1)  # one for rounding
+
+
 @pytest.mark.parametrize('size_hw', [(480, 640), (543, 1023), (65, 97), (64, 96)])
 def test_depth_is_resized_without_mixing(size_hw: tuple[int, int]) -> None:
     network = _FixedLogits(model_section(depth=DEPTH))
