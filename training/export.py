@@ -200,7 +200,7 @@ def _feed(frame: LabelledFrame, *, with_depth: bool) -> Feeds:
     )
 
 
-def _gate_frames(
+def gate_frames(
     checkpoint: Checkpoint, dataset: DatasetName | None, root: str | None, precision: Precision
 ) -> list[LabelledFrame]:
     """Return the gate's frames, evenly spread over the validation frames or over a whole set.
@@ -220,7 +220,7 @@ def _gate_frames(
     return frames[:: max(1, len(frames) // count)][:count]
 
 
-def _calibration_frames(
+def calibration_frames(
     checkpoint: Checkpoint, dataset: DatasetName | None, root: str | None
 ) -> list[LabelledFrame]:
     """Return a stratified list of the frames that the recipe trains on, of the gate's set."""
@@ -268,12 +268,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         data = (checkpoint, arguments.dataset, arguments.root)
         export(
             checkpoint,
-            _gate_frames(*data, arguments.precision),
+            gate_frames(*data, arguments.precision),
             arguments.out,
             arguments.precision,
             calibration=arguments.calibration,
             calibration_frames=(
-                _calibration_frames(*data) if arguments.precision == 'int8' else ()
+                calibration_frames(*data) if arguments.precision == 'int8' else ()
             ),
         )
     except (

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 import shutil
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -18,7 +19,7 @@ from desertmind_seg.engine import EngineError, OnnxRuntimeEngine, load_engine
 from training import evaluate, export
 from training.checkpoint import Checkpoint, save_checkpoint
 from training.model import VehicleGraph
-from training.parity import MIN_PIXEL_AGREEMENT, made_up_depth
+from training.parity import MIN_PIXEL_AGREEMENT, Precision, fault, made_up_depth
 
 
 @pytest.fixture(scope='module')
@@ -104,6 +105,49 @@ def test_a_graph_that_disagrees_is_not_written(
     apart = bgr[:, 2 * bgr.shape[1] // 3 :].any(axis=2)
     assert apart[:, :9].mean() > 0.8
     assert apart[:, 9:].mean() < 0.001
+
+
+@pytest.mark.parametrize('precision', ['fp16', 'int8'])
+def test_other_precisions_pass_the_same_gate(
+    trained: tuple[Checkpoint, Path], tmp_path: Path, precision: Precision
+) -> None:
+    out = tmp_path / 'tiny.onnx'
+    checkpoint = str(trained[1] / 'checkpoint.pt')
+    assert export.main([checkpoint, '--precision', precision, '--out', str(out)]) == 0
+    metadata = read_bundle(out).metadata
+    assert metadata.precision == precision
+    assert fault(metadata.parity, precision) is None
+    assert set(metadata.parity['miou_by_size']) == {'480x640', '720x1280', '543x1023'}
+    assert set(metadata.parity['iou_difference_by_class']) == set(metadata.ontology.names)
+    types = {tensor.data_type for tensor in onnx.load(out).graph.initializer}
+    if precision == 'fp16':
+        assert onnx.TensorProto.FLOAT16 in types
+        assert metadata.quantization is None
+    else:
+        assert onnx.TensorProto.INT8 in types
+        assert metadata.quantization is not None
+        assert metadata.quantization['calibration'] == 'percentile'
+        assert metadata.quantization['frames'] == 4  # the training frames
+
+
+def test_int8_is_not_calibrated_on_frames_of_the_gate(trained: tuple[Checkpoint, Path]) -> None:
+    checkpoint = trained[0]
+    gate = {frame.name for frame in export.gate_frames(checkpoint, None, None, 'int8')}
+    calibration = {frame.name for frame in export.calibration_frames(checkpoint, None, None)}
+    assert gate
+    assert calibration
+    assert gate.isdisjoint(calibration)
+
+
+def test_each_precision_has_its_limit() -> None:
+    of = {'pixel_agreement': 0.9996, 'miou_difference': -0.009}
+    assert [fault(of, precision) for precision in get_args(Precision)] == [None] * 3
+    of = {'pixel_agreement': 0.9994, 'miou_difference': -0.011}
+    assert '99.9400% of pixels' in (fault(of, 'fp32') or '')
+    assert fault(of, 'fp16') is None
+    assert 'mIoU is 1.10 points below' in (fault(of, 'int8') or '')
+    assert 'at least 99.50%' in (fault({**of, 'pixel_agreement': 0.9949}, 'fp16') or '')
+    assert 'no labels' in (fault({**of, 'miou_difference': None}, 'int8') or '')
 
 
 def test_bundle_and_checkpoint_score_alike(

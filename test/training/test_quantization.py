@@ -130,7 +130,7 @@ def test_ranges_hold_what_the_frames_have(calibration: Calibration) -> None:
 
 
 def test_the_noisiest_layers_stay_float32() -> None:
-    _, model = traced(_LITE)
+    _, model = traced(_RESNET)
     quantised, made = quantise(model, _FEEDS, 'minmax')
     alone = sensitivities(network_model(model), _ranges(model), network_feeds(model, _FEEDS)[:1])
     assert made['layers'] == len(alone) == len(layers(model))
