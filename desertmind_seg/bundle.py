@@ -40,6 +40,7 @@ class BundleMetadata(BaseModel):
         modality: 'rgb', or 'rgbd' when the graph also takes depth.
         depth_range_m: (nearest, farthest) depth in metres that the graph keeps; rgbd only.
         precision: number format of the weights.
+        quantization: how an int8 graph was calibrated, and what stayed fp32 in it.
         temperature: divisor of the logits before the softmax, fitted for calibration.
         recipe: the resolved training recipe.
         datasets: one entry a data set: name, licence, frames.
@@ -63,6 +64,7 @@ class BundleMetadata(BaseModel):
         | None
     ) = None
     precision: Literal['fp32', 'fp16', 'int8'] = 'fp32'
+    quantization: dict[str, Any] | None = None
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     recipe: dict[str, Any]
     datasets: list[dict[str, Any]]

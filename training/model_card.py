@@ -84,6 +84,14 @@ frames, so the score is a little too kind.
 {{ m.parity.pixel_agreement_by_size | join(', ') }}
 against {{ m.parity.reference }}: {{ '%.4f' % (100 * m.parity.pixel_agreement) }} % of pixels
 agree; the confidence differs by at most {{ '%.4f' % m.parity.confidence_max_difference }}.
+{%- if m.parity.miou_difference is defined and m.parity.miou_difference is not none %}
+mIoU against the labels of these frames: {% for size, miou in m.parity.miou_by_size.items() -%}
+{{ '%.4f' % miou }} (torch {{ '%.4f' % m.parity.miou_torch_by_size[size] }}) at {{ size }}\
+{{ '.' if loop.last else ', ' }}{% endfor %}{% endif %}
+{%- if m.quantization %}
+Calibrated on {{ m.quantization.frames }} training frames ({{ m.quantization.calibration }}); \
+{{ m.quantization.float32_layers | length }} of
+{{ m.quantization.layers }} layers stayed float32.{% endif %}
 {%- if m.parity.depth is defined %} Depth: {{ m.parity.depth }}.{% endif %}
 
 ## Training
@@ -107,6 +115,7 @@ python -m training.calibrate out/{{ m.recipe.name }}/checkpoint.pt \\
 {% endif -%}
 python -m training.export \
 out/{{ m.recipe.name }}/{{ 'averaged' if averaged else 'checkpoint' }}.pt \
+{% if m.precision != 'fp32' %}--precision {{ m.precision }} {% endif -%}
 --out models/{{ m.name }}.onnx
 python -m training.model_card models/{{ m.name }}.onnx --out models/{{ m.name }}.md
 ```

@@ -3,14 +3,14 @@
 import json
 from pathlib import Path
 import shutil
+from typing import get_args
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import pytest
-from tiny_model import DEPTH, model_section, settled
+from tiny_model import EXPORTED, run, torch_outputs, traced
 from tiny_rgbd import tiny_rgbd_checkpoint, tiny_rgbd_recipe, write_tiny_nyuv2
 import torch
 
@@ -18,7 +18,8 @@ from desertmind_seg.bundle import MAX_SIZE_HW, MIN_SIZE_HW, read_bundle
 from desertmind_seg.engine import EngineError, OnnxRuntimeEngine, load_engine
 from training import evaluate, export
 from training.checkpoint import Checkpoint, save_checkpoint
-from training.model import SegmentationNetwork, VehicleGraph
+from training.model import VehicleGraph
+from training.parity import MIN_PIXEL_AGREEMENT, Precision, fault, made_up_depth
 
 
 @pytest.fixture(scope='module')
@@ -45,7 +46,7 @@ def test_the_bundle_describes_itself(exported: Path, trained: tuple[Checkpoint, 
     assert metadata.data_hash == trained[0].data_hash
     assert metadata.scores['miou_all'] == trained[0].scores['miou_all']
     assert metadata.datasets[0]['licence'].endswith('research only')
-    assert metadata.parity['pixel_agreement'] >= export.MIN_PIXEL_AGREEMENT
+    assert metadata.parity['pixel_agreement'] >= MIN_PIXEL_AGREEMENT['fp32']
     assert metadata.parity['frames'] == 2
     assert metadata.parity['dataset'] == 'ycor'
     assert metadata.modality == 'rgb'
@@ -69,7 +70,7 @@ def test_any_camera_size_gives_a_mask_of_that_size(
     with torch.inference_mode():
         mask, confidence, cost = (x[0].numpy() for x in graph(torch.from_numpy(rgb)[None]))
     assert out['mask'].shape == size_hw
-    assert (out['mask'] == mask).mean() >= export.MIN_PIXEL_AGREEMENT
+    assert (out['mask'] == mask).mean() >= MIN_PIXEL_AGREEMENT['fp32']
     assert np.abs(out['confidence'].astype(int) - confidence).max() <= 1
     assert np.abs(out['cost'].astype(int) - cost).max() <= 1
 
@@ -93,8 +94,60 @@ def test_a_graph_that_disagrees_is_not_written(
     out = tmp_path / 'tiny.onnx'
     checkpoint = str(trained[1] / 'checkpoint.pt')
     assert export.main([checkpoint, '--out', str(out)]) == 1
-    assert 'of pixels agree with torch, expected at least 99.95%' in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    message = capsys.readouterr().err
+    assert 'of pixels agree with torch, expected at least 99.95%' in message
+    picture = tmp_path / 'tiny.worst_frame.png'
+    assert str(picture) in message
+    assert list(tmp_path.iterdir()) == [picture]
+    # Torch's mask, the bundle's, and where they differ: nowhere but in the first nine columns.
+    bgr = cv2.imread(str(picture))
+    assert bgr is not None
+    apart = bgr[:, 2 * bgr.shape[1] // 3 :].any(axis=2)
+    assert apart[:, :9].mean() > 0.8
+    assert apart[:, 9:].mean() < 0.001
+
+
+@pytest.mark.parametrize('precision', ['fp16', 'int8'])
+def test_other_precisions_pass_the_same_gate(
+    trained: tuple[Checkpoint, Path], tmp_path: Path, precision: Precision
+) -> None:
+    out = tmp_path / 'tiny.onnx'
+    checkpoint = str(trained[1] / 'checkpoint.pt')
+    assert export.main([checkpoint, '--precision', precision, '--out', str(out)]) == 0
+    metadata = read_bundle(out).metadata
+    assert metadata.precision == precision
+    assert fault(metadata.parity, precision) is None
+    assert set(metadata.parity['miou_by_size']) == {'480x640', '720x1280', '543x1023'}
+    assert set(metadata.parity['iou_difference_by_class']) == set(metadata.ontology.names)
+    types = {tensor.data_type for tensor in onnx.load(out).graph.initializer}
+    if precision == 'fp16':
+        assert onnx.TensorProto.FLOAT16 in types
+        assert metadata.quantization is None
+    else:
+        assert onnx.TensorProto.INT8 in types
+        assert metadata.quantization is not None
+        assert metadata.quantization['calibration'] == 'percentile'
+        assert metadata.quantization['frames'] == 4  # the training frames
+
+
+def test_int8_is_not_calibrated_on_frames_of_the_gate(trained: tuple[Checkpoint, Path]) -> None:
+    checkpoint = trained[0]
+    gate = {frame.name for frame in export.gate_frames(checkpoint, None, None, 'int8')}
+    calibration = {frame.name for frame in export.calibration_frames(checkpoint, None, None)}
+    assert gate
+    assert calibration
+    assert gate.isdisjoint(calibration)
+
+
+def test_each_precision_has_its_limit() -> None:
+    of = {'pixel_agreement': 0.9996, 'miou_difference': -0.009}
+    assert [fault(of, precision) for precision in get_args(Precision)] == [None] * 3
+    of = {'pixel_agreement': 0.9994, 'miou_difference': -0.011}
+    assert '99.9400% of pixels' in (fault(of, 'fp32') or '')
+    assert fault(of, 'fp16') is None
+    assert 'mIoU is 1.10 points below' in (fault(of, 'int8') or '')
+    assert 'at least 99.50%' in (fault({**of, 'pixel_agreement': 0.9949}, 'fp16') or '')
+    assert 'no labels' in (fault({**of, 'miou_difference': None}, 'int8') or '')
 
 
 def test_bundle_and_checkpoint_score_alike(
@@ -106,28 +159,9 @@ def test_bundle_and_checkpoint_score_alike(
     assert scores['miou_all'] == pytest.approx(trained[0].scores['miou_all'], abs=2e-3)
 
 
-# One of each architecture, with depth, its validity, and a head that is to be dropped.
-_RGBD = [
-    ('deeplabv3plus', 'tu-tf_efficientnet_lite0', 16, 32),
-    ('fpn', 'tu-convnext_atto', 32, 64),
-    ('deeplabv3', 'mobilenet_v3_large', 16, 256),
-    ('lraspp', 'mobilenet_v3_large', 16, 32),
-]
-
-
-@pytest.mark.parametrize('named', _RGBD, ids=lambda named: named[0])
+@pytest.mark.parametrize('named', EXPORTED, ids=lambda named: '-'.join(named[:2]))
 def test_every_architecture_exports_with_depth(named: tuple[str, str, int, int]) -> None:
-    depth = {**DEPTH, 'validity_channel': True, 'stem_init': 'rgb_mean', 'auxiliary_head': True}
-    torch.manual_seed(0)
-    network = settled(SegmentationNetwork(model_section(*named, depth=depth), 5))
-    costs = np.array([0, 60, 120, 180, 254], np.uint8)
-    graph = VehicleGraph(network.drop_depth_head(), costs, 1.0).eval()
-    # Random weights give logits of any size and mean: no class shall win everywhere, nor by much.
-    with torch.inference_mode():
-        logits = graph.logits(_smooth((65, 127)), _depth((65, 127)))
-    network.add_class_bias(-logits.mean(dim=(0, 2, 3)))
-    graph.temperature = float(logits.std(dim=(0, 2, 3)).mean())
-    model = export.to_onnx(graph)
+    graph, model = traced(named)
     assert [value.name for value in model.graph.input] == ['image', 'depth']
     # All weights are those of inference: no auxiliary head, nothing twice.
     weights = sum(
@@ -137,35 +171,20 @@ def test_every_architecture_exports_with_depth(named: tuple[str, str, int, int])
     )
     # BatchNorm is folded into convolutions, so that there are never more.
     assert weights <= 1.01 * sum(
-        value.numel() for value in network.inference_state_dict().values()
-    )
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=['CPUExecutionProvider']
+        value.numel() for value in graph.network.inference_state_dict().values()
     )
     for size_hw in ((65, 127), (480, 640)):
-        rgb, metres = _smooth(size_hw), _depth(size_hw)
-        found = session.run(None, {'image': rgb.numpy(), 'depth': metres.numpy()})
-        with torch.inference_mode():
-            expected = graph(rgb, metres)
+        found, expected = run(model, size_hw), torch_outputs(graph, size_hw)
         assert len(np.unique(found[0])) > 1
-        assert (found[0] == expected[0].numpy()).mean() >= export.MIN_PIXEL_AGREEMENT
+        assert (found[0] == expected[0]).mean() >= MIN_PIXEL_AGREEMENT['fp32']
         for ours, theirs in zip(found[1:], expected[1:], strict=True):
-            assert np.abs(ours.astype(int) - theirs.numpy()).max() <= 1
-
-
-def _smooth(size_hw: tuple[int, int]) -> torch.Tensor:
-    coarse = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
-    return torch.from_numpy(cv2.resize(coarse, size_hw[::-1]))[None]
-
-
-def _depth(size_hw: tuple[int, int]) -> torch.Tensor:
-    return torch.from_numpy(export.made_up_depth(size_hw))[None]
+            assert np.abs(ours.astype(int) - theirs).max() <= 1
 
 
 def test_the_made_up_depth_has_all_kinds_of_holes() -> None:
-    depth = export.made_up_depth((480, 640))
+    depth = made_up_depth((480, 640))
     assert depth.dtype == np.float32
-    assert np.array_equal(depth, export.made_up_depth((480, 640)), equal_nan=True)
+    assert np.array_equal(depth, made_up_depth((480, 640)), equal_nan=True)
     finite = depth[np.isfinite(depth) & (depth > 0)]
     assert 0.4 < finite.size / depth.size < 0.7
     assert finite.min() > 1.0
@@ -195,7 +214,7 @@ def test_an_rgbd_bundle_takes_depth_and_has_no_depth_head(
     assert metadata.modality == 'rgbd'
     assert metadata.depth_range_m == (0.5, 10.0)
     assert metadata.parity['depth'] == 'of 3 frames their own, of 0 made up'
-    assert metadata.parity['pixel_agreement'] >= export.MIN_PIXEL_AGREEMENT
+    assert metadata.parity['pixel_agreement'] >= MIN_PIXEL_AGREEMENT['fp32']
     assert any(name.startswith('depth_head') for name in checkpoint.state_dict)
     model = onnx.load(out)
     assert not [t.name for t in model.graph.initializer if 'depth_head' in t.name]

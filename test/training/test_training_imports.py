@@ -54,7 +54,14 @@ ALLOWED: dict[str, set[str]] = {
         *('out_of_fold', 'ensemble', 'distillation'),
     },
     'audit': {'recipe', 'frames', 'layouts', 'datasets', 'checkpoint'},
-    'export': {'recipe', 'datasets', 'model', 'checkpoint', 'evaluate', 'metrics_file'},
+    # Bundles.
+    'half_precision': set(),
+    'quantization': {'datasets', 'half_precision'},
+    'parity': {'datasets', 'evaluate'},
+    'export': {
+        *('recipe', 'datasets', 'model', 'checkpoint', 'evaluate', 'metrics_file'),
+        *('half_precision', 'quantization', 'parity'),
+    },
     'model_card': {'evaluate'},
 }
 
@@ -62,7 +69,8 @@ ALLOWED: dict[str, set[str]] = {
 OUTSIDE: tuple[tuple[str, frozenset[str]], ...] = (
     ('lightning', frozenset({'train', 'task', 'checkpoint'})),
     ('segmentation_models_pytorch', frozenset({'model', 'losses', 'encoder_weights'})),
-    ('onnx onnxscript', frozenset({'export'})),
+    ('onnx onnxscript', frozenset({'export', 'half_precision', 'quantization'})),
+    ('onnxruntime', frozenset({'quantization'})),
     ('h5py', frozenset({'frames', 'layouts'})),
     ('rclpy', frozenset()),
 )

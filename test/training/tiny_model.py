@@ -1,9 +1,20 @@
 """The model section of a recipe, small, for tests that need no data."""
 
+from functools import cache
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
 import torch
 from torch import nn
 
-from training.model import SegmentationNetwork
+from training.export import to_onnx
+from training.half_precision import network_nodes
+from training.model import SegmentationNetwork, VehicleGraph
+from training.parity import made_up_depth
 from training.recipe import ModelSection
 
 DEPTH: dict[str, object] = {
@@ -69,3 +80,75 @@ def settled(network: SegmentationNetwork) -> SegmentationNetwork:
     with torch.no_grad():
         network.train()(255 * seen[:, :3], 0.5 + 9 * seen[:, 3:])
     return network.eval()
+
+
+# What is exported in tests: every architecture and every kind of encoder, with depth.
+EXPORTED = [
+    ('deeplabv3plus', 'tu-tf_efficientnet_lite0', 16, 32),
+    ('deeplabv3plus', 'resnet18', 16, 32),
+    ('fpn', 'tu-convnext_atto', 32, 64),
+    ('deeplabv3', 'mobilenet_v3_large', 16, 256),
+    ('lraspp', 'mobilenet_v3_large', 16, 32),
+]
+
+
+@cache
+def traced(named: tuple[str, str, int, int]) -> tuple[VehicleGraph, onnx.ModelProto]:
+    """Return a graph of random weights and its fp32 ONNX model; neither is to be changed.
+
+    Args:
+        named: architecture, encoder, output stride and decoder channels.
+    """
+    depth = {**DEPTH, 'validity_channel': True, 'stem_init': 'rgb_mean', 'auxiliary_head': True}
+    torch.manual_seed(0)
+    network = settled(SegmentationNetwork(model_section(*named, depth=depth), 5))
+    costs = np.array([0, 60, 120, 180, 254], np.uint8)
+    graph = VehicleGraph(network.drop_depth_head(), costs, 1.0).eval()
+    # Random weights give logits of any size and mean: no class shall win everywhere, nor by much.
+    feed = {name: torch.from_numpy(value) for name, value in inputs((65, 127)).items()}
+    with torch.inference_mode():
+        logits = graph.logits(**feed)
+    network.add_class_bias(-logits.mean(dim=(0, 2, 3)))
+    graph.temperature = float(logits.std(dim=(0, 2, 3)).mean())
+    return graph, to_onnx(graph)
+
+
+def inputs(size_hw: tuple[int, int], seed: int = 0) -> dict[str, npt.NDArray[Any]]:
+    """Return a smooth image and a depth with holes, as the graph takes them."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), np.uint8)
+    rgb = np.ascontiguousarray(cv2.resize(coarse, size_hw[::-1]), np.uint8)
+    return {'image': rgb[None], 'depth': made_up_depth(size_hw)[None]}
+
+
+def run(model: onnx.ModelProto, size_hw: tuple[int, int]) -> list[npt.NDArray[Any]]:
+    """Return what ONNX Runtime computes from `inputs`."""
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=['CPUExecutionProvider']
+    )
+    outputs: list[npt.NDArray[Any]] = session.run(None, inputs(size_hw))
+    return outputs
+
+
+def torch_outputs(graph: VehicleGraph, size_hw: tuple[int, int]) -> list[npt.NDArray[np.uint8]]:
+    """Return what torch computes from `inputs`."""
+    feed = {name: torch.from_numpy(value) for name, value in inputs(size_hw).items()}
+    with torch.inference_mode():
+        return [value.numpy() for value in graph(**feed)]
+
+
+def logits(model: onnx.ModelProto) -> npt.NDArray[np.float32]:
+    """Return what the last convolution gives, at its stride, from `inputs` of 65x127."""
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
+    last = [node for node in network_nodes(model) if node.op_type == 'Conv'][-1]
+    shown.graph.output.append(onnx.helper.make_empty_tensor_value_info(last.output[0]))
+    outputs: npt.NDArray[np.float32] = run(shown, (65, 127))[-1].astype(np.float32)
+    return outputs
+
+
+def signal_to_noise_db(
+    expected: npt.NDArray[np.float32], actual: npt.NDArray[np.float32]
+) -> float:
+    """Return 10 log10 of the power of `expected` over that of the difference."""
+    noise = np.square((actual - expected).astype(np.float64)).mean()
+    return float(10.0 * np.log10(np.square(expected.astype(np.float64)).mean() / noise))
