@@ -36,7 +36,7 @@ from desertmind_seg.engine_cache import (
     find_or_build,
     parse_shape,
 )
-from desertmind_seg.engine_protocol import EngineError, read_unchanged
+from desertmind_seg.engine_protocol import EngineBuildError, EngineError, read_unchanged
 from desertmind_seg.share import DEFAULT_BUNDLE, share_path
 
 _LOGGER = logging.getLogger(__name__)
@@ -129,7 +129,8 @@ class TensorRt:
     def failed(self, what: str) -> EngineError:
         """Make the error for a call that failed, with what TensorRT logged about it."""
         reasons = '; '.join(dict.fromkeys(self.log.take_errors())) or 'it gave no reason'
-        return EngineError(f'{self.flavour} {self.version} could not {what}: {reasons}')
+        failure = f'{self.flavour} {self.version} could not {what}'
+        return EngineError(f'{failure}: {reasons}', failure)
 
 
 def installed_tensorrt() -> list[TensorRt]:
@@ -222,7 +223,8 @@ def stored_engine(
     """Return the engine from the cache; build it where it is missing or does not fit.
 
     Raises:
-        EngineError: bad shape, unwritable folder, or the build failed or was stopped.
+        EngineBuildError: bad shape, unwritable folder, or the build was stopped.
+        EngineError: the build failed.
     """
     profiles = parse_shape(options.shape)
     key = engine_key(tensorrt, bundle, target, profiles)
@@ -315,7 +317,8 @@ def build_plan(
     """Build an engine in memory.
 
     Raises:
-        EngineError: TensorRT cannot, or `progress` said stop.
+        EngineBuildError: `progress` said stop.
+        EngineError: TensorRT cannot.
     """
     began = time.perf_counter()
     module = tensorrt.module
@@ -336,7 +339,7 @@ def build_plan(
     tensorrt.log.report = ()
     plan = parsed.builder.build_serialized_network(parsed.network, config)
     if monitor.stopped:
-        raise EngineError(f'stopped while building the engine of {parsed.path} for {target}')
+        raise EngineBuildError(f'stopped while building the engine of {parsed.path} for {target}')
     if plan is None:
         raise tensorrt.failed(f'build the engine of {parsed.path} for {target}')
     progress('Engine built', 1.0)

@@ -16,6 +16,7 @@ from desertmind_seg.bundle import DEPTH_INPUT, IMAGE_INPUT, Bundle
 from desertmind_seg.engine_protocol import (
     Depth,
     Engine,
+    EngineBuildError,
     EngineError,
     Rgb,
     check_request,
@@ -216,6 +217,7 @@ def load_engine(
         build: how a TensorRT engine is built that is not in the cache.
 
     Raises:
+        EngineBuildError: a TensorRT engine could run here, but was not built.
         EngineError: the named backend cannot run here. There is no fallback from a named backend.
     """
     build = build or BuildOptions()
@@ -227,6 +229,8 @@ def load_engine(
     for name, load in BACKENDS.items():
         try:
             engine = load(bundle, num_threads, build)
+        except EngineBuildError:
+            raise
         except EngineError as err:
             passed_over.append(f'{name}: {err.clause}')
             continue

@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from desertmind_seg.bundle import MAX_SIZE_HW, MIN_SIZE_HW, Bundle
-from desertmind_seg.engine_protocol import EngineError
+from desertmind_seg.engine_protocol import EngineBuildError
 from desertmind_seg.share import cache_dir, whole_file
 
 _LOGGER = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def parse_shape(text: str) -> tuple[Profile, ...]:
     """Read '480x640,720x1280' (height x width) or 'dynamic'.
 
     Raises:
-        EngineError: not of that form, or a size that bundles do not take.
+        EngineBuildError: not of that form, or a size that bundles do not take.
     """
     if text == 'dynamic':
         return (DYNAMIC,)
@@ -77,7 +77,7 @@ def parse_shape(text: str) -> tuple[Profile, ...]:
         match = re.fullmatch(r'\s*(\d+)x(\d+)\s*', part)
         size_hw = (int(match[1]), int(match[2])) if match else (0, 0)
         if not DYNAMIC.takes(size_hw):
-            raise EngineError(
+            raise EngineBuildError(
                 f'shape {text!r}: {part!r} is no frame size from {DYNAMIC} pixels; give heights x '
                 'widths such as 480x640,720x1280, or dynamic for every size'
             )
@@ -225,7 +225,8 @@ def find_or_build(
     A folder that already holds the engine may be read-only.
 
     Raises:
-        EngineError: the folder cannot be written to, the build failed, or `progress` said stop.
+        EngineBuildError: the folder cannot be written to, or `progress` said stop.
+        EngineError: the build failed.
     """
     stored = find_engine(bundle, key, folder)
     if stored is not None:
@@ -275,7 +276,9 @@ def _wait_for(lock: int, path: Path, progress: Progress) -> None:
             # A blocking call could not be told to stop. Nothing sets the event: it only paces.
             waited = f'Another process builds this engine, {time.monotonic() - began:.0f} s'
             if not progress(waited, 0.0):
-                raise EngineError(f'stopped while another process was building {path}') from None
+                raise EngineBuildError(
+                    f'stopped while another process was building {path}'
+                ) from None
             pause.wait(0.1)
             continue
         return
@@ -289,7 +292,7 @@ def _naming_the_folder(path: Path) -> Iterator[None]:
     except OSError as err:
         full = err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         what = 'is full' if full else 'cannot be written to'
-        raise EngineError(
+        raise EngineBuildError(
             f'the engine folder {path.parent} {what}: {err.strerror} ({path.name}). Free it, or '
             f'set {CACHE_VARIABLE} to a folder with room that this user may write to'
         ) from err

@@ -25,6 +25,13 @@ class EngineError(RuntimeError):
         self.clause = clause or message
 
 
+class EngineBuildError(EngineError):
+    """An engine that could run here is not built: stopped, wrong sizes, or no room for it.
+
+    That is for a person to decide, so no other backend takes its place.
+    """
+
+
 class Engine(Protocol):
     """One bundle, ready to run on one device. Calls must not overlap.
 

@@ -49,6 +49,7 @@ from desertmind_seg.dds import (
     with_background_sending,
 )
 from desertmind_seg.engine import Engine, EngineError, load_engine
+from desertmind_seg.engine_cache import DYNAMIC, parse_shape
 from desertmind_seg.frame_slot import Frame, FrameSlot, StampClock
 from desertmind_seg.health import (
     BAD_FRAME,
@@ -340,6 +341,7 @@ class SegmentationNode(LifecycleNode):
                 f'Bundle {bundle.path} takes {metadata.modality} frames, but this node feeds RGB '
                 'only: set model.bundle to an rgb bundle.'
             )
+        sizes_hw = self._sizes_to_warm_up(metadata.network_size_hw)
         begin = time.perf_counter()
         try:
             engine = self._build_engine(
@@ -351,8 +353,8 @@ class SegmentationNode(LifecycleNode):
         finally:
             self._building = ''
         segmenter = Segmenter(engine, self.settings['confidence.threshold'])
-        size_hw = np.maximum(metadata.network_size_hw, MIN_SIZE_HW)
-        segmenter.segment(np.zeros((*size_hw, 3), np.uint8))
+        for size_hw in sizes_hw:
+            segmenter.segment(np.zeros((*size_hw, 3), np.uint8))
         self.get_logger().info(
             f'Bundle {metadata.name} ({bundle.path}, {metadata.precision}, network '
             f'{metadata.network_size_hw[1]}x{metadata.network_size_hw[0]}), '
@@ -360,6 +362,14 @@ class SegmentationNode(LifecycleNode):
             f'{engine.backend} ({engine.device}); ready after {time.perf_counter() - begin:.1f} s.'
         )
         return segmenter
+
+    def _sizes_to_warm_up(self, network_size_hw: tuple[int, int]) -> list[tuple[int, int]]:
+        """Return the frame sizes that the cameras send, as far as engine.shape tells."""
+        profiles = parse_shape(self.settings['engine.shape'])
+        if profiles == (DYNAMIC,):
+            height, width = np.maximum(network_size_hw, MIN_SIZE_HW)
+            return [(int(height), int(width))]
+        return [profile.typical for profile in profiles]
 
     def _create_output(self, message_type: type[Any], name: str, qos: QoSProfile) -> Any:
         return self.create_lifecycle_publisher(

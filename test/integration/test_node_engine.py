@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from node_process import NodeProcess, Peer
+import numpy as np
+import numpy.typing as npt
 import pytest
 import rclpy
 from tiny_bundle import tiny_metadata, tiny_model
 
 from desertmind_seg.build_engine import BuildOptions
 from desertmind_seg.bundle import Bundle, write_bundle
-from desertmind_seg.engine import Engine, EngineError, load_engine
+from desertmind_seg.engine import Engine, EngineError, Rgb, load_engine
 from desertmind_seg.ontology import load_ontology
 from desertmind_seg.segmentation_node import SegmentationNode
 
@@ -143,5 +146,38 @@ def test_a_build_that_is_stopped_fails_the_configuration(tiny_bundle: Path) -> N
     node = SegmentationNode(build)
     assert not node.start()
     assert (node._failure, node._building) == ('stopped while building', '')
+    node.destroy_node()
+    rclpy.shutdown()
+
+
+@pytest.mark.parametrize(
+    ('shape', 'sizes_hw'),
+    [('dynamic', [(64, 64)]), ('96x128,120x160', [(96, 128), (120, 160)])],
+)
+def test_warms_up_with_the_sizes_that_will_come(
+    shape: str, sizes_hw: list[tuple[int, int]], tiny_bundle: Path
+) -> None:
+    """An engine for some sizes refuses all others, and compiles for each at its first frame."""
+    arguments = [f'model.bundle:={tiny_bundle}', f'engine.shape:={shape}']
+    rclpy.init(args=['--ros-args', *(part for item in arguments for part in ('-p', item))])
+    seen, shapes = [], []
+
+    def build(bundle: Bundle, _name: str, threads: int, options: BuildOptions) -> Engine:
+        shapes.append(options.shape)
+        engine = load_engine(bundle, 'onnxruntime-cpu', threads)
+        infer = engine.infer
+
+        def watched(rgb: Rgb, *arguments: Any) -> dict[str, npt.NDArray[np.uint8]]:
+            seen.append(rgb.shape[:2])
+            return infer(rgb, *arguments)
+
+        engine.infer = watched  # type: ignore[method-assign]
+        return engine
+
+    node = SegmentationNode(build)
+    assert node.start()
+    assert seen == sizes_hw
+    assert shapes == [shape]
+    node.stop(10.0)
     node.destroy_node()
     rclpy.shutdown()

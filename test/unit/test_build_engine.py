@@ -29,7 +29,7 @@ from desertmind_seg.build_engine import (
 from desertmind_seg.bundle import Bundle, read_bundle
 from desertmind_seg.cuda_device import Device
 from desertmind_seg.engine_cache import DYNAMIC, find_engine, parse_shape
-from desertmind_seg.engine_protocol import EngineError
+from desertmind_seg.engine_protocol import EngineBuildError, EngineError
 
 ROOT = Path(__file__).resolve().parents[2]
 RTX_A2000 = Device('NVIDIA RTX A2000 12GB', 'sm86')
@@ -155,7 +155,9 @@ def test_progress_rises_to_the_end(tensorrt: TensorRt, bundle: Bundle) -> None:
 
 def test_progress_can_stop_the_builder(tensorrt: TensorRt, bundle: Bundle, tmp_path: Path) -> None:
     options = BuildOptions(folder=tmp_path, progress=lambda what, fraction: fraction < 0.3)
-    with pytest.raises(EngineError, match=r'stopped while building the engine of .* for sm86'):
+    with pytest.raises(
+        EngineBuildError, match=r'stopped while building the engine of .* for sm86'
+    ):
         stored_engine(bundle, tensorrt, 'sm86', options)
     assert [path.suffix for path in tmp_path.iterdir()] == ['.lock']
 

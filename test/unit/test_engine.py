@@ -20,6 +20,7 @@ from tiny_bundle import write_tiny_bundle
 from desertmind_seg import engine as engine_module
 from desertmind_seg.bundle import OUTPUTS, read_bundle
 from desertmind_seg.engine import EngineError, OnnxRuntimeEngine, load_engine
+from desertmind_seg.engine_protocol import EngineBuildError
 from desertmind_seg.ontology import load_ontology
 
 SUBSETS = list(chain.from_iterable(combinations(OUTPUTS, count) for count in (1, 2, 3)))
@@ -258,6 +259,18 @@ def test_auto_without_any_backend(tiny_bundle: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(engine_module, 'BACKENDS', {'a': fail, 'b': fail})
     pattern = 'no backend can run this bundle here: a: no such device; b: no such device'
     with pytest.raises(EngineError, match=pattern):
+        load_engine(read_bundle(tiny_bundle))
+
+
+def test_auto_does_not_pass_over_a_builder_that_was_stopped(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise EngineBuildError('the engine folder is full')
+
+    backends = {'tensorrt': stopped, 'onnxruntime-cpu': engine_module._onnxruntime_cpu}
+    monkeypatch.setattr(engine_module, 'BACKENDS', backends)
+    with pytest.raises(EngineBuildError, match='the engine folder is full'):
         load_engine(read_bundle(tiny_bundle))
 
 

@@ -18,7 +18,7 @@ from desertmind_seg.engine_cache import (
     find_or_build,
     parse_shape,
 )
-from desertmind_seg.engine_protocol import EngineError
+from desertmind_seg.engine_protocol import EngineBuildError, EngineError
 
 REPORT = (
     'Name: a, LayerType: kgen',
@@ -164,7 +164,7 @@ def test_waiting_for_another_builder_can_be_stopped(
 
     with path.with_suffix('.lock').open('w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(EngineError, match='stopped while another process was building'):
+        with pytest.raises(EngineBuildError, match='stopped while another process was building'):
             find_or_build(bundle, key, tmp_path, Builder(), twice)
     assert len(told) == 3
     assert told[0].startswith('Another process builds this engine')
@@ -188,7 +188,7 @@ def test_a_full_folder_is_named_and_holds_no_half_engine(
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
         pattern = f'the engine folder {tmp_path} is full: File too large .*set {CACHE_VARIABLE} to'
-        with pytest.raises(EngineError, match=pattern):
+        with pytest.raises(EngineBuildError, match=pattern):
             find_or_build(bundle, key, tmp_path, Builder(100_000), go_on)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -201,7 +201,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_building(
     builder = Builder()
     folder = Path('/sys/kernel/desertmind_seg')  # refuses root too
     pattern = f'folder {folder} cannot be written to: .* or set {CACHE_VARIABLE} to a folder with'
-    with pytest.raises(EngineError, match=pattern):
+    with pytest.raises(EngineBuildError, match=pattern):
         find_or_build(bundle, key, folder, builder, go_on)
     assert builder.calls == 0
 
@@ -243,5 +243,7 @@ def test_shapes() -> None:
 
 @pytest.mark.parametrize('text', ['', '480', '480x', '480x640x3', '63x640', '2161x640', '-1x640'])
 def test_bad_shapes(text: str) -> None:
-    with pytest.raises(EngineError, match='no frame size from 64x64 to 2160x3840 pixels; give'):
+    with pytest.raises(
+        EngineBuildError, match='no frame size from 64x64 to 2160x3840 pixels; give'
+    ):
         parse_shape(text)

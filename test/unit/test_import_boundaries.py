@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     'segment': {'segmenter', 'engine', 'bundle', 'rendering', 'share'},
     'segmentation_node': {
         *('parameters', 'messages', 'frame_slot', 'segmenter', 'engine', 'build_engine'),
-        *('bundle', 'rendering', 'health', 'dds', 'share'),
+        *('engine_cache', 'bundle', 'rendering', 'health', 'dds', 'share'),
     },
     'evaluate_bag': {
         *('bags', 'messages', 'segmenter', 'engine', 'bundle', 'ontology'),

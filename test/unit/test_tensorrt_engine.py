@@ -122,6 +122,7 @@ class HostCuda(Cuda):
         self.fails = ''
         self.memory: dict[int, Any] = {}
         self.streams = 0
+        self.context: Any = None
 
     def device(self) -> Device:
         return RTX_A2000
@@ -138,6 +139,8 @@ class HostCuda(Cuda):
             del self.memory[arguments[0]]
         elif function == 'cudaMemcpyAsync':
             ctypes.memmove(*arguments[:3])
+        elif function == 'cudaGraphLaunch':
+            self.context.execute_async_v3(0)
         elif function == 'cudaStreamCreateWithFlags':
             self.streams += 1
         elif function == 'cudaStreamDestroy':
@@ -221,7 +224,7 @@ class HostEngine:
     def set_runtime_cache(self, cache: Any) -> bool:
         return cache is self
 
-    def create_execution_context(self, runtime_config: Any) -> HostContext:
+    def create_execution_context(self, runtime_config: Any = None) -> HostContext:
         return self.context
 
 
@@ -233,7 +236,9 @@ def cuda(monkeypatch: pytest.MonkeyPatch, tensorrt: TensorRt) -> Iterator[HostCu
     def host_engine(found: TensorRt, plan: bytes, path: Path) -> tuple[Any, Any]:
         assert plan == path.read_bytes()
         assert plan.startswith(b'vtrt')  # TensorRT's own
-        return object(), HostEngine(stand_in.bundle, tensorrt.module)  # type: ignore[attr-defined]
+        engine = HostEngine(stand_in.bundle, tensorrt.module)  # type: ignore[attr-defined]
+        stand_in.context = engine.context
+        return object(), engine
 
     monkeypatch.setattr(tensorrt_engine, 'Cuda', lambda: stand_in)
     monkeypatch.setattr(tensorrt_engine, 'deserialize', host_engine)
@@ -363,6 +368,43 @@ def test_compiled_kernels_are_kept(
     assert 'compiled kernels cannot be kept' in caplog.text
     assert 'DESERTMIND_SEG_ENGINE_CACHE' in caplog.text
     engine.close()
+
+
+@pytest.mark.parametrize('recordable', [True, False])
+def test_plain_tensorrt_records_a_graph_for_each_size(
+    recordable: bool,
+    cuda: HostCuda,
+    tensorrt: TensorRt,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = TensorRt('tensorrt', tensorrt.module, tensorrt.log)
+
+    def built_by_rtx(bundle: Bundle, _: TensorRt, target: str, options: BuildOptions) -> Any:
+        assert target == 'sm86-nvidia-rtx-a2000-12gb'
+        return stored_engine(bundle, tensorrt, 'sm86', options)
+
+    monkeypatch.setattr(
+        tensorrt_engine, 'choose_tensorrt', lambda _, device: (plain, plain.target_of(device))
+    )
+    monkeypatch.setattr(tensorrt_engine, 'stored_engine', built_by_rtx)
+    bundle = write_tiny_bundle(tmp_path / 'tiny.onnx')
+    expected = OnnxRuntimeEngine(bundle, 'cpu')
+    engine = start(cuda, bundle, tmp_path)
+    if not recordable:
+        cuda.fails = 'cudaStreamEndCapture'
+    for number, (height, width) in enumerate([(97, 131), (97, 131), (64, 80), (64, 80)]):
+        rgb = frame(height, width, number)
+        assert np.array_equal(engine.infer(rgb)['mask'], expected.infer(rgb)['mask'])
+    engine.close()
+    graphs = 2 if recordable else 0
+    assert cuda.calls.count('cudaStreamBeginCapture') == 2
+    assert cuda.calls.count('cudaGraphInstantiate') == graphs
+    assert cuda.calls.count('cudaGraphDestroy') == cuda.calls.count('cudaGraphExecDestroy')
+    assert cuda.calls.count('cudaGraphExecDestroy') == graphs
+    assert cuda.calls.count('cudaGraphLaunch') == graphs
+    assert ('not possible: cudaStreamEndCapture' in engine.details['cuda_graph']) != recordable
+    assert not list(tmp_path.glob('*.jit'))
 
 
 def test_failures_have_their_name_and_free_everything(cuda: HostCuda, tmp_path: Path) -> None:
