@@ -14,6 +14,8 @@ import time
 from types import FrameType
 from typing import Any, Literal
 
+import onnx
+from onnx import numpy_helper
 from tqdm import tqdm
 
 from desertmind_seg.bundle import (
@@ -266,7 +268,15 @@ class ParsedNetwork:
         self.network = self.builder.create_network(typed)
         # Owns the weights until the engine is built.
         self._parser = module.OnnxParser(self.network, tensorrt.log)
-        if not self._parser.parse(read_unchanged(bundle)):
+        try:
+            content = graph_for_tensorrt(read_unchanged(bundle))
+        except ValueError as err:
+            raise EngineError(
+                f'{bundle.path}: {err}, for ONNX Runtime on the CPU; TensorRT takes int8 around 0 '
+                'only. Use the fp16 bundle of this model, or backend onnxruntime-cpu.',
+                'its activations are uint8',
+            ) from err
+        if not self._parser.parse(content):
             raise tensorrt.failed(f'parse {bundle.path}')
         inputs = (self.network.get_input(i) for i in range(self.network.num_inputs))
         outputs = (self.network.get_output(i) for i in range(self.network.num_outputs))
@@ -305,6 +315,57 @@ class ParsedNetwork:
             if not all(output.is_shape_tensor for output in outputs):
                 described.append((layer.name, layer.type.name, outputs[0].dtype.name))
         return tuple(described)
+
+
+def graph_for_tensorrt(content: bytes) -> bytes:
+    """Rewrite what ONNX Runtime and TensorRT want differently of an int8 graph; the rest stays.
+
+    The biases of int8 convolutions are int32 constants for ONNX Runtime; TensorRT refuses these,
+    and adds biases in float anyway, so they are dequantized here.
+
+    Args:
+        content: of an ONNX file.
+
+    Returns:
+        The content of an ONNX file that computes the same.
+
+    Raises:
+        ValueError: activations are uint8. TensorRT 1.7 reads them as int8 with only a warning,
+            which cuts off their upper half.
+    """
+    model = onnx.load_model_from_string(content)
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    kept = []
+    for node in graph.node:
+        if node.op_type == 'QuantizeLinear' and _quantizes_to(node, constants) != 'INT8':
+            raise ValueError(f'{node.name or node.output[0]!r} quantizes activations to uint8')
+        quantized = constants.get(node.input[0]) if node.input else None
+        if (
+            node.op_type == 'DequantizeLinear'
+            and quantized is not None
+            and quantized.data_type == onnx.TensorProto.INT32
+        ):
+            # One axis, or one scale for all: both broadcast. The zero point can only be 0.
+            scale = numpy_helper.to_array(constants[node.input[1]])
+            bias = numpy_helper.to_array(quantized).astype(scale.dtype) * scale
+            graph.initializer.append(numpy_helper.from_array(bias, node.output[0]))
+        else:
+            kept.append(node)
+    if len(kept) == len(graph.node):
+        return content
+    del graph.node[:]
+    graph.node.extend(kept)
+    return bytes(model.SerializeToString())
+
+
+def _quantizes_to(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> str:
+    """Return the type of a QuantizeLinear's output: of its zero point, named, or uint8."""
+    types = onnx.TensorProto.DataType
+    if len(node.input) > 2 and node.input[2] in constants:
+        return str(types.Name(constants[node.input[2]].data_type))
+    named = [attribute.i for attribute in node.attribute if attribute.name == 'output_dtype']
+    return str(types.Name(named[0])) if named and named[0] else 'UINT8'
 
 
 def build_plan(

@@ -11,11 +11,12 @@ from desertmind_seg.bundle import Bundle, write_bundle
 from desertmind_seg.ontology import load_ontology
 
 
-def write_tiny_typed_bundle(path: Path, precision: str) -> Bundle:
+def write_tiny_typed_bundle(path: Path, precision: str, activations: type = np.int8) -> Bundle:
     """Write the bundle with its convolution in half precision or in int8.
 
     fp16: cast, a LayerNorm that stays fp32, cast, convolution in half, cast back. int8: quantize
-    and dequantize around the convolution's input (per tensor) and weight (per output channel).
+    and dequantize around the convolution's input (per tensor), weight (per output channel) and
+    int32 bias, as ONNX Runtime's quantizer does.
     """
     ontology = load_ontology('ycor-8')
     model = tiny_model(ontology)
@@ -26,7 +27,7 @@ def write_tiny_typed_bundle(path: Path, precision: str) -> Bundle:
     if precision == 'fp16':
         before, after = _half(conv, weights, graph)
     else:
-        before, after = _int8(conv, weights, graph), []
+        before, after = _int8(conv, weights, graph, activations), []
     nodes = [*graph.node[:place], *before, conv, *after, *graph.node[place + 1 :]]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -57,20 +58,27 @@ def _half(
 
 
 def _int8(
-    conv: onnx.NodeProto, weights: dict[str, np.ndarray], graph: onnx.GraphProto
+    conv: onnx.NodeProto,
+    weights: dict[str, np.ndarray],
+    graph: onnx.GraphProto,
+    activations: type,
 ) -> list[onnx.NodeProto]:
     weight = weights['weight']  # (classes, 3, 1, 1)
     scales = np.abs(weight).max(axis=(1, 2, 3)).astype(np.float32) / 127
     quantized = np.round(weight / scales[:, None, None, None]).astype(np.int8)
+    input_scale = np.float32(8 / 127)
+    bias = np.round(weights['bias'] / (input_scale * scales)).astype(np.int32)
     for name, array in (
-        ('input_scale', np.float32(8 / 127)),
-        ('zero', np.int8(0)),
+        ('input_scale', input_scale),
+        ('zero', activations(0)),
+        ('bias_int32', bias),
+        ('bias_scales', input_scale * scales),
         ('weight_int8', quantized),
         ('weight_scales', scales),
         ('weight_zeros', np.zeros(len(scales), np.int8)),
     ):
         graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
-    conv.input[:] = ['dequantized', 'weight_dequantized', 'bias']
+    conv.input[:] = ['dequantized', 'weight_dequantized', 'bias_dequantized']
     per_tensor = ['input_scale', 'zero']
     return [
         helper.make_node('QuantizeLinear', ['normalised', *per_tensor], ['quantized']),
@@ -80,5 +88,8 @@ def _int8(
             ['weight_int8', 'weight_scales', 'weight_zeros'],
             ['weight_dequantized'],
             axis=0,
+        ),
+        helper.make_node(
+            'DequantizeLinear', ['bias_int32', 'bias_scales'], ['bias_dequantized'], axis=0
         ),
     ]

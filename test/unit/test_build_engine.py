@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from tiny_bundle import write_tiny_bundle
 from tiny_typed import write_tiny_typed_bundle
@@ -22,6 +24,7 @@ from desertmind_seg.build_engine import (
     build_plan,
     choose_target,
     choose_tensorrt,
+    graph_for_tensorrt,
     installed_tensorrt,
     main,
     stored_engine,
@@ -119,6 +122,46 @@ def test_int8_weights_and_activations_reach_the_engine(tensorrt: TensorRt, tmp_p
     # Quantize, convolution and dequantize became one layer that reads int8.
     assert 'Datatype: Int8' in inputs[1]
     assert 'Datatype: Int8' in inputs[2]
+
+
+def test_int32_biases_are_dequantized_and_nothing_else_changes(tmp_path: Path) -> None:
+    bundle = write_tiny_typed_bundle(tmp_path / 'int8.onnx', 'int8')
+    content = bundle.path.read_bytes()
+    rewritten = graph_for_tensorrt(content)
+    before, after = (onnx.load_model_from_string(text).graph for text in (content, rewritten))
+    assert len(after.node) == len(before.node) - 1
+    rgb = np.random.default_rng(0).integers(0, 256, (1, 97, 131, 3), np.uint8)
+    options = onnxruntime.SessionOptions()
+    # As the graphs say, without fusing int8 into operators that round in another order.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    results = [
+        onnxruntime.InferenceSession(text, options).run(None, {'image': rgb})
+        for text in (content, rewritten)
+    ]
+    assert len(np.unique(results[0][0])) > 1
+    for old, new in zip(*results, strict=True):
+        assert np.array_equal(old, new)
+
+    plain = write_tiny_bundle(tmp_path / 'tiny.onnx').path.read_bytes()
+    assert graph_for_tensorrt(plain) is plain
+
+
+@pytest.mark.parametrize('with_zero_point', [True, False])
+def test_uint8_activations_are_refused(
+    with_zero_point: bool, tensorrt: TensorRt, tmp_path: Path
+) -> None:
+    """TensorRT itself would only warn, and read them as int8."""
+    path = tmp_path / 'int8.onnx'
+    bundle = write_tiny_typed_bundle(path, 'int8', np.uint8)
+    if not with_zero_point:  # then uint8 is ONNX's default
+        model = onnx.load(path)
+        (quantize,) = (node for node in model.graph.node if node.op_type == 'QuantizeLinear')
+        del quantize.input[2]
+        path.write_bytes(model.SerializeToString())
+        bundle = read_bundle(path)
+    pattern = r'quantizes activations to uint8, .* Use the fp16 bundle of this model'
+    with pytest.raises(EngineError, match=pattern):
+        ParsedNetwork(tensorrt, bundle)
 
 
 def test_the_shipped_model_is_single_precision_throughout(

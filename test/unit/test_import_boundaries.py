@@ -60,7 +60,7 @@ OUTSIDE: tuple[tuple[str, frozenset[str]], ...] = (
     ('rclpy builtin_interfaces diagnostic_msgs lifecycle_msgs rcl_interfaces', ROS_MODULES),
     ('rosgraph_msgs sensor_msgs std_msgs vision_msgs', ROS_MODULES),
     ('rosbags', frozenset({'bags'})),
-    ('onnx', frozenset({'bundle', 'engine'})),
+    ('onnx', frozenset({'bundle', 'engine', 'build_engine'})),
     ('onnxruntime', frozenset({'engine'})),
     ('tensorrt tensorrt_rtx tensorrt_rtx_bindings', frozenset({'build_engine'})),
     ('cuda', frozenset({'cuda_device'})),
