@@ -11,8 +11,8 @@ ROS := $(if $(wildcard $(addsuffix /share/rclpy/package.xml,$(subst :, ,$(AMENT_
 VENV_ARGS_apt = --system-site-packages
 RUNTIME_pypi = .[ros]
 RUNTIME_apt = .
-TEST_pypi = .[train,dev,ros]
-TEST_apt = .[train,dev]
+TEST_pypi = .[train,dev,ros,tensorrt]
+TEST_apt = .[train,dev,tensorrt]
 
 .PHONY: demo test constraints clean
 .DELETE_ON_ERROR:

@@ -86,7 +86,8 @@ setup(
             'torchmetrics',
             'torchvision',
         ],
-        # NVIDIA GPUs of the RTX class.
+        # NVIDIA GPUs of the RTX class; engines for them are built without one. A Jetson has
+        # TensorRT from JetPack and needs cuda-bindings alone.
         'tensorrt': [
             'cuda-bindings',
             'tensorrt-rtx-cu13-bindings',
@@ -112,6 +113,7 @@ setup(
             for command in (
                 'segmentation_node',
                 'segment',
+                'build_engine',
                 'evaluate_bag',
                 'play_bag',
                 'replay_bag',

@@ -1,61 +1,42 @@
 """Engines run a bundle's graph: uint8 frame in, uint8 mask, confidence and cost out."""
 
-from collections.abc import Callable, Sequence
-import hashlib
+from collections.abc import Callable, Mapping, Sequence
 import logging
 import os
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx.utils import Extractor
 
-from desertmind_seg.bundle import DEPTH_INPUT, IMAGE_INPUT, OUTPUTS, Bundle
+from desertmind_seg.build_engine import BuildOptions
+from desertmind_seg.bundle import DEPTH_INPUT, IMAGE_INPUT, Bundle
+from desertmind_seg.engine_protocol import (
+    Depth,
+    Engine,
+    EngineBuildError,
+    EngineError,
+    Rgb,
+    check_request,
+    read_unchanged,
+)
+from desertmind_seg.tensorrt_engine import TensorRtEngine
+
+__all__ = [
+    'BACKENDS',
+    'BuildOptions',
+    'Depth',
+    'Engine',
+    'EngineError',
+    'OnnxRuntimeEngine',
+    'Rgb',
+    'TensorRtEngine',
+    'load_engine',
+]
 
 _LOGGER = logging.getLogger(__name__)
-
-Rgb = npt.NDArray[np.uint8]
-Depth = npt.NDArray[np.float32]
-
-
-class EngineError(RuntimeError):
-    """An engine cannot be built or run here; the message has the fix."""
-
-
-class Engine(Protocol):
-    """One bundle, ready to run on one device. Calls must not overlap."""
-
-    bundle: Bundle
-    backend: str
-    device: str
-
-    def infer(
-        self,
-        rgb: Rgb,
-        depth: Depth | None = None,
-        outputs: Sequence[str] = ('mask', 'confidence'),
-    ) -> dict[str, npt.NDArray[np.uint8]]:
-        """Compute the asked outputs of one frame, and only those.
-
-        Args:
-            rgb: (H, W, 3) uint8.
-            depth: (H, W) float32 metres, 0 or NaN where missing; for rgbd bundles only.
-            outputs: any of 'mask', 'confidence' and 'cost'.
-
-        Returns:
-            One (H, W) uint8 array an output; the caller owns them. What they hold does not depend
-            on which others were asked for.
-
-        Raises:
-            EngineError: unknown output, depth missing or superfluous, or the run failed.
-        """
-        ...
-
-    def close(self) -> None:
-        """Free the device; `infer` fails afterwards."""
-        ...
 
 
 class OnnxRuntimeEngine:
@@ -89,6 +70,7 @@ class OnnxRuntimeEngine:
         self._failures = _onnxruntime_failures()
         threads = num_threads or len(_physical_cores(os.sched_getaffinity(0)))
         self.device = f'cpu, {threads} threads' if provider == 'cpu' else 'cuda:0'
+        self.details: Mapping[str, str] = {'onnxruntime': onnxruntime.__version__}
 
         available = onnxruntime.get_available_providers()
         self._providers = ['CPUExecutionProvider']
@@ -98,7 +80,8 @@ class OnnxRuntimeEngine:
                     'backend onnxruntime-cuda needs the CUDAExecutionProvider, but this ONNX '
                     f'Runtime {onnxruntime.__version__} has {available}. On a machine with an '
                     'NVIDIA driver: pip uninstall onnxruntime && pip install onnxruntime-gpu; '
-                    'elsewhere choose onnxruntime-cpu.'
+                    'elsewhere choose onnxruntime-cpu.',
+                    'this ONNX Runtime has no CUDAExecutionProvider',
                 )
             # Since 1.21: finds CUDA and cuDNN where pip installs them. A system-wide CUDA, as on
             # a Jetson, needs no help.
@@ -115,13 +98,9 @@ class OnnxRuntimeEngine:
         self._options.add_session_config_entry('session.force_spinning_stop', '1')
         self._options.log_severity_level = 3
 
-        content = bundle.path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != bundle.sha256:
-            raise EngineError(
-                f'{bundle.path} changed after it was read as a bundle (SHA-256 was '
-                f'{bundle.sha256}); read it again'
-            )
-        self._extractor: Extractor | None = Extractor(onnx.load_model_from_string(content))
+        self._extractor: Extractor | None = Extractor(
+            onnx.load_model_from_string(read_unchanged(bundle))
+        )
         self._inputs = [IMAGE_INPUT]
         if bundle.metadata.modality == 'rgbd':
             self._inputs.append(DEPTH_INPUT)
@@ -135,23 +114,11 @@ class OnnxRuntimeEngine:
         outputs: Sequence[str] = ('mask', 'confidence'),
     ) -> dict[str, npt.NDArray[np.uint8]]:
         """See `Engine.infer`."""
-        unknown = [name for name in outputs if name not in OUTPUTS]
-        if unknown or not outputs:
-            raise EngineError(f'outputs {list(outputs)}: expected some of {list(OUTPUTS)}')
+        check_request(self.bundle, depth, outputs)
         # Contiguous arrays, read-only ones too, reach the graph without a copy.
         feeds: dict[str, npt.NDArray[Any]] = {IMAGE_INPUT: np.ascontiguousarray(rgb)[None]}
-        if DEPTH_INPUT in self._inputs:
-            if depth is None:
-                raise EngineError(
-                    f'bundle {self.bundle.metadata.name!r} takes RGB and depth, but no depth was '
-                    'given; pass depth, or use an rgb bundle'
-                )
+        if depth is not None:
             feeds[DEPTH_INPUT] = np.ascontiguousarray(depth)[None]
-        elif depth is not None:
-            raise EngineError(
-                f'bundle {self.bundle.metadata.name!r} takes RGB only, but depth was given; pass '
-                'none, or use an rgbd bundle'
-            )
         session = self._session(frozenset(outputs))
         try:
             arrays = session.run(list(outputs), feeds)
@@ -184,7 +151,8 @@ class OnnxRuntimeEngine:
                 f'backend {self.backend}: CUDA did not start, only {session.get_providers()} did. '
                 'Check nvidia-smi, and that CUDA and cuDNN of the versions onnxruntime-gpu '
                 f'{self._onnxruntime.__version__} wants are installed (pip install '
-                'onnxruntime-gpu[cuda,cudnn]), or choose onnxruntime-cpu.'
+                'onnxruntime-gpu[cuda,cudnn]), or choose onnxruntime-cpu.',
+                'CUDA did not start',
             )
         self._sessions[outputs] = session
         return session
@@ -213,22 +181,32 @@ def _physical_cores(cpus: set[int]) -> set[str]:
     return cores
 
 
-def _onnxruntime_cpu(bundle: Bundle, num_threads: int) -> Engine:
+def _tensorrt(bundle: Bundle, _num_threads: int, build: BuildOptions) -> Engine:
+    return TensorRtEngine(bundle, build)
+
+
+def _onnxruntime_cpu(bundle: Bundle, num_threads: int, _build: BuildOptions) -> Engine:
     return OnnxRuntimeEngine(bundle, 'cpu', num_threads)
 
 
-def _onnxruntime_cuda(bundle: Bundle, num_threads: int) -> Engine:
+def _onnxruntime_cuda(bundle: Bundle, num_threads: int, _build: BuildOptions) -> Engine:
     return OnnxRuntimeEngine(bundle, 'cuda', num_threads)
 
 
 # By name; 'auto' tries them in this order.
-BACKENDS: dict[str, Callable[[Bundle, int], Engine]] = {
+BACKENDS: dict[str, Callable[[Bundle, int, BuildOptions], Engine]] = {
+    'tensorrt': _tensorrt,
     'onnxruntime-cuda': _onnxruntime_cuda,
     'onnxruntime-cpu': _onnxruntime_cpu,
 }
 
 
-def load_engine(bundle: Bundle, backend: str = 'auto', num_threads: int = 0) -> Engine:
+def load_engine(
+    bundle: Bundle,
+    backend: str = 'auto',
+    num_threads: int = 0,
+    build: BuildOptions | None = None,
+) -> Engine:
     """Build an engine for `bundle`.
 
     Args:
@@ -236,20 +214,25 @@ def load_engine(bundle: Bundle, backend: str = 'auto', num_threads: int = 0) -> 
         backend: a name in `BACKENDS`, or 'auto' for the first of them that runs here; `auto` logs
             what it chose and why it passed over the others.
         num_threads: CPU threads of one operator; 0 takes one for each physical core.
+        build: how a TensorRT engine is built that is not in the cache.
 
     Raises:
+        EngineBuildError: a TensorRT engine could run here, but was not built.
         EngineError: the named backend cannot run here. There is no fallback from a named backend.
     """
+    build = build or BuildOptions()
     if backend != 'auto':
         if backend not in BACKENDS:
             raise EngineError(f'no backend {backend!r}; there are auto, {", ".join(BACKENDS)}')
-        return BACKENDS[backend](bundle, num_threads)
+        return BACKENDS[backend](bundle, num_threads, build)
     passed_over = []
-    for name, build in BACKENDS.items():
+    for name, load in BACKENDS.items():
         try:
-            engine = build(bundle, num_threads)
+            engine = load(bundle, num_threads, build)
+        except EngineBuildError:
+            raise
         except EngineError as err:
-            passed_over.append(f'{name}: {err}')
+            passed_over.append(f'{name}: {err.clause}')
             continue
         reason = f' (passed over {"; ".join(passed_over)})' if passed_over else ''
         _LOGGER.info('backend auto chose %s on %s%s', name, engine.device, reason)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 import time
+from typing import Any
 
 from desertmind_seg.telemetry import FrameCounters, LatencyWindow, Percentiles
 
@@ -202,6 +203,15 @@ class PipelineHealth:
 def engine_status(values: Mapping[str, str], state: str, failure: str) -> Status:
     """Return the status of bundle and engine; `failure` is why the last configure failed."""
     return _status('Engine', ERROR, [failure] if failure else [], state, values)
+
+
+def gate_values(parity: Mapping[str, Any]) -> dict[str, str]:
+    """Return the figures of a bundle's parity gate that are single numbers or words."""
+    return {
+        f'gate_{name}': f'{value:.6g}' if isinstance(value, float) else str(value)
+        for name, value in parity.items()
+        if isinstance(value, (int, float, str))
+    }
 
 
 def depth_status() -> Status:

@@ -82,6 +82,13 @@ PARAMETERS = (
         settable='at start',
     ),
     ParameterSpec(
+        'build_only',
+        False,
+        'Build the TensorRT engine of the bundle unless the cache has it, and exit: with status 0 '
+        'when it is there.',
+        settable='at start',
+    ),
+    ParameterSpec(
         'model.bundle',
         '',
         'Path of the bundle (.onnx) to run; empty for the one that the package ships.',
@@ -95,14 +102,32 @@ PARAMETERS = (
     ParameterSpec(
         'engine.backend',
         'auto',
-        'What runs the bundle: auto, onnxruntime-cpu or onnxruntime-cuda. A named one that cannot '
-        'run here is an error; auto takes the first that can and logs which.',
+        'What runs the bundle: auto, tensorrt, onnxruntime-cuda or onnxruntime-cpu. A named one '
+        'that cannot run here is an error; auto takes the first that can and logs which.',
     ),
     ParameterSpec(
         'engine.num_threads',
         0,
         'CPU threads of one operator; 0 for one a physical core.',
         range=(0, 256),
+    ),
+    ParameterSpec(
+        'engine.shape',
+        'dynamic',
+        'Frame sizes that a TensorRT engine takes, height x width, such as 480x640,720x1280: less '
+        'GPU memory and faster kernels than dynamic, which takes every size.',
+    ),
+    ParameterSpec(
+        'engine.cache_dir',
+        '',
+        'Folder of the built TensorRT engines; empty for $DESERTMIND_SEG_ENGINE_CACHE or, without '
+        'it, $XDG_CACHE_HOME/desertmind_seg/engines.',
+    ),
+    ParameterSpec(
+        'engine.target',
+        'current',
+        'GPU for which build_only builds: current, or a compute capability such as sm86, for '
+        'which no GPU is needed.',
     ),
     ParameterSpec(
         'input.transport',

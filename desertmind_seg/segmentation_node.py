@@ -40,6 +40,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import CompressedImage, Image
 
+from desertmind_seg.build_engine import CURRENT, BuildOptions, choose_target, stored_engine
 from desertmind_seg.bundle import MIN_SIZE_HW, Bundle, BundleError, read_bundle
 from desertmind_seg.dds import (
     keep_frame_memory,
@@ -48,6 +49,7 @@ from desertmind_seg.dds import (
     with_background_sending,
 )
 from desertmind_seg.engine import Engine, EngineError, load_engine
+from desertmind_seg.engine_cache import DYNAMIC, parse_shape
 from desertmind_seg.frame_slot import Frame, FrameSlot, StampClock
 from desertmind_seg.health import (
     BAD_FRAME,
@@ -61,6 +63,7 @@ from desertmind_seg.health import (
     Status,
     depth_status,
     engine_status,
+    gate_values,
 )
 from desertmind_seg.messages import (
     MessageError,
@@ -86,7 +89,7 @@ except ImportError:  # ROS 2 Humble and Jazzy
 
 RCLError = rclpy_implementation.RCLError
 
-LoadEngine = Callable[[Bundle, str, int], Engine]
+LoadEngine = Callable[[Bundle, str, int, BuildOptions], Engine]
 TransitionCallback = Callable[['SegmentationNode', LifecycleState], TransitionCallbackReturn]
 
 IMAGE_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -112,6 +115,8 @@ OUTPUT_ENCODINGS = {
 # segmented when one came; together well below the 2 s after which a supervisor gets impatient.
 _SPIN_SEC = 0.1
 _LAST_FRAME_SEC = 1.0
+# How often the log and /diagnostics say how far an engine is that is being built.
+_BUILD_REPORT_SEC = 1.0
 
 
 def log_unexpected(transition: TransitionCallback) -> TransitionCallback:
@@ -133,18 +138,22 @@ class SegmentationNode(LifecycleNode):
 
     Args:
         build_engine: replaces `load_engine` in tests and benchmarks.
+        stop: ends the building of an engine when it is set.
 
     Raises:
         ParameterError: a parameter given at start is refused.
     """
 
-    def __init__(self, build_engine: LoadEngine = load_engine) -> None:
+    def __init__(self, build_engine: LoadEngine = load_engine, stop: Event | None = None) -> None:
         super().__init__('segmentation')
+        self._stop = stop or Event()
         self.health = PipelineHealth()
         self.worker_failed = Event()
         self._build_engine = build_engine
         self._segmenter: Segmenter | None = None
         self._failure = ''
+        self._building = ''
+        self._build_reported_sec = 0.0
         self._incompatible_policy = ''
         self._known_qos_problems: set[str] = set()
         self._state_label = 'unconfigured'
@@ -266,7 +275,31 @@ class SegmentationNode(LifecycleNode):
             self._free()
         return stopped
 
-    def _load_segmenter(self) -> Segmenter:
+    def build_only(self) -> bool:
+        """Build the TensorRT engine, unless it is there; returns whether it is. The log says why.
+
+        For a named target no GPU is needed.
+        """
+        backend = self.settings['engine.backend']
+        try:
+            if backend not in ('auto', 'tensorrt'):
+                raise ParameterError(
+                    f'build_only builds TensorRT engines, but engine.backend is {backend!r}: set '
+                    'it to tensorrt. Others have nothing to build.'
+                )
+            bundle = self._read_bundle()
+            tensorrt, target = choose_target(self.settings['engine.target'])
+            stored = stored_engine(bundle, tensorrt, target, self._build_options())
+        except (OSError, BundleError, EngineError, ParameterError) as err:
+            self.get_logger().error(f'Cannot build: {err}')
+            return False
+        finally:
+            self._building = ''
+        how = 'was built' if stored.built_now else 'was there'
+        self.get_logger().info(f'Engine for {target} {how}: {stored.path}')
+        return True
+
+    def _read_bundle(self) -> Bundle:
         given = self.settings['model.bundle']
         bundle = read_bundle(Path(given).expanduser() if given else share_path(DEFAULT_BUNDLE))
         metadata = bundle.metadata
@@ -277,18 +310,51 @@ class SegmentationNode(LifecycleNode):
                 f'({metadata.ontology_sha256}), but model.expected_ontology is {expected!r}: set '
                 'model.bundle to a bundle of that ontology, or change model.expected_ontology.'
             )
+        return bundle
+
+    def _build_options(self) -> BuildOptions:
+        return BuildOptions(
+            self.settings['engine.shape'], self.settings['engine.cache_dir'], self._on_build
+        )
+
+    def _on_build(self, what: str, fraction: float) -> bool:
+        """Report the progress of an engine that is being built; returns whether to go on."""
+        # The executor waits for the transition meanwhile, so its timer publishes nothing.
+        self._building = f'building the engine, {fraction:.0%}: {what}'
+        now_sec = time.monotonic()
+        if now_sec - self._build_reported_sec >= _BUILD_REPORT_SEC:
+            self._build_reported_sec = now_sec
+            self.get_logger().info(self._building)
+            self._publish_diagnostics()
+        return not self._stop.is_set()
+
+    def _load_segmenter(self) -> Segmenter:
+        bundle = self._read_bundle()
+        metadata = bundle.metadata
+        if self.settings['engine.target'] != CURRENT:
+            raise ParameterError(
+                f'engine.target is {self.settings["engine.target"]!r}: a node runs on the GPU of '
+                f'its own machine. Set it to {CURRENT}, or build_only to true.'
+            )
         if metadata.modality != 'rgb':
             raise ParameterError(
                 f'Bundle {bundle.path} takes {metadata.modality} frames, but this node feeds RGB '
                 'only: set model.bundle to an rgb bundle.'
             )
+        sizes_hw = self._sizes_to_warm_up(metadata.network_size_hw)
         begin = time.perf_counter()
-        engine = self._build_engine(
-            bundle, self.settings['engine.backend'], self.settings['engine.num_threads']
-        )
+        try:
+            engine = self._build_engine(
+                bundle,
+                self.settings['engine.backend'],
+                self.settings['engine.num_threads'],
+                self._build_options(),
+            )
+        finally:
+            self._building = ''
         segmenter = Segmenter(engine, self.settings['confidence.threshold'])
-        size_hw = np.maximum(metadata.network_size_hw, MIN_SIZE_HW)
-        segmenter.segment(np.zeros((*size_hw, 3), np.uint8))
+        for size_hw in sizes_hw:
+            segmenter.segment(np.zeros((*size_hw, 3), np.uint8))
         self.get_logger().info(
             f'Bundle {metadata.name} ({bundle.path}, {metadata.precision}, network '
             f'{metadata.network_size_hw[1]}x{metadata.network_size_hw[0]}), '
@@ -296,6 +362,14 @@ class SegmentationNode(LifecycleNode):
             f'{engine.backend} ({engine.device}); ready after {time.perf_counter() - begin:.1f} s.'
         )
         return segmenter
+
+    def _sizes_to_warm_up(self, network_size_hw: tuple[int, int]) -> list[tuple[int, int]]:
+        """Return the frame sizes that the cameras send, as far as engine.shape tells."""
+        profiles = parse_shape(self.settings['engine.shape'])
+        if profiles == (DYNAMIC,):
+            height, width = np.maximum(network_size_hw, MIN_SIZE_HW)
+            return [(int(height), int(width))]
+        return [profile.typical for profile in profiles]
 
     def _create_output(self, message_type: type[Any], name: str, qos: QoSProfile) -> Any:
         return self.create_lifecycle_publisher(
@@ -542,11 +616,13 @@ class SegmentationNode(LifecycleNode):
                 'precision': bundle.metadata.precision,
                 'ontology': bundle.metadata.ontology.name,
                 'ontology_sha256': bundle.metadata.ontology_sha256,
+                **self._segmenter.engine.details,
+                **gate_values(bundle.metadata.parity),
             }
         statuses = [
             self.health.input_status(transport, self._input_problems(), drops),
             self.health.inference_status({'outputs': outputs}, drops),
-            engine_status(values, self._state_label, self._failure),
+            engine_status(values, self._building or self._state_label, self._failure),
             depth_status(),
         ]
         array = DiagnosticArray(status=[self._to_message(status, engine) for status in statuses])
@@ -615,7 +691,7 @@ def main(args: list[str] | None = None, build_engine: LoadEngine = load_engine) 
         signal.signal(number, request_stop)
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-        node = SegmentationNode(build_engine)
+        node = SegmentationNode(build_engine, stop)
     except (ParameterError, RCLError) as err:
         rclpy.logging.get_logger('segmentation').fatal(f'Cannot start: {err}')
         rclpy.try_shutdown()
@@ -626,8 +702,12 @@ def main(args: list[str] | None = None, build_engine: LoadEngine = load_engine) 
     package_log.setLevel(logging.INFO)
     executor: Executor = EventsExecutor()
     executor.add_node(node)
-    failed = node.settings['autostart'] and not node.start()
-    while not (failed or stop.is_set()):
+    build_only = node.settings['build_only']
+    if build_only:
+        failed = not node.build_only()
+    else:
+        failed = node.settings['autostart'] and not node.start()
+    while not (build_only or failed or stop.is_set()):
         executor.spin_once(timeout_sec=_SPIN_SEC)
         failed = node.worker_failed.is_set()
     stopped = node.stop(_LAST_FRAME_SEC)

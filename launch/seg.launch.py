@@ -30,6 +30,7 @@ ARGUMENTS = (
     ('label_info', '~/label_info', 'Topic for the class names.', None),
     ('bundle', '', 'Path of the bundle (.onnx); empty for what params_file says.', None),
     ('backend', '', 'Engine backend; empty for what params_file says.', None),
+    ('build_only', 'false', 'Build the TensorRT engine, then exit.', BOOLEAN),
     ('namespace', '', 'Namespace of the node.', None),
     ('params_file', str(SHARE / 'config/seg.yaml'), 'YAML file of parameters.', None),
     ('autostart', 'true', 'Configure and activate at start.', BOOLEAN),
@@ -50,6 +51,7 @@ def start_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     given = {name: LaunchConfiguration(name).perform(context) for name, *_ in ARGUMENTS}
     parameters = {
         'autostart': given['autostart'] == 'true',
+        'build_only': given['build_only'] == 'true',
         'use_sim_time': given['use_sim_time'] == 'true',
     }
     for argument, parameter in PARAMETER_OF.items():
@@ -76,7 +78,8 @@ def start_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         ],
         arguments=['--ros-args', '--log-level', given['log_level']],
         output='screen',
-        respawn=given['respawn'] == 'true',
+        # A node that has built its engine is done.
+        respawn=given['respawn'] == 'true' and given['build_only'] == 'false',
         respawn_delay=2.0,
     )
     return [*profile, node]

@@ -65,6 +65,7 @@ class InstantEngine:
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self.device = 'none'
+        self.details: dict[str, str] = {}
         self._arrays: dict[tuple[int, ...], npt.NDArray[np.uint8]] = {}
 
     def infer(
@@ -92,7 +93,7 @@ def run_node(engine: str, samples_path: Path) -> None:
 
     PipelineHealth.frame_published = recording  # type: ignore[method-assign]
 
-    def instant(bundle: Bundle, backend: str, num_threads: int) -> Engine:
+    def instant(bundle: Bundle, backend: str, num_threads: int, *_: object) -> Engine:
         return InstantEngine(bundle)
 
     build = instant if engine == 'instant' else load_engine

@@ -18,6 +18,7 @@ class CrashingEngine:
         self.bundle = engine.bundle
         self.backend = engine.backend
         self.device = engine.device
+        self.details = engine.details
         self._engine = engine
         self._percent_left = 100
         self._share = 1.0
@@ -36,7 +37,7 @@ class CrashingEngine:
         self._engine.close()
 
 
-def build_crashing_engine(bundle: Bundle, backend: str, num_threads: int) -> Engine:
+def build_crashing_engine(bundle: Bundle, backend: str, num_threads: int, *_: object) -> Engine:
     return CrashingEngine(load_engine(bundle, backend, num_threads))
 
 

@@ -23,6 +23,7 @@ class SlowEngine:
         self.bundle = engine.bundle
         self.backend = f'slow-{engine.backend}'
         self.device = engine.device
+        self.details = engine.details
         self._engine = engine
         self._inference_ms = inference_ms
 
@@ -41,7 +42,7 @@ class SlowEngine:
         self._engine.close()
 
 
-def build_slow_engine(bundle: Bundle, backend: str, num_threads: int) -> Engine:
+def build_slow_engine(bundle: Bundle, backend: str, num_threads: int, *_: object) -> Engine:
     engine = load_engine(bundle, backend, num_threads)
     return SlowEngine(engine, float(os.environ['SLOW_ENGINE_MS']))
 

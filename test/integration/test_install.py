@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-EXECUTABLES = {'segmentation_node', 'segment', 'evaluate_bag', 'play_bag', 'replay_bag'}
+EXECUTABLES = {
+    *('segmentation_node', 'segment', 'build_engine', 'evaluate_bag', 'play_bag', 'replay_bag')
+}
 COLCON = shutil.which('colcon', path=f'{sysconfig.get_path("scripts")}:{os.environ["PATH"]}')
 WHERE_SHARED_FILES_ARE = (
     'from desertmind_seg import share; print(share.__file__); '

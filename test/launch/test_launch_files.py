@@ -70,7 +70,11 @@ def test_defaults_start_the_node_active_with_the_shipped_files(
 ) -> None:
     declared, started = run_launch_file(SEG, monkeypatch)
     node = node_of(monkeypatch)
-    assert parameters_of(node) == {'autostart': True, 'use_sim_time': False}
+    assert parameters_of(node) == {
+        'autostart': True,
+        'build_only': False,
+        'use_sim_time': False,
+    }
     assert Path(node.parameters[0]) == ROOT / 'config/seg.yaml'
     assert Path(node.parameters[0]).is_file()
     assert not node.respawn
@@ -121,6 +125,7 @@ def test_arguments_reach_parameters_and_topics(monkeypatch: pytest.MonkeyPatch) 
     }
     assert shown == {
         'autostart': False,
+        'build_only': False,
         'use_sim_time': True,
         'input.transport': 'compressed',
         'model.bundle': '/models/1e5',
@@ -134,6 +139,12 @@ def test_arguments_reach_parameters_and_topics(monkeypatch: pytest.MonkeyPatch) 
     assert node.parameters[0] == '/etc/seg.yaml'
     assert (node.namespace, node.respawn) == ('front', True)
     assert node.arguments == ['--ros-args', '--log-level', 'debug']
+
+
+def test_a_node_that_only_builds_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = node_of(monkeypatch, build_only='true', respawn='true')
+    assert parameters_of(node)['build_only'] is True
+    assert not node.respawn
 
 
 def test_ros_accepts_the_arguments(monkeypatch: pytest.MonkeyPatch) -> None:

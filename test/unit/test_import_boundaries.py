@@ -15,7 +15,14 @@ ALLOWED: dict[str, set[str]] = {
     'share': set(),
     'ontology': {'share'},
     'bundle': {'ontology', 'share'},
-    'engine': {'bundle'},
+    'engine_protocol': {'bundle'},
+    'cuda_device': {'engine_protocol'},
+    'engine_cache': {'engine_protocol', 'bundle', 'share'},
+    'build_engine': {'engine_cache', 'engine_protocol', 'cuda_device', 'bundle', 'share'},
+    'tensorrt_engine': {
+        *('build_engine', 'engine_cache', 'engine_protocol', 'cuda_device', 'bundle', 'share'),
+    },
+    'engine': {'engine_protocol', 'build_engine', 'tensorrt_engine', 'bundle'},
     'segmenter': {'engine', 'bundle', 'ontology'},
     'rendering': {'ontology'},
     'metrics': {'ontology'},
@@ -30,8 +37,8 @@ ALLOWED: dict[str, set[str]] = {
     'report': {'ontology', 'share'},
     'segment': {'segmenter', 'engine', 'bundle', 'rendering', 'share'},
     'segmentation_node': {
-        *('parameters', 'messages', 'frame_slot', 'segmenter', 'engine', 'bundle'),
-        *('rendering', 'health', 'dds', 'share'),
+        *('parameters', 'messages', 'frame_slot', 'segmenter', 'engine', 'build_engine'),
+        *('engine_cache', 'bundle', 'rendering', 'health', 'dds', 'share'),
     },
     'evaluate_bag': {
         *('bags', 'messages', 'segmenter', 'engine', 'bundle', 'ontology'),
@@ -53,8 +60,10 @@ OUTSIDE: tuple[tuple[str, frozenset[str]], ...] = (
     ('rclpy builtin_interfaces diagnostic_msgs lifecycle_msgs rcl_interfaces', ROS_MODULES),
     ('rosgraph_msgs sensor_msgs std_msgs vision_msgs', ROS_MODULES),
     ('rosbags', frozenset({'bags'})),
-    ('onnx', frozenset({'bundle', 'engine'})),
-    ('onnxruntime tensorrt tensorrt_rtx', frozenset({'engine'})),
+    ('onnx', frozenset({'bundle', 'engine', 'build_engine'})),
+    ('onnxruntime', frozenset({'engine'})),
+    ('tensorrt tensorrt_rtx tensorrt_rtx_bindings', frozenset({'build_engine'})),
+    ('cuda', frozenset({'cuda_device'})),
     ('jinja2 matplotlib', frozenset({'report'})),
 )
 ALLOWED_IN = {package: modules for packages, modules in OUTSIDE for package in packages.split()}

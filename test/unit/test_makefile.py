@@ -53,7 +53,7 @@ def test_pypi_ros_is_installed_where_apt_has_none() -> None:
     test = make('--dry-run', '--always-make', 'test').stdout
 
     assert "--editable '.[ros]'" in demo
-    assert "--editable '.[train,dev,ros]'" in test
+    assert "--editable '.[train,dev,ros,tensorrt]'" in test
     assert '--system-site-packages' not in demo + test
 
 
@@ -62,7 +62,7 @@ def test_pypi_ros_stays_out_of_the_way_of_apts(apt_ros: dict[str, str]) -> None:
     test = make('--dry-run', '--always-make', 'test', environment=apt_ros).stdout
 
     assert "--editable '.'" in demo
-    assert "--editable '.[train,dev]'" in test
+    assert "--editable '.[train,dev,tensorrt]'" in test
     assert '-m venv --system-site-packages .venv' in demo
     assert '-m venv --system-site-packages .venv' in test
 

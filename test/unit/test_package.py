@@ -28,6 +28,8 @@ FROM_APT = {
 }
 # Imported by us, but always installed by another that we import too.
 COME_ALONG = {'apsw': 'rosbags', 'markupsafe': 'jinja2', 'protobuf': 'onnx'}
+# Imported in the constructor of an engine that not every machine can run -> the extra with it.
+OF_EXTRAS = {'cuda': 'tensorrt'}
 # Types of services that the node offers; rclpy imports them.
 OFFERED = {'lifecycle_msgs'}
 # PyPI's ROS 2 lacks these; the runtime works without.
@@ -119,9 +121,14 @@ def test_requirements_are_what_is_imported(
     distribution: PathDistribution, package_xml: ElementTree.Element, imported: set[str]
 ) -> None:
     ros_packages = {element.text for element in package_xml.iter('exec_depend')}
-    pypi_names = {PYPI_NAMES.get(name, name) for name in imported - ros_packages}
+    ours = imported - ros_packages - set(OF_EXTRAS)
+    pypi_names = {PYPI_NAMES.get(name, name) for name in ours}
 
     assert required(distribution) == pypi_names
+    assert required(distribution, 'tensorrt') == {
+        *('cuda-bindings', 'tensorrt-rtx-cu13-bindings', 'tensorrt-rtx-cu13-libs')
+    }
+    assert imported >= set(OF_EXTRAS)
 
 
 def test_ros_extra_holds_what_package_xml_names(
@@ -166,7 +173,7 @@ def test_runtime_requires_no_torch(distribution: PathDistribution) -> None:
 def test_every_console_script_has_its_main(distribution: PathDistribution) -> None:
     scripts = [entry for entry in distribution.entry_points if entry.group == 'console_scripts']
 
-    assert len(scripts) == 5
+    assert len(scripts) == 6
     for script in scripts:
         tree = ast.parse((ROOT / 'desertmind_seg' / f'{script.name}.py').read_text())
         functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
