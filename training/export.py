@@ -5,7 +5,7 @@ not written; a picture of the worst frame is. It runs on labelled frames of any 
 --dataset and --root on those that the recipe validates on. The auxiliary depth head is left out.
 
 fp32 is for the CPU, fp16 for TensorRT (half weights and activations, typed in the graph), int8 for
-CPUs with VNNI (calibrated on frames that the recipe trains on).
+CPUs with VNNI (calibrated on frames that the recipe trains on; TensorRT refuses it).
 
 Examples:
   python -m training.export out/ycor8_rgb/checkpoint.pt --out models/ycor8_rgb.onnx

@@ -6,6 +6,9 @@ products, and around the additions, concatenations and resizes whose inputs all 
 ReLU or ReLU6 becomes the range of the pair after it. Weights have one scale a channel. What stands
 before the first convolution (normalisation, depth encoding) and after the last (the decision)
 stays float32, and so do the first layer and those that lose most, as measured one by one.
+
+This is for ONNX Runtime on CPUs with VNNI or ARM's dot products; older x86 CPUs saturate. TensorRT
+refuses the graph (int32 biases, zero points that are not 0): its bundles are fp16.
 """
 
 from collections import Counter
