@@ -64,6 +64,8 @@ from desertmind_seg.timed_engine import (
 METRICS, REPORT = 'metrics.json', 'report.html'
 # The cases take turns; what differs between the turns of one case is the machine.
 ROUNDS = 5
+# Above it something else was running before the benchmark began.
+_IDLE_LOAD = 0.5
 _SIZES_HW = ((480, 640), (720, 1280))
 _PERCENTILES = {'p50': 50, 'p95': 95, 'p99': 99}
 _BLAS_THREADS = ('OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS', 'OMP_NUM_THREADS')
@@ -77,6 +79,10 @@ the finished mask and confidence in memory, transfers included, one frame after 
 The floor is what the machine could do at best: the operations of convolutions and matrix products
 over the fastest product that was measured, or the bytes of weights, frame, results of these
 operators and outputs over the fastest copy, whichever is longer. Caches can beat the second.
+
+Columns: in parentheses the lowest and highest round; ratio, to the first case that ran, of the
+medians round by round; RSS, the most that the process grew by for bundle, engine and frames; GPU,
+what all GPUs held more after the warm-up than before.
 
 examples:
   two precisions on whatever this machine has
@@ -393,10 +399,12 @@ def _machine_line(document: Mapping[str, Any]) -> str:
     runtimes = ('python', 'onnxruntime', 'onnxruntime-gpu', 'tensorrt-rtx-cu13-bindings')
     named = [f'{name} {versions[name]}' for name in runtimes if name in versions]
     load = document['load_average']
+    busy = load['before'] > _IDLE_LOAD
     return (
         f'{machine["cpu"]}, {machine["cpus"]} CPUs; {", ".join(named)}; commit '
         f'{document["environment"]["git_hash"] or "unknown"}; '
         f'load average {load["before"]:.1f} before, {load["after"]:.1f} after'
+        f'{"; other work ran, so the times are too long" if busy else ""}'
     )
 
 
@@ -437,8 +445,7 @@ def _write_benchmark_report(path: Path, document: Mapping[str, Any]) -> None:
         'bundle, loaded the engine and ran it. GPU: what all GPUs held more after the warm-up '
         'than before.'
     )
-    rows = [(*row, *('',) * (len(_HEADER) - len(row))) for row in table_rows(cases)]
-    sections: list[Section] = [table_section('Cases', rows, note)]
+    sections: list[Section] = [table_section('Cases', table_rows(cases), note)]
     if measured:
         bars = [
             Bar(
@@ -466,7 +473,7 @@ def _write_benchmark_report(path: Path, document: Mapping[str, Any]) -> None:
         pairs_section(
             'Measured limits', {**limit_rows(document['limits']), **_floor_notes(cases)}
         ),
-        pairs_section('Settings', settings),
+        pairs_section('Settings', {**settings, 'outputs': ', '.join(settings['outputs'])}),
         environment_section(document['environment']),
     ]
     subtitle = [_machine_line(document)]

@@ -454,6 +454,7 @@ def bars_section(
                 color=_ACCENT,
                 label=legend[2],
             )
+        axes.set_axisbelow(True)
         axes.set_yticks(places, [bar.label for bar in bars])
         axes.invert_yaxis()
         axes.set_xlim(left=0.0)
@@ -544,12 +545,18 @@ def frames_section(
 
 
 def table_section(title: str, rows: Sequence[Sequence[str]], note: str = '') -> Section:
-    """Show text cells as a table that scrolls where it is wide; the first row is the header."""
+    """Show text cells as a table that scrolls where it is wide; the first row is the header.
+
+    The last cell of a row that is shorter than the header spans the columns that are left.
+    """
+    columns = len(rows[0])
 
     def row(cells: Sequence[str], element: str) -> Markup:
-        return Markup('<tr>{}</tr>').format(
-            Markup('').join(Markup(f'<{element}>{{}}</{element}>').format(cell) for cell in cells)
-        )
+        drawn = [Markup(f'<{element}>{{}}</{element}>').format(cell) for cell in cells]
+        if cells and len(cells) < columns:
+            span = columns - len(cells) + 1
+            drawn[-1] = Markup('<td colspan="{}">{}</td>').format(span, cells[-1])
+        return Markup('<tr>{}</tr>').format(Markup('').join(drawn))
 
     body = Markup('').join([row(rows[0], 'th'), *(row(cells, 'td') for cells in rows[1:])])
     return Section(title, Markup('<div class="wide"><table>{}</table></div>').format(body), note)

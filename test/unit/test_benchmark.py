@@ -17,6 +17,7 @@ from desertmind_seg import timed_engine
 from desertmind_seg.benchmark import (
     ROUNDS,
     CaseResult,
+    _machine_line,
     _time_round,
     build_parser,
     latency_document,
@@ -154,6 +155,13 @@ def test_nothing_that_runs_is_said_in_the_table(
     row = r'tiny\.onnx +fp32 +onnxruntime-cuda +64x64 +not run: this ONNX Runtime has no CUDA'
     assert re.search(row, said)
     assert f'onnxruntime {onnxruntime.__version__}' in said
+
+
+@pytest.mark.parametrize(('load', 'said'), [(0.1, False), (2.4, True)])
+def test_a_busy_machine_is_said(load: float, said: bool, document: dict[str, Any]) -> None:
+    line = _machine_line({**document, 'load_average': {'before': load, 'after': 3.0}})
+    assert f'load average {load} before, 3.0 after' in line
+    assert ('other work ran, so the times are too long' in line) == said
 
 
 def test_percentiles_by_hand() -> None:

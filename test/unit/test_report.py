@@ -172,6 +172,14 @@ def test_a_chart_shows_every_line_in_its_colour() -> None:
     assert 'stroke: #0a5080' in drawn
 
 
+def test_the_last_cell_of_a_short_row_spans_the_rest() -> None:
+    rows = [('case', 'p50', 'p99'), ('a', '1', '2'), ('b', 'not run: <why>')]
+    assert (
+        '<tr><td>a</td><td>1</td><td>2</td></tr>'
+        '<tr><td>b</td><td colspan="2">not run: &lt;why&gt;</td></tr>'
+    ) in table_section('Cases', rows).body
+
+
 def test_bars_have_their_labels_and_the_marks_that_there_are() -> None:
     with_mark, without = (
         str(
