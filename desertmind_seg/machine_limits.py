@@ -279,9 +279,10 @@ def write_chain(
     }
     weights = {name: np.asarray(value) for name, value in scalars.items()}
     nodes = [
+        # TensorRT takes uint8 into nothing but a cast.
+        helper.make_node('Cast', [IMAGE_INPUT], ['channels'], to=TensorProto.FLOAT),
         # (1, side, side / 3, 3) is a square without moving anything.
-        helper.make_node('Reshape', [IMAGE_INPUT, 'square'], ['bytes']),
-        helper.make_node('Cast', ['bytes'], ['grey'], to=TensorProto.FLOAT),
+        helper.make_node('Reshape', ['channels', 'square'], ['grey']),
         helper.make_node('Div', ['grey', 'white'], ['unit']),
     ]
     last = 'unit'

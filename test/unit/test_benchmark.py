@@ -7,12 +7,14 @@ from pathlib import Path
 import re
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import pytest
 from tiny_bundle import write_tiny_bundle
 
+from desertmind_seg import benchmark as benchmark_module
 from desertmind_seg import timed_engine
 from desertmind_seg.benchmark import (
     ROUNDS,
@@ -23,6 +25,7 @@ from desertmind_seg.benchmark import (
     latency_document,
     main,
     ratio_document,
+    run_cases,
     table_rows,
 )
 from desertmind_seg.bundle import read_bundle
@@ -147,10 +150,18 @@ def test_the_report_shows_the_same(out: Path, document: dict[str, Any]) -> None:
 
 
 def test_nothing_that_runs_is_said_in_the_table(
-    tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     needs_no_cuda()
-    assert main([str(tiny_bundle), '--backend', CUDA, '--size', '64x64', '--frames', '5']) == 1
+    image = tmp_path / 'picture.png'
+    assert cv2.imwrite(str(image), made_up_frame((70, 90)))
+    out = tmp_path / 'out'
+    arguments = [str(tiny_bundle), '--backend', CUDA, '--size', '64x64', '--frames', '5']
+    assert main([*arguments, '--image', str(image), '--out', str(out)]) == 1
+    document = json.loads((out / 'metrics.json').read_text())
+    assert document['settings']['picture'] == str(image)
+    assert document['limits'] == {}
+    assert (out / 'report.html').is_file()
     said = capsys.readouterr().out
     row = r'tiny\.onnx +fp32 +onnxruntime-cuda +64x64 +not run: this ONNX Runtime has no CUDA'
     assert re.search(row, said)
@@ -211,6 +222,38 @@ def test_a_case_that_fails_on_the_way_is_not_run(
     _time_round(result, engine, 3)
     assert result.not_run.startswith(reason)
     assert len(result.rounds) == 1
+
+
+def test_cases_take_turns(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[tuple[int, int]] = []
+
+    class Recording:
+        def __init__(self, width: int) -> None:
+            self._width = width
+
+        def time_frames(self, count: int) -> TimedFrames:
+            turns.append((self._width, count))
+            return TimedFrames((1.0,) * count, 0.001 * count, Memory(1.0, 2.0, None))
+
+        def close(self) -> None:
+            turns.append((self._width, 0))
+
+    monkeypatch.setattr(
+        benchmark_module, '_start', lambda result, _: Recording(result.case.size_hw[1])
+    )
+    monkeypatch.setattr(benchmark_module, '_limit_probes', lambda *_: {})
+    bundle = read_bundle(tiny_bundle)
+    results = [
+        CaseResult(EngineCase(tiny_bundle, CPU, (64, width), 1), bundle, None)
+        for width in (64, 96)
+    ]
+    limits, measured = run_cases(results, 7)
+    assert (limits, measured) == ({}, results)
+    # 7 frames in 5 rounds, each begun by another case; closed in the end.
+    assert turns == [
+        *((64, 2), (96, 2), (96, 2), (64, 2), (64, 1), (96, 1), (96, 1), (64, 1)),
+        *((64, 1), (96, 1), (64, 0), (96, 0)),
+    ]
 
 
 def test_an_engine_is_warm_before_it_is_timed(

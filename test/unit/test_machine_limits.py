@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from desertmind_seg.build_engine import ParsedNetwork, build_plan, choose_target
 from desertmind_seg.bundle import read_bundle
 from desertmind_seg.engine import load_engine
+from desertmind_seg.engine_cache import parse_shape
 from desertmind_seg.graph_cost import GraphCost, Precision, bundle_cost
 from desertmind_seg.machine_limits import BLAS, LimitProbe, Limits, best, write_chain
 
@@ -68,6 +70,24 @@ def test_the_chain_multiplies(precision: Precision, tiny_bundle: Path, tmp_path:
     assert 0.01 < (expected > 0).mean() < 0.5
     assert (mask == expected).mean() > 0.99
     assert bundle_cost(bundle, (side, side // 3)).flops == {precision: products * 2 * side**3}
+
+
+@pytest.mark.parametrize(
+    ('precision', 'datatype'), [('fp32', 'Float'), ('fp16', 'Half'), ('int8', 'Int8')], ids=str
+)
+def test_tensorrt_leaves_every_product_of_the_chain(
+    precision: Precision, datatype: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / 'chain.onnx'
+    bundle = write_chain(path, read_bundle(tiny_bundle), precision, 384, 4)
+    tensorrt, target = choose_target('sm86')
+    parsed = ParsedNetwork(tensorrt, bundle)
+    built = build_plan(tensorrt, parsed, target, parse_shape('384x128'), lambda *_: True)
+    products = [line for line in built.report if line.startswith('Name: node_of_product_')]
+    assert len(products) == 4
+    for line in products:
+        assert 'LayerType: gemm' in line
+        assert f'Datatype: {datatype},' in line[: line.index('Constants')]
 
 
 def test_the_cpu_is_measured_in_every_format(tiny_bundle: Path, tmp_path: Path) -> None:
