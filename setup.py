@@ -114,6 +114,7 @@ setup(
                 'segmentation_node',
                 'segment',
                 'build_engine',
+                'benchmark',
                 'evaluate_bag',
                 'play_bag',
                 'replay_bag',

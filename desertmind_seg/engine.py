@@ -34,6 +34,7 @@ __all__ = [
     'Rgb',
     'TensorRtEngine',
     'load_engine',
+    'physical_cores',
 ]
 
 _LOGGER = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class OnnxRuntimeEngine:
         self.backend = f'onnxruntime-{provider}'
         self._onnxruntime = onnxruntime
         self._failures = _onnxruntime_failures()
-        threads = num_threads or len(_physical_cores(os.sched_getaffinity(0)))
+        threads = num_threads or len(physical_cores(os.sched_getaffinity(0)))
         self.device = f'cpu, {threads} threads' if provider == 'cpu' else 'cuda:0'
         self.details: Mapping[str, str] = {'onnxruntime': onnxruntime.__version__}
 
@@ -169,7 +170,7 @@ def _onnxruntime_failures() -> tuple[type[Exception], ...]:
     )
 
 
-def _physical_cores(cpus: set[int]) -> set[str]:
+def physical_cores(cpus: set[int]) -> set[str]:
     """Return one entry for each physical core among the logical `cpus`.
 
     Two threads of one core share its vector units, so a second one slows convolutions down.

@@ -189,6 +189,16 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Bar:
+    """One bar of a chart: `value`, a whisker up to `upper`, and a mark, say for a limit."""
+
+    label: str
+    value: float
+    upper: float
+    mark: float | None = None
+
+
+@dataclass(frozen=True)
 class Section:
     """One part of the page; `body` is trusted HTML, title and note are escaped."""
 
@@ -405,6 +415,55 @@ def charts_section(title: str, charts: Sequence[Chart], note: str = '') -> Secti
     )
 
 
+def bars_section(
+    title: str, bars: Sequence[Bar], x_label: str, legend: tuple[str, str, str], note: str = ''
+) -> Section:
+    """Draw bars one below the other.
+
+    Args:
+        title: heading of the section.
+        bars: from top to bottom.
+        x_label: what is drawn, with its unit.
+        legend: what value, whisker and mark are.
+        note: text below the title.
+    """
+    places = np.arange(len(bars))
+    values = np.array([bar.value for bar in bars], np.float64)
+    above = np.array([bar.upper - bar.value for bar in bars], np.float64)
+    marked = [(bar.mark, place) for place, bar in enumerate(bars) if bar.mark is not None]
+    with rc_context(_PLOT_STYLE):
+        figure = Figure(figsize=(9.0, 1.2 + 0.45 * len(bars)), layout='constrained')
+        axes = figure.add_subplot()
+        axes.barh(places, values, height=0.6, color='#d9a679', label=legend[0])
+        axes.errorbar(
+            values,
+            places,
+            xerr=(np.zeros_like(above), above),
+            fmt='none',
+            ecolor=_INK,
+            capsize=3,
+            label=legend[1],
+        )
+        if marked:
+            axes.plot(
+                *zip(*marked, strict=True),
+                linestyle='none',
+                marker='|',
+                markersize=18,
+                markeredgewidth=2.5,
+                color=_ACCENT,
+                label=legend[2],
+            )
+        axes.set_axisbelow(True)
+        axes.set_yticks(places, [bar.label for bar in bars])
+        axes.invert_yaxis()
+        axes.set_xlim(left=0.0)
+        axes.set_xlabel(x_label)
+        figure.legend(frameon=False, loc='outside upper right', ncols=3)
+        body = _svg(figure)
+    return Section(title, Markup('<div class="plots"><div>{}</div></div>').format(body), note)
+
+
 def reliability_section(calibration: Mapping[str, Any], note: str = '') -> Section:
     """Plot how often the mask is right against how sure it is, and where the pixels are.
 
@@ -486,12 +545,18 @@ def frames_section(
 
 
 def table_section(title: str, rows: Sequence[Sequence[str]], note: str = '') -> Section:
-    """Show text cells as a table that scrolls where it is wide; the first row is the header."""
+    """Show text cells as a table that scrolls where it is wide; the first row is the header.
+
+    The last cell of a row that is shorter than the header spans the columns that are left.
+    """
+    columns = len(rows[0])
 
     def row(cells: Sequence[str], element: str) -> Markup:
-        return Markup('<tr>{}</tr>').format(
-            Markup('').join(Markup(f'<{element}>{{}}</{element}>').format(cell) for cell in cells)
-        )
+        drawn = [Markup(f'<{element}>{{}}</{element}>').format(cell) for cell in cells]
+        if cells and len(cells) < columns:
+            span = columns - len(cells) + 1
+            drawn[-1] = Markup('<td colspan="{}">{}</td>').format(span, cells[-1])
+        return Markup('<tr>{}</tr>').format(Markup('').join(drawn))
 
     body = Markup('').join([row(rows[0], 'th'), *(row(cells, 'td') for cells in rows[1:])])
     return Section(title, Markup('<div class="wide"><table>{}</table></div>').format(body), note)

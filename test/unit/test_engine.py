@@ -276,7 +276,7 @@ def test_auto_does_not_pass_over_a_builder_that_was_stopped(
 
 def test_threads_are_the_physical_cores_of_this_process(tiny_bundle: Path) -> None:
     cpus = os.sched_getaffinity(0)
-    cores = engine_module._physical_cores(cpus)
+    cores = engine_module.physical_cores(cpus)
     assert 1 <= len(cores) <= len(cpus)
     engine = load_engine(read_bundle(tiny_bundle), 'onnxruntime-cpu')
     assert engine.device == f'cpu, {len(cores)} threads'

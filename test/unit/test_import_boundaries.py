@@ -44,6 +44,13 @@ ALLOWED: dict[str, set[str]] = {
         *('bags', 'messages', 'segmenter', 'engine', 'bundle', 'ontology'),
         *('rendering', 'metrics', 'telemetry', 'provenance', 'report', 'share'),
     },
+    'graph_cost': {'engine_protocol', 'bundle'},
+    'machine_limits': {'graph_cost', 'engine', 'build_engine', 'cuda_device', 'bundle'},
+    'timed_engine': {'engine', 'bundle'},
+    'benchmark': {
+        *('timed_engine', 'machine_limits', 'graph_cost', 'engine', 'bundle', 'segment'),
+        *('segmenter', 'provenance', 'report'),
+    },
     'play_bag': {'bags', 'dds'},
     # What the node sent is scored and shown by the code that does so for evaluate_bag.
     'replay_bag': {
@@ -60,7 +67,7 @@ OUTSIDE: tuple[tuple[str, frozenset[str]], ...] = (
     ('rclpy builtin_interfaces diagnostic_msgs lifecycle_msgs rcl_interfaces', ROS_MODULES),
     ('rosgraph_msgs sensor_msgs std_msgs vision_msgs', ROS_MODULES),
     ('rosbags', frozenset({'bags'})),
-    ('onnx', frozenset({'bundle', 'engine', 'build_engine'})),
+    ('onnx', frozenset({'bundle', 'engine', 'build_engine', 'graph_cost', 'machine_limits'})),
     ('onnxruntime', frozenset({'engine'})),
     ('tensorrt tensorrt_rtx tensorrt_rtx_bindings', frozenset({'build_engine'})),
     ('cuda', frozenset({'cuda_device'})),

@@ -173,7 +173,7 @@ def test_runtime_requires_no_torch(distribution: PathDistribution) -> None:
 def test_every_console_script_has_its_main(distribution: PathDistribution) -> None:
     scripts = [entry for entry in distribution.entry_points if entry.group == 'console_scripts']
 
-    assert len(scripts) == 6
+    assert len(scripts) == 7
     for script in scripts:
         tree = ast.parse((ROOT / 'desertmind_seg' / f'{script.name}.py').read_text())
         functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}

@@ -13,10 +13,12 @@ from desertmind_seg.metrics import ConfusionMatrix
 from desertmind_seg.ontology import Ontology, load_ontology
 from desertmind_seg.provenance import environment
 from desertmind_seg.report import (
+    Bar,
     Change,
     Chart,
     Fact,
     Section,
+    bars_section,
     charts_section,
     classes_section,
     confusion_section,
@@ -168,6 +170,33 @@ def test_a_chart_shows_every_line_in_its_colour() -> None:
     for text in ('epoch', 'IoU', *lines):
         assert f'>{text}</text>' in drawn
     assert 'stroke: #0a5080' in drawn
+
+
+def test_the_last_cell_of_a_short_row_spans_the_rest() -> None:
+    rows = [('case', 'p50', 'p99'), ('a', '1', '2'), ('b', 'not run: <why>')]
+    assert (
+        '<tr><td>a</td><td>1</td><td>2</td></tr>'
+        '<tr><td>b</td><td colspan="2">not run: &lt;why&gt;</td></tr>'
+    ) in table_section('Cases', rows).body
+
+
+def test_bars_have_their_labels_and_the_marks_that_there_are() -> None:
+    with_mark, without = (
+        str(
+            bars_section(
+                'Time',
+                [Bar('a < b', 3.0, 5.0, mark), Bar('c', 2.0, 2.0)],
+                'ms',
+                ('p50', 'p99', 'min'),
+            ).body
+        )
+        for mark in (1.0, None)
+    )
+    for drawn in (with_mark, without):
+        for text in ('a &lt; b', 'c', 'ms', 'p50', 'p99'):
+            assert f'>{text}</text>' in drawn
+    assert '>min</text>' in with_mark
+    assert '>min</text>' not in without
 
 
 def test_confusion_names_every_class(ontology: Ontology, segmentation: dict[str, Any]) -> None:
