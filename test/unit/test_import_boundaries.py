@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     'metrics': {'ontology'},
     'telemetry': set(),
     'messages': {'ontology'},
+    'depth_messages': {'messages'},
     'parameters': set(),
     'frame_slot': set(),
     'health': {'telemetry'},
