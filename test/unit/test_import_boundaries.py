@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     'depth_messages': {'messages'},
     'parameters': set(),
     'frame_slot': set(),
+    'pairing': {'frame_slot'},
     'health': {'telemetry'},
     'dds': {'share'},
     'bags': set(),
