@@ -293,11 +293,18 @@ class DepthPairing(Generic[R, D]):
                 'depth_module.global_time_enabled alike in realsense2_camera, time_domain: global '
                 'in orbbec_camera.'
             )
-        if self._dt_ms and abs(median(self._dt_ms)) > _SYNCED_MS:
+        dt_ms = median(self._dt_ms) if self._dt_ms else 0.0
+        if abs(dt_ms) > self.max_dt_ms:
             return (
-                f'The nearest depth is {median(self._dt_ms):+.1f} ms from its image (median): '
-                'expose both together with enable_sync in realsense2_camera or '
-                'enable_frame_sync in orbbec_camera, at the same rate.'
+                f'The nearest depth in time is {dt_ms:+.1f} ms from its image (median), beyond '
+                'max_dt_ms: depth is lost on its way, slower than half the rate of the images, '
+                'or comes later than max_wait_ms allows.'
+            )
+        if abs(dt_ms) > _SYNCED_MS:
+            return (
+                f'The nearest depth is {dt_ms:+.1f} ms from its image (median): expose both '
+                'together with enable_sync in realsense2_camera or enable_frame_sync in '
+                'orbbec_camera, at the same rate.'
             )
         return ''
 

@@ -9,6 +9,7 @@ import base64
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 import io
 import itertools
 import json
@@ -186,6 +187,15 @@ class Chart:
     y_label: str
     lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]
     colors: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BarChart:
+    """One bar for each label; a value of None leaves its place empty."""
+
+    x_label: str
+    y_label: str
+    bars: Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -403,6 +413,30 @@ def charts_section(title: str, charts: Sequence[Chart], note: str = '') -> Secti
     return Section(
         title, Markup('<div class="plots">{}</div>').format(Markup('').join(drawn)), note
     )
+
+
+def bars_section(title: str, charts: Sequence[BarChart], note: str = '') -> Section:
+    """Draw bar charts side by side."""
+
+    def draw(chart: BarChart) -> Figure:
+        figure = Figure(figsize=(5.6, 3.1), layout='constrained')
+        axes = figure.add_subplot()
+        axes.grid(visible=False, axis='x')
+        heights = [0.0 if value is None else value for value in chart.bars.values()]
+        axes.bar(range(len(heights)), heights, color='#d9a679')
+        slanted = len(heights) > 8
+        axes.set_xticks(
+            range(len(heights)),
+            list(chart.bars),
+            rotation=45 if slanted else 0,
+            ha='right' if slanted else 'center',
+            fontsize=7.5,
+        )
+        axes.set_xlabel(chart.x_label)
+        axes.set_ylabel(chart.y_label)
+        return figure
+
+    return plots_section(title, [partial(draw, chart) for chart in charts], note)
 
 
 def reliability_section(calibration: Mapping[str, Any], note: str = '') -> Section:

@@ -231,6 +231,15 @@ def test_dt_histogram_median_and_hint() -> None:
     assert '+15.0 ms' in summary['hint']
 
 
+def test_hint_where_depth_is_too_late_or_lost() -> None:
+    stream = Stream(max_wait_ms=0).depth(0, 1)
+    for stamp in (100, 200, 300):
+        stream.rgb(stamp, stamp + 2)
+    hint = stream.pairing.hint()
+    assert '-200.0 ms' in hint
+    assert 'comes later than max_wait_ms allows' in hint
+
+
 def test_histogram_counts_what_is_too_far_at_both_ends() -> None:
     stream = Stream(max_wait_ms=0).depth(0, 1)
     for stamp in (0.99, 1.01, 700, 2000):
