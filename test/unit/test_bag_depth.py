@@ -207,6 +207,17 @@ def test_depth_that_cannot_be_used_is_counted_and_masks_go_on(
     assert second.any()
 
 
+def test_waiting_ends_where_the_log_says_so(tmp_path: Path, rgbd_bundle: Path) -> None:
+    # Depth of the very stamp, recorded 20 ms after its frame: in time for one limit only.
+    drive = TinyDrive(num_frames=1, depth=(DepthShot(0, slope(), log_ms=23),))
+    for number, (max_wait_ms, expected) in enumerate([(20.0, 1), (19.0, 0)]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        metrics, _ = run(folder, rgbd_bundle, drive, max_wait_ms=max_wait_ms)
+        assert metrics['depth']['frames_with_depth'] == expected
+        assert metrics['depth']['frames_without_depth']['no depth'] == 1 - expected
+
+
 def command(tmp_path: Path, bag: Path, bundle: Path, *more: str) -> int:
     arguments = [str(bag), '--image', IMAGE_TOPIC, '--bundle', str(bundle), *more]
     return main([*arguments, '--out', str(tmp_path / 'out'), '--backend', 'onnxruntime-cpu'])

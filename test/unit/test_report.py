@@ -13,10 +13,12 @@ from desertmind_seg.metrics import ConfusionMatrix
 from desertmind_seg.ontology import Ontology, load_ontology
 from desertmind_seg.provenance import environment
 from desertmind_seg.report import (
+    BarChart,
     Change,
     Chart,
     Fact,
     Section,
+    bars_section,
     charts_section,
     classes_section,
     confusion_section,
@@ -86,6 +88,7 @@ def test_page_is_whole_and_loads_nothing(
             images_section('Frames', [('first <b>frame</b>', rgb)]),
             frames_section('Worst', ('seen', '<said>'), [('a & b', (rgb, rgb))], ontology),
             charts_section('Curves', [Chart('x', 'y', {'a < b': ((0, 1), (2.0, 1.0))})]),
+            bars_section('Bands', [BarChart('<far>', 'n', {'<near>': 2.0, 'b': None})]),
             reliability_section(
                 {'reliability': [{'confidence': 0.9, 'accuracy': 0.8, 'pixels': 10}]}
             ),
@@ -106,6 +109,7 @@ def test_page_is_whole_and_loads_nothing(
     assert 'A &lt;drive&gt;' in page
     assert 'one &amp; two' in page
     assert 'first &lt;b&gt;frame&lt;/b&gt;' in page
+    assert {'&lt;far&gt;', '&lt;near&gt;'} <= set(re.findall(r'&lt;\w+&gt;', page))
     assert '&lt;path&gt;' in page
     assert 'a &amp; b: &lt;said&gt;' in page
     assert '<tr><td>&lt;one&gt;</td><td>0.5</td></tr>' in page
