@@ -203,14 +203,12 @@ def depth_sections(depth: Mapping[str, Any] | None) -> list[Section]:
     if depth is None:
         return []
     median, offset = depth['dt_ms']['median'], depth['clock_offset_ms']
-    without = depth['frames_without_depth']
+    valid, without = depth['valid_share'], depth['frames_without_depth']
     rows: dict[str, object] = {
         'topic': f'{depth["topic"]}, {depth["images"]} images',
         'used by the model': 'yes' if depth['used_by_model'] else 'no, only to measure range',
         'frames with depth': f'{depth["frames_with_depth"]} ({depth["frame_share"]:.1%})',
-        'valid pixels in them': 'none'
-        if median is None or depth['valid_share'] is None
-        else f'{depth["valid_share"]:.1%}',
+        'valid pixels in them': 'none' if valid is None else f'{valid:.1%}',
         **{f'frames for which {text}': without[reason] for reason, text in REASONS.items()},
         'frames whose depth was refused': without['refused'],
         'median dt': 'none' if median is None else f'{median:+.2f} ms',
@@ -219,11 +217,7 @@ def depth_sections(depth: Mapping[str, Any] | None) -> list[Section]:
         **{f'problem, {entry["count"]} times': entry['error'] for entry in depth['problems']},
     }
     bins = depth['dt_ms']['histogram']
-    histogram = {
-        f'{"" if entry["from_ms"] is None else format(entry["from_ms"], "g")} to '
-        f'{"" if entry["to_ms"] is None else format(entry["to_ms"], "g")}': entry['frames']
-        for entry in bins
-    }
+    histogram = {_bin_name(entry): float(entry['frames']) for entry in bins}
     sections = [
         pairs_section('Depth', rows, depth['hint']),
         bars_section(
@@ -236,6 +230,14 @@ def depth_sections(depth: Mapping[str, Any] | None) -> list[Section]:
         ),
     ]
     return sections + _range_sections(depth['range_bands'])
+
+
+def _bin_name(entry: Mapping[str, Any]) -> str:
+    if entry['from_ms'] is None:
+        return f'below {entry["to_ms"]:g}'
+    if entry['to_ms'] is None:
+        return f'from {entry["from_ms"]:g}'
+    return f'{entry["from_ms"]:g} to {entry["to_ms"]:g}'
 
 
 def _range_sections(bands: Sequence[Mapping[str, Any]] | None) -> list[Section]:

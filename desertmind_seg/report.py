@@ -422,6 +422,7 @@ def bars_section(title: str, charts: Sequence[BarChart], note: str = '') -> Sect
         figure = Figure(figsize=(5.6, 3.1), layout='constrained')
         axes = figure.add_subplot()
         axes.grid(visible=False, axis='x')
+        axes.set_axisbelow(True)
         heights = [0.0 if value is None else value for value in chart.bars.values()]
         axes.bar(range(len(heights)), heights, color='#d9a679')
         slanted = len(heights) > 8

@@ -128,6 +128,12 @@ def test_the_model_gets_the_paired_depth_in_metres(
     assert metrics['frames']['out'] == 4
 
 
+def test_the_last_frames_do_not_wait_for_ever(tmp_path: Path, rgbd_bundle: Path) -> None:
+    drive = TinyDrive(num_frames=3, depth=shots(0))
+    metrics, engine = run(tmp_path, rgbd_bundle, drive)
+    assert metrics['frames']['in'] == metrics['frames']['out'] == len(engine.depths) == 3
+
+
 def test_limits_are_those_of_the_caller(tmp_path: Path, rgbd_bundle: Path) -> None:
     drive = TinyDrive(num_frames=4, depth=shots(0, 230))
     metrics, _ = run(tmp_path, rgbd_bundle, drive, max_dt_ms=29.0, max_wait_ms=10.0)

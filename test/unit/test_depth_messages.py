@@ -152,7 +152,9 @@ def test_compressed_metres_without_limit_go_to_infinity() -> None:
     np.testing.assert_array_equal(decode_compressed_depth(message), [[np.inf, 10100.0]])
 
 
-@pytest.mark.parametrize('quantization', [(0.0, 0.0), (-1.0, 0.5), (np.nan, 0.0), (1.0, np.inf)])
+@pytest.mark.parametrize(
+    'quantization', [(0.0, 0.0), (-1.0, 0.5), (np.nan, 0.0), (1.0, -np.inf), (1.0, 1.5)]
+)
 def test_impossible_quantization_is_refused(quantization: tuple[float, float]) -> None:
     message = compressed(png(MILLIMETRES), '32FC1; compressedDepth png', quantization)
     with pytest.raises(MessageError, match='quantization parameters a = '):

@@ -117,6 +117,17 @@ def test_half_the_rate_pairs_every_image_without_waiting() -> None:
     assert dt[5::2] == [pytest.approx(-100 / 3, abs=1e-3)] * 8
 
 
+def test_what_no_depth_can_reach_does_not_wait() -> None:
+    stream = Stream(max_dt_ms=20)
+    for frame in range(20):
+        now = frame * 100 / 3 + 10
+        if frame % 2 == 0:
+            stream.depth(frame * 100 / 3, now)
+        stream.rgb(frame * 100 / 3, now + 1)
+        assert stream.pairing.waiting == 0 or frame < 4
+    assert [pair.reason for pair in stream.pairs[4:]] == ['', TOO_FAR] * 8
+
+
 def test_stamps_that_differ_by_microseconds_do_not_wait() -> None:
     stream = Stream()
     for frame in range(6):
@@ -166,7 +177,7 @@ def test_depth_of_another_frame_is_refused_with_the_fix_and_does_not_delay() -> 
     assert stream.pairs[0].dt_ms is None
     stream.depth(33, 34, f'/{FRAME}').rgb(33, 35)
     assert stream.out[1] == ('rgb 33', 'depth 33')
-    assert frame_fault(FRAME, FRAME) == ''
+    assert frame_fault(FRAME, FRAME) == frame_fault(f'/{FRAME}', FRAME) == ''
 
 
 @pytest.mark.parametrize('depth_first', [False, True])
@@ -193,6 +204,14 @@ def test_a_short_jump_does_not_pair_with_depth_from_before() -> None:
     stream.rgb(66, 400)
     stream.depth(66, 401, name='new')
     assert stream.out[-1] == ('rgb 66', 'new')
+
+
+def test_depth_that_jumped_first_drops_what_it_had_before() -> None:
+    stream = Stream()
+    for frame in range(20):
+        stream.depth(66 * frame, 66 * frame + 1, name='old').rgb(66 * frame, 66 * frame + 2)
+    stream.depth(600 + 5, 1330, name='new').rgb(594, 1331)
+    assert stream.out[-1] == ('rgb 594', 'new')
 
 
 def test_reset_lets_go_of_everything() -> None:
