@@ -154,12 +154,15 @@ class BagDepth:
         depth: Depth = np.zeros(truth.shape, np.float32)
         if stamp_ns in self._depth_of:
             log_time_ns, depth_stamp_ns = self._depth_of[stamp_ns]
-            for raw in self._again.messages(
-                self.topic.name, start_ns=log_time_ns, stop_ns=log_time_ns + 1
-            ):
-                if header_stamp_ns(raw.cdr) == depth_stamp_ns:
-                    depth = self._decode(self._again, raw, truth.shape)
-                    break
+            found = [
+                raw
+                for raw in self._again.messages(
+                    self.topic.name, start_ns=log_time_ns, stop_ns=log_time_ns + 1
+                )
+                if raw.log_time_ns == log_time_ns and _has_stamp(raw, depth_stamp_ns)
+            ]
+            # Of several with one stamp the last, as in the pairing.
+            depth = self._decode(self._again, found[-1], truth.shape)
         self._ranges.add(truth, prediction, depth)
 
     def document(self, frames: int, *, with_labels: bool, used_by_model: bool) -> dict[str, Any]:
@@ -187,6 +190,13 @@ class BagDepth:
             'hint': summary['hint'],
             'range_bands': self._ranges.to_list() if with_labels else None,
         }
+
+
+def _has_stamp(raw: RawMessage, stamp_ns: int) -> bool:
+    try:
+        return header_stamp_ns(raw.cdr) == stamp_ns
+    except BagError:  # cut off, and counted as such in `frames`
+        return False
 
 
 def depth_facts(depth: Mapping[str, Any] | None) -> list[Fact]:

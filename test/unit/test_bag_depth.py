@@ -22,7 +22,7 @@ from tiny_bag import (
 from tiny_bundle import write_tiny_bundle
 
 from desertmind_seg.bag_depth import DepthTopic
-from desertmind_seg.bags import MASK_TOPIC, Bag
+from desertmind_seg.bags import MASK_TOPIC, Bag, BagWriter
 from desertmind_seg.bundle import read_bundle
 from desertmind_seg.engine import load_engine
 from desertmind_seg.evaluate_bag import evaluate_bag, main
@@ -211,6 +211,31 @@ def test_depth_that_cannot_be_used_is_counted_and_masks_go_on(
     assert not first.any()
     assert second is not None
     assert second.any()
+
+
+def test_depth_whose_header_is_cut_off_is_counted(tmp_path: Path, tiny_bundle: Path) -> None:
+    whole = write_drive(tmp_path / 'whole', TinyDrive(num_frames=2, depth=shots(0, 100)))
+    with Bag(whole) as bag, BagWriter(tmp_path / 'cut', {}) as writer:
+        for raw in bag.messages(IMAGE_TOPIC, LABEL_TOPIC, DEPTH_TOPIC):
+            topic = bag.topics[raw.topic]
+            for end in (10, 18, None) if raw.topic == DEPTH_TOPIC else (None,):
+                writer.write_raw(raw.topic, topic.type, raw.log_time_ns, bytes(raw.cdr[:end]))
+    segmenter = Segmenter(WatchedEngine(tiny_bundle))
+    metrics = evaluate_bag(
+        tmp_path / 'cut',
+        IMAGE_TOPIC,
+        LABEL_TOPIC,
+        segmenter,
+        tmp_path / 'out',
+        depth=DepthTopic(DEPTH_TOPIC),
+    )
+    depth = metrics['depth']
+    assert (depth['images'], depth['images_unreadable'], depth['frames_with_depth']) == (6, 4, 2)
+    assert [(entry['error'][:24], entry['count']) for entry in depth['problems']] == [
+        ('A message of 10 bytes is', 2),
+        ('A message of 18 bytes is', 2),
+    ]
+    assert depth['range_bands'][0]['labelled_pixels'] > 0
 
 
 def test_waiting_ends_where_the_log_says_so(tmp_path: Path, rgbd_bundle: Path) -> None:
