@@ -112,6 +112,7 @@ def test_half_the_rate_pairs_every_image_without_waiting() -> None:
     assert stream.pairing.waiting == 0
     summary = stream.pairing.summary()
     assert (summary['rgb'], summary['with_depth']) == (20, 20)
+    assert summary['hint'] == ''  # nothing to set: the two are exposed together
     dt = [pair.dt_ms or 0.0 for pair in stream.pairs]
     assert dt[2::2] == [0.0] * 9
     assert dt[5::2] == [pytest.approx(-100 / 3, abs=1e-3)] * 8
