@@ -142,6 +142,30 @@ def header_stamp_ns(cdr: bytes | memoryview) -> int:
     return int(sec) * 1_000_000_000 + int(nanosec)
 
 
+def header_frame_id(cdr: bytes | memoryview) -> str:
+    """Return the frame of a serialized message whose first field is a std_msgs/Header.
+
+    Raises:
+        BagError: The message is shorter than its header, or the frame is no text.
+    """
+    header_stamp_ns(cdr)
+    byte_order = '<' if cdr[1] & 1 else '>'
+    begin = _HEADER_BYTES + 4
+    length = 0
+    if len(cdr) >= begin:
+        (length,) = struct.unpack_from(f'{byte_order}I', cdr, _HEADER_BYTES)
+    if len(cdr) < begin + length:
+        raise BagError(
+            f'A message of {len(cdr)} bytes is too short to hold its frame_id; expected at least '
+            f'{begin + length}.'
+        )
+    try:
+        # The length counts the zero byte at the end.
+        return bytes(cdr[begin : begin + length]).rstrip(b'\0').decode()
+    except UnicodeDecodeError as err:
+        raise BagError(f'The frame_id of a message is no UTF-8 text: {err}') from err
+
+
 def stamp_ns(message: Any) -> int:
     """Return the header stamp of a deserialized message."""
     return int(message.header.stamp.sec) * 1_000_000_000 + int(message.header.stamp.nanosec)

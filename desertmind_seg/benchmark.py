@@ -39,14 +39,14 @@ from desertmind_seg.graph_cost import GraphCost, GraphCostError, Precision, bund
 from desertmind_seg.machine_limits import LimitProbe, Limits, best
 from desertmind_seg.provenance import environment
 from desertmind_seg.report import (
-    Bar,
     Fact,
     Section,
-    bars_section,
+    WhiskerBar,
     environment_section,
     output_folder,
     pairs_section,
     table_section,
+    whiskers_section,
     write_json,
     write_report,
 )
@@ -448,7 +448,7 @@ def _write_benchmark_report(path: Path, document: Mapping[str, Any]) -> None:
     sections: list[Section] = [table_section('Cases', table_rows(cases), note)]
     if measured:
         bars = [
-            Bar(
+            WhiskerBar(
                 f'{Path(case["bundle"]["path"]).name}, {case["backend"]}, {{}}x{{}}'.format(
                     *case['size_hw']
                 ),
@@ -459,7 +459,7 @@ def _write_benchmark_report(path: Path, document: Mapping[str, Any]) -> None:
             for case in measured
         ]
         sections.append(
-            bars_section(
+            whiskers_section(
                 'Distance to the floor',
                 bars,
                 'latency [ms]',

@@ -10,7 +10,12 @@ Needs no ROS installation. Results, in the folder of --out:
   each, repeated_stamps); `latency_ms` (decode, inference and total, each with p50, p95, p99, max
   and count, all of this machine); `labels` (null, or topic, images, matched, without_frame,
   frames_without_label, ontology_recorded); `segmentation` (null, or `ConfusionMatrix.to_dict()`
-  over the matched frames); `environment` (machine, versions, git_hash).
+  over the matched frames); `depth` (null, or what --depth gave: topic, max_dt_ms, max_wait_ms,
+  used_by_model, frames_with_depth, frame_share, valid_share (pixels with depth among all of those
+  frames), frames_without_depth by reason, images and what was wrong with them, problems, dt_ms
+  (depth minus image: median, histogram), clock_offset_ms, hint, range_bands (null without labels,
+  or of each band name, from_m, to_m, labelled_pixels, miou_present, false_safe_rate));
+  `environment` (machine, versions, git_hash).
 - `report.html`: the same for people, with the best and the worst frames.
 
 Exit status: 0, or 1 when some frames could not be segmented, or 2 when nothing was written.
@@ -18,9 +23,11 @@ Exit status: 0, or 1 when some frames could not be segmented, or 2 when nothing 
 
 import argparse
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 import logging
+from math import isfinite
 from pathlib import Path
 import sys
 import time
@@ -30,10 +37,12 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from desertmind_seg.bag_depth import BagDepth, DepthTopic, depth_facts, depth_sections
 from desertmind_seg.bags import (
     COMPRESSED_IMAGE_TYPE,
     CONFIDENCE_TOPIC,
     IMAGE_TYPE,
+    IMAGE_TYPES,
     LABEL_INFO_TOPIC,
     MASK_TOPIC,
     Bag,
@@ -53,6 +62,7 @@ from desertmind_seg.messages import (
 )
 from desertmind_seg.metrics import ConfusionMatrix, MetricsError
 from desertmind_seg.ontology import UNLABELED, Ontology
+from desertmind_seg.pairing import MAX_DT_MS, MAX_WAIT_MS
 from desertmind_seg.provenance import environment
 from desertmind_seg.rendering import contact_sheet
 from desertmind_seg.report import (
@@ -178,10 +188,17 @@ def _decode_labels(bag: Bag, topic: str, message: Any, stamp_ns: int) -> Image:
     return labels.astype(np.uint8)
 
 
-def segment_bag(bag: Bag, topic: str, segmenter: Segmenter, writer: BagWriter) -> SegmentedBag:
+def segment_bag(
+    bag: Bag,
+    topic: str,
+    segmenter: Segmenter,
+    writer: BagWriter,
+    depth: BagDepth | None = None,
+) -> SegmentedBag:
     """Run every frame of `topic` through the segmenter and write mask and confidence.
 
-    A frame that cannot be decoded or segmented is listed in `bad`, and the run goes on.
+    A frame that cannot be decoded or segmented is listed in `bad`, and the run goes on. An rgbd
+    bundle gets depth that is missing everywhere (0) where a frame has none.
 
     Raises:
         BagError: The bag is corrupt from some point on.
@@ -193,8 +210,10 @@ def segment_bag(bag: Bag, topic: str, segmenter: Segmenter, writer: BagWriter) -
     writer.write_label_info(
         LABEL_INFO_TOPIC, bag.start_ns, ontology.names, segmenter.confidence_threshold
     )
-    for raw in tqdm(
-        bag.messages(topic),
+    takes_depth = segmenter.engine.bundle.metadata.modality == 'rgbd'
+    frames = ((raw, None) for raw in bag.messages(topic)) if depth is None else depth.frames()
+    for raw, depth_raw in tqdm(
+        frames,
         total=bag.topics[topic].count,
         desc='segmenting',
         unit='frame',
@@ -209,8 +228,13 @@ def segment_bag(bag: Bag, topic: str, segmenter: Segmenter, writer: BagWriter) -
             stamps.add(stamp)
             message = bag.deserialize(raw)
             rgb = decode_frame(bag, topic, message)
+            metres = None
+            if depth is not None:
+                metres = depth.decode(stamp, depth_raw, rgb.shape[:2])
+            if takes_depth and metres is None:
+                metres = np.zeros(rgb.shape[:2], np.float32)
             decoded = time.perf_counter()
-            segmentation = segmenter.segment(rgb)
+            segmentation = segmenter.segment(rgb, depth=metres if takes_depth else None)
         except (BagError, MessageError, ImageError) as err:
             run.bad.append(BadFrame(stamp, str(err)))
             tqdm.write(f'Frame with stamp {stamp} ns left out: {err}', file=sys.stderr)
@@ -228,8 +252,14 @@ def segment_bag(bag: Bag, topic: str, segmenter: Segmenter, writer: BagWriter) -
     return run
 
 
-def score_masks(bag: Bag, label_topic: str, masks: Bag, ontology: Ontology) -> LabelScore:
-    """Score a bag of masks against the labels of the same stamps.
+def score_masks(
+    bag: Bag,
+    label_topic: str,
+    masks: Bag,
+    ontology: Ontology,
+    depth: BagDepth | None = None,
+) -> LabelScore:
+    """Score a bag of masks against the labels of the same stamps, with `depth` also by range.
 
     Raises:
         BagError: A mask and its labels differ in size, or the labels are bad (`check_labels`).
@@ -242,12 +272,13 @@ def score_masks(bag: Bag, label_topic: str, masks: Bag, ontology: Ontology) -> L
     ):
         frame = ConfusionMatrix(ontology)
         try:
-            frame.add(
-                _decode_labels(bag, label_topic, label_message, stamp),
-                decode_labels(mask_message).astype(np.uint8, copy=False),
-            )
+            labels = _decode_labels(bag, label_topic, label_message, stamp)
+            mask = decode_labels(mask_message).astype(np.uint8, copy=False)
+            frame.add(labels, mask)
         except MetricsError as err:
             raise BagError(f'Label image of {label_topic!r} with stamp {stamp} ns: {err}') from err
+        if depth is not None:
+            depth.score(stamp, labels, mask)
         matrix.counts += frame.counts
         frame_miou[stamp] = frame.miou_present
     return LabelScore(
@@ -434,11 +465,13 @@ def _write_evaluation_report(
         Fact('inference p50', f'{latency["inference"]["p50"]:.1f} ms', 'of this machine'),
         Fact('inference p99', f'{latency["inference"]["p99"]:.1f} ms', 'of this machine'),
         *score_facts(metrics),
+        *depth_facts(metrics['depth']),
     ]
     times_s = [(at - bag['start_ns']) / 1e9 for at in run.log_times_ns]
     sections = [
         images_section('Frames', [('camera frame, class mask and confidence', sheet)]),
         *score_sections(metrics, ontology),
+        *depth_sections(metrics['depth']),
         latency_section(
             'Inference',
             run.inference_ms,
@@ -463,9 +496,12 @@ def evaluate_bag(
     segmenter: Segmenter,
     out: Path,
     *,
+    depth: DepthTopic | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """Segment and score a bag; write masks/, metrics.json and report.html; return the metrics.
+
+    An rgbd bundle needs `depth`; with an rgb bundle it only measures range.
 
     Raises:
         FileNotFoundError: There is no such bag.
@@ -474,13 +510,20 @@ def evaluate_bag(
         EngineError: The engine failed.
     """
     bundle, ontology = segmenter.engine.bundle, segmenter.ontology
-    with Bag(bag_path) as bag, output_folder(out, (MASKS, METRICS, REPORT), replace=force) as new:
+    with ExitStack() as stack:
+        bag = stack.enter_context(Bag(bag_path))
+        new = stack.enter_context(output_folder(out, (MASKS, METRICS, REPORT), replace=force))
         bag.topic(image_topic)
+        _check_depth(bag, image_topic, bundle, depth)
+        bag_depth = None
+        if depth is not None:
+            again = stack.enter_context(Bag(bag_path))
+            bag_depth = BagDepth(bag, again, depth, image_topic, ontology)
         if label_topic is not None:
             check_labels(bag, label_topic, ontology)
         hashes = dict.fromkeys((MASK_TOPIC, CONFIDENCE_TOPIC), ontology.sha256)
         with BagWriter(new / MASKS, hashes) as writer:
-            run = segment_bag(bag, image_topic, segmenter, writer)
+            run = segment_bag(bag, image_topic, segmenter, writer, bag_depth)
         if not run.inference_ms:
             raise BagError(
                 f'None of the {run.frames_in} frames of {image_topic!r} could be segmented; the '
@@ -504,8 +547,17 @@ def evaluate_bag(
             'total': percentiles(run.total_ms),
         }
         with Bag(new / MASKS) as masks:
-            score = None if label_topic is None else score_masks(bag, label_topic, masks, ontology)
+            score = None
+            if label_topic is not None:
+                score = score_masks(bag, label_topic, masks, ontology, bag_depth)
             metrics.update(labels_document(bag, label_topic, score))
+            metrics['depth'] = None
+            if bag_depth is not None:
+                metrics['depth'] = bag_depth.document(
+                    run.frames_in,
+                    with_labels=score is not None,
+                    used_by_model=bundle.metadata.modality == 'rgbd',
+                )
             # A stamp that occurs twice may belong to a bad frame as well as to a mask.
             stamps = stamps_of(masks, MASK_TOPIC) - {bad.stamp_ns for bad in run.bad}
             chosen = select_frames(stamps, score)
@@ -513,6 +565,26 @@ def evaluate_bag(
         write_json(new / METRICS, metrics)
         _write_evaluation_report(new / REPORT, metrics, run, sheet, ontology)
     return metrics
+
+
+def _check_depth(bag: Bag, image_topic: str, bundle: Bundle, depth: DepthTopic | None) -> None:
+    if bundle.metadata.modality == 'rgb' or depth is not None:
+        return
+    others = [
+        name for name, topic in bag.topics.items() if topic.type in IMAGE_TYPES and 'depth' in name
+    ]
+    raise BagError(
+        f'Bundle {bundle.metadata.name!r} takes RGB and depth, but no depth topic was given; pass '
+        f'--depth TOPIC, or use an rgb bundle. Topics of bag {str(bag.path)!r} that look like '
+        f'depth beside {image_topic!r}: {", ".join(others) or "none"}.'
+    )
+
+
+def _milliseconds(text: str) -> float:
+    value = float(text)
+    if not (isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f'{text} is not 0 or more milliseconds')
+    return value
 
 
 def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -523,6 +595,26 @@ def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument('bag', type=Path, help='rosbag2 folder, .mcap, .db3 or ROS 1 .bag')
     parser.add_argument('--image', required=True, metavar='TOPIC', help='raw or compressed images')
     parser.add_argument('--labels', metavar='TOPIC', help='label images of class ids, same stamps')
+    parser.add_argument(
+        '--depth',
+        metavar='TOPIC',
+        help='depth registered to the images (raw or compressedDepth): input of rgbd bundles, and '
+        'scores by distance for all',
+    )
+    parser.add_argument(
+        '--max-dt-ms',
+        type=_milliseconds,
+        default=MAX_DT_MS,
+        metavar='MS',
+        help='how far apart the stamps of an image and its depth may be (%(default)g)',
+    )
+    parser.add_argument(
+        '--max-wait-ms',
+        type=_milliseconds,
+        default=MAX_WAIT_MS,
+        metavar='MS',
+        help='how long an image waits for its depth, by the log time (%(default)g)',
+    )
     parser.add_argument('--bundle', type=Path, help=f'model to run ({DEFAULT_BUNDLE})')
     parser.add_argument('--backend', default='auto', choices=('auto', *BACKENDS))
     parser.add_argument('--confidence-threshold', type=float, default=0.0, metavar='P')
@@ -539,8 +631,17 @@ def main(arguments: list[str] | None = None) -> int:
         bundle = read_bundle(options.bundle or share_path(DEFAULT_BUNDLE))
         engine = load_engine(bundle, options.backend)
         segmenter = Segmenter(engine, options.confidence_threshold)
+        depth = None
+        if options.depth is not None:
+            depth = DepthTopic(options.depth, options.max_dt_ms, options.max_wait_ms)
         metrics = evaluate_bag(
-            options.bag, options.image, options.labels, segmenter, options.out, force=options.force
+            options.bag,
+            options.image,
+            options.labels,
+            segmenter,
+            options.out,
+            depth=depth,
+            force=options.force,
         )
     except (BagError, BundleError, EngineError, FileExistsError, FileNotFoundError) as err:
         print(f'evaluate_bag: {err}', file=sys.stderr)
@@ -551,10 +652,14 @@ def main(arguments: list[str] | None = None) -> int:
         f'Inference p50 {inference["p50"]:.1f}, p95 {inference["p95"]:.1f}, '
         f'p99 {inference["p99"]:.1f} ms on this machine.'
     )
-    for fact in score_facts(metrics):
+    for fact in [*score_facts(metrics), *depth_facts(metrics['depth'])]:
         print(f'{fact.label} {fact.value} ({fact.note}).')
     print(f'Report: {options.out / REPORT}\nMetrics: {options.out / METRICS}')
     print(f'Masks: {options.out / MASKS}')
+    if metrics['depth'] is not None:
+        problems = [entry['error'] for entry in metrics['depth']['problems']]
+        for text in filter(None, [metrics['depth']['hint'], *problems]):
+            print(f'Depth: {text}', file=sys.stderr)
     if frames['bad']:
         print(f'{len(frames["bad"])} frames were left out, see the report.', file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""ROS image messages to numpy arrays and back; the only file that knows encodings and `step`.
+"""ROS image messages to numpy arrays and back; depth has its own file, `depth_messages`.
 
 Decoding is duck-typed: a message is anything with the fields of sensor_msgs/Image or
 CompressedImage, so rclpy's messages (`data` is an array.array) and those of rosbags (`data` is a
@@ -142,8 +142,8 @@ def decode_labels(message: Any) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16
             f'Label image has encoding {message.encoding!r}; expected {", ".join(_LABEL_BYTES)}.'
         )
     if _LABEL_BYTES[message.encoding] == 1:
-        return np.ascontiguousarray(_rows(message, message.width, message.height))
-    rows = np.ascontiguousarray(_rows(message, 2 * message.width, message.height))
+        return np.ascontiguousarray(image_rows(message, message.width, message.height))
+    rows = np.ascontiguousarray(image_rows(message, 2 * message.width, message.height))
     stored = rows.view('>u2' if message.is_bigendian else '<u2')
     return stored.astype(np.uint16, copy=False)
 
@@ -154,7 +154,7 @@ def _describe(message: Any) -> str:
     )
 
 
-def _rows(message: Any, row_bytes: int, num_rows: int) -> UInt8:
+def image_rows(message: Any, row_bytes: int, num_rows: int) -> UInt8:
     """Return the bytes of each row without its padding, (num_rows, row_bytes), as a view."""
     if message.width == 0 or message.height == 0:
         raise MessageError(f'{_describe(message)} is empty; expected at least one pixel.')
@@ -174,7 +174,7 @@ def _rows(message: Any, row_bytes: int, num_rows: int) -> UInt8:
 
 def _pixels(message: Any, channels: int, value_bytes: int) -> UInt8:
     """Return the high bytes of interleaved pixels: (H, W, channels), (H, W) for one channel."""
-    rows = _rows(message, message.width * channels * value_bytes, message.height)
+    rows = image_rows(message, message.width * channels * value_bytes, message.height)
     if value_bytes == 2:
         rows = np.ascontiguousarray(rows[:, 0 if message.is_bigendian else 1 :: 2])
     if channels == 1:
@@ -190,7 +190,7 @@ def _decode_packed_422(message: Any, conversion: int) -> UInt8:
             f'{_describe(message)} has step {message.step}: two pixels share their colour, so an '
             f'odd width needs a step of at least {4 * pairs} bytes, or make the width even.'
         )
-    rows = _rows(message, 4 * pairs, message.height)
+    rows = image_rows(message, 4 * pairs, message.height)
     rgb = cv2.cvtColor(rows.reshape(message.height, 2 * pairs, 2), conversion)
     return np.ascontiguousarray(rgb[:, : message.width], np.uint8)
 
@@ -203,7 +203,7 @@ def _decode_semi_planar_420(message: Any, conversion: int) -> UInt8:
             f'{_describe(message)} has step {width}: two pixels share their colour, so an odd '
             f'width needs a step of at least {even_width} bytes, or make the width even.'
         )
-    planes = _rows(message, even_width, height + color_rows)
+    planes = image_rows(message, even_width, height + color_rows)
     # OpenCV wants even sizes: the row that is missing under an odd height is cropped again.
     luma = planes[:height] if height % 2 == 0 else planes[: height + 1]
     color = planes[height:].reshape(color_rows, even_width // 2, 2)

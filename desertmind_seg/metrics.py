@@ -1,11 +1,19 @@
 """Scores of masks against ground truth, all from one integer confusion matrix."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from desertmind_seg.ontology import UNLABELED, Ontology
+from desertmind_seg.ontology import UNLABELED, Group, Ontology
+
+# Metres: where a vehicle brakes, where it steers, where it plans.
+_BAND_EDGES_M = (5.0, 10.0, 20.0, 40.0)
+_BAND_NAMES = ('0-5 m', '5-10 m', '10-20 m', '20-40 m', 'beyond 40 m')
+NO_DEPTH_BAND = 'no depth'
+_UNSAFE: frozenset[Group] = frozenset({'obstacle', 'non_traversable'})
+_SAFE: frozenset[Group] = frozenset({'traversable'})
 
 
 class MetricsError(ValueError):
@@ -97,6 +105,26 @@ class ConfusionMatrix:
         total = self.counts.sum()
         return float(np.diagonal(self.counts).sum() / total) if total else float('nan')
 
+    @property
+    def false_safe_rate(self) -> float:
+        """Share of obstacle and non-traversable pixels called traversable; NaN without any.
+
+        The groups are the ontology's. A pixel predicted UNLABELED is not called safe.
+        """
+        return self._group_rate(_UNSAFE, _SAFE)
+
+    @property
+    def false_stop_rate(self) -> float:
+        """Share of traversable pixels called obstacle or non-traversable; NaN without any."""
+        return self._group_rate(_SAFE, _UNSAFE)
+
+    def _group_rate(self, truth: frozenset[Group], prediction: frozenset[Group]) -> float:
+        groups = [entry.group for entry in self.ontology.classes]
+        rows = self.counts[[group in truth for group in groups]]
+        pixels = rows.sum()
+        called = rows[:, :-1][:, [group in prediction for group in groups]].sum()
+        return float(called / pixels) if pixels else float('nan')
+
     def to_dict(self) -> dict[str, Any]:
         """Return the scores for JSON; what is not defined is None, for JSON knows no NaN."""
         pixels = self.truth_pixels
@@ -115,6 +143,61 @@ class ConfusionMatrix:
             ],
             'confusion': self.counts.tolist(),
         }
+
+
+class RangeConfusion:
+    """Counts pixels as `ConfusionMatrix` does, apart for each band of their depth.
+
+    Bands include their nearer edge. Pixels too far for the camera (+Inf) are beyond all bands;
+    those without depth have a band of their own.
+    """
+
+    def __init__(self, ontology: Ontology) -> None:
+        self.bands = {name: ConfusionMatrix(ontology) for name in (*_BAND_NAMES, NO_DEPTH_BAND)}
+
+    def add(
+        self,
+        truth: npt.NDArray[np.uint8],
+        prediction: npt.NDArray[np.uint8],
+        depth: npt.NDArray[np.float32],
+    ) -> None:
+        """Count one frame.
+
+        Args:
+            truth: (H, W) uint8 class ids; UNLABELED pixels are ignored.
+            prediction: (H, W) uint8 class ids or UNLABELED.
+            depth: (H, W) float32 metres; 0 for missing, +Inf for too far.
+
+        Raises:
+            MetricsError: as `ConfusionMatrix.add`, or depth has another shape.
+        """
+        if depth.shape != truth.shape:
+            raise MetricsError(
+                f'depth has shape {depth.shape}, truth {truth.shape}; bring depth to the size of '
+                'the frame before'
+            )
+        band = np.searchsorted(_BAND_EDGES_M, depth, side='right')
+        band[~(depth > 0)] = len(_BAND_NAMES)
+        for index, matrix in enumerate(self.bands.values()):
+            inside = band == index
+            matrix.add(truth[inside], prediction[inside])
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Return the bands for JSON, from near to far; what is not defined is None."""
+        edges = [(0.0, _BAND_EDGES_M[0]), *pairwise(_BAND_EDGES_M), (_BAND_EDGES_M[-1], None)]
+        return [
+            {
+                'name': name,
+                'from_m': low,
+                'to_m': high,
+                'labelled_pixels': int(matrix.counts.sum()),
+                'miou_present': _defined(matrix.miou_present),
+                'false_safe_rate': _defined(matrix.false_safe_rate),
+            }
+            for (name, matrix), (low, high) in zip(
+                self.bands.items(), [*edges, (None, None)], strict=True
+            )
+        ]
 
 
 def _defined(score: float) -> float | None:

@@ -9,6 +9,7 @@ import base64
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 import io
 import itertools
 import json
@@ -189,13 +190,22 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Bar:
+class WhiskerBar:
     """One bar of a chart: `value`, a whisker up to `upper`, and a mark, say for a limit."""
 
     label: str
     value: float
     upper: float
     mark: float | None = None
+
+
+@dataclass(frozen=True)
+class BarChart:
+    """One bar for each label; a value of None leaves its place empty."""
+
+    x_label: str
+    y_label: str
+    bars: Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -415,8 +425,12 @@ def charts_section(title: str, charts: Sequence[Chart], note: str = '') -> Secti
     )
 
 
-def bars_section(
-    title: str, bars: Sequence[Bar], x_label: str, legend: tuple[str, str, str], note: str = ''
+def whiskers_section(
+    title: str,
+    bars: Sequence[WhiskerBar],
+    x_label: str,
+    legend: tuple[str, str, str],
+    note: str = '',
 ) -> Section:
     """Draw bars one below the other.
 
@@ -462,6 +476,31 @@ def bars_section(
         figure.legend(frameon=False, loc='outside upper right', ncols=3)
         body = _svg(figure)
     return Section(title, Markup('<div class="plots"><div>{}</div></div>').format(body), note)
+
+
+def bars_section(title: str, charts: Sequence[BarChart], note: str = '') -> Section:
+    """Draw bar charts side by side."""
+
+    def draw(chart: BarChart) -> Figure:
+        figure = Figure(figsize=(5.6, 3.1), layout='constrained')
+        axes = figure.add_subplot()
+        axes.grid(visible=False, axis='x')
+        axes.set_axisbelow(True)
+        heights = [0.0 if value is None else value for value in chart.bars.values()]
+        axes.bar(range(len(heights)), heights, color='#d9a679')
+        slanted = len(heights) > 8
+        axes.set_xticks(
+            range(len(heights)),
+            list(chart.bars),
+            rotation=45 if slanted else 0,
+            ha='right' if slanted else 'center',
+            fontsize=7.5,
+        )
+        axes.set_xlabel(chart.x_label)
+        axes.set_ylabel(chart.y_label)
+        return figure
+
+    return plots_section(title, [partial(draw, chart) for chart in charts], note)
 
 
 def reliability_section(calibration: Mapping[str, Any], note: str = '') -> Section:

@@ -28,9 +28,29 @@ from desertmind_seg.ontology import Ontology, load_ontology
 IMAGE_TOPIC = '/camera/color/image_raw'
 COMPRESSED_TOPIC = '/camera/color/image_raw/compressed'
 LABEL_TOPIC = '/labels/ycor_8'
+DEPTH_TOPIC = '/camera/aligned_depth_to_color/image_raw'
+COMPRESSED_DEPTH_TOPIC = f'{DEPTH_TOPIC}/compressedDepth'
 INFO_TOPIC = '/camera/color/camera_info'
 FRAME_ID = 'camera_color_optical_frame'
 START_NS = 1_700_000_000_123_456_789
+
+
+@dataclass(frozen=True)
+class DepthShot:
+    """One depth message; times after the start of the drive.
+
+    Attributes:
+        millimetres: (h, w) uint16; 0 is missing.
+        log_ms: when it was recorded; 3 ms after its stamp by default.
+        frame_id: of its header.
+        changes: fields of its Image message to overwrite.
+    """
+
+    stamp_ms: float
+    millimetres: npt.NDArray[np.uint16]
+    log_ms: float | None = None
+    frame_id: str = FRAME_ID
+    changes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,6 +66,7 @@ class TinyDrive:
         record_ontology: put the ontology's hash into the bag's metadata.
         broken: frame number -> fields of its Image message to overwrite.
         offered: QoS recorded for the image topic; none by default.
+        depth: what DEPTH_TOPIC (16UC1) and COMPRESSED_DEPTH_TOPIC (its PNG) hold.
     """
 
     num_frames: int = 6
@@ -59,6 +80,7 @@ class TinyDrive:
     broken: dict[int, dict[str, Any]] = field(default_factory=dict)
     broken_labels: dict[int, dict[str, Any]] = field(default_factory=dict)
     offered: tuple[Qos, ...] = ()
+    depth: tuple[DepthShot, ...] = ()
 
     def stamp_ns(self, index: int) -> int:
         return START_NS + round(index * 1e9 / self.rate_hz)
@@ -98,11 +120,14 @@ def write_drive(path: Path, drive: TinyDrive, storage: str = 'mcap') -> Path:
     store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_KILTED)
     types = store.types
 
-    def header(index: int) -> Any:
-        sec, nanosec = divmod(drive.stamp_ns(index), 1_000_000_000)
+    def header_at(stamp_ns: int, frame_id: str) -> Any:
+        sec, nanosec = divmod(stamp_ns, 1_000_000_000)
         stamp = types['builtin_interfaces/msg/Time'](sec=sec, nanosec=nanosec)
-        extra = {'seq': index} if ros1 else {}
-        return types['std_msgs/msg/Header'](stamp=stamp, frame_id=FRAME_ID, **extra)
+        extra = {'seq': 0} if ros1 else {}
+        return types['std_msgs/msg/Header'](stamp=stamp, frame_id=frame_id, **extra)
+
+    def header(index: int) -> Any:
+        return header_at(drive.stamp_ns(index), FRAME_ID)
 
     def image(index: int, pixels: npt.NDArray[np.uint8], padding: int, **changes: Any) -> Any:
         height, width = pixels.shape[:2]
@@ -156,6 +181,35 @@ def write_drive(path: Path, drive: TinyDrive, storage: str = 'mcap') -> Path:
             changes = drive.broken_labels.get(index, {})
             labels = image(index, drive.labels(index), 0, **changes)
             records.append((log_time_ns + 1, LABEL_TOPIC, 'sensor_msgs/msg/Image', labels))
+
+    for shot in drive.depth:
+        stamp_ns = START_NS + round(shot.stamp_ms * 1e6)
+        log_ms = shot.stamp_ms + 3 if shot.log_ms is None else shot.log_ms
+        log_time_ns = START_NS + round(log_ms * 1e6)
+        head = header_at(stamp_ns, shot.frame_id)
+        height, width = shot.millimetres.shape
+        raw = types['sensor_msgs/msg/Image'](
+            **{
+                'header': head,
+                'height': height,
+                'width': width,
+                'encoding': '16UC1',
+                'is_bigendian': 0,
+                'step': 2 * width,
+                'data': shot.millimetres.astype('<u2').reshape(-1).view(np.uint8),
+                **shot.changes,
+            }
+        )
+        records.append((log_time_ns, DEPTH_TOPIC, 'sensor_msgs/msg/Image', raw))
+        _, encoded = cv2.imencode('.png', shot.millimetres)
+        png = types['sensor_msgs/msg/CompressedImage'](
+            header=head,
+            format='16UC1; compressedDepth png',
+            data=np.concatenate([np.zeros(12, np.uint8), encoded.reshape(-1)]),
+        )
+        kind = 'sensor_msgs/msg/CompressedImage'
+        records.append((log_time_ns, COMPRESSED_DEPTH_TOPIC, kind, png))
+    records.sort(key=lambda record: record[0])
 
     if ros1:
         with Rosbag1Writer(path) as writer1:

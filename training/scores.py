@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from desertmind_seg.metrics import ConfusionMatrix
-from desertmind_seg.ontology import UNLABELED, Group, Ontology
+from desertmind_seg.ontology import UNLABELED, Ontology
 
 # Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
 CONFIDENCE_BINS = 15
@@ -23,8 +23,6 @@ CONFIDENCE_BINS = 15
 BOUNDARY_TOLERANCE = 0.0075
 BOOTSTRAP_DRAWS = 1000
 _BOOTSTRAP_SEED = 0
-_UNSAFE: frozenset[Group] = frozenset({'obstacle', 'non_traversable'})
-_SAFE: frozenset[Group] = frozenset({'traversable'})
 
 Mask = npt.NDArray[np.uint8]
 Counts = npt.NDArray[np.int64]
@@ -148,36 +146,13 @@ def _edges(ids: Mask, counted: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return edge
 
 
-def false_safe_rate(matrix: ConfusionMatrix) -> float:
-    """Share of obstacle and non-traversable pixels predicted traversable; NaN without any.
-
-    The groups are the ontology's. A pixel predicted UNLABELED is not called safe.
-    """
-    return _group_rate(matrix, _UNSAFE, _SAFE)
-
-
-def false_stop_rate(matrix: ConfusionMatrix) -> float:
-    """Share of traversable pixels predicted obstacle or non-traversable; NaN without any."""
-    return _group_rate(matrix, _SAFE, _UNSAFE)
-
-
-def _group_rate(
-    matrix: ConfusionMatrix, truth: frozenset[Group], prediction: frozenset[Group]
-) -> float:
-    groups = [entry.group for entry in matrix.ontology.classes]
-    rows = matrix.counts[[group in truth for group in groups]]
-    pixels = rows.sum()
-    called = rows[:, :-1][:, [group in prediction for group in groups]].sum()
-    return float(called / pixels) if pixels else float('nan')
-
-
 # Every score that one confusion matrix gives, and so has a bootstrap interval.
 STATISTICS: dict[str, Statistic] = {
     'miou_all': lambda matrix: matrix.miou_all,
     'miou_present': lambda matrix: matrix.miou_present,
     'pixel_accuracy': lambda matrix: matrix.pixel_accuracy,
-    'false_safe_rate': false_safe_rate,
-    'false_stop_rate': false_stop_rate,
+    'false_safe_rate': lambda matrix: matrix.false_safe_rate,
+    'false_stop_rate': lambda matrix: matrix.false_stop_rate,
 }
 
 

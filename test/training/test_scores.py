@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import pytest
 
-from desertmind_seg.metrics import ConfusionMatrix
 from desertmind_seg.ontology import load_ontology
 from training.scores import (
     BOUNDARY_TOLERANCE,
@@ -14,8 +13,6 @@ from training.scores import (
     Calibration,
     ComparisonError,
     PairedDifference,
-    false_safe_rate,
-    false_stop_rate,
     interval_95,
     intervals,
     paired_difference,
@@ -114,24 +111,6 @@ def test_boundary_counts_equal_those_of_distance_transforms() -> None:
             edge_of[1].sum(),
             (edge_of[1] & (distance[0] <= tolerance)).sum(),
         ]
-
-
-def test_false_safe_and_false_stop_by_hand() -> None:
-    matrix = ConfusionMatrix(YCOR8)
-    truth = np.array([[OBSTACLE] * 4 + [LOW] * 4 + [SMOOTH] * 5 + [SKY] * 3], np.uint8)
-    mask = np.array(
-        [
-            [SMOOTH, GRASS, OBSTACLE, SKY]  # 2 of 4 called safe
-            + [HIGH, 255, LOW, ROUGH]  # 1 of 4: what is not known is not called safe
-            + [SMOOTH, GRASS, PUDDLE, SKY, HIGH]  # 2 of 5 stop the vehicle for nothing
-            + [SMOOTH] * 3  # the sky is no obstacle
-        ],
-        np.uint8,
-    )
-    matrix.add(truth, mask)
-    assert false_safe_rate(matrix) == pytest.approx(3 / 8)
-    assert false_stop_rate(matrix) == pytest.approx(2 / 5)
-    assert np.isnan(false_safe_rate(ConfusionMatrix(YCOR8)))
 
 
 def _blocks(hit_shares: list[float], seed: int = 0) -> dict[str, np.ndarray]:

@@ -26,6 +26,7 @@ from desertmind_seg.bags import (
     BagError,
     BagWriter,
     OfferedQos,
+    header_frame_id,
     header_stamp_ns,
     pair_by_stamp,
     stamp_ns,
@@ -222,6 +223,20 @@ def test_header_stamp_honours_byte_order() -> None:
     little = b'\x00\x01\x00\x00' + struct.pack('<iI', 3, 4)
     big = b'\x00\x00\x00\x00' + struct.pack('>iI', 3, 4)
     assert header_stamp_ns(little) == header_stamp_ns(big) == 3_000_000_004
+
+
+def test_frame_of_a_header() -> None:
+    text = 'kamera_ü'.encode() + b'\0'
+    little = bytes([0, 1, 0, 0]) + struct.pack('<iII', 3, 4, len(text)) + text + b'rest'
+    big = bytes([0, 0, 0, 0]) + struct.pack('>iII', 3, 4, len(text)) + text
+    for cdr in (little, memoryview(little), big):
+        assert header_frame_id(cdr) == 'kamera_ü'
+    assert header_frame_id(little[:12] + struct.pack('<I', 0)) == ''
+    for cut in (11, 14, 20):
+        with pytest.raises(BagError, match=f'message of {cut} bytes is too short'):
+            header_frame_id(little[:cut])
+    with pytest.raises(BagError, match='no UTF-8'):
+        header_frame_id(little.replace(b'k', b'\xff'))
 
 
 def test_undecodable_message_is_named(tmp_path: Path) -> None:

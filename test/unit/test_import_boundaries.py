@@ -28,8 +28,10 @@ ALLOWED: dict[str, set[str]] = {
     'metrics': {'ontology'},
     'telemetry': set(),
     'messages': {'ontology'},
+    'depth_messages': {'messages'},
     'parameters': set(),
     'frame_slot': set(),
+    'pairing': {'frame_slot'},
     'health': {'telemetry'},
     'dds': {'share'},
     'bags': set(),
@@ -40,8 +42,11 @@ ALLOWED: dict[str, set[str]] = {
         *('parameters', 'messages', 'frame_slot', 'segmenter', 'engine', 'build_engine'),
         *('engine_cache', 'bundle', 'rendering', 'health', 'dds', 'share'),
     },
+    'bag_depth': {
+        *('bags', 'depth_messages', 'messages', 'metrics', 'ontology', 'pairing', 'report'),
+    },
     'evaluate_bag': {
-        *('bags', 'messages', 'segmenter', 'engine', 'bundle', 'ontology'),
+        *('bag_depth', 'pairing', 'bags', 'messages', 'segmenter', 'engine', 'bundle', 'ontology'),
         *('rendering', 'metrics', 'telemetry', 'provenance', 'report', 'share'),
     },
     'graph_cost': {'engine_protocol', 'bundle'},

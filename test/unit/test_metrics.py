@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from desertmind_seg.metrics import ConfusionMatrix, MetricsError
-from desertmind_seg.ontology import UNLABELED, Ontology, OntologyClass
+from desertmind_seg.metrics import ConfusionMatrix, MetricsError, RangeConfusion
+from desertmind_seg.ontology import UNLABELED, Ontology, OntologyClass, load_ontology
 
 
 @pytest.fixture
@@ -133,3 +133,69 @@ def test_raw_codes_are_refused_by_their_type(ontology: Ontology) -> None:
     raw: Any = np.array([[7100]], np.uint16)
     with pytest.raises(MetricsError, match='truth is uint16; expected uint8 class ids'):
         ConfusionMatrix(ontology).add(raw, np.zeros((1, 1), np.uint8))
+
+
+def test_false_safe_and_false_stop_by_hand() -> None:
+    ontology = load_ontology('ycor-8')
+    ids = {entry.name: entry.id for entry in ontology.classes}
+    smooth, grass, rough, puddle, low, high, obstacle, sky = (
+        ids[name]
+        for name in (
+            'smooth trail',
+            'traversable grass',
+            'rough trail',
+            'puddle',
+            'non-traversable low vegetation',
+            'high vegetation',
+            'obstacle',
+            'sky',
+        )
+    )
+    truth = np.array([[obstacle] * 4 + [low] * 4 + [smooth] * 5 + [sky] * 3], np.uint8)
+    prediction = np.array(
+        [
+            [smooth, grass, obstacle, sky]  # 2 of 4 called safe
+            + [high, UNLABELED, low, rough]  # 1 of 4: what is not known is not called safe
+            + [smooth, grass, puddle, sky, high]  # 2 of 5 stop the vehicle for nothing
+            + [smooth] * 3  # the sky is no obstacle
+        ],
+        np.uint8,
+    )
+    matrix = ConfusionMatrix(ontology)
+    assert np.isnan(matrix.false_safe_rate)
+    matrix.add(truth, prediction)
+    assert matrix.false_safe_rate == 3 / 8
+    assert matrix.false_stop_rate == 2 / 5
+
+
+def test_range_bands_by_hand(ontology: Ontology) -> None:
+    depth = np.array([[0.0, 4.999, 5.0, 9.999, 10.0, 20.0, 39.9, 40.0, np.inf]], np.float32)
+    truth = np.array([[0, 0, 1, 1, 2, 3, 3, 0, 0]], np.uint8)
+    prediction = np.array([[0, 1, 1, 0, 2, 3, 255, 0, 1]], np.uint8)
+    ranges = RangeConfusion(ontology)
+    ranges.add(truth, prediction, depth)
+    # a stands for the first class, and so on; a miss as unlabelled blames no other class.
+    assert [(band['name'], band['labelled_pixels']) for band in ranges.to_list()] == [
+        ('0-5 m', 1),
+        ('5-10 m', 2),
+        ('10-20 m', 1),
+        ('20-40 m', 2),
+        ('beyond 40 m', 2),
+        ('no depth', 1),
+    ]
+    assert [band['miou_present'] for band in ranges.to_list()] == [0.0, 0.5, 1.0, 0.5, 0.5, 1.0]
+    assert [(band['from_m'], band['to_m']) for band in ranges.to_list()] == [
+        *((0.0, 5.0), (5.0, 10.0), (10.0, 20.0), (20.0, 40.0), (40.0, None), (None, None))
+    ]
+
+
+def test_empty_bands_have_no_scores(ontology: Ontology) -> None:
+    for band in RangeConfusion(ontology).to_list():
+        assert band['labelled_pixels'] == 0
+        assert band['miou_present'] is None
+        assert band['false_safe_rate'] is None
+
+
+def test_depth_of_another_size_is_refused(ontology: Ontology) -> None:
+    with pytest.raises(MetricsError, match=r'depth has shape \(2, 4\), truth \(3, 4\)'):
+        RangeConfusion(ontology).add(TRUTH, PREDICTION, np.zeros((2, 4), np.float32))

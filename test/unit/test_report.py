@@ -13,11 +13,12 @@ from desertmind_seg.metrics import ConfusionMatrix
 from desertmind_seg.ontology import Ontology, load_ontology
 from desertmind_seg.provenance import environment
 from desertmind_seg.report import (
-    Bar,
+    BarChart,
     Change,
     Chart,
     Fact,
     Section,
+    WhiskerBar,
     bars_section,
     charts_section,
     classes_section,
@@ -32,6 +33,7 @@ from desertmind_seg.report import (
     table_section,
     text_section,
     video_section,
+    whiskers_section,
     write_json,
     write_report,
 )
@@ -88,6 +90,7 @@ def test_page_is_whole_and_loads_nothing(
             images_section('Frames', [('first <b>frame</b>', rgb)]),
             frames_section('Worst', ('seen', '<said>'), [('a & b', (rgb, rgb))], ontology),
             charts_section('Curves', [Chart('x', 'y', {'a < b': ((0, 1), (2.0, 1.0))})]),
+            bars_section('Bands', [BarChart('<far>', 'n', {'<near>': 2.0, 'b': None})]),
             reliability_section(
                 {'reliability': [{'confidence': 0.9, 'accuracy': 0.8, 'pixels': 10}]}
             ),
@@ -108,6 +111,7 @@ def test_page_is_whole_and_loads_nothing(
     assert 'A &lt;drive&gt;' in page
     assert 'one &amp; two' in page
     assert 'first &lt;b&gt;frame&lt;/b&gt;' in page
+    assert {'&lt;far&gt;', '&lt;near&gt;'} <= set(re.findall(r'&lt;\w+&gt;', page))
     assert '&lt;path&gt;' in page
     assert 'a &amp; b: &lt;said&gt;' in page
     assert '<tr><td>&lt;one&gt;</td><td>0.5</td></tr>' in page
@@ -183,9 +187,9 @@ def test_the_last_cell_of_a_short_row_spans_the_rest() -> None:
 def test_bars_have_their_labels_and_the_marks_that_there_are() -> None:
     with_mark, without = (
         str(
-            bars_section(
+            whiskers_section(
                 'Time',
-                [Bar('a < b', 3.0, 5.0, mark), Bar('c', 2.0, 2.0)],
+                [WhiskerBar('a < b', 3.0, 5.0, mark), WhiskerBar('c', 2.0, 2.0)],
                 'ms',
                 ('p50', 'p99', 'min'),
             ).body
