@@ -22,18 +22,20 @@ class Frame:
         stamp_ns: its header's stamp.
         arrived_sec: `time.perf_counter()` when it arrived.
         epoch: how often time had jumped before.
+        pair: what the pairing with depth decided; None where there is no depth input.
     """
 
     message: Any
     stamp_ns: int
     arrived_sec: float
     epoch: int
+    pair: Any = None
 
 
 class FrameSlot:
     """Holds one frame for the worker; a newer frame takes its place.
 
-    `put` and `clear` belong to the thread of the callbacks, `take` to the worker.
+    `admit`, `put` and `clear` belong to the thread of the callbacks, `take` to the worker.
     """
 
     def __init__(self) -> None:
@@ -43,10 +45,13 @@ class FrameSlot:
         self._newest_stamp_ns: int | None = None
         self.epoch = 0
 
-    def put(self, message: Any, stamp_ns: int, arrived_sec: float) -> Frame | None:
-        """Offer a frame; returns the one that it supersedes."""
-        frame = Frame(message, stamp_ns, arrived_sec, self.epoch)
+    def admit(self, message: Any, stamp_ns: int, arrived_sec: float) -> Frame:
+        """Make a frame of this epoch; it is in the slot once it is `put` there."""
         self._newest_stamp_ns = stamp_ns
+        return Frame(message, stamp_ns, arrived_sec, self.epoch)
+
+    def put(self, frame: Frame) -> Frame | None:
+        """Offer a frame to the worker; returns the one that it supersedes."""
         with self._changed:
             superseded, self._frame = self._frame, frame
             self._changed.notify()

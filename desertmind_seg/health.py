@@ -187,7 +187,6 @@ class PipelineHealth:
             summary,
             {
                 **values,
-                'mode': 'RGB',
                 'rate_hz': f'{self.published.hz():.2f}',
                 'published': str(self.counters.snapshot()['published']),
                 **_percentile_values('inference_ms', self.inference_ms.percentiles()),
@@ -212,11 +211,6 @@ def gate_values(parity: Mapping[str, Any]) -> dict[str, str]:
         for name, value in parity.items()
         if isinstance(value, (int, float, str))
     }
-
-
-def depth_status() -> Status:
-    """Return the status of the depth input, which RGB bundles do not have."""
-    return Status('Depth', OK, 'not used: the bundle takes RGB only', {'mode': 'RGB'})
 
 
 def _status(

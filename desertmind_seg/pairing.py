@@ -35,6 +35,13 @@ _TWO_CLOCKS_MS = 250.0
 # Exposed together means within a few milliseconds, not within half a period.
 _SYNCED_MS = 10.0
 _PERIODS = 15
+# Depth that has missed this many periods has stopped: images do not wait for it until it is back.
+# One in five messages lost at random is three lost in a row every 8 s at 15 Hz.
+_STALL_PERIODS = 4
+# As long as the period is not known.
+_STALL_NS = 500_000_000
+# Where both streams pause, the first images after it are no sign.
+_STALL_IMAGES = 3
 
 NO_DEPTH = 'no depth'
 TOO_FAR = 'too far apart'
@@ -86,7 +93,7 @@ class DepthPairing(Generic[R, D]):
 
     An image is decided as soon as no depth that follows in order can be noticeably nearer, at the
     latest at its deadline: the caller then has to call `expire` (`deadline_ns` says when). An
-    image never overtakes one that waits.
+    image never overtakes one that waits. While depth is silent no image waits.
 
     Args:
         max_dt_ms: how far apart the stamps of a pair may be.
@@ -115,6 +122,8 @@ class DepthPairing(Generic[R, D]):
         self._newest_rgb_ns: int | None = None
         self._newest_depth_ns: int | None = None
         self._depth_jumped_ns: int | None = None
+        self._heard_ns: int | None = None  # when depth came last, at first when the stream began
+        self._images_since = 0  # depth came last
         self._periods_ns: deque[int] = deque(maxlen=_PERIODS)
 
         self._rgb_count = self._depth_count = self._paired = 0
@@ -151,7 +160,11 @@ class DepthPairing(Generic[R, D]):
         self._newest_rgb_ns = rgb.stamp_ns if newest is None else max(newest, rgb.stamp_ns)
         self._rgb_count += 1
         self._rgb_lags_ms.append((now_ns - rgb.stamp_ns) / 1e6)
-        self._waiting.append((rgb, now_ns + self._max_wait_ns))
+        if self._heard_ns is None:
+            self._heard_ns = now_ns
+        self._images_since += 1
+        wait_ns = 0 if self._stalled(now_ns) else self._max_wait_ns
+        self._waiting.append((rgb, now_ns + wait_ns))
         if len(self._waiting) > MAX_WAITING_RGB:
             pairs.append(self._decide())
         return pairs + self.expire(now_ns)
@@ -159,6 +172,8 @@ class DepthPairing(Generic[R, D]):
     def add_depth(self, depth: Stamped[D], now_ns: int) -> list[Pair[R, D]]:
         """Take depth that arrived now; returns the images that are decided by it."""
         pairs = self._advance(now_ns)
+        self._heard_ns = now_ns
+        self._images_since = 0
         self._depth_count += 1
         self._depth_lags_ms.append((now_ns - depth.stamp_ns) / 1e6)
         newest = self._newest_depth_ns
@@ -201,6 +216,7 @@ class DepthPairing(Generic[R, D]):
         """Decide the images whose deadline passed before this moment's message came."""
         earlier, self._now_ns = self._now_ns, now_ns
         if earlier is not None and now_ns < earlier:
+            self._heard_ns = now_ns
             return self.flush()  # the clock was set back: deadlines mean nothing any more
         pairs = []
         while self._waiting and self._waiting[0][1] < now_ns:
@@ -214,6 +230,13 @@ class DepthPairing(Generic[R, D]):
         if jumped is None or now_ns - jumped > _ONE_JUMP_NS:
             self._depths.clear()
             self._newest_depth_ns = None
+
+    def _stalled(self, now_ns: int) -> bool:
+        """Whether depth has been silent for so long that waiting for it is in vain."""
+        if self._heard_ns is None or self._images_since <= _STALL_IMAGES:
+            return False
+        stall_ns = _STALL_PERIODS * median_low(self._periods_ns) if self._periods_ns else _STALL_NS
+        return now_ns - self._heard_ns > stall_ns + self._max_wait_ns
 
     def _ready(self) -> list[Pair[R, D]]:
         pairs = []
@@ -243,18 +266,19 @@ class DepthPairing(Generic[R, D]):
     def _decide(self) -> Pair[R, D]:
         rgb, _ = self._waiting.popleft()
         candidates = [held for held in self._depths if _same_frame(rgb.frame_id, held.frame_id)]
+        if not self._depths:
+            return self._without(rgb, None, NO_DEPTH, f'{REASONS[NO_DEPTH]}.')
+        fault = frame_fault(rgb.frame_id, self._depths[-1].frame_id)
         if not candidates:
-            if not self._depths:
-                return self._without(rgb, None, NO_DEPTH, f'{REASONS[NO_DEPTH]}.')
-            return self._without(
-                rgb, None, OTHER_FRAME, frame_fault(rgb.frame_id, self._depths[-1].frame_id)
-            )
+            return self._without(rgb, None, OTHER_FRAME, fault)
         # Of two that are equally near the one that arrived last.
         nearest = min(reversed(candidates), key=lambda held: abs(held.stamp_ns - rgb.stamp_ns))
         dt_ns = nearest.stamp_ns - rgb.stamp_ns
         dt_ms = dt_ns / 1e6
         self._dt_ms.append(dt_ms)
         self._bins[sum(dt_ms >= edge for edge in DT_EDGES_MS) - 1] += 1
+        if abs(dt_ns) > self._max_dt_ns and fault:
+            return self._without(rgb, dt_ms, OTHER_FRAME, fault)
         if abs(dt_ns) > self._max_dt_ns:
             return self._without(
                 rgb,

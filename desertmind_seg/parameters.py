@@ -153,6 +153,40 @@ PARAMETERS = (
         settable='any time',
     ),
     ParameterSpec(
+        'depth.use',
+        'auto',
+        'auto subscribes to depth when the bundle takes it, always also for the points and the '
+        'costmap of an RGB bundle, never runs an RGB-D bundle without depth.',
+        choices=('auto', 'always', 'never'),
+    ),
+    ParameterSpec(
+        'depth.transport',
+        'raw',
+        'raw subscribes to sensor_msgs/Image on depth/image, compressed to '
+        'sensor_msgs/CompressedImage on depth/image/compressedDepth.',
+        choices=('raw', 'compressed'),
+    ),
+    ParameterSpec(
+        'depth.max_dt_ms',
+        40,
+        'How far apart the stamps of an image and of its depth may be.',
+        unit='ms',
+        range=(0, 10_000),
+    ),
+    ParameterSpec(
+        'depth.max_wait_ms',
+        50,
+        'How long an image waits for its depth at most; then it goes on without.',
+        unit='ms',
+        range=(0, 10_000),
+    ),
+    ParameterSpec(
+        'depth.min_valid_share',
+        0.02,
+        'Depth with a smaller share of valid pixels is not used.',
+        range=(0.0, 1.0),
+    ),
+    ParameterSpec(
         'confidence.threshold',
         0.0,
         'Pixels whose confidence (a probability) is lower become 255 (unlabeled) in mask and '

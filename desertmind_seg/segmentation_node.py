@@ -11,7 +11,7 @@ publishes. This file is wiring: what it decides with is in the modules that it i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 import functools
 import gc
@@ -34,20 +34,17 @@ from rclpy.duration import Duration
 from rclpy.executors import Executor, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
-from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import CompressedImage, Image
 
 from desertmind_seg.build_engine import CURRENT, BuildOptions, choose_target, stored_engine
 from desertmind_seg.bundle import MIN_SIZE_HW, Bundle, BundleError, read_bundle
-from desertmind_seg.dds import (
-    keep_frame_memory,
-    missing_image_profile,
-    qos_conflicts,
-    with_background_sending,
-)
+from desertmind_seg.connections import Connections, Source
+from desertmind_seg.dds import keep_frame_memory, missing_image_profile, with_background_sending
+from desertmind_seg.depth_input import RGB, DepthInput, no_depth_status
+from desertmind_seg.depth_messages import Depth, decode_compressed_depth, decode_depth
 from desertmind_seg.engine import Engine, EngineError, load_engine
 from desertmind_seg.engine_cache import DYNAMIC, parse_shape
 from desertmind_seg.frame_slot import Frame, FrameSlot, StampClock
@@ -61,26 +58,20 @@ from desertmind_seg.health import (
     TOO_OLD,
     PipelineHealth,
     Status,
-    depth_status,
     engine_status,
     gate_values,
 )
-from desertmind_seg.messages import (
-    MessageError,
-    OutgoingImage,
-    decode_compressed_image,
-    decode_image,
-    label_info_type,
-)
+from desertmind_seg.messages import MessageError, decode_compressed_image, decode_image
+from desertmind_seg.node_outputs import OVERRIDABLE, NodeOutputs
+from desertmind_seg.pairing import DepthPairing
 from desertmind_seg.parameters import NodeParameters, ParameterError, misspelt_parameters
-from desertmind_seg.rendering import colorize, overlay
-from desertmind_seg.segmenter import ImageError, Segmentation, Segmenter
+from desertmind_seg.segmenter import ImageError, Segmenter
 from desertmind_seg.share import DEFAULT_BUNDLE, share_path
 
 try:
-    from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+    from rclpy.event_handler import SubscriptionEventCallbacks
 except ImportError:  # ROS 2 Humble
-    from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
+    from rclpy.qos_event import SubscriptionEventCallbacks
 try:
     # 500 messages a second: 0.08 ms and 8 % CPU, against 0.29 ms and 39 % of the portable one.
     from rclpy.experimental.events_executor import EventsExecutor
@@ -93,23 +84,6 @@ LoadEngine = Callable[[Bundle, str, int, BuildOptions], Engine]
 TransitionCallback = Callable[['SegmentationNode', LifecycleState], TransitionCallbackReturn]
 
 IMAGE_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-OUTPUT_QOS = QoSProfile(depth=1)
-LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-OVERRIDABLE = QoSOverridingOptions(
-    (
-        QoSPolicyKind.HISTORY,
-        QoSPolicyKind.DEPTH,
-        QoSPolicyKind.RELIABILITY,
-        QoSPolicyKind.DURABILITY,
-    )
-)
-OUTPUT_ENCODINGS = {
-    'mask': 'mono8',
-    'confidence': 'mono8',
-    'cost': 'mono8',
-    'overlay': 'rgb8',
-    'color_mask': 'rgb8',
-}
 
 # How often the main loop looks for signals, and how long it waits for a frame that is being
 # segmented when one came; together well below the 2 s after which a supervisor gets impatient.
@@ -117,6 +91,7 @@ _SPIN_SEC = 0.1
 _LAST_FRAME_SEC = 1.0
 # How often the log and /diagnostics say how far an engine is that is being built.
 _BUILD_REPORT_SEC = 1.0
+_SHORTEST_TIMER_SEC = 0.002
 
 
 def log_unexpected(transition: TransitionCallback) -> TransitionCallback:
@@ -154,17 +129,16 @@ class SegmentationNode(LifecycleNode):
         self._failure = ''
         self._building = ''
         self._build_reported_sec = 0.0
-        self._incompatible_policy = ''
-        self._known_qos_problems: set[str] = set()
+        self._connections = Connections(self)
         self._state_label = 'unconfigured'
         self._slot = FrameSlot()
         self._stamp_clock = StampClock()
         self._worker: Thread | None = None
-        self._image_subscription: Any = None
+        self._sources: dict[str, Source] = {}
+        self._depth: DepthInput | None = None
+        self._depth_timer: Any = None
         self._active_since_sec = 0.0
-        self._outputs: dict[str, tuple[Any, OutgoingImage]] = {}
-        self._label_info: Any = None
-        self._label_info_type, self._build_label_info = label_info_type()
+        self._outputs: NodeOutputs | None = None
 
         self.settings = NodeParameters(
             self, lambda: self._segmenter is not None, self._on_settings_changed
@@ -185,7 +159,7 @@ class SegmentationNode(LifecycleNode):
             JumpThreshold(
                 min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True
             ),
-            post_callback=lambda _: self._on_time_jump('The node clock jumped'),
+            post_callback=lambda _: self._on_clock_jump(),
         )
 
     # Lifecycle
@@ -200,10 +174,7 @@ class SegmentationNode(LifecycleNode):
             self.get_logger().error(f'Cannot configure: {err}')
             return TransitionCallbackReturn.FAILURE
         self._failure = ''
-        for name, encoding in OUTPUT_ENCODINGS.items():
-            publisher = self._create_output(Image, name, OUTPUT_QOS)
-            self._outputs[name] = publisher, OutgoingImage(encoding)
-        self._label_info = self._create_output(self._label_info_type, 'label_info', LATCHED_QOS)
+        self._outputs = NodeOutputs(self, self._connections.on_incompatible_qos)
         self._state_label = 'inactive'
         return super().on_configure(state)
 
@@ -218,15 +189,9 @@ class SegmentationNode(LifecycleNode):
         self._worker = Thread(target=self._work, name='segment', daemon=True)
         self._worker.start()
         self._active_since_sec = time.monotonic()
-        message_type, topic = self._input()
-        self._image_subscription = self.create_subscription(
-            message_type,
-            topic,
-            self._on_image,
-            copy(IMAGE_QOS),
-            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos),
-            qos_overriding_options=OVERRIDABLE,
-        )
+        if self._uses_depth:
+            self._start_depth()
+        self._subscribe(self._image_source(), self._on_image)
         self._state_label = 'active'
         self._log_topics()
         return result
@@ -336,11 +301,6 @@ class SegmentationNode(LifecycleNode):
                 f'engine.target is {self.settings["engine.target"]!r}: a node runs on the GPU of '
                 f'its own machine. Set it to {CURRENT}, or build_only to true.'
             )
-        if metadata.modality != 'rgb':
-            raise ParameterError(
-                f'Bundle {bundle.path} takes {metadata.modality} frames, but this node feeds RGB '
-                'only: set model.bundle to an rgb bundle.'
-            )
         sizes_hw = self._sizes_to_warm_up(metadata.network_size_hw)
         begin = time.perf_counter()
         try:
@@ -371,41 +331,80 @@ class SegmentationNode(LifecycleNode):
             return [(int(height), int(width))]
         return [profile.typical for profile in profiles]
 
-    def _create_output(self, message_type: type[Any], name: str, qos: QoSProfile) -> Any:
-        return self.create_lifecycle_publisher(
-            message_type,
-            f'~/{name}',
-            copy(qos),  # rclpy writes the overrides of this topic into it
-            event_callbacks=PublisherEventCallbacks(incompatible_qos=self._on_incompatible_qos),
-            qos_overriding_options=OVERRIDABLE,
+    @property
+    def _uses_depth(self) -> bool:
+        use = self.settings['depth.use']
+        takes_depth = self._segmenter is not None and self._segmenter.takes_depth
+        return bool(use == 'always' or (use == 'auto' and takes_depth))
+
+    def _image_source(self) -> Source:
+        """Return the input; compressed images lie where image_transport puts them."""
+        topic = self.resolve_topic_name('image')
+        compressed = self.settings['input.transport'] == 'compressed'
+        return Source(
+            'image',
+            f'{topic}/compressed' if compressed else topic,
+            CompressedImage if compressed else Image,
+            'Remap image to the camera topic (-r image:=/...).',
         )
 
-    def _input(self) -> tuple[type[Any], str]:
-        """Return message type and topic; compressed images lie where image_transport puts them."""
-        topic = self.resolve_topic_name('image')
-        if self.settings['input.transport'] == 'compressed':
-            return CompressedImage, f'{topic}/compressed'
-        return Image, topic
+    def _start_depth(self) -> None:
+        compressed = self.settings['depth.transport'] == 'compressed'
+        topic = self.resolve_topic_name('depth/image')
+        max_wait_ms = self.settings['depth.max_wait_ms']
+        self._depth = DepthInput(
+            DepthPairing(self.settings['depth.max_dt_ms'], max_wait_ms),
+            decode_compressed_depth if compressed else decode_depth,
+            self.settings['depth.min_valid_share'],
+        )
+        # A frame whose depth does not come goes on at most a fifth later than it might.
+        self._depth_timer = self.create_timer(
+            max(max_wait_ms / 5e3, _SHORTEST_TIMER_SEC),
+            self._on_depth_timer,
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
+        )
+        source = Source(
+            'depth',
+            f'{topic}/compressedDepth' if compressed else topic,
+            CompressedImage if compressed else Image,
+            'Remap depth/image to the depth topic that is aligned to the colour image '
+            '(-r depth/image:=/...).',
+        )
+        self._subscribe(source, self._on_depth)
+
+    def _subscribe(self, source: Source, callback: Callable[[Any], None]) -> None:
+        source.subscription = self.create_subscription(
+            source.message_type,
+            source.topic,
+            callback,
+            copy(IMAGE_QOS),  # rclpy writes the overrides of this topic into it
+            event_callbacks=SubscriptionEventCallbacks(
+                incompatible_qos=self._connections.on_incompatible_qos
+            ),
+            qos_overriding_options=OVERRIDABLE,
+        )
+        self._sources[source.what] = source
 
     def _stop_input(self, timeout_sec: float | None = None) -> bool:
-        if self._image_subscription is not None:
-            self.destroy_subscription(self._image_subscription)
-            self._image_subscription = None
+        if self._depth_timer is not None:
+            self.destroy_timer(self._depth_timer)
+            self._depth_timer = None
+        for source in self._sources.values():
+            self.destroy_subscription(source.subscription)
+        self._sources.clear()
         self._slot.close()
         if self._worker is not None:
             self._worker.join(timeout_sec)
             if self._worker.is_alive():
                 return False
             self._worker = None
+        self._depth = None
         return True
 
     def _free(self) -> None:
-        for publisher, _ in self._outputs.values():
-            self.destroy_lifecycle_publisher(publisher)
-        self._outputs.clear()
-        if self._label_info is not None:
-            self.destroy_lifecycle_publisher(self._label_info)
-            self._label_info = None
+        if self._outputs is not None:
+            self._outputs.destroy()
+            self._outputs = None
         if self._segmenter is not None:
             self._segmenter.engine.close()
             self._segmenter = None
@@ -415,14 +414,40 @@ class SegmentationNode(LifecycleNode):
     def _on_image(self, message: Any) -> None:
         arrived_sec = time.perf_counter()
         self.health.frame_received()
-        stamp = message.header.stamp
-        stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
+        stamp_ns = _stamp_ns(message)
         if self._slot.jumps_back(stamp_ns):
             self._on_time_jump('Image stamps jumped back')
-        if self._slot.put(message, stamp_ns, arrived_sec) is not None:
-            self.health.frame_dropped(SUPERSEDED)
+        frame = self._slot.admit(message, stamp_ns, arrived_sec)
+        if self._depth is None:
+            self._offer([frame])
+        else:
+            self._offer(self._depth.add_image(frame, message.header.frame_id))
+
+    def _on_depth(self, message: Any) -> None:
+        if self._depth is not None:
+            self._offer(
+                self._depth.add_depth(message, _stamp_ns(message), message.header.frame_id)
+            )
+
+    def _on_depth_timer(self) -> None:
+        if self._depth is not None:
+            self._offer(self._depth.expire())
+
+    def _offer(self, frames: Iterable[Frame]) -> None:
+        """Put frames that are ready into the slot, the newest last."""
+        for frame in frames:
+            if frame.epoch != self._slot.epoch:
+                self.health.frame_dropped(TIME_JUMP)
+            elif self._slot.put(frame) is not None:
+                self.health.frame_dropped(SUPERSEDED)
+
+    def _on_clock_jump(self) -> None:
+        self._on_time_jump('The node clock jumped')
+        if self._depth is not None:
+            self._offer(self._depth.reset())
 
     def _on_time_jump(self, what: str) -> None:
+        # The pairing sees from the stamps of both streams itself what belongs together.
         if self._slot.clear() is not None:
             self.health.frame_dropped(TIME_JUMP)
         self._stamp_clock.reset()
@@ -441,9 +466,11 @@ class SegmentationNode(LifecycleNode):
                 self.worker_failed.set()
 
     def _process(self, frame: Frame) -> None:
-        wanted = [
-            name for name, (output, _) in self._outputs.items() if output.get_subscription_count()
-        ]
+        outputs, segmenter = self._outputs, self._segmenter
+        # Both are there while the worker runs.
+        assert outputs is not None
+        assert segmenter is not None
+        wanted = outputs.wanted()
         if not wanted:
             self.health.frame_dropped(NOT_SUBSCRIBED)
             return
@@ -453,14 +480,15 @@ class SegmentationNode(LifecycleNode):
                 TOO_OLD, f'{age_ms:.0f} ms old when its turn came, input.max_age_ms {max_age_ms}.'
             )
             return
-        segmenter = self._segmenter
-        assert segmenter is not None  # the worker runs only while configured
         message = frame.message
         try:
             compressed = isinstance(message, CompressedImage)
             rgb = decode_compressed_image(message) if compressed else decode_image(message)
+            depth = self._depth_of(frame, rgb.shape[:2])
             segmentation = segmenter.segment(
-                rgb, [name for name in ('confidence', 'cost') if name in wanted]
+                rgb,
+                [name for name in ('confidence', 'cost') if name in wanted],
+                depth if segmenter.takes_depth else None,
             )
         except (MessageError, ImageError) as err:
             self.health.frame_dropped(BAD_FRAME, str(err))
@@ -473,11 +501,19 @@ class SegmentationNode(LifecycleNode):
         if frame.epoch != self._slot.epoch:
             self.health.frame_dropped(TIME_JUMP)
             return
-        refused = self._publish(wanted, rgb, segmentation, message.header)
+        refused = outputs.publish(
+            wanted,
+            rgb,
+            segmentation,
+            message.header,
+            segmenter.ontology,
+            self.settings['output.overlay_alpha'],
+        )
         published_sec = time.perf_counter()
         if refused:
-            self.health.frame_dropped(PUBLISH_FAILED, refused)
-            self.get_logger().warning(f'Not published: {refused}', throttle_duration_sec=5.0)
+            text = '; '.join(refused)
+            self.health.frame_dropped(PUBLISH_FAILED, text)
+            self.get_logger().warning(f'Not published: {text}', throttle_duration_sec=5.0)
             return
         self.health.frame_published(
             (published_sec - frame.arrived_sec) * 1e3,
@@ -492,27 +528,16 @@ class SegmentationNode(LifecycleNode):
             # Every 64th pixel: 0.02 ms at 1280x720.
             self.health.mean_confidence = float(segmentation.confidence[::8, ::8].mean() / 255)
 
-    def _publish(
-        self, wanted: Sequence[str], rgb: Any, segmentation: Segmentation, header: Any
-    ) -> str:
-        """Publish the wanted outputs; returns which were refused and why, in words."""
-        assert self._segmenter is not None
-        ontology, alpha = self._segmenter.ontology, self.settings['output.overlay_alpha']
-        refused = []
-        for name in wanted:
-            if name == 'overlay':
-                pixels = overlay(rgb, segmentation.mask, ontology, alpha)
-            elif name == 'color_mask':
-                pixels = colorize(segmentation.mask, ontology)
-            else:
-                pixels = getattr(segmentation, name)
-            publisher, outgoing = self._outputs[name]
-            try:
-                publisher.publish(outgoing.fill(pixels, header))
-            except RCLError as err:
-                # A reliable publisher gives up when a subscriber is too slow.
-                refused.append(f'~/{name}: {err}')
-        return '; '.join(refused)
+    def _depth_of(self, frame: Frame, size_hw: tuple[int, int]) -> Depth | None:
+        if self._depth is None:
+            return None
+        depth = self._depth.depth_of(frame, size_hw)
+        change = self._depth.mode_change()
+        if change is not None and change.mode == RGB:
+            self.get_logger().warning(change.text)
+        elif change is not None:
+            self.get_logger().info(change.text)
+        return depth
 
     def _age_ms(self, frame: Frame) -> float:
         since_arrival_ms = (time.perf_counter() - frame.arrived_sec) * 1e3
@@ -527,82 +552,60 @@ class SegmentationNode(LifecycleNode):
             self._publish_label_info()
 
     def _publish_label_info(self) -> None:
-        if self._segmenter is None or not self._label_info.is_activated:
-            return
-        message = self._build_label_info(
-            self._segmenter.ontology, self.settings['confidence.threshold']
-        )
-        if hasattr(message, 'header'):
-            message.header.stamp = self.get_clock().now().to_msg()
-        self._label_info.publish(message)
+        if self._segmenter is not None and self._outputs is not None:
+            self._outputs.publish_label_info(
+                self._segmenter.ontology, self.settings['confidence.threshold']
+            )
 
-    def _on_incompatible_qos(self, event: Any) -> None:
-        # The event names a policy but no node, and the graph lags behind it: the next diagnostics
-        # ask the graph.
-        self._incompatible_policy = str(event.last_policy_kind)
+    def _input_problems(self, source: Source | None, silent_sec: float | None) -> list[str]:
+        """Say what is wrong with one of the inputs.
 
-    def _qos_problems(self) -> list[str]:
-        own, problems = self.get_fully_qualified_name(), []
-        if self._image_subscription is not None:
-            topic, requested = self._input()[1], self._image_subscription.qos_profile
-            problems += [
-                qos_conflicts(topic, _node_of(sender), sender.qos_profile, own, requested)
-                for sender in self.get_publishers_info_by_topic(topic)
-            ]
-        for publisher in [*(output for output, _ in self._outputs.values()), self._label_info]:
-            if publisher is not None:
-                topic, offered = publisher.topic_name, publisher.qos_profile
-                problems += [
-                    qos_conflicts(topic, own, offered, _node_of(receiver), receiver.qos_profile)
-                    for receiver in self.get_subscriptions_info_by_topic(topic)
-                ]
-        problems = [problem for problem in problems if problem]
-        if self._incompatible_policy and not problems:
-            problems = [f'A peer offers or requests another QoS {self._incompatible_policy}.']
-        for problem in set(problems) - self._known_qos_problems:
-            self.get_logger().warning(problem)
-        self._known_qos_problems = set(problems)
-        self._incompatible_policy = ''
-        return problems
+        Args:
+            source: None while the node does not subscribe.
+            silent_sec: since its latest message; None before the first.
+        """
+        if source is None:
+            return []
+        if silent_sec is None:
+            silent_sec = time.monotonic() - self._active_since_sec
+        if silent_sec <= self.settings['input.timeout_sec']:
+            return []
+        return [self._connections.silence(source, silent_sec)]
 
-    def _input_problems(self) -> list[str]:
-        problems = self._qos_problems()
-        if self._image_subscription is None:
-            return problems
-        if self._stamp_clock.foreign:
+    def _image_problems(self) -> list[str]:
+        publishers = [] if self._outputs is None else self._outputs.publishers
+        problems = self._connections.qos_problems(self._sources.values(), publishers)
+        if self._sources and self._stamp_clock.foreign:
             problems.append(
                 f'Stamps differ from the node clock by {self._stamp_clock.offset_ms / 1e3:.1f} s, '
                 'so age counts from arrival: set use_sim_time for a bag played with --clock, '
                 'synchronise the clocks of camera and computer otherwise.'
             )
-        silent_sec = self.health.received.seconds_since_latest()
-        if silent_sec is None:
-            silent_sec = time.monotonic() - self._active_since_sec
-        if silent_sec > self.settings['input.timeout_sec']:
-            message_type, topic = self._input()
-            senders = self.get_publishers_info_by_topic(topic)
-            expected = f'sensor_msgs/msg/{message_type.__name__}'
-            listed = ', '.join(f'{_node_of(sender)} ({sender.topic_type})' for sender in senders)
-            if not senders:
-                why = 'it has no publisher. Remap image to the camera topic (-r image:=/...).'
-            elif all(sender.topic_type != expected for sender in senders):
-                why = f'expected {expected}, but its publishers are {listed}.'
-            else:
-                why = (
-                    f'its publishers are {listed}. Is the camera running, and was its driver '
-                    'started with the Fast DDS profile?'
-                )
-            problems.append(f'No image for {silent_sec:.0f} s on {topic}: {why}')
-            self.get_logger().warning(problems[-1], throttle_duration_sec=30.0)
-        return problems
+        return problems + self._input_problems(
+            self._sources.get('image'), self.health.received.seconds_since_latest()
+        )
+
+    def _depth_status(self) -> Status:
+        source = self._sources.get('depth')
+        if self._depth is None or source is None:
+            if self._segmenter is None or not self._segmenter.takes_depth:
+                return no_depth_status('the bundle takes RGB only')
+            never = self.settings['depth.use'] == 'never'
+            return no_depth_status('depth.use is never' if never else 'the node is not active')
+        silent_sec = self._depth.received.seconds_since_latest()
+        return self._depth.status(
+            {'topic': source.topic, 'transport': self.settings['depth.transport']},
+            self._input_problems(source, silent_sec),
+        )
 
     def _publish_diagnostics(self) -> None:
         drops = self.health.new_drops()
-        topic = self._input()[1]
-        transport = {'topic': topic, 'transport': self.settings['input.transport']}
-        outputs = ' '.join(
-            name for name, (output, _) in self._outputs.items() if output.get_subscription_count()
-        )
+        transport = {
+            'topic': self._image_source().topic,
+            'transport': self.settings['input.transport'],
+        }
+        outputs = '' if self._outputs is None else ' '.join(self._outputs.wanted())
+        depth_status = self._depth_status()
         engine, values = '', {'lifecycle': self._state_label}
         if self._segmenter is not None:
             bundle = self._segmenter.engine.bundle
@@ -620,10 +623,12 @@ class SegmentationNode(LifecycleNode):
                 **gate_values(bundle.metadata.parity),
             }
         statuses = [
-            self.health.input_status(transport, self._input_problems(), drops),
-            self.health.inference_status({'outputs': outputs}, drops),
+            self.health.input_status(transport, self._image_problems(), drops),
+            self.health.inference_status(
+                {'outputs': outputs, 'mode': depth_status.values['mode']}, drops
+            ),
             engine_status(values, self._building or self._state_label, self._failure),
-            depth_status(),
+            depth_status,
         ]
         array = DiagnosticArray(status=[self._to_message(status, engine) for status in statuses])
         array.header.stamp = self.get_clock().now().to_msg()
@@ -639,10 +644,12 @@ class SegmentationNode(LifecycleNode):
         )
 
     def _log_topics(self) -> None:
-        rows = [('in', self._image_subscription, self._input()[0].__name__)]
-        for output, outgoing in self._outputs.values():
-            rows.append(('out', output, f'Image {outgoing.encoding}'))
-        rows.append(('out', self._label_info, self._label_info_type.__name__))
+        assert self._outputs is not None
+        rows = [
+            ('in', source.subscription, source.message_type.__name__)
+            for source in self._sources.values()
+        ]
+        rows += [('out', publisher, kind) for publisher, kind in self._outputs.described()]
         lines = [
             f'  {way:3} {entity.topic_name:40} {kind:16} '
             f'{entity.qos_profile.reliability.name.lower()} '
@@ -670,10 +677,9 @@ class _RosLogHandler(logging.Handler):
             self._logger.info(text)
 
 
-def _node_of(endpoint: Any) -> str:
-    if endpoint.node_name == '_NODE_NAME_UNKNOWN_':
-        return 'a node not known yet'
-    return f'{endpoint.node_namespace.rstrip("/")}/{endpoint.node_name}'
+def _stamp_ns(message: Any) -> int:
+    stamp = message.header.stamp
+    return int(stamp.sec * 1_000_000_000 + stamp.nanosec)
 
 
 def main(args: list[str] | None = None, build_engine: LoadEngine = load_engine) -> int:

@@ -48,6 +48,11 @@ class Segmenter:
         return self.engine.bundle.metadata.ontology
 
     @property
+    def takes_depth(self) -> bool:
+        """Whether masks are made with depth where there is any."""
+        return self.engine.bundle.metadata.modality == 'rgbd'
+
+    @property
     def confidence_threshold(self) -> float:
         """Probability 0..1 below which a pixel becomes UNLABELED; may be set between frames."""
         return self._confidence_threshold
@@ -69,7 +74,8 @@ class Segmenter:
         Args:
             rgb: (H, W, 3) uint8, from 64 x 64 to 2160 x 3840 pixels.
             outputs: which of 'mask', 'confidence' and 'cost' are wanted; the mask always comes.
-            depth: (H, W) float32 metres, 0 or NaN where missing; for rgbd bundles only.
+            depth: (H, W) float32 metres, 0 or NaN where missing; for rgbd bundles only, which take
+                None for a frame whose depth is missing everywhere.
 
         Raises:
             ImageError: the frame has the wrong type, shape or size.
@@ -81,6 +87,8 @@ class Segmenter:
                 f'depth has shape {depth.shape} and type {depth.dtype}; expected '
                 f'{rgb.shape[:2]} float32, registered to the image'
             )
+        if depth is None and self.takes_depth:
+            depth = np.zeros(rgb.shape[:2], np.float32)
         threshold = self._confidence_threshold
         wanted = {'mask', *outputs}
         computed = wanted | {'confidence'} if threshold > 0 else wanted

@@ -25,6 +25,8 @@ BOOLEAN = ['true', 'false']
 ARGUMENTS = (
     ('image', 'image', 'Camera topic; with transport:=compressed without /compressed.', None),
     ('transport', '', 'raw or compressed; empty for what params_file says.', None),
+    ('depth', 'depth/image', 'Depth aligned to the image, for RGB-D bundles.', None),
+    ('depth_transport', '', 'raw or compressed; empty for what params_file says.', None),
     ('mask', '~/mask', 'Topic for the class ids.', None),
     ('confidence', '~/confidence', 'Topic for the confidences.', None),
     ('label_info', '~/label_info', 'Topic for the class names.', None),
@@ -41,6 +43,7 @@ ARGUMENTS = (
 # Launch argument -> parameter that it sets unless it is empty.
 PARAMETER_OF = {
     'transport': 'input.transport',
+    'depth_transport': 'depth.transport',
     'bundle': 'model.bundle',
     'backend': 'engine.backend',
 }
@@ -72,6 +75,7 @@ def start_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         parameters=[given['params_file'], parameters],
         remappings=[
             ('image', given['image']),
+            ('depth/image', given['depth']),
             ('~/mask', given['mask']),
             ('~/confidence', given['confidence']),
             ('~/label_info', given['label_info']),

@@ -19,14 +19,18 @@ OPSET = 20
 
 
 def tiny_model(
-    ontology: Ontology, temperature: float = 1.0, modality: str = 'rgb'
+    ontology: Ontology,
+    temperature: float = 1.0,
+    modality: str = 'rgb',
+    depth_class: int | None = None,
 ) -> onnx.ModelProto:
     """Build the graph: cast, transpose, resize, classify, resize back, softmax, three outputs.
 
     The logit of class c is -|x - color_c|^2 / 2 up to a term that all classes share, with x and
     the ontology's colours in units of 32 grey levels. That is linear in x, hence a 1 x 1
     convolution, and soft enough for confidences between 1/C and 1. Depth, where there is any, is
-    added to all logits alike, so that an rgbd bundle must give the results of an rgb one.
+    added to all logits alike, so that an rgbd bundle must give the results of an rgb one, or to
+    the logits of `depth_class` alone.
     """
     colors = ontology.colors_rgb[: ontology.num_classes].astype(np.float32) / 32.0
     costs = ontology.costs.astype(np.float32)
@@ -53,9 +57,14 @@ def tiny_model(
     resized, with_depth = 'logits', []
     if modality == 'rgbd':
         resized = 'logits_of_rgb'
+        weights = np.ones(ontology.num_classes, np.float32)
+        if depth_class is not None:
+            weights = np.eye(ontology.num_classes, dtype=np.float32)[depth_class]
+        initializers.append(constant('depth_weights', weights[None, :, None, None]))
         with_depth = [
             helper.make_node('Unsqueeze', ['depth', 'class_axis'], ['depth_nchw']),
-            helper.make_node('Add', ['logits_of_rgb', 'depth_nchw'], ['logits']),
+            helper.make_node('Mul', ['depth_nchw', 'depth_weights'], ['depth_logits']),
+            helper.make_node('Add', ['logits_of_rgb', 'depth_logits'], ['logits']),
         ]
     linear = {'mode': 'linear', 'coordinate_transformation_mode': 'half_pixel'}
     nodes = [
@@ -133,6 +142,7 @@ def write_tiny_bundle(
     ontology: Ontology | None = None,
     temperature: float = 1.0,
     modality: str = 'rgb',
+    depth_class: int | None = None,
 ) -> Bundle:
     """Write the tiny bundle, of ycor-8 unless an ontology is given."""
     ontology = ontology or load_ontology('ycor-8')
@@ -142,4 +152,4 @@ def write_tiny_bundle(
         modality=modality,
         depth_range_m=(0.5, 20.0) if modality == 'rgbd' else None,
     )
-    return write_bundle(tiny_model(ontology, temperature, modality), metadata, path)
+    return write_bundle(tiny_model(ontology, temperature, modality, depth_class), metadata, path)

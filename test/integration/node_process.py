@@ -358,3 +358,25 @@ def send_until_answered(
                 return answer()
             peer.spin(0.05)
     raise AssertionError(f'no mask for the frame of {stamp_ns}')
+
+
+def depth_16uc1(metres: npt.NDArray[np.float32], stamp_ns: int, **fields: Any) -> Image:
+    """Build depth in millimetres from (H, W) float32 metres; `fields` overwrite the message's."""
+    rows = (metres * 1000).round().astype('<u2').view(np.uint8)
+    message = image_of_rows(rows, '16UC1', metres.shape, stamp_header(stamp_ns))
+    for name, value in fields.items():
+        setattr(message, name, value)
+    return message
+
+
+def wait_for_depth_match(peer: Peer, depth: Publisher[Any], message: Any) -> None:
+    """Send depth until the node hears it: it is not repeated later as an image is."""
+    heard = int(peer.wait_for_diagnostic('Depth', received=r'\d')['received'])
+
+    def hears() -> bool:
+        message.header.stamp = stamp_header(now_ns()).stamp
+        depth.publish(message)
+        peer.spin(0.05)
+        return int(peer.diagnostic('Depth').get('received', heard)) > heard
+
+    peer.wait_until(hears, 'the node hears depth')

@@ -14,11 +14,11 @@ SECOND_NS = 1_000_000_000
 
 def test_newest_frame_takes_the_place_of_an_older_one() -> None:
     slot = FrameSlot()
-    assert slot.put('a', 1, 10.0) is None
-    assert slot.put('b', 2, 11.0) == Frame('a', 1, 10.0, 0)
-    assert slot.put('c', 3, 12.0) == Frame('b', 2, 11.0, 0)
+    assert slot.put(slot.admit('a', 1, 10.0)) is None
+    assert slot.put(slot.admit('b', 2, 11.0)) == Frame('a', 1, 10.0, 0)
+    assert slot.put(slot.admit('c', 3, 12.0)) == Frame('b', 2, 11.0, 0)
     assert slot.take() == Frame('c', 3, 12.0, 0)
-    assert slot.put('d', 4, 13.0) is None
+    assert slot.put(slot.admit('d', 4, 13.0)) is None
 
 
 def test_worker_waits_for_a_frame_and_for_the_end() -> None:
@@ -32,7 +32,7 @@ def test_worker_waits_for_a_frame_and_for_the_end() -> None:
     worker.start()
     deadline = time.monotonic() + 10
     for message in 'abc':
-        slot.put(message, 0, 0.0)
+        slot.put(slot.admit(message, 0, 0.0))
         while not taken or taken[-1] != message:
             assert time.monotonic() < deadline
     slot.close()
@@ -43,7 +43,7 @@ def test_worker_waits_for_a_frame_and_for_the_end() -> None:
 
 def test_a_closed_slot_gives_no_frame() -> None:
     slot = FrameSlot()
-    slot.put('a', 0, 0.0)
+    slot.put(slot.admit('a', 0, 0.0))
     slot.close()
     assert slot.take() is None
 
@@ -51,7 +51,7 @@ def test_a_closed_slot_gives_no_frame() -> None:
 def test_stamps_that_jump_back_are_noticed() -> None:
     slot = FrameSlot()
     assert not slot.jumps_back(5)
-    slot.put('a', 100 * SECOND_NS, 0.0)
+    slot.put(slot.admit('a', 100 * SECOND_NS, 0.0))
     assert not slot.jumps_back(101 * SECOND_NS)
     # Two cameras that share a topic by mistake are 50 ms apart at most.
     assert not slot.jumps_back(100 * SECOND_NS - 50_000_000)
@@ -60,11 +60,11 @@ def test_stamps_that_jump_back_are_noticed() -> None:
 
 def test_clear_begins_a_new_epoch() -> None:
     slot = FrameSlot()
-    slot.put('a', 100 * SECOND_NS, 0.0)
+    slot.put(slot.admit('a', 100 * SECOND_NS, 0.0))
     assert slot.clear() == Frame('a', 100 * SECOND_NS, 0.0, 0)
     assert slot.clear() is None
     assert not slot.jumps_back(1)
-    slot.put('b', 1, 0.0)
+    slot.put(slot.admit('b', 1, 0.0))
     frame = slot.take()
     assert frame is not None
     assert frame.epoch == slot.epoch == 2

@@ -14,7 +14,6 @@ from desertmind_seg.health import (
     TOO_OLD,
     WARN,
     PipelineHealth,
-    depth_status,
     engine_status,
 )
 
@@ -85,9 +84,7 @@ def test_time_jump_forgets_rates_and_latencies_but_not_totals() -> None:
     assert health.input_status({}, [], {}).values['time_jumps'] == '1'
 
 
-def test_engine_and_depth_statuses() -> None:
+def test_engine_status() -> None:
     assert engine_status({'backend': 'x'}, 'active', '').level == OK
     status = engine_status({}, 'unconfigured', 'bundle /x does not exist')
     assert (status.level, status.message) == (ERROR, 'bundle /x does not exist')
-    assert depth_status().level == OK
-    assert depth_status().message == 'not used: the bundle takes RGB only'

@@ -38,9 +38,13 @@ ALLOWED: dict[str, set[str]] = {
     'provenance': set(),
     'report': {'ontology', 'share'},
     'segment': {'segmenter', 'engine', 'bundle', 'rendering', 'share'},
+    'depth_input': {'pairing', 'depth_messages', 'messages', 'frame_slot', 'health'},
+    'connections': {'dds'},
+    'node_outputs': {'messages', 'rendering', 'segmenter', 'ontology'},
     'segmentation_node': {
         *('parameters', 'messages', 'frame_slot', 'segmenter', 'engine', 'build_engine'),
-        *('engine_cache', 'bundle', 'rendering', 'health', 'dds', 'share'),
+        *('engine_cache', 'bundle', 'health', 'dds', 'share', 'pairing', 'depth_messages'),
+        *('depth_input', 'connections', 'node_outputs'),
     },
     'bag_depth': {
         *('bags', 'depth_messages', 'messages', 'metrics', 'ontology', 'pairing', 'report'),
@@ -65,7 +69,12 @@ ALLOWED: dict[str, set[str]] = {
 }
 
 # Packages from outside -> the modules of the runtime that may import them. Others are free.
-ROS_MODULES = frozenset({'messages', 'parameters', 'segmentation_node', 'play_bag', 'replay_bag'})
+ROS_MODULES = frozenset(
+    {
+        *('messages', 'parameters', 'connections', 'node_outputs', 'segmentation_node'),
+        *('play_bag', 'replay_bag'),
+    }
+)
 OUTSIDE: tuple[tuple[str, frozenset[str]], ...] = (
     ('torch torchvision lightning timm segmentation_models_pytorch torchmetrics', frozenset()),
     ('training cv_bridge', frozenset()),

@@ -1,0 +1,168 @@
+"""The node with depth: as its own process, a camera with two streams in this one, DDS between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+import time
+from typing import Any
+
+from node_process import (
+    NODE,
+    ROOT,
+    NodeProcess,
+    Peer,
+    depth_16uc1,
+    image_of_rows,
+    now_ns,
+    pixels_of,
+    rgb8,
+    send_until_answered,
+    stamp_header,
+    wait_for_depth_match,
+)
+import numpy as np
+import numpy.typing as npt
+import pytest
+from sensor_msgs.msg import Image
+from tiny_bundle import write_tiny_bundle
+
+from desertmind_seg.bundle import read_bundle
+from desertmind_seg.engine import OnnxRuntimeEngine
+from desertmind_seg.segmenter import Segmenter
+
+Rgb = npt.NDArray[np.uint8]
+Metres = npt.NDArray[np.float32]
+
+DEPTH_TOPIC = '/camera/aligned_depth_to_color/image_raw'
+REMAP_DEPTH = ('-r', f'depth/image:={DEPTH_TOPIC}')
+MASK = f'{NODE}/mask'
+SIZE_HW = (240, 320)
+OBSTACLE = 4
+ACTIVE = {'autostart': 'true', 'diagnostics.period_sec': 0.2}
+MS = 1_000_000
+REAL_BAG = ROOT.parent / 'shared' / 'data' / 'bags' / 'orfd_rgbd'
+
+
+@pytest.fixture(scope='module')
+def rgbd_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The farther a pixel, the likelier it is an obstacle."""
+    path = tmp_path_factory.mktemp('rgbd') / 'rgbd.onnx'
+    return write_tiny_bundle(path, modality='rgbd', depth_class=OBSTACLE).path
+
+
+@pytest.fixture(scope='module')
+def segmenter(rgbd_bundle: Path) -> Segmenter:
+    return Segmenter(OnnxRuntimeEngine(read_bundle(rgbd_bundle), 'cpu'))
+
+
+@pytest.fixture(scope='module')
+def node(rgbd_bundle: Path) -> Iterator[NodeProcess]:
+    """One active node for all tests that leave it as they found it."""
+    parameters = {
+        **ACTIVE,
+        'model.bundle': rgbd_bundle,
+        'input.max_age_ms': 0,
+        'depth.max_wait_ms': 2000,  # tests that send both want both, on a busy machine too
+    }
+    with NodeProcess(parameters, ros_arguments=REMAP_DEPTH) as process:
+        process.wait_for_log('Active:')
+        yield process
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    with Peer() as peer:
+        yield peer
+
+
+@pytest.fixture(scope='module')
+def rgb() -> Rgb:
+    return np.random.default_rng(2).integers(0, 256, (*SIZE_HW, 3), np.uint8)
+
+
+@pytest.fixture(scope='module')
+def metres() -> Metres:
+    """Depth that rises from left to right, with a hole, in whole millimetres."""
+    columns = np.linspace(1.0, 30.0, SIZE_HW[1], dtype=np.float32).round(3)
+    depth = np.tile(columns, (SIZE_HW[0], 1))
+    depth[50:90, 100:180] = 0.0
+    return depth
+
+
+def test_masks_are_made_with_their_depth(
+    node: NodeProcess, peer: Peer, segmenter: Segmenter, rgb: Rgb, metres: Metres
+) -> None:
+    masks = peer.collect(MASK)
+    camera, depth = peer.camera(), peer.camera(DEPTH_TOPIC)
+    peer.wait_for_match(camera, [MASK])
+    wait_for_depth_match(peer, depth, depth_16uc1(metres, 0))
+    without = segmenter.segment(rgb, ()).mask
+    for moved, encoding in ((0, '16UC1'), (60, '32FC1')):
+        stamp_ns, shown = now_ns(), np.roll(metres, moved, axis=1)
+        message = depth_16uc1(shown, stamp_ns + 3 * MS)
+        if encoding == '32FC1':
+            missing_as_nan = np.where(shown > 0, shown, np.float32(np.nan))
+            rows = missing_as_nan.astype('<f4').view(np.uint8)
+            header = stamp_header(stamp_ns + 3 * MS)
+            message = image_of_rows(rows, encoding, shown.shape, header, padding=12)
+        depth.publish(message)
+        mask = send_until_answered(peer, camera, rgb8(rgb, stamp_ns), masks)
+        expected = segmenter.segment(rgb, (), shown).mask
+        np.testing.assert_array_equal(pixels_of(mask), expected, err_msg=encoding)
+        assert (expected != without).any()
+    values = peer.wait_for_diagnostic('Depth', mode='RGB-D', frames_with_depth='[2-9]')
+    assert float(values['valid_share']) == pytest.approx(1 - 40 * 80 / np.prod(SIZE_HW), abs=1e-3)
+    assert float(values['dt_ms_median']) == pytest.approx(3.0)
+    assert values['dt_ms_histogram'].startswith('1..5: ')
+    assert peer.diagnostic('Inference')['mode'] == 'RGB-D'
+    node.wait_for_log('Mode RGB-D: masks are made with depth')
+
+
+def test_unusable_depth_is_refused_with_the_reason_and_masks_go_on(
+    node: NodeProcess, peer: Peer, segmenter: Segmenter, rgb: Rgb, metres: Metres
+) -> None:
+    masks = peer.collect(MASK)
+    camera, depth = peer.camera(), peer.camera(DEPTH_TOPIC)
+    peer.wait_for_match(camera, [MASK])
+    wait_for_depth_match(peer, depth, depth_16uc1(metres, 0))
+
+    def of(stamp_ns: int, **fields: Any) -> Image:
+        return depth_16uc1(metres, stamp_ns, **fields)
+
+    truncated, small = of(0), of(0)
+    del truncated.data[-1:]
+    small = depth_16uc1(metres[:, :300], 0)
+    other = of(0)
+    other.header.frame_id = 'camera_depth_optical_frame'
+    cases = [
+        (truncated, 'refused', 'is truncated: it has 153599 bytes'),
+        (of(0, encoding='mono16'), 'refused', "has encoding 'mono16'; expected 32FC1"),
+        (of(0, step=100), 'refused', 'has step 100; expected at least 640 bytes a row'),
+        (of(0, height=0, width=0), 'refused', 'is empty; expected at least one pixel'),
+        (small, 'refused', 'another aspect ratio, so they do not show the same'),
+        # Millimetres with their bytes exchanged: nothing but the field tells.
+        (depth_16uc1(metres * 0, 0), 'too_few_valid', 'valid; expected at least 2.0%'),
+        (other, 'other_frame', "depth is in frame 'camera_depth_optical_frame', the image in"),
+    ]
+    without = segmenter.segment(rgb, ()).mask
+    for message, reason, words in cases:
+        key = f'frames_without_depth_{reason}'
+        before = int(peer.wait_for_diagnostic('Depth', mode='RGB')[key])
+        stamp_ns = now_ns()
+        message.header.stamp = stamp_header(stamp_ns).stamp
+        peer.forget_diagnostics()
+        depth.publish(message)
+        mask = send_until_answered(peer, camera, rgb8(rgb, stamp_ns), masks)
+        np.testing.assert_array_equal(pixels_of(mask), without, err_msg=words)
+        values = peer.wait_for_diagnostic('Depth', message=words.replace('%', r'\%'))
+        assert (values['level'], values['mode']) == ('1', 'RGB')
+        assert int(values[key]) == before + 1
+        time.sleep(0.05)  # so that the next frame is further from this depth than max_dt_ms
+    stamp_ns = now_ns()
+    big_endian = depth_16uc1(metres, stamp_ns, is_bigendian=1)
+    big_endian.data = type(big_endian.data)('B', (metres * 1000).round().astype('>u2').tobytes())
+    depth.publish(big_endian)
+    mask = send_until_answered(peer, camera, rgb8(rgb, stamp_ns), masks)
+    np.testing.assert_array_equal(pixels_of(mask), segmenter.segment(rgb, (), metres).mask)
+    peer.wait_for_diagnostic('Depth', mode='RGB-D', level='0')

@@ -1,0 +1,219 @@
+"""The node with a camera that sends depth as cameras do: compressed, late, lost, silent, real."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+import subprocess
+import sys
+import time
+
+import cv2
+from node_process import (
+    IMAGE_TOPIC,
+    NODE,
+    ROOT,
+    NodeProcess,
+    Peer,
+    depth_16uc1,
+    now_ns,
+    pixels_of,
+    rgb8,
+    send_until_answered,
+    stamp_header,
+    stamp_ns_of,
+    wait_for_depth_match,
+)
+import numpy as np
+import numpy.typing as npt
+import pytest
+from sensor_msgs.msg import CompressedImage
+from tiny_bundle import write_tiny_bundle
+
+from desertmind_seg.bundle import read_bundle
+from desertmind_seg.engine import OnnxRuntimeEngine
+from desertmind_seg.segmenter import Segmenter
+
+Rgb = npt.NDArray[np.uint8]
+Metres = npt.NDArray[np.float32]
+
+DEPTH_TOPIC = '/camera/aligned_depth_to_color/image_raw'
+REMAP_DEPTH = ('-r', f'depth/image:={DEPTH_TOPIC}')
+MASK = f'{NODE}/mask'
+SIZE_HW = (240, 320)
+OBSTACLE = 4
+ACTIVE = {'autostart': 'true', 'diagnostics.period_sec': 0.2}
+MS = 1_000_000
+REAL_BAG = ROOT.parent / 'shared' / 'data' / 'bags' / 'orfd_rgbd'
+
+
+@pytest.fixture(scope='module')
+def rgbd_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The farther a pixel, the likelier it is an obstacle."""
+    path = tmp_path_factory.mktemp('rgbd') / 'rgbd.onnx'
+    return write_tiny_bundle(path, modality='rgbd', depth_class=OBSTACLE).path
+
+
+@pytest.fixture(scope='module')
+def segmenter(rgbd_bundle: Path) -> Segmenter:
+    return Segmenter(OnnxRuntimeEngine(read_bundle(rgbd_bundle), 'cpu'))
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    with Peer() as peer:
+        yield peer
+
+
+@pytest.fixture(scope='module')
+def rgb() -> Rgb:
+    return np.random.default_rng(2).integers(0, 256, (*SIZE_HW, 3), np.uint8)
+
+
+@pytest.fixture(scope='module')
+def metres() -> Metres:
+    """Depth that rises from left to right, with a hole, in whole millimetres."""
+    columns = np.linspace(1.0, 30.0, SIZE_HW[1], dtype=np.float32).round(3)
+    depth = np.tile(columns, (SIZE_HW[0], 1))
+    depth[50:90, 100:180] = 0.0
+    return depth
+
+
+def test_compressed_depth(
+    rgbd_bundle: Path, peer: Peer, segmenter: Segmenter, rgb: Rgb, metres: Metres
+) -> None:
+    parameters = {**ACTIVE, 'model.bundle': rgbd_bundle, 'depth.transport': 'compressed'}
+    parameters |= {'input.max_age_ms': 0, 'depth.max_wait_ms': 2000}
+    with NodeProcess(parameters, ros_arguments=REMAP_DEPTH) as process:
+        process.wait_for_log('Active:')
+        masks = peer.collect(MASK)
+        camera = peer.camera()
+        depth = peer.camera(f'{DEPTH_TOPIC}/compressedDepth', CompressedImage)
+        peer.wait_for_match(camera, [MASK])
+        message = CompressedImage(header=stamp_header(0), format='16UC1; compressedDepth')
+        _, png = cv2.imencode('.png', (metres * 1000).round().astype(np.uint16))
+        message.data.frombytes(bytes(12) + png.tobytes())
+        wait_for_depth_match(peer, depth, message)
+        stamp_ns = now_ns()
+        message.header.stamp = stamp_header(stamp_ns).stamp
+        depth.publish(message)
+        mask = send_until_answered(peer, camera, rgb8(rgb, stamp_ns), masks)
+        np.testing.assert_array_equal(pixels_of(mask), segmenter.segment(rgb, (), metres).mask)
+
+
+def test_two_streams_with_jitter_loss_and_an_outage(
+    rgbd_bundle: Path, peer: Peer, segmenter: Segmenter, rgb: Rgb, metres: Metres
+) -> None:
+    """RGB at 30 Hz, depth at 15 Hz; one depth image in five is lost, and for 3 s all of them."""
+    generator = np.random.default_rng(4)
+    outage_sec = (4.0, 7.0)
+    events: list[tuple[float, str, float]] = []  # sent at, stream, stamp; seconds
+    for index in range(30 * 10):
+        stamp = index / 30 + generator.normal(0, 0.001)
+        events.append((stamp + 0.010 + generator.uniform(0, 0.004), 'rgb', stamp))
+    for index in range(15 * 10):
+        stamp = index / 15 + generator.normal(0, 0.001)
+        lost = generator.random() < 0.2 or outage_sec[0] <= stamp < outage_sec[1]
+        if not lost:
+            events.append((stamp + 0.012 + generator.uniform(0, 0.020), 'depth', stamp))
+    with_depth = segmenter.segment(rgb, (), metres).mask
+    without = segmenter.segment(rgb, ()).mask
+
+    # A mask that this busy process does not fetch in time is not to be overwritten.
+    queue = {f'qos_overrides.{MASK}.publisher.depth': 50}
+    parameters = {**ACTIVE, **queue, 'model.bundle': rgbd_bundle}
+    with NodeProcess(parameters, ros_arguments=REMAP_DEPTH) as process:
+        process.wait_for_log('Active:')
+        masks = peer.collect(MASK)
+        camera, depth = peer.camera(), peer.camera(DEPTH_TOPIC)
+        peer.wait_for_match(camera, [MASK])
+        image, metric = rgb8(rgb, 0), depth_16uc1(metres, 0)
+        wait_for_depth_match(peer, depth, metric)
+        status = Path(f'/proc/{process.pid}/status')
+        resident_kb: list[tuple[float, int]] = []
+        modes: list[tuple[float, str, str]] = []
+        start_sec, start_ns = time.monotonic(), now_ns()
+        stamps: dict[int, float] = {}
+        for send_sec, stream, stamp_sec in sorted(events):
+            while (now_sec := time.monotonic() - start_sec) < send_sec:
+                peer.spin(min(0.005, send_sec - now_sec))
+            stamp_ns = start_ns + round(stamp_sec * 1e9)
+            message, publisher = (image, camera) if stream == 'rgb' else (metric, depth)
+            message.header = stamp_header(stamp_ns)
+            publisher.publish(message)
+            if stream == 'rgb':
+                stamps[stamp_ns] = stamp_sec
+                resident_kb.append(
+                    (stamp_sec, int(status.read_text().split('VmRSS:')[1].split()[0]))
+                )
+                latest = peer.diagnostic('Depth')
+                modes.append((stamp_sec, latest.get('mode', ''), latest.get('level', '')))
+        # Everything that was received has been published or counted as dropped.
+        values: dict[str, str] = {}
+
+        def settled() -> bool:
+            values.update(peer.diagnostic('Input'))
+            dropped = sum(int(n) for key, n in values.items() if key.startswith('dropped_'))
+            return int(values['received']) == len(masks) + dropped
+
+        peer.wait_until(settled, 'each frame has its mask or is counted')
+        inference = peer.wait_for_diagnostic('Inference')
+        log = process.log
+
+    assert int(values['received']) >= len(stamps) - 3  # best effort
+    assert len({stamp_ns_of(mask) for mask in masks}) == len(masks)
+    assert float(inference['age_at_publish_ms_max']) <= 500 + float(inference['inference_ms_max'])
+
+    made_with: dict[float, bool] = {}
+    for mask in masks:
+        pixels = pixels_of(mask)
+        is_with = np.array_equal(pixels, with_depth)
+        assert is_with or np.array_equal(pixels, without)
+        made_with[stamps[stamp_ns_of(mask)]] = is_with
+    # The last depth before the outage is at most a period and the losses earlier; within
+    # max_dt_ms of it frames still have depth, then at once none has.
+    silent = [with_it for sec, with_it in made_with.items() if 4.04 < sec < 6.95]
+    assert len(silent) > 20
+    assert not any(silent)
+    for low, high in ((0.3, 3.9), (7.5, 10.0)):
+        shares = [with_it for sec, with_it in made_with.items() if low < sec < high]
+        assert np.mean(shares) > 0.6
+    assert {mode for sec, mode, _ in modes if 4.6 < sec < 6.9} == {'RGB'}
+    assert {level for sec, _, level in modes if 4.6 < sec < 6.9} == {'1'}
+    assert 'RGB-D' in {mode for sec, mode, _ in modes if sec > 7.6}
+    told = [line for line in log.splitlines() if 'masks are made with' in line]
+    assert any('Mode RGB: masks are made without depth: ' in line for line in told)
+    assert any('masks are made with depth after ' in line for line in told)
+    early = np.median([kb for sec, kb in resident_kb if 1.5 < sec < 3.0])
+    late = np.median([kb for sec, kb in resident_kb if sec > 9.0])
+    assert late - early < 8_000  # kB; a leak of one image a frame would be 60 MB
+
+
+@pytest.mark.data
+def test_real_bag(rgbd_bundle: Path, peer: Peer) -> None:
+    """Real frames with holes in their depth, over and over: each is used with its own depth."""
+    parameters = {**ACTIVE, 'model.bundle': rgbd_bundle, 'input.max_age_ms': 0}
+    with NodeProcess(parameters, ros_arguments=REMAP_DEPTH) as process:
+        process.wait_for_log('Active:')
+        masks = peer.collect(MASK)
+        peer.wait_until(lambda: peer.node.count_publishers(MASK), MASK)
+        peer.wait_until(
+            lambda: 'mask' in peer.diagnostic('Inference').get('outputs', ''), 'mask is wanted'
+        )
+        play = subprocess.Popen(
+            [
+                *(sys.executable, '-m', 'desertmind_seg.play_bag', str(REAL_BAG), '--loop'),
+                *('--topics', IMAGE_TOPIC, DEPTH_TOPIC, '--wait-for-subscribers', '20'),
+            ],
+            cwd=ROOT,
+        )
+        try:
+            peer.wait_until(
+                lambda: len({stamp_ns_of(mask) for mask in masks}) == 6, 'masks of all six frames'
+            )
+            values = peer.wait_for_diagnostic('Depth', mode='RGB-D', frames_with_depth=r'\d\d')
+        finally:
+            play.kill()
+            play.wait()
+    assert values['frames_without_depth_refused'] == '0', values['message']
+    assert 0.75 < float(values['valid_share']) < 0.9
