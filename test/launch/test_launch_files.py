@@ -25,13 +25,13 @@ import yaml
 from desertmind_seg import play_bag
 from desertmind_seg.dds import PROFILE_VARIABLES
 from desertmind_seg.parameters import PARAMETERS
-from desertmind_seg.segmentation_node import OUTPUT_ENCODINGS
+from desertmind_seg.node_outputs import ENCODINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 SEG = ROOT / 'launch/seg.launch.py'
 REPLAY = ROOT / 'launch/replay.launch.py'
 TYPES = {spec.name: type(spec.default) for spec in PARAMETERS} | {'use_sim_time': bool}
-TOPICS = {'image', *(f'~/{name}' for name in (*OUTPUT_ENCODINGS, 'label_info'))}
+TOPICS = {'image', 'depth/image', *(f'~/{name}' for name in (*ENCODINGS, 'label_info'))}
 
 
 @pytest.fixture(autouse=True)
@@ -190,7 +190,7 @@ def test_rviz_layout_shows_topics_of_the_node() -> None:
     layout = yaml.safe_load((ROOT / 'config/seg.rviz').read_text(encoding='utf-8'))
     topics = [display['Topic']['Value'] for display in layout['Visualization Manager']['Displays']]
     assert len(topics) >= 3
-    assert set(topics) <= {f'/segmentation/{name}' for name in OUTPUT_ENCODINGS}
+    assert set(topics) <= {f'/segmentation/{name}' for name in ENCODINGS}
 
 
 @pytest.mark.launch
