@@ -10,6 +10,7 @@ from camera_infos import camera_info
 from nav_msgs.msg import OccupancyGrid
 import numpy as np
 import pytest
+from rclpy.serialization import deserialize_message, serialize_message
 
 from desertmind_seg.camera_model import CameraRays, Rays
 from desertmind_seg.costmap import OutgoingCostmap, RollingCostmap
@@ -372,6 +373,7 @@ def test_occupancy_grid_message() -> None:
     np.testing.assert_array_equal(
         np.frombuffer(message.data, np.int8).reshape(12, 12), grid.occupancy()
     )
+    assert deserialize_message(serialize_message(message), OccupancyGrid) == message
     # The same message is filled again, also with another number of cells.
     other = costmap(size_m=3.0, resolution_m=0.5)
     again = outgoing.fill(other, Time(sec=8))

@@ -10,6 +10,7 @@ from camera_infos import camera_info
 import cv2
 import numpy as np
 import pytest
+from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
@@ -104,6 +105,17 @@ def test_every_point_is_its_pixel() -> None:
     unpacked = np.stack([packed >> 16 & 255, packed >> 8 & 255, packed & 255], axis=-1)
     np.testing.assert_array_equal(unpacked, frame['rgb'])
     assert not (packed >> 24).any()
+
+
+def test_cloud_travels() -> None:
+    frame = scene()
+    message = OutgoingPoints().fill(**frame)
+    received = deserialize_message(serialize_message(message), PointCloud2)
+
+    # Bytes, since NaN is not equal to itself.
+    assert bytes(received.data) == bytes(message.data)
+    assert received.fields == message.fields
+    assert received.header == frame['header']
 
 
 @pytest.mark.parametrize('missing', [0.0, np.inf, np.nan])
