@@ -75,7 +75,6 @@ class CameraRays:
         """
         key = (size_hw, *_content(camera_info))
         if self._rays is None or key != self._key:
-            self._rays = None
             self._rays = _rays(camera_info, size_hw, self._rectified)
             self._key = key
         return self._rays

@@ -22,6 +22,7 @@ from desertmind_seg.frame_transforms import CameraPose
 UInt8 = npt.NDArray[np.uint8]
 Int8 = npt.NDArray[np.int8]
 Depth = npt.NDArray[np.float32]
+Index = npt.NDArray[np.intp]
 
 RESOLUTION_M = 0.2
 SIZE_M = 20.0
@@ -121,7 +122,6 @@ class RollingCostmap:
     def reset(self) -> None:
         """Forget everything: time jumped."""
         self._evidence[:] = 0.0
-        self._stamp_ns = None
 
     def update(
         self, depth: Depth, cost: UInt8, rays: Rays, pose: CameraPose, stamp_ns: int
@@ -146,9 +146,9 @@ class RollingCostmap:
             )
         self._pass_time(stamp_ns)
         self._move_to(pose.base_xyz_m)
-        xyz_m, costs = self._points(depth, cost, rays, pose)
+        cells, costs = self._points(depth, cost, rays, pose)
         if costs.size:
-            self._take(xyz_m, costs)
+            self._take(cells, costs)
 
     def occupancy(self) -> Int8:
         """Return the grid as nav_msgs/OccupancyGrid has it.
@@ -190,8 +190,8 @@ class RollingCostmap:
 
     def _points(
         self, depth: Depth, cost: UInt8, rays: Rays, pose: CameraPose
-    ) -> tuple[Depth, npt.NDArray[np.intp]]:
-        """Return points within range, (3, N) relative to the grid's corner, and their costs."""
+    ) -> tuple[Index, Index]:
+        """Return the cells of the points within range, row by row in one count, and the costs."""
         every = slice(None, None, self._stride)
         if rays is not self._rays:
             x, y = np.broadcast_arrays(rays.x, rays.y)
@@ -211,20 +211,18 @@ class RollingCostmap:
         range_squared = offsets[0] * offsets[0] + offsets[1] * offsets[1]
         xyz_m = offsets + camera_m[:, None]
         x_m, y_m, z_m = xyz_m
-        side_m = self.cells * self.resolution_m
         low_m, high_m = self._height_m
         kept = (range_squared >= near_m * near_m) & (range_squared <= far_m * far_m)
         kept &= (z_m >= low_m) & (z_m <= high_m)
-        kept &= (x_m >= 0) & (x_m < side_m) & (y_m >= 0) & (y_m < side_m)
-        return xyz_m[:, kept], costs[usable[kept]].astype(np.intp)
+        kept &= (x_m >= 0) & (y_m >= 0)
+        columns, rows = (xyz_m[:2, kept] * np.float32(1 / self.resolution_m)).astype(np.intp)
+        inside = (columns < self.cells) & (rows < self.cells)
+        cells = rows * self.cells + columns
+        return cells[inside], costs[usable[kept][inside]].astype(np.intp)
 
-    def _take(self, xyz_m: Depth, costs: npt.NDArray[np.intp]) -> None:
+    def _take(self, cells: Index, costs: Index) -> None:
         """Put a frame's points into their cells."""
-        columns, rows = (xyz_m[:2] * np.float32(1 / self.resolution_m)).astype(np.intp)
-        # Rounding may put a point on the outer edge into a cell beyond it.
-        np.minimum(columns, self.cells - 1, out=columns)
-        np.minimum(rows, self.cells - 1, out=rows)
-        bins = (rows * self.cells + columns) * _BINS + (costs >> _BIN_SHIFT)
+        bins = cells * _BINS + (costs >> _BIN_SHIFT)
         size = self.cells * self.cells * _BINS
         counts = np.bincount(bins, minlength=size).reshape(-1, _BINS)
         sums = np.bincount(bins, weights=costs, minlength=size).reshape(-1, _BINS)

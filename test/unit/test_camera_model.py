@@ -102,6 +102,10 @@ def test_rectified_images_have_p_and_no_distortion() -> None:
     info = camera_info(p=p, d=DISTORTIONS['plumb_bob'])
 
     assert at(CameraRays(rectified=True).of(info, SIZE_HW), 400, 90) == pytest.approx((0.3, -0.5))
+    camera = CameraRays(rectified=True)
+    before = camera.of(info, SIZE_HW)
+    info.p = [2 * value for value in p]
+    assert camera.of(info, SIZE_HW) is not before
     info.p = [0.0] * 12
     with pytest.raises(CameraInfoError, match='focal lengths 0 and 0 in P'):
         CameraRays(rectified=True).of(info, SIZE_HW)

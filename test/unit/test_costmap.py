@@ -269,7 +269,8 @@ def test_the_window_follows_the_vehicle_by_whole_cells() -> None:
 
 def test_a_drive_puts_the_ground_where_it_is() -> None:
     # An obstacle at (4, 0) in the world, seen from three places; the map frame begins far away.
-    far = np.array([4.0e5, 5.2e6])
+    # At 5 200 000 m a float knows steps of 0.5 m alone.
+    far = np.array([4.0e5, 5.2e6 + 0.25])
     grid = costmap(decay_sec=1e6)
     target = np.array([far[0] + 4.05, far[1] + 0.1, 0.3, 1.0])
     for frame, x in enumerate((0.0, 0.7, 1.3)):
@@ -291,6 +292,10 @@ def test_time_jumps_begin_anew() -> None:
     # A frame that was overtaken by another one is no jump, and gives nothing back.
     grid.update(nothing, costs(GRASS), RAYS, pose(), 100 * SEC - SEC // 20)
     assert cell(grid, 1.6, 0.1) == 16
+    # Nor does it set the clock back: this is 0.13 s before the latest.
+    grid.update(nothing, costs(GRASS), RAYS, pose(), 100 * SEC - 130_000_000)
+    assert (grid.occupancy() == -1).all()
+    grid.update(GROUND, costs(GRASS), RAYS, pose(), 100 * SEC)
     grid.update(nothing, costs(GRASS), RAYS, pose(), 99 * SEC)
     assert (grid.occupancy() == -1).all()
     # Time goes on from there.
@@ -301,13 +306,14 @@ def test_time_jumps_begin_anew() -> None:
     assert (grid.occupancy() == -1).all()
 
 
-def test_points_on_the_very_edge_of_the_window_stay_in_it() -> None:
-    grid = costmap(size_m=4.0, min_range_m=0.0)
-    generator = np.random.default_rng(0)
-    for _ in range(20):
-        depth = generator.uniform(1.5, 2.2, SIZE_HW).astype(np.float32)
-        grid.update(depth, costs(GRASS), RAYS, pose(), SEC)
-    assert (grid.occupancy()[:, -1] == 16).any()
+@pytest.mark.parametrize('yaw_deg', [0.0, 90.0, 180.0, 270.0])
+def test_a_small_window_is_a_part_of_a_large_one(yaw_deg: float) -> None:
+    small, large = costmap(size_m=5.0), costmap()
+    for grid in (small, large):
+        grid.update(GROUND, costs(GRASS), RAYS, pose(0.1, 0.1, yaw_deg=yaw_deg), SEC)
+    np.testing.assert_array_equal(small.occupancy(), large.occupancy()[22:42, 22:42])
+    edges = (small.occupancy()[index] for index in (0, -1, np.s_[:, 0], np.s_[:, -1]))
+    assert any((edge == 16).any() for edge in edges)
 
 
 def test_every_pixel_counts_where_the_stride_is_1() -> None:

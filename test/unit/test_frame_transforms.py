@@ -9,6 +9,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from builtin_interfaces.msg import Time as TimeMessage
+import cv2
 from geometry_msgs.msg import Quaternion, Transform, TransformStamped, Vector3
 import numpy as np
 import pytest
@@ -70,6 +71,18 @@ def test_angles_follow_rep_103(
     transform = body_transform(10.0, 20.0, 30.0, **given)
 
     assert moved(transform, *point) == pytest.approx(np.add(expected, (10, 20, 30)))
+
+
+def test_three_angles_turn_one_after_the_other_about_fixed_axes() -> None:
+    angles = {'roll_deg': 10.0, 'pitch_deg': -25.0, 'yaw_deg': 70.0}
+    x, y, z = (
+        cv2.Rodrigues(radians(angle) * axis)[0]
+        for angle, axis in zip(angles.values(), np.eye(3), strict=True)
+    )
+    transform = body_transform(1.0, 2.0, 3.0, **angles)
+
+    np.testing.assert_allclose(transform[:3, :3], z @ y @ x, atol=1e-12)
+    np.testing.assert_array_equal(transform[:, 3], [1, 2, 3, 1])
 
 
 def test_static_extrinsics() -> None:

@@ -151,6 +151,11 @@ def test_memory_is_used_again_until_the_size_changes() -> None:
     # A point that was there in the frame before, and is not in this one.
     frame['depth'][:] = 0
     assert np.isnan(fields_of(outgoing.fill(**frame))['z']).all()
+    turned = scene((6, 4), seed=4)
+    cloud = fields_of(outgoing.fill(**turned))
+    np.testing.assert_array_equal(cloud['label'], turned['mask'])
+    # Memory that somebody still looks at cannot change its size.
+    del cloud
     larger = outgoing.fill(**scene((9, 11), seed=3))
     assert (larger.height, larger.width, larger.row_step) == (9, 11, 220)
     assert len(larger.data) == 9 * 220
