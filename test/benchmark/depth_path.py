@@ -5,9 +5,10 @@
 
 From the arrival of an image and its depth message to the filled cloud: pairing, decoding (16UC1 as
 it is, as PNG and as RVL) and points. All kinds take turns frame by frame, so that all see the same
-machine; CPU time is given too, because a busy machine takes the core away for milliseconds. Beside
-each stands its floor, the bytes that have to be read and written over the bandwidth of a copy. The
-costmap is timed apart. The limit is 8 ms in the median; exit status 1 above it.
+machine. Beside each stands its floor, the bytes that have to be read and written over the bandwidth
+of a copy. The costmap is timed apart. The limit is 8 ms of CPU time in the median, exit status 1
+above it: that is what one core takes that is free for it, while a busy machine takes the core away
+for milliseconds at a time (`all` against `all_cpu`).
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ KEPT = (*STAGES, 'all', 'all_cpu')
 FRAME_ID = 'camera_color_optical_frame'
 
 Decode = Callable[[Any], Depth]
+Kinds = dict[str, tuple[Decode, list[SimpleNamespace]]]
 
 
 def holed_depth(seed: int) -> npt.NDArray[np.uint16]:
@@ -87,7 +89,7 @@ def compressed_message(body: bytes, codec: str) -> SimpleNamespace:
     return SimpleNamespace(format=f'16UC1; compressedDepth {codec}', data=data)
 
 
-def messages() -> dict[str, tuple[Decode, list[SimpleNamespace]]]:
+def messages() -> Kinds:
     """Return each kind's decoder and its messages of the same scenes."""
     scenes = [holed_depth(seed) for seed in range(SCENES)]
     # PNG at the transport's own default level.
@@ -117,12 +119,11 @@ def summary(samples: Sequence[float]) -> dict[str, float]:
     }
 
 
-def measure(num_frames: int) -> dict[str, dict[str, list[float]]]:
+def measure(kinds: Kinds, num_frames: int) -> dict[str, dict[str, list[float]]]:
     """Return milliseconds by kind, and 'costmap', and by stage."""
     generator = np.random.default_rng(0)
     rgb = generator.integers(0, 256, (*SIZE_HW, 3), np.uint8)
-    mask, confidence, cost = (generator.integers(0, 8, SIZE_HW, np.uint8) for _ in range(3))
-    kinds = messages()
+    mask, confidence, cost = (generator.integers(0, 255, SIZE_HW, np.uint8) for _ in range(3))
     info, header = camera_info(SIZE_HW), Header(frame_id=FRAME_ID)
     cameras = {kind: CameraRays() for kind in kinds}
     clouds = {kind: OutgoingPoints() for kind in kinds}
@@ -173,7 +174,8 @@ def main() -> int:
     load_before = os.getloadavg()
     copy = _CpuCopy(1)
     bandwidths = [copy()]
-    times = measure(arguments.frames)
+    kinds = messages()
+    times = measure(kinds, arguments.frames)
     bandwidths.append(copy())
     bytes_per_sec = max(bandwidths)
     pixels = SIZE_HW[0] * SIZE_HW[1]
@@ -186,7 +188,7 @@ def main() -> int:
         'copy_gb_per_sec': bytes_per_sec / 1e9,
         'kinds': {},
     }
-    for kind, (_, sent) in messages().items():
+    for kind, (_, sent) in kinds.items():
         message_bytes = sum(len(message.data) for message in sent) / SCENES
         moved_bytes = message_bytes + read_bytes + written_bytes
         result['kinds'][kind] = {
@@ -195,7 +197,7 @@ def main() -> int:
             **{stage: summary(samples) for stage, samples in times[kind].items()},
         }
     result['costmap'] = {stage: summary(samples) for stage, samples in times['costmap'].items()}
-    within = all(kind['all']['median_ms'] <= LIMIT_MS for kind in result['kinds'].values())
+    within = all(kind['all_cpu']['median_ms'] <= LIMIT_MS for kind in result['kinds'].values())
     result['within_limit'] = within
     result['load_before'], result['load_after'] = load_before, os.getloadavg()
     result['environment'] = environment()
