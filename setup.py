@@ -118,6 +118,7 @@ setup(
                 'evaluate_bag',
                 'play_bag',
                 'replay_bag',
+                'nav2_config',
             )
         ],
     },

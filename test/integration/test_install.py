@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 EXECUTABLES = {
-    *('segmentation_node', 'segment', 'build_engine', 'benchmark'),
+    *('segmentation_node', 'segment', 'build_engine', 'benchmark', 'nav2_config'),
     *('evaluate_bag', 'play_bag', 'replay_bag'),
 }
 COLCON = shutil.which('colcon', path=f'{sysconfig.get_path("scripts")}:{os.environ["PATH"]}')

@@ -29,6 +29,11 @@ ALLOWED: dict[str, set[str]] = {
     'telemetry': set(),
     'messages': {'ontology'},
     'depth_messages': {'messages'},
+    'camera_model': set(),
+    'points': {'camera_model'},
+    'frame_transforms': set(),
+    'costmap': {'camera_model', 'frame_transforms'},
+    'nav2_config': {'costmap', 'bundle', 'ontology'},
     'parameters': set(),
     'frame_slot': set(),
     'pairing': {'frame_slot'},
@@ -71,15 +76,15 @@ ALLOWED: dict[str, set[str]] = {
 # Packages from outside -> the modules of the runtime that may import them. Others are free.
 ROS_MODULES = frozenset(
     {
-        *('messages', 'parameters', 'connections', 'node_outputs', 'segmentation_node'),
-        *('play_bag', 'replay_bag'),
+        *('messages', 'camera_model', 'points', 'costmap', 'frame_transforms', 'parameters'),
+        *('connections', 'node_outputs', 'segmentation_node', 'play_bag', 'replay_bag'),
     }
 )
 OUTSIDE: tuple[tuple[str, frozenset[str]], ...] = (
     ('torch torchvision lightning timm segmentation_models_pytorch torchmetrics', frozenset()),
     ('training cv_bridge', frozenset()),
     ('rclpy builtin_interfaces diagnostic_msgs lifecycle_msgs rcl_interfaces', ROS_MODULES),
-    ('rosgraph_msgs sensor_msgs std_msgs vision_msgs', ROS_MODULES),
+    ('nav_msgs rosgraph_msgs sensor_msgs std_msgs tf2_ros vision_msgs', ROS_MODULES),
     ('rosbags', frozenset({'bags'})),
     ('onnx', frozenset({'bundle', 'engine', 'build_engine', 'graph_cost', 'machine_limits'})),
     ('onnxruntime', frozenset({'engine'})),

@@ -32,8 +32,10 @@ COME_ALONG = {'apsw': 'rosbags', 'markupsafe': 'jinja2', 'protobuf': 'onnx'}
 OF_EXTRAS = {'cuda': 'tensorrt'}
 # Types of services that the node offers; rclpy imports them.
 OFFERED = {'lifecycle_msgs'}
+# Import name -> ROS package, where the two differ.
+ROS_NAMES = {'tf2_ros': 'tf2_ros_py'}
 # PyPI's ROS 2 lacks these; the runtime works without.
-ONLY_APT_HAS = {'launch', 'launch_ros', 'vision_msgs'}
+ONLY_APT_HAS = {'launch', 'launch_ros', 'tf2_ros_py', 'vision_msgs'}
 
 
 def normalized(requirement: str) -> str:
@@ -111,9 +113,10 @@ def test_package_xml_names_what_is_imported(
     ros_packages = {name for name in depends if not name.startswith('python3-')}
 
     assert ros_packages == OFFERED | {
-        name
+        ROS_NAMES.get(name, name)
         for name in imported
-        if name.endswith(('_msgs', '_interfaces')) or name in {'rclpy', 'launch', 'launch_ros'}
+        if name.endswith(('_msgs', '_interfaces'))
+        or name in {'rclpy', 'launch', 'launch_ros', *ROS_NAMES}
     }
 
 
@@ -121,7 +124,7 @@ def test_requirements_are_what_is_imported(
     distribution: PathDistribution, package_xml: ElementTree.Element, imported: set[str]
 ) -> None:
     ros_packages = {element.text for element in package_xml.iter('exec_depend')}
-    ours = imported - ros_packages - set(OF_EXTRAS)
+    ours = imported - ros_packages - set(ROS_NAMES) - set(OF_EXTRAS)
     pypi_names = {PYPI_NAMES.get(name, name) for name in ours}
 
     assert required(distribution) == pypi_names
@@ -173,7 +176,7 @@ def test_runtime_requires_no_torch(distribution: PathDistribution) -> None:
 def test_every_console_script_has_its_main(distribution: PathDistribution) -> None:
     scripts = [entry for entry in distribution.entry_points if entry.group == 'console_scripts']
 
-    assert len(scripts) == 7
+    assert len(scripts) == 8
     for script in scripts:
         tree = ast.parse((ROOT / 'desertmind_seg' / f'{script.name}.py').read_text())
         functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}

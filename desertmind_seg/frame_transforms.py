@@ -1,0 +1,212 @@
+"""Where the camera is when it takes an image: from tf2, or fixed on the vehicle by parameters.
+
+Transforms are (4, 4) float64 matrices that take points of one frame to another, in metres; frames
+are right-handed, x forward, y left, z up (REP 103), optical ones x right, y down, z forward.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import importlib.util
+from math import cos, radians, sin
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Transform = npt.NDArray[np.float64]
+
+# Takes points of an optical frame to the frame of the same camera's body.
+OPTICAL_TO_BODY: Transform = np.array(
+    [[0.0, 0.0, 1.0, 0.0], [-1.0, 0.0, 0.0, 0.0], [0.0, -1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
+)
+OPTICAL_TO_BODY.flags.writeable = False
+
+
+class TransformError(RuntimeError):
+    """The pose of the camera at an image's stamp is not known; says between which frames."""
+
+
+@dataclass(frozen=True)
+class CameraPose:
+    """The camera and the vehicle in a gravity-aligned frame, at one moment.
+
+    Attributes:
+        optical_to_world: takes points of the camera's optical frame to that frame.
+        base_xyz_m: where the vehicle's base is in it, (3,); its z is the height of the ground.
+    """
+
+    optical_to_world: Transform
+    base_xyz_m: npt.NDArray[np.float64]
+
+
+class Extrinsics(Protocol):
+    """Gives the pose of the camera for an image.
+
+    Attributes:
+        frame_id: the gravity-aligned frame of the poses.
+        tracks_motion: whether that frame stands still while the vehicle moves.
+    """
+
+    frame_id: str
+    tracks_motion: bool
+
+    def pose(self, header: Any) -> CameraPose:
+        """Return the pose at the stamp of an image's std_msgs/Header.
+
+        Raises:
+            TransformError: it is not known.
+        """
+        ...
+
+    def reset(self) -> None:
+        """Begin anew after a jump of time."""
+        ...
+
+    def close(self) -> None:
+        """Free what the node holds for it."""
+        ...
+
+
+def body_transform(
+    x_m: float, y_m: float, z_m: float, roll_deg: float, pitch_deg: float, yaw_deg: float
+) -> Transform:
+    """Build the transform that takes points of a camera's body frame to the vehicle's base.
+
+    The angles are those of URDF and static_transform_publisher: about the fixed axes x, then y,
+    then z. A camera that looks down has a positive pitch.
+
+    Args:
+        x_m: how far before the base the camera is.
+        y_m: how far to its left.
+        z_m: how high above it.
+        roll_deg: positive tilts the camera to its right.
+        pitch_deg: positive looks down.
+        yaw_deg: positive looks to the left.
+    """
+    (cr, cp, cy), (sr, sp, sy) = (
+        [function(radians(angle)) for angle in (roll_deg, pitch_deg, yaw_deg)]
+        for function in (cos, sin)
+    )
+    return np.array(
+        [
+            [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr, x_m],
+            [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr, y_m],
+            [-sp, cp * sr, cp * cr, z_m],
+            [0.0, 0.0, 0.0, 1.0],
+        ]
+    )
+
+
+def transform_of(message: Any) -> Transform:
+    """Build the transform that a geometry_msgs/Transform holds.
+
+    Raises:
+        TransformError: its rotation is no unit quaternion.
+    """
+    t, q = message.translation, message.rotation
+    norm = q.x**2 + q.y**2 + q.z**2 + q.w**2
+    # Written so that NaN is refused, too.
+    if not abs(norm - 1.0) < 1e-2:
+        raise TransformError(
+            f'Rotation ({q.x}, {q.y}, {q.z}, {q.w}) has the squared length {norm:g}; expected 1. '
+            'Whoever publishes this transform leaves its rotation unset or not normalised.'
+        )
+    x, y, z, w = q.x, q.y, q.z, q.w
+    s = 2.0 / norm
+    return np.array(
+        [
+            [1 - s * (y * y + z * z), s * (x * y - z * w), s * (x * z + y * w), t.x],
+            [s * (x * y + z * w), 1 - s * (x * x + z * z), s * (y * z - x * w), t.y],
+            [s * (x * z - y * w), s * (y * z + x * w), 1 - s * (x * x + y * y), t.z],
+            [0.0, 0.0, 0.0, 1.0],
+        ]
+    )
+
+
+def tf2_is_installed() -> bool:
+    """Whether Python's tf2_ros (apt's tf2_ros_py; PyPI has none) can be imported."""
+    return importlib.util.find_spec('tf2_ros') is not None
+
+
+class StaticExtrinsics:
+    """The camera is fixed on a vehicle that stands level; how it moves is not known.
+
+    The gravity-aligned frame is the vehicle's own base.
+
+    Args:
+        body_to_base: as from `body_transform`.
+        base_frame: name of the vehicle's base frame.
+    """
+
+    tracks_motion = False
+
+    def __init__(self, body_to_base: Transform, base_frame: str) -> None:
+        self.frame_id = base_frame
+        self._pose = CameraPose(body_to_base @ OPTICAL_TO_BODY, np.zeros(3))
+
+    def pose(self, header: Any) -> CameraPose:
+        """Return the same pose for every header."""
+        return self._pose
+
+    def reset(self) -> None:
+        """Do nothing: there is no time in here."""
+
+    def close(self) -> None:
+        """Do nothing: nobody is listened to."""
+
+
+class TfExtrinsics:
+    """Asks tf2 for the poses at the image's stamp, never for the latest ones.
+
+    It does not wait for transforms that are late: the frame is left out instead, and masks are not
+    held up. The node's executor must run in another thread than `pose`.
+
+    Args:
+        node: the rclpy node that listens to /tf and /tf_static.
+        world_frame: a gravity-aligned frame that stands still, usually odom (REP 105).
+        base_frame: the vehicle's base, on the ground.
+    """
+
+    tracks_motion = True
+
+    def __init__(self, node: Any, world_frame: str, base_frame: str) -> None:
+        from rclpy.time import Time
+        import tf2_ros
+
+        self.frame_id = world_frame
+        self._base_frame = base_frame
+        self._time_of = Time.from_msg
+        self._error = tf2_ros.TransformException
+        self._buffer = tf2_ros.Buffer()
+        self._listener = tf2_ros.TransformListener(self._buffer, node)
+
+    def pose(self, header: Any) -> CameraPose:
+        """Return the pose at the header's stamp."""
+        if header.stamp.sec == 0 and header.stamp.nanosec == 0:
+            # tf2 takes a stamp of 0 for "the latest".
+            raise TransformError(
+                f'The image of frame {header.frame_id!r} has the stamp 0; expected the time of '
+                'its exposure. Have the camera driver set it.'
+            )
+        camera = self._look_up(header.frame_id, header.stamp)
+        return CameraPose(camera, self._look_up(self._base_frame, header.stamp)[:3, 3])
+
+    def reset(self) -> None:
+        """Forget transforms from before a jump of time; static ones stay."""
+        self._buffer.clear()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._listener.unregister()
+
+    def _look_up(self, frame_id: str, stamp: Any) -> Transform:
+        try:
+            stamped = self._buffer.lookup_transform(self.frame_id, frame_id, self._time_of(stamp))
+        except self._error as err:
+            raise TransformError(
+                f"No transform from {frame_id!r} to {self.frame_id!r} at the image's stamp "
+                f'{stamp.sec}.{stamp.nanosec:09d}: {err}. See which frames there are (ros2 run '
+                'tf2_tools view_frames), or use static extrinsics.'
+            ) from err
+        return transform_of(stamped.transform)

@@ -1,0 +1,134 @@
+"""Command: write the parameters of Nav2's semantic segmentation layer for a class table.
+
+The layer (kiwicampus/semantic_segmentation_layer) knows classes by their names and logs an error
+for each name in ~/label_info that its parameters lack; so the names are never typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+import sys
+from typing import Any
+
+import yaml
+
+from desertmind_seg.bundle import BundleError, read_bundle
+from desertmind_seg.costmap import DECAY_SEC, MAX_RANGE_M, MIN_RANGE_M
+from desertmind_seg.ontology import Ontology, OntologyError, load_ontology
+
+_EXAMPLES = """\
+examples:
+  the file that the package ships, for the bundle that it ships
+    python -m desertmind_seg.nav2_config --ontology ycor-8 > config/nav2.yaml
+  for a bundle of your own, whose node runs in the namespace /front
+    python -m desertmind_seg.nav2_config --bundle mine.onnx --node /front/segmentation > nav2.yaml
+"""
+NODE = '/segmentation'
+LAYER = 'semantic_segmentation_layer'
+LETHAL = 254
+# What a single observation of a lethal class costs, until there are so many with such a mean
+# confidence (of 255): one wrong pixel makes a detour and no wall.
+UNCONFIRMED_COST = 127
+SAMPLES_TO_CONFIRM = 3
+MIN_CONFIDENCE = 127
+
+
+def layer_parameters(ontology: Ontology, node: str = NODE) -> dict[str, Any]:
+    """Return the parameters of the layer, without the node's name around them.
+
+    Classes of equal group and cost make one class type.
+
+    Args:
+        ontology: the class table of the masks.
+        node: the segmentation node's name with its namespace; its topics are below it.
+    """
+    types: dict[str, dict[str, Any]] = {}
+    for entry in ontology.classes:
+        lethal = entry.cost == LETHAL
+        of_type = types.setdefault(
+            f'{entry.group}_{entry.cost}',
+            {
+                'classes': [],
+                'base_cost': UNCONFIRMED_COST if lethal else entry.cost,
+                'max_cost': entry.cost,
+                'mark_confidence': MIN_CONFIDENCE if lethal else 0,
+                'samples_to_max_cost': SAMPLES_TO_CONFIRM if lethal else 0,
+                # Not outvoted by the ground in front of it.
+                'dominant_priority': entry.group == 'obstacle',
+            },
+        )
+        of_type['classes'].append(entry.name)
+    source = {
+        'segmentation_topic': f'{node}/mask',
+        'confidence_topic': f'{node}/confidence',
+        'labels_topic': f'{node}/label_info',
+        'pointcloud_topic': f'{node}/points',
+        'max_obstacle_distance': MAX_RANGE_M,
+        'min_obstacle_distance': MIN_RANGE_M,
+        'tile_map_decay_time': DECAY_SEC,
+        'use_cost_selection': True,
+        'class_types': list(types),
+        **types,
+    }
+    return {
+        'plugin': 'semantic_segmentation_layer::SemanticSegmentationLayer',
+        'enabled': True,
+        'use_approximate_time_sync': False,
+        'observation_sources': 'camera',
+        'camera': source,
+    }
+
+
+def nav2_yaml(ontology: Ontology, node: str = NODE) -> str:
+    """Return the parameter file's text; arguments as of `layer_parameters`."""
+    parameters = {LAYER: layer_parameters(ontology, node)}
+    nodes = {'local_costmap': {'local_costmap': {'ros__parameters': parameters}}}
+    text = yaml.safe_dump(nodes, sort_keys=False, width=99)
+    return (
+        f"# Nav2's semantic segmentation layer for the classes of {ontology.name}, written by\n"
+        f'# python -m desertmind_seg.nav2_config; SHA-256 of the class table:\n'
+        f'# {ontology.sha256}\n'
+        f'# Give it to Nav2 beside its own parameters, and add {LAYER} to the\n'
+        '# plugins of the local costmap there. Points, mask and confidence have equal stamps.\n'
+        f'{text}'
+    )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = argparse.ArgumentParser(
+        prog='python -m desertmind_seg.nav2_config',
+        description="Write the parameters of Nav2's semantic segmentation layer to stdout.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    table = parser.add_mutually_exclusive_group(required=True)
+    table.add_argument('--ontology', help='name of a shipped class table, or path of a .yaml file')
+    table.add_argument('--bundle', type=Path, help='take the class table of this bundle')
+    parser.add_argument(
+        '--node',
+        default=NODE,
+        help='the segmentation node with its namespace (default: %(default)s)',
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    args = build_parser().parse_args(argv)
+    try:
+        if args.bundle:
+            ontology = read_bundle(args.bundle).metadata.ontology
+        else:
+            ontology = load_ontology(args.ontology)
+    except (BundleError, OntologyError, OSError) as err:
+        print(f'error: {err}', file=sys.stderr)
+        return 2
+    print(nav2_yaml(ontology, args.node.rstrip('/')), end='')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
