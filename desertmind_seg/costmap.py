@@ -123,6 +123,17 @@ class RollingCostmap:
         """Forget everything: time jumped."""
         self._evidence[:] = 0.0
 
+    def advance(self, pose: CameraPose, stamp_ns: int) -> None:
+        """Let time pass and the vehicle move: a frame that has no depth.
+
+        Args:
+            pose: camera and vehicle at the frame's stamp.
+            stamp_ns: the frame's stamp. A stamp further back than the latest one by more than
+                0.1 s is a jump of time: what was before is forgotten.
+        """
+        self._pass_time(stamp_ns)
+        self._move_to(pose.base_xyz_m)
+
     def update(
         self, depth: Depth, cost: UInt8, rays: Rays, pose: CameraPose, stamp_ns: int
     ) -> None:
@@ -133,8 +144,7 @@ class RollingCostmap:
             cost: (H, W) uint8 expected cost 0..254, 255 unknown.
             rays: of the image's camera.
             pose: camera and vehicle at the frame's stamp.
-            stamp_ns: the frame's stamp. A stamp further back than the latest one by more than
-                0.1 s is a jump of time: what was before is forgotten.
+            stamp_ns: the frame's stamp, as of `advance`.
 
         Raises:
             ValueError: the sizes are not one.
@@ -144,8 +154,7 @@ class RollingCostmap:
                 f'depth is {depth.shape}, but cost and rays are {cost.shape} and {rays.size_hw}; '
                 'expected one height and width. Bring depth to the image first (at_image_size).'
             )
-        self._pass_time(stamp_ns)
-        self._move_to(pose.base_xyz_m)
+        self.advance(pose, stamp_ns)
         cells, costs = self._points(depth, cost, rays, pose)
         if costs.size:
             self._take(cells, costs)

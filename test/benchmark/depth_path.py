@@ -5,10 +5,10 @@
 
 From the arrival of an image and its depth message to the filled cloud: pairing, decoding (16UC1 as
 it is, as PNG and as RVL) and points. All kinds take turns frame by frame, so that all see the same
-machine. Beside each stands its floor, the bytes that have to be read and written over the bandwidth
-of a copy. The costmap is timed apart. The limit is 8 ms of CPU time in the median, exit status 1
-above it: that is what one core takes that is free for it, while a busy machine takes the core away
-for milliseconds at a time (`all` against `all_cpu`).
+machine. Beside each stands its floor: the bytes that have to be read and written, over the
+bandwidth of a copy. The costmap is timed apart. The limit is 8 ms of CPU time in the median, exit
+status 1 above it: that is what a core takes that is free for it, while a busy machine takes the
+core away for milliseconds at a time (`all` against `all_cpu`).
 """
 
 from __future__ import annotations

@@ -212,6 +212,16 @@ def test_cells_forget_back_to_unknown() -> None:
     assert (grid.occupancy() == -1).all()
 
 
+def test_frames_without_depth_let_time_pass_and_the_window_move() -> None:
+    grid = costmap(decay_sec=2.0)
+    grid.update(GROUND, costs(GRASS), RAYS, pose(), SEC)
+    grid.advance(pose(1.0, 0.0), SEC + 2_400_000_000)
+    assert cell(grid, 1.6, 0.1) == 16
+    assert grid.origin_m == (-7.0, -8.0, 0.0)
+    grid.advance(pose(1.0, 0.0), SEC + 2_420_000_000)
+    assert (grid.occupancy() == -1).all()
+
+
 def test_forgetting_does_not_depend_on_the_frame_rate() -> None:
     nothing = np.zeros(SIZE_HW, np.float32)
     grids = []
