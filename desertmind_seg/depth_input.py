@@ -213,8 +213,12 @@ class DepthInput:
         )
 
 
-def no_depth_status(why: str) -> Status:
+def no_depth_status(why: str, problems: Sequence[str]) -> Status:
     """Return the Depth status of a node that takes none."""
+    if problems:
+        return Status(
+            'Depth', WARN, '; '.join(text.rstrip('.') for text in problems), {'mode': RGB}
+        )
     return Status('Depth', OK, f'not used: {why}', {'mode': RGB})
 
 

@@ -1,4 +1,4 @@
-"""What the node publishes of a frame: its topics, who wants them, and the messages themselves."""
+"""The images that the node publishes of a frame, and the class names: who wants what, and how."""
 
 from __future__ import annotations
 
@@ -45,6 +45,31 @@ ENCODINGS = {
 }
 
 
+def create_output(
+    node: LifecycleNode,
+    message_type: type[Any],
+    name: str,
+    qos: QoSProfile,
+    on_incompatible_qos: Callable[[Any], None],
+) -> Any:
+    """Create the publisher of `~/name`, whose QoS the user may override.
+
+    Args:
+        node: on which to create it.
+        message_type: class of its messages.
+        name: of the topic below the node's name.
+        qos: unless overridden.
+        on_incompatible_qos: called with the middleware's event.
+    """
+    return node.create_lifecycle_publisher(
+        message_type,
+        f'~/{name}',
+        copy(qos),  # rclpy writes the overrides of this topic into it
+        event_callbacks=PublisherEventCallbacks(incompatible_qos=on_incompatible_qos),
+        qos_overriding_options=OVERRIDABLE,
+    )
+
+
 class NodeOutputs:
     """The publishers of a configured node.
 
@@ -55,21 +80,16 @@ class NodeOutputs:
 
     def __init__(self, node: LifecycleNode, on_incompatible_qos: Callable[[Any], None]) -> None:
         self._node = node
-        self._on_incompatible_qos = on_incompatible_qos
         self._images = {
-            name: (self._create(Image, name, OUTPUT_QOS), OutgoingImage(encoding))
+            name: (
+                create_output(node, Image, name, OUTPUT_QOS, on_incompatible_qos),
+                OutgoingImage(encoding),
+            )
             for name, encoding in ENCODINGS.items()
         }
         self._label_info_type, self._build_label_info = label_info_type()
-        self._label_info = self._create(self._label_info_type, 'label_info', LATCHED_QOS)
-
-    def _create(self, message_type: type[Any], name: str, qos: QoSProfile) -> Any:
-        return self._node.create_lifecycle_publisher(
-            message_type,
-            f'~/{name}',
-            copy(qos),  # rclpy writes the overrides of this topic into it
-            event_callbacks=PublisherEventCallbacks(incompatible_qos=self._on_incompatible_qos),
-            qos_overriding_options=OVERRIDABLE,
+        self._label_info = create_output(
+            node, self._label_info_type, 'label_info', LATCHED_QOS, on_incompatible_qos
         )
 
     @property

@@ -37,7 +37,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import get_rmw_implementation_identifier
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from desertmind_seg.build_engine import CURRENT, BuildOptions, choose_target, stored_engine
 from desertmind_seg.bundle import MIN_SIZE_HW, Bundle, BundleError, read_bundle
@@ -65,6 +65,7 @@ from desertmind_seg.messages import MessageError, decode_compressed_image, decod
 from desertmind_seg.node_outputs import OVERRIDABLE, NodeOutputs
 from desertmind_seg.pairing import DepthPairing
 from desertmind_seg.parameters import NodeParameters, ParameterError, misspelt_parameters
+from desertmind_seg.planner_outputs import PlannerOutputs
 from desertmind_seg.segmenter import ImageError, Segmenter
 from desertmind_seg.share import DEFAULT_BUNDLE, share_path
 
@@ -139,6 +140,7 @@ class SegmentationNode(LifecycleNode):
         self._depth_timer: Any = None
         self._active_since_sec = 0.0
         self._outputs: NodeOutputs | None = None
+        self._planner_outputs: PlannerOutputs | None = None
 
         self.settings = NodeParameters(
             self, lambda: self._segmenter is not None, self._on_settings_changed
@@ -169,12 +171,15 @@ class SegmentationNode(LifecycleNode):
         """Load bundle and engine, warm up and create the publishers."""
         try:
             self._segmenter = self._load_segmenter()
+            on_incompatible_qos = self._connections.on_incompatible_qos
+            self._outputs = NodeOutputs(self, on_incompatible_qos)
+            self._planner_outputs = PlannerOutputs(self, self.settings, on_incompatible_qos)
         except (OSError, BundleError, EngineError, ParameterError) as err:
             self._failure = str(err)
             self.get_logger().error(f'Cannot configure: {err}')
+            self._free()
             return TransitionCallbackReturn.FAILURE
         self._failure = ''
-        self._outputs = NodeOutputs(self, self._connections.on_incompatible_qos)
         self._state_label = 'inactive'
         return super().on_configure(state)
 
@@ -189,6 +194,14 @@ class SegmentationNode(LifecycleNode):
         self._worker = Thread(target=self._work, name='segment', daemon=True)
         self._worker.start()
         self._active_since_sec = time.monotonic()
+        assert self._planner_outputs is not None
+        camera_info = Source(
+            'camera_info',
+            self.resolve_topic_name('camera_info'),
+            CameraInfo,
+            'Remap camera_info to that of the camera (-r camera_info:=/...).',
+        )
+        self._subscribe(camera_info, self._planner_outputs.on_camera_info)
         if self._uses_depth:
             self._start_depth()
         self._subscribe(self._image_source(), self._on_image)
@@ -402,9 +415,10 @@ class SegmentationNode(LifecycleNode):
         return True
 
     def _free(self) -> None:
-        if self._outputs is not None:
-            self._outputs.destroy()
-            self._outputs = None
+        for outputs in (self._outputs, self._planner_outputs):
+            if outputs is not None:
+                outputs.destroy()
+        self._outputs = self._planner_outputs = None
         if self._segmenter is not None:
             self._segmenter.engine.close()
             self._segmenter = None
@@ -420,8 +434,17 @@ class SegmentationNode(LifecycleNode):
         frame = self._slot.admit(message, stamp_ns, arrived_sec)
         if self._depth is None:
             self._offer([frame])
-        else:
+        elif self._wants_depth():
             self._offer(self._depth.add_image(frame, message.header.frame_id))
+        else:
+            self._offer([*self._depth.pass_by(), frame])
+
+    def _wants_depth(self) -> bool:
+        """Whether masks or what somebody subscribes to is made from depth."""
+        segmenter, outputs = self._segmenter, self._planner_outputs
+        assert segmenter is not None
+        assert outputs is not None
+        return segmenter.takes_depth or outputs.needs_depth(outputs.wanted())
 
     def _on_depth(self, message: Any) -> None:
         if self._depth is not None:
@@ -445,6 +468,8 @@ class SegmentationNode(LifecycleNode):
         self._on_time_jump('The node clock jumped')
         if self._depth is not None:
             self._offer(self._depth.reset())
+        if self._planner_outputs is not None:
+            self._planner_outputs.reset()
 
     def _on_time_jump(self, what: str) -> None:
         # The pairing sees from the stamps of both streams itself what belongs together.
@@ -466,12 +491,14 @@ class SegmentationNode(LifecycleNode):
                 self.worker_failed.set()
 
     def _process(self, frame: Frame) -> None:
-        outputs, segmenter = self._outputs, self._segmenter
-        # Both are there while the worker runs.
+        outputs, planner_outputs = self._outputs, self._planner_outputs
+        segmenter = self._segmenter
+        # All are there while the worker runs.
         assert outputs is not None
+        assert planner_outputs is not None
         assert segmenter is not None
-        wanted = outputs.wanted()
-        if not wanted:
+        wanted, for_planners = outputs.wanted(), planner_outputs.wanted()
+        if not (wanted or for_planners):
             self.health.frame_dropped(NOT_SUBSCRIBED)
             return
         age_ms, max_age_ms = self._age_ms(frame), self.settings['input.max_age_ms']
@@ -485,10 +512,9 @@ class SegmentationNode(LifecycleNode):
             compressed = isinstance(message, CompressedImage)
             rgb = decode_compressed_image(message) if compressed else decode_image(message)
             depth = self._depth_of(frame, rgb.shape[:2])
+            needed = {'confidence', 'cost'} & set(wanted) | planner_outputs.needed(for_planners)
             segmentation = segmenter.segment(
-                rgb,
-                [name for name in ('confidence', 'cost') if name in wanted],
-                depth if segmenter.takes_depth else None,
+                rgb, sorted(needed), depth if segmenter.takes_depth else None
             )
         except (MessageError, ImageError) as err:
             self.health.frame_dropped(BAD_FRAME, str(err))
@@ -510,6 +536,9 @@ class SegmentationNode(LifecycleNode):
             self.settings['output.overlay_alpha'],
         )
         published_sec = time.perf_counter()
+        planner_outputs.publish(
+            for_planners, rgb, depth, segmentation, message.header, frame.epoch
+        )
         if refused:
             text = '; '.join(refused)
             self.health.frame_dropped(PUBLISH_FAILED, text)
@@ -529,7 +558,7 @@ class SegmentationNode(LifecycleNode):
             self.health.mean_confidence = float(segmentation.confidence[::8, ::8].mean() / 255)
 
     def _depth_of(self, frame: Frame, size_hw: tuple[int, int]) -> Depth | None:
-        if self._depth is None:
+        if self._depth is None or frame.pair is None:
             return None
         depth = self._depth.depth_of(frame, size_hw)
         change = self._depth.mode_change()
@@ -573,7 +602,12 @@ class SegmentationNode(LifecycleNode):
         return [self._connections.silence(source, silent_sec)]
 
     def _image_problems(self) -> list[str]:
-        publishers = [] if self._outputs is None else self._outputs.publishers
+        publishers = [
+            publisher
+            for outputs in (self._outputs, self._planner_outputs)
+            if outputs is not None
+            for publisher in outputs.publishers
+        ]
         problems = self._connections.qos_problems(self._sources.values(), publishers)
         if self._sources and self._stamp_clock.foreign:
             problems.append(
@@ -586,17 +620,32 @@ class SegmentationNode(LifecycleNode):
         )
 
     def _depth_status(self) -> Status:
+        problems = self._planner_problems()
         source = self._sources.get('depth')
-        if self._depth is None or source is None:
-            if self._segmenter is None or not self._segmenter.takes_depth:
-                return no_depth_status('the bundle takes RGB only')
-            never = self.settings['depth.use'] == 'never'
-            return no_depth_status('depth.use is never' if never else 'the node is not active')
-        silent_sec = self._depth.received.seconds_since_latest()
-        return self._depth.status(
-            {'topic': source.topic, 'transport': self.settings['depth.transport']},
-            self._input_problems(source, silent_sec),
-        )
+        if self._depth is not None and source is not None:
+            silent_sec = self._depth.received.seconds_since_latest()
+            return self._depth.status(
+                {'topic': source.topic, 'transport': self.settings['depth.transport']},
+                [*self._input_problems(source, silent_sec), *problems],
+            )
+        why = 'the node is not active'
+        if self.settings['depth.use'] == 'never':
+            why = 'depth.use is never'
+        elif self._segmenter is not None and not self._uses_depth:
+            why = 'the bundle takes RGB only'
+        return no_depth_status(why, problems)
+
+    def _planner_problems(self) -> list[str]:
+        outputs = self._planner_outputs
+        if outputs is None:
+            return []
+        problems = outputs.new_problems()
+        if self._sources and self._depth is None and outputs.needs_depth(outputs.wanted()):
+            problems.append(
+                'Somebody subscribes to points or costmap, which need depth: set depth.use to '
+                'always, or to auto with an RGB-D bundle.'
+            )
+        return problems
 
     def _publish_diagnostics(self) -> None:
         drops = self.health.new_drops()
@@ -604,7 +653,9 @@ class SegmentationNode(LifecycleNode):
             'topic': self._image_source().topic,
             'transport': self.settings['input.transport'],
         }
-        outputs = '' if self._outputs is None else ' '.join(self._outputs.wanted())
+        wanted: list[str] = []
+        if self._outputs is not None and self._planner_outputs is not None:
+            wanted = self._outputs.wanted() + self._planner_outputs.wanted()
         depth_status = self._depth_status()
         engine, values = '', {'lifecycle': self._state_label}
         if self._segmenter is not None:
@@ -625,7 +676,7 @@ class SegmentationNode(LifecycleNode):
         statuses = [
             self.health.input_status(transport, self._image_problems(), drops),
             self.health.inference_status(
-                {'outputs': outputs, 'mode': depth_status.values['mode']}, drops
+                {'outputs': ' '.join(wanted), 'mode': depth_status.values['mode']}, drops
             ),
             engine_status(values, self._building or self._state_label, self._failure),
             depth_status,
@@ -645,11 +696,13 @@ class SegmentationNode(LifecycleNode):
 
     def _log_topics(self) -> None:
         assert self._outputs is not None
+        assert self._planner_outputs is not None
         rows = [
             ('in', source.subscription, source.message_type.__name__)
             for source in self._sources.values()
         ]
-        rows += [('out', publisher, kind) for publisher, kind in self._outputs.described()]
+        described = self._outputs.described() + self._planner_outputs.described()
+        rows += [('out', publisher, kind) for publisher, kind in described]
         lines = [
             f'  {way:3} {entity.topic_name:40} {kind:16} '
             f'{entity.qos_profile.reliability.name.lower()} '

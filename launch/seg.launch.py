@@ -27,6 +27,7 @@ ARGUMENTS = (
     ('transport', '', 'raw or compressed; empty for what params_file says.', None),
     ('depth', 'depth/image', 'Depth aligned to the image, for RGB-D bundles.', None),
     ('depth_transport', '', 'raw or compressed; empty for what params_file says.', None),
+    ('camera_info', 'camera_info', 'Of the image, for points and costmap.', None),
     ('mask', '~/mask', 'Topic for the class ids.', None),
     ('confidence', '~/confidence', 'Topic for the confidences.', None),
     ('label_info', '~/label_info', 'Topic for the class names.', None),
@@ -76,6 +77,7 @@ def start_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         remappings=[
             ('image', given['image']),
             ('depth/image', given['depth']),
+            ('camera_info', given['camera_info']),
             ('~/mask', given['mask']),
             ('~/confidence', given['confidence']),
             ('~/label_info', given['label_info']),

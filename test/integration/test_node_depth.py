@@ -7,6 +7,7 @@ from pathlib import Path
 import time
 from typing import Any
 
+from nav_msgs.msg import OccupancyGrid
 from node_process import (
     NODE,
     ROOT,
@@ -19,12 +20,14 @@ from node_process import (
     rgb8,
     send_until_answered,
     stamp_header,
+    stamp_ns_of,
     wait_for_depth_match,
 )
 import numpy as np
 import numpy.typing as npt
 import pytest
-from sensor_msgs.msg import Image
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from tiny_bundle import write_tiny_bundle
 
 from desertmind_seg.bundle import read_bundle
@@ -41,6 +44,7 @@ SIZE_HW = (240, 320)
 OBSTACLE = 4
 ACTIVE = {'autostart': 'true', 'diagnostics.period_sec': 0.2}
 MS = 1_000_000
+SENSOR_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 REAL_BAG = ROOT.parent / 'shared' / 'data' / 'bags' / 'orfd_rgbd'
 
 
@@ -166,3 +170,67 @@ def test_unusable_depth_is_refused_with_the_reason_and_masks_go_on(
     mask = send_until_answered(peer, camera, rgb8(rgb, stamp_ns), masks)
     np.testing.assert_array_equal(pixels_of(mask), segmenter.segment(rgb, (), metres).mask)
     peer.wait_for_diagnostic('Depth', mode='RGB-D', level='0')
+
+
+def test_planners_get_points_costmap_and_the_camera_of_the_mask(
+    node: NodeProcess, peer: Peer, segmenter: Segmenter, rgb: Rgb, metres: Metres
+) -> None:
+    clouds = peer.collect(f'{NODE}/points', PointCloud2, SENSOR_QOS)
+    grids = peer.collect(f'{NODE}/costmap', OccupancyGrid)
+    infos = peer.collect(f'{NODE}/mask/camera_info', CameraInfo)
+    masks = peer.collect(MASK)
+    camera, depth = peer.camera(), peer.camera(DEPTH_TOPIC)
+    intrinsics = peer.camera('/camera_info', CameraInfo)
+    peer.wait_for_match(camera, [MASK, *(f'{NODE}/{name}' for name in ('points', 'costmap'))])
+    wait_for_depth_match(peer, depth, depth_16uc1(metres, 0))
+    send_until_answered(peer, camera, rgb8(rgb, now_ns()), masks)
+    peer.wait_for_diagnostic('Depth', level='1', message='No ~/points: no camera_info has come')
+
+    # Level, 1.2 m above the ground: rows below the middle see it.
+    height, width = SIZE_HW
+    fx, fy, cx, cy = 200.0, 210.0, 159.5, 119.5
+    info = CameraInfo(height=height, width=width, distortion_model='plumb_bob', d=[0.0] * 5)
+    info.k = [fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0]
+    info.p = [fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
+    rows = np.arange(height, dtype=np.float32)[:, None]
+    ground = np.where(rows > cy + 20, 1.2 * fy / np.maximum(rows - cy, 1), 0).round(3)
+    ground = np.tile(ground.astype(np.float32), (1, width))
+
+    def sent() -> bool:
+        intrinsics.publish(info)
+        stamp_ns = now_ns()
+        depth.publish(depth_16uc1(ground, stamp_ns))
+        send_until_answered(peer, camera, rgb8(rgb, stamp_ns), masks)
+        return bool(clouds and grids and infos)
+
+    peer.wait_until(sent, 'points, costmap and camera_info')
+    stamp_ns = stamp_ns_of(clouds[-1])
+    mask = next(mask for mask in masks if stamp_ns_of(mask) == stamp_ns)
+    cloud = clouds[-1]
+    assert cloud.header == mask.header
+    assert infos[0].header in [mask.header for mask in masks]
+    assert (infos[0].height, infos[0].width, *infos[0].k) == (height, width, *info.k)
+    assert (cloud.height, cloud.width, cloud.is_dense) == (height, width, False)
+    offsets = {field.name: field.offset for field in cloud.fields}
+    points = np.frombuffer(cloud.data, np.uint8).reshape(height, width, cloud.point_step)
+    xyz = np.ascontiguousarray(points[..., :12]).view('<f4')
+    assert np.isnan(xyz[:100]).all()
+    row, column = 200, 40
+    z = float(ground[row, column])
+    expected = ((column - cx) * z / fx, (row - cy) * z / fy, z)
+    assert xyz[row, column] == pytest.approx(expected, abs=1e-4)
+    np.testing.assert_array_equal(points[..., offsets['label']], pixels_of(mask))
+    assert points[row, column, offsets['rgb'] :][:3].tolist() == rgb[row, column, ::-1].tolist()
+
+    grid = grids[-1]
+    assert grid.header.frame_id == 'base_link'
+    cells = np.array(grid.data, np.int8).reshape(grid.info.height, grid.info.width)
+    resolution = grid.info.resolution
+    origin = grid.info.origin.position
+
+    def cell(x_m: float, y_m: float) -> int:
+        return int(cells[int((y_m - origin.y) / resolution), int((x_m - origin.x) / resolution)])
+
+    # What is 4 m ahead is on the ground and seen; what is behind is not.
+    assert 0 <= cell(4.0, 0.0) <= 100
+    assert cell(-4.0, 0.0) == -1

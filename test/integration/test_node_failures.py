@@ -13,8 +13,10 @@ import numpy.typing as npt
 import pytest
 import rclpy
 from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.parameter import Parameter
 
 from desertmind_seg.engine import EngineError
+from desertmind_seg.frame_transforms import tf2_is_installed
 from desertmind_seg.segmentation_node import SegmentationNode
 
 Rgb = npt.NDArray[np.uint8]
@@ -44,7 +46,8 @@ def wait_for_counts(node: SegmentationNode, **expected: int) -> None:
 
 def subscribe_mask(node: SegmentationNode, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Make the node believe that its mask is wanted."""
-    publisher, _ = node._outputs['mask']
+    assert node._outputs is not None
+    publisher, _ = node._outputs._images['mask']
     monkeypatch.setattr(publisher, 'get_subscription_count', lambda: 1)
     return publisher
 
@@ -108,18 +111,32 @@ def test_result_of_a_frame_from_before_a_time_jump_is_dropped(
     wait_for_counts(node, published=1, time_jump=1)
 
 
-def test_rgbd_bundle_is_refused(
-    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, node: SegmentationNode
+@pytest.mark.parametrize(
+    ('changed', 'words'),
+    [
+        (
+            {'costmap.min_range_m': 50.0},
+            'max_range_m - min_range_m is -40.0; expected more than 0',
+        ),
+        ({'costmap.extrinsics': 'tf'}, "costmap.extrinsics is 'tf', but tf2_ros is not installed"),
+    ],
+)
+def test_costmap_that_cannot_be_is_refused(
+    node: SegmentationNode, changed: dict[str, Any], words: str
 ) -> None:
-    assert node._segmenter is not None
-    bundle = node._segmenter.engine.bundle
-    metadata = bundle.metadata.model_copy(update={'modality': 'rgbd'})
-    rgbd = type(bundle)(bundle.path, bundle.sha256, metadata)
-    monkeypatch.setattr('desertmind_seg.segmentation_node.read_bundle', lambda _: rgbd)
+    if 'costmap.extrinsics' in changed and tf2_is_installed():
+        pytest.skip('tf2_ros is installed here')
     node.trigger_deactivate()
     node.trigger_cleanup()
+    assert all(
+        result.successful
+        for result in node.set_parameters(
+            [Parameter(name, value=value) for name, value in changed.items()]
+        )
+    )
     assert not node.start()
-    assert 'takes rgbd frames, but this node feeds RGB only' in node._failure
+    assert words in node._failure
+    assert node._segmenter is None
 
 
 def test_a_bug_in_the_worker_ends_the_process_with_status_1(

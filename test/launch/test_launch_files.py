@@ -31,7 +31,12 @@ ROOT = Path(__file__).resolve().parents[2]
 SEG = ROOT / 'launch/seg.launch.py'
 REPLAY = ROOT / 'launch/replay.launch.py'
 TYPES = {spec.name: type(spec.default) for spec in PARAMETERS} | {'use_sim_time': bool}
-TOPICS = {'image', 'depth/image', *(f'~/{name}' for name in (*ENCODINGS, 'label_info'))}
+TOPICS = {
+    'image',
+    'depth/image',
+    'camera_info',
+    *(f'~/{name}' for name in (*ENCODINGS, 'label_info')),
+}
 
 
 @pytest.fixture(autouse=True)

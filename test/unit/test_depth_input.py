@@ -168,6 +168,8 @@ def test_problems_of_the_topic_are_in_the_status() -> None:
 
 
 def test_status_without_depth() -> None:
-    status = no_depth_status('the bundle takes RGB only')
+    status = no_depth_status('the bundle takes RGB only', [])
     assert (status.level, status.values) == (OK, {'mode': RGB})
     assert status.message == 'not used: the bundle takes RGB only'
+    status = no_depth_status('the bundle takes RGB only', ['Somebody subscribes to points.'])
+    assert (status.level, status.message) == (WARN, 'Somebody subscribes to points')

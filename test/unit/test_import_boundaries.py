@@ -46,10 +46,14 @@ ALLOWED: dict[str, set[str]] = {
     'depth_input': {'pairing', 'depth_messages', 'messages', 'frame_slot', 'health'},
     'connections': {'dds'},
     'node_outputs': {'messages', 'rendering', 'segmenter', 'ontology'},
+    'planner_outputs': {
+        *('camera_model', 'points', 'costmap', 'frame_transforms', 'node_outputs', 'parameters'),
+        'segmenter',
+    },
     'segmentation_node': {
         *('parameters', 'messages', 'frame_slot', 'segmenter', 'engine', 'build_engine'),
         *('engine_cache', 'bundle', 'health', 'dds', 'share', 'pairing', 'depth_messages'),
-        *('depth_input', 'connections', 'node_outputs'),
+        *('depth_input', 'connections', 'node_outputs', 'planner_outputs'),
     },
     'bag_depth': {
         *('bags', 'depth_messages', 'messages', 'metrics', 'ontology', 'pairing', 'report'),
@@ -77,7 +81,8 @@ ALLOWED: dict[str, set[str]] = {
 ROS_MODULES = frozenset(
     {
         *('messages', 'camera_model', 'points', 'costmap', 'frame_transforms', 'parameters'),
-        *('connections', 'node_outputs', 'segmentation_node', 'play_bag', 'replay_bag'),
+        *('connections', 'node_outputs', 'planner_outputs', 'segmentation_node'),
+        *('play_bag', 'replay_bag'),
     }
 )
 OUTSIDE: tuple[tuple[str, frozenset[str]], ...] = (
