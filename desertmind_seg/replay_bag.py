@@ -11,8 +11,9 @@ Results, in the folder of --out:
 - `masks/`: what the node sent, as a rosbag2 MCAP like that of `evaluate_bag`;
 - `metrics.json`: as that of `evaluate_bag`, but `frames` has in (published), out (masks), dropped,
   refused (by the middleware) and without_confidence; `latency_ms` has publish_to_mask, from just
-  before a frame is published to the arrival of its mask here; `play` has rate and max_late_ms;
-  `node` has exit_status and diagnostics (its last report on /diagnostics);
+  before a frame is published to the arrival of its mask here; `depth` is null or has topic and
+  images (published); `play` has rate and max_late_ms; `node` has exit_status and diagnostics (its
+  last report on /diagnostics);
 - `node.log`: what the node printed.
 
 Exit status: 0, or 2 when nothing was written.
@@ -120,11 +121,44 @@ class ReplayError(RuntimeError):
 
 @dataclass(frozen=True)
 class NodeOptions:
-    """How the node is started."""
+    """How the node is started.
+
+    Attributes:
+        bundle: resolved path.
+        backend: its engine.backend.
+        confidence_threshold: probability 0..1.
+        depth_topic: of the bag, aligned to the images; None plays no depth.
+    """
 
     bundle: Path
     backend: str
     confidence_threshold: float
+    depth_topic: str | None = None
+
+
+@dataclass(frozen=True)
+class NodeInput:
+    """A topic of the bag as the node hears it.
+
+    Attributes:
+        topic: in the bag.
+        base: what the node's input is remapped to, without the suffix of its transport.
+        played_on: where the messages go.
+        transport: 'raw' or 'compressed'.
+    """
+
+    topic: str
+    base: str
+    played_on: str
+    transport: str
+
+
+def node_input(bag: Bag, topic: str, suffix: str) -> NodeInput:
+    """Say how the node hears a topic; compressed ones lie where image_transport puts them."""
+    if bag.topics[topic].type != COMPRESSED_IMAGE_TYPE:
+        return NodeInput(topic, topic, topic, 'raw')
+    base = topic.removesuffix(suffix)
+    return NodeInput(topic, base, f'{base}{suffix}', 'compressed')
 
 
 class MaskCollector:
@@ -207,21 +241,25 @@ class Replay:
     exit_status: int
 
 
-def node_command(image_topic: str, transport: str, options: NodeOptions) -> list[str]:
-    """Return the command line of the node; `image_topic` is its input without /compressed."""
+def node_command(image: NodeInput, depth: NodeInput | None, options: NodeOptions) -> list[str]:
+    """Return the command line of the node for these inputs."""
     parameters = {
         'autostart': 'true',
         'use_sim_time': 'true',
         # Quoted: a path or number-like name has to stay a string.
         'model.bundle': f"'{options.bundle}'",
         'engine.backend': f"'{options.backend}'",
-        'input.transport': transport,
+        'input.transport': image.transport,
         'confidence.threshold': f'{options.confidence_threshold:f}',
     }
+    remaps = {'image': image.base}
+    if depth is not None:
+        parameters |= {'depth.transport': depth.transport}
+        remaps |= {'depth/image': depth.base}
     arguments = [part for item in parameters.items() for part in ('-p', ':='.join(item))]
-    remap = ['-r', f'image:={image_topic}']
+    arguments += [part for item in remaps.items() for part in ('-r', ':='.join(item))]
     module = 'desertmind_seg.segmentation_node'
-    return [sys.executable, '-m', module, '--ros-args', *arguments, *remap]
+    return [sys.executable, '-m', module, '--ros-args', *arguments]
 
 
 @contextmanager
@@ -252,13 +290,17 @@ def _wait_until_ready(
     node: Node,
     player: BagPlayer,
     process: subprocess.Popen[bytes],
-    topic: str,
+    topics: Sequence[str],
     log: Path,
     stop: threading.Event,
 ) -> None:
-    """Wait until the node hears the frames and we hear its masks."""
+    """Wait until the node hears the topics and we hear its masks."""
     deadline = time.monotonic() + _START_TIMEOUT_SEC
-    while not (player.num_subscribers(topic) and node.count_publishers(MASK_TOPIC)):
+
+    def unheard() -> list[str]:
+        return [topic for topic in topics if not player.num_subscribers(topic)]
+
+    while unheard() or not node.count_publishers(MASK_TOPIC):
         if process.poll() is not None:
             raise ReplayError(
                 f'The node ended with status {process.returncode} before it was ready; it '
@@ -266,10 +308,9 @@ def _wait_until_ready(
             )
         if time.monotonic() > deadline:
             raise ReplayError(
-                f'The node runs, but after {_START_TIMEOUT_SEC:.0f} s its subscription to the '
-                f'frames ({player.num_subscribers(topic)} found) and its masks '
-                f'({node.count_publishers(MASK_TOPIC)} publishers found) have not both been '
-                f'discovered; it printed:\n{_log_tail(log)}'
+                f'The node runs, but after {_START_TIMEOUT_SEC:.0f} s its subscriptions (none to '
+                f'{unheard()}) and its masks ({node.count_publishers(MASK_TOPIC)} publishers '
+                f'found) have not all been discovered; it printed:\n{_log_tail(log)}'
             )
         if stop.wait(0.05):
             raise ReplayError('Interrupted before the play began.')
@@ -283,7 +324,7 @@ def _no_mask(
         f'{name}: {status["message"]}' for name, status in sorted(collector.diagnostics.items())
     )
     return ReplayError(
-        f'No mask came back for {sum(played.published.values())} frames. The node {state}. Its '
+        f'No mask came back for {len(collector.sent_at_s)} frames. The node {state}. Its '
         f'diagnostics: {reports or "none"}. It printed:\n{_log_tail(log)}'
     )
 
@@ -302,16 +343,15 @@ def replay(
     Raises:
         ReplayError: The node did not start, died, or sent no mask, or `stop` was set.
     """
-    compressed = bag.topics[image_topic].type == COMPRESSED_IMAGE_TYPE
-    # The node looks for compressed images where image_transport publishes them.
-    input_topic = image_topic.removesuffix('/compressed') if compressed else image_topic
-    remaps = {image_topic: f'{input_topic}/compressed'} if compressed else {}
-    command = node_command(input_topic, 'compressed' if compressed else 'raw', options)
+    inputs = [node_input(bag, image_topic, '/compressed')]
+    if options.depth_topic is not None:
+        inputs.append(node_input(bag, options.depth_topic, '/compressedDepth'))
+    command = node_command(inputs[0], inputs[1] if len(inputs) > 1 else None, options)
+    topics = [entry.topic for entry in inputs]
+    remaps = {entry.topic: entry.played_on for entry in inputs if entry.topic != entry.played_on}
     log = out / NODE_LOG
     node = rclpy.create_node('replay_bag')
-    player = BagPlayer(
-        node, bag, topics=[image_topic], remaps=remaps, rate=rate, clock_hz=_CLOCK_HZ
-    )
+    player = BagPlayer(node, bag, topics=topics, remaps=remaps, rate=rate, clock_hz=_CLOCK_HZ)
     hashes = dict.fromkeys((MASK_TOPIC, CONFIDENCE_TOPIC), ontology.sha256)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
@@ -323,14 +363,14 @@ def replay(
         collector = MaskCollector(node, writer)
         listening.start()
         try:
-            _wait_until_ready(node, player, process, image_topic, log, stop)
-            with tqdm(
-                total=player.num_messages, desc='playing', unit='frame', disable=None
-            ) as bar:
+            _wait_until_ready(node, player, process, topics, log, stop)
+            num_frames = bag.topics[image_topic].count
+            with tqdm(total=num_frames, desc='playing', unit='frame', disable=None) as bar:
 
                 def before_publish(message: RawMessage) -> None:
-                    collector.note_frame(message)
-                    bar.update()
+                    if message.topic == image_topic:
+                        collector.note_frame(message)
+                        bar.update()
 
                 played = player.play(stop, lead_in_sec=_LEAD_IN_SEC, before_publish=before_publish)
             if stop.is_set():
@@ -525,6 +565,13 @@ def replay_bag(
     names = (REPORT, OVERLAY, VIDEO, METRICS, MASKS, NODE_LOG)
     with Bag(bag_path) as bag, output_folder(out, names, replace=True) as new:
         bag.topic(image_topic)
+        if options.depth_topic is not None:
+            bag.topic(options.depth_topic)
+        elif bundle.metadata.modality == 'rgbd':
+            raise ReplayError(
+                f'Bundle {bundle.path} takes RGB and depth: say with --depth which topic holds '
+                'depth that is aligned to the images, or use an rgb bundle.'
+            )
         if label_topic is not None:
             check_labels(bag, label_topic, ontology)
         if video:
@@ -546,6 +593,12 @@ def replay_bag(
             'without_confidence': result.without_confidence,
         }
         metrics['latency_ms'] = {'publish_to_mask': percentiles(result.latencies_ms)}
+        metrics['depth'] = None
+        if options.depth_topic is not None:
+            metrics['depth'] = {
+                'topic': options.depth_topic,
+                'images': result.played.published[options.depth_topic],
+            }
         metrics['play'] = {'rate': rate, 'max_late_ms': result.played.max_late_ms}
         metrics['node'] = {
             'exit_status': result.exit_status,
@@ -576,6 +629,11 @@ def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument('bag', type=Path, help='rosbag2 folder, .mcap, .db3 or ROS 1 .bag')
     parser.add_argument('--image', required=True, metavar='TOPIC', help='raw or compressed images')
+    parser.add_argument(
+        '--depth',
+        metavar='TOPIC',
+        help='depth aligned to the images (raw or compressedDepth), played beside them',
+    )
     parser.add_argument('--labels', metavar='TOPIC', help='label images of class ids, same stamps')
     parser.add_argument('--bundle', type=Path, help=f'model to run ({DEFAULT_BUNDLE})')
     parser.add_argument('--backend', default='auto', help="the node's engine.backend")
@@ -618,7 +676,12 @@ def main(arguments: list[str] | None = None) -> int:
                 options.image,
                 options.labels,
                 bundle,
-                NodeOptions(bundle.path.resolve(), options.backend, options.confidence_threshold),
+                NodeOptions(
+                    bundle.path.resolve(),
+                    options.backend,
+                    options.confidence_threshold,
+                    options.depth,
+                ),
                 options.rate,
                 options.out,
                 stop,

@@ -13,7 +13,17 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from tiny_bag import COMPRESSED_TOPIC, IMAGE_TOPIC, LABEL_TOPIC, TinyDrive, write_drive
+from tiny_bag import (
+    COMPRESSED_DEPTH_TOPIC,
+    COMPRESSED_TOPIC,
+    DEPTH_TOPIC,
+    IMAGE_TOPIC,
+    LABEL_TOPIC,
+    DepthShot,
+    TinyDrive,
+    write_drive,
+)
+from tiny_bundle import write_tiny_bundle
 
 from desertmind_seg.bags import CONFIDENCE_TOPIC, MASK_TOPIC, Bag, stamp_ns
 from desertmind_seg.evaluate_bag import main as evaluate_bag
@@ -124,6 +134,39 @@ def test_drive_through_the_node(tmp_path: Path, tiny_bundle: Path, topic: str) -
     assert float(np.abs(left.astype(float) - right).mean()) < 40.0  # frame and overlay agree
 
     assert assert_masks_equal_those_of_evaluate_bag(bag, tiny_bundle, out, topic) == frames['out']
+
+
+@pytest.mark.parametrize('topic', [DEPTH_TOPIC, COMPRESSED_DEPTH_TOPIC])
+def test_depth_through_the_node(tmp_path: Path, topic: str) -> None:
+    rgbd = write_tiny_bundle(tmp_path / 'rgbd.onnx', modality='rgbd', depth_class=4).path
+    rows = np.linspace(30_000, 1_000, 131).astype(np.uint16)
+    depth = np.repeat(rows[:, None], 217, axis=1)
+    shots = tuple(DepthShot(100 * index, np.roll(depth, 9 * index, axis=0)) for index in range(10))
+    bag = write_drive(
+        tmp_path / 'drive', TinyDrive(num_frames=10, size_hw=(131, 217), depth=shots)
+    )
+    out = tmp_path / 'out'
+    code, _, complained = replay(bag, rgbd, out, '--depth', topic, '--rate', '0.5', '--no-video')
+    assert code == 0, complained
+    metrics = read_metrics(out)
+    assert metrics['depth'] == {'topic': topic, 'images': 10}
+    values = metrics['node']['diagnostics']['segmentation: Depth']['values']
+    assert int(values['frames_with_depth']) >= 8  # more only where this machine delays depth
+
+    arguments = [str(bag), '--image', IMAGE_TOPIC, '--bundle', str(rgbd), '--depth', topic]
+    assert evaluate_bag([*arguments, '--out', str(out / 'evaluated')]) == 0
+    from_node = images_by_stamp(out / 'masks', MASK_TOPIC)
+    from_file = images_by_stamp(out / 'evaluated' / 'masks', MASK_TOPIC)
+    equal = sum(image == from_file[stamp] for stamp, image in from_node.items())
+    assert equal >= int(values['frames_with_depth']) >= len(from_node) - 2
+
+
+def test_rgbd_bundle_without_depth_is_refused(tmp_path: Path) -> None:
+    rgbd = write_tiny_bundle(tmp_path / 'rgbd.onnx', modality='rgbd').path
+    bag = write_drive(tmp_path / 'drive', TinyDrive(num_frames=2))
+    code, _, complained = replay(bag, rgbd, tmp_path / 'out')
+    assert code == 2
+    assert 'takes RGB and depth: say with --depth which topic' in complained
 
 
 def test_results_of_an_earlier_run_are_replaced(tmp_path: Path, tiny_bundle: Path) -> None:
