@@ -26,6 +26,8 @@ ALLOWED: dict[str, set[str]] = {
     'segmenter': {'engine', 'bundle', 'ontology'},
     'rendering': {'ontology'},
     'metrics': {'ontology'},
+    'bootstrap': {'metrics', 'ontology'},
+    'flow': set(),
     'telemetry': set(),
     'messages': {'ontology'},
     'depth_messages': {'messages'},
@@ -45,9 +47,12 @@ ALLOWED: dict[str, set[str]] = {
     'bag_depth': {
         *('bags', 'depth_messages', 'messages', 'metrics', 'ontology', 'pairing', 'report'),
     },
+    'flicker': {'bootstrap', 'flow', 'report'},
+    'bag_comparison': {'bootstrap', 'flicker', 'ontology', 'report'},
     'evaluate_bag': {
-        *('bag_depth', 'pairing', 'bags', 'messages', 'segmenter', 'engine', 'bundle', 'ontology'),
-        *('rendering', 'metrics', 'telemetry', 'provenance', 'report', 'share'),
+        *('bag_comparison', 'bootstrap', 'flicker', 'bag_depth', 'pairing', 'bags', 'messages'),
+        *('segmenter', 'engine', 'bundle', 'ontology', 'rendering', 'metrics', 'telemetry'),
+        *('provenance', 'report', 'share'),
     },
     'graph_cost': {'engine_protocol', 'bundle'},
     'machine_limits': {'graph_cost', 'engine', 'build_engine', 'cuda_device', 'bundle'},
