@@ -7,22 +7,23 @@ Needs no ROS installation. Results, in the folder of --out:
 - `masks_against/`: likewise, of the model of --against.
 - `metrics.json`: `schema` 1; `command`; `created` (UTC); `bag` (path, image_topic, label_topic,
   start_ns, duration_s); `bundle` (path, name, sha256, precision); `ontology` (name, sha256);
-  `engine` (backend, device, confidence_threshold); `frames` (in, out, bad: stamp_ns and error of
-  each, repeated_stamps); `latency_ms` (decode, inference and total, each with p50, p95, p99, max
-  and count, all of this machine); `labels` (null, or topic, images, matched, without_frame,
-  frames_without_label, ontology_recorded); `segmentation` (null, or `ConfusionMatrix.to_dict()`
-  over the matched frames); `depth` (null, or what --depth gave: topic, max_dt_ms, max_wait_ms,
-  used_by_model, frames_with_depth, frame_share, valid_share (pixels with depth among all of those
-  frames), frames_without_depth by reason, images and what was wrong with them, problems, dt_ms
-  (depth minus image: median, histogram), clock_offset_ms, hint, range_bands (null without labels,
-  or of each band name, from_m, to_m, labelled_pixels, miou_present, false_safe_rate));
-  `flicker` (null where no two frames follow each other, or share of the counted pixels, p50 and
-  p95 over the pairs of frames, pairs, counted_share of their pixels, frames_without_pair by
-  reason; see `flicker`); `against` (null, or of the model of --against bundle, engine, frames,
-  latency_ms, segmentation, depth and flicker as above, and `comparison`: first and second (names),
-  block_frames, sentences, differences (of each score, label, first, second, difference,
-  interval_95 (null with one block), blocks, is_real, is_better)); `environment` (machine,
-  versions, git_hash).
+  `engine` (backend, device, confidence_threshold); `temporal_filter` (null, or alpha, filter_ms
+  (as latency_ms), blended_share of the pixels, frames_without_history by reason); `frames` (in,
+  out, bad: stamp_ns and error of each, repeated_stamps); `latency_ms` (decode, inference and
+  total, each with p50, p95, p99, max and count, all of this machine); `labels` (null, or topic,
+  images, matched, without_frame, frames_without_label, ontology_recorded); `segmentation` (null,
+  or `ConfusionMatrix.to_dict()` over the matched frames); `depth` (null, or what --depth gave:
+  topic, max_dt_ms, max_wait_ms, used_by_model, frames_with_depth, frame_share, valid_share
+  (pixels with depth among all of those frames), frames_without_depth by reason, images and what
+  was wrong with them, problems, dt_ms (depth minus image: median, histogram), clock_offset_ms,
+  hint, range_bands (null without labels, or of each band name, from_m, to_m, labelled_pixels,
+  miou_present, false_safe_rate)); `flicker` (null where no two frames follow each other, or
+  share of the counted pixels, p50 and p95 over the pairs of frames, pairs, counted_share of
+  their pixels, frames_without_pair by reason; see `flicker`); `against` (null, or of the model
+  of --against bundle, engine, temporal_filter, frames, latency_ms, segmentation, depth and
+  flicker as above, and `comparison`: first and second (names), block_frames, sentences,
+  differences (of each score, label, first, second, difference, interval_95 (null with one
+  block), blocks, is_real, is_better)); `environment` (machine, versions, git_hash).
 - `report.html`: the same for people, with the best and the worst frames.
 
 Exit status: 0, or 1 when some frames could not be segmented, or 2 when nothing was written.
@@ -97,6 +98,7 @@ from desertmind_seg.report import (
 from desertmind_seg.segmenter import ImageError, Segmenter
 from desertmind_seg.share import DEFAULT_BUNDLE, share_path
 from desertmind_seg.telemetry import LatencyWindow, Percentiles
+from desertmind_seg.temporal import MAX_ALPHA, TemporalFilter
 
 MASKS, METRICS, REPORT = 'masks', 'metrics.json', 'report.html'
 MASKS_AGAINST = 'masks_against'
@@ -108,6 +110,9 @@ examples:
   is a new model better than the old one on this drive?
     evaluate_bag drive --image /camera/color/image_raw --labels /labels/ycor_8 \\
         --bundle new.onnx --against old.onnx --out result
+  is one model better with the temporal filter than without?
+    evaluate_bag drive --image /camera/color/image_raw --labels /labels/ycor_8 \\
+        --bundle new.onnx --temporal-alpha 0.6 --against new.onnx --out result
 """
 
 Image = npt.NDArray[np.uint8]
@@ -133,6 +138,8 @@ class SegmentedBag:
     inference_ms: list[float] = field(default_factory=list)
     total_ms: list[float] = field(default_factory=list)
     flicker: Flicker = field(default_factory=Flicker)
+    blended_share: list[float] = field(default_factory=list)
+    filter_ms: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -262,10 +269,13 @@ def segment_bag(
             if takes_depth and metres is None:
                 metres = np.zeros(rgb.shape[:2], np.float32)
             decoded = time.perf_counter()
-            segmentation = segmenter.segment(rgb, depth=metres if takes_depth else None)
+            segmentation = segmenter.segment(
+                rgb, depth=metres if takes_depth else None, stamp_ns=stamp
+            )
         except (BagError, MessageError, ImageError) as err:
             run.bad.append(BadFrame(stamp, str(err)))
             run.flicker.reset()
+            segmenter.reset()
             tqdm.write(f'Frame with stamp {stamp} ns left out: {err}', file=sys.stderr)
             continue
         done = time.perf_counter()
@@ -274,6 +284,9 @@ def segment_bag(
         run.inference_ms.append(segmentation.inference_ms)
         run.total_ms.append((done - start) * 1e3)
         run.flicker.add(rgb, segmentation.mask, stamp)
+        if segmentation.blended_share is not None:
+            run.blended_share.append(segmentation.blended_share)
+            run.filter_ms.append(segmentation.filter_ms)
         writer.write_mono8(MASK_TOPIC, raw.log_time_ns, segmentation.mask, message.header)
         if segmentation.confidence is not None:
             writer.write_mono8(
@@ -489,8 +502,20 @@ def source_section(metrics: Mapping[str, Any]) -> Section:
             'ontology': f'{metrics["ontology"]["name"]}, SHA-256 {metrics["ontology"]["sha256"]}',
             'engine': f'{engine["backend"]} on {engine["device"]}, confidence threshold '
             f'{engine["confidence_threshold"]:g}',
+            **_filter_rows(metrics.get('temporal_filter')),
         },
     )
+
+
+def _filter_rows(temporal: Mapping[str, Any] | None) -> dict[str, str]:
+    if temporal is None:
+        return {}
+    resets = temporal['frames_without_history']
+    return {
+        'temporal filter': f'alpha {temporal["alpha"]:g}, {temporal["blended_share"]:.1%} of the '
+        f'pixels had a history, {temporal["filter_ms"]["p50"]:.1f} ms (p50); frames without one: '
+        + ', '.join(f'{count} ({reason})' for reason, count in resets.items())
+    }
 
 
 def _write_evaluation_report(
@@ -632,12 +657,15 @@ def _names(first: Segmenter, second: Segmenter) -> list[str]:
         )
     bundles = [run.engine.bundle for run in (first, second)]
     names = [bundle.metadata.name for bundle in bundles]
-    if names[0] == names[1]:
+    if names[0] == names[1] and bundles[0].sha256 != bundles[1].sha256:
         names = [f'{bundle.metadata.name} {bundle.sha256[:8]}' for bundle in bundles]
+    for index, run in enumerate((first, second)):
+        if run.temporal is not None:
+            names[index] += f', temporal filter {run.temporal.alpha:g}'
     if names[0] == names[1]:
         raise ComparisonError(
-            f'both bundles are {names[0]} ({bundles[0].path} and {bundles[1].path}); give '
-            '--against another one'
+            f'both runs are of {names[0]} ({bundles[0].path} and {bundles[1].path}); give '
+            '--against another bundle, or another --against-temporal-alpha'
         )
     return names
 
@@ -675,6 +703,14 @@ def _run_results(
             'backend': segmenter.engine.backend,
             'device': segmenter.engine.device,
             'confidence_threshold': segmenter.confidence_threshold,
+        },
+        'temporal_filter': None
+        if segmenter.temporal is None
+        else {
+            'alpha': segmenter.temporal.alpha,
+            'filter_ms': percentiles(run.filter_ms),
+            'blended_share': float(np.mean(run.blended_share)),
+            'frames_without_history': segmenter.temporal.resets,
         },
         'frames': {
             'in': run.frames_in,
@@ -718,6 +754,19 @@ def _milliseconds(text: str) -> float:
     return value
 
 
+def _alpha(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= MAX_ALPHA:
+        raise argparse.ArgumentTypeError(f'{text} is not from 0 to {MAX_ALPHA}')
+    return value
+
+
+def _segmenter(bundle: Path, alpha: float | None, options: argparse.Namespace) -> Segmenter:
+    engine = load_engine(read_bundle(bundle), options.backend)
+    temporal = None if alpha is None else TemporalFilter(alpha)
+    return Segmenter(engine, options.confidence_threshold, temporal)
+
+
 def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='python -m desertmind_seg.evaluate_bag',
@@ -755,11 +804,22 @@ def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         metavar='BUNDLE',
         help='a second model for the same frames; the report says which differences are real',
     )
+    for option, which in (('', 'the model'), ('against-', 'the model of --against')):
+        parser.add_argument(
+            f'--{option}temporal-alpha',
+            type=_alpha,
+            metavar='ALPHA',
+            help=f'weight of the frames before, 0 to {MAX_ALPHA}, for {which}: steadier masks '
+            '(default: each frame on its own)',
+        )
     parser.add_argument('--backend', default='auto', choices=('auto', *BACKENDS))
     parser.add_argument('--confidence-threshold', type=float, default=0.0, metavar='P')
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='where results go')
     parser.add_argument('--force', action='store_true', help='replace results of an earlier run')
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.against is None and options.against_temporal_alpha is not None:
+        parser.error('--against-temporal-alpha needs --against')
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -767,13 +827,11 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     options = _parse_arguments(arguments)
     try:
-        bundle = read_bundle(options.bundle or share_path(DEFAULT_BUNDLE))
-        engine = load_engine(bundle, options.backend)
-        segmenter = Segmenter(engine, options.confidence_threshold)
+        bundle = options.bundle or share_path(DEFAULT_BUNDLE)
+        segmenter = _segmenter(bundle, options.temporal_alpha, options)
         against = None
         if options.against is not None:
-            other = load_engine(read_bundle(options.against), options.backend)
-            against = Segmenter(other, options.confidence_threshold)
+            against = _segmenter(options.against, options.against_temporal_alpha, options)
         depth = None
         if options.depth is not None:
             depth = DepthTopic(options.depth, options.max_dt_ms, options.max_wait_ms)

@@ -21,7 +21,7 @@ MAX_GAP_NS = 500_000_000
 # ECCV 2010, equation 5: |there + back|^2 < 0.01 (|there|^2 + |back|^2) + 0.5, in pixels.
 _RELATIVE, _ABSOLUTE = 0.01, 0.5
 # Grey levels of 255 between a pixel and where it was, after a blur of 3 x 3.
-_MAX_CHANGE = 12.0
+_MAX_CHANGE = 12
 
 FIRST, JUMP, GAP, OTHER_SIZE = 'first frame', 'time jump', 'gap', 'other size'
 # Why a frame has no frame before it.
@@ -69,6 +69,7 @@ class FrameFlow:
     def reset(self) -> None:
         """Forget the last frame: the next one has none before it."""
         self._before: npt.NDArray[np.uint8] | None = None
+        self._size_hw = (0, 0)
         self._stamp_ns = 0
 
     def follow(
@@ -87,14 +88,15 @@ class FrameFlow:
         """
         grey = _grey(rgb, size_hw)
         before, elapsed_ns = self._before, stamp_ns - self._stamp_ns
-        self._before, self._stamp_ns = grey, stamp_ns
+        same_size = self._size_hw == rgb.shape[:2]
+        self._before, self._size_hw, self._stamp_ns = grey, rgb.shape[:2], stamp_ns
         if before is None:
             reason = FIRST
         elif elapsed_ns <= 0:
             reason = JUMP
         elif elapsed_ns > MAX_GAP_NS:
             reason = GAP
-        elif before.shape != grey.shape:
+        elif not same_size or before.shape != grey.shape:
             reason = OTHER_SIZE
         else:
             return self._warp(before, grey)
@@ -102,17 +104,20 @@ class FrameFlow:
         return None
 
     def _warp(self, before: npt.NDArray[np.uint8], now: npt.NDArray[np.uint8]) -> Warp:
-        back = self._dis.calc(now, before, None)  # (h, w, 2): columns, rows
-        there = self._dis.calc(before, now, None)
         height, width = now.shape
-        x = back[..., 0] + np.arange(width, dtype=np.float32)
-        y = back[..., 1] + np.arange(height, dtype=np.float32)[:, None]
+        # Columns and rows apart: NumPy is 15 times slower along an axis of two.
+        back_x, back_y = cv2.split(self._dis.calc(now, before, None))
+        x = back_x + np.arange(width, dtype=np.float32)
+        y = back_y + np.arange(height, dtype=np.float32)[:, None]
+        there = self._dis.calc(before, now, None)
         there = cv2.remap(there, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        there_x, there_y = cv2.split(there)
         was = cv2.remap(before, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        length = (back**2).sum(axis=2) + (there**2).sum(axis=2)
-        trusted = ((back + there) ** 2).sum(axis=2) < _RELATIVE * length + _ABSOLUTE
+        lengths = back_x**2 + back_y**2 + there_x**2 + there_y**2
+        apart = (back_x + there_x) ** 2 + (back_y + there_y) ** 2
+        trusted: npt.NDArray[np.bool_] = apart < _RELATIVE * lengths + _ABSOLUTE
         trusted &= (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-        trusted &= np.abs(_blurred(was) - _blurred(now)) <= _MAX_CHANGE
+        trusted &= cv2.absdiff(cv2.blur(was, (3, 3)), cv2.blur(now, (3, 3))) <= _MAX_CHANGE
         return Warp(x, y, trusted)
 
 
@@ -121,7 +126,3 @@ def _grey(rgb: npt.NDArray[np.uint8], size_hw: tuple[int, int]) -> npt.NDArray[n
     if grey.shape != size_hw:
         grey = cv2.resize(grey, size_hw[::-1], interpolation=cv2.INTER_AREA)
     return np.asarray(grey, np.uint8)
-
-
-def _blurred(grey: Any) -> npt.NDArray[np.float32]:
-    return np.asarray(cv2.blur(grey, (3, 3)), np.float32)

@@ -19,14 +19,19 @@ OPSET = 20
 
 
 def tiny_model(
-    ontology: Ontology, temperature: float = 1.0, modality: str = 'rgb'
+    ontology: Ontology,
+    temperature: float = 1.0,
+    modality: str = 'rgb',
+    *,
+    probabilities: bool = False,
 ) -> onnx.ModelProto:
     """Build the graph: cast, transpose, resize, classify, resize back, softmax, three outputs.
 
     The logit of class c is -|x - color_c|^2 / 2 up to a term that all classes share, with x and
     the ontology's colours in units of 32 grey levels. That is linear in x, hence a 1 x 1
     convolution, and soft enough for confidences between 1/C and 1. Depth, where there is any, is
-    added to all logits alike, so that an rgbd bundle must give the results of an rgb one.
+    added to all logits alike, so that an rgbd bundle must give the results of an rgb one. The
+    probabilities are those of the small logits, which the mask is not decided on here.
     """
     colors = ontology.colors_rgb[: ontology.num_classes].astype(np.float32) / 32.0
     costs = ontology.costs.astype(np.float32)
@@ -92,6 +97,17 @@ def tiny_model(
         helper.make_node('Cast', ['expected_rounded'], ['cost'], to=onnx.TensorProto.UINT8),
     ]
     uint8 = onnx.TensorProto.UINT8
+    optional = []
+    if probabilities:
+        nodes += [
+            helper.make_node('Div', ['small_logits', 'temperature'], ['small_calibrated']),
+            helper.make_node('Softmax', ['small_calibrated'], ['shares'], axis=1),
+            helper.make_node('Mul', ['shares', 'white'], ['shares_255']),
+            helper.make_node('Round', ['shares_255'], ['shares_rounded']),
+            helper.make_node('Cast', ['shares_rounded'], ['probabilities'], to=uint8),
+        ]
+        shape = [1, ontology.num_classes, *NETWORK_SIZE_HW]
+        optional = [helper.make_tensor_value_info('probabilities', uint8, shape)]
     inputs = [helper.make_tensor_value_info('image', uint8, [1, 'H', 'W', 3])]
     if modality == 'rgbd':
         depth = helper.make_tensor_value_info('depth', onnx.TensorProto.FLOAT, [1, 'H', 'W'])
@@ -103,7 +119,8 @@ def tiny_model(
         [
             helper.make_tensor_value_info(name, uint8, [1, 'H', 'W'])
             for name in ('mask', 'confidence', 'cost')
-        ],
+        ]
+        + optional,
         initializers,
     )
     # Written for IR 10, so that any ONNX Runtime since 1.18 reads it.
@@ -133,6 +150,8 @@ def write_tiny_bundle(
     ontology: Ontology | None = None,
     temperature: float = 1.0,
     modality: str = 'rgb',
+    *,
+    probabilities: bool = False,
 ) -> Bundle:
     """Write the tiny bundle, of ycor-8 unless an ontology is given."""
     ontology = ontology or load_ontology('ycor-8')
@@ -142,4 +161,5 @@ def write_tiny_bundle(
         modality=modality,
         depth_range_m=(0.5, 20.0) if modality == 'rgbd' else None,
     )
-    return write_bundle(tiny_model(ontology, temperature, modality), metadata, path)
+    model = tiny_model(ontology, temperature, modality, probabilities=probabilities)
+    return write_bundle(model, metadata, path)

@@ -130,7 +130,7 @@ def test_what_cannot_be_compared(
         assert evaluate(path, tiny_bundle, tmp_path / 'out', '--against', str(against)) == 2
         return capsys.readouterr().err
 
-    assert 'both bundles are tiny ' in refused(tiny_bundle)
+    assert 'both runs are of tiny (' in refused(tiny_bundle)
     desert = write_tiny_bundle(tmp_path / 'desert.onnx', load_ontology('desert-10')).path
     assert 'the bundles have other classes: ycor-8' in refused(desert)
     still = write_drive(tmp_path / 'still', TinyDrive(num_frames=1))
@@ -147,6 +147,52 @@ def test_bundles_of_one_name_are_told_apart_by_their_hash(
     out = tmp_path / 'out'
     assert evaluate(path, tiny_bundle, out, '--against', str(other.path)) == 0
     assert read_metrics(out)['against']['comparison']['second'] == f'tiny {other.sha256[:8]}'
+
+
+def test_the_temporal_filter_is_compared_with_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = write_tiny_bundle(tmp_path / 'tiny.onnx', probabilities=True)
+    path = write_drive(tmp_path / 'drive', TinyDrive(broken={3: {'encoding': 'yuv9'}}))
+    out = tmp_path / 'out'
+    same = ('--against', str(bundle.path), '--labels', LABEL_TOPIC)
+    assert evaluate(path, bundle.path, out, '--temporal-alpha', '0.6', *same) == 1
+    metrics = read_metrics(out)
+    temporal = metrics['temporal_filter']
+    assert temporal['alpha'] == 0.6
+    assert temporal['filter_ms']['count'] == 5
+    assert 0.0 < temporal['blended_share'] < 1.0
+    assert temporal['frames_without_history'] == {'first frame': 2}
+    assert metrics['against']['temporal_filter'] is None
+    comparison = metrics['against']['comparison']
+    assert comparison['first'] == 'tiny, temporal filter 0.6'
+    assert comparison['second'] == 'tiny'
+    assert 'alpha 0.6, ' in (out / 'report.html').read_text()
+
+    assert evaluate(path, bundle.path, tmp_path / 'same', *same) == 2
+    assert 'both runs are of tiny (' in capsys.readouterr().err
+    old = write_tiny_bundle(tmp_path / 'old.onnx').path
+    assert evaluate(path, old, tmp_path / 'old', '--temporal-alpha', '0.6') == 2
+    assert 'old.onnx gives mask, confidence, cost: export it again' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (('--temporal-alpha', '1.5'), '1.5 is not from 0 to 0.95'),
+        (('--against-temporal-alpha', '0.5'), '--against-temporal-alpha needs --against'),
+    ],
+)
+def test_filter_options_that_make_no_sense(
+    tmp_path: Path,
+    tiny_bundle: Path,
+    arguments: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match='2'):
+        evaluate(tmp_path, tiny_bundle, tmp_path / 'out', *arguments)
+    assert message in capsys.readouterr().err
 
 
 def test_a_score_that_no_label_defines_is_left_out() -> None:

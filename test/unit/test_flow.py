@@ -90,6 +90,8 @@ def test_frames_without_one_before_them() -> None:
     assert not has_way_back(STEP_NS + 2 * MAX_GAP_NS)
     assert not has_way_back(2 * STEP_NS + 2 * MAX_GAP_NS, (60, 80))
     assert has_way_back(3 * STEP_NS + 2 * MAX_GAP_NS, (60, 80))
+    larger = np.pad(frame, ((0, 8), (0, 0), (0, 0)), mode='edge')
+    assert flow.follow(larger, 4 * STEP_NS + 2 * MAX_GAP_NS, (60, 80)) is None
     flow.reset()
-    assert not has_way_back(4 * STEP_NS + 2 * MAX_GAP_NS, (60, 80))
-    assert flow.resets == {FIRST: 2, JUMP: 2, GAP: 1, OTHER_SIZE: 1}
+    assert not has_way_back(5 * STEP_NS + 2 * MAX_GAP_NS, (60, 80))
+    assert flow.resets == {FIRST: 2, JUMP: 2, GAP: 1, OTHER_SIZE: 2}
