@@ -16,12 +16,14 @@ from typing import Any, Literal
 
 import onnx
 from onnx import numpy_helper
+from onnx.utils import Extractor
 from tqdm import tqdm
 
 from desertmind_seg.bundle import (
     DEPTH_INPUT,
     IMAGE_INPUT,
     OUTPUTS,
+    PROBABILITIES,
     Bundle,
     BundleError,
     read_bundle,
@@ -318,7 +320,9 @@ class ParsedNetwork:
 
 
 def graph_for_tensorrt(content: bytes) -> bytes:
-    """Rewrite what ONNX Runtime and TensorRT want differently of an int8 graph; the rest stays.
+    """Rewrite what ONNX Runtime and TensorRT want differently of a graph; the rest stays.
+
+    The probabilities of all classes are cut off: engines give mask, confidence and cost.
 
     The biases of int8 convolutions are int32 constants for ONNX Runtime; TensorRT refuses these,
     and adds biases in float anyway, so they are dequantized here.
@@ -334,6 +338,10 @@ def graph_for_tensorrt(content: bytes) -> bytes:
             which cuts off their upper half.
     """
     model = onnx.load_model_from_string(content)
+    if PROBABILITIES in [value.name for value in model.graph.output]:
+        inputs = [value.name for value in model.graph.input]
+        model = Extractor(model).extract_model(inputs, list(OUTPUTS))
+        content = bytes(model.SerializeToString())
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     kept = []

@@ -22,7 +22,9 @@ MAX_SIZE_HW = (2160, 3840)
 
 IMAGE_INPUT = 'image'
 DEPTH_INPUT = 'depth'
-OUTPUTS = ('mask', 'confidence', 'cost')
+OUTPUTS: tuple[str, ...] = ('mask', 'confidence', 'cost')
+# Of every class, at the network's size; for the temporal filter. Older bundles do not have it.
+PROBABILITIES = 'probabilities'
 
 
 class BundleError(ValueError):
@@ -102,11 +104,13 @@ class Bundle:
         path: the ONNX file.
         sha256: hash of the whole file, 64 hexadecimal digits.
         metadata: what it says about itself.
+        outputs: what its graph gives: OUTPUTS, and PROBABILITIES unless it is an older one.
     """
 
     path: Path
     sha256: str
     metadata: BundleMetadata
+    outputs: tuple[str, ...] = OUTPUTS
 
 
 def read_bundle(path: str | Path) -> Bundle:
@@ -132,8 +136,8 @@ def read_bundle(path: str | Path) -> Bundle:
             'again, and compare its SHA-256 with the one in the model card.'
         ) from err
     metadata = _parse_metadata(model, path)
-    _check_graph(model, metadata, path)
-    return Bundle(path, hashlib.sha256(content).hexdigest(), metadata)
+    outputs = _check_graph(model, metadata, path)
+    return Bundle(path, hashlib.sha256(content).hexdigest(), metadata, outputs)
 
 
 def write_bundle(model: onnx.ModelProto, metadata: BundleMetadata, path: str | Path) -> Bundle:
@@ -169,7 +173,7 @@ def write_bundle(model: onnx.ModelProto, metadata: BundleMetadata, path: str | P
     with whole_file(path) as temporary:
         temporary.write_bytes(stamped.SerializeToString())
         written = read_bundle(temporary)
-    return Bundle(path, written.sha256, written.metadata)
+    return Bundle(path, written.sha256, written.metadata, written.outputs)
 
 
 def _parse_metadata(model: onnx.ModelProto, path: Path) -> BundleMetadata:
@@ -208,13 +212,19 @@ _BORDER: dict[str, _Signature] = {
 }
 
 
-def _check_graph(model: onnx.ModelProto, metadata: BundleMetadata, path: Path) -> None:
+def _check_graph(model: onnx.ModelProto, metadata: BundleMetadata, path: Path) -> tuple[str, ...]:
+    """Check inputs and outputs; returns the names of the outputs."""
+    size_hw, classes = metadata.network_size_hw, metadata.ontology.num_classes
+    border = {**_BORDER, PROBABILITIES: (_UINT8, (1, classes, *size_hw))}
+    outputs = OUTPUTS
+    if PROBABILITIES in [value.name for value in model.graph.output]:
+        outputs = (*OUTPUTS, PROBABILITIES)
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     expected = (IMAGE_INPUT, DEPTH_INPUT) if metadata.modality == 'rgbd' else (IMAGE_INPUT,)
     for kind, values, names in (
         ('inputs', inputs, expected),
-        ('outputs', list(model.graph.output), OUTPUTS),
+        ('outputs', list(model.graph.output), outputs),
     ):
         found = [value.name for value in values]
         if sorted(found) != sorted(names):
@@ -224,11 +234,12 @@ def _check_graph(model: onnx.ModelProto, metadata: BundleMetadata, path: Path) -
             )
         for value in values:
             signature = _signature(value)
-            if signature != _BORDER[value.name]:
+            if signature != border[value.name]:
                 raise BundleError(
                     f'{path}: {kind[:-1]} {value.name!r} is {_show(signature)}, expected '
-                    f'{_show(_BORDER[value.name])}; export it with python -m training.export'
+                    f'{_show(border[value.name])}; export it with python -m training.export'
                 )
+    return outputs
 
 
 def _signature(value: onnx.ValueInfoProto) -> _Signature:

@@ -66,6 +66,7 @@ class OnnxRuntimeEngine:
         if num_threads < 0:
             raise EngineError(f'num_threads is {num_threads}; give 0 for automatic, or 1 and more')
         self.bundle = bundle
+        self.outputs = bundle.outputs
         self.backend = f'onnxruntime-{provider}'
         self._onnxruntime = onnxruntime
         self._failures = _onnxruntime_failures()
@@ -115,7 +116,7 @@ class OnnxRuntimeEngine:
         outputs: Sequence[str] = ('mask', 'confidence'),
     ) -> dict[str, npt.NDArray[np.uint8]]:
         """See `Engine.infer`."""
-        check_request(self.bundle, depth, outputs)
+        check_request(self.bundle, depth, outputs, self.outputs)
         # Contiguous arrays, read-only ones too, reach the graph without a copy.
         feeds: dict[str, npt.NDArray[Any]] = {IMAGE_INPUT: np.ascontiguousarray(rgb)[None]}
         if depth is not None:

@@ -36,12 +36,15 @@ class Engine(Protocol):
     """One bundle, ready to run on one device. Calls must not overlap.
 
     Attributes:
+        outputs: what `infer` can give: 'mask', 'confidence', 'cost' and, where bundle and backend
+            have it, 'probabilities'.
         details: what else there is to know about it, by name, for diagnostics.
     """
 
     bundle: Bundle
     backend: str
     device: str
+    outputs: tuple[str, ...]
     details: Mapping[str, str]
 
     def infer(
@@ -55,11 +58,12 @@ class Engine(Protocol):
         Args:
             rgb: (H, W, 3) uint8.
             depth: (H, W) float32 metres, 0 or NaN where missing; for rgbd bundles only.
-            outputs: any of 'mask', 'confidence' and 'cost'.
+            outputs: any of `Engine.outputs`.
 
         Returns:
-            One (H, W) uint8 array an output; the caller owns them. What they hold does not depend
-            on which others were asked for.
+            One (H, W) uint8 array an output, but (C, h, w) at the network's size for the
+            probabilities (255 is 1); the caller owns them. What they hold does not depend on which
+            others were asked for.
 
         Raises:
             EngineError: unknown output, depth missing or superfluous, or the run failed.
@@ -71,11 +75,16 @@ class Engine(Protocol):
         ...
 
 
-def check_request(bundle: Bundle, depth: Depth | None, outputs: Sequence[str]) -> None:
-    """Raise EngineError unless `bundle` has these outputs and takes depth as it was given."""
-    unknown = [name for name in outputs if name not in OUTPUTS]
+def check_request(
+    bundle: Bundle,
+    depth: Depth | None,
+    outputs: Sequence[str],
+    given: Sequence[str] = OUTPUTS,
+) -> None:
+    """Raise EngineError unless `outputs` are among `given` and `bundle` takes depth as it is."""
+    unknown = [name for name in outputs if name not in given]
     if unknown or not outputs:
-        raise EngineError(f'outputs {list(outputs)}: expected some of {list(OUTPUTS)}')
+        raise EngineError(f'outputs {list(outputs)}: expected some of {list(given)}')
     if bundle.metadata.modality == 'rgbd' and depth is None:
         raise EngineError(
             f'bundle {bundle.metadata.name!r} takes RGB and depth, but no depth was given; pass '

@@ -4,18 +4,26 @@ Needs no ROS installation. Results, in the folder of --out:
 
 - `masks/`: a rosbag2 MCAP with `/segmentation/mask` and `/segmentation/confidence` (mono8, headers
   and log times of the frames) and `/segmentation/label_info`. Two runs write the same masks.
+- `masks_against/`: likewise, of the model of --against.
 - `metrics.json`: `schema` 1; `command`; `created` (UTC); `bag` (path, image_topic, label_topic,
   start_ns, duration_s); `bundle` (path, name, sha256, precision); `ontology` (name, sha256);
-  `engine` (backend, device, confidence_threshold); `frames` (in, out, bad: stamp_ns and error of
-  each, repeated_stamps); `latency_ms` (decode, inference and total, each with p50, p95, p99, max
-  and count, all of this machine); `labels` (null, or topic, images, matched, without_frame,
-  frames_without_label, ontology_recorded); `segmentation` (null, or `ConfusionMatrix.to_dict()`
-  over the matched frames); `depth` (null, or what --depth gave: topic, max_dt_ms, max_wait_ms,
-  used_by_model, frames_with_depth, frame_share, valid_share (pixels with depth among all of those
-  frames), frames_without_depth by reason, images and what was wrong with them, problems, dt_ms
-  (depth minus image: median, histogram), clock_offset_ms, hint, range_bands (null without labels,
-  or of each band name, from_m, to_m, labelled_pixels, miou_present, false_safe_rate));
-  `environment` (machine, versions, git_hash).
+  `engine` (backend, device, confidence_threshold); `temporal_filter` (null, or alpha, filter_ms
+  (as latency_ms), blended_share of the pixels, frames_without_history by reason); `frames` (in,
+  out, bad: stamp_ns and error of each, repeated_stamps); `latency_ms` (decode, inference and
+  total, each with p50, p95, p99, max and count, all of this machine); `labels` (null, or topic,
+  images, matched, without_frame, frames_without_label, ontology_recorded); `segmentation` (null,
+  or `ConfusionMatrix.to_dict()` over the matched frames); `depth` (null, or what --depth gave:
+  topic, max_dt_ms, max_wait_ms, used_by_model, frames_with_depth, frame_share, valid_share
+  (pixels with depth among all of those frames), frames_without_depth by reason, images and what
+  was wrong with them, problems, dt_ms (depth minus image: median, histogram), clock_offset_ms,
+  hint, range_bands (null without labels, or of each band name, from_m, to_m, labelled_pixels,
+  miou_present, false_safe_rate)); `flicker` (null where no two frames follow each other, or
+  share of the counted pixels, p50 and p95 over the pairs of frames, pairs, counted_share of
+  their pixels, frames_without_pair by reason; see `flicker`); `against` (null, or of the model
+  of --against bundle, engine, temporal_filter, frames, latency_ms, segmentation, depth and
+  flicker as above, and `comparison`: first and second (names), block_frames, sentences,
+  differences (of each score, label, first, second, difference, interval_95 (null with one
+  block), blocks, is_real, is_better)); `environment` (machine, versions, git_hash).
 - `report.html`: the same for people, with the best and the worst frames.
 
 Exit status: 0, or 1 when some frames could not be segmented, or 2 when nothing was written.
@@ -37,6 +45,13 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from desertmind_seg.bag_comparison import (
+    BLOCK_FRAMES,
+    Compared,
+    comparison_document,
+    comparison_facts,
+    comparison_sections,
+)
 from desertmind_seg.bag_depth import BagDepth, DepthTopic, depth_facts, depth_sections
 from desertmind_seg.bags import (
     COMPRESSED_IMAGE_TYPE,
@@ -52,8 +67,10 @@ from desertmind_seg.bags import (
     pair_by_stamp,
     stamps_of,
 )
+from desertmind_seg.bootstrap import ComparisonError, Counts
 from desertmind_seg.bundle import Bundle, BundleError, read_bundle
 from desertmind_seg.engine import BACKENDS, EngineError, load_engine
+from desertmind_seg.flicker import Flicker, flicker_facts, flicker_sections
 from desertmind_seg.messages import (
     MessageError,
     decode_compressed_image,
@@ -81,9 +98,22 @@ from desertmind_seg.report import (
 from desertmind_seg.segmenter import ImageError, Segmenter
 from desertmind_seg.share import DEFAULT_BUNDLE, share_path
 from desertmind_seg.telemetry import LatencyWindow, Percentiles
+from desertmind_seg.temporal import MAX_ALPHA, TemporalFilter
 
 MASKS, METRICS, REPORT = 'masks', 'metrics.json', 'report.html'
+MASKS_AGAINST = 'masks_against'
 _SHOWN_FRAMES = 4
+_EXAMPLES = """\
+examples:
+  masks, metrics and a report of one model
+    evaluate_bag drive --image /camera/color/image_raw --labels /labels/ycor_8 --out result
+  is a new model better than the old one on this drive?
+    evaluate_bag drive --image /camera/color/image_raw --labels /labels/ycor_8 \\
+        --bundle new.onnx --against old.onnx --out result
+  is one model better with the temporal filter than without?
+    evaluate_bag drive --image /camera/color/image_raw --labels /labels/ycor_8 \\
+        --bundle new.onnx --temporal-alpha 0.6 --against new.onnx --out result
+"""
 
 Image = npt.NDArray[np.uint8]
 
@@ -107,6 +137,9 @@ class SegmentedBag:
     decode_ms: list[float] = field(default_factory=list)
     inference_ms: list[float] = field(default_factory=list)
     total_ms: list[float] = field(default_factory=list)
+    flicker: Flicker = field(default_factory=Flicker)
+    blended_share: list[float] = field(default_factory=list)
+    filter_ms: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -115,6 +148,7 @@ class LabelScore:
 
     Attributes:
         matrix: over all matched frames.
+        by_block: the same by blocks of BLOCK_FRAMES matched frames, int64 (C, C + 1) each.
         frame_miou: stamp of each matched frame -> its mean IoU over the classes in its labels.
         labels: label images in the bag.
         labels_without_frame: label images whose stamp no mask has.
@@ -122,6 +156,7 @@ class LabelScore:
     """
 
     matrix: ConfusionMatrix
+    by_block: dict[str, Counts]
     frame_miou: dict[int, float]
     labels: int
     labels_without_frame: int
@@ -210,7 +245,6 @@ def segment_bag(
     writer.write_label_info(
         LABEL_INFO_TOPIC, bag.start_ns, ontology.names, segmenter.confidence_threshold
     )
-    takes_depth = segmenter.engine.bundle.metadata.modality == 'rgbd'
     frames = ((raw, None) for raw in bag.messages(topic)) if depth is None else depth.frames()
     for raw, depth_raw in tqdm(
         frames,
@@ -231,12 +265,14 @@ def segment_bag(
             metres = None
             if depth is not None:
                 metres = depth.decode(stamp, depth_raw, rgb.shape[:2])
-            if takes_depth and metres is None:
-                metres = np.zeros(rgb.shape[:2], np.float32)
             decoded = time.perf_counter()
-            segmentation = segmenter.segment(rgb, depth=metres if takes_depth else None)
+            segmentation = segmenter.segment(
+                rgb, depth=metres if segmenter.takes_depth else None, stamp_ns=stamp
+            )
         except (BagError, MessageError, ImageError) as err:
             run.bad.append(BadFrame(stamp, str(err)))
+            run.flicker.reset()
+            segmenter.reset()
             tqdm.write(f'Frame with stamp {stamp} ns left out: {err}', file=sys.stderr)
             continue
         done = time.perf_counter()
@@ -244,6 +280,10 @@ def segment_bag(
         run.decode_ms.append((decoded - start) * 1e3)
         run.inference_ms.append(segmentation.inference_ms)
         run.total_ms.append((done - start) * 1e3)
+        run.flicker.add(rgb, segmentation.mask, stamp)
+        if segmentation.blended_share is not None:
+            run.blended_share.append(segmentation.blended_share)
+            run.filter_ms.append(segmentation.filter_ms)
         writer.write_mono8(MASK_TOPIC, raw.log_time_ns, segmentation.mask, message.header)
         if segmentation.confidence is not None:
             writer.write_mono8(
@@ -265,6 +305,7 @@ def score_masks(
         BagError: A mask and its labels differ in size, or the labels are bad (`check_labels`).
     """
     matrix = ConfusionMatrix(ontology)
+    by_block: dict[str, Counts] = {}
     frame_miou: dict[int, float] = {}
     pairs = pair_by_stamp((bag, label_topic), (masks, MASK_TOPIC))
     for stamp, label_message, mask_message in tqdm(
@@ -279,10 +320,13 @@ def score_masks(
             raise BagError(f'Label image of {label_topic!r} with stamp {stamp} ns: {err}') from err
         if depth is not None:
             depth.score(stamp, labels, mask)
+        block = f'block {len(frame_miou) // BLOCK_FRAMES}'
+        by_block[block] = by_block.get(block, np.int64(0)) + frame.counts
         matrix.counts += frame.counts
         frame_miou[stamp] = frame.miou_present
     return LabelScore(
         matrix,
+        by_block,
         frame_miou,
         labels=bag.topics[label_topic].count,
         labels_without_frame=bag.topics[label_topic].count - len(frame_miou),
@@ -372,14 +416,19 @@ def run_document(
             'start_ns': bag.start_ns,
             'duration_s': bag.duration_ns / 1e9,
         },
-        'bundle': {
-            'path': str(bundle.path),
-            'name': bundle.metadata.name,
-            'sha256': bundle.sha256,
-            'precision': bundle.metadata.precision,
-        },
+        'bundle': bundle_document(bundle),
         'ontology': {'name': ontology.name, 'sha256': ontology.sha256},
         'environment': environment(),
+    }
+
+
+def bundle_document(bundle: Bundle) -> dict[str, str]:
+    """Return the part of metrics.json that says which bundle was run."""
+    return {
+        'path': str(bundle.path),
+        'name': bundle.metadata.name,
+        'sha256': bundle.sha256,
+        'precision': bundle.metadata.precision,
     }
 
 
@@ -450,27 +499,58 @@ def source_section(metrics: Mapping[str, Any]) -> Section:
             'ontology': f'{metrics["ontology"]["name"]}, SHA-256 {metrics["ontology"]["sha256"]}',
             'engine': f'{engine["backend"]} on {engine["device"]}, confidence threshold '
             f'{engine["confidence_threshold"]:g}',
+            **_filter_rows(metrics.get('temporal_filter')),
         },
     )
 
 
+def _filter_rows(temporal: Mapping[str, Any] | None) -> dict[str, str]:
+    if temporal is None:
+        return {}
+    resets = temporal['frames_without_history']
+    return {
+        'temporal filter': f'alpha {temporal["alpha"]:g}, {temporal["blended_share"]:.1%} of the '
+        f'pixels had a history, {temporal["filter_ms"]["p50"]:.1f} ms (p50); frames without one: '
+        + ', '.join(f'{count} ({reason})' for reason, count in resets.items())
+    }
+
+
 def _write_evaluation_report(
-    path: Path, metrics: Mapping[str, Any], run: SegmentedBag, sheet: Image, ontology: Ontology
+    path: Path,
+    metrics: Mapping[str, Any],
+    runs: Mapping[str, SegmentedBag],
+    sheet: Image,
+    ontology: Ontology,
 ) -> None:
-    frames, latency = metrics['frames'], metrics['latency_ms']
+    """Write the page on the first of `runs`, by their names, and on both where there are two."""
+    frames, latency, against = metrics['frames'], metrics['latency_ms'], metrics['against']
     bag = metrics['bag']
+    run = next(iter(runs.values()))
+    comparison = None if against is None else against['comparison']
     headline = [
         Fact('frames', f'{frames["in"]}', f'{bag["duration_s"]:.1f} s of {bag["image_topic"]}'),
         Fact('masks', f'{frames["out"]}', f'{len(frames["bad"])} frames left out'),
         Fact('inference p50', f'{latency["inference"]["p50"]:.1f} ms', 'of this machine'),
         Fact('inference p99', f'{latency["inference"]["p99"]:.1f} ms', 'of this machine'),
         *score_facts(metrics),
+        *flicker_facts(metrics['flicker']),
         *depth_facts(metrics['depth']),
+        *comparison_facts(comparison),
     ]
     times_s = [(at - bag['start_ns']) / 1e9 for at in run.log_times_ns]
+    both = [metrics] if against is None else [metrics, against]
     sections = [
+        *comparison_sections(
+            comparison,
+            [of['latency_ms']['inference']['p50'] for of in both],
+            [None if of['depth'] is None else of['depth']['range_bands'] for of in both],
+        ),
         images_section('Frames', [('camera frame, class mask and confidence', sheet)]),
         *score_sections(metrics, ontology),
+        *flicker_sections(
+            metrics['flicker'],
+            {name: of.flicker.line(bag['start_ns']) for name, of in runs.items()},
+        ),
         *depth_sections(metrics['depth']),
         latency_section(
             'Inference',
@@ -485,7 +565,7 @@ def _write_evaluation_report(
         sections.append(pairs_section('Frames left out', rows, 'By the stamp in the header.'))
     sections += [source_section(metrics), environment_section(metrics['environment'])]
     title = f'Evaluation of {Path(bag["path"]).name}'
-    subtitle = [f'{metrics["bundle"]["name"]} on every frame of {bag["image_topic"]}, once.']
+    subtitle = [f'{" and ".join(runs)} on every frame of {bag["image_topic"]}, once.']
     write_report(path, title, subtitle, headline, sections)
 
 
@@ -496,75 +576,159 @@ def evaluate_bag(
     segmenter: Segmenter,
     out: Path,
     *,
+    against: Segmenter | None = None,
     depth: DepthTopic | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """Segment and score a bag; write masks/, metrics.json and report.html; return the metrics.
 
-    An rgbd bundle needs `depth`; with an rgb bundle it only measures range.
+    An rgbd bundle needs `depth`; with an rgb bundle it only measures range. With `against` the bag
+    is run a second time, and the two runs are compared.
 
     Raises:
         FileNotFoundError: There is no such bag.
         FileExistsError: `out` holds results and `force` is false.
         BagError: The bag lacks what was asked for, or none of its frames could be segmented.
+        ComparisonError: `segmenter` and `against` cannot be compared.
         EngineError: The engine failed.
     """
-    bundle, ontology = segmenter.engine.bundle, segmenter.ontology
+    ontology = segmenter.ontology
+    segmenters = {MASKS: segmenter}
+    names = [segmenter.engine.bundle.metadata.name]
+    if against is not None:
+        segmenters[MASKS_AGAINST] = against
+        names = _names(segmenter, against)
     with ExitStack() as stack:
         bag = stack.enter_context(Bag(bag_path))
-        new = stack.enter_context(output_folder(out, (MASKS, METRICS, REPORT), replace=force))
+        results = (MASKS, MASKS_AGAINST, METRICS, REPORT)
+        new = stack.enter_context(output_folder(out, results, replace=force))
+        again = stack.enter_context(Bag(bag_path))
         bag.topic(image_topic)
-        _check_depth(bag, image_topic, bundle, depth)
-        bag_depth = None
-        if depth is not None:
-            again = stack.enter_context(Bag(bag_path))
-            bag_depth = BagDepth(bag, again, depth, image_topic, ontology)
+        for each in segmenters.values():
+            _check_depth(bag, image_topic, each.engine.bundle, depth)
         if label_topic is not None:
             check_labels(bag, label_topic, ontology)
-        hashes = dict.fromkeys((MASK_TOPIC, CONFIDENCE_TOPIC), ontology.sha256)
-        with BagWriter(new / MASKS, hashes) as writer:
-            run = segment_bag(bag, image_topic, segmenter, writer, bag_depth)
-        if not run.inference_ms:
-            raise BagError(
-                f'None of the {run.frames_in} frames of {image_topic!r} could be segmented; the '
-                f'first one: {run.bad[0].error}'
-            )
-        metrics = run_document('evaluate_bag', bag, image_topic, label_topic, bundle)
-        metrics['engine'] = {
+        runs, scores, documents = {}, [], []
+        for name, (folder, each) in zip(names, segmenters.items(), strict=True):
+            bag_depth = None
+            if depth is not None:
+                bag_depth = BagDepth(bag, again, depth, image_topic, ontology)
+            run, score = _run(bag, image_topic, label_topic, each, new / folder, bag_depth)
+            runs[name] = run
+            scores.append(score)
+            documents.append(_run_results(each, run, score, bag_depth))
+        metrics = run_document(
+            'evaluate_bag', bag, image_topic, label_topic, segmenter.engine.bundle
+        )
+        metrics |= labels_document(bag, label_topic, scores[0])
+        metrics |= documents[0]
+        metrics['against'] = None
+        if against is not None:
+            compared = [
+                Compared(name, None if score is None else score.by_block, run.flicker)
+                for (name, run), score in zip(runs.items(), scores, strict=True)
+            ]
+            metrics['against'] = {
+                'bundle': bundle_document(against.engine.bundle),
+                **documents[1],
+                'segmentation': labels_document(bag, label_topic, scores[1])['segmentation'],
+                'comparison': comparison_document(compared[0], compared[1], ontology),
+            }
+        with Bag(new / MASKS) as masks:
+            # A stamp that occurs twice may belong to a bad frame as well as to a mask.
+            bad = {frame.stamp_ns for frame in runs[names[0]].bad}
+            chosen = select_frames(stamps_of(masks, MASK_TOPIC) - bad, scores[0])
+            sheet = frames_sheet(bag, image_topic, masks, chosen, ontology)
+        write_json(new / METRICS, metrics)
+        _write_evaluation_report(new / REPORT, metrics, runs, sheet, ontology)
+    return metrics
+
+
+def _names(first: Segmenter, second: Segmenter) -> list[str]:
+    """Name two runs by what tells them apart."""
+    if first.ontology.sha256 != second.ontology.sha256:
+        raise ComparisonError(
+            f'the bundles have other classes: {first.ontology.name} ({first.ontology.sha256}) and '
+            f'{second.ontology.name} ({second.ontology.sha256}); only bundles of one class table '
+            'can be compared'
+        )
+    bundles = [run.engine.bundle for run in (first, second)]
+    names = [bundle.metadata.name for bundle in bundles]
+    if names[0] == names[1] and bundles[0].sha256 != bundles[1].sha256:
+        names = [f'{bundle.metadata.name} {bundle.sha256[:8]}' for bundle in bundles]
+    for index, run in enumerate((first, second)):
+        if run.temporal is not None:
+            names[index] += f', temporal filter {run.temporal.alpha:g}'
+    if names[0] == names[1]:
+        raise ComparisonError(
+            f'both runs are of {names[0]} ({bundles[0].path} and {bundles[1].path}); give '
+            '--against another bundle, or another --against-temporal-alpha'
+        )
+    return names
+
+
+def _run(
+    bag: Bag,
+    image_topic: str,
+    label_topic: str | None,
+    segmenter: Segmenter,
+    folder: Path,
+    depth: BagDepth | None,
+) -> tuple[SegmentedBag, LabelScore | None]:
+    """Write the masks of all frames to the new bag `folder`, and score them."""
+    ontology = segmenter.ontology
+    hashes = dict.fromkeys((MASK_TOPIC, CONFIDENCE_TOPIC), ontology.sha256)
+    with BagWriter(folder, hashes) as writer:
+        run = segment_bag(bag, image_topic, segmenter, writer, depth)
+    if not run.inference_ms:
+        raise BagError(
+            f'None of the {run.frames_in} frames of {image_topic!r} could be segmented; the '
+            f'first one: {run.bad[0].error}'
+        )
+    if label_topic is None:
+        return run, None
+    with Bag(folder) as masks:
+        return run, score_masks(bag, label_topic, masks, ontology, depth)
+
+
+def _run_results(
+    segmenter: Segmenter, run: SegmentedBag, score: LabelScore | None, depth: BagDepth | None
+) -> dict[str, Any]:
+    """Return the part of metrics.json that each of two models has."""
+    return {
+        'engine': {
             'backend': segmenter.engine.backend,
             'device': segmenter.engine.device,
             'confidence_threshold': segmenter.confidence_threshold,
-        }
-        metrics['frames'] = {
+        },
+        'temporal_filter': None
+        if segmenter.temporal is None
+        else {
+            'alpha': segmenter.temporal.alpha,
+            'filter_ms': percentiles(run.filter_ms),
+            'blended_share': float(np.mean(run.blended_share)),
+            'frames_without_history': segmenter.temporal.resets,
+        },
+        'frames': {
             'in': run.frames_in,
             'out': len(run.inference_ms),
             'bad': [{'stamp_ns': bad.stamp_ns, 'error': bad.error} for bad in run.bad],
             'repeated_stamps': run.repeated_stamps,
-        }
-        metrics['latency_ms'] = {
+        },
+        'latency_ms': {
             'decode': percentiles(run.decode_ms),
             'inference': percentiles(run.inference_ms),
             'total': percentiles(run.total_ms),
-        }
-        with Bag(new / MASKS) as masks:
-            score = None
-            if label_topic is not None:
-                score = score_masks(bag, label_topic, masks, ontology, bag_depth)
-            metrics.update(labels_document(bag, label_topic, score))
-            metrics['depth'] = None
-            if bag_depth is not None:
-                metrics['depth'] = bag_depth.document(
-                    run.frames_in,
-                    with_labels=score is not None,
-                    used_by_model=bundle.metadata.modality == 'rgbd',
-                )
-            # A stamp that occurs twice may belong to a bad frame as well as to a mask.
-            stamps = stamps_of(masks, MASK_TOPIC) - {bad.stamp_ns for bad in run.bad}
-            chosen = select_frames(stamps, score)
-            sheet = frames_sheet(bag, image_topic, masks, chosen, ontology)
-        write_json(new / METRICS, metrics)
-        _write_evaluation_report(new / REPORT, metrics, run, sheet, ontology)
-    return metrics
+        },
+        'flicker': run.flicker.to_dict(),
+        'depth': None
+        if depth is None
+        else depth.document(
+            run.frames_in,
+            with_labels=score is not None,
+            used_by_model=segmenter.engine.bundle.metadata.modality == 'rgbd',
+        ),
+    }
 
 
 def _check_depth(bag: Bag, image_topic: str, bundle: Bundle, depth: DepthTopic | None) -> None:
@@ -587,10 +751,25 @@ def _milliseconds(text: str) -> float:
     return value
 
 
+def _alpha(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= MAX_ALPHA:
+        raise argparse.ArgumentTypeError(f'{text} is not from 0 to {MAX_ALPHA}')
+    return value
+
+
+def _segmenter(bundle: Path, alpha: float | None, options: argparse.Namespace) -> Segmenter:
+    engine = load_engine(read_bundle(bundle), options.backend)
+    temporal = None if alpha is None else TemporalFilter(alpha)
+    return Segmenter(engine, options.confidence_threshold, temporal)
+
+
 def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='python -m desertmind_seg.evaluate_bag',
         description='Segment every frame of a bag once; write masks, metrics and a report.',
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('bag', type=Path, help='rosbag2 folder, .mcap, .db3 or ROS 1 .bag')
     parser.add_argument('--image', required=True, metavar='TOPIC', help='raw or compressed images')
@@ -616,11 +795,28 @@ def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help='how long an image waits for its depth, by the log time (%(default)g)',
     )
     parser.add_argument('--bundle', type=Path, help=f'model to run ({DEFAULT_BUNDLE})')
+    parser.add_argument(
+        '--against',
+        type=Path,
+        metavar='BUNDLE',
+        help='a second model for the same frames; the report says which differences are real',
+    )
+    for option, which in (('', 'the model'), ('against-', 'the model of --against')):
+        parser.add_argument(
+            f'--{option}temporal-alpha',
+            type=_alpha,
+            metavar='ALPHA',
+            help=f'weight of the frames before, 0 to {MAX_ALPHA}, for {which}: steadier masks '
+            '(default: each frame on its own)',
+        )
     parser.add_argument('--backend', default='auto', choices=('auto', *BACKENDS))
     parser.add_argument('--confidence-threshold', type=float, default=0.0, metavar='P')
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='where results go')
     parser.add_argument('--force', action='store_true', help='replace results of an earlier run')
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.against is None and options.against_temporal_alpha is not None:
+        parser.error('--against-temporal-alpha needs --against')
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -628,9 +824,11 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     options = _parse_arguments(arguments)
     try:
-        bundle = read_bundle(options.bundle or share_path(DEFAULT_BUNDLE))
-        engine = load_engine(bundle, options.backend)
-        segmenter = Segmenter(engine, options.confidence_threshold)
+        bundle = options.bundle or share_path(DEFAULT_BUNDLE)
+        segmenter = _segmenter(bundle, options.temporal_alpha, options)
+        against = None
+        if options.against is not None:
+            against = _segmenter(options.against, options.against_temporal_alpha, options)
         depth = None
         if options.depth is not None:
             depth = DepthTopic(options.depth, options.max_dt_ms, options.max_wait_ms)
@@ -640,10 +838,18 @@ def main(arguments: list[str] | None = None) -> int:
             options.labels,
             segmenter,
             options.out,
+            against=against,
             depth=depth,
             force=options.force,
         )
-    except (BagError, BundleError, EngineError, FileExistsError, FileNotFoundError) as err:
+    except (
+        BagError,
+        BundleError,
+        ComparisonError,
+        EngineError,
+        FileExistsError,
+        FileNotFoundError,
+    ) as err:
         print(f'evaluate_bag: {err}', file=sys.stderr)
         return 2
     frames, inference = metrics['frames'], metrics['latency_ms']['inference']
@@ -652,8 +858,16 @@ def main(arguments: list[str] | None = None) -> int:
         f'Inference p50 {inference["p50"]:.1f}, p95 {inference["p95"]:.1f}, '
         f'p99 {inference["p99"]:.1f} ms on this machine.'
     )
-    for fact in [*score_facts(metrics), *depth_facts(metrics['depth'])]:
+    facts = [
+        *score_facts(metrics),
+        *flicker_facts(metrics['flicker']),
+        *depth_facts(metrics['depth']),
+    ]
+    for fact in facts:
         print(f'{fact.label} {fact.value} ({fact.note}).')
+    if metrics['against'] is not None:
+        for sentence in metrics['against']['comparison']['sentences']:
+            print(f'{sentence}.')
     print(f'Report: {options.out / REPORT}\nMetrics: {options.out / METRICS}')
     print(f'Masks: {options.out / MASKS}')
     if metrics['depth'] is not None:

@@ -86,6 +86,7 @@ class PipelineHealth:
         self.frame_id = ''
         self.frame_format = ''
         self.mean_confidence: float | None = None
+        self.blended_share: float | None = None
         self._lock = Lock()
         self._reported = dict.fromkeys(REASONS, 0)
         self._latest_text: dict[str, str] = {}
@@ -180,6 +181,7 @@ class PipelineHealth:
         level = ERROR if ENGINE_FAILED in drops else WARN
         summary = f'{self.published.hz():.1f} Hz'
         confidence = '' if self.mean_confidence is None else f'{self.mean_confidence:.3f}'
+        blended = '' if self.blended_share is None else f'{self.blended_share:.3f}'
         return _status(
             'Inference',
             level,
@@ -195,6 +197,7 @@ class PipelineHealth:
                 ),
                 **_percentile_values('age_at_publish_ms', self.age_at_publish_ms.percentiles()),
                 'mean_confidence': confidence,
+                'temporal_blended_share': blended,
             },
         )
 

@@ -201,6 +201,13 @@ PARAMETERS = (
         settable='any time',
     ),
     ParameterSpec(
+        'temporal.alpha',
+        0.0,
+        'Weight of the history of a pixel, moved along by optical flow, in its probabilities: '
+        'steadier masks. 0 is off. Needs ONNX Runtime and a bundle with probabilities.',
+        range=(0.0, 0.95),
+    ),
+    ParameterSpec(
         'output.overlay_alpha',
         0.5,
         'Opacity of the class colours in the overlay.',

@@ -49,7 +49,7 @@ _NO_CAMERA_INFO = 'no camera_info has come: remap camera_info to that of the cam
 class PlannerOutputs:
     """The publishers for planners of a configured node.
 
-    `publish` belongs to the worker, everything else to the thread of the callbacks.
+    `publish` and `forget` belong to the worker, everything else to the thread of the callbacks.
 
     Args:
         node: on which to create them.
@@ -76,7 +76,6 @@ class PlannerOutputs:
         except ValueError as err:
             raise ParameterError(f'costmap: {err}.') from err
         self._grid = OutgoingCostmap(self._extrinsics.frame_id)
-        self._epoch = 0
         self._lock = Lock()
         self._failed: Counter[str] = Counter()
         self._publishers = {
@@ -128,7 +127,6 @@ class PlannerOutputs:
         depth: npt.NDArray[np.float32] | None,
         segmentation: Segmentation,
         header: Any,
-        epoch: int,
     ) -> None:
         """Publish what is wanted of a frame; what cannot be made is counted with its reason.
 
@@ -139,11 +137,7 @@ class PlannerOutputs:
                 and the costmap only ages.
             segmentation: its results, with what `needed` named.
             header: of the frame's message.
-            epoch: of the frame; with a new one everything from before is forgotten.
         """
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._costmap.reset()
         for name in wanted:
             try:
                 message = self._message(name, rgb, depth, segmentation, header)
@@ -194,8 +188,12 @@ class PlannerOutputs:
             failed, self._failed = self._failed, Counter()
         return [f'{count} times: {text}' for text, count in failed.items()]
 
+    def forget(self) -> None:
+        """Forget what frames from before a jump of time showed; for the worker."""
+        self._costmap.reset()
+
     def reset(self) -> None:
-        """Forget transforms from before a jump of time; the costmap follows with its frame."""
+        """Forget transforms from before a jump of time."""
         self._extrinsics.reset()
 
     def destroy(self) -> None:

@@ -68,6 +68,7 @@ from desertmind_seg.parameters import NodeParameters, ParameterError, misspelt_p
 from desertmind_seg.planner_outputs import PlannerOutputs
 from desertmind_seg.segmenter import ImageError, Segmenter
 from desertmind_seg.share import DEFAULT_BUNDLE, share_path
+from desertmind_seg.temporal import TemporalFilter
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -134,6 +135,7 @@ class SegmentationNode(LifecycleNode):
         self._state_label = 'unconfigured'
         self._slot = FrameSlot()
         self._stamp_clock = StampClock()
+        self._epoch = -1  # of the latest frame of the worker; no frame has this one
         self._worker: Thread | None = None
         self._sources: dict[str, Source] = {}
         self._depth: DepthInput | None = None
@@ -190,6 +192,7 @@ class SegmentationNode(LifecycleNode):
         self._publish_label_info()
         self.health.clear_windows()
         self._slot = FrameSlot()
+        self._epoch = -1
         self._stamp_clock.reset()
         self._worker = Thread(target=self._work, name='segment', daemon=True)
         self._worker.start()
@@ -325,7 +328,12 @@ class SegmentationNode(LifecycleNode):
             )
         finally:
             self._building = ''
-        segmenter = Segmenter(engine, self.settings['confidence.threshold'])
+        alpha = self.settings['temporal.alpha']
+        segmenter = Segmenter(
+            engine,
+            self.settings['confidence.threshold'],
+            TemporalFilter(alpha) if alpha > 0 else None,
+        )
         for size_hw in sizes_hw:
             segmenter.segment(np.zeros((*size_hw, 3), np.uint8))
         self.get_logger().info(
@@ -507,6 +515,10 @@ class SegmentationNode(LifecycleNode):
                 TOO_OLD, f'{age_ms:.0f} ms old when its turn came, input.max_age_ms {max_age_ms}.'
             )
             return
+        if frame.epoch != self._epoch:
+            self._epoch = frame.epoch
+            segmenter.reset()
+            planner_outputs.forget()
         message = frame.message
         try:
             compressed = isinstance(message, CompressedImage)
@@ -514,7 +526,10 @@ class SegmentationNode(LifecycleNode):
             depth = self._depth_of(frame, rgb.shape[:2])
             needed = {'confidence', 'cost'} & set(wanted) | planner_outputs.needed(for_planners)
             segmentation = segmenter.segment(
-                rgb, sorted(needed), depth if segmenter.takes_depth else None
+                rgb,
+                sorted(needed),
+                depth if segmenter.takes_depth else None,
+                frame.stamp_ns,
             )
         except (MessageError, ImageError) as err:
             self.health.frame_dropped(BAD_FRAME, str(err))
@@ -536,9 +551,7 @@ class SegmentationNode(LifecycleNode):
             self.settings['output.overlay_alpha'],
         )
         published_sec = time.perf_counter()
-        planner_outputs.publish(
-            for_planners, rgb, depth, segmentation, message.header, frame.epoch
-        )
+        planner_outputs.publish(for_planners, rgb, depth, segmentation, message.header)
         if refused:
             text = '; '.join(refused)
             self.health.frame_dropped(PUBLISH_FAILED, text)
@@ -549,6 +562,7 @@ class SegmentationNode(LifecycleNode):
             segmentation.inference_ms,
             self._age_ms(frame),
         )
+        self.health.blended_share = segmentation.blended_share
         self.health.frame_id = message.header.frame_id
         self.health.frame_format = (
             f'{message.format if compressed else message.encoding} {rgb.shape[1]}x{rgb.shape[0]}'

@@ -8,9 +8,10 @@ import time
 import numpy as np
 import numpy.typing as npt
 
-from desertmind_seg.bundle import MAX_SIZE_HW, MIN_SIZE_HW
-from desertmind_seg.engine import Depth, Engine, Rgb
+from desertmind_seg.bundle import MAX_SIZE_HW, MIN_SIZE_HW, PROBABILITIES
+from desertmind_seg.engine import Depth, Engine, EngineError, Rgb
 from desertmind_seg.ontology import UNLABELED, Ontology
+from desertmind_seg.temporal import TemporalFilter, decide
 
 
 class ImageError(ValueError):
@@ -27,20 +28,42 @@ class Segmentation:
         cost: (H, W) uint8 expected navigation cost 0..254, 255 where the mask is UNLABELED; None
             unless asked for.
         inference_ms: time the engine took.
+        blended_share: share of the pixels, 0 to 1, that the temporal filter gave a history; None
+            without it.
+        filter_ms: time the temporal filter took, decision and resizing included; 0 without it.
     """
 
     mask: npt.NDArray[np.uint8]
     confidence: npt.NDArray[np.uint8] | None
     cost: npt.NDArray[np.uint8] | None
     inference_ms: float
+    blended_share: float | None = None
+    filter_ms: float = 0.0
 
 
 class Segmenter:
-    """Runs an engine on frames and applies the confidence threshold."""
+    """Runs an engine on frames, with or without a temporal filter; applies the threshold.
 
-    def __init__(self, engine: Engine, confidence_threshold: float = 0.0) -> None:
+    Args:
+        engine: what runs the bundle.
+        confidence_threshold: see the property.
+        temporal: makes the masks of a sequence steadier; None for each frame on its own.
+
+    Raises:
+        EngineError: the filter needs probabilities, which bundle or backend do not give.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        confidence_threshold: float = 0.0,
+        temporal: TemporalFilter | None = None,
+    ) -> None:
         self.engine = engine
         self.confidence_threshold = confidence_threshold
+        if temporal is not None:
+            _check_probabilities(engine)
+        self.temporal = temporal
 
     @property
     def ontology(self) -> Ontology:
@@ -68,6 +91,7 @@ class Segmenter:
         rgb: Rgb,
         outputs: Sequence[str] = ('mask', 'confidence'),
         depth: Depth | None = None,
+        stamp_ns: int | None = None,
     ) -> Segmentation:
         """Segment one frame.
 
@@ -76,6 +100,8 @@ class Segmenter:
             outputs: which of 'mask', 'confidence' and 'cost' are wanted; the mask always comes.
             depth: (H, W) float32 metres, 0 or NaN where missing; for rgbd bundles only, which take
                 None for a frame whose depth is missing everywhere.
+            stamp_ns: when the frame was taken, for the temporal filter; None for a frame that
+                belongs to no sequence: it gets no history and leaves none.
 
         Raises:
             ImageError: the frame has the wrong type, shape or size.
@@ -92,9 +118,15 @@ class Segmenter:
         threshold = self._confidence_threshold
         wanted = {'mask', *outputs}
         computed = wanted | {'confidence'} if threshold > 0 else wanted
+        filtered = self.temporal is not None
+        asked = [PROBABILITIES] if filtered else sorted(computed)
         start = time.perf_counter()
-        arrays = self.engine.infer(rgb, depth, sorted(computed))
-        inference_ms = (time.perf_counter() - start) * 1e3
+        arrays = self.engine.infer(rgb, depth, asked)
+        inferred = time.perf_counter()
+        share = None
+        if self.temporal is not None:
+            arrays, share = self._filtered(self.temporal, arrays[PROBABILITIES], rgb, stamp_ns)
+        filter_ms = (time.perf_counter() - inferred) * 1e3 if filtered else 0.0
         mask = arrays['mask']
         if threshold > 0:
             # An integer bound, for comparing uint8 with a float takes five times as long. The
@@ -106,9 +138,49 @@ class Segmenter:
         return Segmentation(
             mask,
             arrays['confidence'] if 'confidence' in wanted else None,
-            arrays.get('cost'),
-            inference_ms,
+            arrays['cost'] if 'cost' in wanted else None,
+            (inferred - start) * 1e3,
+            share,
+            filter_ms,
         )
+
+    def reset(self) -> None:
+        """Forget what came before: the next frame gets no history."""
+        if self.temporal is not None:
+            self.temporal.reset()
+
+    def _filtered(
+        self,
+        temporal: TemporalFilter,
+        probabilities: npt.NDArray[np.uint8],
+        rgb: Rgb,
+        stamp_ns: int | None,
+    ) -> tuple[dict[str, npt.NDArray[np.uint8]], float]:
+        """Return the outputs after the filter, and the share of pixels that took history."""
+        size_hw = (rgb.shape[0], rgb.shape[1])
+        costs = self.ontology.costs
+        if stamp_ns is None:
+            temporal.reset()
+            return decide(probabilities.astype(np.float32), costs, size_hw), 0.0
+        blended = temporal.blend(probabilities, rgb, stamp_ns)
+        return decide(blended.probabilities, costs, size_hw), blended.share
+
+
+def _check_probabilities(engine: Engine) -> None:
+    if PROBABILITIES in engine.outputs:
+        return
+    bundle = engine.bundle
+    if PROBABILITIES not in bundle.outputs:
+        raise EngineError(
+            f'the temporal filter needs the probabilities of all classes, but bundle '
+            f'{bundle.path} gives {", ".join(bundle.outputs)}: export it again with python -m '
+            'training.export, or switch the filter off'
+        )
+    raise EngineError(
+        f'the temporal filter needs the probabilities of all classes, but backend '
+        f'{engine.backend} gives {", ".join(engine.outputs)}: choose onnxruntime-cpu or '
+        'onnxruntime-cuda, or switch the filter off'
+    )
 
 
 def check_frame(rgb: npt.NDArray[np.uint8]) -> None:

@@ -96,6 +96,7 @@ class TensorRtEngine:
     """
 
     backend = 'tensorrt'
+    outputs = OUTPUTS
 
     def __init__(self, bundle: Bundle, options: BuildOptions | None = None) -> None:
         options = options or BuildOptions()

@@ -23,6 +23,8 @@ def tiny_model(
     temperature: float = 1.0,
     modality: str = 'rgb',
     depth_class: int | None = None,
+    *,
+    probabilities: bool = False,
 ) -> onnx.ModelProto:
     """Build the graph: cast, transpose, resize, classify, resize back, softmax, three outputs.
 
@@ -30,7 +32,8 @@ def tiny_model(
     the ontology's colours in units of 32 grey levels. That is linear in x, hence a 1 x 1
     convolution, and soft enough for confidences between 1/C and 1. Depth, where there is any, is
     added to all logits alike, so that an rgbd bundle must give the results of an rgb one, or to
-    the logits of `depth_class` alone.
+    the logits of `depth_class` alone. The probabilities are those of the small logits, which the
+    mask is not decided on here.
     """
     colors = ontology.colors_rgb[: ontology.num_classes].astype(np.float32) / 32.0
     costs = ontology.costs.astype(np.float32)
@@ -101,6 +104,17 @@ def tiny_model(
         helper.make_node('Cast', ['expected_rounded'], ['cost'], to=onnx.TensorProto.UINT8),
     ]
     uint8 = onnx.TensorProto.UINT8
+    optional = []
+    if probabilities:
+        nodes += [
+            helper.make_node('Div', ['small_logits', 'temperature'], ['small_calibrated']),
+            helper.make_node('Softmax', ['small_calibrated'], ['shares'], axis=1),
+            helper.make_node('Mul', ['shares', 'white'], ['shares_255']),
+            helper.make_node('Round', ['shares_255'], ['shares_rounded']),
+            helper.make_node('Cast', ['shares_rounded'], ['probabilities'], to=uint8),
+        ]
+        shape = [1, ontology.num_classes, *NETWORK_SIZE_HW]
+        optional = [helper.make_tensor_value_info('probabilities', uint8, shape)]
     inputs = [helper.make_tensor_value_info('image', uint8, [1, 'H', 'W', 3])]
     if modality == 'rgbd':
         depth = helper.make_tensor_value_info('depth', onnx.TensorProto.FLOAT, [1, 'H', 'W'])
@@ -112,7 +126,8 @@ def tiny_model(
         [
             helper.make_tensor_value_info(name, uint8, [1, 'H', 'W'])
             for name in ('mask', 'confidence', 'cost')
-        ],
+        ]
+        + optional,
         initializers,
     )
     # Written for IR 10, so that any ONNX Runtime since 1.18 reads it.
@@ -143,6 +158,8 @@ def write_tiny_bundle(
     temperature: float = 1.0,
     modality: str = 'rgb',
     depth_class: int | None = None,
+    *,
+    probabilities: bool = False,
 ) -> Bundle:
     """Write the tiny bundle, of ycor-8 unless an ontology is given."""
     ontology = ontology or load_ontology('ycor-8')
@@ -152,4 +169,5 @@ def write_tiny_bundle(
         modality=modality,
         depth_range_m=(0.5, 20.0) if modality == 'rgbd' else None,
     )
-    return write_bundle(tiny_model(ontology, temperature, modality, depth_class), metadata, path)
+    model = tiny_model(ontology, temperature, modality, depth_class, probabilities=probabilities)
+    return write_bundle(model, metadata, path)

@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy import optimize, special
 import torch
 
+from desertmind_seg.bootstrap import interval_95, matrix_of, paired_difference, resampled
 from desertmind_seg.ontology import Ontology
 from desertmind_seg.share import whole_file
 from training.checkpoint import environment
@@ -51,7 +52,6 @@ from training.out_of_fold import (
     temperature_table,
 )
 from training.recipe import EnsembleRecipe, RecipeError, load_ensemble
-from training.scores import interval_95, matrix_of, paired_difference, resampled
 
 Weights = npt.NDArray[np.float64]
 

@@ -86,7 +86,7 @@ def predict_with_graph(graph: VehicleGraph, device: torch.device) -> Predict:
 
     def predict(rgb: Rgb, depth: Depth | None) -> tuple[Mask, Mask]:
         with torch.inference_mode():
-            mask, confidence, _ = graph(
+            mask, confidence, _, _ = graph(
                 torch.from_numpy(rgb)[None].to(device),
                 torch.from_numpy(_given(depth))[None].to(device) if takes_depth else None,
             )

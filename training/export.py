@@ -31,6 +31,7 @@ from desertmind_seg.bundle import (
     MAX_SIZE_HW,
     MIN_SIZE_HW,
     OUTPUTS,
+    PROBABILITIES,
     BundleError,
     BundleMetadata,
     read_bundle,
@@ -68,7 +69,8 @@ def to_onnx(graph: VehicleGraph) -> onnx.ModelProto:
 
     Returns:
         A model with the input ``image`` uint8 (1, H, W, 3), for RGB-D also ``depth`` float32
-        (1, H, W), and the outputs ``mask``, ``confidence`` and ``cost``, each uint8 (1, H, W).
+        (1, H, W), and the outputs ``mask``, ``confidence`` and ``cost``, each uint8 (1, H, W), and
+        ``probabilities`` uint8 (1, C, h, w) at the network's size.
     """
     height, width = (
         torch.export.Dim('height', min=MIN_SIZE_HW[0], max=MAX_SIZE_HW[0]),
@@ -85,7 +87,7 @@ def to_onnx(graph: VehicleGraph) -> onnx.ModelProto:
         dynamo=True,
         opset_version=OPSET,
         input_names=names,
-        output_names=list(OUTPUTS),
+        output_names=[*OUTPUTS, PROBABILITIES],
         dynamic_shapes=tuple({1: height, 2: width} for _ in names),
         verbose=False,
     )

@@ -36,6 +36,7 @@ import numpy as np
 import torch
 import yaml
 
+from desertmind_seg.bootstrap import matrix_of
 from desertmind_seg.ontology import OntologyError, load_ontology
 from desertmind_seg.share import whole_file
 from training.calibrate import at_network_size
@@ -69,7 +70,6 @@ from training.recipe import (
     load_recipe,
     parse_recipe,
 )
-from training.scores import matrix_of
 from training.task import TrainingError
 from training.train import CHECKPOINT, LAST, check_same_recipe, train
 from training.tta import tta_probabilities

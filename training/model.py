@@ -483,7 +483,7 @@ class VehicleGraph(nn.Module):
 
     def forward(
         self, image: torch.Tensor, depth: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Decide every pixel at the network's size, and give each of the camera's the nearest one.
 
         At the camera's size the same decision takes longer by the ratio of the pixels, 6.7 for a
@@ -496,13 +496,17 @@ class VehicleGraph(nn.Module):
 
         Returns:
             mask, confidence and cost, each uint8 (1, H, W): class id, round(255 * largest
-            probability at the temperature), and the expected cost sum p(class) * cost(class).
+            probability at the temperature), and the expected cost sum p(class) * cost(class);
+            and of what they were decided, round(255 * probability) of every class at the network's
+            size, uint8 (1, C, h, w).
         """
         logits = _bilinear(self._network_logits(image, depth), self.size_hw)  # (1, C, h, w)
         largest, mask = logits.max(dim=1, keepdim=True)  # (1, 1, h, w)
         odds = torch.exp((logits - largest) / self.temperature)  # the largest becomes 1
         total = odds.sum(dim=1, keepdim=True)
-        confidence = torch.round(255.0 / total)
+        white = 255.0 / total
+        confidence = torch.round(white)
+        probabilities = torch.round(odds * white).to(torch.uint8)
         cost = torch.round((odds * self.costs).sum(dim=1, keepdim=True) / total)
 
         def at_camera(plane: torch.Tensor) -> torch.Tensor:
@@ -510,7 +514,8 @@ class VehicleGraph(nn.Module):
             size_hw = (image.shape[1], image.shape[2])
             return functional.interpolate(plane, size_hw, mode='nearest')[:, 0].to(torch.uint8)
 
-        return at_camera(mask.float()), at_camera(confidence), at_camera(cost)
+        planes = (at_camera(mask.float()), at_camera(confidence), at_camera(cost))
+        return (*planes, probabilities)
 
     def _network_logits(self, image: torch.Tensor, depth: torch.Tensor | None) -> torch.Tensor:
         """Return float32 (1, C, h / stride, w / stride) for a camera's frame."""

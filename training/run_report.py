@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from desertmind_seg.bootstrap import paired_differences
 from desertmind_seg.ontology import UNLABELED, Ontology
 from desertmind_seg.rendering import overlay
 from desertmind_seg.report import (
@@ -32,7 +33,6 @@ from training.datasets import LabelledFrame
 from training.evaluate import Predict
 from training.metrics_file import Metrics, read_metrics
 from training.recipe import Recipe
-from training.scores import paired_differences
 
 REPORT_FILE = 'report.html'
 CURVES_FILE = 'metrics.csv'

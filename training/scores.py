@@ -4,8 +4,6 @@ Everything streams: counts grow frame by frame, and no frame is kept. Only NumPy
 that runs can be compared where there is no torch.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from math import floor, hypot
 from typing import Any
 
@@ -13,6 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from desertmind_seg.bootstrap import STATISTICS, Counts, intervals, matrix_of
 from desertmind_seg.metrics import ConfusionMatrix
 from desertmind_seg.ontology import UNLABELED, Ontology
 
@@ -21,16 +20,8 @@ CONFIDENCE_BINS = 15
 # Csurka et al., What is a good evaluation measure for semantic segmentation?, BMVC 2013: of the
 # image's diagonal; 8.7 px at 1024 x 544.
 BOUNDARY_TOLERANCE = 0.0075
-BOOTSTRAP_DRAWS = 1000
-_BOOTSTRAP_SEED = 0
 
 Mask = npt.NDArray[np.uint8]
-Counts = npt.NDArray[np.int64]
-Statistic = Callable[[ConfusionMatrix], float]
-
-
-class ComparisonError(ValueError):
-    """Two runs were not scored on the same frames, so their difference means nothing."""
 
 
 class Calibration:
@@ -146,77 +137,6 @@ def _edges(ids: Mask, counted: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return edge
 
 
-# Every score that one confusion matrix gives, and so has a bootstrap interval.
-STATISTICS: dict[str, Statistic] = {
-    'miou_all': lambda matrix: matrix.miou_all,
-    'miou_present': lambda matrix: matrix.miou_present,
-    'pixel_accuracy': lambda matrix: matrix.pixel_accuracy,
-    'false_safe_rate': lambda matrix: matrix.false_safe_rate,
-    'false_stop_rate': lambda matrix: matrix.false_stop_rate,
-}
-
-
-_LABELS = {
-    'miou_all': 'mIoU(all)',
-    'miou_present': 'mIoU(present)',
-    'pixel_accuracy': 'pixel accuracy',
-    'false_safe_rate': 'false safe',
-    'false_stop_rate': 'false stop',
-}
-
-
-def matrix_of(counts: Counts, ontology: Ontology) -> ConfusionMatrix:
-    """Wrap counts, int64 (C, C + 1), as a confusion matrix."""
-    matrix = ConfusionMatrix(ontology)
-    matrix.counts = counts
-    return matrix
-
-
-def resampled(blocks: Counts, ontology: Ontology) -> list[ConfusionMatrix]:
-    """Draw the split again from its blocks, with replacement.
-
-    Frames of one block are neighbours, so the block is what is drawn (cluster bootstrap: Davison
-    and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8). The draws depend on
-    the number of blocks alone: two runs on one split get the same blocks, which makes the
-    difference of two draws a paired one.
-
-    Args:
-        blocks: confusion counts of each block, int64 (B, C, C + 1).
-        ontology: the class table.
-
-    Returns:
-        BOOTSTRAP_DRAWS matrices.
-    """
-    count = len(blocks)
-    rng = np.random.default_rng(_BOOTSTRAP_SEED)
-    times = rng.multinomial(count, np.full(count, 1.0 / count), BOOTSTRAP_DRAWS)  # (D, B)
-    # Exact in float64, whose product is a BLAS call: pixel counts stay below 2**53.
-    flat = times.astype(np.float64) @ blocks.reshape(count, -1).astype(np.float64)
-    draws = flat.astype(np.int64).reshape(-1, *blocks.shape[1:])  # (D, C, C + 1)
-    return [matrix_of(draw, ontology) for draw in draws]
-
-
-def interval_95(values: npt.NDArray[np.float64]) -> list[float] | None:
-    """Return the 2.5 % and 97.5 % quantiles; None where no draw has a value."""
-    defined = values[~np.isnan(values)]
-    if not defined.size:
-        return None
-    low, high = np.quantile(defined, [0.025, 0.975])
-    return [float(low), float(high)]
-
-
-def intervals(blocks: Counts, ontology: Ontology) -> dict[str, list[float] | None]:
-    """Return ``<score>_interval_95`` of every score in STATISTICS.
-
-    One block says nothing about how scores vary between places, so its intervals are None.
-    """
-    draws = resampled(blocks, ontology) if len(blocks) > 1 else []
-    return {
-        f'{name}_interval_95': interval_95(np.array([statistic(draw) for draw in draws]))
-        for name, statistic in STATISTICS.items()
-    }
-
-
 class SplitScores:
     """All scores of a split, counted frame by frame.
 
@@ -294,119 +214,3 @@ class SplitScores:
             ],
             'per_frame': self.per_frame,
         }
-
-
-@dataclass(frozen=True)
-class PairedDifference:
-    """Score of one run minus that of another on the same frames.
-
-    Attributes:
-        score: what is compared, a key of STATISTICS or a class's name.
-        difference: first minus second.
-        interval_95: of the difference, over the same resampled blocks; None with one block.
-        blocks: number of blocks.
-    """
-
-    score: str
-    difference: float
-    interval_95: tuple[float, float] | None
-    blocks: int
-
-    @property
-    def label(self) -> str:
-        """The score as people write it."""
-        return _LABELS.get(self.score, self.score)
-
-    @property
-    def is_real(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.interval_95 is not None and (
-            self.interval_95[0] > 0.0 or self.interval_95[1] < 0.0
-        )
-
-    def sentence(self, first: str, second: str) -> str:
-        """Say in one sentence whether `first` differs from `second`."""
-        if self.interval_95 is None:
-            return (
-                f'no difference shown between {first} and {second}: {self.label} '
-                f'{self.difference:+.4f}, and one block has no interval'
-            )
-        low, high = self.interval_95
-        figures = f'{self.label} {self.difference:+.4f} [{low:+.4f}, {high:+.4f}]'
-        if not self.is_real:
-            return (
-                f'no difference shown between {first} and {second}: {figures}, the interval over '
-                f'{self.blocks} blocks includes zero'
-            )
-        # A rate of wrong pixels is better when it is lower.
-        better = (self.difference > 0) != self.score.startswith('false_')
-        return (
-            f'{first} is {"better" if better else "worse"} than {second}: {figures}, the interval '
-            f'over {self.blocks} blocks excludes zero'
-        )
-
-
-def paired_differences(
-    first: Mapping[str, Counts],
-    second: Mapping[str, Counts],
-    ontology: Ontology,
-    scores: Sequence[str] = ('miou_all',),
-) -> list[PairedDifference]:
-    """Compare two runs on one split, block by block.
-
-    Args:
-        first: confusion counts by block's name, each int64 (C, C + 1).
-        second: likewise; the same blocks with the same true pixels.
-        ontology: both runs' class table.
-        scores: keys of STATISTICS, or classes' names for their IoU.
-
-    Returns:
-        One for each score.
-
-    Raises:
-        ComparisonError: the blocks, or their true pixels, are not the same.
-    """
-    if first.keys() != second.keys():
-        odd = sorted(first.keys() ^ second.keys())
-        raise ComparisonError(
-            f'{len(odd)} blocks are in one run only, the first is {odd[0]!r}; score both on one '
-            'split with python -m training.evaluate'
-        )
-    for block, counts in first.items():
-        if not np.array_equal(counts.sum(axis=1), second[block].sum(axis=1)):
-            raise ComparisonError(
-                f'block {block!r} has other true pixels in the two runs; score both on the same '
-                'files with python -m training.evaluate'
-            )
-    runs = [np.stack([run[block] for block in sorted(first)]) for run in (first, second)]
-    whole = [matrix_of(blocks.sum(axis=0), ontology) for blocks in runs]
-    draws = list(zip(*(resampled(run, ontology) for run in runs), strict=True))
-    found = []
-    for score in scores:
-        statistic = STATISTICS.get(score) or _iou_of(ontology.class_id(score))
-        interval = None
-        if len(first) > 1:
-            interval = interval_95(np.array([statistic(a) - statistic(b) for a, b in draws]))
-        found.append(
-            PairedDifference(
-                score,
-                statistic(whole[0]) - statistic(whole[1]),
-                None if interval is None else (interval[0], interval[1]),
-                len(first),
-            )
-        )
-    return found
-
-
-def paired_difference(
-    first: Mapping[str, Counts],
-    second: Mapping[str, Counts],
-    ontology: Ontology,
-    score: str = 'miou_all',
-) -> PairedDifference:
-    """Compare two runs by one score, as `paired_differences` does."""
-    return paired_differences(first, second, ontology, (score,))[0]
-
-
-def _iou_of(class_id: int) -> Statistic:
-    return lambda matrix: float(matrix.iou()[class_id])

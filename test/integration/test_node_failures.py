@@ -118,10 +118,11 @@ def test_result_of_a_frame_from_before_a_time_jump_is_dropped(
             {'costmap.min_range_m': 50.0},
             'max_range_m - min_range_m is -40.0; expected more than 0',
         ),
+        ({'temporal.alpha': 0.5}, 'the temporal filter needs the probabilities of all classes'),
         ({'costmap.extrinsics': 'tf'}, "costmap.extrinsics is 'tf', but tf2_ros is not installed"),
     ],
 )
-def test_costmap_that_cannot_be_is_refused(
+def test_parameters_that_do_not_go_together_are_refused(
     node: SegmentationNode, changed: dict[str, Any], words: str
 ) -> None:
     if 'costmap.extrinsics' in changed and tf2_is_installed():

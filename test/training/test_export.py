@@ -16,6 +16,8 @@ import torch
 
 from desertmind_seg.bundle import MAX_SIZE_HW, MIN_SIZE_HW, read_bundle
 from desertmind_seg.engine import EngineError, OnnxRuntimeEngine, load_engine
+from desertmind_seg.segmenter import Segmenter
+from desertmind_seg.temporal import TemporalFilter, decide
 from training import evaluate, export
 from training.checkpoint import Checkpoint, save_checkpoint
 from training.model import VehicleGraph
@@ -68,11 +70,16 @@ def test_any_camera_size_gives_a_mask_of_that_size(
         checkpoint.network(), checkpoint.parsed_ontology().costs, checkpoint.temperature
     )
     with torch.inference_mode():
-        mask, confidence, cost = (x[0].numpy() for x in graph(torch.from_numpy(rgb)[None]))
+        mask, confidence, cost, probabilities = (
+            x[0].numpy() for x in graph(torch.from_numpy(rgb)[None])
+        )
     assert out['mask'].shape == size_hw
     assert (out['mask'] == mask).mean() >= MIN_PIXEL_AGREEMENT['fp32']
     assert np.abs(out['confidence'].astype(int) - confidence).max() <= 1
     assert np.abs(out['cost'].astype(int) - cost).max() <= 1
+    found = engine.infer(rgb, outputs=('probabilities',))['probabilities']
+    assert found.shape == (8, 64, 96)
+    assert np.abs(found.astype(int) - probabilities).max() <= 1
 
 
 def test_a_graph_that_disagrees_is_not_written(
@@ -107,6 +114,46 @@ def test_a_graph_that_disagrees_is_not_written(
     assert apart[:, 9:].mean() < 0.001
 
 
+def check_filter_without_history(path: Path, checkpoint: Checkpoint) -> None:
+    """Compare what the temporal filter makes of one frame alone with what the graph makes."""
+    bundle = read_bundle(path)
+    assert bundle.outputs == ('mask', 'confidence', 'cost', 'probabilities')
+    engine = load_engine(bundle, 'onnxruntime-cpu')
+    frame = export.gate_frames(checkpoint, None, None, 'fp32')[0].read_rgb()
+    for size_hw in ((480, 640), (543, 1023), (65, 127)):
+        rgb = np.ascontiguousarray(cv2.resize(frame, size_hw[::-1]), np.uint8)
+        plain, filtered = (
+            Segmenter(engine, temporal=temporal).segment(rgb, ('mask', 'confidence', 'cost'))
+            for temporal in (None, TemporalFilter(0.5))
+        )
+        planes = engine.infer(rgb, outputs=('probabilities',))['probabilities']
+        check_decisions(planes, plain.mask, filtered.mask)
+        assert np.array_equal(plain.confidence, filtered.confidence)
+        assert np.abs(plain.cost.astype(int) - filtered.cost).max() <= 4
+
+
+def check_decisions(
+    probabilities: npt.NDArray[np.uint8],
+    mask: npt.NDArray[np.uint8],
+    filtered: npt.NDArray[np.uint8],
+) -> None:
+    """Of classes that are equally probable to 1/255 the graph may take another than the filter."""
+    rows, columns = (
+        np.arange(side) * small // side
+        for side, small in zip(mask.shape, probabilities.shape[1:], strict=True)
+    )
+    planes = probabilities[:, rows[:, None], columns]
+    assert np.array_equal(planes.argmax(axis=0), filtered)
+    taken = np.take_along_axis(planes, mask[None], axis=0)[0]
+    assert np.array_equal(taken, planes.max(axis=0))
+
+
+def test_the_filter_without_history_decides_as_the_graph(
+    exported: Path, trained: tuple[Checkpoint, Path]
+) -> None:
+    check_filter_without_history(exported, trained[0])
+
+
 @pytest.mark.parametrize('precision', ['fp16', 'int8'])
 def test_other_precisions_pass_the_same_gate(
     trained: tuple[Checkpoint, Path], tmp_path: Path, precision: Precision
@@ -115,6 +162,7 @@ def test_other_precisions_pass_the_same_gate(
     checkpoint = str(trained[1] / 'checkpoint.pt')
     assert export.main([checkpoint, '--precision', precision, '--out', str(out)]) == 0
     metadata = read_bundle(out).metadata
+    check_filter_without_history(out, trained[0])
     assert metadata.precision == precision
     assert fault(metadata.parity, precision) is None
     assert set(metadata.parity['miou_by_size']) == {'480x640', '720x1280', '543x1023'}
@@ -179,6 +227,13 @@ def test_every_architecture_exports_with_depth(named: tuple[str, str, int, int])
         assert (found[0] == expected[0]).mean() >= MIN_PIXEL_AGREEMENT['fp32']
         for ours, theirs in zip(found[1:], expected[1:], strict=True):
             assert np.abs(ours.astype(int) - theirs).max() <= 1
+        mask, confidence, cost, probabilities = (output[0] for output in found)
+        costs = graph.costs.numpy().ravel().astype(np.uint8)
+        alone = decide(probabilities.astype(np.float32), costs, size_hw)
+        check_decisions(probabilities, mask, alone['mask'])
+        assert np.array_equal(confidence, alone['confidence'])
+        # Of five classes, each rounded by half a 255th at most, times a cost of up to 254.
+        assert np.abs(cost.astype(int) - alone['cost']).max() <= 3
 
 
 def test_the_made_up_depth_has_all_kinds_of_holes() -> None:
@@ -218,7 +273,8 @@ def test_an_rgbd_bundle_takes_depth_and_has_no_depth_head(
     assert any(name.startswith('depth_head') for name in checkpoint.state_dict)
     model = onnx.load(out)
     assert not [t.name for t in model.graph.initializer if 'depth_head' in t.name]
-    assert [value.name for value in model.graph.output] == ['mask', 'confidence', 'cost']
+    names = [value.name for value in model.graph.output]
+    assert names == ['mask', 'confidence', 'cost', 'probabilities']
 
     engine = load_engine(bundle, 'onnxruntime-cpu')
     rgb = np.random.default_rng(0).integers(0, 256, (90, 130, 3), np.uint8)

@@ -314,7 +314,7 @@ class _FixedLogits(SegmentationNetwork):
 def test_mask_confidence_and_cost_by_hand() -> None:
     costs = np.array([254, 10, 100], np.uint8)
     graph = VehicleGraph(_FixedLogits(model_section()), costs, temperature=2.0)
-    mask, confidence, cost = graph(torch.zeros((1, 71, 33, 3), dtype=torch.uint8))
+    mask, confidence, cost, probabilities = graph(torch.zeros((1, 71, 33, 3), dtype=torch.uint8))
     # Softmax of (0, 1, 0.5): e^0, e^1, e^.5 over their sum 5.36700.
     p = np.exp([0, 1, 0.5]) / np.exp([0, 1, 0.5]).sum()
     assert mask.shape == confidence.shape == cost.shape == (1, 71, 33)
@@ -322,6 +322,10 @@ def test_mask_confidence_and_cost_by_hand() -> None:
     assert mask.unique().tolist() == [1]
     assert confidence.unique().tolist() == [round(255 * p[1])] == [129]
     assert cost.unique().tolist() == [round(float(p @ costs))]
+    assert (probabilities.shape, probabilities.dtype) == ((1, 3, 64, 96), torch.uint8)
+    assert [plane.unique().tolist() for plane in probabilities[0]] == [
+        [round(255 * share)] for share in p
+    ]
 
 
 class _RandomLogits(_FixedLogits):
@@ -343,7 +347,8 @@ def test_each_camera_pixel_is_decided_where_the_network_sees_it(size_hw: tuple[i
     cost = torch.einsum('chw,c->hw', p, torch.from_numpy(costs).float())
     expected = (p.argmax(0), (255 * p.max(0).values).round(), cost.round())
     rows, columns = np.arange(height) * 64 // height, np.arange(width) * 96 // width
-    for plane, decided in zip(planes, expected, strict=True):
+    assert (planes[3][0].int() - (255 * p).round().int()).abs().max() <= 1
+    for plane, decided in zip(planes[:3], expected, strict=True):
         found = plane[0].int() - decided.int()[rows][:, columns]
         assert found.abs().max() <= (0 if decided is expected[0] else 1)  # one for rounding
 

@@ -35,12 +35,12 @@ ALLOWED: dict[str, set[str]] = {
     'metrics_file': set(),
     'tta': {'model'},
     'evaluate': {'recipe', 'datasets', 'model', 'checkpoint', 'scores', 'metrics_file', 'tta'},
-    'run_report': {'recipe', 'datasets', 'evaluate', 'metrics_file', 'scores'},
-    'compare': {'metrics_file', 'scores'},
+    'run_report': {'recipe', 'datasets', 'evaluate', 'metrics_file'},
+    'compare': {'metrics_file'},
     'calibrate': {'recipe', 'datasets', 'model', 'checkpoint', 'evaluate'},
     # Ensembles.
     'out_of_fold': {'datasets', 'scores', 'tta'},
-    'ensemble': {'recipe', 'checkpoint', 'metrics_file', 'scores', 'out_of_fold'},
+    'ensemble': {'recipe', 'checkpoint', 'metrics_file', 'out_of_fold'},
     'distillation': {'model', 'checkpoint', 'ensemble'},
     # Training, and what follows it.
     'task': {'recipe', 'augment', 'model', 'losses', 'schedule', 'distillation'},
@@ -50,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     'folds': {
         *('recipe', 'datasets', 'model', 'encoder_weights', 'checkpoint', 'calibrate', 'tta'),
-        *('train', 'task', 'evaluate', 'metrics_file', 'scores'),
+        *('train', 'task', 'evaluate', 'metrics_file'),
         *('out_of_fold', 'ensemble', 'distillation'),
     },
     'audit': {'recipe', 'frames', 'layouts', 'datasets', 'checkpoint'},

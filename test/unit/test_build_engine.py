@@ -146,6 +146,19 @@ def test_int32_biases_are_dequantized_and_nothing_else_changes(tmp_path: Path) -
     assert graph_for_tensorrt(plain) is plain
 
 
+def test_probabilities_are_cut_off(tensorrt: TensorRt, tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / 'new.onnx', probabilities=True)
+    assert 'probabilities' in bundle.outputs
+    rewritten = onnx.load_model_from_string(graph_for_tensorrt(bundle.path.read_bytes())).graph
+    names = [value.name for value in rewritten.output]
+    assert sorted(names) == ['confidence', 'cost', 'mask']
+    older = onnx.load(write_tiny_bundle(tmp_path / 'old.onnx').path).graph
+    assert sorted(node.op_type for node in rewritten.node) == sorted(
+        node.op_type for node in older.node
+    )
+    assert set(ParsedNetwork(tensorrt, bundle).outputs) == {'mask', 'confidence', 'cost'}
+
+
 @pytest.mark.parametrize('with_zero_point', [True, False])
 def test_uint8_activations_are_refused(
     with_zero_point: bool, tensorrt: TensorRt, tmp_path: Path

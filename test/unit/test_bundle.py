@@ -73,6 +73,21 @@ def test_rgbd_bundle(tmp_path: Path) -> None:
     assert bundle.metadata.depth_range_m == (0.5, 20.0)
 
 
+def test_probabilities_are_optional(tmp_path: Path, ontology: Ontology) -> None:
+    outputs = ('mask', 'confidence', 'cost')
+    assert write_tiny_bundle(tmp_path / 'old.onnx').outputs == outputs
+    path = tmp_path / 'new.onnx'
+    assert write_tiny_bundle(path, probabilities=True).outputs == (*outputs, 'probabilities')
+    assert read_bundle(path).outputs == (*outputs, 'probabilities')
+    model = tiny_model(ontology, probabilities=True)
+    model.graph.output[3].type.tensor_type.shape.dim[1].dim_value = 9
+    with pytest.raises(
+        BundleError,
+        match=r"output 'probabilities' is uint8 \(1, 9, 48, 64\), expected uint8 \(1, 8, 48, 64\)",
+    ):
+        write_bundle(model, tiny_metadata(ontology), path)
+
+
 def test_writing_twice_gives_the_same_file(tmp_path: Path) -> None:
     first = write_tiny_bundle(tmp_path / 'a.onnx')
     assert write_tiny_bundle(tmp_path / 'b.onnx').sha256 == first.sha256

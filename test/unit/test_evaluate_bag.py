@@ -100,6 +100,8 @@ def test_metrics_follow_the_schema(tmp_path: Path, tiny_bundle: Path, bag: Path)
         'sha256': bundle.metadata.ontology.sha256,
     }
     assert metrics['engine']['backend'] == 'onnxruntime-cpu'
+    assert metrics['flicker']['pairs'] == 5
+    assert metrics['against'] is None
     assert metrics['frames'] == {'in': 6, 'out': 6, 'bad': [], 'repeated_stamps': 0}
     for part in ('decode', 'inference', 'total'):
         latency = metrics['latency_ms'][part]
@@ -311,6 +313,30 @@ def test_repeated_stamps_are_counted(tmp_path: Path, tiny_bundle: Path) -> None:
     assert evaluate(path, tiny_bundle, tmp_path / 'out', '--labels', LABEL_TOPIC) == 0
     assert read_metrics(tmp_path / 'out')['frames']['repeated_stamps'] == 3
     assert len(read_images(tmp_path / 'out' / 'masks', MASK_TOPIC)) == 4
+
+
+def test_flicker_leaves_out_what_follows_a_bad_frame(tmp_path: Path, tiny_bundle: Path) -> None:
+    path = write_drive(tmp_path / 'drive', TinyDrive(broken={2: {'encoding': 'yuv9'}}))
+    out = tmp_path / 'out'
+    assert evaluate(path, tiny_bundle, out) == 1
+    flicker = read_metrics(out)['flicker']
+    assert flicker['pairs'] == 3  # 0-1, 3-4 and 4-5
+    assert flicker['frames_without_pair'] == {
+        'first frame': 2,
+        'time jump': 0,
+        'gap': 0,
+        'other size': 0,
+    }
+    assert 0.0 <= flicker['share'] < 0.05
+    assert 0.0 < flicker['counted_share'] < 1.0
+    report = (out / 'report.html').read_text()
+    assert '<h2>Flicker</h2>' in report
+    assert 'flickering pixels' in report
+    assert read_metrics(out)['against'] is None
+
+    still = write_drive(tmp_path / 'still', TinyDrive(num_frames=1))
+    assert evaluate(still, tiny_bundle, tmp_path / 'one') == 0
+    assert read_metrics(tmp_path / 'one')['flicker'] is None
 
 
 @pytest.mark.data

@@ -1,0 +1,138 @@
+"""Intervals and paired differences, against populations and counts that are known."""
+
+import numpy as np
+import pytest
+
+from desertmind_seg.bootstrap import (
+    ComparisonError,
+    PairedDifference,
+    interval_95,
+    intervals,
+    paired_difference,
+    paired_share,
+    resampled,
+)
+from desertmind_seg.ontology import load_ontology
+
+YCOR8 = load_ontology('ycor-8')
+SMOOTH, OBSTACLE, SKY = 0, 4, 7
+
+
+def _blocks(hit_shares: list[float], seed: int = 0) -> dict[str, np.ndarray]:
+    """Blocks of 900 to 1100 pixels of two classes, of which the given share is right."""
+    sizes = np.random.default_rng(seed).integers(900, 1101, len(hit_shares))
+    blocks = {}
+    for number, (size, share) in enumerate(zip(sizes, hit_shares, strict=True)):
+        counts = np.zeros((8, 9), np.int64)
+        right = round(size * share)
+        counts[SMOOTH, SMOOTH] = counts[SKY, SKY] = right
+        counts[SMOOTH, SKY] = counts[SKY, SMOOTH] = size - right
+        blocks[f'b{number}'] = counts
+    return blocks
+
+
+def test_the_interval_is_that_of_the_mean_of_places() -> None:
+    # Splits of 20 blocks of one population: mean .8, standard deviation sqrt(.8 * .2 / 21).
+    rng = np.random.default_rng(1)
+    covered, widths = 0, []
+    for _ in range(10):
+        blocks = np.stack(list(_blocks(rng.beta(16, 4, 20).tolist()).values()))
+        draws = [matrix.pixel_accuracy for matrix in resampled(blocks, YCOR8)]
+        low, high = interval_95(np.array(draws)) or (0.0, 0.0)
+        covered += low <= 0.8 <= high
+        widths.append(high - low)
+    assert covered >= 8
+    assert np.mean(widths) == pytest.approx(2 * 1.96 * np.sqrt(0.8 * 0.2 / 21 / 20), rel=0.12)
+
+
+def _difference(
+    first: dict[str, np.ndarray], second: dict[str, np.ndarray], score: str = 'miou_all'
+) -> PairedDifference:
+    return paired_difference(first, second, YCOR8, score)
+
+
+def test_one_block_has_no_interval() -> None:
+    counts = _blocks([0.8])
+    assert set(intervals(np.stack(list(counts.values())), YCOR8).values()) == {None}
+    difference = _difference(counts, _blocks([0.7]), 'pixel_accuracy')
+    assert difference.interval_95 is None
+    assert not difference.is_real
+    assert 'no difference shown between A and B' in difference.sentence('A', 'B')
+    assert 'one block has no interval' in difference.sentence('A', 'B')
+
+
+def test_a_steady_gain_is_real_where_unpaired_intervals_overlap() -> None:
+    # Blocks differ far more from each other than the two runs do on each.
+    easy_and_hard = np.linspace(0.5, 0.95, 12)
+    better, worse = _blocks((easy_and_hard + 0.03).tolist()), _blocks(easy_and_hard.tolist())
+    difference = _difference(better, worse, 'pixel_accuracy')
+    assert difference.difference == pytest.approx(0.03, abs=1e-3)
+    assert difference.is_real
+    low, high = difference.interval_95 or (0.0, 0.0)
+    assert 0.02 < low < 0.03 < high < 0.04
+    alone = [
+        intervals(np.stack(list(run.values())), YCOR8)['pixel_accuracy_interval_95']
+        for run in (better, worse)
+    ]
+    assert alone[0] is not None
+    assert alone[1] is not None
+    assert alone[0][0] < alone[1][1]  # the two intervals overlap by far
+    assert difference.sentence('A', 'B') == (
+        f'A is better than B: pixel accuracy {difference.difference:+.4f} '
+        f'[{low:+.4f}, {high:+.4f}], the interval over 12 blocks excludes zero'
+    )
+    swapped = _difference(worse, better, 'pixel_accuracy')
+    assert swapped.interval_95 == pytest.approx((-high, -low))
+    assert swapped.sentence('B', 'A').startswith('B is worse than A: pixel accuracy -0.03')
+
+
+def test_noise_is_not_real() -> None:
+    rng = np.random.default_rng(5)
+    shares = rng.uniform(0.5, 0.9, 12)
+    noisy = (shares + rng.normal(0, 0.05, 12)).clip(0, 1)
+    difference = _difference(_blocks(shares.tolist()), _blocks(noisy.tolist()))
+    assert not difference.is_real
+    assert 'no difference shown between A and B' in difference.sentence('A', 'B')
+    assert 'includes zero' in difference.sentence('A', 'B')
+
+
+def test_a_lower_rate_of_wrong_pixels_is_better() -> None:
+    safe, unsafe = {}, {}
+    for number in range(6):
+        for blocks, wrong in ((safe, 10), (unsafe, 20 + number)):
+            counts = np.zeros((8, 9), np.int64)
+            counts[OBSTACLE, SMOOTH], counts[OBSTACLE, OBSTACLE] = wrong, 100 - wrong
+            blocks[f'b{number}'] = counts
+    difference = _difference(safe, unsafe, 'false_safe_rate')
+    assert difference.difference < 0
+    assert 'A is better than B' in difference.sentence('A', 'B')
+
+
+def test_one_class_can_be_compared() -> None:
+    difference = _difference(_blocks([0.9] * 4), _blocks([0.8] * 4), 'sky')
+    assert difference.difference == pytest.approx(0.9 / 1.1 - 0.8 / 1.2, abs=1e-3)
+
+
+def test_runs_of_other_frames_are_not_compared() -> None:
+    four, five = _blocks([0.8] * 4), _blocks([0.8] * 5)
+    with pytest.raises(ComparisonError, match="1 blocks are in one run only, the first is 'b4'"):
+        _difference(four, five)
+    other = _blocks([0.8] * 4, seed=1)
+    with pytest.raises(ComparisonError, match='has other true pixels'):
+        _difference(four, other)
+
+
+def test_shares_are_compared_block_by_block() -> None:
+    pixels = np.array([100, 100, 200, 200, 50])
+    some, more = [np.stack([pixels, pixels * percent // 100], axis=1) for percent in (4, 10)]
+    more[:, 1] += [0, 1, 0, 2, 1]
+    difference = paired_share('flicker', some, more)
+    assert difference.difference == pytest.approx(26 / 650 - 69 / 650)
+    assert difference.is_real
+    assert difference.sentence('A', 'B').startswith('A is better than B: flicker -0.06')
+    assert 'no difference shown' in paired_share('flicker', some, some).sentence('A', 'B')
+    assert paired_share('flicker', some[:1], more[:1]).interval_95 is None
+    nothing = np.zeros((5, 2), np.int64)
+    assert np.isnan(paired_share('flicker', nothing, nothing).difference)
+    with pytest.raises(ComparisonError, match='flicker was counted over other pixels'):
+        paired_share('flicker', some, some + np.array([1, 0]))
