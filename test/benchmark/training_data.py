@@ -28,6 +28,7 @@ import time
 from typing import Any
 import warnings
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
@@ -114,11 +115,18 @@ def _summary(turns: list[Turn]) -> dict[str, Any]:
 
 def _sample_cpu_ms(dataset: SegmentationDataset, count: int) -> float:
     """CPU time of making one sample on one core, in ms; other programs do not enter."""
+    # As in a worker: waiting threads of OpenMP spin, which made it 166 ms instead of 8 on 2 cores.
+    threads = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     dataset[0, 0]
     started = time.process_time()
     for index in range(count):
         dataset[index % len(dataset), index]
-    return 1e3 * (time.process_time() - started) / count
+    cpu_ms = 1e3 * (time.process_time() - started) / count
+    torch.set_num_threads(threads[0])
+    cv2.setNumThreads(threads[1])
+    return cpu_ms
 
 
 def measure(recipe: Recipe, turns: int, steps: int) -> dict[str, Any]:
