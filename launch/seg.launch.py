@@ -26,6 +26,7 @@ ARGUMENTS = (
     ('image', 'image', 'Camera topic; with transport:=compressed without /compressed.', None),
     ('transport', '', 'raw or compressed; empty for what params_file says.', None),
     ('depth', 'depth/image', 'Depth aligned to the image, for RGB-D bundles.', None),
+    ('depth_use', '', 'auto, always (points of RGB bundles) or never; empty: params_file.', None),
     ('depth_transport', '', 'raw or compressed; empty for what params_file says.', None),
     ('camera_info', 'camera_info', 'Of the image, for points and costmap.', None),
     ('mask', '~/mask', 'Topic for the class ids.', None),
@@ -44,6 +45,7 @@ ARGUMENTS = (
 # Launch argument -> parameter that it sets unless it is empty.
 PARAMETER_OF = {
     'transport': 'input.transport',
+    'depth_use': 'depth.use',
     'depth_transport': 'depth.transport',
     'bundle': 'model.bundle',
     'backend': 'engine.backend',

@@ -145,7 +145,6 @@ def test_unusable_depth_is_refused_with_the_reason_and_masks_go_on(
         (of(0, step=100), 'refused', 'has step 100; expected at least 640 bytes a row'),
         (of(0, height=0, width=0), 'refused', 'is empty; expected at least one pixel'),
         (small, 'refused', 'another aspect ratio, so they do not show the same'),
-        # Millimetres with their bytes exchanged: nothing but the field tells.
         (depth_16uc1(metres * 0, 0), 'too_few_valid', 'valid; expected at least 2.0%'),
         (other, 'other_frame', "depth is in frame 'camera_depth_optical_frame', the image in"),
     ]
@@ -163,6 +162,7 @@ def test_unusable_depth_is_refused_with_the_reason_and_masks_go_on(
         assert (values['level'], values['mode']) == ('1', 'RGB')
         assert int(values[key]) == before + 1
         time.sleep(0.05)  # so that the next frame is further from this depth than max_dt_ms
+    # Bytes the other way round are no fault where the field says so.
     stamp_ns = now_ns()
     big_endian = depth_16uc1(metres, stamp_ns, is_bigendian=1)
     big_endian.data = type(big_endian.data)('B', (metres * 1000).round().astype('>u2').tobytes())

@@ -110,6 +110,10 @@ def test_arguments_reach_parameters_and_topics(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch,
         image='/camera/color/image_raw',
         transport='compressed',
+        depth='/camera/aligned_depth_to_color/image_raw',
+        depth_use='always',
+        depth_transport='compressed',
+        camera_info='/camera/color/camera_info',
         mask='/perception/mask',
         bundle='/models/1e5',
         backend='onnxruntime-cpu',
@@ -133,12 +137,16 @@ def test_arguments_reach_parameters_and_topics(monkeypatch: pytest.MonkeyPatch) 
         'build_only': False,
         'use_sim_time': True,
         'input.transport': 'compressed',
+        'depth.use': 'always',
+        'depth.transport': 'compressed',
         'model.bundle': '/models/1e5',
         'engine.backend': 'onnxruntime-cpu',
     }
     remappings = dict(node.remappings)
     assert set(remappings) <= TOPICS
     assert remappings['image'] == '/camera/color/image_raw'
+    assert remappings['depth/image'] == '/camera/aligned_depth_to_color/image_raw'
+    assert remappings['camera_info'] == '/camera/color/camera_info'
     assert remappings['~/mask'] == '/perception/mask'
     assert remappings['~/confidence'] == '~/confidence'
     assert node.parameters[0] == '/etc/seg.yaml'
