@@ -545,7 +545,7 @@ def _write_evaluation_report(
     sections = [
         *comparison_sections(
             comparison,
-            [of['latency_ms']['inference']['p50'] for of in both],
+            [of['latency_ms']['total']['p50'] for of in both],
             [None if of['depth'] is None else of['depth']['range_bands'] for of in both],
         ),
         images_section('Frames', [('camera frame, class mask and confidence', sheet)]),
