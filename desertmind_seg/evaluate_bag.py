@@ -112,7 +112,7 @@ examples:
         --bundle new.onnx --against old.onnx --out result
   is one model better with the temporal filter than without?
     evaluate_bag drive --image /camera/color/image_raw --labels /labels/ycor_8 \\
-        --bundle new.onnx --temporal-alpha 0.6 --against new.onnx --out result
+        --bundle new.onnx --temporal-alpha 0.4 --against new.onnx --out result
 """
 
 Image = npt.NDArray[np.uint8]

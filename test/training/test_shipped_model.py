@@ -11,6 +11,7 @@ from desertmind_seg.engine import load_engine
 from desertmind_seg.evaluate_bag import main as evaluate_bag
 from desertmind_seg.metrics import ConfusionMatrix
 from desertmind_seg.share import DEFAULT_BUNDLE
+from desertmind_seg.temporal import ALPHA
 from training.evaluate import choose_frames, main, split_rule
 from training.parity import GATE_SIZES_HW, fault, frame_inputs, frame_labels
 from training.recipe import DatasetSection
@@ -88,10 +89,10 @@ def test_the_temporal_filter_lowers_flicker_and_not_the_score(tmp_path: Path) ->
     rendered = ['--bag', drive, '--seed', '9001', '--frames', '12', '--size', '240x320']
     assert synthetic(rendered) == 0
     topics = ['--image', '/camera/color/image_raw', '--labels', '/labels/ycor_8']
-    models = ['--bundle', bundle, '--temporal-alpha', '0.6', '--against', bundle]
+    models = ['--bundle', bundle, '--temporal-alpha', str(ALPHA), '--against', bundle]
     backend = ['--backend', 'onnxruntime-cpu']
     assert evaluate_bag([drive, *topics, *models, *backend, '--out', str(out)]) == 0
     metrics = json.loads((out / 'metrics.json').read_text())
     rows = {row['score']: row for row in metrics['against']['comparison']['differences']}
-    assert rows['flicker']['first'] < 0.6 * rows['flicker']['second']
-    assert rows['miou_present']['difference'] > -0.01
+    assert rows['flicker']['first'] < 0.8 * rows['flicker']['second']
+    assert rows['miou_present']['difference'] > -0.005
