@@ -112,7 +112,7 @@ examples:
         --bundle new.onnx --against old.onnx --out result
   is one model better with the temporal filter than without?
     evaluate_bag drive --image /camera/color/image_raw --labels /labels/ycor_8 \\
-        --bundle new.onnx --temporal-alpha 0.6 --against new.onnx --out result
+        --bundle new.onnx --temporal-alpha 0.4 --against new.onnx --out result
 """
 
 Image = npt.NDArray[np.uint8]
@@ -542,7 +542,7 @@ def _write_evaluation_report(
     sections = [
         *comparison_sections(
             comparison,
-            [of['latency_ms']['inference']['p50'] for of in both],
+            [of['latency_ms']['total']['p50'] for of in both],
             [None if of['depth'] is None else of['depth']['range_bands'] for of in both],
         ),
         images_section('Frames', [('camera frame, class mask and confidence', sheet)]),

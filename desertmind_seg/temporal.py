@@ -17,6 +17,10 @@ import numpy.typing as npt
 
 from desertmind_seg.flow import FrameFlow
 
+# What costs no mIoU: on a synthetic drive of 208 frames 0.4 takes the flicker from 4.7 to 2.7 %
+# and the mIoU by -0.05 points (-0.24 to +0.11), 0.6 to 1.9 % and by -0.26 (-0.51 to -0.05), 0.8 to
+# 1.4 % and by -0.9. The rare classes pay first: obstacles lose 0.4, puddles 0.7 points at 0.4.
+ALPHA = 0.4
 # Beyond it something new has to be seen for more than a second, at 10 Hz, to be believed.
 MAX_ALPHA = 0.95
 

@@ -8,11 +8,14 @@ import pytest
 
 from desertmind_seg.bundle import read_bundle
 from desertmind_seg.engine import load_engine
+from desertmind_seg.evaluate_bag import main as evaluate_bag
 from desertmind_seg.metrics import ConfusionMatrix
 from desertmind_seg.share import DEFAULT_BUNDLE
+from desertmind_seg.temporal import ALPHA
 from training.evaluate import choose_frames, main, split_rule
 from training.parity import GATE_SIZES_HW, fault, frame_inputs, frame_labels
 from training.recipe import DatasetSection
+from training.synthetic import main as synthetic
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted((ROOT / 'models').glob('*.onnx'))
@@ -77,3 +80,19 @@ def test_the_int8_bundle_differs_as_its_gate_found(shared_data_dir: Path) -> Non
     # Every 8th frame stands for all.
     found = parity['pixel_agreement_by_size'][shown]
     assert np.mean(agreement) == pytest.approx(found, abs=6e-3)
+
+
+@pytest.mark.slow
+def test_the_temporal_filter_lowers_flicker_and_not_the_score(tmp_path: Path) -> None:
+    drive, out, bundle = str(tmp_path / 'drive'), tmp_path / 'out', str(ROOT / DEFAULT_BUNDLE)
+    # A drive that the model was not trained on.
+    rendered = ['--bag', drive, '--seed', '9001', '--frames', '12', '--size', '240x320']
+    assert synthetic(rendered) == 0
+    topics = ['--image', '/camera/color/image_raw', '--labels', '/labels/ycor_8']
+    models = ['--bundle', bundle, '--temporal-alpha', str(ALPHA), '--against', bundle]
+    backend = ['--backend', 'onnxruntime-cpu']
+    assert evaluate_bag([drive, *topics, *models, *backend, '--out', str(out)]) == 0
+    metrics = json.loads((out / 'metrics.json').read_text())
+    rows = {row['score']: row for row in metrics['against']['comparison']['differences']}
+    assert rows['flicker']['first'] < 0.8 * rows['flicker']['second']
+    assert rows['miou_present']['difference'] > -0.005

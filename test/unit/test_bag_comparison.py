@@ -76,6 +76,7 @@ def test_both_models_are_scored_and_compared(
     assert 'flicker' in comparison['sentences'][1]
     report = (out / 'report.html').read_text()
     assert 'tiny against blind' in report
+    assert 'With 4 blocks the intervals are too narrow: take a drive of 160 labelled' in report
     assert comparison['sentences'][0] in report.replace('&#43;', '+')
 
 

@@ -350,6 +350,9 @@ def test_real_bag_raw_and_compressed(
         out = tmp_path / str(number)
         assert evaluate(path, tiny_bundle, out, image=topic) == 0
         assert read_metrics(out)['frames']['out'] == 6
+        flicker = read_metrics(out)['flicker']
+        assert flicker['pairs'] == 5
+        assert flicker['counted_share'] > 0.8  # a real camera at 5.6 Hz is followed
         with Bag(out / 'masks') as bag:
             shapes = {
                 (image.height, image.width)
