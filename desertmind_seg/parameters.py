@@ -204,7 +204,8 @@ PARAMETERS = (
         'temporal.alpha',
         0.0,
         'Weight of the history of a pixel, moved along by optical flow, in its probabilities: '
-        'steadier masks. 0 is off. Needs ONNX Runtime and a bundle with probabilities.',
+        'steadier masks. 0 is off, 0.4 was measured to cost no mIoU. Needs ONNX Runtime and a '
+        'bundle with probabilities.',
         range=(0.0, 0.95),
     ),
     ParameterSpec(

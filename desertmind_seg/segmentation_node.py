@@ -532,6 +532,7 @@ class SegmentationNode(LifecycleNode):
                 frame.stamp_ns,
             )
         except (MessageError, ImageError) as err:
+            segmenter.reset()
             self.health.frame_dropped(BAD_FRAME, str(err))
             self.get_logger().warning(f'Frame dropped: {err}', throttle_duration_sec=5.0)
             return
