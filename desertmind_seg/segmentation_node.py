@@ -17,7 +17,6 @@ import functools
 import gc
 import logging
 import os
-from pathlib import Path
 import signal
 import sys
 from threading import Event, Thread
@@ -27,7 +26,6 @@ from types import FrameType
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-import numpy as np
 import rclpy
 from rclpy.clock import Clock, ClockType, JumpThreshold  # type: ignore[attr-defined]
 from rclpy.duration import Duration
@@ -39,14 +37,12 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from desertmind_seg.build_engine import CURRENT, BuildOptions, choose_target, stored_engine
-from desertmind_seg.bundle import MIN_SIZE_HW, Bundle, BundleError, read_bundle
+from desertmind_seg.bundle import BundleError
 from desertmind_seg.connections import Connections, Source
 from desertmind_seg.dds import keep_frame_memory, missing_image_profile, with_background_sending
 from desertmind_seg.depth_input import RGB, DepthInput, no_depth_status
 from desertmind_seg.depth_messages import Depth, decode_compressed_depth, decode_depth
-from desertmind_seg.engine import Engine, EngineError, load_engine
-from desertmind_seg.engine_cache import DYNAMIC, parse_shape
+from desertmind_seg.engine import EngineError, load_engine
 from desertmind_seg.frame_slot import Frame, FrameSlot, StampClock
 from desertmind_seg.health import (
     BAD_FRAME,
@@ -67,8 +63,7 @@ from desertmind_seg.pairing import DepthPairing
 from desertmind_seg.parameters import NodeParameters, ParameterError, misspelt_parameters
 from desertmind_seg.planner_outputs import PlannerOutputs
 from desertmind_seg.segmenter import ImageError, Segmenter
-from desertmind_seg.share import DEFAULT_BUNDLE, share_path
-from desertmind_seg.temporal import TemporalFilter
+from desertmind_seg.segmenter_loading import LoadEngine, SegmenterLoader
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -82,7 +77,6 @@ except ImportError:  # ROS 2 Humble and Jazzy
 
 RCLError = rclpy_implementation.RCLError
 
-LoadEngine = Callable[[Bundle, str, int, BuildOptions], Engine]
 TransitionCallback = Callable[['SegmentationNode', LifecycleState], TransitionCallbackReturn]
 
 IMAGE_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -91,8 +85,6 @@ IMAGE_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 # segmented when one came; together well below the 2 s after which a supervisor gets impatient.
 _SPIN_SEC = 0.1
 _LAST_FRAME_SEC = 1.0
-# How often the log and /diagnostics say how far an engine is that is being built.
-_BUILD_REPORT_SEC = 1.0
 _SHORTEST_TIMER_SEC = 0.002
 
 
@@ -123,14 +115,10 @@ class SegmentationNode(LifecycleNode):
 
     def __init__(self, build_engine: LoadEngine = load_engine, stop: Event | None = None) -> None:
         super().__init__('segmentation')
-        self._stop = stop or Event()
         self.health = PipelineHealth()
         self.worker_failed = Event()
-        self._build_engine = build_engine
         self._segmenter: Segmenter | None = None
         self._failure = ''
-        self._building = ''
-        self._build_reported_sec = 0.0
         self._connections = Connections(self)
         self._state_label = 'unconfigured'
         self._slot = FrameSlot()
@@ -146,6 +134,14 @@ class SegmentationNode(LifecycleNode):
 
         self.settings = NodeParameters(
             self, lambda: self._segmenter is not None, self._on_settings_changed
+        )
+        # The executor waits for the transition meanwhile, so its timer publishes nothing.
+        self._loader = SegmenterLoader(
+            self.settings,
+            build_engine,
+            self.get_logger().info,
+            self._publish_diagnostics,
+            stop or Event(),
         )
         for sentence in misspelt_parameters(list(self._parameter_overrides)):
             self.get_logger().warning(sentence)
@@ -172,7 +168,7 @@ class SegmentationNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load bundle and engine, warm up and create the publishers."""
         try:
-            self._segmenter = self._load_segmenter()
+            self._segmenter = self._loader.load()
             on_incompatible_qos = self._connections.on_incompatible_qos
             self._outputs = NodeOutputs(self, on_incompatible_qos)
             self._planner_outputs = PlannerOutputs(self, self.settings, on_incompatible_qos)
@@ -257,100 +253,13 @@ class SegmentationNode(LifecycleNode):
         return stopped
 
     def build_only(self) -> bool:
-        """Build the TensorRT engine, unless it is there; returns whether it is. The log says why.
-
-        For a named target no GPU is needed.
-        """
-        backend = self.settings['engine.backend']
+        """Build the TensorRT engine unless it is there; returns whether it is, the log why."""
         try:
-            if backend not in ('auto', 'tensorrt'):
-                raise ParameterError(
-                    f'build_only builds TensorRT engines, but engine.backend is {backend!r}: set '
-                    'it to tensorrt. Others have nothing to build.'
-                )
-            bundle = self._read_bundle()
-            tensorrt, target = choose_target(self.settings['engine.target'])
-            stored = stored_engine(bundle, tensorrt, target, self._build_options())
+            self._loader.build_only()
         except (OSError, BundleError, EngineError, ParameterError) as err:
             self.get_logger().error(f'Cannot build: {err}')
             return False
-        finally:
-            self._building = ''
-        how = 'was built' if stored.built_now else 'was there'
-        self.get_logger().info(f'Engine for {target} {how}: {stored.path}')
         return True
-
-    def _read_bundle(self) -> Bundle:
-        given = self.settings['model.bundle']
-        bundle = read_bundle(Path(given).expanduser() if given else share_path(DEFAULT_BUNDLE))
-        metadata = bundle.metadata
-        expected = self.settings['model.expected_ontology']
-        if expected not in ('', metadata.ontology.name, metadata.ontology_sha256):
-            raise ParameterError(
-                f'Bundle {bundle.path} was trained for ontology {metadata.ontology.name!r} '
-                f'({metadata.ontology_sha256}), but model.expected_ontology is {expected!r}: set '
-                'model.bundle to a bundle of that ontology, or change model.expected_ontology.'
-            )
-        return bundle
-
-    def _build_options(self) -> BuildOptions:
-        return BuildOptions(
-            self.settings['engine.shape'], self.settings['engine.cache_dir'], self._on_build
-        )
-
-    def _on_build(self, what: str, fraction: float) -> bool:
-        """Report the progress of an engine that is being built; returns whether to go on."""
-        # The executor waits for the transition meanwhile, so its timer publishes nothing.
-        self._building = f'building the engine, {fraction:.0%}: {what}'
-        now_sec = time.monotonic()
-        if now_sec - self._build_reported_sec >= _BUILD_REPORT_SEC:
-            self._build_reported_sec = now_sec
-            self.get_logger().info(self._building)
-            self._publish_diagnostics()
-        return not self._stop.is_set()
-
-    def _load_segmenter(self) -> Segmenter:
-        bundle = self._read_bundle()
-        metadata = bundle.metadata
-        if self.settings['engine.target'] != CURRENT:
-            raise ParameterError(
-                f'engine.target is {self.settings["engine.target"]!r}: a node runs on the GPU of '
-                f'its own machine. Set it to {CURRENT}, or build_only to true.'
-            )
-        sizes_hw = self._sizes_to_warm_up(metadata.network_size_hw)
-        begin = time.perf_counter()
-        try:
-            engine = self._build_engine(
-                bundle,
-                self.settings['engine.backend'],
-                self.settings['engine.num_threads'],
-                self._build_options(),
-            )
-        finally:
-            self._building = ''
-        alpha = self.settings['temporal.alpha']
-        segmenter = Segmenter(
-            engine,
-            self.settings['confidence.threshold'],
-            TemporalFilter(alpha) if alpha > 0 else None,
-        )
-        for size_hw in sizes_hw:
-            segmenter.segment(np.zeros((*size_hw, 3), np.uint8))
-        self.get_logger().info(
-            f'Bundle {metadata.name} ({bundle.path}, {metadata.precision}, network '
-            f'{metadata.network_size_hw[1]}x{metadata.network_size_hw[0]}), '
-            f'{metadata.ontology.num_classes} classes of {metadata.ontology.name}, runs on '
-            f'{engine.backend} ({engine.device}); ready after {time.perf_counter() - begin:.1f} s.'
-        )
-        return segmenter
-
-    def _sizes_to_warm_up(self, network_size_hw: tuple[int, int]) -> list[tuple[int, int]]:
-        """Return the frame sizes that the cameras send, as far as engine.shape tells."""
-        profiles = parse_shape(self.settings['engine.shape'])
-        if profiles == (DYNAMIC,):
-            height, width = np.maximum(network_size_hw, MIN_SIZE_HW)
-            return [(int(height), int(width))]
-        return [profile.typical for profile in profiles]
 
     @property
     def _uses_depth(self) -> bool:
@@ -693,7 +602,7 @@ class SegmentationNode(LifecycleNode):
             self.health.inference_status(
                 {'outputs': ' '.join(wanted), 'mode': depth_status.values['mode']}, drops
             ),
-            engine_status(values, self._building or self._state_label, self._failure),
+            engine_status(values, self._loader.building or self._state_label, self._failure),
             depth_status,
         ]
         array = DiagnosticArray(status=[self._to_message(status, engine) for status in statuses])

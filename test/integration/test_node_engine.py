@@ -129,7 +129,7 @@ def test_diagnostics_show_the_build_then_the_gate(tmp_path: Path) -> None:
 
         # A signal stops a builder.
         stop.set()
-        assert not node._build_options().progress('Timing tactics', 0.5)
+        assert not node._loader.build_options().progress('Timing tactics', 0.5)
         node.stop(10.0)
         node.destroy_node()
     rclpy.shutdown()
@@ -145,7 +145,7 @@ def test_a_build_that_is_stopped_fails_the_configuration(tiny_bundle: Path) -> N
 
     node = SegmentationNode(build)
     assert not node.start()
-    assert (node._failure, node._building) == ('stopped while building', '')
+    assert (node._failure, node._loader.building) == ('stopped while building', '')
     node.destroy_node()
     rclpy.shutdown()
 

@@ -53,10 +53,14 @@ ALLOWED: dict[str, set[str]] = {
         *('camera_model', 'points', 'costmap', 'frame_transforms', 'node_outputs', 'parameters'),
         'segmenter',
     },
+    'segmenter_loading': {
+        *('build_engine', 'engine', 'engine_cache', 'bundle', 'parameters', 'segmenter'),
+        *('share', 'temporal'),
+    },
     'segmentation_node': {
-        *('parameters', 'messages', 'frame_slot', 'segmenter', 'engine', 'build_engine'),
-        *('engine_cache', 'bundle', 'health', 'dds', 'share', 'pairing', 'depth_messages'),
-        *('depth_input', 'connections', 'node_outputs', 'planner_outputs', 'temporal'),
+        *('parameters', 'messages', 'frame_slot', 'segmenter', 'engine', 'bundle', 'health'),
+        *('dds', 'pairing', 'depth_messages', 'depth_input', 'connections', 'node_outputs'),
+        *('planner_outputs', 'segmenter_loading'),
     },
     'bag_depth': {
         *('bags', 'depth_messages', 'messages', 'metrics', 'ontology', 'pairing', 'report'),
