@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+import re
 
 import pytest
 
@@ -143,6 +144,13 @@ def ours(names: Iterator[str]) -> set[str]:
 
 def test_table_names_every_module() -> None:
     assert {path.stem for path in RUNTIME.rglob('*.py')} == set(ALLOWED)
+
+
+def test_page_says_what_every_module_is_for() -> None:
+    page = (RUNTIME / 'README.md').read_text()
+    rows = [line.split('|')[1] for line in page.splitlines() if line.startswith('| `')]
+    named = [name for row in rows for name in re.findall(r'`(\w+)\.py`', row)]
+    assert sorted(named) == sorted(set(ALLOWED) - {'__init__'})
 
 
 @pytest.mark.parametrize('module', sorted(ALLOWED))
