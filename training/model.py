@@ -1,6 +1,6 @@
 """Networks: RGB in 0..255 and depth in metres in, logits at the network's own stride out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -140,6 +140,30 @@ class SegmentationNetwork(nn.Module):
         # What the weights lack are BatchNorm's counters, which are newer than some files.
         encoder.load_state_dict({**encoder.state_dict(), **state}, strict=True)
 
+    def stage_state(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return an earlier stage's weights as this network takes them.
+
+        Those of an RGB network get filters for depth, as ImageNet's do; with filters that start at
+        zero the network computes what the RGB network did, whatever the depth.
+
+        Args:
+            state: state dict of the earlier stage.
+
+        Raises:
+            ModelError: the filters for depth would be new, but the recipe freezes them.
+        """
+        state = dict(state)
+        stem = f'network.encoder.{self._stem_name}.weight'
+        if self.depth_input is None or stem not in state or state[stem].shape[1] != 3:
+            return state
+        if self.section.frozen_encoder != 'none':
+            raise ModelError(
+                f'frozen_encoder {self.section.frozen_encoder} would keep new filters for depth '
+                'at their start: the initial_checkpoint is an RGB network; set it to none'
+            )
+        state[stem] = _widened(state[stem], self.depth_input)
+        return state
+
     def add_class_bias(self, bias: torch.Tensor) -> None:
         """Add float (C,) to every pixel's logits, inside the last convolution."""
         with torch.no_grad():
@@ -209,23 +233,6 @@ def encode_depth(depth: torch.Tensor, section: DepthSection) -> torch.Tensor:
     if not section.validity_channel:
         return inverse
     return torch.cat([inverse, valid.to(inverse.dtype)], dim=1)
-
-
-def drop_depth(
-    depth: torch.Tensor, share: float, generator: torch.Generator | None = None
-) -> torch.Tensor:
-    """Take all depth from some frames, as when a sensor fails (modality dropout).
-
-    Args:
-        depth: metres, float (N, 1, h, w).
-        share: probability 0..1 that a frame loses its depth.
-        generator: source of randomness, on the CPU.
-
-    Returns:
-        A tensor of the same shape; a frame without depth is 0 everywhere.
-    """
-    kept = torch.rand(len(depth), generator=generator) >= share
-    return depth * kept.to(depth).view(-1, 1, 1, 1)
 
 
 def _build(section: ModelSection, num_classes: int) -> Any:

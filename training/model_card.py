@@ -67,6 +67,34 @@ softmax temperature {{ '%.3f' % m.temperature }}, fitted on the
   same validation frames (one number); expected calibration error {{ '%.4f' % scores.ece }} \
 in 15 bins.
 
+{% if m.modality == 'rgbd' -%}
+## Depth
+
+{% if scores.depth_curve is defined and scores.depth_curve is not none -%}
+{{ scores.depth_curve.frames }} {{ scores.depth_curve.dataset }} frames that the network was not \
+trained on, {{ scores.depth_curve.blocks }} drives or blocks.
+Of the depth that was measured a part is kept; patches and what is far go first.
+
+| depth kept | pixels with depth | mIoU | against no depth, paired | false safe |
+|---:|---:|---:|---|---:|
+{% for point in scores.depth_curve.points -%}
+| {{ '%.0f' % (100 * point.kept_share) }} % | {{ '%.1f' % (100 * point.valid_share) }} % | \
+{{ '%.4f' % point.miou_all }} | {{ '%+.4f' % point.against_none }}\
+{% if point.against_none_interval_95 and point.kept_share > 0 %} \
+[{{ '%+.4f' % point.against_none_interval_95[0] }}, \
+{{ '%+.4f' % point.against_none_interval_95[1] }}]{% endif %} | \
+{{ '-' if point.false_safe_rate is none else '%.4f' % point.false_safe_rate }} |
+{% endfor %}
+{%- if scores.depth_curve.dataset == 'synthetic' %}
+**No real off-road depth with labels was at hand**: what depth is worth is measured on rendered
+drives alone, and the real frames above are scored without any. On real frames with labels depth
+was tried in NYUv2's rooms only, where no gain could be shown (training/README.md, "Does depth
+help?").
+{% endif -%}
+{% else -%}
+The scores by share of valid depth were not measured.
+{% endif %}
+{% endif -%}
 {% if keep == 'best' -%}
 The kept epoch{% if scores.best_epoch %} ({{ scores.best_epoch }}){% endif %} had the best mIoU \
 on these frames, so the score is a little too kind.
