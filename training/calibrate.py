@@ -233,7 +233,7 @@ def with_depth_curve(
         )
     graph = VehicleGraph(checkpoint.network(), ontology.costs, checkpoint.temperature)
     predict = predict_with_graph(graph.to(device).eval(), device)
-    curve = depth_curve(frames, ontology, predict, DEPTH_SHARES)
+    curve = depth_curve(section, frames, ontology, predict, DEPTH_SHARES)
     print_depth_curve(curve)
     return replace(checkpoint, scores={**checkpoint.scores, 'depth_curve': curve})
 

@@ -155,16 +155,18 @@ def score_depth_shares(
 
 
 def depth_curve(
+    section: DatasetSection,
     frames: Sequence[LabelledFrame],
     ontology: Ontology,
     predict: Predict,
     shares: Sequence[float],
 ) -> dict[str, Any]:
-    """Return `score_depth_shares` with what was scored, as metrics.json has it."""
+    """Return `score_depth_shares` of frames of a section, as metrics.json has it."""
     return {
-        'dataset': ', '.join(sorted({frame.dataset for frame in frames})),
+        'dataset': section.dataset,
+        'root': section.root,
         'frames': len(frames),
-        'blocks': len({(frame.dataset, frame.group) for frame in frames}),
+        'blocks': len({frame.group for frame in frames}),
         'data_hash': data_hash(frames),
         'points': score_depth_shares(frames, ontology, predict, shares),
     }
@@ -398,7 +400,7 @@ def evaluate(arguments: argparse.Namespace) -> tuple[dict[str, Any], Ontology]:
         print(f'{without} of them have no depth: the model is scored with all of it missing')
     curve = None
     if arguments.depth_shares is not None:
-        curve = depth_curve(frames, ontology, predict, arguments.depth_shares)
+        curve = depth_curve(section, frames, ontology, predict, arguments.depth_shares)
     metrics = {
         **score_frames(frames, ontology, predict),
         'model': str(arguments.bundle or arguments.checkpoint),

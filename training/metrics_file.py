@@ -83,6 +83,7 @@ class DepthCurve(_Entry):
     """How an RGB-D model's scores depend on how much of the depth is valid."""
 
     dataset: str
+    root: str = Field(description='folder of the data set, as it was given')
     frames: Annotated[int, Field(ge=1)]
     blocks: Annotated[int, Field(ge=1)] = Field(description='groups: drives, sequences, blocks')
     data_hash: str
