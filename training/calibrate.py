@@ -300,7 +300,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
         calibrated = calibrate(checkpoint, device)
         if arguments.depth_curve is not None:
-            calibrated = with_depth_curve(calibrated, *arguments.depth_curve, device)
+            dataset, root = arguments.depth_curve
+            calibrated = with_depth_curve(calibrated, dataset, root, device)
         save_checkpoint(calibrated, arguments.out)
     except (FileNotFoundError, CheckpointError, DatasetError, ModelError, RecipeError) as err:
         print(f'error: {err}', file=sys.stderr)

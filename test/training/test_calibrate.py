@@ -189,7 +189,10 @@ def test_a_wrong_network_size_is_refused(
 
 
 def test_the_curve_of_depth_is_kept_for_the_card(
-    trained: tuple[Checkpoint, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: tuple[Checkpoint, Path],
+    tiny_ycor: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     source, out = tmp_path / 'with_depth.pt', tmp_path / 'scored.pt'
     save_checkpoint(widened_checkpoint(trained[0]), source)
@@ -204,3 +207,6 @@ def test_the_curve_of_depth_is_kept_for_the_card(
     assert 'takes no depth; leave --depth-curve out' in capsys.readouterr().err
     assert main([str(source), '--depth-curve', 'moon', str(root), '--out', str(out)]) == 1
     assert '--depth-curve moon' in capsys.readouterr().err
+    own = ['--depth-curve', 'ycor', str(tiny_ycor)]
+    assert main([str(source), *own, '--out', str(out)]) == 1
+    assert 'was trained on 4 of these 6 frames, such as' in capsys.readouterr().err
