@@ -137,8 +137,8 @@ def average(first: Checkpoint, *others: Checkpoint) -> Checkpoint:
     """
     shapes = {name: value.shape for name, value in first.state_dict.items()}
     network = first.network()
-    # An RGB stage counts as the RGB-D network that starts from it.
-    states = [network.stage_state(other.state_dict) for other in others]
+    # An RGB stage has no say in the filters for depth: they stay those of the first.
+    states = [network.stage_state(other.state_dict, own_filters=True) for other in others]
     for other, state in zip(others, states, strict=True):
         if first.parsed_ontology().sha256 != other.parsed_ontology().sha256:
             raise CheckpointError(

@@ -51,7 +51,7 @@ class DepthSection(_Section):
     gain: Positive
     as_input: bool
     validity_channel: bool
-    stem_init: Literal['zero', 'rgb_mean']
+    stem_init: Literal['zero', 'rgb_mean', 'rgb_contrast']
     auxiliary_head: bool
     dropout: Fraction
     partial_dropout: Fraction

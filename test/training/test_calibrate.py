@@ -93,12 +93,12 @@ def test_a_soup_is_the_mean_of_all(trained: tuple[Checkpoint, Path]) -> None:
         assert torch.allclose(mean.state_dict[name].double(), value.double() + 3, atol=1e-5), name
 
 
-def test_an_rgb_stage_is_averaged_with_the_depth_it_lacks(
+def test_an_rgb_stage_has_no_say_in_the_filters_for_depth(
     trained: tuple[Checkpoint, Path],
 ) -> None:
     first = widened_checkpoint(trained[0])
     mean = average(first, trained[0]).state_dict['network.encoder.model.conv_stem.weight']
-    assert torch.equal(mean[:, 3:], torch.full_like(mean[:, 3:], 0.5))
+    assert torch.equal(mean[:, 3:], torch.ones_like(mean[:, 3:]))
     rgb = trained[0].state_dict['network.encoder.model.conv_stem.weight']
     torch.testing.assert_close(mean[:, :3], rgb)
     with pytest.raises(CheckpointError, match='different networks'):

@@ -220,7 +220,7 @@ def test_an_rgbd_bundle_takes_depth_and_has_no_depth_head(
     metadata = bundle.metadata
     assert metadata.modality == 'rgbd'
     assert metadata.depth_range_m == (0.5, 10.0)
-    assert metadata.parity['depth'] == 'of 3 frames their own, of 0 made up'
+    assert metadata.parity['depth'] == 'of 3 frames their own, of 0 made up, of 0 none'
     assert metadata.parity['pixel_agreement'] >= MIN_PIXEL_AGREEMENT['fp32']
     assert any(name.startswith('depth_head') for name in checkpoint.state_dict)
     model = onnx.load(out)

@@ -73,28 +73,38 @@ def _features(network: SegmentationNetwork, x: torch.Tensor) -> list[torch.Tenso
     return list(features.values()) if isinstance(features, dict) else features[1:]
 
 
-@pytest.mark.parametrize('init', ['zero', 'rgb_mean'])
+@pytest.mark.parametrize('init', ['zero', 'rgb_mean', 'rgb_contrast'])
 def test_depth_filters_start_as_the_recipe_says(init: str) -> None:
     network = _network(depth={**DEPTH, 'stem_init': init, 'validity_channel': True})
     weight = _stem(network, 5).weight
-    expected = weight[:, :3].mean(dim=1) if init == 'rgb_mean' else torch.zeros_like(weight[:, 0])
+    mean, zero = weight[:, :3].mean(dim=1), torch.zeros_like(weight[:, 0])
+    contrast = mean - mean.mean(dim=(1, 2), keepdim=True)
+    expected = {'zero': zero, 'rgb_mean': mean, 'rgb_contrast': contrast}[init]
     assert torch.equal(weight[:, 3], expected)
-    assert weight[:, 4].abs().max() == 0.0
+    assert torch.equal(weight[:, 4], contrast if init == 'rgb_contrast' else zero)
+    assert contrast.sum(dim=(1, 2)).abs().max() < 1e-5
+    assert contrast.abs().max() > 0.01
     assert weight[:, :3].abs().max() > 0.0
 
 
 def test_an_rgb_stage_gets_filters_for_depth() -> None:
     rgb = settled(_network())
-    rgbd = _network(depth={**DEPTH, 'validity_channel': True}, seed=1)
+    depth = {**DEPTH, 'validity_channel': True}
+    rgbd = _network(depth=depth, seed=1)
     rgbd.load_state_dict(rgbd.stage_state(rgb.state_dict()))
     generator = torch.Generator().manual_seed(2)
     image = torch.rand(1, 3, 64, 96, generator=generator) * 255
     metres = torch.rand(1, 1, 64, 96, generator=generator) * 12
     with torch.inference_mode():
         expected = rgb(image)
-        for depth in (torch.zeros_like(metres), metres):
+        for shown in (torch.zeros_like(metres), metres):
             # Five channels are added up in another order than three; it is 6e-5 here.
-            torch.testing.assert_close(rgbd(image, depth), expected, atol=5e-4, rtol=0.0)
+            torch.testing.assert_close(rgbd(image, shown), expected, atol=5e-4, rtol=0.0)
+        # Other filters see depth, but nothing where all of it is missing.
+        steep = _network(depth={**depth, 'stem_init': 'rgb_contrast'}, seed=1)
+        steep.load_state_dict(steep.stage_state(rgb.state_dict()))
+        torch.testing.assert_close(steep(image, 0 * metres), expected, atol=5e-4, rtol=0.0)
+        assert (steep(image, metres) - expected).abs().max() > 0.01
     assert expected.std() > 0.05
     # A stage that has them is taken as it is, and an RGB network takes an RGB stage so.
     own = rgbd.state_dict()
