@@ -428,13 +428,13 @@ def _widen_stem(encoder: nn.Module, name: str, depth: DepthSection) -> str:
 def _widened(rgb: torch.Tensor, depth: DepthSection) -> torch.Tensor:
     """Append filters for depth to those for RGB (out, 3, k, k), which stay bit for bit.
 
-    Zero is the safe start: the network begins as the RGB network that was trained, whatever the
-    depth. But the gradient of filters at zero is mostly noise; in short training they stay there
-    (RMS 0.003 beside 0.7 for RGB after 564 steps of ycor8_rgbd). The mean of the RGB filters
-    treats nearness as brightness, the validity channel starts at zero. Their contrast, that mean
-    less its own mean over the window, sees steps and slopes of depth, and the outlines of holes,
-    as steps of brightness, and constant depth not at all. A frame without depth is 0 in both
-    channels, so that it begins as in the RGB network with any of them.
+    A frame without depth is 0 in both channels, so whatever the start, the network begins as the
+    RGB network there. Zero is the safe one: it does so with depth too. But filters at zero hardly
+    move in short training (RMS 0.003 beside 0.7 for RGB after the 564 steps of ycor8_rgbd). The
+    mean of the RGB filters treats nearness as brightness, the validity channel starts at zero.
+    Their contrast, that mean less its own mean over the window, sees steps of depth and outlines
+    of holes as steps of brightness, and constant depth not at all (training/README.md says what
+    came of it).
     """
     mean = rgb.mean(dim=1, keepdim=True)
     zeros = torch.zeros_like(mean)
