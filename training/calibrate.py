@@ -10,6 +10,8 @@ Examples:
   python -m training.calibrate out/run/checkpoint.pt --network-size 480x768 --out out/large.pt
   python -m training.calibrate out/ycor8_rgb/checkpoint.pt \
       --average-with out/ycor8_rgb_ycor_only/checkpoint.pt --out out/ycor8_rgb/averaged.pt
+  python -m training.calibrate out/ycor8_rgbd/checkpoint.pt \
+      --depth-curve synthetic out/unseen --out out/ycor8_rgbd/scored.pt
 """
 
 import argparse
@@ -19,6 +21,7 @@ from pathlib import Path
 import sys
 
 import numpy as np
+from pydantic import ValidationError
 from scipy import optimize
 import torch
 from torch.nn import functional
@@ -27,7 +30,14 @@ from tqdm import tqdm
 from desertmind_seg.ontology import UNLABELED, Ontology
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from training.datasets import DatasetError, LabelledFrame, list_frames
-from training.evaluate import predict_with_graph, print_scores, score_frames
+from training.evaluate import (
+    DEPTH_SHARES,
+    depth_curve,
+    predict_with_graph,
+    print_depth_curve,
+    print_scores,
+    score_frames,
+)
 from training.model import ModelError, VehicleGraph
 from training.recipe import DatasetSection, Recipe, RecipeError, parse_recipe
 
@@ -126,22 +136,25 @@ def average(first: Checkpoint, *others: Checkpoint) -> Checkpoint:
         CheckpointError: they are different networks or know different classes.
     """
     shapes = {name: value.shape for name, value in first.state_dict.items()}
-    for other in others:
+    network = first.network()
+    # An RGB stage has no say in the filters for depth: they stay those of the first.
+    states = [network.stage_state(other.state_dict, own_filters=True) for other in others]
+    for other, state in zip(others, states, strict=True):
         if first.parsed_ontology().sha256 != other.parsed_ontology().sha256:
             raise CheckpointError(
                 f'{first.recipe["name"]} and {other.recipe["name"]} were trained for different '
                 'class tables; average stages of one network'
             )
-        if shapes != {name: value.shape for name, value in other.state_dict.items()}:
+        if shapes != {name: value.shape for name, value in state.items()}:
             raise CheckpointError(
                 f'{first.recipe["name"]} and {other.recipe["name"]} are different networks; '
                 'average stages of one network'
             )
     count = 1 + len(others)
     mean = {
-        name: (
-            sum((other.state_dict[name].double() for other in others), value.double()) / count
-        ).to(value.dtype)
+        name: (sum((state[name].double() for state in states), value.double()) / count).to(
+            value.dtype
+        )
         for name, value in first.state_dict.items()
     }
     names = ', '.join(other.recipe['name'] for other in others)
@@ -184,6 +197,45 @@ def calibrate(checkpoint: Checkpoint, device: torch.device) -> Checkpoint:
         temperature=graph.temperature,
         scores={**scores, **kept, 'class_bias': None if bias is None else bias.tolist()},
     )
+
+
+def with_depth_curve(
+    checkpoint: Checkpoint, dataset: str, root: str, device: torch.device
+) -> Checkpoint:
+    """Return the checkpoint with scores by the share of valid depth, for its card.
+
+    Args:
+        checkpoint: of an RGB-D network, calibrated.
+        dataset: name of a data set with depth.
+        root: its folder; every frame there is scored.
+        device: where the network runs.
+
+    Raises:
+        DatasetError: the name is unknown, no frame has depth, or it was trained on some of them.
+        RecipeError: the network takes no depth.
+    """
+    recipe, ontology = checkpoint.parsed_recipe(), checkpoint.parsed_ontology()
+    if recipe.model.modality == 'rgb':
+        raise RecipeError(f'{recipe.name} takes no depth; leave --depth-curve out')
+    try:
+        section = DatasetSection.model_validate(
+            {'dataset': dataset, 'root': root, 'split': 'all', 'repeat': 1}
+        )
+    except ValidationError as err:
+        raise DatasetError(f'--depth-curve {dataset} {root}: {err}') from err
+    frames = list_frames(section, recipe.data, ontology)
+    trained_on = {(f.dataset, f.name) for f in _listed(recipe.data.train, recipe, ontology)}
+    known = [frame.name for frame in frames if (frame.dataset, frame.name) in trained_on]
+    if known:
+        raise DatasetError(
+            f'{root}: {recipe.name} was trained on {len(known)} of these {len(frames)} frames, '
+            f'such as {known[0]}; give others'
+        )
+    graph = VehicleGraph(checkpoint.network(), ontology.costs, checkpoint.temperature)
+    predict = predict_with_graph(graph.to(device).eval(), device)
+    curve = depth_curve(section, frames, ontology, predict, DEPTH_SHARES)
+    print_depth_curve(curve)
+    return replace(checkpoint, scores={**checkpoint.scores, 'depth_curve': curve})
 
 
 def _fit_frames(recipe: Recipe, ontology: Ontology) -> list[LabelledFrame]:
@@ -230,6 +282,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         '--network-size', type=_size_hw, help="HEIGHTxWIDTH, default: the recipe's"
     )
+    parser.add_argument(
+        '--depth-curve',
+        nargs=2,
+        metavar=('DATASET', 'ROOT'),
+        help='of an RGB-D network: also score it with parts of the depth of all frames there',
+    )
     parser.add_argument('--out', type=Path, required=True, help='the new checkpoint')
     arguments = parser.parse_args(argv)
     try:
@@ -240,7 +298,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.network_size is not None:
             checkpoint = at_network_size(checkpoint, arguments.network_size)
         device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-        save_checkpoint(calibrate(checkpoint, device), arguments.out)
+        calibrated = calibrate(checkpoint, device)
+        if arguments.depth_curve is not None:
+            dataset, root = arguments.depth_curve
+            calibrated = with_depth_curve(calibrated, dataset, root, device)
+        save_checkpoint(calibrated, arguments.out)
     except (FileNotFoundError, CheckpointError, DatasetError, ModelError, RecipeError) as err:
         print(f'error: {err}', file=sys.stderr)
         return 1

@@ -196,7 +196,7 @@ class SegmentationDataset(Dataset[Sample]):
         frames: what the items are.
         ontology: class table of the labels.
         transform: moves a tv_tensors.Image, a tv_tensors.Mask and (with depth) a Depth together.
-        with_depth: read depth too.
+        with_depth: read depth too; of frames that have none, all of it is missing (0).
     """
 
     def __init__(
@@ -211,12 +211,6 @@ class SegmentationDataset(Dataset[Sample]):
         self.ontology = ontology
         self.transform = transform
         self.with_depth = with_depth
-        without = [frame.name for frame in self.frames if not frame.has_depth]
-        if with_depth and without:
-            raise DatasetError(
-                f'{len(without)} of {len(self.frames)} frames have no depth, such as '
-                f'{without[0]!r}; leave their set out or set model.depth to null'
-            )
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -239,7 +233,9 @@ class SegmentationDataset(Dataset[Sample]):
             tv_tensors.Mask(torch.tensor(labels)[None]),  # (1, H, W)
         ]
         if self.with_depth:
-            depth = frame.read_depth()
+            # Not read_depth where there is none: it would decode the image again for its size.
+            empty = np.zeros(rgb.shape[:2], np.float32)
+            depth = frame.read_depth() if frame.has_depth else empty
             _check_size(frame, rgb, depth, 'depth is')
             parts.append(Depth(torch.from_numpy(depth)[None]))  # (1, H, W)
         image, mask, *rest = (part.as_subclass(torch.Tensor) for part in self.transform(*parts))

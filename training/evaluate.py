@@ -10,10 +10,13 @@ Examples:
       --root ../shared/data/ycor --split val --out out/scores
   python -m training.evaluate --checkpoint out/run/checkpoint.pt --dataset synthetic \
       --root out/drives --split all --tta --out out/scores
+  python -m training.evaluate --bundle models/ycor8_rgbd.onnx --dataset synthetic \
+      --root out/unseen --split all --depth-shares 0,0.25,0.5,0.75,1 --out out/depth_curve
 """
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+import hashlib
 from pathlib import Path
 import sys
 from typing import Any, Literal, get_args
@@ -24,18 +27,21 @@ from pydantic import ValidationError
 import torch
 from tqdm import tqdm
 
+from desertmind_seg.bootstrap import paired_differences
 from desertmind_seg.bundle import BundleError, read_bundle
 from desertmind_seg.engine import EngineError, load_engine
 from desertmind_seg.ontology import Ontology, OntologyError
 from training.checkpoint import CheckpointError, environment, load_checkpoint
 from training.datasets import DatasetError, LabelledFrame, data_hash, list_frames
+from training.depth_holes import thin_depth
+from training.evaluation_report import write_evaluation_report
 from training.metrics_file import write_metrics
 from training.model import VehicleGraph
 from training.recipe import (
     DataSection,
     DatasetName,
     DatasetSection,
-    EvaluationSection,
+    Recipe,
     RecipeError,
     SplitSection,
 )
@@ -45,11 +51,16 @@ from training.tta import Probabilities, tta_probabilities
 Rgb = npt.NDArray[np.uint8]
 Depth = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.uint8]
-# RGB uint8 (H, W, 3) and depth float32 (H, W) metres, 0 = missing, or None where the set has none
+# RGB uint8 (H, W, 3) and depth float32 (H, W) metres, 0 = missing, or None where the set has none,
+# which is all missing to an RGB-D network
 # -> mask uint8 (H, W) class ids, confidence uint8 (H, W) 255 * probability.
 Predict = Callable[[Rgb, Depth | None], tuple[Mask, Mask]]
 
+Modality = Literal['rgb', 'rgbd']
 SplitName = Literal['train', 'val', 'test', 'all']
+
+# Of the depth that was measured: the points of a model card's curve.
+DEPTH_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 # For bundles that do not say how their frames were split: YCOR's blocks of the first recipe.
 _DEFAULT_RULE = SplitSection(by='groups', block_frames=16, val_every_groups=6, folds=5, fold=0)
@@ -80,6 +91,88 @@ def score_frames(
     return scores.to_dict()
 
 
+def score_depth_shares(
+    frames: Sequence[LabelledFrame],
+    ontology: Ontology,
+    predict: Predict,
+    shares: Sequence[float],
+) -> list[dict[str, Any]]:
+    """Score an RGB-D model with parts of the depth that the frames have, from none to all.
+
+    Which part is `thin_depth`'s choice: patches, and what is far. It depends on the frame's name
+    alone, so two models see the same holes, and a smaller share lies within a larger one.
+
+    Args:
+        frames: some of them with depth; what has none counts as missing.
+        ontology: the class table.
+        predict: of an RGB-D model.
+        shares: 0..1 of the measured pixels; they are sorted, and 0 is added where it is not given.
+
+    Returns:
+        A point of the curve for each share, as `training.metrics_file.DepthPoint` describes it.
+
+    Raises:
+        DatasetError: no frame has depth.
+    """
+    if not any(frame.has_depth for frame in frames):
+        raise DatasetError(
+            f'none of the {len(frames)} frames has depth, so there is no share of it to score; '
+            'choose a data set with depth'
+        )
+    scores = {share: SplitScores(ontology) for share in sorted({0.0, *shares})}
+    valid_shares = dict.fromkeys(scores, 0.0)
+    for frame in tqdm(frames, desc='scoring depth shares', unit='frame'):
+        rgb, labels = frame.read_rgb(), frame.read_labels(ontology)
+        measured = torch.from_numpy(_given(frame.read_depth() if frame.has_depth else None, rgb))
+        seed = hashlib.sha256(f'{frame.dataset}/{frame.name}'.encode()).digest()[:7]
+        for share, found in scores.items():
+            generator = torch.Generator().manual_seed(int.from_bytes(seed, 'big'))
+            depth = thin_depth(measured[None, None], torch.tensor([share]), generator)[0, 0]
+            mask, confidence = predict(rgb, depth.numpy())
+            valid_shares[share] += float((depth > 0).float().mean()) / len(frames)
+            found.add(frame.name, f'{frame.dataset}/{frame.group}', labels, mask, confidence)
+    points = []
+    for share, found in scores.items():
+        own = found.to_dict()
+        (change,) = paired_differences(found.by_block, scores[0.0].by_block, ontology)
+        points.append(
+            {
+                'kept_share': share,
+                'valid_share': min(valid_shares[share], 1.0),
+                **{
+                    key: own[key]
+                    for key in (
+                        'miou_all',
+                        'miou_all_interval_95',
+                        'pixel_accuracy',
+                        'false_safe_rate',
+                    )
+                },
+                'against_none': change.difference,
+                'against_none_interval_95': change.interval_95,
+            }
+        )
+    return points
+
+
+def depth_curve(
+    section: DatasetSection,
+    frames: Sequence[LabelledFrame],
+    ontology: Ontology,
+    predict: Predict,
+    shares: Sequence[float],
+) -> dict[str, Any]:
+    """Return `score_depth_shares` of frames of a section, as metrics.json has it."""
+    return {
+        'dataset': section.dataset,
+        'root': section.root,
+        'frames': len(frames),
+        'blocks': len({frame.group for frame in frames}),
+        'data_hash': data_hash(frames),
+        'points': score_depth_shares(frames, ontology, predict, shares),
+    }
+
+
 def predict_with_graph(graph: VehicleGraph, device: torch.device) -> Predict:
     """Predict with the torch graph in evaluation mode; an RGB network is not shown depth."""
     takes_depth = graph.modality == 'rgbd'
@@ -88,7 +181,7 @@ def predict_with_graph(graph: VehicleGraph, device: torch.device) -> Predict:
         with torch.inference_mode():
             mask, confidence, _, _ = graph(
                 torch.from_numpy(rgb)[None].to(device),
-                torch.from_numpy(_given(depth))[None].to(device) if takes_depth else None,
+                torch.from_numpy(_given(depth, rgb))[None].to(device) if takes_depth else None,
             )
         return mask[0].cpu().numpy(), confidence[0].cpu().numpy()
 
@@ -106,11 +199,14 @@ def predict_with_probabilities(probabilities: Probabilities) -> Predict:
     return predict
 
 
-def predict_with_bundle(path: Path, backend: str) -> tuple[Predict, Ontology, dict[str, Any]]:
+def predict_with_bundle(
+    path: Path, backend: str
+) -> tuple[Predict, Ontology, dict[str, Any], Modality]:
     """Predict with the runtime's engine, the code that ships.
 
     Returns:
-        The function, the bundle's class table, and the recipe in its metadata as it stands there.
+        The function, the bundle's class table, the recipe in its metadata as it stands there, and
+        whether it takes depth.
     """
     bundle = read_bundle(path)
     engine = load_engine(bundle, backend)
@@ -118,20 +214,16 @@ def predict_with_bundle(path: Path, backend: str) -> tuple[Predict, Ontology, di
 
     def predict(rgb: Rgb, depth: Depth | None) -> tuple[Mask, Mask]:
         out = engine.infer(
-            rgb, _given(depth) if takes_depth else None, outputs=('mask', 'confidence')
+            rgb, _given(depth, rgb) if takes_depth else None, outputs=('mask', 'confidence')
         )
         return out['mask'], out['confidence']
 
-    return predict, bundle.metadata.ontology, dict(bundle.metadata.recipe)
+    metadata = bundle.metadata
+    return predict, metadata.ontology, dict(metadata.recipe), metadata.modality
 
 
-def _given(depth: Depth | None) -> Depth:
-    if depth is None:
-        raise DatasetError(
-            'the model takes RGB and depth, but these frames have no depth; score it on a data '
-            'set with depth'
-        )
-    return depth
+def _given(depth: Depth | None, rgb: Rgb) -> Depth:
+    return np.zeros(rgb.shape[:2], np.float32) if depth is None else depth
 
 
 def split_rule(recipe: Mapping[str, Any]) -> SplitSection | None:
@@ -226,14 +318,28 @@ def _parser() -> argparse.ArgumentParser:
         action='store_true',
         help="average the views of the checkpoint's recipe: evaluation.tta_scales and tta_flip",
     )
+    parser.add_argument(
+        '--depth-shares',
+        type=_shares,
+        metavar='SHARE,SHARE,...',
+        help='of an RGB-D model: also score it with these parts (0..1) of the depth there is',
+    )
     parser.add_argument('--backend', default='auto', help="the bundle's engine, default: auto")
     parser.add_argument('--out', required=True, type=Path, help='folder for metrics.json')
     return parser
 
 
-def _of_checkpoint(
-    path: Path, *, tta: bool
-) -> tuple[Predict, Ontology, dict[str, Any], EvaluationSection]:
+def _shares(text: str) -> list[float]:
+    try:
+        shares = [float(part) for part in text.split(',')]
+    except ValueError:
+        shares = []
+    if not shares or not all(0.0 <= share <= 1.0 for share in shares):
+        raise argparse.ArgumentTypeError(f'{text!r} is no list of shares, e.g. 0,0.25,0.5,0.75,1')
+    return shares
+
+
+def _of_checkpoint(path: Path, *, tta: bool) -> tuple[Predict, Ontology, Recipe]:
     checkpoint = load_checkpoint(path)
     ontology, recipe = checkpoint.parsed_ontology(), checkpoint.parsed_recipe()
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
@@ -251,11 +357,11 @@ def _of_checkpoint(
     else:
         graph = VehicleGraph(network, ontology.costs, checkpoint.temperature)
         predict = predict_with_graph(graph.to(device).eval(), device)
-    return predict, ontology, checkpoint.recipe, recipe.evaluation
+    return predict, ontology, recipe
 
 
-def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Do what the command's arguments say and return the content of metrics.json."""
+def evaluate(arguments: argparse.Namespace) -> tuple[dict[str, Any], Ontology]:
+    """Do what the command's arguments say; return the content of metrics.json and its classes."""
     tta = None
     if arguments.bundle is not None:
         if arguments.tta:
@@ -264,13 +370,20 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
                 'sizes, but a bundle computes one size and gives out only mask, confidence and '
                 'cost; score its --checkpoint with --tta'
             )
-        predict, ontology, recipe = predict_with_bundle(arguments.bundle, arguments.backend)
-    else:
-        predict, ontology, recipe, evaluation = _of_checkpoint(
-            arguments.checkpoint, tta=arguments.tta
+        predict, ontology, recipe, modality = predict_with_bundle(
+            arguments.bundle, arguments.backend
         )
+    else:
+        predict, ontology, parsed = _of_checkpoint(arguments.checkpoint, tta=arguments.tta)
+        recipe, modality = parsed.model_dump(mode='json'), parsed.model.modality
+        evaluation = parsed.evaluation
         if arguments.tta:
             tta = {'scales': evaluation.tta_scales, 'flip': evaluation.tta_flip}
+    if arguments.depth_shares is not None and modality == 'rgb':
+        raise DatasetError(
+            f'{arguments.bundle or arguments.checkpoint}: takes no depth, so --depth-shares would '
+            'score it the same each time; leave them out'
+        )
     section = DatasetSection(
         dataset=arguments.dataset, root=str(arguments.root), split=arguments.split, repeat=1
     )
@@ -280,9 +393,16 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
             f'{arguments.bundle or arguments.checkpoint}: its recipe does not say how frames are '
             'split; use --split-by official, or --split all'
         )
-    frames, chosen = choose_frames(section, ontology, rule or _DEFAULT_RULE, arguments.split_by)
+    rule = rule or _DEFAULT_RULE
+    frames, chosen = choose_frames(section, ontology, rule, arguments.split_by)
     print(f'{arguments.dataset} {arguments.split}: {len(frames)} frames, {chosen}')
-    return {
+    without = sum(not frame.has_depth for frame in frames)
+    if modality == 'rgbd' and without:
+        print(f'{without} of them have no depth: the model is scored with all of it missing')
+    curve = None
+    if arguments.depth_shares is not None:
+        curve = depth_curve(section, frames, ontology, predict, arguments.depth_shares)
+    metrics = {
         **score_frames(frames, ontology, predict),
         'model': str(arguments.bundle or arguments.checkpoint),
         'recipe': recipe,
@@ -292,16 +412,18 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
         'split': arguments.split,
         'split_rule': chosen,
         'tta': tta,
+        'depth_curve': curve,
         'data_hash': data_hash(frames),
         'environment': environment(),
     }
+    return metrics, ontology
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     arguments = _parser().parse_args(argv)
     try:
-        metrics = evaluate(arguments)
+        metrics, ontology = evaluate(arguments)
     except (
         FileNotFoundError,
         BundleError,
@@ -317,7 +439,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     target = arguments.out / 'metrics.json'
     write_metrics(target, metrics)
     print_scores(metrics)
+    if metrics['depth_curve'] is not None:
+        print_depth_curve(metrics['depth_curve'])
     print(target)
+    print(write_evaluation_report(arguments.out, ontology))
     return 0
 
 
@@ -335,6 +460,18 @@ def print_scores(scores: Mapping[str, Any]) -> None:
         f'false safe {_figure(scores["false_safe_rate"])}  '
         f'{scores["frames"]} frames in {scores["blocks"]} blocks'
     )
+
+
+def print_depth_curve(curve: Mapping[str, Any]) -> None:
+    """Print a line a share of the depth."""
+    for point in curve['points']:
+        interval = point['against_none_interval_95']
+        shown = '' if interval is None else ' [{:+.4f}, {:+.4f}]'.format(*interval)
+        print(
+            f'{point["kept_share"]:4.0%} of the depth ({point["valid_share"]:.0%} of the pixels): '
+            f'mIoU(all) {_figure(point["miou_all"])}, against none '
+            f'{point["against_none"]:+.4f}{shown}'
+        )
 
 
 def _figure(score: float | None) -> str:

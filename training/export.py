@@ -208,7 +208,8 @@ def gate_frames(
     """Return the gate's frames, evenly spread over the validation frames or over a whole set.
 
     Of a set that the recipe does not know int8 takes the validation frames too, by the recipe's
-    rule: the others calibrate.
+    rule: the others calibrate. An RGB-D network that validates without depth gets as many frames
+    of a set that it trains on and that has depth.
     """
     recipe = checkpoint.parsed_recipe()
     section = recipe.data.val[0]
@@ -219,7 +220,24 @@ def gate_frames(
         section = section.model_copy(update={'root': root})
     frames = list_frames(section, recipe.data, checkpoint.parsed_ontology())
     count = GATE_FRAMES[precision] or len(frames)
-    return frames[:: max(1, len(frames) // count)][:count]
+    chosen = _spread(frames, count)
+    if (
+        recipe.model.modality == 'rgb'
+        or dataset is not None
+        or any(frame.has_depth for frame in chosen)
+    ):
+        return chosen
+    with_depth = [
+        frame
+        for train in recipe.data.train
+        for frame in list_frames(train, recipe.data, checkpoint.parsed_ontology())
+        if frame.has_depth
+    ]
+    return chosen + _spread(with_depth, len(chosen))
+
+
+def _spread(frames: Sequence[LabelledFrame], count: int) -> list[LabelledFrame]:
+    return list(frames[:: max(1, len(frames) // count)][:count])
 
 
 def calibration_frames(

@@ -64,6 +64,32 @@ class FrameScore(_Entry):
     pixel_accuracy: Score | None
 
 
+class DepthPoint(_Entry):
+    """Scores of an RGB-D model that is shown a share of the depth there is."""
+
+    kept_share: Score = Field(description='of the pixels that were measured')
+    valid_share: Score = Field(description='pixels with depth, of all pixels of the frames')
+    miou_all: Score
+    miou_all_interval_95: Interval | None
+    pixel_accuracy: Score | None
+    false_safe_rate: Score | None
+    against_none: float = Field(description='mIoU(all) less that of no depth')
+    against_none_interval_95: tuple[float, float] | None = Field(
+        description='paired over the same blocks; null with one block'
+    )
+
+
+class DepthCurve(_Entry):
+    """How an RGB-D model's scores depend on how much of the depth is valid."""
+
+    dataset: str
+    root: str = Field(description='folder of the data set, as it was given')
+    frames: Annotated[int, Field(ge=1)]
+    blocks: Annotated[int, Field(ge=1)] = Field(description='groups: drives, sequences, blocks')
+    data_hash: str
+    points: Annotated[list[DepthPoint], Field(min_length=1)]
+
+
 class Metrics(_Entry):
     """The whole file."""
 
@@ -108,6 +134,8 @@ class Metrics(_Entry):
     environment: dict[str, Any] = Field(description='machine, versions and git_hash of the code')
     model: str | None = Field(None, description='evaluate: the checkpoint or bundle')
     tta: dict[str, Any] | None = Field(None, description='evaluate: scales and flip')
+
+    depth_curve: DepthCurve | None = Field(None, description='of RGB-D models, where asked for')
 
     # What a training run adds.
     train_data_hash: str | None = Field(None, description='SHA-256 of the training frames')

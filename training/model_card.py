@@ -67,6 +67,34 @@ softmax temperature {{ '%.3f' % m.temperature }}, fitted on the
   same validation frames (one number); expected calibration error {{ '%.4f' % scores.ece }} \
 in 15 bins.
 
+{% if m.modality == 'rgbd' -%}
+## Depth
+
+{% if curve -%}
+{{ curve.frames }} {{ curve.dataset }} frames that the network was not \
+trained on, {{ curve.blocks }} drives or blocks.
+Of the depth that was measured a part is kept; patches and what is far go first.
+
+| depth kept | pixels with depth | mIoU | against no depth, paired | false safe |
+|---:|---:|---:|---|---:|
+{% for point in curve.points -%}
+| {{ '%.0f' % (100 * point.kept_share) }} % | {{ '%.1f' % (100 * point.valid_share) }} % | \
+{{ '%.4f' % point.miou_all }} | {{ '%+.4f' % point.against_none }}\
+{% if point.against_none_interval_95 and point.kept_share > 0 %} \
+[{{ '%+.4f' % point.against_none_interval_95[0] }}, \
+{{ '%+.4f' % point.against_none_interval_95[1] }}]{% endif %} | \
+{{ '-' if point.false_safe_rate is none else '%.4f' % point.false_safe_rate }} |
+{% endfor %}
+{%- if curve.dataset == 'synthetic' %}
+**No real off-road depth with labels was at hand**: what depth is worth is measured on rendered
+drives alone, and the real frames above are scored without any. On real frames with labels depth
+was tried in NYUv2's rooms only, where no gain could be shown (training/README.md, "Does depth
+help?").
+{% endif -%}
+{% else -%}
+The scores by share of valid depth were not measured.
+{% endif %}
+{% endif -%}
 {% if keep == 'best' -%}
 The kept epoch{% if scores.best_epoch %} ({{ scores.best_epoch }}){% endif %} had the best mIoU \
 on these frames, so the score is a little too kind.
@@ -105,16 +133,24 @@ data hash `{{ m.data_hash[:16] }}`.
 
 ```sh
 # Where the data are, and how synthetic ones are made, is at the head of the recipe's file.
+{% if made_elsewhere -%}
+# {{ made_elsewhere }} is made by the commands of its own card.
+{% endif -%}
 {% for stage in stages -%}
 python -m training.train {{ stage }} --out out/{{ stage }}
 {% endfor -%}
 {% if averaged -%}
 python -m training.calibrate out/{{ m.recipe.name }}/checkpoint.pt \\
-    --average-with {% for name in averaged %}out/{{ name }}/checkpoint.pt {% endfor %}\\
-    --network-size {{ m.network_size_hw | join('x') }} --out out/{{ m.recipe.name }}/averaged.pt
+    --average-with {% for path in averaged_from %}{{ path }} {% endfor %}\\
+    --network-size {{ m.network_size_hw | join('x') }} \
+{% if curve %}--depth-curve {{ curve.dataset }} {{ curve.root }} {% endif -%}
+--out out/{{ m.recipe.name }}/averaged.pt
+{% elif curve -%}
+python -m training.calibrate out/{{ m.recipe.name }}/checkpoint.pt \\
+    --depth-curve {{ curve.dataset }} {{ curve.root }} --out out/{{ m.recipe.name }}/scored.pt
 {% endif -%}
 python -m training.export \
-out/{{ m.recipe.name }}/{{ 'averaged' if averaged else 'checkpoint' }}.pt \
+out/{{ m.recipe.name }}/{{ 'averaged' if averaged else 'scored' if curve else 'checkpoint' }}.pt \
 {% if m.precision != 'fp32' %}--precision {{ m.precision }} {% endif -%}
 --out models/{{ m.name }}.onnx
 python -m training.model_card models/{{ m.name }}.onnx --out models/{{ m.name }}.md
@@ -130,20 +166,29 @@ def model_card(bundle: Bundle) -> str:
     metadata = bundle.metadata
     recipe, scores = metadata.recipe, metadata.scores
     environment = Environment(undefined=StrictUndefined, autoescape=False)
-    averaged = (scores.get('averaged_with') or '').split(', ')
-    initial = recipe['model']['initial_checkpoint']
-    earlier = [] if initial == 'none' else [Path(initial).parent.name]
+    averaged = [name for name in (scores.get('averaged_with') or '').split(', ') if name]
+    initial = Path(recipe['model']['initial_checkpoint'])
+    # A run of its own leaves checkpoint.pt; what came after it has commands of its own.
+    is_run = initial.name == 'checkpoint.pt'
+    earlier = [initial.parent.name] if is_run else []
+    made_elsewhere = None if is_run or str(initial) == 'none' else str(initial)
+    start = initial.parent.name
     return environment.from_string(_TEMPLATE).render(
         m=metadata.model_dump(mode='json'),
         model=recipe['model'],
         scores=scores,
+        curve=scores.get('depth_curve'),
         validation=' and '.join(section['dataset'] for section in recipe['data']['val']),
         split=_split_in_words(recipe),
         keep=recipe['optim'].get('keep', 'last'),
-        averaged=[name for name in averaged if name],
+        averaged=averaged,
+        averaged_from=[
+            str(initial) if name == start else f'out/{name}/checkpoint.pt' for name in averaged
+        ],
+        made_elsewhere=made_elsewhere,
         stages=[
             *earlier,
-            *(name for name in averaged if name not in {'', *earlier}),
+            *(name for name in averaged if name != start),
             recipe['name'],
         ],
         megabytes=bundle.path.stat().st_size / 1e6,

@@ -50,6 +50,16 @@ def frame_inputs(
     return np.ascontiguousarray(rgb, np.uint8), depth
 
 
+def gate_inputs(
+    frame: LabelledFrame, index: int, size_hw: tuple[int, int], *, with_depth: bool
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32] | None]:
+    """Return what `frame_inputs` does, but no depth at all for every second frame without own."""
+    rgb, depth = frame_inputs(frame, size_hw, with_depth=with_depth)
+    if depth is not None and not frame.has_depth and index % 2:
+        depth = np.zeros_like(depth)
+    return rgb, depth
+
+
 def made_up_depth(size_hw: tuple[int, int]) -> npt.NDArray[np.float32]:
     """Return a ground plane below a horizon, float32 (H, W) metres, with all kinds of holes.
 
@@ -100,7 +110,7 @@ def parity(
         shown = f'{size_hw[0]}x{size_hw[1]}'
         size = sizes[shown] = _Size(ontology)
         for index, frame in enumerate(tqdm(frames, desc=f'parity {shown}', unit='frame')):
-            rgb, depth = frame_inputs(frame, size_hw, with_depth=takes_depth)
+            rgb, depth = gate_inputs(frame, index, size_hw, with_depth=takes_depth)
             mask, confidence = expected(rgb, depth)
             out = engine.infer(rgb, depth, outputs=('mask', 'confidence'))
             equal = mask == out['mask']
@@ -144,7 +154,9 @@ def parity(
     }
     if takes_depth:
         own = sum(frame.has_depth for frame in frames)
-        figures['depth'] = f'of {own} frames their own, of {len(frames) - own} made up'
+        none = sum(not frame.has_depth for frame in frames[1::2])
+        made_up = len(frames) - own - none
+        figures['depth'] = f'of {own} frames their own, of {made_up} made up, of {none} none'
     return figures
 
 
@@ -201,9 +213,10 @@ def write_worst_frame(
     """
     metadata = engine.bundle.metadata
     height, _, width = figures['worst_frame']['size'].partition('x')
-    frame = frames[figures['worst_frame']['index']]
+    index = figures['worst_frame']['index']
     takes_depth = metadata.modality == 'rgbd'
-    rgb, depth = frame_inputs(frame, (int(height), int(width)), with_depth=takes_depth)
+    size_hw = (int(height), int(width))
+    rgb, depth = gate_inputs(frames[index], index, size_hw, with_depth=takes_depth)
     mask, _ = expected(rgb, depth)
     found = engine.infer(rgb, depth, outputs=('mask',))['mask']
     ontology = metadata.ontology

@@ -42,16 +42,19 @@ class DepthSection(_Section):
     depth is 0, and with ``validity_channel`` a second channel tells it from a far one. Normalised
     RGB deviates by about 1, inverse depth by 0.12 (NYUv2, 0.5..10 m): at gain 1, short training
     hardly moves filters for it. The target of the auxiliary head is depth / max, clipped to 0..1.
-    ``dropout`` is the share of training frames that are shown without any depth.
+    ``dropout`` is the share of training frames that are shown without any depth,
+    ``partial_dropout`` that of the others which lose a part of it, from little to nearly all, in
+    patches and from afar (`training.depth_holes`).
     """
 
     range_m: tuple[Positive, Positive]  # min, max
     gain: Positive
     as_input: bool
     validity_channel: bool
-    stem_init: Literal['zero', 'rgb_mean']
+    stem_init: Literal['zero', 'rgb_mean', 'rgb_contrast']
     auxiliary_head: bool
     dropout: Fraction
+    partial_dropout: Fraction
 
     @model_validator(mode='after')
     def _is_used(self) -> 'DepthSection':

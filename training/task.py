@@ -15,9 +15,10 @@ from desertmind_seg.metrics import ConfusionMatrix
 from desertmind_seg.ontology import Ontology
 from desertmind_seg.share import whole_file
 from training.augment import class_mix
+from training.depth_holes import drop_depth, thin_some_depth
 from training.distillation import Teachers, distillation_loss
 from training.losses import SegmentationLoss, masked_l1_depth
-from training.model import SegmentationNetwork, VehicleGraph, drop_depth
+from training.model import SegmentationNetwork, VehicleGraph
 from training.recipe import Recipe
 from training.schedule import averaged_network, lr_schedule, optimizer_for
 
@@ -146,7 +147,13 @@ class SegmentationTask(L.LightningModule):
         depth = self.recipe.model.depth
         if depth is None or not depth.as_input:
             return None
-        return drop_depth(batch['depth'], depth.dropout) if depth.dropout > 0 else batch['depth']
+        shown = batch['depth']
+        # At 0 nothing is drawn: a step's randomness stays as it was before the key.
+        if depth.dropout > 0:
+            shown = drop_depth(shown, depth.dropout)
+        if depth.partial_dropout > 0:
+            shown = thin_some_depth(shown, depth.partial_dropout)
+        return shown
 
     def _refuse(self, batch: _Batch, batch_idx: int, loss: float) -> None:
         path = self.out / f'bad_batch_rank{self.global_rank}.pt'

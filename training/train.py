@@ -241,6 +241,7 @@ def train(
         for section in recipe.data.val
         for frame in list_frames(section, recipe.data, ontology)
     ]
+    _check_depth(recipe, frames)
     pixels = _counted_pixels(recipe, frames, ontology)
     loader, val_loader = _loaders(recipe, ontology, frames, val_frames, pixels, trainer, state)
     steps = len(loader) // recipe.optim.accumulate_batches * recipe.optim.epochs
@@ -457,6 +458,22 @@ def _counts(recipe: Recipe, ontology: Ontology) -> dict[str, int]:
     return counts
 
 
+def _check_depth(recipe: Recipe, frames: Sequence[LabelledFrame]) -> None:
+    """Refuse to learn depth from nothing, and say how many frames are without."""
+    without = [frame.name for frame in frames if not frame.has_depth]
+    if recipe.model.depth is None or not without:
+        return
+    if len(without) == len(frames):
+        raise DatasetError(
+            f'{recipe.name}: none of the {len(frames)} training frames has depth, but the recipe '
+            'has model.depth; add a data set with depth or set model.depth to null'
+        )
+    print(
+        f'{len(without)} of {len(frames)} training frames have no depth, such as {without[0]}: '
+        'they train as frames whose depth is missing'
+    )
+
+
 def _counted_pixels(
     recipe: Recipe, frames: Sequence[LabelledFrame], ontology: Ontology
 ) -> npt.NDArray[np.int64]:
@@ -544,7 +561,7 @@ def _initialise(task: SegmentationTask) -> None:
             f'{wanted.sha256[:12]}); start from a checkpoint of this one'
         )
     try:
-        task.network.load_state_dict(initial.state_dict)
+        task.network.load_state_dict(task.network.stage_state(initial.state_dict))
     except RuntimeError as err:
         raise CheckpointError(
             f'{source}: another network than {task.recipe.name} describes '

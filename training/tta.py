@@ -8,7 +8,8 @@ import torch
 
 from training.model import SegmentationNetwork, VehicleGraph
 
-# RGB uint8 (H, W, 3) and depth float32 (H, W) metres or None -> probabilities float32 (C, H, W).
+# RGB uint8 (H, W, 3) and depth float32 (H, W) metres, or None where all of it is missing
+# -> probabilities float32 (C, H, W).
 Probabilities = Callable[
     [npt.NDArray[np.uint8], npt.NDArray[np.float32] | None], npt.NDArray[np.float32]
 ]
@@ -57,7 +58,10 @@ def tta_probabilities(
         rgb: npt.NDArray[np.uint8], depth: npt.NDArray[np.float32] | None
     ) -> npt.NDArray[np.float32]:
         image = torch.from_numpy(rgb)[None].to(device)  # (1, H, W, 3)
-        metres = torch.from_numpy(depth)[None].to(device) if takes_depth else None  # (1, H, W)
+        metres = None
+        if takes_depth:
+            given = np.zeros(rgb.shape[:2], np.float32) if depth is None else depth
+            metres = torch.from_numpy(given)[None].to(device)  # (1, H, W)
         total: torch.Tensor | None = None
         with torch.inference_mode():
             for size_hw in sizes:

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_rgbd import tiny_rgbd_checkpoint, tiny_rgbd_recipe, write_tiny_nyuv2
+from tiny_rgbd import (
+    tiny_rgbd_checkpoint,
+    tiny_rgbd_recipe,
+    widened_checkpoint,
+    write_tiny_depth,
+    write_tiny_nyuv2,
+)
 import torch
 
 from training import evaluate
@@ -85,6 +91,18 @@ def test_a_soup_is_the_mean_of_all(trained: tuple[Checkpoint, Path]) -> None:
     assert mean.scores['averaged_with'] == 'plus_3, plus_6'
     for name, value in first.state_dict.items():
         assert torch.allclose(mean.state_dict[name].double(), value.double() + 3, atol=1e-5), name
+
+
+def test_an_rgb_stage_has_no_say_in_the_filters_for_depth(
+    trained: tuple[Checkpoint, Path],
+) -> None:
+    first = widened_checkpoint(trained[0])
+    mean = average(first, trained[0]).state_dict['network.encoder.model.conv_stem.weight']
+    assert torch.equal(mean[:, 3:], torch.ones_like(mean[:, 3:]))
+    rgb = trained[0].state_dict['network.encoder.model.conv_stem.weight']
+    torch.testing.assert_close(mean[:, :3], rgb)
+    with pytest.raises(CheckpointError, match='different networks'):
+        average(trained[0], first)
 
 
 def test_the_recipe_switches_the_class_bias_off(trained: tuple[Checkpoint, Path]) -> None:
@@ -168,3 +186,27 @@ def test_a_wrong_network_size_is_refused(
     assert main([source, '--network-size', '100x192', '--out', out]) == 1
     assert 'multiples of output_stride' in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_curve_of_depth_is_kept_for_the_card(
+    trained: tuple[Checkpoint, Path],
+    tiny_ycor: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source, out = tmp_path / 'with_depth.pt', tmp_path / 'scored.pt'
+    save_checkpoint(widened_checkpoint(trained[0]), source)
+    root = write_tiny_depth(tmp_path / 'folder')
+    curve = ['--depth-curve', 'folder', str(root)]
+    assert main([str(source), *curve, '--out', str(out)]) == 0
+    kept = load_checkpoint(out).scores['depth_curve']
+    assert (kept['dataset'], kept['frames']) == ('folder', 2)
+    assert [point['kept_share'] for point in kept['points']] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert '100% of the depth' in capsys.readouterr().out
+    assert main([str(trained[1] / 'checkpoint.pt'), *curve, '--out', str(out)]) == 1
+    assert 'takes no depth; leave --depth-curve out' in capsys.readouterr().err
+    assert main([str(source), '--depth-curve', 'moon', str(root), '--out', str(out)]) == 1
+    assert '--depth-curve moon' in capsys.readouterr().err
+    own = ['--depth-curve', 'ycor', str(tiny_ycor)]
+    assert main([str(source), *own, '--out', str(out)]) == 1
+    assert 'was trained on 4 of these 6 frames, such as' in capsys.readouterr().err

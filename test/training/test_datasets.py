@@ -283,8 +283,12 @@ def test_samples_have_the_shapes_that_training_takes(tmp_path: Path, tiny_ycor: 
     assert all(type(value) is torch.Tensor for value in sample.values())
     assert 'depth' not in SegmentationDataset(frames, YCOR8, v2.Identity())[0]
     without = list_frames(_section(tiny_ycor, 'all'), _data(), YCOR8)
-    with pytest.raises(DatasetError, match='6 of 7 frames have no depth, such as'):
-        SegmentationDataset(frames + without, YCOR8, v2.Identity(), with_depth=True)
+    mixed = SegmentationDataset(frames + without, YCOR8, v2.Identity(), with_depth=True)
+    assert torch.equal(mixed[0]['depth'], sample['depth'])
+    missing = mixed[1]
+    assert missing['depth'].shape == (1, *missing['labels'].shape)
+    assert missing['depth'].dtype == torch.float32
+    assert not missing['depth'].any()
 
 
 def test_depth_of_another_size_is_refused(tmp_path: Path) -> None:

@@ -156,6 +156,7 @@ def test_a_teacher_with_depth_wants_depth(tiny_recipe: Recipe, tmp_path: Path) -
         'stem_init': 'zero',
         'auxiliary_head': False,
         'dropout': 0.0,
+        'partial_dropout': 0.0,
     }
     recipe = parse_recipe(tree, 'rgbd')
     save_checkpoint(_checkpoint(recipe, 0), tmp_path / 'checkpoint.pt')

@@ -9,12 +9,14 @@ import shutil
 import numpy as np
 from PIL import Image
 import pytest
+from tiny_bundle import write_tiny_bundle
+from tiny_rgbd import widened_checkpoint, write_tiny_depth
 from tiny_ycor import write_tiny_ycor
 
 from desertmind_seg.bundle import read_bundle
 from desertmind_seg.ontology import load_ontology
 from desertmind_seg.share import DEFAULT_BUNDLE
-from training.checkpoint import Checkpoint
+from training.checkpoint import Checkpoint, save_checkpoint
 from training.datasets import DatasetError, LabelledFrame
 from training.evaluate import (
     Predict,
@@ -22,6 +24,7 @@ from training.evaluate import (
     evaluate,
     main,
     predict_with_probabilities,
+    score_depth_shares,
     score_frames,
     split_rule,
 )
@@ -244,13 +247,98 @@ def test_the_command_names_what_is_missing(
     assert not (tmp_path / 'out').exists()
 
 
+def test_scores_follow_the_depth_that_is_left(tmp_path: Path) -> None:
+    root = write_tiny_depth(tmp_path / 'folder', frames=40)
+    section = _section(root, 'all').model_copy(update={'dataset': 'folder'})
+    frames, _ = choose_frames(section, YCOR8, BLOCKS_OF_2, 'auto')
+
+    def trail_where_depth_is(
+        rgb: np.ndarray, depth: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        assert depth is not None
+        assert depth.shape == rgb.shape[:2]
+        mask = np.where(depth > 0, 0, 7).astype(np.uint8)
+        return mask, np.full_like(mask, 255)
+
+    points = score_depth_shares(frames, YCOR8, trail_where_depth_is, [1.0, 0.5])
+    assert [point['kept_share'] for point in points] == [0.0, 0.5, 1.0]
+    assert points[2]['miou_all'] == 2 / 8
+    assert points[2]['pixel_accuracy'] == 1.0
+    sky = np.mean([20 + number for number in range(40)]) / 64
+    assert points[0]['pixel_accuracy'] == pytest.approx(sky)
+    assert points[1]['pixel_accuracy'] == pytest.approx((1 + sky) / 2, abs=1e-3)
+    low, high = points[2]['against_none_interval_95']
+    assert 0.0 < low <= points[2]['against_none'] <= high
+    assert points[2]['against_none'] == points[2]['miou_all'] - points[0]['miou_all']
+
+
+def test_the_curve_of_depth_of_checkpoint_and_bundle(
+    trained: tuple[Checkpoint, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_tiny_depth(tmp_path / 'folder', frames=3)
+    data = ['--dataset', 'folder', '--root', str(root), '--split', 'all']
+    shares = ['--depth-shares', '0.5,1']
+    source, out = tmp_path / 'with_depth.pt', tmp_path / 'out'
+    save_checkpoint(widened_checkpoint(trained[0]), source)
+    arguments = ['--checkpoint', str(source), *data, *shares, '--out', str(out)]
+    assert main(arguments) == 0
+    metrics = read_metrics(out)
+    assert metrics.depth_curve is not None
+    none, half, whole = metrics.depth_curve.points  # none is always among them
+    assert [none.kept_share, none.valid_share, none.against_none] == [0.0, 0.0, 0.0]
+    measured = 1.0 - np.mean([20, 21, 22]) / 64
+    assert (half.valid_share, whole.valid_share) == pytest.approx((measured / 2, measured))
+    # All of the depth is what the frames are scored with; the holes are the same each time.
+    assert whole.miou_all == metrics.miou_all
+    assert main(arguments) == 0
+    assert read_metrics(out).depth_curve == metrics.depth_curve
+    page = (out / 'report.html').read_text()
+    assert page.count('<svg') >= 3
+    assert f'{half.miou_all:.4f}' in page
+    assert '50% of the depth' in capsys.readouterr().out
+
+    bundle = write_tiny_bundle(tmp_path / 'rgbd.onnx', modality='rgbd').path
+    assert main(['--bundle', str(bundle), *data, *shares, '--out', str(out)]) == 0
+    points = read_metrics(out).depth_curve
+    assert points is not None
+    # Its depth is added to all classes alike.
+    assert len({point.miou_all for point in points.points}) == 1
+    assert len({point.valid_share for point in points.points}) == 3
+
+
+def test_frames_without_depth_are_scored_with_all_of_it_missing(
+    trained: tuple[Checkpoint, Path],
+    tiny_ycor: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = tmp_path / 'with_depth.pt'
+    save_checkpoint(widened_checkpoint(trained[0]), source)
+    data = ['--dataset', 'ycor', '--root', str(tiny_ycor), '--out', str(tmp_path / 'out')]
+    assert main(['--checkpoint', str(source), *data]) == 0
+    assert '2 of them have no depth' in capsys.readouterr().out
+    # Its filters for depth are not zero, but there is nothing that they could see.
+    theirs = read_metrics(trained[1])
+    assert read_metrics(tmp_path / 'out').miou_all == pytest.approx(theirs.miou_all, abs=1e-3)
+    assert main(['--checkpoint', str(source), *data, '--tta']) == 0
+    shares = ['--depth-shares', '0,1']
+    assert main(['--checkpoint', str(source), *data, *shares]) == 1
+    assert 'none of the 2 frames has depth' in capsys.readouterr().err
+    assert main(['--checkpoint', str(trained[1] / 'checkpoint.pt'), *data, *shares]) == 1
+    assert 'takes no depth, so --depth-shares' in capsys.readouterr().err
+    for wrong in ('0,2', 'half', ''):
+        with pytest.raises(SystemExit, match='2'):
+            main(['--checkpoint', str(source), *data, '--depth-shares', wrong])
+        assert 'is no list of shares' in capsys.readouterr().err
+
+
 @pytest.mark.data
 def test_real_frames_score_as_well_as_the_card_says(shared_data_dir: Path, tmp_path: Path) -> None:
     (tmp_path / 'val').mkdir()
     held_out = sorted((shared_data_dir / 'ycor' / 'train').glob('iid*'))[80:96:4]
     for folder in held_out:
         (tmp_path / 'val' / folder.name).symlink_to(folder)
-    metrics = evaluate(
+    metrics, _ = evaluate(
         Namespace(
             bundle=ROOT / DEFAULT_BUNDLE,
             checkpoint=None,
@@ -260,6 +348,7 @@ def test_real_frames_score_as_well_as_the_card_says(shared_data_dir: Path, tmp_p
             root=tmp_path,
             split='val',
             split_by='auto',
+            depth_shares=None,
         )
     )
     assert metrics['frames'] == 4

@@ -1,5 +1,6 @@
 """A checkpoint becomes a bundle that computes what torch computes, or nothing is written."""
 
+from dataclasses import replace
 import json
 from pathlib import Path
 import shutil
@@ -11,7 +12,13 @@ import numpy.typing as npt
 import onnx
 import pytest
 from tiny_model import EXPORTED, run, torch_outputs, traced
-from tiny_rgbd import tiny_rgbd_checkpoint, tiny_rgbd_recipe, write_tiny_nyuv2
+from tiny_rgbd import (
+    tiny_rgbd_checkpoint,
+    tiny_rgbd_recipe,
+    widened_checkpoint,
+    write_tiny_depth,
+    write_tiny_nyuv2,
+)
 import torch
 
 from desertmind_seg.bundle import MAX_SIZE_HW, MIN_SIZE_HW, read_bundle
@@ -268,7 +275,7 @@ def test_an_rgbd_bundle_takes_depth_and_has_no_depth_head(
     metadata = bundle.metadata
     assert metadata.modality == 'rgbd'
     assert metadata.depth_range_m == (0.5, 10.0)
-    assert metadata.parity['depth'] == 'of 3 frames their own, of 0 made up'
+    assert metadata.parity['depth'] == 'of 3 frames their own, of 0 made up, of 0 none'
     assert metadata.parity['pixel_agreement'] >= MIN_PIXEL_AGREEMENT['fp32']
     assert any(name.startswith('depth_head') for name in checkpoint.state_dict)
     model = onnx.load(out)
@@ -300,7 +307,28 @@ def test_frames_without_depth_get_a_made_up_one(
     out = tmp_path / 'rgbd.onnx'
     arguments = ['--dataset', 'folder', '--root', str(tmp_path / 'set'), '--out', str(out)]
     assert export.main([str(rgbd[1]), *arguments]) == 0
-    assert read_bundle(out).metadata.parity['depth'] == 'of 0 frames their own, of 3 made up'
+    assert read_bundle(out).metadata.parity['depth'] == (
+        'of 0 frames their own, of 2 made up, of 1 none'
+    )
+
+
+def test_the_gate_of_rgbd_finds_depth_among_the_training_frames(
+    trained: tuple[Checkpoint, Path], tmp_path: Path
+) -> None:
+    root = write_tiny_depth(tmp_path / 'folder', frames=3)
+    checkpoint = widened_checkpoint(trained[0])
+    section = {'dataset': 'folder', 'root': str(root), 'split': 'all', 'repeat': 1}
+    data = checkpoint.recipe['data']
+    recipe = {**checkpoint.recipe, 'data': {**data, 'train': [*data['train'], section]}}
+    frames = export.gate_frames(replace(checkpoint, recipe=recipe), None, None, 'fp32')
+    assert [(frame.dataset, frame.has_depth) for frame in frames] == [
+        *[('ycor', False)] * 2,
+        *[('folder', True)] * 2,
+    ]
+    # An RGB network has no use for them.
+    rgb = {**recipe, 'model': {**recipe['model'], 'depth': None}}
+    alone = export.gate_frames(replace(checkpoint, recipe=rgb), None, None, 'fp32')
+    assert [frame.dataset for frame in alone] == ['ycor', 'ycor']
 
 
 def test_a_dataset_needs_its_root(

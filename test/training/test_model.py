@@ -12,7 +12,6 @@ from training.model import (
     ModelError,
     SegmentationNetwork,
     VehicleGraph,
-    drop_depth,
     encode_depth,
 )
 from training.recipe import DepthSection, ModelSection
@@ -74,14 +73,51 @@ def _features(network: SegmentationNetwork, x: torch.Tensor) -> list[torch.Tenso
     return list(features.values()) if isinstance(features, dict) else features[1:]
 
 
-@pytest.mark.parametrize('init', ['zero', 'rgb_mean'])
+@pytest.mark.parametrize('init', ['zero', 'rgb_mean', 'rgb_contrast'])
 def test_depth_filters_start_as_the_recipe_says(init: str) -> None:
     network = _network(depth={**DEPTH, 'stem_init': init, 'validity_channel': True})
     weight = _stem(network, 5).weight
-    expected = weight[:, :3].mean(dim=1) if init == 'rgb_mean' else torch.zeros_like(weight[:, 0])
+    mean, zero = weight[:, :3].mean(dim=1), torch.zeros_like(weight[:, 0])
+    contrast = mean - mean.mean(dim=(1, 2), keepdim=True)
+    expected = {'zero': zero, 'rgb_mean': mean, 'rgb_contrast': contrast}[init]
     assert torch.equal(weight[:, 3], expected)
-    assert weight[:, 4].abs().max() == 0.0
+    assert torch.equal(weight[:, 4], contrast if init == 'rgb_contrast' else zero)
+    assert contrast.sum(dim=(1, 2)).abs().max() < 1e-5
+    assert contrast.abs().max() > 0.01
     assert weight[:, :3].abs().max() > 0.0
+
+
+def test_an_rgb_stage_gets_filters_for_depth() -> None:
+    rgb = settled(_network())
+    depth = {**DEPTH, 'validity_channel': True}
+    rgbd = _network(depth=depth, seed=1)
+    rgbd.load_state_dict(rgbd.stage_state(rgb.state_dict()))
+    generator = torch.Generator().manual_seed(2)
+    image = torch.rand(1, 3, 64, 96, generator=generator) * 255
+    metres = torch.rand(1, 1, 64, 96, generator=generator) * 12
+    with torch.inference_mode():
+        expected = rgb(image)
+        for shown in (torch.zeros_like(metres), metres):
+            # Five channels are added up in another order than three; it is 6e-5 here.
+            torch.testing.assert_close(rgbd(image, shown), expected, atol=5e-4, rtol=0.0)
+        # Other filters see depth, but nothing where all of it is missing.
+        steep = _network(depth={**depth, 'stem_init': 'rgb_contrast'}, seed=1)
+        steep.load_state_dict(steep.stage_state(rgb.state_dict()))
+        torch.testing.assert_close(steep(image, 0 * metres), expected, atol=5e-4, rtol=0.0)
+        assert (steep(image, metres) - expected).abs().max() > 0.01
+    assert expected.std() > 0.05
+    # A stage that has them is taken as it is, and an RGB network takes an RGB stage so.
+    own = rgbd.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in rgbd.stage_state(own).items())
+    assert rgb.stage_state(rgb.state_dict()).keys() == rgb.state_dict().keys()
+
+
+def test_new_filters_for_depth_are_not_frozen() -> None:
+    depth = {**DEPTH, 'validity_channel': True}
+    network = _network(depth=depth, frozen_encoder=1, initial_checkpoint='earlier.pt')
+    with pytest.raises(ModelError, match='frozen_encoder 1 would keep new filters for depth'):
+        network.stage_state(_network().state_dict())
+    network.stage_state(_network(depth=depth).state_dict())
 
 
 def test_depth_filters_learn_from_zero() -> None:
@@ -235,17 +271,6 @@ def test_inverse_depth_by_hand() -> None:
     assert torch.equal(louder[:, 1], encoded[:, 1])
     alone = encode_depth(depth, section.model_copy(update={'validity_channel': False}))
     assert torch.equal(alone, encoded[:, :1])
-
-
-def test_dropout_takes_whole_frames_of_depth() -> None:
-    depth = torch.rand(400, 1, 2, 3) + 0.5
-    dropped = drop_depth(depth, 0.25, torch.Generator().manual_seed(0))
-    gone = (dropped == 0).flatten(1).all(dim=1)
-    assert 0.18 < gone.float().mean() < 0.32
-    assert torch.equal(dropped[~gone], depth[~gone])
-    again = drop_depth(depth, 0.25, torch.Generator().manual_seed(0))
-    assert torch.equal(again, dropped)
-    assert torch.equal(drop_depth(depth, 0.0), depth)
 
 
 _STAGES = [

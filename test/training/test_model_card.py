@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from desertmind_seg.bundle import read_bundle
+from desertmind_seg.bundle import Bundle, read_bundle
+from desertmind_seg.share import DEFAULT_BUNDLE
 from training.checkpoint import Checkpoint
 from training.export import main as export
 from training.model_card import main, model_card
@@ -62,6 +63,52 @@ def test_the_card_quotes_scores_and_history(
     assert 'no interval' in card
     assert 'depth in metres too, registered to the image: 0.5 to 10.0 m' in card
     assert 'Depth: of 2 frames their own' in card
+    assert 'The scores by share of valid depth were not measured.' in card
+    assert 'Depth' not in model_card(bundle)
+
+
+def _card_with_curve(bundle: Bundle, **changes: object) -> str:
+    points = [
+        {
+            'kept_share': share,
+            'valid_share': share / 2,
+            'miou_all': 0.5 + share / 10,
+            'miou_all_interval_95': [0.4, 0.7],
+            'pixel_accuracy': 0.9,
+            'false_safe_rate': 0.05,
+            'against_none': share / 10,
+            'against_none_interval_95': [share / 20, share / 5],
+        }
+        for share in (0.0, 1.0)
+    ]
+    curve = {
+        'dataset': 'synthetic',
+        'root': 'out/unseen',
+        'frames': 12,
+        'blocks': 3,
+        'data_hash': '',
+        'points': points,
+        **changes,
+    }
+    metadata = bundle.metadata.model_copy(
+        update={
+            'modality': 'rgbd',
+            'depth_range_m': (0.5, 40.0),
+            'scores': {**bundle.metadata.scores, 'depth_curve': curve},
+        }
+    )
+    return model_card(replace(bundle, metadata=metadata))
+
+
+def test_the_card_shows_the_curve_of_depth() -> None:
+    bundle = read_bundle(ROOT / DEFAULT_BUNDLE)
+    card = _card_with_curve(bundle)
+    assert '12 synthetic frames that the network was not trained on, 3 drives or blocks' in card
+    assert '| 0 % | 0.0 % | 0.5000 | +0.0000 | 0.0500 |' in card
+    assert '| 100 % | 50.0 % | 0.6000 | +0.1000 [+0.0500, +0.2000] | 0.0500 |' in card
+    assert 'No real off-road depth with labels was at hand' in card
+    assert '--depth-curve synthetic out/unseen --out out/ycor8_rgb/averaged.pt' in card
+    assert 'No real off-road depth' not in _card_with_curve(bundle, dataset='nyuv2')
 
 
 def test_the_command_names_a_missing_bundle(

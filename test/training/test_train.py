@@ -15,6 +15,8 @@ import sys
 from typing import Any
 
 import pytest
+from tiny_model import DEPTH
+from tiny_rgbd import write_tiny_depth
 import torch
 import yaml
 
@@ -125,6 +127,42 @@ def test_a_stage_starts_from_the_stage_before(
         if n.startswith((f'{stem}conv_stem', f'{stem}bn1', f'{stem}blocks.0', f'{stem}blocks.1'))
     ]
     assert any(name.startswith(f'{stem}blocks.2') for name in moved)
+
+
+def _depth_stage(recipe: Recipe, initial: str, folder: Path | None) -> Recipe:
+    """The recipe with depth, from an RGB stage; some frames with depth where there is a folder."""
+    extra = [] if folder is None else [{'dataset': 'folder', 'root': str(folder)}]
+    train_on = [
+        *recipe.model_dump(mode='json')['data']['train'],
+        *({**section, 'split': 'all', 'repeat': 1} for section in extra),
+    ]
+    depth = {**DEPTH, 'validity_channel': True, 'dropout': 0.3, 'partial_dropout': 0.5}
+    return _changed(
+        recipe,
+        model={'depth': depth, 'initial_checkpoint': initial},
+        data={'train': train_on},
+        optim={'epochs': 1},
+    )
+
+
+def test_depth_is_learned_from_the_frames_that_have_it(
+    trained: tuple[Checkpoint, Path],
+    tiny_recipe: Recipe,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    initial = str(trained[1] / 'checkpoint.pt')
+    folder = write_tiny_depth(tmp_path / 'folder', frames=4)
+    recipe = _depth_stage(tiny_recipe, initial, folder)
+    stage = train(recipe, tmp_path / 'run')
+    assert '4 of 8 training frames have no depth' in capsys.readouterr().out
+    stem = stage.state_dict['network.encoder.model.conv_stem.weight']
+    assert stem.shape[1] == 5
+    assert stem[:, 3:].abs().max() > 0.0
+    # It validates on frames without depth, whose mask is what none at all gives.
+    assert stage.scores['frames'] == 2
+    with pytest.raises(DatasetError, match='none of the 4 training frames has depth, but'):
+        train(_depth_stage(tiny_recipe, initial, None), tmp_path / 'blind')
 
 
 @contextmanager

@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     # Networks.
     'encoder_weights': {'recipe'},
     'model': {'recipe', 'encoder_weights'},
+    'depth_holes': set(),
     'losses': {'recipe'},
     'schedule': {'recipe', 'model'},
     'checkpoint': {'recipe', 'model'},
@@ -34,7 +35,11 @@ ALLOWED: dict[str, set[str]] = {
     'scores': set(),
     'metrics_file': set(),
     'tta': {'model'},
-    'evaluate': {'recipe', 'datasets', 'model', 'checkpoint', 'scores', 'metrics_file', 'tta'},
+    'evaluation_report': {'metrics_file'},
+    'evaluate': {
+        *('recipe', 'datasets', 'model', 'checkpoint', 'scores', 'metrics_file', 'tta'),
+        *('depth_holes', 'evaluation_report'),
+    },
     'run_report': {'recipe', 'datasets', 'evaluate', 'metrics_file'},
     'compare': {'metrics_file'},
     'calibrate': {'recipe', 'datasets', 'model', 'checkpoint', 'evaluate'},
@@ -43,7 +48,9 @@ ALLOWED: dict[str, set[str]] = {
     'ensemble': {'recipe', 'checkpoint', 'metrics_file', 'out_of_fold'},
     'distillation': {'model', 'checkpoint', 'ensemble'},
     # Training, and what follows it.
-    'task': {'recipe', 'augment', 'model', 'losses', 'schedule', 'distillation'},
+    'task': {
+        *('recipe', 'augment', 'depth_holes', 'model', 'losses', 'schedule', 'distillation'),
+    },
     'train': {
         *('recipe', 'augment', 'datasets', 'sampling', 'model', 'losses', 'task'),
         *('checkpoint', 'calibrate', 'evaluate', 'metrics_file', 'run_report', 'distillation'),

@@ -22,6 +22,7 @@ DEPTH = {
     'stem_init': 'rgb_mean',
     'auxiliary_head': False,
     'dropout': 0.0,
+    'partial_dropout': 0.0,
 }
 
 

@@ -25,6 +25,7 @@ DEPTH: dict[str, object] = {
     'stem_init': 'zero',
     'auxiliary_head': False,
     'dropout': 0.0,
+    'partial_dropout': 0.0,
 }
 
 # One of every family: architecture, encoder, output stride, decoder channels, logits stride.

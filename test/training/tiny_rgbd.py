@@ -1,16 +1,17 @@
 """A multi-task RGB-D checkpoint with random weights, and frames in NYUv2's folder layout."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
-from tiny_model import settled
+from tiny_model import DEPTH, settled
 import torch
 
 from desertmind_seg.ontology import load_ontology
 from training.checkpoint import Checkpoint
 from training.model import SegmentationNetwork
-from training.recipe import Recipe, load_recipe
+from training.recipe import Recipe, load_recipe, parse_recipe
 
 
 def write_tiny_nyuv2(root: Path, frames: int = 3) -> Path:
@@ -31,6 +32,24 @@ def write_tiny_nyuv2(root: Path, frames: int = 3) -> Path:
         cv2.imwrite(str(root / f'images/{number:04d}.jpg'), rgb)
         cv2.imwrite(str(root / f'depths/{number:04d}.png'), depth)
         cv2.imwrite(str(root / f'labels40/{number:04d}.png'), labels)
+    return root
+
+
+def write_tiny_depth(root: Path, frames: int = 2) -> Path:
+    """Write a folder of ycor-8 frames with depth: sky without, above a trail that comes nearer."""
+    height, width = 64, 96
+    for name in ('images', 'masks', 'depth'):
+        (root / name).mkdir(parents=True)
+    for number in range(frames):
+        labels = np.full((height, width), 1, np.uint8)  # YCOR's codes: 1 smooth trail, 8 sky
+        labels[: 20 + number % 40] = 8
+        depth = np.linspace(30_000, 2_000, height).astype(np.uint16)[:, None].repeat(width, axis=1)
+        depth[labels == 8] = 0
+        rng = np.random.default_rng(number)
+        rgb = 30 * labels[..., None] + rng.integers(0, 15, (height, width, 3), np.uint8)
+        assert cv2.imwrite(str(root / f'images/{number}.png'), rgb)
+        assert cv2.imwrite(str(root / f'masks/{number}.png'), labels)
+        assert cv2.imwrite(str(root / f'depth/{number}.png'), depth)
     return root
 
 
@@ -72,3 +91,15 @@ def tiny_rgbd_checkpoint(recipe: Recipe) -> Checkpoint:
         environment={'machine': {'cpu': 'a CPU', 'cpus': 2, 'gpu': None}},
         scores={'training_sec': 120.0},
     )
+
+
+def widened_checkpoint(first: Checkpoint) -> Checkpoint:
+    """Return the RGB-D network that starts from an RGB one, its filters for depth at 1."""
+    model = {**first.recipe['model'], 'depth': {**DEPTH, 'validity_channel': True}}
+    recipe = {**first.recipe, 'name': 'with_depth', 'model': model}
+    network = SegmentationNetwork(
+        parse_recipe(recipe, 'widened').model, first.parsed_ontology().num_classes
+    )
+    state = network.stage_state(first.state_dict)
+    state['network.encoder.model.conv_stem.weight'][:, 3:] = 1.0
+    return replace(first, recipe=recipe, state_dict=state)
