@@ -71,6 +71,17 @@ class SegmentationNetwork(nn.Module):
         self.register_buffer('std', torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
         for module in self.frozen_modules():
             module.requires_grad_(False)
+        if section.frozen_encoder == 'all_but_depth':
+            for name, parameter in self._stem().named_parameters():
+                if name == 'weight':
+                    parameter.register_hook(_gradient_of_depth)
+                else:
+                    parameter.requires_grad_(False)
+
+    def _stem(self) -> nn.Module:
+        stem = self.network.encoder.get_submodule(self._stem_name)
+        assert isinstance(stem, nn.Module)
+        return stem
 
     def forward(self, image: torch.Tensor, depth: torch.Tensor | None = None) -> torch.Tensor:
         """Compute the logits.
@@ -160,7 +171,7 @@ class SegmentationNetwork(nn.Module):
         stem = f'network.encoder.{self._stem_name}.weight'
         if self.depth_input is None or stem not in state or state[stem].shape[1] != 3:
             return state
-        if self.section.frozen_encoder != 'none' and not own_filters:
+        if self.section.frozen_encoder not in {'none', 'all_but_depth'} and not own_filters:
             raise ModelError(
                 f'frozen_encoder {self.section.frozen_encoder} would keep new filters for depth '
                 'at their start: the initial_checkpoint is an RGB network; set it to none'
@@ -182,13 +193,16 @@ class SegmentationNetwork(nn.Module):
         return list(self.network.encoder.parameters())
 
     def frozen_modules(self) -> list[nn.Module]:
-        """Return the parts of the encoder that the recipe keeps as they start."""
+        """Return the parts that the recipe keeps as they start."""
         frozen = self.section.frozen_encoder
         if frozen == 'none':
             return []
         encoder = self.network.encoder
         if frozen == 'all':
             return [encoder]
+        if frozen == 'all_but_depth':
+            leaves = [module for module in self.modules() if not any(module.children())]
+            return [module for module in leaves if module is not self._stem()]
         stem, stages = _stages(encoder)
         if frozen > len(stages):
             raise ModelError(
@@ -423,6 +437,13 @@ def _widen_stem(encoder: nn.Module, name: str, depth: DepthSection) -> str:
     stem.weight = nn.Parameter(_widened(stem.weight.detach(), depth))
     stem.in_channels = stem.weight.shape[1]
     return where
+
+
+def _gradient_of_depth(gradient: torch.Tensor) -> torch.Tensor:
+    """Keep the gradient of the filters for depth alone, so that the RGB ones do not move."""
+    kept = gradient.clone()
+    kept[:, :3] = 0.0
+    return kept
 
 
 def _widened(rgb: torch.Tensor, depth: DepthSection) -> torch.Tensor:

@@ -78,6 +78,8 @@ class ModelSection(_Section):
     ``none`` or the checkpoint of an earlier stage, whose weights win. ``normalisation`` is the
     ``encoder``'s published one (timm's configuration; ImageNet's mean and deviation otherwise), or
     ``symmetric``, x / 127.5 - 1, for weight files that were trained so: a file does not say it.
+    ``frozen_encoder: all_but_depth`` trains nothing but the first convolution's filters for depth:
+    decoder and head are kept too, so that a frame without depth is segmented as before.
     """
 
     architecture: Literal['deeplabv3', 'lraspp', 'deeplabv3plus', 'fpn']
@@ -85,7 +87,8 @@ class ModelSection(_Section):
     encoder_weights: str
     normalisation: Literal['encoder', 'symmetric']
     initial_checkpoint: str
-    frozen_encoder: Literal['none', 'all'] | Annotated[int, Field(ge=1)]  # a number: first stages
+    # A number: the first stages.
+    frozen_encoder: Literal['none', 'all', 'all_but_depth'] | Annotated[int, Field(ge=1)]
     drop_path: Annotated[float, Field(ge=0.0, lt=1.0)]  # stochastic depth; timm encoders only
     output_stride: Literal[8, 16, 32]
     decoder_channels: Annotated[int, Field(ge=8)]
@@ -102,6 +105,17 @@ class ModelSection(_Section):
                     f'network_size_hw {self.network_size_hw} must be multiples of output_stride '
                     f'{self.output_stride}; use {side - side % self.output_stride} for {side}'
                 )
+        return self
+
+    @model_validator(mode='after')
+    def _has_filters_for_depth(self) -> 'ModelSection':
+        if self.frozen_encoder == 'all_but_depth' and (
+            self.modality == 'rgb' or self.initial_checkpoint == 'none'
+        ):
+            raise ValueError(
+                'frozen_encoder all_but_depth trains filters for depth alone: depth has to be an '
+                'input, and the rest has to come from an initial_checkpoint'
+            )
         return self
 
     @property
@@ -295,6 +309,15 @@ class Recipe(_Section):
             raise ValueError(
                 f'model.depth.auxiliary_head is {head} but loss.auxiliary_depth is '
                 f'{self.loss.auxiliary_depth}; a head needs a weight above 0, and the reverse'
+            )
+        return self
+
+    @model_validator(mode='after')
+    def _decays_nothing_that_is_kept(self) -> 'Recipe':
+        if self.model.frozen_encoder == 'all_but_depth' and self.optim.weight_decay > 0:
+            raise ValueError(
+                f'optim.weight_decay is {self.optim.weight_decay}, which would shrink the RGB '
+                'filters beside those for depth; with frozen_encoder all_but_depth it has to be 0'
             )
         return self
 
