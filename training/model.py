@@ -55,7 +55,8 @@ class SegmentationNetwork(nn.Module):
         self.network = _build(section, num_classes)
         self._stem_name = ''
         if self.depth_input is not None:
-            if section.frozen_encoder != 'none' and section.initial_checkpoint == 'none':
+            keeps_stem = section.frozen_encoder not in {'none', 'all_but_depth'}
+            if keeps_stem and section.initial_checkpoint == 'none':
                 raise ModelError(
                     f'frozen_encoder {section.frozen_encoder} would keep new filters for depth '
                     'at their start; set it to none, or start from an RGB-D initial_checkpoint'
@@ -74,7 +75,7 @@ class SegmentationNetwork(nn.Module):
         if section.frozen_encoder == 'all_but_depth':
             for name, parameter in self._stem().named_parameters():
                 if name == 'weight':
-                    parameter.register_hook(_gradient_of_depth)
+                    parameter.register_hook(_gradient_of_depth)  # type: ignore[no-untyped-call]
                 else:
                     parameter.requires_grad_(False)
 
@@ -201,8 +202,9 @@ class SegmentationNetwork(nn.Module):
         if frozen == 'all':
             return [encoder]
         if frozen == 'all_but_depth':
-            leaves = [module for module in self.modules() if not any(module.children())]
-            return [module for module in leaves if module is not self._stem()]
+            stem = self._stem()
+            # Not the leaves: timm's BatchNorm has its activation as a child.
+            return [module for module in self.modules() if stem not in module.modules()]
         stem, stages = _stages(encoder)
         if frozen > len(stages):
             raise ModelError(

@@ -109,12 +109,10 @@ class ModelSection(_Section):
 
     @model_validator(mode='after')
     def _has_filters_for_depth(self) -> 'ModelSection':
-        if self.frozen_encoder == 'all_but_depth' and (
-            self.modality == 'rgb' or self.initial_checkpoint == 'none'
-        ):
+        if self.frozen_encoder == 'all_but_depth' and self.modality == 'rgb':
             raise ValueError(
-                'frozen_encoder all_but_depth trains filters for depth alone: depth has to be an '
-                'input, and the rest has to come from an initial_checkpoint'
+                'frozen_encoder all_but_depth trains filters for depth alone, but depth is no '
+                'input; set model.depth, or freeze something else'
             )
         return self
 

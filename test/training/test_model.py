@@ -297,6 +297,39 @@ def test_the_stem_and_first_stages_are_frozen(
     assert network.network.decoder.training
 
 
+@pytest.mark.parametrize(
+    ('architecture', 'encoder'),
+    [('deeplabv3plus', 'tu-tf_efficientnet_lite0'), ('deeplabv3plus', 'tu-convnext_atto')],
+)
+def test_only_filters_for_depth_train_and_no_frame_without_depth_changes(
+    architecture: str, encoder: str
+) -> None:
+    depth = {**DEPTH, 'validity_channel': True}
+    network = _network(architecture, encoder, depth=depth, frozen_encoder='all_but_depth')
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    image = torch.rand(2, 3, 64, 96) * 255
+    metres = torch.full((2, 1, 64, 96), 3.0)
+    without = network(image, torch.zeros_like(metres))
+    with_depth = network(image, metres)
+
+    network.train()
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=0.1, weight_decay=0.0)
+    for _ in range(2):
+        optimizer.zero_grad()
+        network(image, metres).square().mean().backward()
+        optimizer.step()
+    network.eval()
+
+    after = network.state_dict()
+    changed = [name for name, value in before.items() if not torch.equal(value, after[name])]
+    assert len(changed) == 1
+    assert torch.equal(before[changed[0]][:, :3], after[changed[0]][:, :3])
+    assert (before[changed[0]][:, 3:] != after[changed[0]][:, 3:]).any(dim=(0, 2, 3)).all()
+    assert torch.equal(network(image, torch.zeros_like(metres)), without)
+    assert not torch.allclose(network(image, metres), with_depth)
+
+
 def test_a_frozen_encoder_keeps_its_statistics() -> None:
     network = _network(encoder='mobilenet_v2', frozen_encoder='all')
     before = {name: value.clone() for name, value in network.network.encoder.state_dict().items()}

@@ -80,6 +80,18 @@ def test_a_network_size_off_the_stride_is_refused_with_the_nearest(tmp_path: Pat
         load_recipe(_edited(tmp_path, 'model', 'network_size_hw', [390, 640]))
 
 
+@pytest.mark.parametrize(
+    ('override', 'expected'),
+    [
+        ('optim.weight_decay=0.01', 'would shrink the RGB filters beside those for depth'),
+        ('model.depth=null', 'trains filters for depth alone, but depth is no input'),
+    ],
+)
+def test_training_filters_for_depth_alone_leaves_all_else(override: str, expected: str) -> None:
+    with pytest.raises(RecipeError, match=expected):
+        load_recipe('ycor8_rgbd', [override])
+
+
 def test_overrides_take_dotted_keys_and_list_positions() -> None:
     recipe = load_recipe(ONE, ['optim.epochs=3', 'data.train.0.root=/elsewhere'])
     assert recipe.optim.epochs == 3
