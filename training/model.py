@@ -202,9 +202,9 @@ class SegmentationNetwork(nn.Module):
         if frozen == 'all':
             return [encoder]
         if frozen == 'all_but_depth':
-            stem = self._stem()
+            stem_conv = self._stem()
             # Not the leaves: timm's BatchNorm has its activation as a child.
-            return [module for module in self.modules() if stem not in module.modules()]
+            return [module for module in self.modules() if stem_conv not in module.modules()]
         stem, stages = _stages(encoder)
         if frozen > len(stages):
             raise ModelError(
