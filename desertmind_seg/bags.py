@@ -43,6 +43,8 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from desertmind_seg.messages import nanoseconds
+
 IMAGE_TYPE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE_TYPE = 'sensor_msgs/msg/CompressedImage'
 IMAGE_TYPES = (IMAGE_TYPE, COMPRESSED_IMAGE_TYPE)
@@ -168,7 +170,7 @@ def header_frame_id(cdr: bytes | memoryview) -> str:
 
 def stamp_ns(message: Any) -> int:
     """Return the header stamp of a deserialized message."""
-    return int(message.header.stamp.sec) * 1_000_000_000 + int(message.header.stamp.nanosec)
+    return nanoseconds(message.header.stamp)
 
 
 class Bag:

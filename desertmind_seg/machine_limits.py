@@ -193,7 +193,7 @@ class LimitProbe:
                 ]
             except EngineError as err:
                 self._not_measured[precision] = str(err)
-        self._copy = _CpuCopy(self._num_threads) if self._on_cpu else self._gpu_copy()
+        self._copy = CpuCopy(self._num_threads) if self._on_cpu else self._gpu_copy()
 
     def _gpu_copy(self) -> Callable[[], float] | None:
         try:
@@ -214,7 +214,7 @@ def fastest_sec(run: Callable[[], object]) -> float:
     return min(times)
 
 
-class _CpuCopy:
+class CpuCopy:
     """Copies memory with several threads; returns bytes read plus written a second."""
 
     def __init__(self, num_threads: int) -> None:

@@ -60,6 +60,11 @@ SUPPORTED_ENCODINGS = (*_INTERLEAVED_ENCODINGS, *_PACKED_422, *_SEMI_PLANAR_420)
 _LABEL_BYTES = {'mono8': 1, '8UC1': 1, 'mono16': 2, '16UC1': 2}
 
 
+def nanoseconds(stamp: Any) -> int:
+    """Return a builtin_interfaces/Time as nanoseconds."""
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
 def decode_image(message: Any) -> UInt8:
     """Decode a sensor_msgs/Image to RGB.
 

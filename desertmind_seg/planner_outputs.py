@@ -32,6 +32,7 @@ from desertmind_seg.frame_transforms import (
     body_transform,
     tf2_is_installed,
 )
+from desertmind_seg.messages import nanoseconds
 from desertmind_seg.node_outputs import OUTPUT_QOS, create_output
 from desertmind_seg.parameters import NodeParameters, ParameterError
 from desertmind_seg.points import OutgoingPoints
@@ -163,7 +164,7 @@ class PlannerOutputs:
         if name == COSTMAP:
             assert segmentation.cost is not None  # `needed` names it
             pose = self._extrinsics.pose(header)
-            stamp_ns = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
+            stamp_ns = nanoseconds(header.stamp)
             if depth is None:
                 self._costmap.advance(pose, stamp_ns)
             else:

@@ -394,35 +394,33 @@ def confusion_section(segmentation: Mapping[str, Any], ontology: Ontology) -> Se
 
 def charts_section(title: str, charts: Sequence[Chart], note: str = '') -> Section:
     """Draw line charts side by side."""
-    drawn = []
-    with rc_context(_PLOT_STYLE):
-        for chart in charts:
-            figure = Figure(figsize=(5.6, 3.1), layout='constrained')
-            axes = figure.add_subplot()
-            for (label, (x, y)), color in zip(
-                chart.lines.items(), itertools.cycle(_LINE_COLORS), strict=False
-            ):
-                axes.plot(
-                    x,
-                    y,
-                    label=label,
-                    color=chart.colors.get(label, color),
-                    linewidth=1.5,
-                    # A line of a few points shows where they are.
-                    marker='o' if len(x) < 40 else None,
-                    markersize=3,
-                )
-            axes.set_xlabel(chart.x_label)
-            axes.set_ylabel(chart.y_label)
-            axes.set_xlim(left=0.0)
-            if len(chart.lines) > 6:
-                figure.legend(frameon=False, loc='outside right center', fontsize=7.5)
-            elif len(chart.lines) > 1:
-                axes.legend(frameon=False)
-            drawn.append(Markup('<div>{}</div>').format(_svg(figure)))
-    return Section(
-        title, Markup('<div class="plots">{}</div>').format(Markup('').join(drawn)), note
-    )
+
+    def draw(chart: Chart) -> Figure:
+        figure = Figure(figsize=(5.6, 3.1), layout='constrained')
+        axes = figure.add_subplot()
+        for (label, (x, y)), color in zip(
+            chart.lines.items(), itertools.cycle(_LINE_COLORS), strict=False
+        ):
+            axes.plot(
+                x,
+                y,
+                label=label,
+                color=chart.colors.get(label, color),
+                linewidth=1.5,
+                # A line of a few points shows where they are.
+                marker='o' if len(x) < 40 else None,
+                markersize=3,
+            )
+        axes.set_xlabel(chart.x_label)
+        axes.set_ylabel(chart.y_label)
+        axes.set_xlim(left=0.0)
+        if len(chart.lines) > 6:
+            figure.legend(frameon=False, loc='outside right center', fontsize=7.5)
+        elif len(chart.lines) > 1:
+            axes.legend(frameon=False)
+        return figure
+
+    return plots_section(title, [partial(draw, chart) for chart in charts], note)
 
 
 def whiskers_section(
@@ -445,7 +443,8 @@ def whiskers_section(
     values = np.array([bar.value for bar in bars], np.float64)
     above = np.array([bar.upper - bar.value for bar in bars], np.float64)
     marked = [(bar.mark, place) for place, bar in enumerate(bars) if bar.mark is not None]
-    with rc_context(_PLOT_STYLE):
+
+    def draw() -> Figure:
         figure = Figure(figsize=(9.0, 1.2 + 0.45 * len(bars)), layout='constrained')
         axes = figure.add_subplot()
         axes.barh(places, values, height=0.6, color='#d9a679', label=legend[0])
@@ -474,8 +473,9 @@ def whiskers_section(
         axes.set_xlim(left=0.0)
         axes.set_xlabel(x_label)
         figure.legend(frameon=False, loc='outside upper right', ncols=3)
-        body = _svg(figure)
-    return Section(title, Markup('<div class="plots"><div>{}</div></div>').format(body), note)
+        return figure
+
+    return plots_section(title, [draw], note)
 
 
 def bars_section(title: str, charts: Sequence[BarChart], note: str = '') -> Section:

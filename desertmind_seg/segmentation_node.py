@@ -57,7 +57,12 @@ from desertmind_seg.health import (
     engine_status,
     gate_values,
 )
-from desertmind_seg.messages import MessageError, decode_compressed_image, decode_image
+from desertmind_seg.messages import (
+    MessageError,
+    decode_compressed_image,
+    decode_image,
+    nanoseconds,
+)
 from desertmind_seg.node_outputs import OVERRIDABLE, NodeOutputs
 from desertmind_seg.pairing import DepthPairing
 from desertmind_seg.parameters import NodeParameters, ParameterError, misspelt_parameters
@@ -345,7 +350,7 @@ class SegmentationNode(LifecycleNode):
     def _on_image(self, message: Any) -> None:
         arrived_sec = time.perf_counter()
         self.health.frame_received()
-        stamp_ns = _stamp_ns(message)
+        stamp_ns = nanoseconds(message.header.stamp)
         if self._slot.jumps_back(stamp_ns):
             self._on_time_jump('Image stamps jumped back')
         frame = self._slot.admit(message, stamp_ns, arrived_sec)
@@ -366,7 +371,9 @@ class SegmentationNode(LifecycleNode):
     def _on_depth(self, message: Any) -> None:
         if self._depth is not None:
             self._offer(
-                self._depth.add_depth(message, _stamp_ns(message), message.header.frame_id)
+                self._depth.add_depth(
+                    message, nanoseconds(message.header.stamp), message.header.frame_id
+                )
             )
 
     def _on_depth_timer(self) -> None:
@@ -652,11 +659,6 @@ class _RosLogHandler(logging.Handler):
             self._logger.warning(text)
         else:
             self._logger.info(text)
-
-
-def _stamp_ns(message: Any) -> int:
-    stamp = message.header.stamp
-    return int(stamp.sec * 1_000_000_000 + stamp.nanosec)
 
 
 def main(args: list[str] | None = None, build_engine: LoadEngine = load_engine) -> int:

@@ -46,7 +46,7 @@ from desertmind_seg.depth_messages import (  # noqa: E402
     decode_depth,
 )
 from desertmind_seg.frame_transforms import StaticExtrinsics, body_transform  # noqa: E402
-from desertmind_seg.machine_limits import _CpuCopy  # noqa: E402
+from desertmind_seg.machine_limits import CpuCopy  # noqa: E402
 from desertmind_seg.pairing import DepthPairing, Stamped  # noqa: E402
 from desertmind_seg.points import POINT_BYTES, OutgoingPoints  # noqa: E402
 from desertmind_seg.provenance import environment  # noqa: E402
@@ -172,7 +172,7 @@ def main() -> int:
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     load_before = os.getloadavg()
-    copy = _CpuCopy(1)
+    copy = CpuCopy(1)
     bandwidths = [copy()]
     kinds = messages()
     times = measure(kinds, arguments.frames)

@@ -34,9 +34,13 @@ ROOT = Path(__file__).resolve().parents[2]
 # Discovery can take 3 s, and the machine may be busy with other work.
 DEADLINE_SEC = 30.0
 NODE = '/segmentation'
+MASK = f'{NODE}/mask'
 IMAGE_TOPIC = '/camera/color/image_raw'
+DEPTH_TOPIC = '/camera/aligned_depth_to_color/image_raw'
+REMAP_DEPTH = ('-r', f'depth/image:={DEPTH_TOPIC}')
 CAMERA_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 CONSUMER_QOS = QoSProfile(depth=50)
+SENSOR_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 

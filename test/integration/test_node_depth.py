@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-import time
 from typing import Any
 
 from nav_msgs.msg import OccupancyGrid
 from node_process import (
+    DEPTH_TOPIC,
+    MASK,
     NODE,
-    ROOT,
+    REMAP_DEPTH,
+    SENSOR_QOS,
     NodeProcess,
     Peer,
     depth_16uc1,
@@ -26,38 +28,16 @@ from node_process import (
 import numpy as np
 import numpy.typing as npt
 import pytest
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.publisher import Publisher
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
-from tiny_bundle import write_tiny_bundle
 
-from desertmind_seg.bundle import read_bundle
-from desertmind_seg.engine import OnnxRuntimeEngine
 from desertmind_seg.segmenter import Segmenter
 
 Rgb = npt.NDArray[np.uint8]
 Metres = npt.NDArray[np.float32]
 
-DEPTH_TOPIC = '/camera/aligned_depth_to_color/image_raw'
-REMAP_DEPTH = ('-r', f'depth/image:={DEPTH_TOPIC}')
-MASK = f'{NODE}/mask'
-SIZE_HW = (240, 320)
-OBSTACLE = 4
 ACTIVE = {'autostart': 'true', 'diagnostics.period_sec': 0.2}
 MS = 1_000_000
-SENSOR_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
-REAL_BAG = ROOT.parent / 'shared' / 'data' / 'bags' / 'orfd_rgbd'
-
-
-@pytest.fixture(scope='module')
-def rgbd_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The farther a pixel, the likelier it is an obstacle."""
-    path = tmp_path_factory.mktemp('rgbd') / 'rgbd.onnx'
-    return write_tiny_bundle(path, modality='rgbd', depth_class=OBSTACLE).path
-
-
-@pytest.fixture(scope='module')
-def segmenter(rgbd_bundle: Path) -> Segmenter:
-    return Segmenter(OnnxRuntimeEngine(read_bundle(rgbd_bundle), 'cpu'))
 
 
 @pytest.fixture(scope='module')
@@ -74,34 +54,22 @@ def node(rgbd_bundle: Path) -> Iterator[NodeProcess]:
         yield process
 
 
-@pytest.fixture
-def peer() -> Iterator[Peer]:
-    with Peer() as peer:
-        yield peer
-
-
-@pytest.fixture(scope='module')
-def rgb() -> Rgb:
-    return np.random.default_rng(2).integers(0, 256, (*SIZE_HW, 3), np.uint8)
-
-
-@pytest.fixture(scope='module')
-def metres() -> Metres:
-    """Depth that rises from left to right, with a hole, in whole millimetres."""
-    columns = np.linspace(1.0, 30.0, SIZE_HW[1], dtype=np.float32).round(3)
-    depth = np.tile(columns, (SIZE_HW[0], 1))
-    depth[50:90, 100:180] = 0.0
-    return depth
-
-
-def test_masks_are_made_with_their_depth(
-    node: NodeProcess, peer: Peer, segmenter: Segmenter, rgb: Rgb, metres: Metres
-) -> None:
+def matched_streams(
+    peer: Peer, metres: Metres
+) -> tuple[list[Image], Publisher[Any], Publisher[Any]]:
+    """Return the masks that will come, and the two streams of a camera that the node hears."""
     masks = peer.collect(MASK)
     camera, depth = peer.camera(), peer.camera(DEPTH_TOPIC)
     peer.wait_for_match(camera, [MASK])
     wait_for_depth_match(peer, depth, depth_16uc1(metres, 0))
-    without = segmenter.segment(rgb, ()).mask
+    return masks, camera, depth
+
+
+def test_masks_are_made_with_their_depth(
+    node: NodeProcess, peer: Peer, rgbd_segmenter: Segmenter, rgb: Rgb, metres: Metres
+) -> None:
+    masks, camera, depth = matched_streams(peer, metres)
+    without = rgbd_segmenter.segment(rgb, ()).mask
     for moved, encoding in ((0, '16UC1'), (60, '32FC1')):
         stamp_ns, shown = now_ns(), np.roll(metres, moved, axis=1)
         message = depth_16uc1(shown, stamp_ns + 3 * MS)
@@ -112,11 +80,13 @@ def test_masks_are_made_with_their_depth(
             message = image_of_rows(rows, encoding, shown.shape, header, padding=12)
         depth.publish(message)
         mask = send_until_answered(peer, camera, rgb8(rgb, stamp_ns), masks)
-        expected = segmenter.segment(rgb, (), shown).mask
+        expected = rgbd_segmenter.segment(rgb, (), shown).mask
         np.testing.assert_array_equal(pixels_of(mask), expected, err_msg=encoding)
         assert (expected != without).any()
     values = peer.wait_for_diagnostic('Depth', mode='RGB-D', frames_with_depth='[2-9]')
-    assert float(values['valid_share']) == pytest.approx(1 - 40 * 80 / np.prod(SIZE_HW), abs=1e-3)
+    assert float(values['valid_share']) == pytest.approx(
+        1 - 40 * 80 / np.prod(rgb.shape[:2]), abs=1e-3
+    )
     assert float(values['dt_ms_median']) == pytest.approx(3.0)
     assert values['dt_ms_histogram'].startswith('1..5: ')
     assert peer.diagnostic('Inference')['mode'] == 'RGB-D'
@@ -124,12 +94,9 @@ def test_masks_are_made_with_their_depth(
 
 
 def test_unusable_depth_is_refused_with_the_reason_and_masks_go_on(
-    node: NodeProcess, peer: Peer, segmenter: Segmenter, rgb: Rgb, metres: Metres
+    node: NodeProcess, peer: Peer, rgbd_segmenter: Segmenter, rgb: Rgb, metres: Metres
 ) -> None:
-    masks = peer.collect(MASK)
-    camera, depth = peer.camera(), peer.camera(DEPTH_TOPIC)
-    peer.wait_for_match(camera, [MASK])
-    wait_for_depth_match(peer, depth, depth_16uc1(metres, 0))
+    masks, camera, depth = matched_streams(peer, metres)
 
     def of(stamp_ns: int, **fields: Any) -> Image:
         return depth_16uc1(metres, stamp_ns, **fields)
@@ -148,7 +115,7 @@ def test_unusable_depth_is_refused_with_the_reason_and_masks_go_on(
         (depth_16uc1(metres * 0, 0), 'too_few_valid', 'valid; expected at least 2.0%'),
         (other, 'other_frame', "depth is in frame 'camera_depth_optical_frame', the image in"),
     ]
-    without = segmenter.segment(rgb, ()).mask
+    without = rgbd_segmenter.segment(rgb, ()).mask
     for message, reason, words in cases:
         key = f'frames_without_depth_{reason}'
         before = int(peer.wait_for_diagnostic('Depth', mode='RGB')[key])
@@ -161,19 +128,20 @@ def test_unusable_depth_is_refused_with_the_reason_and_masks_go_on(
         values = peer.wait_for_diagnostic('Depth', message=words.replace('%', r'\%'))
         assert (values['level'], values['mode']) == ('1', 'RGB')
         assert int(values[key]) == before + 1
-        time.sleep(0.05)  # so that the next frame is further from this depth than max_dt_ms
+        # The next frame is to be further from this depth than max_dt_ms.
+        peer.wait_until(lambda sent_ns=stamp_ns: now_ns() > sent_ns + 50 * MS, '50 ms pass')
     # Bytes the other way round are no fault where the field says so.
     stamp_ns = now_ns()
     big_endian = depth_16uc1(metres, stamp_ns, is_bigendian=1)
     big_endian.data = type(big_endian.data)('B', (metres * 1000).round().astype('>u2').tobytes())
     depth.publish(big_endian)
     mask = send_until_answered(peer, camera, rgb8(rgb, stamp_ns), masks)
-    np.testing.assert_array_equal(pixels_of(mask), segmenter.segment(rgb, (), metres).mask)
+    np.testing.assert_array_equal(pixels_of(mask), rgbd_segmenter.segment(rgb, (), metres).mask)
     peer.wait_for_diagnostic('Depth', mode='RGB-D', level='0')
 
 
 def test_planners_get_points_costmap_and_the_camera_of_the_mask(
-    node: NodeProcess, peer: Peer, segmenter: Segmenter, rgb: Rgb, metres: Metres
+    node: NodeProcess, peer: Peer, rgbd_segmenter: Segmenter, rgb: Rgb, metres: Metres
 ) -> None:
     clouds = peer.collect(f'{NODE}/points', PointCloud2, SENSOR_QOS)
     grids = peer.collect(f'{NODE}/costmap', OccupancyGrid)
@@ -187,7 +155,7 @@ def test_planners_get_points_costmap_and_the_camera_of_the_mask(
     peer.wait_for_diagnostic('Depth', level='1', message='No ~/points: no camera_info has come')
 
     # Level, 1.2 m above the ground: rows below the middle see it.
-    height, width = SIZE_HW
+    height, width = rgb.shape[:2]
     fx, fy, cx, cy = 200.0, 210.0, 159.5, 119.5
     info = CameraInfo(height=height, width=width, distortion_model='plumb_bob', d=[0.0] * 5)
     info.k = [fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0]

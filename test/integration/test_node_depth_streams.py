@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 import subprocess
 import sys
@@ -10,9 +9,13 @@ import time
 
 import cv2
 from node_process import (
+    DEPTH_TOPIC,
     IMAGE_TOPIC,
+    MASK,
     NODE,
+    REMAP_DEPTH,
     ROOT,
+    SENSOR_QOS,
     NodeProcess,
     Peer,
     depth_16uc1,
@@ -27,13 +30,9 @@ from node_process import (
 import numpy as np
 import numpy.typing as npt
 import pytest
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
-from tiny_bundle import write_tiny_bundle
 
 from desertmind_seg.bags import Bag, header_stamp_ns
-from desertmind_seg.bundle import read_bundle
-from desertmind_seg.engine import OnnxRuntimeEngine
 from desertmind_seg.messages import decode_labels
 from desertmind_seg.segmenter import Segmenter
 
@@ -41,50 +40,12 @@ Rgb = npt.NDArray[np.uint8]
 Metres = npt.NDArray[np.float32]
 
 INFO_TOPIC = '/camera/color/camera_info'
-DEPTH_TOPIC = '/camera/aligned_depth_to_color/image_raw'
-REMAP_DEPTH = ('-r', f'depth/image:={DEPTH_TOPIC}')
-MASK = f'{NODE}/mask'
-SIZE_HW = (240, 320)
-OBSTACLE = 4
 ACTIVE = {'autostart': 'true', 'diagnostics.period_sec': 0.2}
-SENSOR_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 REAL_BAG = ROOT.parent / 'shared' / 'data' / 'bags' / 'orfd_rgbd'
 
 
-@pytest.fixture(scope='module')
-def rgbd_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The farther a pixel, the likelier it is an obstacle."""
-    path = tmp_path_factory.mktemp('rgbd') / 'rgbd.onnx'
-    return write_tiny_bundle(path, modality='rgbd', depth_class=OBSTACLE).path
-
-
-@pytest.fixture(scope='module')
-def segmenter(rgbd_bundle: Path) -> Segmenter:
-    return Segmenter(OnnxRuntimeEngine(read_bundle(rgbd_bundle), 'cpu'))
-
-
-@pytest.fixture
-def peer() -> Iterator[Peer]:
-    with Peer() as peer:
-        yield peer
-
-
-@pytest.fixture(scope='module')
-def rgb() -> Rgb:
-    return np.random.default_rng(2).integers(0, 256, (*SIZE_HW, 3), np.uint8)
-
-
-@pytest.fixture(scope='module')
-def metres() -> Metres:
-    """Depth that rises from left to right, with a hole, in whole millimetres."""
-    columns = np.linspace(1.0, 30.0, SIZE_HW[1], dtype=np.float32).round(3)
-    depth = np.tile(columns, (SIZE_HW[0], 1))
-    depth[50:90, 100:180] = 0.0
-    return depth
-
-
 def test_compressed_depth(
-    rgbd_bundle: Path, peer: Peer, segmenter: Segmenter, rgb: Rgb, metres: Metres
+    rgbd_bundle: Path, peer: Peer, rgbd_segmenter: Segmenter, rgb: Rgb, metres: Metres
 ) -> None:
     parameters = {**ACTIVE, 'model.bundle': rgbd_bundle, 'depth.transport': 'compressed'}
     parameters |= {'input.max_age_ms': 0, 'depth.max_wait_ms': 2000}
@@ -102,11 +63,13 @@ def test_compressed_depth(
         message.header.stamp = stamp_header(stamp_ns).stamp
         depth.publish(message)
         mask = send_until_answered(peer, camera, rgb8(rgb, stamp_ns), masks)
-        np.testing.assert_array_equal(pixels_of(mask), segmenter.segment(rgb, (), metres).mask)
+        np.testing.assert_array_equal(
+            pixels_of(mask), rgbd_segmenter.segment(rgb, (), metres).mask
+        )
 
 
 def test_two_streams_with_jitter_loss_and_an_outage(
-    rgbd_bundle: Path, peer: Peer, segmenter: Segmenter, rgb: Rgb, metres: Metres
+    rgbd_bundle: Path, peer: Peer, rgbd_segmenter: Segmenter, rgb: Rgb, metres: Metres
 ) -> None:
     """RGB at 30 Hz, depth at 15 Hz; one depth image in five is lost, and for 3 s all of them."""
     generator = np.random.default_rng(4)
@@ -120,8 +83,8 @@ def test_two_streams_with_jitter_loss_and_an_outage(
         lost = generator.random() < 0.2 or outage_sec[0] <= stamp < outage_sec[1]
         if not lost:
             events.append((stamp + 0.012 + generator.uniform(0, 0.020), 'depth', stamp))
-    with_depth = segmenter.segment(rgb, (), metres).mask
-    without = segmenter.segment(rgb, ()).mask
+    with_depth = rgbd_segmenter.segment(rgb, (), metres).mask
+    without = rgbd_segmenter.segment(rgb, ()).mask
 
     # What this busy process sends late or does not fetch in time is not to be overwritten.
     queue = {
@@ -214,7 +177,7 @@ def test_masks_of_an_rgb_bundle_wait_for_no_depth_unless_points_are_wanted(
 
         clouds = peer.collect(f'{NODE}/points', PointCloud2, SENSOR_QOS)
         peer.wait_for_match(camera, [f'{NODE}/points'])
-        info = CameraInfo(height=SIZE_HW[0], width=SIZE_HW[1])
+        info = CameraInfo(height=rgb.shape[0], width=rgb.shape[1])
         info.k = [200.0, 0.0, 160.0, 0.0, 200.0, 120.0, 0.0, 0.0, 1.0]
 
         def sent() -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from node_process import (
     LATCHED_QOS,
+    MASK,
     NODE,
     NodeProcess,
     Peer,
@@ -26,8 +27,6 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
-from desertmind_seg.bundle import read_bundle
-from desertmind_seg.engine import OnnxRuntimeEngine
 from desertmind_seg.messages import SUPPORTED_ENCODINGS, decode_image
 from desertmind_seg.ontology import load_ontology
 from desertmind_seg.rendering import colorize, overlay
@@ -38,14 +37,8 @@ Rgb = npt.NDArray[np.uint8]
 # Frames are not dropped for their age unless a test is about that: the machine may be busy.
 ACTIVE = {'autostart': 'true', 'input.max_age_ms': 0, 'diagnostics.period_sec': 0.2}
 SLOW_NODE = (str(Path(__file__).with_name('slow_engine_node.py')),)
-MASK, CONFIDENCE = f'{NODE}/mask', f'{NODE}/confidence'
+CONFIDENCE = f'{NODE}/confidence'
 MASK_QOS = QoSProfile(depth=1)
-
-
-@pytest.fixture(scope='module')
-def segmenter(tiny_bundle: Path) -> Segmenter:
-    """The pipeline that the node runs, in this process."""
-    return Segmenter(OnnxRuntimeEngine(read_bundle(tiny_bundle), 'cpu'))
 
 
 @pytest.fixture(scope='module')
@@ -54,12 +47,6 @@ def node(tiny_bundle: Path) -> Iterator[NodeProcess]:
     with NodeProcess({**ACTIVE, 'model.bundle': tiny_bundle}) as process:
         process.wait_for_log('Active:')
         yield process
-
-
-@pytest.fixture
-def peer() -> Iterator[Peer]:
-    with Peer() as peer:
-        yield peer
 
 
 def test_outputs_have_header_and_pixels_of_their_frame(

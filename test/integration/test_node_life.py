@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 import signal
 import time
@@ -11,6 +10,7 @@ import cv2
 from lifecycle_msgs.msg import Transition
 from node_process import (
     IMAGE_TOPIC,
+    MASK,
     NODE,
     NodeProcess,
     Peer,
@@ -30,8 +30,6 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage
 
-from desertmind_seg.bundle import read_bundle
-from desertmind_seg.engine import OnnxRuntimeEngine
 from desertmind_seg.messages import decode_compressed_image
 from desertmind_seg.ontology import load_ontology
 from desertmind_seg.segmenter import Segmenter
@@ -48,20 +46,8 @@ PORTABLE_EXECUTOR = (
     'import sys; from desertmind_seg import segmentation_node as node; '
     'node.EventsExecutor = node.SingleThreadedExecutor; sys.exit(node.main())',
 )
-MASK, CONFIDENCE = f'{NODE}/mask', f'{NODE}/confidence'
+CONFIDENCE = f'{NODE}/confidence'
 MASK_QOS = QoSProfile(depth=1)
-
-
-@pytest.fixture(scope='module')
-def segmenter(tiny_bundle: Path) -> Segmenter:
-    """The pipeline that the node runs, in this process."""
-    return Segmenter(OnnxRuntimeEngine(read_bundle(tiny_bundle), 'cpu'))
-
-
-@pytest.fixture
-def peer() -> Iterator[Peer]:
-    with Peer() as peer:
-        yield peer
 
 
 def test_qos_override_and_mismatch_of_the_input(

@@ -43,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     'pairing': {'frame_slot'},
     'health': {'telemetry'},
     'dds': {'share'},
-    'bags': set(),
+    'bags': {'messages'},
     'provenance': set(),
     'report': {'ontology', 'share'},
     'segment': {'segmenter', 'engine', 'bundle', 'rendering', 'share'},
@@ -52,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     'node_outputs': {'messages', 'rendering', 'segmenter', 'ontology'},
     'planner_outputs': {
         *('camera_model', 'points', 'costmap', 'frame_transforms', 'node_outputs', 'parameters'),
-        'segmenter',
+        *('messages', 'segmenter'),
     },
     'segmenter_loading': {
         *('build_engine', 'engine', 'engine_cache', 'bundle', 'parameters', 'segmenter'),

@@ -1,0 +1,59 @@
+"""What tests of the node share: a second ROS process, and the pipelines and frames to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from node_process import Peer
+import numpy as np
+import numpy.typing as npt
+import pytest
+from tiny_bundle import write_tiny_bundle
+
+from desertmind_seg.bundle import read_bundle
+from desertmind_seg.engine import OnnxRuntimeEngine
+from desertmind_seg.segmenter import Segmenter
+
+DEPTH_SIZE_HW = (240, 320)
+OBSTACLE = 4
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    with Peer() as peer:
+        yield peer
+
+
+@pytest.fixture(scope='module')
+def segmenter(tiny_bundle: Path) -> Segmenter:
+    """The pipeline that the node runs, in this process."""
+    return Segmenter(OnnxRuntimeEngine(read_bundle(tiny_bundle), 'cpu'))
+
+
+@pytest.fixture(scope='module')
+def rgbd_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The farther a pixel, the likelier it is an obstacle."""
+    path = tmp_path_factory.mktemp('rgbd') / 'rgbd.onnx'
+    return write_tiny_bundle(path, modality='rgbd', depth_class=OBSTACLE).path
+
+
+@pytest.fixture(scope='module')
+def rgbd_segmenter(rgbd_bundle: Path) -> Segmenter:
+    return Segmenter(OnnxRuntimeEngine(read_bundle(rgbd_bundle), 'cpu'))
+
+
+@pytest.fixture(scope='module')
+def rgb() -> npt.NDArray[np.uint8]:
+    """A frame that goes with `metres`."""
+    return np.random.default_rng(2).integers(0, 256, (*DEPTH_SIZE_HW, 3), np.uint8)
+
+
+@pytest.fixture(scope='module')
+def metres() -> npt.NDArray[np.float32]:
+    """Depth that rises from left to right, with a hole, in whole millimetres."""
+    height, width = DEPTH_SIZE_HW
+    columns = np.linspace(1.0, 30.0, width, dtype=np.float32).round(3)
+    depth = np.tile(columns, (height, 1))
+    depth[50:90, 100:180] = 0.0
+    return depth
