@@ -71,9 +71,6 @@ class BagDepth:
     def __init__(
         self, bag: Bag, again: Bag, topic: DepthTopic, image_topic: str, ontology: Ontology
     ) -> None:
-        bag.topic(topic.name)
-        if topic.name == image_topic:
-            raise BagError(f'{topic.name!r} is given as topic of the images and of their depth.')
         self.topic = topic
         self._bag = bag
         self._again = again

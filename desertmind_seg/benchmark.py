@@ -33,8 +33,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from desertmind_seg.bundle import MAX_SIZE_HW, MIN_SIZE_HW, Bundle, BundleError, read_bundle
+from desertmind_seg.bundle import Bundle, BundleError, read_bundle
 from desertmind_seg.engine import BACKENDS, EngineError, physical_cores
+from desertmind_seg.engine_cache import DYNAMIC
 from desertmind_seg.graph_cost import GraphCost, GraphCostError, Precision, bundle_cost
 from desertmind_seg.machine_limits import LimitProbe, Limits, best
 from desertmind_seg.provenance import environment
@@ -551,14 +552,9 @@ def _count(bundle: Bundle, size_hw: tuple[int, int]) -> tuple[GraphCost | None, 
 def _size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r'(\d+)x(\d+)', text)
     size_hw = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not all(
-        low <= side <= high
-        for low, side, high in zip(MIN_SIZE_HW, size_hw, MAX_SIZE_HW, strict=True)
-    ):
-        smallest, largest = ('{}x{}'.format(*size) for size in (MIN_SIZE_HW, MAX_SIZE_HW))
+    if not DYNAMIC.takes(size_hw):
         raise argparse.ArgumentTypeError(
-            f'{text!r} is no frame size; expected height x width from {smallest} to {largest}, '
-            'such as 480x640'
+            f'{text!r} is no frame size; expected height x width from {DYNAMIC}, such as 480x640'
         )
     return size_hw
 

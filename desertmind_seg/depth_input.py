@@ -18,7 +18,7 @@ import numpy as np
 
 from desertmind_seg.depth_messages import Depth, at_image_size
 from desertmind_seg.frame_slot import Frame
-from desertmind_seg.health import OK, WARN, Rate, Status
+from desertmind_seg.health import WARN, Rate, Status, status_of
 from desertmind_seg.messages import MessageError
 from desertmind_seg.pairing import REASONS, DepthPairing, Pair, Stamped
 
@@ -186,11 +186,13 @@ class DepthInput:
                 problems.append(summary['hint'])
         share = '' if valid_share is None else f'{valid_share:.3f}'
         median_ms, offset_ms = summary['dt_ms']['median'], summary['clock_offset_ms']
-        text = '; '.join(problem.rstrip('.') for problem in problems)
-        return Status(
+        if problems:
+            problems[0] = f'{mode}: {problems[0]}'
+        return status_of(
             'Depth',
-            WARN if problems else OK,
-            f'{mode}: {text}' if problems else mode,
+            WARN,
+            problems,
+            mode,
             {
                 'mode': mode,
                 'mode_changes': str(mode_changes),
@@ -215,11 +217,7 @@ class DepthInput:
 
 def no_depth_status(why: str, problems: Sequence[str]) -> Status:
     """Return the Depth status of a node that takes none."""
-    if problems:
-        return Status(
-            'Depth', WARN, '; '.join(text.rstrip('.') for text in problems), {'mode': RGB}
-        )
-    return Status('Depth', OK, f'not used: {why}', {'mode': RGB})
+    return status_of('Depth', WARN, problems, f'not used: {why}', {'mode': RGB})
 
 
 def _ready(pairs: Sequence[Pair[Frame, Any]]) -> list[Frame]:

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from desertmind_seg.bundle import OUTPUTS, Bundle
+from desertmind_seg.bundle import Bundle
 
 Rgb = npt.NDArray[np.uint8]
 Depth = npt.NDArray[np.float32]
@@ -79,7 +79,7 @@ def check_request(
     bundle: Bundle,
     depth: Depth | None,
     outputs: Sequence[str],
-    given: Sequence[str] = OUTPUTS,
+    given: Sequence[str],
 ) -> None:
     """Raise EngineError unless `outputs` are among `given` and `bundle` takes depth as it is."""
     unknown = [name for name in outputs if name not in given]

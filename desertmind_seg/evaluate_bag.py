@@ -68,7 +68,7 @@ from desertmind_seg.bags import (
     stamps_of,
 )
 from desertmind_seg.bootstrap import ComparisonError, Counts
-from desertmind_seg.bundle import Bundle, BundleError, read_bundle
+from desertmind_seg.bundle import MIN_SIZE_HW, Bundle, BundleError, read_bundle
 from desertmind_seg.engine import BACKENDS, EngineError, load_engine
 from desertmind_seg.flicker import Flicker, flicker_facts, flicker_sections
 from desertmind_seg.messages import (
@@ -605,7 +605,9 @@ def evaluate_bag(
         again = stack.enter_context(Bag(bag_path))
         bag.topic(image_topic)
         for each in segmenters.values():
-            _check_depth(bag, image_topic, each.engine.bundle, depth)
+            check_depth(
+                bag, image_topic, each.engine.bundle, None if depth is None else depth.name
+            )
         if label_topic is not None:
             check_labels(bag, label_topic, ontology)
         runs, scores, documents = {}, [], []
@@ -726,13 +728,19 @@ def _run_results(
         else depth.document(
             run.frames_in,
             with_labels=score is not None,
-            used_by_model=segmenter.engine.bundle.metadata.modality == 'rgbd',
+            used_by_model=segmenter.takes_depth,
         ),
     }
 
 
-def _check_depth(bag: Bag, image_topic: str, bundle: Bundle, depth: DepthTopic | None) -> None:
-    if bundle.metadata.modality == 'rgb' or depth is not None:
+def check_depth(bag: Bag, image_topic: str, bundle: Bundle, depth_topic: str | None) -> None:
+    """Raise BagError unless the bag gives the depth that `bundle` takes, on a topic of its own."""
+    if depth_topic is not None:
+        bag.topic(depth_topic)
+        if depth_topic == image_topic:
+            raise BagError(f'{depth_topic!r} is given as topic of the images and of their depth.')
+        return
+    if bundle.metadata.modality == 'rgb':
         return
     others = [
         name for name, topic in bag.topics.items() if topic.type in IMAGE_TYPES and 'depth' in name
@@ -761,7 +769,11 @@ def _alpha(text: str) -> float:
 def _segmenter(bundle: Path, alpha: float | None, options: argparse.Namespace) -> Segmenter:
     engine = load_engine(read_bundle(bundle), options.backend)
     temporal = None if alpha is None else TemporalFilter(alpha)
-    return Segmenter(engine, options.confidence_threshold, temporal)
+    segmenter = Segmenter(engine, options.confidence_threshold, temporal)
+    # As in the node: what an engine loads with its first frame is not that frame's time.
+    height, width = np.maximum(engine.bundle.metadata.network_size_hw, MIN_SIZE_HW)
+    segmenter.segment(np.zeros((height, width, 3), np.uint8))
+    return segmenter
 
 
 def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:

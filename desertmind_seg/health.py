@@ -98,9 +98,10 @@ class PipelineHealth:
 
     def frame_dropped(self, reason: str, text: str = '') -> None:
         """Count a frame that is not segmented; `text` is why, for a reason that needs words."""
-        self.counters.count_dropped(reason)
         with self._lock:
             self._latest_text[reason] = text
+        # After its text, which `new_drops` looks up for every reason that has a count.
+        self.counters.count_dropped(reason)
 
     def frame_published(
         self, callback_to_publish_ms: float, inference_ms: float, age_ms: float
@@ -123,7 +124,7 @@ class PipelineHealth:
             window.clear()
         self.received.clear()
         self.published.clear()
-        self.mean_confidence = None
+        self.mean_confidence = self.blended_share = None
 
     def new_drops(self) -> dict[str, tuple[int, str]]:
         """Return count and latest text of each reason that occurred since the last call."""
@@ -150,7 +151,7 @@ class PipelineHealth:
                 count, text = drops[reason]
                 problems.append(f'{count} dropped: {text}')
         counts = self.counters.snapshot()
-        return _status(
+        return status_of(
             'Input',
             WARN,
             problems,
@@ -182,7 +183,7 @@ class PipelineHealth:
         summary = f'{self.published.hz():.1f} Hz'
         confidence = '' if self.mean_confidence is None else f'{self.mean_confidence:.3f}'
         blended = '' if self.blended_share is None else f'{self.blended_share:.3f}'
-        return _status(
+        return status_of(
             'Inference',
             level,
             problems,
@@ -204,7 +205,7 @@ class PipelineHealth:
 
 def engine_status(values: Mapping[str, str], state: str, failure: str) -> Status:
     """Return the status of bundle and engine; `failure` is why the last configure failed."""
-    return _status('Engine', ERROR, [failure] if failure else [], state, values)
+    return status_of('Engine', ERROR, [failure] if failure else [], state, values)
 
 
 def gate_values(parity: Mapping[str, Any]) -> dict[str, str]:
@@ -216,9 +217,10 @@ def gate_values(parity: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _status(
+def status_of(
     name: str, level: int, problems: Sequence[str], summary: str, values: Mapping[str, str]
 ) -> Status:
+    """Return a status of `level` that lists the problems; OK with the summary without any."""
     if problems:
         return Status(name, level, '; '.join(text.rstrip('.') for text in problems), values)
     return Status(name, OK, summary, values)

@@ -171,7 +171,7 @@ class LimitProbe:
             def blas(product: npt.NDArray[np.float32]) -> float:
                 return flop / fastest_sec(lambda: np.matmul(matrix, matrix, out=product))
 
-            products = [np.empty_like(matrix) for _ in self._engines.get('fp32', ())]
+            products = [np.empty_like(matrix) for _ in range(self._num_threads)]
             flops.setdefault('fp32', {})[BLAS] = sum(self._threads.map(blas, products))
         return Limits(flops, self._copy and self._copy(), dict(self._not_measured))
 

@@ -209,6 +209,7 @@ class DepthPairing(Generic[R, D]):
         """Begin anew after a jump of time; returns the images that were waiting."""
         pairs = self.flush()
         self._depths.clear()
+        self._forget_lags()
         self._newest_rgb_ns = self._newest_depth_ns = self._depth_jumped_ns = None
         return pairs
 
@@ -226,10 +227,16 @@ class DepthPairing(Generic[R, D]):
     def _jump(self, now_ns: int) -> None:
         """Forget depth from before a jump of time, unless depth jumped first."""
         self._time_jumps += 1
+        self._forget_lags()
         jumped, self._depth_jumped_ns = self._depth_jumped_ns, None
         if jumped is None or now_ns - jumped > _ONE_JUMP_NS:
             self._depths.clear()
             self._newest_depth_ns = None
+
+    def _forget_lags(self) -> None:
+        """Forget how late stamps came: a jump shifts them, and would look like two clocks."""
+        self._rgb_lags_ms.clear()
+        self._depth_lags_ms.clear()
 
     def _stalled(self, now_ns: int) -> bool:
         """Whether depth has been silent for so long that waiting for it is in vain."""

@@ -5,7 +5,6 @@ All of it needs `camera_info`, points and costmap also depth; the mask waits for
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Any
@@ -50,7 +49,8 @@ _NO_CAMERA_INFO = 'no camera_info has come: remap camera_info to that of the cam
 class PlannerOutputs:
     """The publishers for planners of a configured node.
 
-    `publish` and `forget` belong to the worker, everything else to the thread of the callbacks.
+    `publish` and `forget` belong to the worker, `wanted`, `needed` and `needs_depth` to it and to
+    the callbacks' thread, all else to the latter.
 
     Args:
         node: on which to create them.
@@ -75,10 +75,11 @@ class PlannerOutputs:
         try:
             self._costmap = _costmap(settings, self._extrinsics)
         except ValueError as err:
+            self._extrinsics.close()
             raise ParameterError(f'costmap: {err}.') from err
         self._grid = OutgoingCostmap(self._extrinsics.frame_id)
         self._lock = Lock()
-        self._failed: Counter[str] = Counter()
+        self._failed: dict[str, tuple[int, str]] = {}
         self._publishers = {
             name: create_output(node, message_type, name, qos, on_incompatible_qos)
             for name, message_type, qos in (
@@ -180,14 +181,15 @@ class PlannerOutputs:
     def _count(self, name: str, reason: str) -> None:
         text = f'No ~/{name}: {reason}'
         with self._lock:
-            self._failed[text] += 1
+            count, _ = self._failed.get(name, (0, ''))
+            self._failed[name] = count + 1, text  # the latest: some name the stamp
         self._node.get_logger().warning(text, throttle_duration_sec=5.0)
 
     def new_problems(self) -> list[str]:
         """Return what could not be made since the last call, and how often."""
         with self._lock:
-            failed, self._failed = self._failed, Counter()
-        return [f'{count} times: {text}' for text, count in failed.items()]
+            failed, self._failed = self._failed, {}
+        return [f'{count} times: {text}' for count, text in failed.values()]
 
     def forget(self) -> None:
         """Forget what frames from before a jump of time showed; for the worker."""

@@ -66,6 +66,7 @@ from desertmind_seg.evaluate_bag import (
     METRICS,
     REPORT,
     LabelScore,
+    check_depth,
     check_labels,
     decode_frame,
     frames_sheet,
@@ -316,9 +317,7 @@ def _wait_until_ready(
             raise ReplayError('Interrupted before the play began.')
 
 
-def _no_mask(
-    collector: MaskCollector, process: subprocess.Popen[bytes], played: PlayStatistics, log: Path
-) -> ReplayError:
+def _no_mask(collector: MaskCollector, process: subprocess.Popen[bytes], log: Path) -> ReplayError:
     state = 'still runs' if process.poll() is None else f'ended with status {process.returncode}'
     reports = '; '.join(
         f'{name}: {status["message"]}' for name, status in sorted(collector.diagnostics.items())
@@ -380,7 +379,7 @@ def replay(
             # So that the node's own counts have that frame too.
             collector.wait_for_diagnostics(_DIAGNOSTICS_TIMEOUT_SEC)
             if not collector.mask_at_s:
-                raise _no_mask(collector, process, played, log)
+                raise _no_mask(collector, process, log)
         finally:
             executor.shutdown()
             listening.join()
@@ -565,13 +564,7 @@ def replay_bag(
     names = (REPORT, OVERLAY, VIDEO, METRICS, MASKS, NODE_LOG)
     with Bag(bag_path) as bag, output_folder(out, names, replace=True) as new:
         bag.topic(image_topic)
-        if options.depth_topic is not None:
-            bag.topic(options.depth_topic)
-        elif bundle.metadata.modality == 'rgbd':
-            raise ReplayError(
-                f'Bundle {bundle.path} takes RGB and depth: say with --depth which topic holds '
-                'depth that is aligned to the images, or use an rgb bundle.'
-            )
+        check_depth(bag, image_topic, bundle, options.depth_topic)
         if label_topic is not None:
             check_labels(bag, label_topic, ontology)
         if video:

@@ -292,12 +292,13 @@ class SegmentationNode(LifecycleNode):
             decode_compressed_depth if compressed else decode_depth,
             self.settings['depth.min_valid_share'],
         )
-        # A frame whose depth does not come goes on at most a fifth later than it might.
-        self._depth_timer = self.create_timer(
-            max(max_wait_ms / 5e3, _SHORTEST_TIMER_SEC),
-            self._on_depth_timer,
-            clock=Clock(clock_type=ClockType.STEADY_TIME),
-        )
+        if max_wait_ms > 0:
+            # A frame whose depth does not come goes on at most a fifth later than it might.
+            self._depth_timer = self.create_timer(
+                max(max_wait_ms / 5e3, _SHORTEST_TIMER_SEC),
+                self._on_depth_timer,
+                clock=Clock(clock_type=ClockType.STEADY_TIME),
+            )
         source = Source(
             'depth',
             f'{topic}/compressedDepth' if compressed else topic,
@@ -392,14 +393,14 @@ class SegmentationNode(LifecycleNode):
         self._on_time_jump('The node clock jumped')
         if self._depth is not None:
             self._offer(self._depth.reset())
-        if self._planner_outputs is not None:
-            self._planner_outputs.reset()
 
     def _on_time_jump(self, what: str) -> None:
         # The pairing sees from the stamps of both streams itself what belongs together.
         if self._slot.clear() is not None:
             self.health.frame_dropped(TIME_JUMP)
         self._stamp_clock.reset()
+        if self._planner_outputs is not None:
+            self._planner_outputs.reset()
         self.health.time_jumped()
         self.get_logger().info(f'{what}; state cleared.', throttle_duration_sec=5.0)
 
@@ -467,7 +468,7 @@ class SegmentationNode(LifecycleNode):
             segmenter.ontology,
             self.settings['output.overlay_alpha'],
         )
-        published_sec = time.perf_counter()
+        published_sec, age_ms = time.perf_counter(), self._age_ms(frame)
         planner_outputs.publish(for_planners, rgb, depth, segmentation, message.header)
         if refused:
             text = '; '.join(refused)
@@ -477,7 +478,7 @@ class SegmentationNode(LifecycleNode):
         self.health.frame_published(
             (published_sec - frame.arrived_sec) * 1e3,
             segmentation.inference_ms,
-            self._age_ms(frame),
+            age_ms,
         )
         self.health.blended_share = segmentation.blended_share
         self.health.frame_id = message.header.frame_id

@@ -11,7 +11,7 @@ import numpy as np
 
 from desertmind_seg.build_engine import CURRENT, BuildOptions, choose_target, stored_engine
 from desertmind_seg.bundle import MIN_SIZE_HW, Bundle, read_bundle
-from desertmind_seg.engine import Engine
+from desertmind_seg.engine import Engine, EngineError
 from desertmind_seg.engine_cache import DYNAMIC, parse_shape
 from desertmind_seg.parameters import NodeParameters, ParameterError
 from desertmind_seg.segmenter import Segmenter
@@ -82,13 +82,17 @@ class SegmenterLoader:
         finally:
             self.building = ''
         alpha = settings['temporal.alpha']
-        segmenter = Segmenter(
-            engine,
-            settings['confidence.threshold'],
-            TemporalFilter(alpha) if alpha > 0 else None,
-        )
-        for size_hw in sizes_hw:
-            segmenter.segment(np.zeros((*size_hw, 3), np.uint8))
+        try:
+            segmenter = Segmenter(
+                engine,
+                settings['confidence.threshold'],
+                TemporalFilter(alpha) if alpha > 0 else None,
+            )
+            for size_hw in sizes_hw:
+                segmenter.segment(np.zeros((*size_hw, 3), np.uint8))
+        except EngineError:
+            engine.close()  # what it holds on a GPU is not given back by itself
+            raise
         self._log(
             f'Bundle {metadata.name} ({bundle.path}, {metadata.precision}, network '
             f'{metadata.network_size_hw[1]}x{metadata.network_size_hw[0]}), '

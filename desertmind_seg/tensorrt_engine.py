@@ -141,7 +141,7 @@ class TensorRtEngine:
         """See `Engine.infer`."""
         if self._closed:
             raise EngineError('the engine is closed; load it again')
-        check_request(self.bundle, depth, outputs)
+        check_request(self.bundle, depth, outputs, self.outputs)
         frame: dict[str, npt.NDArray[Any]] = {IMAGE_INPUT: rgb}
         if depth is not None:
             frame[DEPTH_INPUT] = depth

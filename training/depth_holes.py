@@ -85,9 +85,8 @@ def thin_depth(
             continue
         distance = values.clamp(max=_FARTHEST_M).log()
         fragility = noise[measured] + _FAR_WEIGHT * _standardised(distance)
-        lasting = torch.zeros(values.shape, dtype=torch.bool, device=values.device)
-        lasting[fragility.argsort()[:number]] = True
-        result[measured] = torch.where(lasting, values, torch.zeros_like(values))
+        values[fragility.argsort()[number:]] = 0.0
+        result[measured] = values
     return thinned
 
 

@@ -178,8 +178,10 @@ class SegmentationNetwork(nn.Module):
                 'at their start: the initial_checkpoint is an RGB network; set it to none'
             )
         if own_filters:
-            own = self.network.encoder.get_submodule(self._stem_name).weight.detach()
-            state[stem] = torch.cat([state[stem], own[:, 3:]], dim=1)
+            own = self._stem().get_parameter('weight').detach()
+            # Another encoder's may have the same name: whoever compares the networks says so.
+            if own[:, :3].shape == state[stem].shape:
+                state[stem] = torch.cat([state[stem], own[:, 3:]], dim=1)
         else:
             state[stem] = _widened(state[stem], self.depth_input)
         return state

@@ -134,7 +134,7 @@ data hash `{{ m.data_hash[:16] }}`.
 ```sh
 # Where the data are, and how synthetic ones are made, is at the head of the recipe's file.
 {% if made_elsewhere -%}
-# {{ made_elsewhere }} is made by the commands of its own card.
+# {{ made_elsewhere }} is made by the commands at the head of recipes/{{ start }}.yaml.
 {% endif -%}
 {% for stage in stages -%}
 python -m training.train {{ stage }} --out out/{{ stage }}
@@ -186,6 +186,7 @@ def model_card(bundle: Bundle) -> str:
             str(initial) if name == start else f'out/{name}/checkpoint.pt' for name in averaged
         ],
         made_elsewhere=made_elsewhere,
+        start=start,
         stages=[
             *earlier,
             *(name for name in averaged if name != start),

@@ -1,7 +1,6 @@
-"""Scores beyond the confusion matrix, and what can be said about them with how much certainty.
+"""Scores beyond the confusion matrix: boundaries and calibration.
 
-Everything streams: counts grow frame by frame, and no frame is kept. Only NumPy and OpenCV, so
-that runs can be compared where there is no torch.
+Everything streams: counts grow frame by frame, and no frame is kept.
 """
 
 from math import floor, hypot

@@ -166,7 +166,10 @@ def test_rgbd_bundle_without_depth_is_refused(tmp_path: Path) -> None:
     bag = write_drive(tmp_path / 'drive', TinyDrive(num_frames=2))
     code, _, complained = replay(bag, rgbd, tmp_path / 'out')
     assert code == 2
-    assert 'takes RGB and depth: say with --depth which topic' in complained
+    assert 'takes RGB and depth, but no depth topic was given; pass --depth TOPIC' in complained
+    code, _, complained = replay(bag, rgbd, tmp_path / 'out', '--depth', IMAGE_TOPIC)
+    assert code == 2
+    assert 'is given as topic of the images and of their depth' in complained
 
 
 def test_results_of_an_earlier_run_are_replaced(tmp_path: Path, tiny_bundle: Path) -> None:

@@ -77,8 +77,8 @@ ALLOWED: dict[str, set[str]] = {
     'machine_limits': {'graph_cost', 'engine', 'build_engine', 'cuda_device', 'bundle'},
     'timed_engine': {'engine', 'bundle'},
     'benchmark': {
-        *('timed_engine', 'machine_limits', 'graph_cost', 'engine', 'bundle', 'segment'),
-        *('segmenter', 'provenance', 'report'),
+        *('timed_engine', 'machine_limits', 'graph_cost', 'engine', 'engine_cache', 'bundle'),
+        *('segment', 'segmenter', 'provenance', 'report'),
     },
     'play_bag': {'bags', 'dds'},
     # What the node sent is scored and shown by the code that does so for evaluate_bag.

@@ -409,6 +409,18 @@ def test_no_image_waits_while_depth_is_silent() -> None:
     assert stream.pairing.waiting == 1
 
 
+def test_a_jump_of_time_is_no_second_clock() -> None:
+    stream = Stream(max_dt_ms=40, max_wait_ms=50)
+    for stamp in range(0, 3000, 100):
+        stream.depth(stamp, stamp + 5).rgb(stamp, stamp + 5)
+    # The bag begins again: for a while only depth has come anew.
+    stream.rgb(0, 3105).rgb(100, 3205)
+    for stamp in range(200, 1000, 100):
+        stream.depth(stamp, stamp + 3105).rgb(stamp, stamp + 3105)
+    assert stream.pairing.clock_offset_ms() == pytest.approx(0.0, abs=10)
+    assert 'two clocks' not in stream.pairing.hint()
+
+
 def test_a_pause_of_both_streams_is_no_silence_of_depth() -> None:
     stream = Stream(max_dt_ms=40, max_wait_ms=50)
     for stamp in (0, 60, 120, 5000, 5060):
