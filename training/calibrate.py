@@ -1,5 +1,8 @@
 r"""Calibrate a checkpoint: true odds between the classes, and a confidence that can be believed.
 
+Augmented crops have other statistics than the frames of a camera, dropout changes those of the
+layers behind it, and averaged weights have none of their own: where the recipe says
+evaluation.refresh_batch_norm, BatchNorm's are taken anew from the training frames as they are.
 Class weights, the sampling of rare frames and losses on the IoU all make a network say rare
 classes too often. Where the recipe says evaluation.calibrate_class_bias, one bias a class, fitted
 on the training frames as they are, undoes that; the temperature is then fitted on the validation
@@ -24,6 +27,7 @@ import numpy as np
 from pydantic import ValidationError
 from scipy import optimize
 import torch
+from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
 
@@ -43,7 +47,8 @@ from training.recipe import DatasetSection, Recipe, RecipeError, parse_recipe
 
 # Every 8th pixel of both axes: neighbours say the same, and a million pixels fit nine numbers.
 _PIXEL_STEP = 8
-# Of the training frames, every 4th: they are neighbours too.
+_STATISTICS_BATCH = 8
+# Of the training frames, every 4th where there are enough: they are neighbours too.
 _FRAME_STEP = 4
 
 
@@ -56,15 +61,65 @@ def sampled_logits(
     with torch.inference_mode():
         for frame in tqdm(frames, desc='calibrating', unit='frame'):
             truth = torch.from_numpy(frame.read_labels(ontology).copy())[grid, grid].reshape(-1)
-            image = torch.from_numpy(frame.read_rgb())[None].to(device)
-            depth = None
-            if graph.modality == 'rgbd':
-                depth = torch.from_numpy(frame.read_depth())[None].to(device)
-            out = graph.logits(image, depth)[0, :, grid, grid].flatten(1).T.cpu()  # (P, C)
+            out = graph.logits(*_tensors(frame, graph, device))[0, :, grid, grid]  # (C, y, x)
+            out = out.flatten(1).T.cpu()  # (P, C)
             labelled = truth != UNLABELED
             logits.append(out[labelled])
             labels.append(truth[labelled].long())
     return torch.cat(logits), torch.cat(labels)
+
+
+def _tensors(
+    frame: LabelledFrame, graph: VehicleGraph, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    image = torch.from_numpy(frame.read_rgb())[None].to(device)
+    if graph.modality == 'rgb':
+        return image, None
+    return image, torch.from_numpy(frame.read_depth())[None].to(device)
+
+
+def refresh_batch_norm(
+    frames: Sequence[LabelledFrame], graph: VehicleGraph, device: torch.device
+) -> None:
+    """Replace the statistics of every BatchNorm of `graph` by those of `frames`.
+
+    Each is the mean over batches of what the layer sees while the network infers (Izmailov et al.,
+    Averaging weights leads to wider optima, UAI 2018, section 3.2, for averaged weights; Li et
+    al., Understanding the disharmony between dropout and batch normalization, CVPR 2019, for why
+    dropout is off). Frozen layers are among them: theirs are those of the pictures that the
+    encoder first learned from. A network without BatchNorm is left as it is.
+
+    Raises:
+        RecipeError: there are fewer frames than a batch needs.
+    """
+    layers = [m for m in graph.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not layers:
+        return
+    if len(frames) < 2:
+        raise RecipeError(
+            f'evaluation.refresh_batch_norm needs at least 2 training frames, but there is '
+            f'{len(frames)}; set it to false'
+        )
+    graph.eval()
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # the mean of all batches instead of a moving one
+        layer.train()
+    # Neighbours are alike: a batch of them would vary less than the frames do.
+    order = np.random.default_rng(0).permutation(len(frames))
+    batches = np.array_split(order, max(1, len(frames) // _STATISTICS_BATCH))
+    with torch.inference_mode():
+        for batch in tqdm(batches, desc='batch statistics', unit='batch'):
+            inputs = [
+                graph.network_input(*_tensors(frames[index], graph, device)) for index in batch
+            ]
+            images = torch.cat([image for image, _ in inputs])
+            depths = [depth for _, depth in inputs if depth is not None]
+            graph.network(images, torch.cat(depths) if depths else None)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+        layer.eval()
 
 
 def fit_class_bias(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -171,20 +226,23 @@ def at_network_size(checkpoint: Checkpoint, size_hw: tuple[int, int]) -> Checkpo
 def calibrate(checkpoint: Checkpoint, device: torch.device) -> Checkpoint:
     """Return the checkpoint with class biases and temperature fitted, and scored again.
 
-    The biases, where the recipe wants them, come from the training frames of the data sets that
-    also validate, the temperature and the scores from the validation frames.
+    BatchNorm's statistics and the biases, where the recipe wants them, come from the training
+    frames of the data sets that also validate, the temperature and the scores from the validation
+    frames.
 
     Raises:
-        RecipeError: biases are wanted, but no data set both trains and validates.
+        RecipeError: statistics or biases are wanted, but no data set both trains and validates.
     """
     recipe, ontology = checkpoint.parsed_recipe(), checkpoint.parsed_ontology()
     network = checkpoint.network()
     graph = VehicleGraph(network, ontology.costs, 1.0).to(device).eval()
-    bias = None
-    if recipe.evaluation.calibrate_class_bias:
-        bias = fit_class_bias(
-            *sampled_logits(_fit_frames(recipe, ontology), ontology, graph, device)
-        )
+    bias, asked = None, recipe.evaluation
+    if asked.refresh_batch_norm or asked.calibrate_class_bias:
+        fit_frames = _fit_frames(recipe, ontology)
+    if asked.refresh_batch_norm:
+        refresh_batch_norm(fit_frames, graph, device)
+    if asked.calibrate_class_bias:
+        bias = fit_class_bias(*sampled_logits(fit_frames, ontology, graph, device))
         network.add_class_bias(bias)
     val_frames = _listed(recipe.data.val, recipe, ontology)
     graph.temperature = fit_temperature(*sampled_logits(val_frames, ontology, graph, device))
@@ -243,11 +301,12 @@ def _fit_frames(recipe: Recipe, ontology: Ontology) -> list[LabelledFrame]:
     sections = [section for section in recipe.data.train if section.dataset in validating]
     if not sections:
         raise RecipeError(
-            f'evaluation.calibrate_class_bias needs training frames of what validates, but '
-            f'data.val is {sorted(validating)} and data.train is '
-            f'{[section.dataset for section in recipe.data.train]}; set it to false'
+            'evaluation.refresh_batch_norm and calibrate_class_bias need training frames of what '
+            f'validates, but data.val is {sorted(validating)} and data.train is '
+            f'{[section.dataset for section in recipe.data.train]}; set them to false'
         )
-    return _listed(sections, recipe, ontology)[::_FRAME_STEP]
+    frames = _listed(sections, recipe, ontology)
+    return frames[:: min(_FRAME_STEP, max(1, len(frames) // _STATISTICS_BATCH))]
 
 
 def _listed(

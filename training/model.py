@@ -563,12 +563,26 @@ class VehicleGraph(nn.Module):
         planes = (at_camera(mask.float()), at_camera(confidence), at_camera(cost))
         return (*planes, probabilities)
 
+    def network_input(
+        self, image: torch.Tensor, depth: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Resize a camera's frame to the network's size.
+
+        Args:
+            image: uint8 (N, H, W, 3) RGB.
+            depth: metres, float32 (N, H, W), or None; not looked at by an RGB network.
+
+        Returns:
+            float32 (N, 3, h, w) in 0..255, and metres float32 (N, 1, h, w), None where not needed.
+        """
+        x = _bilinear(image.float().permute(0, 3, 1, 2), self.size_hw)  # (N, 3, h, w)
+        if self.modality == 'rgbd' and depth is not None:
+            return x, _nearest(depth, self.size_hw)[:, None]  # (N, 1, h, w)
+        return x, None
+
     def _network_logits(self, image: torch.Tensor, depth: torch.Tensor | None) -> torch.Tensor:
         """Return float32 (1, C, h / stride, w / stride) for a camera's frame."""
-        x = _bilinear(image.float().permute(0, 3, 1, 2), self.size_hw)  # (1, 3, h, w)
-        if self.modality == 'rgbd' and depth is not None:
-            depth = _nearest(depth, self.size_hw)[:, None]  # (1, 1, h, w)
-        logits: torch.Tensor = self.network(x, depth).float()
+        logits: torch.Tensor = self.network(*self.network_input(image, depth)).float()
         return logits
 
 

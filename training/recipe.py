@@ -282,6 +282,7 @@ class EvaluationSection(_Section):
     tta_scales: Annotated[list[Positive], Field(min_length=1)]
     tta_flip: bool
     temperatures: list[Positive]
+    refresh_batch_norm: bool  # BatchNorm's statistics anew, from training frames as they are
     calibrate_class_bias: bool  # undo what class weights and rare-frame sampling did to the odds
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_model import model_section
 from tiny_rgbd import (
     tiny_rgbd_checkpoint,
     tiny_rgbd_recipe,
@@ -22,11 +23,12 @@ from training.calibrate import (
     fit_class_bias,
     fit_temperature,
     main,
+    refresh_batch_norm,
     sampled_logits,
 )
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from training.datasets import list_frames
-from training.model import VehicleGraph
+from training.model import SegmentationNetwork, VehicleGraph
 from training.recipe import RecipeError
 
 
@@ -117,6 +119,87 @@ def test_the_recipe_switches_the_class_bias_off(trained: tuple[Checkpoint, Path]
     assert again.temperature == pytest.approx(first.temperature, rel=1e-3)
 
 
+def test_batch_norm_gets_the_statistics_of_the_frames(trained: tuple[Checkpoint, Path]) -> None:
+    first = trained[0]
+    recipe, ontology = first.parsed_recipe(), first.parsed_ontology()
+    frames = list_frames(recipe.data.train[0], recipe.data, ontology)
+    assert 2 <= len(frames) < 16  # one batch
+    graph = VehicleGraph(first.network(), ontology.costs, 1.0)
+    seen: dict[str, torch.Tensor] = {}
+    layers = {name: m for name, m in graph.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    for name, layer in layers.items():
+        layer.register_forward_pre_hook(
+            lambda _, given, name=name: seen.update({name: given[0].detach()})
+        )
+    refresh_batch_norm(frames, graph, torch.device('cpu'))
+    assert len(seen) == len(layers) > 50
+    for name, layer in layers.items():
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        mean, variance = seen[name].mean(dim=(0, 2, 3)), seen[name].var(dim=(0, 2, 3))
+        torch.testing.assert_close(layer.running_mean, mean, rtol=1e-4, atol=1e-4, msg=name)
+        torch.testing.assert_close(layer.running_var, variance, rtol=1e-4, atol=1e-4, msg=name)
+    assert not any(module.training for module in graph.modules())
+    assert all(layer.momentum is not None for layer in layers.values())
+    for name, value in first.network().named_parameters():
+        assert torch.equal(dict(graph.network.named_parameters())[name], value), name
+
+
+def test_batch_norm_gets_the_mean_over_batches(
+    trained: tuple[Checkpoint, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = trained[0]
+    recipe, ontology = first.parsed_recipe(), first.parsed_ontology()
+    frames = list_frames(recipe.data.train[0], recipe.data, ontology)
+    monkeypatch.setattr('training.calibrate._STATISTICS_BATCH', 2)
+    graph = VehicleGraph(first.network(), ontology.costs, 1.0)
+    stem = next(m for m in graph.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    means: list[torch.Tensor] = []
+    stem.register_forward_pre_hook(lambda _, given: means.append(given[0].mean(dim=(0, 2, 3))))
+    refresh_batch_norm(frames, graph, torch.device('cpu'))
+    assert len(means) == len(frames) // 2 > 1
+    assert stem.running_mean is not None
+    torch.testing.assert_close(stem.running_mean, torch.stack(means).mean(dim=0))
+
+
+def test_the_recipe_asks_for_statistics_of_the_training_frames(
+    trained: tuple[Checkpoint, Path],
+) -> None:
+    first = trained[0]
+    evaluation = {
+        **first.recipe['evaluation'],
+        'refresh_batch_norm': True,
+        'calibrate_class_bias': False,
+    }
+    again = calibrate(
+        replace(first, recipe={**first.recipe, 'evaluation': evaluation}), torch.device('cpu')
+    )
+    for name, value in first.state_dict.items():
+        statistics = name.rpartition('.')[2] in {
+            'running_mean',
+            'running_var',
+            'num_batches_tracked',
+        }
+        assert torch.equal(again.state_dict[name], value) != statistics, name
+
+
+def test_statistics_of_one_frame_are_refused(trained: tuple[Checkpoint, Path]) -> None:
+    first = trained[0]
+    recipe, ontology = first.parsed_recipe(), first.parsed_ontology()
+    frames = list_frames(recipe.data.train[0], recipe.data, ontology)[:1]
+    graph = VehicleGraph(first.network(), ontology.costs, 1.0)
+    with pytest.raises(RecipeError, match='at least 2 training frames, but there is 1'):
+        refresh_batch_norm(frames, graph, torch.device('cpu'))
+
+
+def test_a_network_without_batch_norm_is_left_alone() -> None:
+    network = SegmentationNetwork(
+        model_section('fpn', 'tu-convnext_atto', output_stride=32), num_classes=2
+    )
+    graph = VehicleGraph(network, np.zeros(2, np.uint8), 1.0)
+    refresh_batch_norm([], graph, torch.device('cpu'))  # would need two frames
+
+
 def test_a_bias_needs_training_frames_of_what_validates(
     trained: tuple[Checkpoint, Path],
 ) -> None:
@@ -124,7 +207,9 @@ def test_a_bias_needs_training_frames_of_what_validates(
     train = [{**first.recipe['data']['train'][0], 'dataset': 'synthetic'}]
     data = {**first.recipe['data'], 'train': train}
     elsewhere = replace(first, recipe={**first.recipe, 'data': data})
-    with pytest.raises(RecipeError, match=r"data.val is \['ycor'\] .*\['synthetic'\]; set it to"):
+    with pytest.raises(
+        RecipeError, match=r"data.val is \['ycor'\] .*\['synthetic'\]; set them to"
+    ):
         calibrate(elsewhere, torch.device('cpu'))
 
 

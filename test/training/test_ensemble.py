@@ -50,7 +50,9 @@ base_size_hw: [64, 96]
 store_scale: 0.5
 store_dtype: uint8
 method: softmax_surrogate
-evaluation: {tta_scales: [1.0], tta_flip: false, temperatures: [0.7], calibrate_class_bias: false}
+evaluation:
+  {tta_scales: [1.0], tta_flip: false, temperatures: [0.7],
+   refresh_batch_norm: false, calibrate_class_bias: false}
 """
 
 

@@ -76,6 +76,7 @@ def runs(
                     'tta_scales': [0.5, 1.0],
                     'tta_flip': True,
                     'temperatures': [0.7, 1.0],
+                    'refresh_batch_norm': False,
                     'calibrate_class_bias': False,
                 },
             }
