@@ -62,7 +62,10 @@ one block of frames, so no interval.
 {% if scores.false_safe_rate is defined and scores.false_safe_rate is not none -%}
 - Obstacle and non-traversable pixels called traversable: {{ '%.4f' % scores.false_safe_rate }}.
 {% endif -%}
-- Calibration: {% if scores.class_bias %}class biases fitted on training frames; {% endif -%}
+- Calibration: {% if m.recipe.get('evaluation', {}).get('refresh_batch_norm') %}\
+BatchNorm's statistics taken from whole training frames;
+  {% endif -%}
+{% if scores.class_bias %}class biases fitted on training frames; {% endif -%}
 softmax temperature {{ '%.3f' % m.temperature }}, fitted on the
   same validation frames (one number); expected calibration error {{ '%.4f' % scores.ece }} \
 in 15 bins.
