@@ -121,7 +121,7 @@ class Findings:
         try:
             rgb = frame.read_rgb()
             labels = frame.read_labels(self.ontology)
-            depth = frame.read_depth() if frame.has_depth else None
+            depth = frame.measured_depth()
         except UnknownCodesError as err:
             for code, pixels in err.unknown.items():
                 file = str(err).partition(':')[0]

@@ -53,7 +53,7 @@ _FRAME_STEP = 4
 
 
 def sampled_logits(
-    frames: Sequence[LabelledFrame], ontology: Ontology, graph: VehicleGraph, device: torch.device
+    frames: Sequence[LabelledFrame], ontology: Ontology, graph: VehicleGraph
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return logits float32 (P, C) and labels int64 (P,) of a grid of labelled pixels."""
     logits, labels = [], []
@@ -61,7 +61,8 @@ def sampled_logits(
     with torch.inference_mode():
         for frame in tqdm(frames, desc='calibrating', unit='frame'):
             truth = torch.from_numpy(frame.read_labels(ontology).copy())[grid, grid].reshape(-1)
-            out = graph.logits(*_tensors(frame, graph, device))[0, :, grid, grid]  # (C, y, x)
+            image, depth = graph.tensors(frame.read_rgb(), frame.measured_depth())
+            out = graph.logits(image, depth)[0, :, grid, grid]  # (C, y, x)
             out = out.flatten(1).T.cpu()  # (P, C)
             labelled = truth != UNLABELED
             logits.append(out[labelled])
@@ -69,18 +70,7 @@ def sampled_logits(
     return torch.cat(logits), torch.cat(labels)
 
 
-def _tensors(
-    frame: LabelledFrame, graph: VehicleGraph, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    image = torch.from_numpy(frame.read_rgb())[None].to(device)
-    if graph.modality == 'rgb':
-        return image, None
-    return image, torch.from_numpy(frame.read_depth())[None].to(device)
-
-
-def refresh_batch_norm(
-    frames: Sequence[LabelledFrame], graph: VehicleGraph, device: torch.device
-) -> None:
+def refresh_batch_norm(frames: Sequence[LabelledFrame], graph: VehicleGraph) -> None:
     """Replace the statistics of every BatchNorm of `graph` by those of `frames`.
 
     Each is the mean over batches of what the layer sees while the network infers (Izmailov et al.,
@@ -112,7 +102,8 @@ def refresh_batch_norm(
     with torch.inference_mode():
         for batch in tqdm(batches, desc='batch statistics', unit='batch'):
             inputs = [
-                graph.network_input(*_tensors(frames[index], graph, device)) for index in batch
+                graph.network_input(*graph.tensors(frame.read_rgb(), frame.measured_depth()))
+                for frame in (frames[index] for index in batch)
             ]
             images = torch.cat([image for image, _ in inputs])
             depths = [depth for _, depth in inputs if depth is not None]
@@ -240,13 +231,13 @@ def calibrate(checkpoint: Checkpoint, device: torch.device) -> Checkpoint:
     if asked.refresh_batch_norm or asked.calibrate_class_bias:
         fit_frames = _fit_frames(recipe, ontology)
     if asked.refresh_batch_norm:
-        refresh_batch_norm(fit_frames, graph, device)
+        refresh_batch_norm(fit_frames, graph)
     if asked.calibrate_class_bias:
-        bias = fit_class_bias(*sampled_logits(fit_frames, ontology, graph, device))
+        bias = fit_class_bias(*sampled_logits(fit_frames, ontology, graph))
         network.add_class_bias(bias)
     val_frames = _listed(recipe.data.val, recipe, ontology)
-    graph.temperature = fit_temperature(*sampled_logits(val_frames, ontology, graph, device))
-    scores = score_frames(val_frames, ontology, predict_with_graph(graph, device))
+    graph.temperature = fit_temperature(*sampled_logits(val_frames, ontology, graph))
+    scores = score_frames(val_frames, ontology, predict_with_graph(graph))
     print_scores(scores)
     kept = {name: checkpoint.scores.get(name) for name in ('training_sec', 'averaged_with')}
     return replace(
@@ -290,7 +281,7 @@ def with_depth_curve(
             f'such as {known[0]}; give others'
         )
     graph = VehicleGraph(checkpoint.network(), ontology.costs, checkpoint.temperature)
-    predict = predict_with_graph(graph.to(device).eval(), device)
+    predict = predict_with_graph(graph.to(device).eval())
     curve = depth_curve(section, frames, ontology, predict, DEPTH_SHARES)
     print_depth_curve(curve)
     return replace(checkpoint, scores={**checkpoint.scores, 'depth_curve': curve})

@@ -82,9 +82,7 @@ def score_frames(
         raise DatasetError('there is no frame to score; choose another split')
     scores = SplitScores(ontology)
     for frame in tqdm(frames, desc='scoring', unit='frame'):
-        mask, confidence = predict(
-            frame.read_rgb(), frame.read_depth() if frame.has_depth else None
-        )
+        mask, confidence = predict(frame.read_rgb(), frame.measured_depth())
         # Two data sets may both have a block 3.
         block = f'{frame.dataset}/{frame.group}'
         scores.add(frame.name, block, frame.read_labels(ontology), mask, confidence)
@@ -123,7 +121,7 @@ def score_depth_shares(
     valid_shares = dict.fromkeys(scores, 0.0)
     for frame in tqdm(frames, desc='scoring depth shares', unit='frame'):
         rgb, labels = frame.read_rgb(), frame.read_labels(ontology)
-        measured = torch.from_numpy(_given(frame.read_depth() if frame.has_depth else None, rgb))
+        measured = torch.from_numpy(_given(frame.measured_depth(), rgb))
         seed = hashlib.sha256(f'{frame.dataset}/{frame.name}'.encode()).digest()[:7]
         for share, found in scores.items():
             generator = torch.Generator().manual_seed(int.from_bytes(seed, 'big'))
@@ -173,16 +171,12 @@ def depth_curve(
     }
 
 
-def predict_with_graph(graph: VehicleGraph, device: torch.device) -> Predict:
+def predict_with_graph(graph: VehicleGraph) -> Predict:
     """Predict with the torch graph in evaluation mode; an RGB network is not shown depth."""
-    takes_depth = graph.modality == 'rgbd'
 
     def predict(rgb: Rgb, depth: Depth | None) -> tuple[Mask, Mask]:
         with torch.inference_mode():
-            mask, confidence, _, _ = graph(
-                torch.from_numpy(rgb)[None].to(device),
-                torch.from_numpy(_given(depth, rgb))[None].to(device) if takes_depth else None,
-            )
+            mask, confidence, _, _ = graph(*graph.tensors(rgb, depth))
         return mask[0].cpu().numpy(), confidence[0].cpu().numpy()
 
     return predict
@@ -356,7 +350,7 @@ def _of_checkpoint(path: Path, *, tta: bool) -> tuple[Predict, Ontology, Recipe]
         )
     else:
         graph = VehicleGraph(network, ontology.costs, checkpoint.temperature)
-        predict = predict_with_graph(graph.to(device).eval(), device)
+        predict = predict_with_graph(graph.to(device).eval())
     return predict, ontology, recipe
 
 

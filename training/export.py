@@ -171,7 +171,7 @@ def export(
         seed=recipe.seed,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    predict = predict_with_graph(graph, torch.device('cpu'))
+    predict = predict_with_graph(graph)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'.{out.name}.') as folder:
         candidate = Path(folder) / out.name
         write_bundle(model, metadata, candidate)

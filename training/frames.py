@@ -87,6 +87,10 @@ class LabelledFrame(ABC):
     def read_depth(self) -> DepthArray:
         """Return float32 (H, W) metres, 0 = missing; all 0 where `has_depth` is False."""
 
+    def measured_depth(self) -> DepthArray | None:
+        """Return `read_depth`, None where `has_depth` is False."""
+        return self.read_depth() if self.has_depth else None
+
     @abstractmethod
     def content(self) -> bytes:
         """Return the bytes from which the frame is decoded, for a hash."""

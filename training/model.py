@@ -514,6 +514,25 @@ class VehicleGraph(nn.Module):
         self.temperature = temperature
         self.register_buffer('costs', torch.from_numpy(costs.astype(np.float32)).view(1, -1, 1, 1))
 
+    def tensors(
+        self, rgb: npt.NDArray[np.uint8], depth: npt.NDArray[np.float32] | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Put a camera's frame where the network is, as the other methods take it.
+
+        Args:
+            rgb: uint8 (H, W, 3).
+            depth: metres, float32 (H, W), 0 or NaN where missing; None where nothing was measured.
+
+        Returns:
+            uint8 (1, H, W, 3), and metres float32 (1, H, W), None for an RGB network.
+        """
+        device = self.costs.device
+        image = torch.from_numpy(rgb)[None].to(device)
+        if self.modality == 'rgb':
+            return image, None
+        given = np.zeros(rgb.shape[:2], np.float32) if depth is None else depth
+        return image, torch.from_numpy(given)[None].to(device)
+
     def logits(self, image: torch.Tensor, depth: torch.Tensor | None = None) -> torch.Tensor:
         """Return logits at the camera's size.
 

@@ -152,7 +152,7 @@ def write_fold(
     rows = []
     for frame in tqdm(frames, desc=f'predicting fold {header.fold}', unit='frame'):
         rgb, labels = frame.read_rgb(), frame.read_labels(ontology)
-        predicted = probabilities(rgb, frame.read_depth() if frame.has_depth else None)
+        predicted = probabilities(rgb, frame.measured_depth())
         if predicted.shape != (ontology.num_classes, *labels.shape):
             raise OutOfFoldError(
                 f'{frame.name}: probabilities are {predicted.shape}, expected '

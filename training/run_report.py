@@ -289,7 +289,7 @@ def _pictures(
     frame: LabelledFrame, predict: Predict, ontology: Ontology
 ) -> list[npt.NDArray[np.uint8]]:
     rgb, truth = frame.read_rgb(), frame.read_labels(ontology)
-    mask, _ = predict(rgb, frame.read_depth() if frame.has_depth else None)
+    mask, _ = predict(rgb, frame.measured_depth())
     size = (_PICTURE_WIDTH_PX, round(_PICTURE_WIDTH_PX * rgb.shape[0] / rgb.shape[1]))
     small = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
     small_truth, small_mask = (

@@ -609,7 +609,7 @@ def _finish(
         out,
         recipe,
         val_frames,
-        predict_with_graph(graph.to(device).eval(), device),
+        predict_with_graph(graph.to(device).eval()),
         ontology,
         _parent_metrics(recipe, out),
     )

@@ -50,18 +50,13 @@ def tta_probabilities(
     """
     section = network.section
     sizes = view_sizes(section.network_size_hw, scales, section.output_stride)
-    takes_depth = section.modality == 'rgbd'
     # Costs are not computed here; the graph wants some.
     graph = VehicleGraph(network, np.zeros(1, np.uint8), temperature).to(device).eval()
 
     def probabilities(
         rgb: npt.NDArray[np.uint8], depth: npt.NDArray[np.float32] | None
     ) -> npt.NDArray[np.float32]:
-        image = torch.from_numpy(rgb)[None].to(device)  # (1, H, W, 3)
-        metres = None
-        if takes_depth:
-            given = np.zeros(rgb.shape[:2], np.float32) if depth is None else depth
-            metres = torch.from_numpy(given)[None].to(device)  # (1, H, W)
+        image, metres = graph.tensors(rgb, depth)
         total: torch.Tensor | None = None
         with torch.inference_mode():
             for size_hw in sizes:

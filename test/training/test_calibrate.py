@@ -131,7 +131,7 @@ def test_batch_norm_gets_the_statistics_of_the_frames(trained: tuple[Checkpoint,
         layer.register_forward_pre_hook(
             lambda _, given, name=name: seen.update({name: given[0].detach()})
         )
-    refresh_batch_norm(frames, graph, torch.device('cpu'))
+    refresh_batch_norm(frames, graph)
     assert len(seen) == len(layers) > 50
     for name, layer in layers.items():
         assert layer.running_mean is not None
@@ -156,7 +156,7 @@ def test_batch_norm_gets_the_mean_over_batches(
     stem = next(m for m in graph.modules() if isinstance(m, torch.nn.BatchNorm2d))
     means: list[torch.Tensor] = []
     stem.register_forward_pre_hook(lambda _, given: means.append(given[0].mean(dim=(0, 2, 3))))
-    refresh_batch_norm(frames, graph, torch.device('cpu'))
+    refresh_batch_norm(frames, graph)
     assert len(means) == len(frames) // 2 > 1
     assert stem.running_mean is not None
     torch.testing.assert_close(stem.running_mean, torch.stack(means).mean(dim=0))
@@ -189,7 +189,7 @@ def test_statistics_of_one_frame_are_refused(trained: tuple[Checkpoint, Path]) -
     frames = list_frames(recipe.data.train[0], recipe.data, ontology)[:1]
     graph = VehicleGraph(first.network(), ontology.costs, 1.0)
     with pytest.raises(RecipeError, match='at least 2 training frames, but there is 1'):
-        refresh_batch_norm(frames, graph, torch.device('cpu'))
+        refresh_batch_norm(frames, graph)
 
 
 def test_a_network_without_batch_norm_is_left_alone() -> None:
@@ -197,7 +197,7 @@ def test_a_network_without_batch_norm_is_left_alone() -> None:
         model_section('fpn', 'tu-convnext_atto', output_stride=32), num_classes=2
     )
     graph = VehicleGraph(network, np.zeros(2, np.uint8), 1.0)
-    refresh_batch_norm([], graph, torch.device('cpu'))  # would need two frames
+    refresh_batch_norm([], graph)  # would need two frames
 
 
 def test_a_bias_needs_training_frames_of_what_validates(
@@ -218,9 +218,7 @@ def test_rgbd_is_calibrated_with_its_depth(tmp_path: Path) -> None:
     checkpoint = tiny_rgbd_checkpoint(recipe)
     frame = list_frames(recipe.data.val[0], recipe.data, checkpoint.parsed_ontology())[0]
     graph = VehicleGraph(checkpoint.network(), np.zeros(13, np.uint8), 1.0)
-    logits, labels = sampled_logits(
-        [frame], checkpoint.parsed_ontology(), graph, torch.device('cpu')
-    )
+    logits, labels = sampled_logits([frame], checkpoint.parsed_ontology(), graph)
     image, depth = torch.from_numpy(frame.read_rgb())[None], torch.from_numpy(frame.read_depth())
     with torch.inference_mode():
         expected = graph.logits(image, depth[None])[0, :, 4::8, 4::8].flatten(1).T

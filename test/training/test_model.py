@@ -425,3 +425,21 @@ def test_depth_is_resized_without_mixing(size_hw: tuple[int, int]) -> None:
     # The pixel whose area holds the centre of the network's pixel, as the image's resize has it.
     assert (rows == np.floor((np.arange(64) + 0.5) * height / 64)[:, None]).all()
     assert (columns == np.floor((np.arange(96) + 0.5) * width / 96)[None]).all()
+
+
+@pytest.mark.parametrize('depth', [None, DEPTH], ids=['rgb', 'rgbd'])
+def test_the_graph_gives_the_network_what_training_does(depth: dict[str, object] | None) -> None:
+    """A frame of the network's size needs no resizing: channels, values and depth stay."""
+    graph = VehicleGraph(_network(depth=depth), np.zeros(8, np.uint8), 1.0)
+    height, width = graph.size_hw
+    torch.manual_seed(0)
+    image = torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8)
+    metres = torch.rand(1, height, width) * 10
+    x, given = graph.network_input(image, metres)
+    assert torch.equal(x[0, 0], image[0, :, :, 0].float())  # red first
+    assert torch.equal(x, image.permute(0, 3, 1, 2).float())
+    if depth is None:
+        assert given is None
+    else:
+        assert given is not None
+        assert torch.equal(given, metres[:, None])

@@ -112,7 +112,7 @@ def test_one_view_is_what_the_vehicle_computes(trained: tuple[object, Path]) -> 
     rgb = np.random.default_rng(4).integers(0, 256, (75, 110, 3), np.uint8)
     temperature = checkpoint.temperature
     graph = VehicleGraph(network, ontology.costs, temperature).eval()
-    mask, confidence = predict_with_graph(graph, CPU)(rgb, None)
+    mask, confidence = predict_with_graph(graph)(rgb, None)
     one_view = tta_probabilities(network, (1.0,), False, CPU, temperature)
     tta_mask, tta_confidence = predict_with_probabilities(one_view)(rgb, None)
     assert (mask == tta_mask).mean() > 0.999
