@@ -3,7 +3,7 @@
 from pathlib import Path
 from xml.etree import ElementTree
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 PACKAGE = 'desertmind_seg'
 HERE = Path(__file__).resolve().parent
@@ -30,7 +30,7 @@ setup(
     maintainer_email=package_xml.find('maintainer').get('email'),
     license=package_xml.findtext('license'),
     license_files=['LICENSE'],
-    packages=[PACKAGE],
+    packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
     package_data={PACKAGE: ['py.typed']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),

@@ -33,13 +33,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from desertmind_seg.bundle import Bundle, BundleError, read_bundle
-from desertmind_seg.engine import BACKENDS, EngineError, physical_cores
-from desertmind_seg.engine_cache import DYNAMIC
-from desertmind_seg.graph_cost import GraphCost, GraphCostError, Precision, bundle_cost
-from desertmind_seg.machine_limits import LimitProbe, Limits, best
-from desertmind_seg.provenance import environment
-from desertmind_seg.report import (
+from desertmind_seg.engines.cache import DYNAMIC
+from desertmind_seg.engines.load import BACKENDS, physical_cores
+from desertmind_seg.engines.protocol import EngineError
+from desertmind_seg.model.bundle import Bundle, BundleError, read_bundle
+from desertmind_seg.pipeline.segmenter import ImageError
+from desertmind_seg.reports.page import (
     Fact,
     Section,
     WhiskerBar,
@@ -51,9 +50,9 @@ from desertmind_seg.report import (
     write_json,
     write_report,
 )
+from desertmind_seg.reports.provenance import environment
 from desertmind_seg.segment import read_image
-from desertmind_seg.segmenter import ImageError
-from desertmind_seg.timed_engine import (
+from desertmind_seg.timing.engine_case import (
     OUTPUTS,
     WARM_UP_FRAMES,
     EngineCase,
@@ -61,6 +60,8 @@ from desertmind_seg.timed_engine import (
     TimedEngine,
     TimedFrames,
 )
+from desertmind_seg.timing.graph_cost import GraphCost, GraphCostError, Precision, bundle_cost
+from desertmind_seg.timing.limits import LimitProbe, Limits, best
 
 METRICS, REPORT = 'metrics.json', 'report.html'
 # The cases take turns; what differs between the turns of one case is the machine.

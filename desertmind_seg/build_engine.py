@@ -19,17 +19,7 @@ from onnx import numpy_helper
 from onnx.utils import Extractor
 from tqdm import tqdm
 
-from desertmind_seg.bundle import (
-    DEPTH_INPUT,
-    IMAGE_INPUT,
-    OUTPUTS,
-    PROBABILITIES,
-    Bundle,
-    BundleError,
-    read_bundle,
-)
-from desertmind_seg.cuda_device import Cuda, Device
-from desertmind_seg.engine_cache import (
+from desertmind_seg.engines.cache import (
     CACHE_VARIABLE,
     BuiltEngine,
     EngineKey,
@@ -40,8 +30,18 @@ from desertmind_seg.engine_cache import (
     find_or_build,
     parse_shape,
 )
-from desertmind_seg.engine_protocol import EngineBuildError, EngineError, read_unchanged
-from desertmind_seg.share import DEFAULT_BUNDLE, share_path
+from desertmind_seg.engines.cuda import Cuda, Device
+from desertmind_seg.engines.protocol import EngineBuildError, EngineError, read_unchanged
+from desertmind_seg.model.bundle import (
+    DEPTH_INPUT,
+    IMAGE_INPUT,
+    OUTPUTS,
+    PROBABILITIES,
+    Bundle,
+    BundleError,
+    read_bundle,
+)
+from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
 
 _LOGGER = logging.getLogger(__name__)
 

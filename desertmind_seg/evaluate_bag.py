@@ -45,15 +45,17 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from desertmind_seg.bag_comparison import (
+from desertmind_seg.engines.load import BACKENDS, load_engine
+from desertmind_seg.engines.protocol import EngineError
+from desertmind_seg.evaluation.comparison import (
     BLOCK_FRAMES,
     Compared,
     comparison_document,
     comparison_facts,
     comparison_sections,
 )
-from desertmind_seg.bag_depth import BagDepth, DepthTopic, depth_facts, depth_sections
-from desertmind_seg.bags import (
+from desertmind_seg.evaluation.depth import BagDepth, DepthTopic, depth_facts, depth_sections
+from desertmind_seg.messages.bags import (
     COMPRESSED_IMAGE_TYPE,
     CONFIDENCE_TOPIC,
     IMAGE_TYPE,
@@ -67,22 +69,21 @@ from desertmind_seg.bags import (
     pair_by_stamp,
     stamps_of,
 )
-from desertmind_seg.bootstrap import ComparisonError, Counts
-from desertmind_seg.bundle import MIN_SIZE_HW, Bundle, BundleError, read_bundle
-from desertmind_seg.engine import BACKENDS, EngineError, load_engine
-from desertmind_seg.flicker import Flicker, flicker_facts, flicker_sections
-from desertmind_seg.messages import (
+from desertmind_seg.messages.images import (
     MessageError,
     decode_compressed_image,
     decode_image,
     decode_labels,
 )
-from desertmind_seg.metrics import ConfusionMatrix, MetricsError
-from desertmind_seg.ontology import UNLABELED, Ontology
-from desertmind_seg.pairing import MAX_DT_MS, MAX_WAIT_MS
-from desertmind_seg.provenance import environment
-from desertmind_seg.rendering import contact_sheet
-from desertmind_seg.report import (
+from desertmind_seg.messages.pairing import MAX_DT_MS, MAX_WAIT_MS
+from desertmind_seg.model.bundle import MIN_SIZE_HW, Bundle, BundleError, read_bundle
+from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
+from desertmind_seg.model.ontology import UNLABELED, Ontology
+from desertmind_seg.pipeline.latency import LatencyWindow, Percentiles
+from desertmind_seg.pipeline.rendering import contact_sheet
+from desertmind_seg.pipeline.segmenter import ImageError, Segmenter
+from desertmind_seg.pipeline.temporal import MAX_ALPHA, TemporalFilter
+from desertmind_seg.reports.page import (
     Fact,
     Section,
     classes_section,
@@ -95,10 +96,10 @@ from desertmind_seg.report import (
     write_json,
     write_report,
 )
-from desertmind_seg.segmenter import ImageError, Segmenter
-from desertmind_seg.share import DEFAULT_BUNDLE, share_path
-from desertmind_seg.telemetry import LatencyWindow, Percentiles
-from desertmind_seg.temporal import MAX_ALPHA, TemporalFilter
+from desertmind_seg.reports.provenance import environment
+from desertmind_seg.scores.bootstrap import ComparisonError, Counts
+from desertmind_seg.scores.flicker import Flicker, flicker_facts, flicker_sections
+from desertmind_seg.scores.metrics import ConfusionMatrix, MetricsError
 
 MASKS, METRICS, REPORT = 'masks', 'metrics.json', 'report.html'
 MASKS_AGAINST = 'masks_against'

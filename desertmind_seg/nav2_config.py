@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from desertmind_seg.bundle import BundleError, read_bundle
-from desertmind_seg.costmap import DECAY_SEC, MAX_RANGE_M, MIN_RANGE_M
-from desertmind_seg.ontology import Ontology, OntologyError, load_ontology
+from desertmind_seg.geometry.costmap import DECAY_SEC, MAX_RANGE_M, MIN_RANGE_M
+from desertmind_seg.model.bundle import BundleError, read_bundle
+from desertmind_seg.model.ontology import Ontology, OntologyError, load_ontology
 
 _EXAMPLES = """\
 examples:

@@ -29,8 +29,8 @@ from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
 
-from desertmind_seg.bags import Bag, BagError, RawMessage, Topic
-from desertmind_seg.dds import with_image_profile
+from desertmind_seg.messages.bags import Bag, BagError, RawMessage, Topic
+from desertmind_seg.messages.dds import with_image_profile
 
 # What rosbag2 offers for a topic whose publishers' QoS was not recorded.
 _DEFAULT_DEPTH = 10

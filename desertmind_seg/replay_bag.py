@@ -46,21 +46,6 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from tqdm import tqdm
 
-from desertmind_seg.bags import (
-    COMPRESSED_IMAGE_TYPE,
-    CONFIDENCE_TOPIC,
-    IMAGE_TYPE,
-    LABEL_INFO_TOPIC,
-    MASK_TOPIC,
-    Bag,
-    BagError,
-    BagWriter,
-    RawMessage,
-    header_stamp_ns,
-    pair_by_stamp,
-)
-from desertmind_seg.bundle import Bundle, BundleError, read_bundle
-from desertmind_seg.dds import with_image_profile
 from desertmind_seg.evaluate_bag import (
     MASKS,
     METRICS,
@@ -79,11 +64,27 @@ from desertmind_seg.evaluate_bag import (
     select_frames,
     source_section,
 )
-from desertmind_seg.messages import MessageError, decode_labels
-from desertmind_seg.ontology import Ontology
+from desertmind_seg.messages.bags import (
+    COMPRESSED_IMAGE_TYPE,
+    CONFIDENCE_TOPIC,
+    IMAGE_TYPE,
+    LABEL_INFO_TOPIC,
+    MASK_TOPIC,
+    Bag,
+    BagError,
+    BagWriter,
+    RawMessage,
+    header_stamp_ns,
+    pair_by_stamp,
+)
+from desertmind_seg.messages.dds import with_image_profile
+from desertmind_seg.messages.images import MessageError, decode_labels
+from desertmind_seg.model.bundle import Bundle, BundleError, read_bundle
+from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
+from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.pipeline.rendering import legend, overlay
 from desertmind_seg.play_bag import BagPlayer, PlayStatistics, positive
-from desertmind_seg.rendering import legend, overlay
-from desertmind_seg.report import (
+from desertmind_seg.reports.page import (
     Fact,
     environment_section,
     images_section,
@@ -94,7 +95,6 @@ from desertmind_seg.report import (
     write_json,
     write_report,
 )
-from desertmind_seg.share import DEFAULT_BUNDLE, share_path
 
 OVERLAY, VIDEO, NODE_LOG = 'overlay.png', 'overlay.webm', 'node.log'
 

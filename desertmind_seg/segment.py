@@ -12,11 +12,12 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from desertmind_seg.bundle import BundleError, read_bundle
-from desertmind_seg.engine import BACKENDS, EngineError, Rgb, load_engine
-from desertmind_seg.rendering import overlay
-from desertmind_seg.segmenter import ImageError, Segmenter
-from desertmind_seg.share import DEFAULT_BUNDLE, share_path, whole_file
+from desertmind_seg.engines.load import BACKENDS, load_engine
+from desertmind_seg.engines.protocol import EngineError, Rgb
+from desertmind_seg.model.bundle import BundleError, read_bundle
+from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path, whole_file
+from desertmind_seg.pipeline.rendering import overlay
+from desertmind_seg.pipeline.segmenter import ImageError, Segmenter
 
 EXTENSIONS = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 OUTPUT_SUFFIXES = ('.mask.png', '.confidence.png', '.overlay.jpg')

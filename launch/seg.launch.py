@@ -16,7 +16,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from desertmind_seg.dds import PROFILE_VARIABLES, with_image_profile
+from desertmind_seg.messages.dds import PROFILE_VARIABLES, with_image_profile
 
 SHARE = Path(__file__).resolve().parent.parent
 BOOLEAN = ['true', 'false']

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 from tiny_bundle import write_tiny_bundle
 
-from desertmind_seg.ontology import load_ontology
+from desertmind_seg.model.ontology import load_ontology
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / 'shared' / 'data'

@@ -23,7 +23,7 @@ from rosbags.rosbag1 import Writer as Rosbag1Writer
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from desertmind_seg.ontology import Ontology, load_ontology
+from desertmind_seg.model.ontology import Ontology, load_ontology
 
 IMAGE_TOPIC = '/camera/color/image_raw'
 COMPRESSED_TOPIC = '/camera/color/image_raw/compressed'

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from desertmind_seg.bundle import Bundle, BundleMetadata, write_bundle
-from desertmind_seg.ontology import Ontology, load_ontology
+from desertmind_seg.model.bundle import Bundle, BundleMetadata, write_bundle
+from desertmind_seg.model.ontology import Ontology, load_ontology
 
 NETWORK_SIZE_HW = (48, 64)
 OPSET = 20

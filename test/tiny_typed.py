@@ -7,8 +7,8 @@ import onnx
 from onnx import helper, numpy_helper
 from tiny_bundle import OPSET, tiny_metadata, tiny_model
 
-from desertmind_seg.bundle import Bundle, write_bundle
-from desertmind_seg.ontology import load_ontology
+from desertmind_seg.model.bundle import Bundle, write_bundle
+from desertmind_seg.model.ontology import load_ontology
 
 
 def write_tiny_typed_bundle(path: Path, precision: str, activations: type = np.int8) -> Bundle:

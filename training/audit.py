@@ -28,9 +28,9 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from desertmind_seg.ontology import UNLABELED, Ontology, OntologyError, load_ontology
-from desertmind_seg.rendering import overlay
-from desertmind_seg.report import (
+from desertmind_seg.model.ontology import UNLABELED, Ontology, OntologyError, load_ontology
+from desertmind_seg.pipeline.rendering import overlay
+from desertmind_seg.reports.page import (
     Fact,
     Section,
     environment_section,
@@ -40,10 +40,10 @@ from desertmind_seg.report import (
     write_json,
     write_report,
 )
-from training.checkpoint import environment
-from training.datasets import split_frames
-from training.frames import DatasetError, LabelledFrame, UInt8Array, UnknownCodesError
-from training.layouts import read_layout
+from training.data.datasets import split_frames
+from training.data.frames import DatasetError, LabelledFrame, UInt8Array, UnknownCodesError
+from training.data.layouts import read_layout
+from training.networks.checkpoint import environment
 from training.recipe import DatasetName, SplitSection
 
 REPORT, JSON = 'report.html', 'audit.json'

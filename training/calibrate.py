@@ -31,9 +31,9 @@ from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from desertmind_seg.ontology import UNLABELED, Ontology
-from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from training.datasets import DatasetError, LabelledFrame, list_frames
+from desertmind_seg.model.ontology import UNLABELED, Ontology
+from training.data.datasets import list_frames
+from training.data.frames import DatasetError, LabelledFrame
 from training.evaluate import (
     DEPTH_SHARES,
     depth_curve,
@@ -42,7 +42,13 @@ from training.evaluate import (
     print_scores,
     score_frames,
 )
-from training.model import ModelError, VehicleGraph
+from training.networks.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+)
+from training.networks.network import ModelError, VehicleGraph
 from training.recipe import DatasetSection, Recipe, RecipeError, parse_recipe
 
 # Every 8th pixel of both axes: neighbours say the same, and a million pixels fit nine numbers.

@@ -15,16 +15,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 import sys
 
-from desertmind_seg.bootstrap import (
+from desertmind_seg.model.files import whole_file
+from desertmind_seg.model.ontology import Ontology, OntologyError, load_ontology
+from desertmind_seg.reports.page import Fact, table_section, write_json, write_report
+from desertmind_seg.scores.bootstrap import (
     STATISTICS,
     ComparisonError,
     PairedDifference,
     paired_differences,
 )
-from desertmind_seg.ontology import Ontology, OntologyError, load_ontology
-from desertmind_seg.report import Fact, table_section, write_json, write_report
-from desertmind_seg.share import whole_file
-from training.metrics_file import Metrics, MetricsFileError, read_metrics
+from training.evaluation.metrics_file import Metrics, MetricsFileError, read_metrics
 
 _COLUMNS = (
     'run',

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from desertmind_seg.ontology import UNLABELED, Ontology
-from training.checkpoint import load_checkpoint
+from desertmind_seg.model.ontology import UNLABELED, Ontology
 from training.ensemble import EnsembleError, read_ensemble
-from training.model import SegmentationNetwork
+from training.networks.checkpoint import load_checkpoint
+from training.networks.network import SegmentationNetwork
 
 # A float32 softmax underflows to 0, whose logarithm no loss survives.
 _SMALLEST_PROBABILITY = torch.finfo(torch.float32).tiny

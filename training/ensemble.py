@@ -29,11 +29,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy import optimize, special
 import torch
 
-from desertmind_seg.bootstrap import interval_95, matrix_of, paired_difference, resampled
-from desertmind_seg.ontology import Ontology
-from desertmind_seg.share import whole_file
-from training.checkpoint import environment
-from training.metrics_file import METRICS_FILE, write_metrics
+from desertmind_seg.model.files import whole_file
+from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.scores.bootstrap import interval_95, matrix_of, paired_difference, resampled
+from training.evaluation.metrics_file import METRICS_FILE, write_metrics
+from training.networks.checkpoint import environment
 from training.out_of_fold import (
     MAX_SAMPLED_PIXELS,
     Mixture,

@@ -27,16 +27,20 @@ from pydantic import ValidationError
 import torch
 from tqdm import tqdm
 
-from desertmind_seg.bootstrap import paired_differences
-from desertmind_seg.bundle import BundleError, read_bundle
-from desertmind_seg.engine import EngineError, load_engine
-from desertmind_seg.ontology import Ontology, OntologyError
-from training.checkpoint import CheckpointError, environment, load_checkpoint
-from training.datasets import DatasetError, LabelledFrame, data_hash, list_frames
-from training.depth_holes import thin_depth
-from training.evaluation_report import write_evaluation_report
-from training.metrics_file import write_metrics
-from training.model import VehicleGraph
+from desertmind_seg.engines.load import load_engine
+from desertmind_seg.engines.protocol import EngineError
+from desertmind_seg.model.bundle import BundleError, read_bundle
+from desertmind_seg.model.ontology import Ontology, OntologyError
+from desertmind_seg.scores.bootstrap import paired_differences
+from desertmind_seg.scores.split_scores import SplitScores
+from training.data.datasets import data_hash, list_frames
+from training.data.depth_holes import thin_depth
+from training.data.frames import DatasetError, LabelledFrame
+from training.evaluation.evaluation_report import write_evaluation_report
+from training.evaluation.metrics_file import write_metrics
+from training.evaluation.tta import Probabilities, tta_probabilities
+from training.networks.checkpoint import CheckpointError, environment, load_checkpoint
+from training.networks.network import VehicleGraph
 from training.recipe import (
     DataSection,
     DatasetName,
@@ -45,8 +49,6 @@ from training.recipe import (
     RecipeError,
     SplitSection,
 )
-from training.scores import SplitScores
-from training.tta import Probabilities, tta_probabilities
 
 Rgb = npt.NDArray[np.uint8]
 Depth = npt.NDArray[np.float32]

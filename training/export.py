@@ -25,7 +25,8 @@ from typing import Any, Literal, get_args
 import onnx
 import torch
 
-from desertmind_seg.bundle import (
+from desertmind_seg.engines.load import load_engine
+from desertmind_seg.model.bundle import (
     DEPTH_INPUT,
     IMAGE_INPUT,
     MAX_SIZE_HW,
@@ -37,22 +38,29 @@ from desertmind_seg.bundle import (
     read_bundle,
     write_bundle,
 )
-from desertmind_seg.engine import load_engine
-from desertmind_seg.ontology import OntologyError
-from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from training.datasets import LICENCES, DatasetError, LabelledFrame, list_frames
-from training.evaluate import predict_with_graph
-from training.half_precision import PrecisionError, to_half
-from training.metrics_file import without_details
-from training.model import ModelError, VehicleGraph
-from training.parity import ParityError, Precision, fault, frame_inputs, parity, write_worst_frame
-from training.quantization import (
+from desertmind_seg.model.ontology import OntologyError
+from training.bundles.half_precision import PrecisionError, to_half
+from training.bundles.parity import (
+    ParityError,
+    Precision,
+    fault,
+    frame_inputs,
+    parity,
+    write_worst_frame,
+)
+from training.bundles.quantization import (
     CALIBRATION_FRAMES,
     Calibration,
     Feeds,
     quantise,
     stratified,
 )
+from training.data.datasets import LICENCES, list_frames
+from training.data.frames import DatasetError, LabelledFrame
+from training.evaluate import predict_with_graph
+from training.evaluation.metrics_file import without_details
+from training.networks.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from training.networks.network import ModelError, VehicleGraph
 from training.recipe import DatasetName, RecipeError
 
 OPSET = 20

@@ -36,18 +36,21 @@ import numpy as np
 import torch
 import yaml
 
-from desertmind_seg.bootstrap import matrix_of
-from desertmind_seg.ontology import OntologyError, load_ontology
-from desertmind_seg.share import whole_file
+from desertmind_seg.model.files import whole_file
+from desertmind_seg.model.ontology import OntologyError, load_ontology
+from desertmind_seg.scores.bootstrap import matrix_of
 from training.calibrate import at_network_size
-from training.checkpoint import CheckpointError, environment
-from training.datasets import DatasetError, LabelledFrame, data_hash, list_frames
+from training.data.datasets import data_hash, list_frames
+from training.data.frames import DatasetError, LabelledFrame
 from training.distillation import DistillationError
-from training.encoder_weights import WeightsError
 from training.ensemble import prediction_of
 from training.evaluate import print_scores
-from training.metrics_file import METRICS_FILE, write_metrics
-from training.model import ModelError
+from training.evaluation.metrics_file import METRICS_FILE, write_metrics
+from training.evaluation.tta import tta_probabilities
+from training.fit.task import TrainingError
+from training.networks.checkpoint import CheckpointError, environment
+from training.networks.encoder_weights import WeightsError
+from training.networks.network import ModelError
 from training.out_of_fold import (
     FoldHeader,
     OutOfFoldError,
@@ -70,9 +73,7 @@ from training.recipe import (
     load_recipe,
     parse_recipe,
 )
-from training.task import TrainingError
 from training.train import CHECKPOINT, LAST, check_same_recipe, train
-from training.tta import tta_probabilities
 
 TEMPERATURES_FILE = 'temperatures.json'
 

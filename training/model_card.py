@@ -13,8 +13,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 import yaml
 
-from desertmind_seg.bundle import Bundle, BundleError, read_bundle
-from desertmind_seg.share import whole_file
+from desertmind_seg.model.bundle import Bundle, BundleError, read_bundle
+from desertmind_seg.model.files import whole_file
 from training.evaluate import split_rule
 
 _TEMPLATE = """\

@@ -27,12 +27,12 @@ import torch
 from torch.nn import functional
 from tqdm import tqdm
 
-from desertmind_seg.metrics import ConfusionMatrix
-from desertmind_seg.ontology import UNLABELED, Ontology
-from desertmind_seg.share import whole_file
-from training.datasets import LabelledFrame
-from training.scores import SplitScores
-from training.tta import Probabilities
+from desertmind_seg.model.files import whole_file
+from desertmind_seg.model.ontology import UNLABELED, Ontology
+from desertmind_seg.scores.metrics import ConfusionMatrix
+from desertmind_seg.scores.split_scores import SplitScores
+from training.data.frames import LabelledFrame
+from training.evaluation.tta import Probabilities
 
 StoreDtype = Literal['uint8', 'float16']
 

@@ -35,7 +35,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from tqdm import tqdm
 
-from desertmind_seg.ontology import UNLABELED, Ontology, load_ontology
+from desertmind_seg.model.ontology import UNLABELED, Ontology, load_ontology
 from training.synthetic_render import Camera, expose, render
 from training.synthetic_world import (
     MATERIAL_DESERT_10,

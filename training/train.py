@@ -46,11 +46,32 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import v2
 import yaml
 
-from desertmind_seg.ontology import Ontology, OntologyError, load_ontology
-from desertmind_seg.share import whole_file
-from training.augment import training_transform
+from desertmind_seg.model.files import whole_file
+from desertmind_seg.model.ontology import Ontology, OntologyError, load_ontology
 from training.calibrate import calibrate
-from training.checkpoint import (
+from training.data.augment import training_transform
+from training.data.datasets import (
+    Sample,
+    SegmentationDataset,
+    class_pixels,
+    data_hash,
+    list_frames,
+    sampling_weights,
+)
+from training.data.frames import DatasetError, LabelledFrame
+from training.data.sampling import TrainingBatches
+from training.distillation import DistillationError
+from training.evaluate import choose_frames, predict_with_graph
+from training.evaluation.metrics_file import (
+    METRICS_FILE,
+    MetricsFileError,
+    read_metrics,
+    write_metrics,
+)
+from training.evaluation.run_report import write_run_report
+from training.fit.losses import class_weights
+from training.fit.task import SegmentationTask, TrainingError
+from training.networks.checkpoint import (
     Checkpoint,
     CheckpointError,
     WholeFileIO,
@@ -59,25 +80,9 @@ from training.checkpoint import (
     read_last,
     save_checkpoint,
 )
-from training.datasets import (
-    DatasetError,
-    LabelledFrame,
-    Sample,
-    SegmentationDataset,
-    class_pixels,
-    data_hash,
-    list_frames,
-    sampling_weights,
-)
-from training.distillation import DistillationError
-from training.evaluate import choose_frames, predict_with_graph
-from training.losses import class_weights
-from training.metrics_file import METRICS_FILE, MetricsFileError, read_metrics, write_metrics
-from training.model import ModelError, VehicleGraph, WeightsError
+from training.networks.encoder_weights import WeightsError
+from training.networks.network import ModelError, VehicleGraph
 from training.recipe import Recipe, RecipeError, load_recipe
-from training.run_report import write_run_report
-from training.sampling import TrainingBatches
-from training.task import SegmentationTask, TrainingError
 
 LAST = 'last.ckpt'
 CHECKPOINT = 'checkpoint.pt'

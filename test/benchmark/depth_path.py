@@ -37,19 +37,19 @@ import numpy.typing as npt  # noqa: E402
 from rvl_encoder import rvl_encode  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
-from desertmind_seg.camera_model import CameraRays  # noqa: E402
-from desertmind_seg.costmap import OutgoingCostmap, RollingCostmap  # noqa: E402
-from desertmind_seg.depth_messages import (  # noqa: E402
+from desertmind_seg.geometry.camera_model import CameraRays  # noqa: E402
+from desertmind_seg.geometry.costmap import OutgoingCostmap, RollingCostmap  # noqa: E402
+from desertmind_seg.geometry.frame_transforms import StaticExtrinsics, body_transform  # noqa: E402
+from desertmind_seg.geometry.points import POINT_BYTES, OutgoingPoints  # noqa: E402
+from desertmind_seg.messages.depth import (  # noqa: E402
     Depth,
     at_image_size,
     decode_compressed_depth,
     decode_depth,
 )
-from desertmind_seg.frame_transforms import StaticExtrinsics, body_transform  # noqa: E402
-from desertmind_seg.machine_limits import CpuCopy  # noqa: E402
-from desertmind_seg.pairing import DepthPairing, Stamped  # noqa: E402
-from desertmind_seg.points import POINT_BYTES, OutgoingPoints  # noqa: E402
-from desertmind_seg.provenance import environment  # noqa: E402
+from desertmind_seg.messages.pairing import DepthPairing, Stamped  # noqa: E402
+from desertmind_seg.reports.provenance import environment  # noqa: E402
+from desertmind_seg.timing.limits import CpuCopy  # noqa: E402
 
 SIZE_HW = 480, 640
 WARM_UP = 20

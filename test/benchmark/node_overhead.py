@@ -43,13 +43,14 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 from tiny_bundle import write_tiny_bundle  # noqa: E402
 
-from desertmind_seg import segmentation_node  # noqa: E402
-from desertmind_seg.bundle import Bundle, read_bundle  # noqa: E402
-from desertmind_seg.dds import keep_frame_memory, with_image_profile  # noqa: E402
-from desertmind_seg.engine import Depth, Engine, OnnxRuntimeEngine, Rgb, load_engine  # noqa: E402
-from desertmind_seg.health import PipelineHealth  # noqa: E402
-from desertmind_seg.provenance import environment  # noqa: E402
-from desertmind_seg.share import DEFAULT_BUNDLE, share_path  # noqa: E402
+from desertmind_seg.engines.load import OnnxRuntimeEngine, load_engine  # noqa: E402
+from desertmind_seg.engines.protocol import Depth, Engine, Rgb  # noqa: E402
+from desertmind_seg.messages.dds import keep_frame_memory, with_image_profile  # noqa: E402
+from desertmind_seg.model.bundle import Bundle, read_bundle  # noqa: E402
+from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path  # noqa: E402
+from desertmind_seg.node import node as segmentation_node  # noqa: E402
+from desertmind_seg.node.health import PipelineHealth  # noqa: E402
+from desertmind_seg.reports.provenance import environment  # noqa: E402
 
 WARM_UP = 20
 RELAY_LIMIT, MODEL_LIMIT = 1.5, 1.10

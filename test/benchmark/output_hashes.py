@@ -11,12 +11,12 @@ import argparse
 import hashlib
 from pathlib import Path
 
-from desertmind_seg.bag_depth import BagDepth, DepthTopic
-from desertmind_seg.bags import Bag, header_stamp_ns
-from desertmind_seg.bundle import read_bundle
-from desertmind_seg.engine import load_engine
+from desertmind_seg.engines.load import load_engine
 from desertmind_seg.evaluate_bag import decode_frame
-from desertmind_seg.segmenter import Segmenter
+from desertmind_seg.evaluation.depth import BagDepth, DepthTopic
+from desertmind_seg.messages.bags import Bag, header_stamp_ns
+from desertmind_seg.model.bundle import read_bundle
+from desertmind_seg.pipeline.segmenter import Segmenter
 
 MODELS = Path(__file__).resolve().parents[2] / 'models'
 IMAGE = '/camera/color/image_raw'

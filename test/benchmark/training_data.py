@@ -36,13 +36,13 @@ from torch.utils.data import DataLoader
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from desertmind_seg.ontology import Ontology, load_ontology  # noqa: E402
-from training.augment import training_transform  # noqa: E402
-from training.checkpoint import environment  # noqa: E402
-from training.datasets import Sample, SegmentationDataset, list_frames  # noqa: E402
+from desertmind_seg.model.ontology import Ontology, load_ontology  # noqa: E402
+from training.data.augment import training_transform  # noqa: E402
+from training.data.datasets import Sample, SegmentationDataset, list_frames  # noqa: E402
+from training.data.sampling import TrainingBatches  # noqa: E402
+from training.fit.task import SegmentationTask  # noqa: E402
+from training.networks.checkpoint import environment  # noqa: E402
 from training.recipe import Recipe, load_recipe  # noqa: E402
-from training.sampling import TrainingBatches  # noqa: E402
-from training.task import SegmentationTask  # noqa: E402
 
 LIMIT = 1.10
 

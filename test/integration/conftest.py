@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pytest
 from tiny_bundle import write_tiny_bundle
 
-from desertmind_seg.bundle import read_bundle
-from desertmind_seg.engine import OnnxRuntimeEngine
-from desertmind_seg.segmenter import Segmenter
+from desertmind_seg.engines.load import OnnxRuntimeEngine
+from desertmind_seg.model.bundle import read_bundle
+from desertmind_seg.pipeline.segmenter import Segmenter
 
 DEPTH_SIZE_HW = (240, 320)
 OBSTACLE = 4

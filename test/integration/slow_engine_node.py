@@ -11,9 +11,10 @@ import time
 import numpy as np
 import numpy.typing as npt
 
-from desertmind_seg.bundle import Bundle
-from desertmind_seg.engine import Depth, Engine, Rgb, load_engine
-from desertmind_seg.segmentation_node import main
+from desertmind_seg.engines.load import load_engine
+from desertmind_seg.engines.protocol import Depth, Engine, Rgb
+from desertmind_seg.model.bundle import Bundle
+from desertmind_seg.node.node import main
 
 
 class SlowEngine:

@@ -19,9 +19,9 @@ EXECUTABLES = {
 }
 COLCON = shutil.which('colcon', path=f'{sysconfig.get_path("scripts")}:{os.environ["PATH"]}')
 WHERE_SHARED_FILES_ARE = (
-    'from desertmind_seg import share; print(share.__file__); '
-    "files = 'config/seg.yaml', 'launch/seg.launch.py', share.DEFAULT_BUNDLE; "
-    'print(*map(share.share_path, files))'
+    'from desertmind_seg.model import files; print(files.__file__); '
+    "paths = 'config/seg.yaml', 'launch/seg.launch.py', files.DEFAULT_BUNDLE; "
+    'print(*map(files.share_path, paths))'
 )
 
 

@@ -31,7 +31,7 @@ import pytest
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
-from desertmind_seg.segmenter import Segmenter
+from desertmind_seg.pipeline.segmenter import Segmenter
 
 Rgb = npt.NDArray[np.uint8]
 Metres = npt.NDArray[np.float32]

@@ -32,9 +32,9 @@ import numpy.typing as npt
 import pytest
 from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
 
-from desertmind_seg.bags import Bag, header_stamp_ns
-from desertmind_seg.messages import decode_labels
-from desertmind_seg.segmenter import Segmenter
+from desertmind_seg.messages.bags import Bag, header_stamp_ns
+from desertmind_seg.messages.images import decode_labels
+from desertmind_seg.pipeline.segmenter import Segmenter
 
 Rgb = npt.NDArray[np.uint8]
 Metres = npt.NDArray[np.float32]

@@ -15,9 +15,9 @@ import rclpy
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.parameter import Parameter
 
-from desertmind_seg.engine import EngineError
-from desertmind_seg.frame_transforms import tf2_is_installed
-from desertmind_seg.segmentation_node import SegmentationNode
+from desertmind_seg.engines.protocol import EngineError
+from desertmind_seg.geometry.frame_transforms import tf2_is_installed
+from desertmind_seg.node.node import SegmentationNode
 
 Rgb = npt.NDArray[np.uint8]
 

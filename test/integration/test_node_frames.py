@@ -27,10 +27,10 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
-from desertmind_seg.messages import SUPPORTED_ENCODINGS, decode_image
-from desertmind_seg.ontology import load_ontology
-from desertmind_seg.rendering import colorize, overlay
-from desertmind_seg.segmenter import Segmenter
+from desertmind_seg.messages.images import SUPPORTED_ENCODINGS, decode_image
+from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.pipeline.rendering import colorize, overlay
+from desertmind_seg.pipeline.segmenter import Segmenter
 
 Rgb = npt.NDArray[np.uint8]
 

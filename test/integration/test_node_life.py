@@ -30,9 +30,9 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage
 
-from desertmind_seg.messages import decode_compressed_image
-from desertmind_seg.ontology import load_ontology
-from desertmind_seg.segmenter import Segmenter
+from desertmind_seg.messages.images import decode_compressed_image
+from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.pipeline.segmenter import Segmenter
 
 Rgb = npt.NDArray[np.uint8]
 

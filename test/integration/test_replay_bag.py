@@ -25,8 +25,8 @@ from tiny_bag import (
 )
 from tiny_bundle import write_tiny_bundle
 
-from desertmind_seg.bags import CONFIDENCE_TOPIC, MASK_TOPIC, Bag, stamp_ns
 from desertmind_seg.evaluate_bag import main as evaluate_bag
+from desertmind_seg.messages.bags import CONFIDENCE_TOPIC, MASK_TOPIC, Bag, stamp_ns
 
 RESULTS = ['masks', 'metrics.json', 'node.log', 'overlay.png', 'overlay.webm', 'report.html']
 

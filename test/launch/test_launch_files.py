@@ -23,9 +23,9 @@ import pytest
 import yaml
 
 from desertmind_seg import play_bag
-from desertmind_seg.dds import PROFILE_VARIABLES
-from desertmind_seg.node_outputs import ENCODINGS
-from desertmind_seg.parameters import PARAMETERS
+from desertmind_seg.messages.dds import PROFILE_VARIABLES
+from desertmind_seg.node.outputs import ENCODINGS
+from desertmind_seg.node.parameters import PARAMETERS
 
 ROOT = Path(__file__).resolve().parents[2]
 SEG = ROOT / 'launch/seg.launch.py'

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tiny_ycor import write_tiny_ycor
 
-from training.checkpoint import Checkpoint
+from training.networks.checkpoint import Checkpoint
 from training.recipe import Recipe, load_recipe
 from training.train import train
 

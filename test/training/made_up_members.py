@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from desertmind_seg.ontology import Ontology, load_ontology
-from training.layouts import LabelledFrame
+from desertmind_seg.model.ontology import Ontology, load_ontology
+from training.data.frames import LabelledFrame
 from training.out_of_fold import FoldHeader, Prediction, write_fold
 
 YCOR8 = load_ontology('ycor-8')

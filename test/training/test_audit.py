@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from desertmind_seg.ontology import load_ontology
+from desertmind_seg.model.ontology import load_ontology
 from training.audit import main, near_pairs, perceptual_hash
 
 YCOR8 = load_ontology('ycor-8')

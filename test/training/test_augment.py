@@ -6,8 +6,8 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
-from desertmind_seg.ontology import UNLABELED
-from training.augment import Depth, class_mix, training_transform
+from desertmind_seg.model.ontology import UNLABELED
+from training.data.augment import Depth, class_mix, training_transform
 from training.recipe import AugmentSection
 
 _INSIDE_M, _OUTSIDE_M = 5.0, 20.0

@@ -26,9 +26,14 @@ from training.calibrate import (
     refresh_batch_norm,
     sampled_logits,
 )
-from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from training.datasets import list_frames
-from training.model import SegmentationNetwork, VehicleGraph
+from training.data.datasets import list_frames
+from training.networks.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+)
+from training.networks.network import SegmentationNetwork, VehicleGraph
 from training.recipe import RecipeError
 
 

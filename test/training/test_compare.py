@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from desertmind_seg.bootstrap import STATISTICS, intervals, matrix_of
-from desertmind_seg.metrics import ConfusionMatrix
-from desertmind_seg.ontology import load_ontology
+from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.scores.bootstrap import STATISTICS, intervals, matrix_of
+from desertmind_seg.scores.metrics import ConfusionMatrix
 from training.compare import as_text, main, run_names
-from training.metrics_file import MetricsFileError, read_metrics, write_metrics
+from training.evaluation.metrics_file import MetricsFileError, read_metrics, write_metrics
 
 YCOR8 = load_ontology('ycor-8')
 BLOCKS = 8

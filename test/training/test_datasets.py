@@ -10,10 +10,8 @@ from tiny_ycor import write_tiny_ycor
 import torch
 from torchvision.transforms import v2
 
-from desertmind_seg.ontology import UNLABELED, load_ontology
-from training.datasets import (
-    DatasetError,
-    LabelledFrame,
+from desertmind_seg.model.ontology import UNLABELED, load_ontology
+from training.data.datasets import (
     SegmentationDataset,
     class_pixels,
     data_hash,
@@ -21,7 +19,7 @@ from training.datasets import (
     list_frames,
     sampling_weights,
 )
-from training.frames import FileFrame, UnknownCodesError
+from training.data.frames import DatasetError, FileFrame, LabelledFrame, UnknownCodesError
 from training.recipe import DataSection, DatasetSection
 
 YCOR8 = load_ontology('ycor-8')

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from desertmind_seg.ontology import load_ontology
-from training.checkpoint import Checkpoint, save_checkpoint
+from desertmind_seg.model.ontology import load_ontology
 from training.distillation import DistillationError, Teachers, distillation_loss
-from training.model import SegmentationNetwork
+from training.networks.checkpoint import Checkpoint, save_checkpoint
+from training.networks.network import SegmentationNetwork
 from training.recipe import Recipe, parse_recipe
 from training.train import train
 

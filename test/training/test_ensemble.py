@@ -26,7 +26,7 @@ from training.ensemble import (
     main,
     read_ensemble,
 )
-from training.metrics_file import read_metrics
+from training.evaluation.metrics_file import read_metrics
 from training.out_of_fold import (
     OutOfFoldStore,
     PixelSample,

@@ -13,11 +13,10 @@ from tiny_bundle import write_tiny_bundle
 from tiny_rgbd import widened_checkpoint, write_tiny_depth
 from tiny_ycor import write_tiny_ycor
 
-from desertmind_seg.bundle import read_bundle
-from desertmind_seg.ontology import load_ontology
-from desertmind_seg.share import DEFAULT_BUNDLE
-from training.checkpoint import Checkpoint, save_checkpoint
-from training.datasets import DatasetError, LabelledFrame
+from desertmind_seg.model.bundle import read_bundle
+from desertmind_seg.model.files import DEFAULT_BUNDLE
+from desertmind_seg.model.ontology import load_ontology
+from training.data.frames import DatasetError, LabelledFrame
 from training.evaluate import (
     Predict,
     choose_frames,
@@ -28,7 +27,8 @@ from training.evaluate import (
     score_frames,
     split_rule,
 )
-from training.metrics_file import read_metrics, write_metrics
+from training.evaluation.metrics_file import read_metrics, write_metrics
+from training.networks.checkpoint import Checkpoint, save_checkpoint
 from training.recipe import DatasetSection, SplitSection
 
 ROOT = Path(__file__).resolve().parents[2]

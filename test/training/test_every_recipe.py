@@ -12,15 +12,15 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 import yaml
 
-from desertmind_seg.ontology import load_ontology
-from training.augment import training_transform
-from training.checkpoint import Checkpoint, save_checkpoint
-from training.datasets import SegmentationDataset, class_pixels, list_frames
-from training.losses import class_weights
-from training.model import SegmentationNetwork
+from desertmind_seg.model.ontology import load_ontology
+from training.data.augment import training_transform
+from training.data.datasets import SegmentationDataset, class_pixels, list_frames
+from training.data.sampling import TrainingBatches
+from training.fit.losses import class_weights
+from training.fit.task import SegmentationTask
+from training.networks.checkpoint import Checkpoint, save_checkpoint
+from training.networks.network import SegmentationNetwork
 from training.recipe import RECIPES, Recipe, load_recipe
-from training.sampling import TrainingBatches
-from training.task import SegmentationTask
 
 _NETWORKS = sorted(
     path.stem

@@ -21,14 +21,15 @@ from tiny_rgbd import (
 )
 import torch
 
-from desertmind_seg.bundle import MAX_SIZE_HW, MIN_SIZE_HW, read_bundle
-from desertmind_seg.engine import EngineError, OnnxRuntimeEngine, load_engine
-from desertmind_seg.segmenter import Segmenter
-from desertmind_seg.temporal import TemporalFilter, decide
+from desertmind_seg.engines.load import OnnxRuntimeEngine, load_engine
+from desertmind_seg.engines.protocol import EngineError
+from desertmind_seg.model.bundle import MAX_SIZE_HW, MIN_SIZE_HW, read_bundle
+from desertmind_seg.pipeline.segmenter import Segmenter
+from desertmind_seg.pipeline.temporal import TemporalFilter, decide
 from training import evaluate, export
-from training.checkpoint import Checkpoint, save_checkpoint
-from training.model import VehicleGraph
-from training.parity import MIN_PIXEL_AGREEMENT, Precision, fault, made_up_depth
+from training.bundles.parity import MIN_PIXEL_AGREEMENT, Precision, fault, made_up_depth
+from training.networks.checkpoint import Checkpoint, save_checkpoint
+from training.networks.network import VehicleGraph
 
 
 @pytest.fixture(scope='module')

@@ -11,11 +11,12 @@ import pytest
 import torch
 import yaml
 
-from training.checkpoint import CheckpointError, load_checkpoint
-from training.datasets import DatasetError
+from training.data.frames import DatasetError
 from training.distillation import DistillationError, Teachers
 from training.ensemble import main as ensemble_main
 from training.ensemble import read_ensemble
+from training.evaluation.metrics_file import read_metrics
+from training.evaluation.tta import tta_probabilities
 from training.folds import (
     FoldError,
     command_line,
@@ -25,10 +26,9 @@ from training.folds import (
     run_fold,
     run_folds,
 )
-from training.metrics_file import read_metrics
+from training.networks.checkpoint import CheckpointError, load_checkpoint
 from training.out_of_fold import OutOfFoldStore, Prediction
 from training.recipe import Recipe, RecipeError, load_ensemble, load_recipe, parse_recipe
-from training.tta import tta_probabilities
 
 
 def _member(recipe: Recipe, name: str, seed: int) -> Recipe:

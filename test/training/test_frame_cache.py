@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from desertmind_seg.ontology import Ontology, load_ontology
-from training import frame_cache
-from training.frame_cache import CachedFrame, cached
-from training.layouts import read_layout
+from desertmind_seg.model.ontology import Ontology, load_ontology
+from training.data import frame_cache as frame_cache
+from training.data.frame_cache import CachedFrame, cached
+from training.data.layouts import read_layout
 
 YCOR8 = load_ontology('ycor-8')
 

@@ -19,10 +19,10 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from desertmind_seg.ontology import UNLABELED, Ontology, load_ontology
-from training.datasets import SegmentationDataset
-from training.frames import DatasetError, LabelledFrame, UnknownCodesError
-from training.layouts import Listing, read_layout
+from desertmind_seg.model.ontology import UNLABELED, Ontology, load_ontology
+from training.data.datasets import SegmentationDataset
+from training.data.frames import DatasetError, LabelledFrame, UnknownCodesError
+from training.data.layouts import Listing, read_layout
 from training.synthetic import DriveSpec, write_bag, write_folders
 
 _HW = (6, 9)

@@ -12,8 +12,8 @@ import segmentation_models_pytorch as smp
 import torch
 from torch.nn import functional
 
-from desertmind_seg.ontology import UNLABELED, load_ontology
-from training.losses import (
+from desertmind_seg.model.ontology import UNLABELED, load_ontology
+from training.fit.losses import (
     SegmentationLoss,
     class_weights,
     focal,

@@ -8,12 +8,7 @@ from torch import nn
 from torch.nn import functional
 import torchvision
 
-from training.model import (
-    ModelError,
-    SegmentationNetwork,
-    VehicleGraph,
-    encode_depth,
-)
+from training.networks.network import ModelError, SegmentationNetwork, VehicleGraph, encode_depth
 from training.recipe import DepthSection, ModelSection
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from desertmind_seg.bundle import Bundle, read_bundle
-from desertmind_seg.share import DEFAULT_BUNDLE
-from training.checkpoint import Checkpoint
+from desertmind_seg.model.bundle import Bundle, read_bundle
+from desertmind_seg.model.files import DEFAULT_BUNDLE
 from training.export import main as export
 from training.model_card import main, model_card
+from training.networks.checkpoint import Checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted((ROOT / 'models').glob('*.onnx'))

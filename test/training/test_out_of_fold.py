@@ -20,7 +20,7 @@ from scipy.special import softmax
 import torch
 from torch.nn import functional
 
-from desertmind_seg.ontology import Ontology
+from desertmind_seg.model.ontology import Ontology
 from training.out_of_fold import (
     Mixture,
     OutOfFoldError,

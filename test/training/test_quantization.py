@@ -14,10 +14,9 @@ import pytest
 from tiny_model import EXPORTED, inputs, logits, signal_to_noise_db, traced
 from tiny_ycor import write_tiny_ycor
 
-from desertmind_seg.ontology import load_ontology
-from training.datasets import class_pixels, list_frames
-from training.half_precision import PrecisionError
-from training.quantization import (
+from desertmind_seg.model.ontology import load_ontology
+from training.bundles.half_precision import PrecisionError
+from training.bundles.quantization import (
     SENSITIVE_DB,
     Calibration,
     layers,
@@ -29,6 +28,7 @@ from training.quantization import (
     tensor_ranges,
     with_pairs,
 )
+from training.data.datasets import class_pixels, list_frames
 from training.recipe import Recipe
 
 _LITE, _RESNET = EXPORTED[:2]

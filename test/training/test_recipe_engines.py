@@ -20,11 +20,11 @@ from desertmind_seg.build_engine import (
     build_plan,
     installed_tensorrt,
 )
-from desertmind_seg.bundle import Bundle, read_bundle
-from desertmind_seg.engine_cache import DYNAMIC
-from desertmind_seg.ontology import load_ontology
+from desertmind_seg.engines.cache import DYNAMIC
+from desertmind_seg.model.bundle import Bundle, read_bundle
+from desertmind_seg.model.ontology import load_ontology
 from training.export import to_onnx
-from training.model import SegmentationNetwork, VehicleGraph
+from training.networks.network import SegmentationNetwork, VehicleGraph
 from training.recipe import RECIPES, Recipe, load_recipe
 
 _TARGETS = ('sm86', 'sm89')

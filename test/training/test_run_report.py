@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from desertmind_seg.ontology import load_ontology
-from training.checkpoint import Checkpoint
-from training.datasets import LabelledFrame, list_frames
+from desertmind_seg.model.ontology import load_ontology
+from training.data.datasets import list_frames
+from training.data.frames import LabelledFrame
 from training.evaluate import score_frames
-from training.metrics_file import read_metrics, write_metrics
+from training.evaluation.metrics_file import read_metrics, write_metrics
+from training.evaluation.run_report import read_curves, write_run_report
+from training.networks.checkpoint import Checkpoint
 from training.recipe import Recipe
-from training.run_report import read_curves, write_run_report
 
 YCOR8 = load_ontology('ycor-8')
 

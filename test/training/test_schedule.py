@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from training.model import SegmentationNetwork
-from training.recipe import OptimSection, Recipe
-from training.schedule import (
+from training.fit.schedule import (
     averaged_network,
     lr_factor,
     lr_schedule,
     optimizer_for,
     warmed_up_ema,
 )
+from training.networks.network import SegmentationNetwork
+from training.recipe import OptimSection, Recipe
 
 
 def _optim(recipe: Recipe, **changes: object) -> OptimSection:

@@ -6,12 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from desertmind_seg.ontology import load_ontology
-from training.scores import (
-    BOUNDARY_TOLERANCE,
-    BoundaryF1,
-    Calibration,
-)
+from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.scores.split_scores import BOUNDARY_TOLERANCE, BoundaryF1, Calibration
 
 YCOR8 = load_ontology('ycor-8')
 SMOOTH, GRASS, ROUGH, PUDDLE, OBSTACLE, LOW, HIGH, SKY = range(8)

@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from desertmind_seg.bundle import read_bundle
-from desertmind_seg.engine import Engine, load_engine
+from desertmind_seg.engines.load import load_engine
+from desertmind_seg.engines.protocol import Engine
 from desertmind_seg.evaluate_bag import main as evaluate_bag
-from desertmind_seg.metrics import ConfusionMatrix
-from desertmind_seg.share import DEFAULT_BUNDLE
-from desertmind_seg.temporal import ALPHA
-from training.datasets import LabelledFrame
+from desertmind_seg.model.bundle import read_bundle
+from desertmind_seg.model.files import DEFAULT_BUNDLE
+from desertmind_seg.pipeline.temporal import ALPHA
+from desertmind_seg.scores.metrics import ConfusionMatrix
+from training.bundles.parity import GATE_SIZES_HW, fault, frame_inputs, frame_labels
+from training.data.frames import LabelledFrame
 from training.evaluate import choose_frames, main, split_rule
-from training.parity import GATE_SIZES_HW, fault, frame_inputs, frame_labels
 from training.recipe import DatasetSection
 from training.synthetic import main as synthetic
 

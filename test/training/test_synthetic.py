@@ -13,7 +13,7 @@ from rosbags.highlevel import AnyReader
 from rosbags.interfaces import QosDurability, QosReliability
 import yaml
 
-from desertmind_seg.ontology import load_ontology
+from desertmind_seg.model.ontology import load_ontology
 from training import synthetic
 from training.synthetic import (
     CAMERA_FRAME,

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from desertmind_seg.camera_model import CameraRays
-from desertmind_seg.costmap import RollingCostmap
-from desertmind_seg.frame_transforms import CameraPose
-from desertmind_seg.ontology import load_ontology
+from desertmind_seg.geometry.camera_model import CameraRays
+from desertmind_seg.geometry.costmap import RollingCostmap
+from desertmind_seg.geometry.frame_transforms import CameraPose
+from desertmind_seg.model.ontology import load_ontology
 from training.synthetic import SyntheticDrive, SyntheticFrame
 
 SIZE_HW = 120, 160

@@ -20,17 +20,17 @@ from tiny_rgbd import write_tiny_depth
 import torch
 import yaml
 
-from desertmind_seg.ontology import load_ontology
-from training.checkpoint import (
+from desertmind_seg.model.ontology import load_ontology
+from training.data.frames import DatasetError
+from training.fit.task import SegmentationTask, TrainingError
+from training.networks.checkpoint import (
     Checkpoint,
     CheckpointError,
     load_checkpoint,
     read_last,
     save_checkpoint,
 )
-from training.datasets import DatasetError
 from training.recipe import Recipe, RecipeError, parse_recipe
-from training.task import SegmentationTask, TrainingError
 from training.train import TimmSyncBatchNorm, main, train
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from training.checkpoint import load_checkpoint
 from training.evaluate import predict_with_graph, predict_with_probabilities
-from training.model import SegmentationNetwork, VehicleGraph
+from training.evaluation.tta import tta_probabilities, view_sizes
+from training.networks.checkpoint import load_checkpoint
+from training.networks.network import SegmentationNetwork, VehicleGraph
 from training.recipe import Recipe
-from training.tta import tta_probabilities, view_sizes
 
 CPU = torch.device('cpu')
 DEPTH = {

@@ -11,10 +11,10 @@ import onnxruntime
 import torch
 from torch import nn
 
+from training.bundles.half_precision import network_nodes
+from training.bundles.parity import made_up_depth
 from training.export import to_onnx
-from training.half_precision import network_nodes
-from training.model import SegmentationNetwork, VehicleGraph
-from training.parity import made_up_depth
+from training.networks.network import SegmentationNetwork, VehicleGraph
 from training.recipe import ModelSection
 
 DEPTH: dict[str, object] = {

@@ -8,9 +8,9 @@ import numpy as np
 from tiny_model import DEPTH, settled
 import torch
 
-from desertmind_seg.ontology import load_ontology
-from training.checkpoint import Checkpoint
-from training.model import SegmentationNetwork
+from desertmind_seg.model.ontology import load_ontology
+from training.networks.checkpoint import Checkpoint
+from training.networks.network import SegmentationNetwork
 from training.recipe import Recipe, load_recipe, parse_recipe
 
 

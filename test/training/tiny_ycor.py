@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from desertmind_seg.ontology import load_ontology
+from desertmind_seg.model.ontology import load_ontology
 
 # YCOR's raw codes are the ids of ycor-8 plus 1.
 _SKY, _TRAIL, _GRASS = 8, 1, 2

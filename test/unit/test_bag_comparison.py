@@ -10,13 +10,13 @@ from test_evaluate_bag import evaluate, read_images, read_metrics
 from tiny_bag import DEPTH_TOPIC, LABEL_TOPIC, DepthShot, TinyDrive, write_drive
 from tiny_bundle import tiny_metadata, tiny_model, write_tiny_bundle
 
-from desertmind_seg.bag_comparison import BLOCK_FRAMES, Compared, comparison_document
-from desertmind_seg.bags import MASK_TOPIC
-from desertmind_seg.bootstrap import ComparisonError
-from desertmind_seg.bundle import write_bundle
-from desertmind_seg.flicker import Flicker
-from desertmind_seg.metrics import ConfusionMatrix
-from desertmind_seg.ontology import load_ontology
+from desertmind_seg.evaluation.comparison import BLOCK_FRAMES, Compared, comparison_document
+from desertmind_seg.messages.bags import MASK_TOPIC
+from desertmind_seg.model.bundle import write_bundle
+from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.scores.bootstrap import ComparisonError
+from desertmind_seg.scores.flicker import Flicker
+from desertmind_seg.scores.metrics import ConfusionMatrix
 
 YCOR8 = load_ontology('ycor-8')
 

@@ -21,13 +21,13 @@ from tiny_bag import (
 )
 from tiny_bundle import write_tiny_bundle
 
-from desertmind_seg.bag_depth import DepthTopic
-from desertmind_seg.bags import MASK_TOPIC, Bag, BagWriter
-from desertmind_seg.bundle import read_bundle
-from desertmind_seg.engine import load_engine
+from desertmind_seg.engines.load import load_engine
 from desertmind_seg.evaluate_bag import evaluate_bag, main
-from desertmind_seg.metrics import ConfusionMatrix
-from desertmind_seg.segmenter import Segmenter
+from desertmind_seg.evaluation.depth import DepthTopic
+from desertmind_seg.messages.bags import MASK_TOPIC, Bag, BagWriter
+from desertmind_seg.model.bundle import read_bundle
+from desertmind_seg.pipeline.segmenter import Segmenter
+from desertmind_seg.scores.metrics import ConfusionMatrix
 
 SIZE_HW = (66, 90)
 

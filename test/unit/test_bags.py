@@ -19,7 +19,7 @@ from tiny_bag import (
     write_drive,
 )
 
-from desertmind_seg.bags import (
+from desertmind_seg.messages.bags import (
     IMAGE_TYPE,
     LABEL_INFO_TYPE,
     Bag,

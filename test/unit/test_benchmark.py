@@ -15,7 +15,6 @@ import pytest
 from tiny_bundle import write_tiny_bundle
 
 from desertmind_seg import benchmark as benchmark_module
-from desertmind_seg import timed_engine
 from desertmind_seg.benchmark import (
     ROUNDS,
     CaseResult,
@@ -28,9 +27,10 @@ from desertmind_seg.benchmark import (
     run_cases,
     table_rows,
 )
-from desertmind_seg.bundle import read_bundle
-from desertmind_seg.engine_protocol import EngineError
-from desertmind_seg.timed_engine import (
+from desertmind_seg.engines.protocol import EngineError
+from desertmind_seg.model.bundle import read_bundle
+from desertmind_seg.timing import engine_case as timed_engine
+from desertmind_seg.timing.engine_case import (
     EngineCase,
     Memory,
     TimedEngine,

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from desertmind_seg.bootstrap import (
+from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.scores.bootstrap import (
     ComparisonError,
     PairedDifference,
     interval_95,
@@ -12,7 +13,6 @@ from desertmind_seg.bootstrap import (
     paired_share,
     resampled,
 )
-from desertmind_seg.ontology import load_ontology
 
 YCOR8 = load_ontology('ycor-8')
 SMOOTH, OBSTACLE, SKY = 0, 4, 7

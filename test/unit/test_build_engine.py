@@ -29,10 +29,10 @@ from desertmind_seg.build_engine import (
     main,
     stored_engine,
 )
-from desertmind_seg.bundle import Bundle, read_bundle
-from desertmind_seg.cuda_device import Device
-from desertmind_seg.engine_cache import DYNAMIC, find_engine, parse_shape
-from desertmind_seg.engine_protocol import EngineBuildError, EngineError
+from desertmind_seg.engines.cache import DYNAMIC, find_engine, parse_shape
+from desertmind_seg.engines.cuda import Device
+from desertmind_seg.engines.protocol import EngineBuildError, EngineError
+from desertmind_seg.model.bundle import Bundle, read_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 RTX_A2000 = Device('NVIDIA RTX A2000 12GB', 'sm86')

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 import pytest
 from tiny_bundle import tiny_metadata, tiny_model, write_tiny_bundle
 
-from desertmind_seg.bundle import (
+from desertmind_seg.model.bundle import (
     METADATA_KEY,
     Bundle,
     BundleError,
@@ -22,7 +22,7 @@ from desertmind_seg.bundle import (
     read_bundle,
     write_bundle,
 )
-from desertmind_seg.ontology import Ontology, load_ontology
+from desertmind_seg.model.ontology import Ontology, load_ontology
 
 
 @pytest.fixture(scope='module')

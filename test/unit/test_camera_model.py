@@ -12,7 +12,12 @@ import pytest
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
-from desertmind_seg.camera_model import CameraInfoError, CameraRays, Rays, image_camera_info
+from desertmind_seg.geometry.camera_model import (
+    CameraInfoError,
+    CameraRays,
+    Rays,
+    image_camera_info,
+)
 
 SIZE_HW = 480, 640
 DISTORTIONS = {

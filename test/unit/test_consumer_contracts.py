@@ -28,11 +28,11 @@ import pytest
 from std_msgs.msg import Header
 import yaml
 
-from desertmind_seg.camera_model import CameraRays, image_camera_info
-from desertmind_seg.frame_transforms import OPTICAL_TO_BODY, body_transform
-from desertmind_seg.messages import OutgoingImage, label_info_json, mono8_image, rgb8_image
-from desertmind_seg.ontology import load_ontology
-from desertmind_seg.points import OutgoingPoints
+from desertmind_seg.geometry.camera_model import CameraRays, image_camera_info
+from desertmind_seg.geometry.frame_transforms import OPTICAL_TO_BODY, body_transform
+from desertmind_seg.geometry.points import OutgoingPoints
+from desertmind_seg.messages.images import OutgoingImage, label_info_json, mono8_image, rgb8_image
+from desertmind_seg.model.ontology import load_ontology
 
 ROOT = Path(__file__).resolve().parents[2]
 ONTOLOGY = load_ontology('ycor-8')

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from rclpy.serialization import deserialize_message, serialize_message
 
-from desertmind_seg.camera_model import CameraRays, Rays
-from desertmind_seg.costmap import OutgoingCostmap, RollingCostmap
-from desertmind_seg.frame_transforms import OPTICAL_TO_BODY, CameraPose, body_transform
+from desertmind_seg.geometry.camera_model import CameraRays, Rays
+from desertmind_seg.geometry.costmap import OutgoingCostmap, RollingCostmap
+from desertmind_seg.geometry.frame_transforms import OPTICAL_TO_BODY, CameraPose, body_transform
 
 SIZE_HW = 120, 160
 SEC = 1_000_000_000

@@ -9,14 +9,14 @@ from xml.etree import ElementTree
 import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from desertmind_seg.dds import (
+from desertmind_seg.messages.dds import (
     keep_frame_memory,
     missing_image_profile,
     qos_conflicts,
     with_background_sending,
     with_image_profile,
 )
-from desertmind_seg.share import share_path
+from desertmind_seg.model.files import share_path
 
 PROFILE = str(share_path('config/fastdds.xml'))
 FAST_DDS = 'rmw_fastrtps_cpp'

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from desertmind_seg.depth_input import RGB, RGBD, DepthInput, no_depth_status
-from desertmind_seg.depth_messages import Depth
-from desertmind_seg.frame_slot import Frame, FrameSlot
-from desertmind_seg.health import OK, WARN
-from desertmind_seg.messages import MessageError
-from desertmind_seg.pairing import DepthPairing
+from desertmind_seg.messages.depth import Depth
+from desertmind_seg.messages.frame_slot import Frame, FrameSlot
+from desertmind_seg.messages.images import MessageError
+from desertmind_seg.messages.pairing import DepthPairing
+from desertmind_seg.node.depth_input import RGB, RGBD, DepthInput, no_depth_status
+from desertmind_seg.node.health import OK, WARN
 
 MS = 1_000_000
 SIZE_HW = (4, 6)

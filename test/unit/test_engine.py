@@ -17,11 +17,11 @@ import onnxruntime
 import pytest
 from tiny_bundle import write_tiny_bundle
 
-from desertmind_seg import engine as engine_module
-from desertmind_seg.bundle import OUTPUTS, read_bundle
-from desertmind_seg.engine import EngineError, OnnxRuntimeEngine, load_engine
-from desertmind_seg.engine_protocol import EngineBuildError
-from desertmind_seg.ontology import load_ontology
+from desertmind_seg.engines import load as engine_module
+from desertmind_seg.engines.load import OnnxRuntimeEngine, load_engine
+from desertmind_seg.engines.protocol import EngineBuildError, EngineError
+from desertmind_seg.model.bundle import OUTPUTS, read_bundle
+from desertmind_seg.model.ontology import load_ontology
 
 SUBSETS = list(chain.from_iterable(combinations(OUTPUTS, count) for count in (1, 2, 3)))
 
@@ -239,7 +239,7 @@ def test_cuda_that_does_not_start_is_no_silent_fallback(tiny_bundle: Path) -> No
 
 @pytest.mark.usefixtures('broken_cuda')
 def test_auto_logs_its_choice_and_why(tiny_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, 'desertmind_seg.engine'):
+    with caplog.at_level(logging.INFO, 'desertmind_seg.engines.load'):
         engine = load_engine(read_bundle(tiny_bundle), num_threads=1)
     assert engine.backend == 'onnxruntime-cpu'
     assert engine.device == 'cpu, 1 threads'

@@ -6,8 +6,7 @@ import resource
 
 import pytest
 
-from desertmind_seg.bundle import Bundle, read_bundle
-from desertmind_seg.engine_cache import (
+from desertmind_seg.engines.cache import (
     CACHE_VARIABLE,
     DYNAMIC,
     BuiltEngine,
@@ -18,7 +17,8 @@ from desertmind_seg.engine_cache import (
     find_or_build,
     parse_shape,
 )
-from desertmind_seg.engine_protocol import EngineBuildError, EngineError
+from desertmind_seg.engines.protocol import EngineBuildError, EngineError
+from desertmind_seg.model.bundle import Bundle, read_bundle
 
 REPORT = (
     'Name: a, LayerType: kgen',

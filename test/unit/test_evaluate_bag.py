@@ -17,13 +17,19 @@ from tiny_bag import (
 )
 from tiny_bundle import write_tiny_bundle
 
-from desertmind_seg.bags import CONFIDENCE_TOPIC, LABEL_INFO_TOPIC, MASK_TOPIC, Bag, stamp_ns
-from desertmind_seg.bundle import read_bundle
-from desertmind_seg.engine import load_engine
+from desertmind_seg.engines.load import load_engine
 from desertmind_seg.evaluate_bag import main
-from desertmind_seg.metrics import ConfusionMatrix
-from desertmind_seg.ontology import load_ontology
-from desertmind_seg.segmenter import Segmenter
+from desertmind_seg.messages.bags import (
+    CONFIDENCE_TOPIC,
+    LABEL_INFO_TOPIC,
+    MASK_TOPIC,
+    Bag,
+    stamp_ns,
+)
+from desertmind_seg.model.bundle import read_bundle
+from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.pipeline.segmenter import Segmenter
+from desertmind_seg.scores.metrics import ConfusionMatrix
 
 
 @pytest.fixture

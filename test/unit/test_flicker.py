@@ -5,14 +5,9 @@ import numpy.typing as npt
 import pytest
 from test_flow import SIZE_HW, STEP_NS, cut, texture
 
-from desertmind_seg.flicker import (
-    Flicker,
-    changed_pixels,
-    flicker_facts,
-    flicker_sections,
-)
-from desertmind_seg.flow import MAX_GAP_NS, Warp
-from desertmind_seg.ontology import UNLABELED
+from desertmind_seg.model.ontology import UNLABELED
+from desertmind_seg.pipeline.flow import MAX_GAP_NS, Warp
+from desertmind_seg.scores.flicker import Flicker, changed_pixels, flicker_facts, flicker_sections
 
 CROPS = [(40 + 3 * step, 40 + 5 * step) for step in range(4)]
 

@@ -5,7 +5,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from desertmind_seg.flow import FIRST, GAP, JUMP, MAX_GAP_NS, OTHER_SIZE, FrameFlow
+from desertmind_seg.pipeline.flow import FIRST, GAP, JUMP, MAX_GAP_NS, OTHER_SIZE, FrameFlow
 
 SIZE_HW = (120, 160)
 STEP_NS = 100_000_000

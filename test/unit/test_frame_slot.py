@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from desertmind_seg.frame_slot import Frame, FrameSlot, StampClock
+from desertmind_seg.messages.frame_slot import Frame, FrameSlot, StampClock
 
 SECOND_NS = 1_000_000_000
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from std_msgs.msg import Header
 
-from desertmind_seg.frame_transforms import (
+from desertmind_seg.geometry.frame_transforms import (
     OPTICAL_TO_BODY,
     StaticExtrinsics,
     TfExtrinsics,

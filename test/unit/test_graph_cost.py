@@ -10,8 +10,8 @@ import pytest
 from tiny_bundle import NETWORK_SIZE_HW, tiny_model, write_tiny_bundle
 from tiny_typed import write_tiny_typed_bundle
 
-from desertmind_seg.graph_cost import GraphCostError, bundle_cost, graph_cost
-from desertmind_seg.ontology import load_ontology
+from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.timing.graph_cost import GraphCostError, bundle_cost, graph_cost
 
 CLASSES = 8
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from desertmind_seg.health import (
+from desertmind_seg.node.health import (
     BAD_FRAME,
     ENGINE_FAILED,
     ERROR,

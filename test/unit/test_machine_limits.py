@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from desertmind_seg.build_engine import ParsedNetwork, build_plan, choose_target
-from desertmind_seg.bundle import read_bundle
-from desertmind_seg.engine import load_engine
-from desertmind_seg.engine_cache import parse_shape
-from desertmind_seg.graph_cost import GraphCost, Precision, bundle_cost
-from desertmind_seg.machine_limits import BLAS, LimitProbe, Limits, best, write_chain
+from desertmind_seg.engines.cache import parse_shape
+from desertmind_seg.engines.load import load_engine
+from desertmind_seg.model.bundle import read_bundle
+from desertmind_seg.timing.graph_cost import GraphCost, Precision, bundle_cost
+from desertmind_seg.timing.limits import BLAS, LimitProbe, Limits, best, write_chain
 
 CPU = 'onnxruntime-cpu'
 

@@ -14,7 +14,7 @@ import pytest
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header, String
 
-from desertmind_seg.messages import (
+from desertmind_seg.messages.images import (
     SUPPORTED_ENCODINGS,
     MessageError,
     OutgoingImage,
@@ -26,7 +26,7 @@ from desertmind_seg.messages import (
     mono8_image,
     rgb8_image,
 )
-from desertmind_seg.ontology import load_ontology
+from desertmind_seg.model.ontology import load_ontology
 
 COLOR = (200, 100, 30)
 PATCH = (20, 60, 240)

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from desertmind_seg.metrics import ConfusionMatrix, MetricsError, RangeConfusion
-from desertmind_seg.ontology import UNLABELED, Ontology, OntologyClass, load_ontology
+from desertmind_seg.model.ontology import UNLABELED, Ontology, OntologyClass, load_ontology
+from desertmind_seg.scores.metrics import ConfusionMatrix, MetricsError, RangeConfusion
 
 
 @pytest.fixture

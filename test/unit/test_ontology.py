@@ -13,7 +13,7 @@ from pydantic import ValidationError
 import pytest
 import yaml
 
-from desertmind_seg.ontology import (
+from desertmind_seg.model.ontology import (
     UNLABELED,
     Ontology,
     OntologyError,

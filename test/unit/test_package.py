@@ -12,7 +12,7 @@ from catkin_pkg.package import parse_package
 import pytest
 
 import desertmind_seg
-from desertmind_seg import parameters
+from desertmind_seg.node import parameters as parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from desertmind_seg.pairing import (
+from desertmind_seg.messages.pairing import (
     MAX_HELD_DEPTH,
     MAX_WAITING_RGB,
     NO_DEPTH,

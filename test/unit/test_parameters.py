@@ -13,14 +13,14 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 import yaml
 
-from desertmind_seg.parameters import (
+from desertmind_seg.model.files import share_path
+from desertmind_seg.node.parameters import (
     PARAMETERS,
     NodeParameters,
     ParameterError,
     markdown_table,
     misspelt_parameters,
 )
-from desertmind_seg.share import share_path
 
 MakeNode = Callable[..., Node]
 

@@ -14,11 +14,11 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
-from desertmind_seg.bags import Bag
-from desertmind_seg.camera_model import CameraRays, Rays
-from desertmind_seg.depth_messages import decode_depth
-from desertmind_seg.messages import decode_image
-from desertmind_seg.points import OutgoingPoints
+from desertmind_seg.geometry.camera_model import CameraRays, Rays
+from desertmind_seg.geometry.points import OutgoingPoints
+from desertmind_seg.messages.bags import Bag
+from desertmind_seg.messages.depth import decode_depth
+from desertmind_seg.messages.images import decode_image
 
 SIZE_HW = 4, 6
 DTYPES = {PointField.FLOAT32: '<f4', PointField.UINT8: 'u1'}

@@ -5,8 +5,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from desertmind_seg.ontology import UNLABELED, Ontology, load_ontology
-from desertmind_seg.rendering import (
+from desertmind_seg.model.ontology import UNLABELED, Ontology, load_ontology
+from desertmind_seg.pipeline.rendering import (
     colorize,
     colorize_confidence,
     contact_sheet,

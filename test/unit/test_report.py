@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from desertmind_seg.metrics import ConfusionMatrix
-from desertmind_seg.ontology import Ontology, load_ontology
-from desertmind_seg.provenance import environment
-from desertmind_seg.report import (
+from desertmind_seg.model.ontology import Ontology, load_ontology
+from desertmind_seg.reports.page import (
     BarChart,
     Change,
     Chart,
@@ -37,6 +35,8 @@ from desertmind_seg.report import (
     write_json,
     write_report,
 )
+from desertmind_seg.reports.provenance import environment
+from desertmind_seg.scores.metrics import ConfusionMatrix
 
 VOID_ELEMENTS = {'meta', 'img', 'br', 'path', 'use', 'rect', 'image'}
 

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from desertmind_seg.bundle import read_bundle
-from desertmind_seg.engine import load_engine
-from desertmind_seg.ontology import load_ontology
-from desertmind_seg.rendering import overlay
+from desertmind_seg.engines.load import load_engine
+from desertmind_seg.model.bundle import read_bundle
+from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.pipeline.rendering import overlay
+from desertmind_seg.pipeline.segmenter import ImageError, Segmenter
 from desertmind_seg.segment import main, read_image
-from desertmind_seg.segmenter import ImageError, Segmenter
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from desertmind_seg.bundle import Bundle, read_bundle
-from desertmind_seg.engine import load_engine
-from desertmind_seg.ontology import UNLABELED
-from desertmind_seg.segmenter import ImageError, Segmenter
+from desertmind_seg.engines.load import load_engine
+from desertmind_seg.model.bundle import Bundle, read_bundle
+from desertmind_seg.model.ontology import UNLABELED
+from desertmind_seg.pipeline.segmenter import ImageError, Segmenter
 
 FRAME = np.zeros((64, 80, 3), np.uint8)
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from desertmind_seg.telemetry import FrameCounters, LatencyWindow
+from desertmind_seg.pipeline.latency import FrameCounters, LatencyWindow
 
 
 def test_percentiles_by_hand() -> None:

@@ -8,12 +8,13 @@ import pytest
 from test_flow import STEP_NS, cut, texture
 from tiny_bundle import write_tiny_bundle
 
-from desertmind_seg.bundle import Bundle, read_bundle
-from desertmind_seg.engine import EngineError, OnnxRuntimeEngine, load_engine
-from desertmind_seg.flow import FIRST, GAP, JUMP, MAX_GAP_NS, OTHER_SIZE
-from desertmind_seg.ontology import UNLABELED
-from desertmind_seg.segmenter import Segmenter
-from desertmind_seg.temporal import TemporalFilter, decide
+from desertmind_seg.engines.load import OnnxRuntimeEngine, load_engine
+from desertmind_seg.engines.protocol import EngineError
+from desertmind_seg.model.bundle import Bundle, read_bundle
+from desertmind_seg.model.ontology import UNLABELED
+from desertmind_seg.pipeline.flow import FIRST, GAP, JUMP, MAX_GAP_NS, OTHER_SIZE
+from desertmind_seg.pipeline.segmenter import Segmenter
+from desertmind_seg.pipeline.temporal import TemporalFilter, decide
 
 SIZE_HW = (60, 80)
 OUTPUTS = ('mask', 'confidence', 'cost')

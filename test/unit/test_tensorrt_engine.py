@@ -15,19 +15,20 @@ import onnxruntime
 import pytest
 from tiny_bundle import write_tiny_bundle
 
-from desertmind_seg import cuda_device, tensorrt_engine
 from desertmind_seg.build_engine import (
     BuildOptions,
     TensorRt,
     installed_tensorrt,
     stored_engine,
 )
-from desertmind_seg.bundle import OUTPUTS, Bundle, read_bundle
-from desertmind_seg.cuda_device import Cuda, Device
-from desertmind_seg.engine import OnnxRuntimeEngine, load_engine
-from desertmind_seg.engine_cache import parse_shape
-from desertmind_seg.engine_protocol import EngineError
-from desertmind_seg.tensorrt_engine import TensorRtEngine, deserialize, plan_tensors
+from desertmind_seg.engines import cuda as cuda_device
+from desertmind_seg.engines import tensorrt as tensorrt_engine
+from desertmind_seg.engines.cache import parse_shape
+from desertmind_seg.engines.cuda import Cuda, Device
+from desertmind_seg.engines.load import OnnxRuntimeEngine, load_engine
+from desertmind_seg.engines.protocol import EngineError
+from desertmind_seg.engines.tensorrt import TensorRtEngine, deserialize, plan_tensors
+from desertmind_seg.model.bundle import OUTPUTS, Bundle, read_bundle
 
 HAS_DRIVER = Path('/dev/nvidiactl').exists()
 WITHOUT_DRIVER = pytest.mark.skipif(HAS_DRIVER, reason='this machine has an NVIDIA driver')

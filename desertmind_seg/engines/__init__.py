@@ -1,0 +1,1 @@
+"""What runs a bundle: ONNX Runtime and TensorRT behind one protocol."""

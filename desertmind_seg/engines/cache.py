@@ -1,0 +1,305 @@
+"""Where built TensorRT engines are kept: found only when everything about them fits, built once.
+
+An engine NAME.engine has its sidecar NAME.json: the key it was built for and the SHA-256 of its
+bytes. The engine is renamed into place first and the sidecar last, so that a builder that is
+killed in between leaves an engine that is not used. NAME.lock is held while building; the kernel
+frees it with the process.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+from pathlib import Path
+import re
+from threading import Event
+import time
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from desertmind_seg.engines.protocol import EngineBuildError
+from desertmind_seg.model.bundle import MAX_SIZE_HW, MIN_SIZE_HW, Bundle
+from desertmind_seg.model.files import cache_dir, whole_file
+
+_LOGGER = logging.getLogger(__name__)
+
+# Moves the engines to another folder.
+CACHE_VARIABLE = 'DESERTMIND_SEG_ENGINE_CACHE'
+
+# Says what is being done and how much of it, 0 to 1; returns whether to go on.
+Progress = Callable[[str, float], bool]
+
+_Side = Annotated[int, Field(ge=1)]
+_SizeHw = tuple[_Side, _Side]
+
+
+class Profile(BaseModel):
+    """The frame sizes that an engine takes, (height, width) in pixels."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra='forbid')
+
+    smallest: _SizeHw
+    typical: _SizeHw
+    largest: _SizeHw
+
+    def takes(self, size_hw: tuple[int, int]) -> bool:
+        """Whether frames of `size_hw` fit."""
+        return all(
+            low <= side <= high
+            for low, side, high in zip(self.smallest, size_hw, self.largest, strict=True)
+        )
+
+    def __str__(self) -> str:
+        """Return HxW, or the smallest and the largest."""
+        sizes = [self.smallest] if self.smallest == self.largest else [self.smallest, self.largest]
+        return ' to '.join(f'{height}x{width}' for height, width in sizes)
+
+
+DYNAMIC = Profile(smallest=MIN_SIZE_HW, typical=(720, 1280), largest=MAX_SIZE_HW)
+
+
+def parse_shape(text: str) -> tuple[Profile, ...]:
+    """Read '480x640,720x1280' (height x width) or 'dynamic'.
+
+    Raises:
+        EngineBuildError: not of that form, or a size that bundles do not take.
+    """
+    if text == 'dynamic':
+        return (DYNAMIC,)
+    profiles = []
+    for part in text.split(','):
+        match = re.fullmatch(r'\s*(\d+)x(\d+)\s*', part)
+        size_hw = (int(match[1]), int(match[2])) if match else (0, 0)
+        if not DYNAMIC.takes(size_hw):
+            raise EngineBuildError(
+                f'shape {text!r}: {part!r} is no frame size from {DYNAMIC} pixels; give heights x '
+                'widths such as 480x640,720x1280, or dynamic for every size'
+            )
+        profiles.append(Profile(smallest=size_hw, typical=size_hw, largest=size_hw))
+    return tuple(dict.fromkeys(profiles))
+
+
+class EngineKey(BaseModel):
+    """Everything that decides whether an engine may be used.
+
+    Attributes:
+        bundle_sha256: of the whole bundle file.
+        flavour: which TensorRT built it; RTX and plain engines are different files.
+        version: of that TensorRT, whole: engines of another patch release may not load.
+        target: the GPU: 'sm86', or with plain TensorRT, whose engines are tuned on the very
+            device, 'sm87-orin'.
+        precision: of the bundle.
+        profiles: the frame sizes.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra='forbid')
+
+    bundle_sha256: str
+    flavour: Literal['tensorrt_rtx', 'tensorrt']
+    version: str
+    target: str
+    precision: Literal['fp32', 'fp16', 'int8']
+    profiles: tuple[Profile, ...]
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that stand for all fields."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+
+class EngineRecord(BaseModel):
+    """The sidecar: what is known about an engine without loading it.
+
+    Attributes:
+        key: what it was built for.
+        engine_sha256: of the engine file.
+        bundle_name: name of the model.
+        built_at: time in UTC, ISO 8601.
+        build_sec: how long TensorRT took.
+        layer_types: number of layers of the parsed network, by the type of what they compute.
+        engine_layers: number of layers that TensorRT fused them into.
+        gate: the figures of the bundle's parity gate.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra='forbid')
+
+    format_version: Literal[1] = 1
+    key: EngineKey
+    engine_sha256: str
+    bundle_name: str
+    built_at: str
+    build_sec: float
+    layer_types: dict[str, int]
+    engine_layers: int
+    gate: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """What a builder hands over.
+
+    Attributes:
+        plan: the serialized engine.
+        build_sec: how long TensorRT took.
+        layers: name, kind and output type of each layer of the parsed network that computes on
+            tensors; not those that compute sizes.
+        report: what TensorRT logged about the engine: its layers with their types, a line each,
+            and its inputs and outputs with their profiles.
+    """
+
+    plan: bytes
+    build_sec: float
+    layers: tuple[tuple[str, str, str], ...]
+    report: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StoredEngine:
+    """An engine whose sidecar and bytes were checked against its key.
+
+    Attributes:
+        built_now: False when it was found.
+    """
+
+    path: Path
+    record: EngineRecord
+    plan: bytes
+    built_now: bool = False
+
+
+def engine_folder(given: str | Path = '') -> Path:
+    """Return `given`, else what the environment says, else the XDG cache; it may not exist."""
+    chosen = str(given) or os.environ.get(CACHE_VARIABLE, '')
+    return Path(chosen).expanduser() if chosen else cache_dir() / 'engines'
+
+
+def engine_path(bundle: Bundle, key: EngineKey, folder: Path) -> Path:
+    """Return where the engine for `key` lies: a name for people, and the digest."""
+    name = re.sub(r'[^A-Za-z0-9_-]', '_', bundle.metadata.name)[:64]
+    return folder / f'{name}-{key.target}-{key.precision}-{key.digest}.engine'
+
+
+def find_engine(bundle: Bundle, key: EngineKey, folder: Path) -> StoredEngine | None:
+    """Return the engine for exactly this key, or None; one that does not fit is logged."""
+    path = engine_path(bundle, key, folder)
+    try:
+        record = EngineRecord.model_validate_json(path.with_suffix('.json').read_bytes())
+        plan = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except ValidationError as err:
+        _LOGGER.warning(
+            'engine %s is built again: its sidecar cannot be read: %d errors',
+            path,
+            err.error_count(),
+        )
+        return None
+    differing = [
+        f'{name} is {getattr(record.key, name)!r}, not {getattr(key, name)!r}'
+        for name in EngineKey.model_fields
+        if getattr(record.key, name) != getattr(key, name)
+    ]
+    if hashlib.sha256(plan).hexdigest() != record.engine_sha256:
+        differing.append(f'its {len(plan)} bytes are not those that were built')
+    if differing:
+        _LOGGER.warning('engine %s is built again: %s', path, '; '.join(differing))
+        return None
+    return StoredEngine(path, record, plan)
+
+
+def find_or_build(
+    bundle: Bundle,
+    key: EngineKey,
+    folder: Path,
+    build: Callable[[], BuiltEngine],
+    progress: Progress,
+) -> StoredEngine:
+    """Return the engine for `key`; of several processes that ask at once, one builds it.
+
+    A folder that already holds the engine may be read-only.
+
+    Raises:
+        EngineBuildError: the folder cannot be written to, or `progress` said stop.
+        EngineError: the build failed.
+    """
+    stored = find_engine(bundle, key, folder)
+    if stored is not None:
+        return stored
+    path = engine_path(bundle, key, folder)
+    # Before minutes are spent on building: can anything be written there?
+    with _naming_the_folder(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path.with_suffix('.lock'), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        _wait_for(lock, path, progress)
+        stored = find_engine(bundle, key, folder)
+        if stored is not None:
+            return stored
+        with _naming_the_folder(path):
+            # What a killed builder was writing; nobody else writes while we hold the lock.
+            for left in folder.glob(f'.{path.stem}.*.tmp.*'):
+                left.unlink(missing_ok=True)
+        built = build()
+        record = EngineRecord(
+            key=key,
+            engine_sha256=hashlib.sha256(built.plan).hexdigest(),
+            bundle_name=bundle.metadata.name,
+            built_at=datetime.now(timezone.utc).isoformat(timespec='seconds'),
+            build_sec=round(built.build_sec, 3),
+            layer_types=_count(dtype for _, _, dtype in built.layers),
+            engine_layers=sum(line.startswith(('Name:', 'Layer')) for line in built.report),
+            gate=bundle.metadata.parity,
+        )
+        with _naming_the_folder(path):
+            with whole_file(path) as temporary:
+                temporary.write_bytes(built.plan)
+            with whole_file(path.with_suffix('.json')) as temporary:
+                temporary.write_text(record.model_dump_json(indent=2), encoding='utf-8')
+        return StoredEngine(path, record, built.plan, built_now=True)
+    finally:
+        os.close(lock)
+
+
+def _wait_for(lock: int, path: Path, progress: Progress) -> None:
+    """Take the lock; while another process holds it, ask `progress` whether to go on waiting."""
+    pause, began = Event(), time.monotonic()
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # A blocking call could not be told to stop. Nothing sets the event: it only paces.
+            waited = f'Another process builds this engine, {time.monotonic() - began:.0f} s'
+            if not progress(waited, 0.0):
+                raise EngineBuildError(
+                    f'stopped while another process was building {path}'
+                ) from None
+            pause.wait(0.1)
+            continue
+        return
+
+
+@contextmanager
+def _naming_the_folder(path: Path) -> Iterator[None]:
+    """Turn an OSError of the engine folder into one that says how to move it."""
+    try:
+        yield
+    except OSError as err:
+        full = err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        what = 'is full' if full else 'cannot be written to'
+        raise EngineBuildError(
+            f'the engine folder {path.parent} {what}: {err.strerror} ({path.name}). Free it, or '
+            f'set {CACHE_VARIABLE} to a folder with room that this user may write to'
+        ) from err
+
+
+def _count(names: Iterator[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    return counts

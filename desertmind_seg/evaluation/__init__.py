@@ -1,0 +1,1 @@
+"""A bag scored: masks, labels, depth, a second model, pages."""

@@ -1,0 +1,1 @@
+"""From pixels with depth to the ground around the vehicle: no ROS node, no network."""

@@ -1,0 +1,1 @@
+"""What every room knows: the class table, the bundle, array names, files, errors."""

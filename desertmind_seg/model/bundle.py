@@ -1,0 +1,254 @@
+"""The bundle: one ONNX file that holds network, pre- and post-processing, ontology and history."""
+
+from dataclasses import dataclass
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from google.protobuf.message import DecodeError
+import onnx
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from desertmind_seg.model.files import whole_file
+from desertmind_seg.model.ontology import Ontology, describe_validation_error
+
+METADATA_KEY = 'desertmind_seg'
+FORMAT_VERSION = 1
+
+# Frame sizes for which every bundle must work, (height, width) in pixels.
+MIN_SIZE_HW = (64, 64)
+MAX_SIZE_HW = (2160, 3840)
+
+IMAGE_INPUT = 'image'
+DEPTH_INPUT = 'depth'
+OUTPUTS: tuple[str, ...] = ('mask', 'confidence', 'cost')
+# Of every class, at the network's size; for the temporal filter. Older bundles do not have it.
+PROBABILITIES = 'probabilities'
+
+
+class BundleError(ValueError):
+    """A file is no valid bundle; the message says what is wrong with it and what to do."""
+
+
+class BundleMetadata(BaseModel):
+    """What a bundle knows about itself; travels as JSON in the ONNX metadata.
+
+    Attributes:
+        name: short name of the model, usually the file's stem.
+        ontology: the class table, whole.
+        ontology_sha256: `ontology.sha256` when the bundle was written.
+        network_size_hw: (height, width) in pixels to which the graph resizes every frame.
+        modality: 'rgb', or 'rgbd' when the graph also takes depth.
+        depth_range_m: (nearest, farthest) depth in metres that the graph keeps; rgbd only.
+        precision: number format of the weights.
+        quantization: how an int8 graph was calibrated, and what stayed fp32 in it.
+        temperature: divisor of the logits before the softmax, fitted for calibration.
+        recipe: the resolved training recipe.
+        datasets: one entry a data set: name, licence, frames.
+        scores: mIoU and whatever else was measured, by name.
+        parity: figures of the comparison with the torch model that the export passed.
+        git_hash: commit of the training code.
+        data_hash: hash of the training data.
+        seed: seed of the training run.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra='forbid')
+
+    format_version: Literal[1] = 1
+    name: Annotated[str, Field(min_length=1)]
+    ontology: Ontology
+    ontology_sha256: str
+    network_size_hw: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    modality: Literal['rgb', 'rgbd'] = 'rgb'
+    depth_range_m: (
+        tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0, allow_inf_nan=False)]]
+        | None
+    ) = None
+    precision: Literal['fp32', 'fp16', 'int8'] = 'fp32'
+    quantization: dict[str, Any] | None = None
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    recipe: dict[str, Any]
+    datasets: list[dict[str, Any]]
+    scores: dict[str, Any]
+    parity: dict[str, Any]
+    git_hash: str
+    data_hash: str
+    seed: int
+
+    @model_validator(mode='after')
+    def _check_consistency(self) -> 'BundleMetadata':
+        if self.ontology_sha256 != self.ontology.sha256:
+            raise ValueError(
+                f'ontology_sha256 is {self.ontology_sha256} but the embedded ontology '
+                f'{self.ontology.name!r} hashes to {self.ontology.sha256}: one of them was edited '
+                'after the export. Export the bundle again; never edit its metadata'
+            )
+        if (self.modality == 'rgbd') != (self.depth_range_m is not None):
+            raise ValueError(
+                f'modality is {self.modality!r} and depth_range_m is {self.depth_range_m}; give '
+                'depth_range_m for rgbd, and only for rgbd'
+            )
+        if self.depth_range_m is not None and self.depth_range_m[0] >= self.depth_range_m[1]:
+            raise ValueError(
+                f'depth_range_m is {self.depth_range_m}; the nearest depth must come first'
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked bundle file.
+
+    Attributes:
+        path: the ONNX file.
+        sha256: hash of the whole file, 64 hexadecimal digits.
+        metadata: what it says about itself.
+        outputs: what its graph gives: OUTPUTS, and PROBABILITIES unless it is an older one.
+    """
+
+    path: Path
+    sha256: str
+    metadata: BundleMetadata
+    outputs: tuple[str, ...] = OUTPUTS
+
+
+def read_bundle(path: str | Path) -> Bundle:
+    """Read and check a bundle without building an engine for it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        BundleError: the file is not ONNX, was not exported by this project, its ontology does not
+            match its hash, or its graph does not have the inputs and outputs of a bundle.
+    """
+    path = Path(path)
+    if not path.is_file():
+        state = 'is not a file' if path.exists() else 'does not exist'
+        raise FileNotFoundError(
+            f'bundle {path} {state}; give the path of an .onnx file that training.export wrote'
+        )
+    content = path.read_bytes()
+    try:
+        model = onnx.load_model_from_string(content)
+    except DecodeError as err:
+        raise BundleError(
+            f'bundle {path} ({len(content)} bytes) is not a whole ONNX file: {err}. Copy it '
+            'again, and compare its SHA-256 with the one in the model card.'
+        ) from err
+    metadata = _parse_metadata(model, path)
+    outputs = _check_graph(model, metadata, path)
+    return Bundle(path, hashlib.sha256(content).hexdigest(), metadata, outputs)
+
+
+def write_bundle(model: onnx.ModelProto, metadata: BundleMetadata, path: str | Path) -> Bundle:
+    """Check `model`, add `metadata` to it and write both as the bundle `path`.
+
+    The file appears under its name only when it is complete and has been read back.
+
+    Raises:
+        BundleError: the graph is invalid or does not follow the contract of a bundle.
+    """
+    path = Path(path)
+    stamped = onnx.ModelProto()
+    stamped.CopyFrom(model)
+    kept = [entry for entry in stamped.metadata_props if entry.key != METADATA_KEY]
+    del stamped.metadata_props[:]
+    stamped.metadata_props.extend(kept)
+    stamped.metadata_props.add(key=METADATA_KEY, value=metadata.model_dump_json())
+    external = [
+        tensor.name
+        for tensor in stamped.graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+    ]
+    if external:
+        raise BundleError(
+            f'{path}: {len(external)} weights, {external[0]!r} first, lie outside the ONNX file; '
+            'a bundle is one file, so load the model with its external data before writing it'
+        )
+    try:
+        onnx.checker.check_model(stamped)
+    except onnx.checker.ValidationError as err:
+        raise BundleError(f'{path}: the graph is not valid ONNX: {err}') from err
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(stamped.SerializeToString())
+        written = read_bundle(temporary)
+    return Bundle(path, written.sha256, written.metadata, written.outputs)
+
+
+def _parse_metadata(model: onnx.ModelProto, path: Path) -> BundleMetadata:
+    props = {entry.key: entry.value for entry in model.metadata_props}
+    if METADATA_KEY not in props:
+        raise BundleError(
+            f'{path} has no {METADATA_KEY!r} entry among its ONNX metadata {sorted(props)}: it is '
+            'a foreign or incomplete model. Export it with python -m training.export.'
+        )
+    try:
+        document = json.loads(props[METADATA_KEY])
+    except json.JSONDecodeError as err:
+        raise BundleError(f'{path}: its metadata is not JSON: {err}. Export it again.') from err
+    version = document.get('format_version') if isinstance(document, dict) else None
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            f'{path} has bundle format {version!r}, this version reads {FORMAT_VERSION}; export '
+            'it again, or use the desertmind_seg that wrote it'
+        )
+    try:
+        return BundleMetadata.model_validate_json(props[METADATA_KEY])
+    except ValidationError as err:
+        raise BundleError(
+            f'{path}: bad metadata: {describe_validation_error(err, document)}'
+        ) from err
+
+
+# Element type and shape of every tensor at the border of a graph; None is a dynamic size.
+_Signature = tuple[int, tuple[int | None, ...]]
+_UINT8 = int(onnx.TensorProto.UINT8)
+_FLOAT = int(onnx.TensorProto.FLOAT)
+_BORDER: dict[str, _Signature] = {
+    IMAGE_INPUT: (_UINT8, (1, None, None, 3)),
+    DEPTH_INPUT: (_FLOAT, (1, None, None)),
+    **dict.fromkeys(OUTPUTS, (_UINT8, (1, None, None))),
+}
+
+
+def _check_graph(model: onnx.ModelProto, metadata: BundleMetadata, path: Path) -> tuple[str, ...]:
+    """Check inputs and outputs; returns the names of the outputs."""
+    size_hw, classes = metadata.network_size_hw, metadata.ontology.num_classes
+    border = {**_BORDER, PROBABILITIES: (_UINT8, (1, classes, *size_hw))}
+    outputs = OUTPUTS
+    if PROBABILITIES in [value.name for value in model.graph.output]:
+        outputs = (*OUTPUTS, PROBABILITIES)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    expected = (IMAGE_INPUT, DEPTH_INPUT) if metadata.modality == 'rgbd' else (IMAGE_INPUT,)
+    for kind, values, names in (
+        ('inputs', inputs, expected),
+        ('outputs', list(model.graph.output), outputs),
+    ):
+        found = [value.name for value in values]
+        if sorted(found) != sorted(names):
+            raise BundleError(
+                f'{path}: the graph of this {metadata.modality} bundle has {kind} {found}, '
+                f'expected {list(names)}; export it with python -m training.export'
+            )
+        for value in values:
+            signature = _signature(value)
+            if signature != border[value.name]:
+                raise BundleError(
+                    f'{path}: {kind[:-1]} {value.name!r} is {_show(signature)}, expected '
+                    f'{_show(border[value.name])}; export it with python -m training.export'
+                )
+    return outputs
+
+
+def _signature(value: onnx.ValueInfoProto) -> _Signature:
+    tensor = value.type.tensor_type
+    sizes = (dim.dim_value if dim.HasField('dim_value') else None for dim in tensor.shape.dim)
+    return tensor.elem_type, tuple(sizes)
+
+
+def _show(signature: _Signature) -> str:
+    element, shape = signature
+    sizes = ', '.join('dynamic' if size is None else str(size) for size in shape)
+    return f'{onnx.TensorProto.DataType.Name(element).lower()} ({sizes})'

@@ -1,0 +1,233 @@
+"""What the node reports on /diagnostics: counts, latencies and problems, in four statuses."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from threading import Lock
+import time
+from typing import Any
+
+from desertmind_seg.pipeline.latency import FrameCounters, LatencyWindow, Percentiles
+
+# Levels of diagnostic_msgs/DiagnosticStatus.
+OK, WARN, ERROR = 0, 1, 2
+
+# Reasons for which a frame is not segmented. The first two are as it should be.
+SUPERSEDED = 'superseded'
+NOT_SUBSCRIBED = 'not_subscribed'
+TOO_OLD = 'too_old'
+BAD_FRAME = 'bad_frame'
+TIME_JUMP = 'time_jump'
+ENGINE_FAILED = 'engine_failed'
+PUBLISH_FAILED = 'publish_failed'
+REASONS = (
+    SUPERSEDED,
+    NOT_SUBSCRIBED,
+    TOO_OLD,
+    BAD_FRAME,
+    TIME_JUMP,
+    ENGINE_FAILED,
+    PUBLISH_FAILED,
+)
+
+# Percentiles and rates look back this far: 10 s at 30 Hz.
+_WINDOW = 300
+
+
+@dataclass(frozen=True)
+class Status:
+    """One diagnostic_msgs/DiagnosticStatus; `values` become its key-value pairs in this order."""
+
+    name: str
+    level: int
+    message: str
+    values: Mapping[str, str]
+
+
+@dataclass
+class Rate:
+    """Events a second over the latest window."""
+
+    _times: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+
+    def tick(self) -> None:
+        """Count an event now."""
+        self._times.append(time.monotonic())
+
+    def hz(self) -> float:
+        """Return the rate up to now, so that it falls when events stop."""
+        times = list(self._times)
+        if len(times) < 2:
+            return 0.0
+        return (len(times) - 1) / max(time.monotonic() - times[0], 1e-9)
+
+    def seconds_since_latest(self) -> float | None:
+        """Time since the latest event; None if there was none."""
+        return time.monotonic() - self._times[-1] if self._times else None
+
+    def clear(self) -> None:
+        """Forget all events."""
+        self._times.clear()
+
+
+class PipelineHealth:
+    """Collects what happens to frames; written by callbacks and worker, read by diagnostics."""
+
+    def __init__(self) -> None:
+        self.counters = FrameCounters()
+        self.inference_ms = LatencyWindow(_WINDOW)
+        self.callback_to_publish_ms = LatencyWindow(_WINDOW)
+        self.age_at_publish_ms = LatencyWindow(_WINDOW)
+        self.received = Rate()
+        self.published = Rate()
+        self.time_jumps = 0
+        self.frame_id = ''
+        self.frame_format = ''
+        self.mean_confidence: float | None = None
+        self.blended_share: float | None = None
+        self._lock = Lock()
+        self._reported = dict.fromkeys(REASONS, 0)
+        self._latest_text: dict[str, str] = {}
+
+    def frame_received(self) -> None:
+        """Count a frame that came in."""
+        self.counters.count_received()
+        self.received.tick()
+
+    def frame_dropped(self, reason: str, text: str = '') -> None:
+        """Count a frame that is not segmented; `text` is why, for a reason that needs words."""
+        with self._lock:
+            self._latest_text[reason] = text
+        # After its text, which `new_drops` looks up for every reason that has a count.
+        self.counters.count_dropped(reason)
+
+    def frame_published(
+        self, callback_to_publish_ms: float, inference_ms: float, age_ms: float
+    ) -> None:
+        """Count a frame whose results went out, and its times."""
+        self.counters.count_published()
+        self.published.tick()
+        self.inference_ms.add(inference_ms)
+        self.callback_to_publish_ms.add(callback_to_publish_ms)
+        self.age_at_publish_ms.add(age_ms)
+
+    def time_jumped(self) -> None:
+        """Forget what belongs to the time before; totals stay."""
+        self.time_jumps += 1
+        self.clear_windows()
+
+    def clear_windows(self) -> None:
+        """Forget rates and latencies; totals stay."""
+        for window in (self.inference_ms, self.callback_to_publish_ms, self.age_at_publish_ms):
+            window.clear()
+        self.received.clear()
+        self.published.clear()
+        self.mean_confidence = self.blended_share = None
+
+    def new_drops(self) -> dict[str, tuple[int, str]]:
+        """Return count and latest text of each reason that occurred since the last call."""
+        dropped = self.counters.snapshot()['dropped']
+        with self._lock:
+            new = {
+                reason: (dropped[reason] - self._reported[reason], self._latest_text[reason])
+                for reason in REASONS
+                if dropped.get(reason, 0) > self._reported[reason]
+            }
+            self._reported.update(dropped)
+        return new
+
+    def input_status(
+        self,
+        values: Mapping[str, str],
+        problems: Sequence[str],
+        drops: Mapping[str, tuple[int, str]],
+    ) -> Status:
+        """Return the status of what comes in: camera, transport, stamps and frames."""
+        problems = list(problems)
+        for reason in (BAD_FRAME, TOO_OLD):
+            if reason in drops:
+                count, text = drops[reason]
+                problems.append(f'{count} dropped: {text}')
+        counts = self.counters.snapshot()
+        return status_of(
+            'Input',
+            WARN,
+            problems,
+            f'{self.received.hz():.1f} Hz',
+            {
+                **values,
+                'frame_id': self.frame_id,
+                'format': self.frame_format,
+                'rate_hz': f'{self.received.hz():.2f}',
+                'received': str(counts['received']),
+                **{
+                    f'dropped_{reason}': str(counts['dropped'].get(reason, 0))
+                    for reason in REASONS
+                },
+                'time_jumps': str(self.time_jumps),
+            },
+        )
+
+    def inference_status(
+        self, values: Mapping[str, str], drops: Mapping[str, tuple[int, str]]
+    ) -> Status:
+        """Return the status of what goes out: rate, latency and age."""
+        problems = [
+            f'{drops[reason][0]} frames lost: {drops[reason][1]}'
+            for reason in (ENGINE_FAILED, PUBLISH_FAILED)
+            if reason in drops
+        ]
+        level = ERROR if ENGINE_FAILED in drops else WARN
+        summary = f'{self.published.hz():.1f} Hz'
+        confidence = '' if self.mean_confidence is None else f'{self.mean_confidence:.3f}'
+        blended = '' if self.blended_share is None else f'{self.blended_share:.3f}'
+        return status_of(
+            'Inference',
+            level,
+            problems,
+            summary,
+            {
+                **values,
+                'rate_hz': f'{self.published.hz():.2f}',
+                'published': str(self.counters.snapshot()['published']),
+                **_percentile_values('inference_ms', self.inference_ms.percentiles()),
+                **_percentile_values(
+                    'callback_to_publish_ms', self.callback_to_publish_ms.percentiles()
+                ),
+                **_percentile_values('age_at_publish_ms', self.age_at_publish_ms.percentiles()),
+                'mean_confidence': confidence,
+                'temporal_blended_share': blended,
+            },
+        )
+
+
+def engine_status(values: Mapping[str, str], state: str, failure: str) -> Status:
+    """Return the status of bundle and engine; `failure` is why the last configure failed."""
+    return status_of('Engine', ERROR, [failure] if failure else [], state, values)
+
+
+def gate_values(parity: Mapping[str, Any]) -> dict[str, str]:
+    """Return the figures of a bundle's parity gate that are single numbers or words."""
+    return {
+        f'gate_{name}': f'{value:.6g}' if isinstance(value, float) else str(value)
+        for name, value in parity.items()
+        if isinstance(value, (int, float, str))
+    }
+
+
+def status_of(
+    name: str, level: int, problems: Sequence[str], summary: str, values: Mapping[str, str]
+) -> Status:
+    """Return a status of `level` that lists the problems; OK with the summary without any."""
+    if problems:
+        return Status(name, level, '; '.join(text.rstrip('.') for text in problems), values)
+    return Status(name, OK, summary, values)
+
+
+def _percentile_values(name: str, percentiles: Percentiles) -> dict[str, str]:
+    shown = {'p50': percentiles['p50'], 'p99': percentiles['p99'], 'max': percentiles['max']}
+    return {
+        f'{name}_{key}': '' if value is None else f'{value:.2f}' for key, value in shown.items()
+    }

@@ -1,0 +1,1 @@
+"""One frame to one mask, and what is drawn and measured of it."""

@@ -1,0 +1,1 @@
+"""One set of scores for bags and for training."""

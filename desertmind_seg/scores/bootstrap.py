@@ -1,0 +1,246 @@
+"""What can be said about scores with how much certainty: bootstrap over blocks of frames.
+
+Scores of neighbouring frames go up and down together, so it is whole blocks of them that are drawn
+again. Two runs are compared on the same draws, which makes their difference a paired one.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.scores.metrics import ConfusionMatrix
+
+BOOTSTRAP_DRAWS = 1000
+_BOOTSTRAP_SEED = 0
+
+Counts = npt.NDArray[np.int64]
+Statistic = Callable[[ConfusionMatrix], float]
+
+
+class ComparisonError(ValueError):
+    """Two runs were not scored on the same frames, so their difference means nothing."""
+
+
+# Every score that one confusion matrix gives, and so has a bootstrap interval.
+STATISTICS: dict[str, Statistic] = {
+    'miou_all': lambda matrix: matrix.miou_all,
+    'miou_present': lambda matrix: matrix.miou_present,
+    'pixel_accuracy': lambda matrix: matrix.pixel_accuracy,
+    'false_safe_rate': lambda matrix: matrix.false_safe_rate,
+    'false_stop_rate': lambda matrix: matrix.false_stop_rate,
+}
+
+
+_LABELS = {
+    'miou_all': 'mIoU(all)',
+    'miou_present': 'mIoU(present)',
+    'pixel_accuracy': 'pixel accuracy',
+    'false_safe_rate': 'false safe',
+    'false_stop_rate': 'false stop',
+    'flicker': 'flicker',
+}
+_LOWER_IS_BETTER = frozenset({'false_safe_rate', 'false_stop_rate', 'flicker'})
+
+
+def matrix_of(counts: Counts, ontology: Ontology) -> ConfusionMatrix:
+    """Wrap counts, int64 (C, C + 1), as a confusion matrix."""
+    matrix = ConfusionMatrix(ontology)
+    matrix.counts = counts
+    return matrix
+
+
+def resampled(blocks: Counts, ontology: Ontology) -> list[ConfusionMatrix]:
+    """Draw the split again from its blocks, with replacement.
+
+    Args:
+        blocks: confusion counts of each block, int64 (B, C, C + 1).
+        ontology: the class table.
+
+    Returns:
+        BOOTSTRAP_DRAWS matrices.
+    """
+    return [matrix_of(draw, ontology) for draw in _draws(blocks)]
+
+
+def _draws(blocks: Counts) -> Counts:
+    """Add up the counts (B, ...) of blocks that are drawn with replacement, to (D, ...).
+
+    Frames of one block are neighbours, so the block is what is drawn (cluster bootstrap: Davison
+    and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8). The draws depend on
+    the number of blocks alone: two runs on one split get the same blocks, which makes the
+    difference of two draws a paired one.
+    """
+    count = len(blocks)
+    rng = np.random.default_rng(_BOOTSTRAP_SEED)
+    times = rng.multinomial(count, np.full(count, 1.0 / count), BOOTSTRAP_DRAWS)  # (D, B)
+    # Exact in float64, whose product is a BLAS call: pixel counts stay below 2**53.
+    flat = times.astype(np.float64) @ blocks.reshape(count, -1).astype(np.float64)
+    return flat.astype(np.int64).reshape(-1, *blocks.shape[1:])
+
+
+def interval_95(values: npt.NDArray[np.float64]) -> list[float] | None:
+    """Return the 2.5 % and 97.5 % quantiles; None where no draw has a value."""
+    defined = values[~np.isnan(values)]
+    if not defined.size:
+        return None
+    low, high = np.quantile(defined, [0.025, 0.975])
+    return [float(low), float(high)]
+
+
+def intervals(blocks: Counts, ontology: Ontology) -> dict[str, list[float] | None]:
+    """Return ``<score>_interval_95`` of every score in STATISTICS.
+
+    One block says nothing about how scores vary between places, so its intervals are None.
+    """
+    draws = resampled(blocks, ontology) if len(blocks) > 1 else []
+    return {
+        f'{name}_interval_95': interval_95(np.array([statistic(draw) for draw in draws]))
+        for name, statistic in STATISTICS.items()
+    }
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Score of one run minus that of another on the same frames.
+
+    Attributes:
+        score: what is compared, a key of STATISTICS, a class's name or 'flicker'.
+        difference: first minus second.
+        interval_95: of the difference, over the same resampled blocks; None with one block.
+        blocks: number of blocks.
+    """
+
+    score: str
+    difference: float
+    interval_95: tuple[float, float] | None
+    blocks: int
+
+    @property
+    def label(self) -> str:
+        """The score as people write it."""
+        return _LABELS.get(self.score, self.score)
+
+    @property
+    def is_real(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.interval_95 is not None and (
+            self.interval_95[0] > 0.0 or self.interval_95[1] < 0.0
+        )
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the first run scores better, be it real or not."""
+        return (self.difference > 0) != (self.score in _LOWER_IS_BETTER)
+
+    def sentence(self, first: str, second: str) -> str:
+        """Say in one sentence whether `first` differs from `second`."""
+        if self.interval_95 is None:
+            return (
+                f'no difference shown between {first} and {second}: {self.label} '
+                f'{self.difference:+.4f}, and one block has no interval'
+            )
+        low, high = self.interval_95
+        figures = f'{self.label} {self.difference:+.4f} [{low:+.4f}, {high:+.4f}]'
+        if not self.is_real:
+            return (
+                f'no difference shown between {first} and {second}: {figures}, the interval over '
+                f'{self.blocks} blocks includes zero'
+            )
+        return (
+            f'{first} is {"better" if self.is_better else "worse"} than {second}: {figures}, the '
+            f'interval over {self.blocks} blocks excludes zero'
+        )
+
+
+def paired_differences(
+    first: Mapping[str, Counts],
+    second: Mapping[str, Counts],
+    ontology: Ontology,
+    scores: Sequence[str] = ('miou_all',),
+) -> list[PairedDifference]:
+    """Compare two runs on one split, block by block.
+
+    Args:
+        first: confusion counts by block's name, each int64 (C, C + 1).
+        second: likewise; the same blocks with the same true pixels.
+        ontology: both runs' class table.
+        scores: keys of STATISTICS, or classes' names for their IoU.
+
+    Returns:
+        One for each score.
+
+    Raises:
+        ComparisonError: the blocks, or their true pixels, are not the same.
+    """
+    if first.keys() != second.keys():
+        odd = sorted(first.keys() ^ second.keys())
+        raise ComparisonError(
+            f'{len(odd)} blocks are in one run only, the first is {odd[0]!r}; score both on the '
+            'same frames'
+        )
+    for block, counts in first.items():
+        if not np.array_equal(counts.sum(axis=1), second[block].sum(axis=1)):
+            raise ComparisonError(
+                f'block {block!r} has other true pixels in the two runs; score both on the same '
+                'frames and labels'
+            )
+    runs = [np.stack([run[block] for block in sorted(first)]) for run in (first, second)]
+    whole = [matrix_of(blocks.sum(axis=0), ontology) for blocks in runs]
+    draws = list(zip(*(resampled(run, ontology) for run in runs), strict=True))
+    found = []
+    for score in scores:
+        statistic = STATISTICS.get(score) or _iou_of(ontology.class_id(score))
+        drawn = np.array([statistic(a) - statistic(b) for a, b in draws])
+        found.append(_paired(score, statistic(whole[0]) - statistic(whole[1]), drawn, len(first)))
+    return found
+
+
+def paired_share(score: str, first: Counts, second: Counts) -> PairedDifference:
+    """Compare two runs by a share of pixels.
+
+    Args:
+        score: its name.
+        first: by block, int64 (B, 2): the pixels counted, and those of them that are meant.
+        second: likewise, of the same blocks.
+
+    Raises:
+        ComparisonError: the pixels counted are not the same.
+    """
+    if not np.array_equal(first[:, 0], second[:, 0]):
+        raise ComparisonError(
+            f'{score} was counted over other pixels in the two runs; run both over the same frames'
+        )
+    shares = [_share(run.sum(axis=0)) for run in (first, second)]
+    drawn = _share(_draws(first)) - _share(_draws(second))
+    return _paired(score, float(shares[0] - shares[1]), drawn, len(first))
+
+
+def _share(counts: Counts) -> npt.NDArray[np.float64]:
+    pixels = counts[..., 0].astype(np.float64)
+    return counts[..., 1] / np.where(pixels > 0, pixels, np.nan)
+
+
+def _paired(
+    score: str, difference: float, drawn: npt.NDArray[np.float64], blocks: int
+) -> PairedDifference:
+    interval = interval_95(drawn) if blocks > 1 else None
+    return PairedDifference(
+        score, difference, None if interval is None else (interval[0], interval[1]), blocks
+    )
+
+
+def paired_difference(
+    first: Mapping[str, Counts],
+    second: Mapping[str, Counts],
+    ontology: Ontology,
+    score: str = 'miou_all',
+) -> PairedDifference:
+    """Compare two runs by one score, as `paired_differences` does."""
+    return paired_differences(first, second, ontology, (score,))[0]
+
+
+def _iou_of(class_id: int) -> Statistic:
+    return lambda matrix: float(matrix.iou()[class_id])

@@ -1,0 +1,229 @@
+"""The parity gate: does an exported graph compute what the torch model computes?"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from desertmind_seg.engines.protocol import Engine
+from desertmind_seg.model.files import whole_file
+from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.pipeline.rendering import colorize, overlay
+from desertmind_seg.scores.metrics import ConfusionMatrix
+from training.data.frames import LabelledFrame
+from training.evaluate import Predict
+
+Precision = Literal['fp32', 'fp16', 'int8']
+
+# Of all pixels, the share in which the graph and torch must agree.
+MIN_PIXEL_AGREEMENT = {'fp32': 0.9995, 'fp16': 0.995}
+# What the mIoU over the classes of the frames may fall; 0.01 is one point.
+MAX_MIOU_LOSS = {'int8': 0.01}
+# Camera sizes of the gate: VGA, HD, and one that is odd in both directions.
+GATE_SIZES_HW = ((480, 640), (720, 1280), (543, 1023))
+
+
+class ParityError(RuntimeError):
+    """The exported graph does not compute what the torch model computes."""
+
+
+def frame_inputs(
+    frame: LabelledFrame, size_hw: tuple[int, int], *, with_depth: bool
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32] | None]:
+    """Return a frame at a camera's size; where it has no depth of its own, `made_up_depth`.
+
+    Returns:
+        RGB uint8 (H, W, 3), and depth float32 (H, W) metres or None.
+    """
+    width_height = (size_hw[1], size_hw[0])
+    rgb = cv2.resize(frame.read_rgb(), width_height, interpolation=cv2.INTER_AREA)
+    depth = None
+    if with_depth and frame.has_depth:
+        resized = cv2.resize(frame.read_depth(), width_height, interpolation=cv2.INTER_NEAREST)
+        depth = np.ascontiguousarray(resized, np.float32)
+    elif with_depth:
+        depth = made_up_depth(size_hw)
+    return np.ascontiguousarray(rgb, np.uint8), depth
+
+
+def gate_inputs(
+    frame: LabelledFrame, index: int, size_hw: tuple[int, int], *, with_depth: bool
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32] | None]:
+    """Return what `frame_inputs` does, but no depth at all for every second frame without own."""
+    rgb, depth = frame_inputs(frame, size_hw, with_depth=with_depth)
+    if depth is not None and not frame.has_depth and index % 2:
+        depth = np.zeros_like(depth)
+    return rgb, depth
+
+
+def made_up_depth(size_hw: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Return a ground plane below a horizon, float32 (H, W) metres, with all kinds of holes.
+
+    Half of what a real sensor leaves out is 0 here, the other half NaN; the sky is +Inf.
+    """
+    height, width = size_hw
+    rows = np.arange(height, dtype=np.float32)[:, None]
+    columns = np.arange(width, dtype=np.float32)[None]
+    below = rows - 0.4 * height
+    depth = np.where(below > 0, 1.5 * height / np.maximum(below, 1.0), np.inf)  # camera 1.5 m up
+    depth = depth * (1.0 + 0.1 * np.sin(columns / 37.0))
+    depth[(rows % 29 < 5) & (columns % 41 < 7)] = 0.0
+    depth[(rows % 31 < 4) & (columns % 23 < 5)] = np.nan
+    return np.asarray(depth, np.float32)
+
+
+class _Size:
+    """What the frames of one camera size add up to."""
+
+    def __init__(self, ontology: Ontology) -> None:
+        self.same, self.pixels = 0, 0
+        self.torch, self.engine = ConfusionMatrix(ontology), ConfusionMatrix(ontology)
+
+
+def parity(
+    expected: Predict, engine: Engine, frames: Sequence[LabelledFrame], ontology: Ontology
+) -> dict[str, Any]:
+    """Compare an engine with the torch graph on real frames at every gate size.
+
+    Returns:
+        ``pixel_agreement``: share of the pixels that get the same class, of all, by size, and by
+        class (of the pixels that torch gives the class).
+        ``confidence_max_difference`` and ``confidence_mean_difference``: absolute, 0..1; the mean
+        by class too.
+        ``miou_by_size`` and ``miou_torch_by_size``: over the classes that the frames' labels have;
+        ``miou_difference``: the engine's less torch's, of the size where that is lowest;
+        ``iou_difference_by_class``: mean over the sizes. All None without labels.
+        ``worst_frame``: the one that agrees least. ``depth``, for RGB-D: where it came from.
+    """
+    takes_depth = engine.bundle.metadata.modality == 'rgbd'
+    classes = ontology.num_classes
+    agree, total = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
+    apart = np.zeros(classes)
+    sizes: dict[str, _Size] = {}
+    largest = 0.0
+    worst: dict[str, Any] = {'pixel_agreement': 2.0}
+    for size_hw in GATE_SIZES_HW:
+        shown = f'{size_hw[0]}x{size_hw[1]}'
+        size = sizes[shown] = _Size(ontology)
+        for index, frame in enumerate(tqdm(frames, desc=f'parity {shown}', unit='frame')):
+            rgb, depth = gate_inputs(frame, index, size_hw, with_depth=takes_depth)
+            mask, confidence = expected(rgb, depth)
+            out = engine.infer(rgb, depth, outputs=('mask', 'confidence'))
+            equal = mask == out['mask']
+            size.same, size.pixels = size.same + int(equal.sum()), size.pixels + equal.size
+            total += np.bincount(mask.ravel(), minlength=256)[:classes]
+            agree += np.bincount(mask[equal], minlength=256)[:classes]
+            difference = np.abs(confidence.astype(np.float32) - out['confidence']) / 255.0
+            largest = max(largest, float(difference.max()))
+            apart += np.bincount(mask.ravel(), difference.ravel(), minlength=256)[:classes]
+            truth = frame_labels(frame, size_hw, ontology)
+            size.torch.add(truth, mask)
+            size.engine.add(truth, out['mask'])
+            if equal.mean() < worst['pixel_agreement']:
+                worst = {'name': frame.name, 'index': index, 'size': shown}
+                worst['pixel_agreement'] = float(equal.mean())
+    iou_difference = np.mean([s.engine.iou() - s.torch.iou() for s in sizes.values()], axis=0)
+    miou = {shown: _figure(size.engine.miou_present) for shown, size in sizes.items()}
+    miou_torch = {shown: _figure(size.torch.miou_present) for shown, size in sizes.items()}
+    differences = [size.engine.miou_present - size.torch.miou_present for size in sizes.values()]
+    figures = {
+        'reference': 'torch fp32, CPU',
+        'engine': f'{engine.backend}, {engine.device}',
+        'frames': len(frames),
+        'dataset': ', '.join(sorted({frame.dataset for frame in frames})),
+        'pixel_agreement': float(agree.sum() / total.sum()),
+        'pixel_agreement_by_size': {
+            shown: size.same / size.pixels for shown, size in sizes.items()
+        },
+        'pixel_agreement_by_class': _by_class(agree, total, ontology),
+        'confidence_max_difference': largest,
+        'confidence_mean_difference': float(apart.sum() / total.sum()),
+        'confidence_mean_difference_by_class': _by_class(apart, total, ontology),
+        'miou_difference': _figure(min(differences)),
+        'miou_by_size': miou,
+        'miou_torch_by_size': miou_torch,
+        'iou_difference_by_class': {
+            name: _figure(value)
+            for name, value in zip(ontology.names, iou_difference, strict=True)
+        },
+        'worst_frame': worst,
+    }
+    if takes_depth:
+        own = sum(frame.has_depth for frame in frames)
+        none = sum(not frame.has_depth for frame in frames[1::2])
+        made_up = len(frames) - own - none
+        figures['depth'] = f'of {own} frames their own, of {made_up} made up, of {none} none'
+    return figures
+
+
+def frame_labels(
+    frame: LabelledFrame, size_hw: tuple[int, int], ontology: Ontology
+) -> npt.NDArray[np.uint8]:
+    """Return a frame's labels at a camera's size, uint8 (H, W), each from one pixel."""
+    labels = frame.read_labels(ontology)
+    resized = cv2.resize(labels, (size_hw[1], size_hw[0]), interpolation=cv2.INTER_NEAREST)
+    return np.ascontiguousarray(resized, np.uint8)
+
+
+def _by_class(
+    sums: npt.NDArray[Any], pixels: npt.NDArray[np.int64], ontology: Ontology
+) -> dict[str, float | None]:
+    return {
+        name: float(sums[i] / pixels[i]) if pixels[i] else None
+        for i, name in enumerate(ontology.names)
+    }
+
+
+def _figure(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def fault(figures: dict[str, Any], precision: Precision) -> str | None:
+    """Say which limit of the precision the figures of `parity` break; None for none."""
+    if precision in MIN_PIXEL_AGREEMENT:
+        agreement, least = figures['pixel_agreement'], MIN_PIXEL_AGREEMENT[precision]
+        if agreement < least:
+            return f'{agreement:.4%} of pixels agree with torch, expected at least {least:.2%}'
+        return None
+    difference, most = figures['miou_difference'], MAX_MIOU_LOSS[precision]
+    if difference is None:
+        return f'an {precision} bundle is judged by its mIoU, but the frames have no labels'
+    if -difference > most:
+        return (
+            f'the mIoU is {-100 * difference:.2f} points below that of torch, expected at most '
+            f'{100 * most:.1f}'
+        )
+    return None
+
+
+def write_worst_frame(
+    figures: dict[str, Any],
+    expected: Predict,
+    engine: Engine,
+    frames: Sequence[LabelledFrame],
+    out: Path,
+) -> None:
+    """Write, side by side, what torch and the engine say of the frame that agrees least.
+
+    The third picture is black but for the pixels that differ, in the engine's class colours.
+    """
+    metadata = engine.bundle.metadata
+    height, _, width = figures['worst_frame']['size'].partition('x')
+    index = figures['worst_frame']['index']
+    takes_depth = metadata.modality == 'rgbd'
+    size_hw = (int(height), int(width))
+    rgb, depth = gate_inputs(frames[index], index, size_hw, with_depth=takes_depth)
+    mask, _ = expected(rgb, depth)
+    found = engine.infer(rgb, depth, outputs=('mask',))['mask']
+    ontology = metadata.ontology
+    apart = colorize(found, ontology)
+    apart[mask == found] = 0
+    picture = np.hstack([overlay(rgb, mask, ontology), overlay(rgb, found, ontology), apart])
+    written, png = cv2.imencode('.png', cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    assert written
+    with whole_file(out) as temporary:
+        temporary.write_bytes(png.tobytes())

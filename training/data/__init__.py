@@ -1,0 +1,1 @@
+"""Labelled frames of any source to samples."""

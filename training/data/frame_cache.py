@@ -1,0 +1,117 @@
+"""Decoded frames on disk, for sources that are slow to decode: files are plain .npy arrays."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+import errno
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from desertmind_seg.model.files import whole_file
+from desertmind_seg.model.ontology import Ontology
+from training.data.frames import DepthArray, LabelledFrame, UInt8Array
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CachedFrame(LabelledFrame):
+    """A frame whose arrays are kept in `folder` once they have been decoded.
+
+    A file's name is a hash of the source frame's name and version and (for labels) of the
+    ontology, so that a changed source or class table is decoded anew; nothing is ever deleted. A
+    cache that cannot be written because the disk is full is said so once and done without.
+    """
+
+    frame: LabelledFrame
+    folder: Path
+
+    @property
+    def has_depth(self) -> bool:
+        return self.frame.has_depth
+
+    def read_rgb(self) -> UInt8Array:
+        return self._read('rgb', '', self.frame.read_rgb)
+
+    def read_labels(self, ontology: Ontology) -> UInt8Array:
+        # Image and depth of the frame are stored too: a source may decode all at once (rendered
+        # frames), and what reads labels first (the class count) reads the frames in their order.
+        path = self._path('labels', ontology.sha256)
+        if not path.exists():
+            self.read_rgb()
+            if self.has_depth:
+                self.read_depth()
+        return self._read('labels', ontology.sha256, lambda: self.frame.read_labels(ontology))
+
+    def read_depth(self) -> DepthArray:
+        return self._read('depth', '', self.frame.read_depth)
+
+    def content(self) -> bytes:
+        return self.frame.content()
+
+    def version(self) -> str:
+        return self.frame.version()
+
+    def _path(self, kind: str, ontology_sha256: str) -> Path:
+        source = f'{self.dataset} {self.name} {self.frame.version()} {ontology_sha256}'
+        digest = hashlib.sha256(source.encode()).hexdigest()
+        # 256 folders: some file systems are slow with 100 000 entries in one.
+        return self.folder / digest[:2] / f'{digest}.{kind}.npy'
+
+    def _read(
+        self, kind: str, ontology_sha256: str, decode: Callable[[], npt.NDArray[Any]]
+    ) -> npt.NDArray[Any]:
+        path = self._path(kind, ontology_sha256)
+        try:
+            stored: npt.NDArray[Any] = np.load(path)
+        except FileNotFoundError:
+            pass
+        except (ValueError, EOFError) as err:
+            _log.warning('%s is broken (%s) and is decoded anew', path, err)
+        else:
+            return stored
+        decoded = decode()
+        _store(path, decoded)
+        return decoded
+
+
+def _store(path: Path, decoded: npt.NDArray[Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as temporary:
+            np.save(temporary, decoded)
+    except OSError as err:
+        if err.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        folder = path.parent.parent
+        if folder not in _full:
+            _full.add(folder)
+            _log.warning(
+                'The disk of data.cache_dir %s is full (%s); frames that are not in it are '
+                'decoded each time. Free some space or set data.cache_dir to null.',
+                folder,
+                err.strerror,
+            )
+
+
+_full: set[Path] = set()  # caches whose full disk was reported
+
+
+def cached(frames: Sequence[LabelledFrame], folder: Path) -> list[LabelledFrame]:
+    """Return the frames, each to be kept in `folder` once it has been decoded."""
+    return [
+        CachedFrame(
+            frame.name,
+            frame.dataset,
+            frame.group,
+            frame.group_number,
+            frame.official,
+            frame=frame,
+            folder=folder,
+        )
+        for frame in frames
+    ]

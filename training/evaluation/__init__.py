@@ -1,0 +1,1 @@
+"""Predictions of checkpoints and bundles, scored, compared and calibrated."""

@@ -1,0 +1,329 @@
+"""report.html of a training run: one page that needs neither network nor other files."""
+
+from collections.abc import Mapping, Sequence
+import csv
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from desertmind_seg.model.ontology import UNLABELED, Ontology
+from desertmind_seg.pipeline.rendering import overlay
+from desertmind_seg.reports.page import (
+    Change,
+    Chart,
+    Fact,
+    Section,
+    charts_section,
+    classes_section,
+    confusion_section,
+    environment_section,
+    frames_section,
+    pairs_section,
+    reliability_section,
+    text_section,
+    write_report,
+)
+from desertmind_seg.scores.bootstrap import paired_differences
+from training.data.frames import LabelledFrame
+from training.evaluate import Predict
+from training.evaluation.metrics_file import Metrics, read_metrics
+from training.recipe import Recipe
+
+REPORT_FILE = 'report.html'
+CURVES_FILE = 'metrics.csv'
+# Of the best and of the worst frames.
+_SHOWN_FRAMES = 3
+_PICTURE_WIDTH_PX = 480
+_WRONG_RGB = (214, 40, 40)
+
+
+def write_run_report(
+    out: Path,
+    recipe: Recipe,
+    val_frames: Sequence[LabelledFrame],
+    predict: Predict,
+    ontology: Ontology,
+    parent_metrics: Mapping[str, Any] | None,
+) -> None:
+    """Write report.html beside the run's metrics.json and metrics.csv.
+
+    Args:
+        out: the run's folder; holds metrics.json, and metrics.csv of Lightning's CSVLogger.
+        recipe: as resolved.
+        val_frames: the frames of metrics.json, in its order.
+        predict: computes the masks that are shown.
+        ontology: the class table.
+        parent_metrics: content of the parent's metrics.json, None where there is none.
+
+    Raises:
+        FileNotFoundError: there is no metrics.json.
+        ValueError: val_frames are not those that metrics.json has scores of.
+    """
+    metrics = read_metrics(out)
+    parent = None if parent_metrics is None else Metrics.model_validate(parent_metrics)
+    if parent is not None and parent.data_hash != metrics.data_hash:
+        parent_note = (
+            f'The parent {recipe.parent} was scored on other frames (data hash '
+            f'{parent.data_hash[:12]}, here {metrics.data_hash[:12]}), so no change is shown; '
+            'score both on one split with python -m training.evaluate.'
+        )
+        parent = None
+    elif parent is None:
+        parent_note = (
+            'This recipe has no parent.'
+            if recipe.parent == 'none'
+            else f'No scores of the parent {recipe.parent} were found, so no change is shown.'
+        )
+    else:
+        parent_note = (
+            f'Change: IoU minus that of {recipe.parent} on the same frames, with the interval of '
+            'the paired difference; coloured where that excludes zero.'
+        )
+    document = metrics.model_dump()
+    sections = [
+        _curves(out / CURVES_FILE, metrics, ontology),
+        classes_section(
+            document,
+            ontology,
+            parent_note,
+            _changes(metrics, parent, ontology) if parent else None,
+        ),
+        confusion_section(document, ontology),
+        reliability_section(
+            document,
+            'Accuracy of the pixels of each confidence. Below the dashed line the network is '
+            'surer than it is right.',
+        ),
+        *_frames(metrics, val_frames, predict, ontology),
+    ]
+    if parent is not None:
+        sections.insert(1, _against_parent(recipe, metrics, parent, ontology))
+    sections += [
+        pairs_section('Run', _facts(metrics)),
+        environment_section(metrics.environment),
+        text_section('Recipe', yaml.safe_dump(metrics.recipe, sort_keys=False), 'As resolved.'),
+    ]
+    write_report(
+        out / REPORT_FILE,
+        recipe.name,
+        [
+            f'{recipe.model.architecture} with {recipe.model.encoder}, {recipe.model.modality}, '
+            f'{recipe.model.network_size_hw[0]} x {recipe.model.network_size_hw[1]} (height x '
+            f'width), {ontology.name}; parent: {recipe.parent}',
+            f'{metrics.dataset} {metrics.split}: {metrics.frames} frames in {metrics.blocks} '
+            f'blocks; {metrics.split_rule}',
+        ],
+        _headline(metrics, parent),
+        sections,
+    )
+
+
+def _headline(metrics: Metrics, parent: Metrics | None) -> list[Fact]:
+    def fact(label: str, name: str) -> Fact:
+        score = getattr(metrics, name)
+        notes = []
+        interval = getattr(metrics, f'{name}_interval_95', None)
+        if interval is not None:
+            notes.append(f'95 %: {interval[0]:.3f} to {interval[1]:.3f}')
+        before = getattr(parent, name) if parent is not None else None
+        if before is not None and score is not None:
+            notes.append(f'parent {before:.4f}')
+        return Fact(label, '-' if score is None else f'{score:.4f}', '; '.join(notes))
+
+    return [
+        fact('mIoU (all)', 'miou_all'),
+        fact('mIoU (present)', 'miou_present'),
+        fact('pixel accuracy', 'pixel_accuracy'),
+        fact('boundary F1', 'boundary_f1'),
+        fact('calibration error', 'ece'),
+        fact('false safe', 'false_safe_rate'),
+    ]
+
+
+def read_curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:
+    """Read Lightning's metrics.csv.
+
+    Returns:
+        (steps, values) of every column, without the rows in which it is empty.
+    """
+    curves: dict[str, tuple[list[float], list[float]]] = {}
+    with path.open(newline='', encoding='utf-8') as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if name not in {'epoch', 'step'} and value:
+                    steps, values = curves.setdefault(name, ([], []))
+                    steps.append(float(row['step']))
+                    values.append(float(value))
+    return curves
+
+
+def _curves(path: Path, metrics: Metrics, ontology: Ontology) -> Section:
+    if not path.is_file():
+        return text_section('Curves', f'{path} does not exist: the run kept no curves.')
+    curves = read_curves(path)
+    # Steps count from 0; the first ends at 1.
+    per_epoch = (metrics.steps or 0) / (metrics.epochs or 1) or 1.0
+    lines = {
+        name: ([(step + 1) / per_epoch for step in steps], values)
+        for name, (steps, values) in curves.items()
+    }
+    axis = 'epoch' if metrics.steps else 'optimiser step'
+
+    def chart(y_label: str, labels: Mapping[str, str]) -> Chart:
+        return Chart(
+            axis, y_label, {label: lines[name] for name, label in labels.items() if name in lines}
+        )
+
+    def after(prefix: str) -> dict[str, str]:
+        return {name: name.removeprefix(prefix) for name in lines if name.startswith(prefix)}
+
+    classes = {f'val_iou/{entry.name}': entry.name for entry in ontology.classes}
+    colors = {
+        entry.name: '#{:02x}{:02x}{:02x}'.format(*entry.color_rgb) for entry in ontology.classes
+    }
+    parts = {name: label.replace('_', ' ') for name, label in after('train_').items()}
+    charts = [
+        chart('loss', {**parts, 'train_loss': 'training', 'val_loss': 'validation'}),
+        chart(
+            'score of validation',
+            {
+                'val_miou_all': 'mIoU (all)',
+                'val_miou_present': 'mIoU (present)',
+                'val_pixel_accuracy': 'pixel accuracy',
+            },
+        ),
+        replace(chart('IoU of validation', classes), colors=colors),
+        chart('learning rate', after('lr-')),
+    ]
+    best = (
+        '' if not metrics.best_epoch else f' The weights of epoch {metrics.best_epoch} are kept.'
+    )
+    return charts_section(
+        'Curves',
+        [drawn for drawn in charts if drawn.lines],
+        'The scores of validation are those before calibration.' + best,
+    )
+
+
+def _changes(metrics: Metrics, parent: Metrics, ontology: Ontology) -> dict[str, Change]:
+    shown = [entry.name for entry in metrics.classes if entry.pixels]
+    changes = {}
+    for found in paired_differences(metrics.block_counts, parent.block_counts, ontology, shown):
+        text = f'{found.difference:+.3f}'
+        if found.interval_95 is not None:
+            text += f' [{found.interval_95[0]:+.3f}, {found.interval_95[1]:+.3f}]'
+        direction: Literal['', 'better', 'worse'] = ''
+        if found.is_real:
+            direction = 'better' if found.difference > 0 else 'worse'
+        changes[found.score] = Change(text, direction)
+    return changes
+
+
+def _against_parent(
+    recipe: Recipe, metrics: Metrics, parent: Metrics, ontology: Ontology
+) -> Section:
+    sentences = [
+        found.sentence(recipe.name, recipe.parent)
+        for found in paired_differences(
+            metrics.block_counts, parent.block_counts, ontology, ('miou_all', 'pixel_accuracy')
+        )
+    ]
+    before, now = _flat(parent.recipe), _flat(metrics.recipe)
+    rows = {
+        key: f'{before.get(key, "-")} → {now.get(key, "-")}'
+        for key in [*now, *(key for key in before if key not in now)]
+        if before.get(key) != now.get(key) and key not in {'name', 'parent'}
+    }
+    return pairs_section(f'Against {recipe.parent}', rows, '. '.join(sentences) + '.')
+
+
+def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        name: value
+        for key, child in tree.items()
+        for name, value in _flat(child, f'{prefix}.{key}' if prefix else str(key)).items()
+    }
+
+
+def _frames(
+    metrics: Metrics, frames: Sequence[LabelledFrame], predict: Predict, ontology: Ontology
+) -> list[Section]:
+    if [frame.name for frame in frames] != [score.name for score in metrics.per_frame]:
+        raise ValueError(
+            f'{len(frames)} frames were given, but metrics.json has scores of '
+            f'{len(metrics.per_frame)}, or of others; give the frames that were scored, in order'
+        )
+    scored = [
+        (score, frame)
+        for score, frame in zip(metrics.per_frame, frames, strict=True)
+        if score.miou_present is not None
+    ]
+    scored.sort(key=lambda pair: pair[0].miou_present or 0.0)
+    worst = scored[:_SHOWN_FRAMES]
+    best = scored[max(_SHOWN_FRAMES, len(scored) - _SHOWN_FRAMES) :][::-1]
+    sections = []
+    for title, chosen in (('Worst frames', worst), ('Best frames', best)):
+        rows = [
+            (
+                f'{frame.name}: mIoU {score.miou_present:.3f}, pixel accuracy '
+                f'{score.pixel_accuracy:.3f}',
+                _pictures(frame, predict, ontology),
+            )
+            for score, frame in chosen
+        ]
+        if rows:
+            note = 'By the mean IoU over the classes that a frame shows.'
+            columns = ('camera', 'labelled', 'predicted', 'wrong pixels in red')
+            sections.append(frames_section(title, columns, rows, ontology, note))
+    return sections
+
+
+def _pictures(
+    frame: LabelledFrame, predict: Predict, ontology: Ontology
+) -> list[npt.NDArray[np.uint8]]:
+    rgb, truth = frame.read_rgb(), frame.read_labels(ontology)
+    mask, _ = predict(rgb, frame.measured_depth())
+    size = (_PICTURE_WIDTH_PX, round(_PICTURE_WIDTH_PX * rgb.shape[0] / rgb.shape[1]))
+    small = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+    small_truth, small_mask = (
+        np.asarray(cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
+        for ids in (truth, mask)
+    )
+    grey = cv2.cvtColor(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    wrong = np.asarray(grey, np.uint8)
+    missed = (small_truth != small_mask) & (small_truth != UNLABELED)
+    wrong[missed] = (0.35 * wrong[missed] + 0.65 * np.array(_WRONG_RGB)).astype(np.uint8)
+    return [
+        small,
+        overlay(small, small_truth, ontology, 0.6),
+        overlay(small, small_mask, ontology, 0.6),
+        wrong,
+    ]
+
+
+def _facts(metrics: Metrics) -> dict[str, object]:
+    facts = {
+        'epochs': metrics.epochs,
+        'optimiser steps': metrics.steps,
+        'epoch of the kept weights': metrics.best_epoch,
+        'training': None if metrics.training_sec is None else f'{metrics.training_sec:.0f} s',
+        'temperature': metrics.temperature and f'{metrics.temperature:.3f}',
+        'class biases': metrics.class_bias
+        and ', '.join(
+            f'{entry.name} {bias:+.2f}'
+            for entry, bias in zip(metrics.classes, metrics.class_bias, strict=True)
+        ),
+        'averaged with': metrics.averaged_with,
+        'false stop': metrics.false_stop_rate and f'{metrics.false_stop_rate:.4f}',
+        'data hash, training': metrics.train_data_hash,
+        'data hash, validation': metrics.data_hash,
+        'class table': f'{metrics.ontology}, {metrics.ontology_sha256}',
+    }
+    return {name: value for name, value in facts.items() if value is not None}

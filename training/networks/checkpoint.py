@@ -1,0 +1,152 @@
+"""Checkpoints: weights together with everything that says where they came from.
+
+``checkpoint.pt`` is what a run leaves and what is exported. ``last.ckpt`` is the trainer's state
+while it runs: weights, their average, optimizer, schedule and the place in the data.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+import json
+from pathlib import Path
+import pickle
+from typing import Any
+
+from lightning.fabric.plugins import CheckpointIO
+import torch
+
+from desertmind_seg.model.files import whole_file
+from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.reports.provenance import environment as runtime_environment
+from training.networks.network import SegmentationNetwork
+from training.recipe import Recipe, parse_recipe
+
+
+class CheckpointError(ValueError):
+    """A checkpoint file cannot be used."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What ``training.train`` leaves behind, in plain types that load with weights_only=True."""
+
+    state_dict: dict[str, torch.Tensor]
+    recipe: dict[str, Any]
+    ontology: dict[str, Any]
+    temperature: float
+    data_hash: str
+    frames: dict[str, int]  # training frames of each data set
+    git_hash: str
+    environment: dict[str, Any]
+    scores: dict[str, Any]
+
+    def parsed_recipe(self) -> Recipe:
+        """Return the validated recipe."""
+        return parse_recipe(self.recipe, 'checkpoint')
+
+    def parsed_ontology(self) -> Ontology:
+        """Return the validated ontology."""
+        return Ontology.model_validate_json(json.dumps(self.ontology))
+
+    def network(self) -> SegmentationNetwork:
+        """Build the network with its trained weights, in evaluation mode."""
+        network = SegmentationNetwork(
+            self.parsed_recipe().model, self.parsed_ontology().num_classes
+        )
+        network.load_state_dict(self.state_dict)
+        return network.eval()
+
+
+class WholeFileIO(CheckpointIO):
+    """Lightning's reading and writing of ``last.ckpt``: whole or not at all, and no code in it."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Replace the file; the earlier one survives a full disk or a kill."""
+        del storage_options
+        _save(checkpoint, Path(path))
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read the file to the CPU."""
+        del map_location, weights_only
+        return read_last(Path(path))
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Delete the file."""
+        Path(path).unlink(missing_ok=True)
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write the file whole or not at all: an older one survives a full disk or a kill.
+
+    Raises:
+        CheckpointError: it could not be written; whatever stood there before still does.
+    """
+    _save(asdict(checkpoint), path)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint on the CPU, without running code from the file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is not one of ours.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'No checkpoint at {str(path)!r}; python -m training.train RECIPE --out DIR writes one'
+        )
+    tree = _load(path)
+    try:
+        return Checkpoint(**tree)
+    except TypeError as err:
+        raise CheckpointError(f'{path}: not a checkpoint of training.train ({err})') from err
+
+
+def read_last(path: Path) -> dict[str, Any]:
+    """Read the trainer's state of a run that is to go on.
+
+    Raises:
+        CheckpointError: the file is not one of training.train.
+    """
+    tree = _load(path)
+    missing = {'state_dict', 'loops', 'run'} - set(tree)
+    if missing:
+        raise CheckpointError(
+            f'{path}: not the state of a run of training.train, it lacks {sorted(missing)}; '
+            'remove it to train from the start'
+        )
+    return dict(tree)
+
+
+def _save(tree: Mapping[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with whole_file(path) as temporary:
+            torch.save(tree, temporary)
+    except (OSError, RuntimeError) as err:  # torch's writer says RuntimeError for a full disk
+        raise CheckpointError(
+            f'{path}: could not be written ({err}); free some space on its disk. What stood there '
+            'before is untouched'
+        ) from err
+
+
+def _load(path: Path) -> Mapping[str, Any]:
+    try:
+        tree = torch.load(path, map_location='cpu', weights_only=True)
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as err:
+        raise CheckpointError(
+            f'{path}: not a readable checkpoint ({type(err).__name__}: {err})'
+        ) from err
+    if not isinstance(tree, dict):
+        raise CheckpointError(f'{path}: holds a {type(tree).__name__}, expected a checkpoint')
+    return tree
+
+
+def environment() -> dict[str, Any]:
+    """Name the machine, the versions and the commit that a figure depends on."""
+    found = runtime_environment()
+    found['machine']['gpu'] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return found
