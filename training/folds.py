@@ -39,18 +39,19 @@ import yaml
 from desertmind_seg.model.files import whole_file
 from desertmind_seg.model.ontology import OntologyError, load_ontology
 from desertmind_seg.scores.bootstrap import matrix_of
-from training.calibrate import at_network_size
 from training.data.datasets import data_hash, list_frames
 from training.data.frames import DatasetError, LabelledFrame
 from training.distillation import DistillationError
 from training.ensemble import prediction_of
-from training.evaluate import print_scores
+from training.evaluation.calibration import at_network_size
 from training.evaluation.metrics_file import METRICS_FILE, write_metrics
+from training.evaluation.score import print_scores
 from training.evaluation.tta import tta_probabilities
+from training.fit.run import CHECKPOINT, LAST, check_same_recipe, train
 from training.fit.task import TrainingError
+from training.networks.architectures import ModelError
 from training.networks.checkpoint import CheckpointError, environment
 from training.networks.encoder_weights import WeightsError
-from training.networks.network import ModelError
 from training.out_of_fold import (
     FoldHeader,
     OutOfFoldError,
@@ -73,7 +74,6 @@ from training.recipe import (
     load_recipe,
     parse_recipe,
 )
-from training.train import CHECKPOINT, LAST, check_same_recipe, train
 
 TEMPERATURES_FILE = 'temperatures.json'
 

@@ -7,10 +7,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from desertmind_seg.model.arrays import Depth, Rgb
 from desertmind_seg.model.bundle import Bundle
-
-Rgb = npt.NDArray[np.uint8]
-Depth = npt.NDArray[np.float32]
 
 
 class EngineError(RuntimeError):

@@ -11,17 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from desertmind_seg.build_engine import (
-    CURRENT,
-    BuildOptions,
-    TensorRt,
-    choose_tensorrt,
-    stored_engine,
-    tensor_shape,
-)
 from desertmind_seg.engines.cache import CACHE_VARIABLE, Profile, StoredEngine
 from desertmind_seg.engines.cuda import Cuda
-from desertmind_seg.engines.protocol import Depth, EngineError, Rgb, check_request
+from desertmind_seg.engines.protocol import EngineError, check_request
+from desertmind_seg.engines.tensorrt_build import BuildOptions, stored_engine
+from desertmind_seg.engines.tensorrt_library import CURRENT, TensorRt, choose_tensorrt
+from desertmind_seg.engines.tensorrt_network import tensor_shape
+from desertmind_seg.model.arrays import Depth, Rgb
 from desertmind_seg.model.bundle import DEPTH_INPUT, IMAGE_INPUT, OUTPUTS, Bundle
 from desertmind_seg.model.files import whole_file
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from desertmind_seg.messages.bags import (
     COMPRESSED_IMAGE_TYPE,
+    IMAGE_TYPES,
     Bag,
     BagError,
     RawMessage,
@@ -28,20 +29,12 @@ from desertmind_seg.messages.pairing import (
     MAX_DT_MS,
     MAX_WAIT_MS,
     OTHER_FRAME,
-    REASONS,
     DepthPairing,
     Pair,
     Stamped,
 )
+from desertmind_seg.model.bundle import Bundle
 from desertmind_seg.model.ontology import Ontology
-from desertmind_seg.reports.page import (
-    BarChart,
-    Fact,
-    Section,
-    bars_section,
-    pairs_section,
-    table_section,
-)
 from desertmind_seg.scores.metrics import RangeConfusion
 
 # Of how many different problems with depth the metrics keep the text.
@@ -196,83 +189,20 @@ def _has_stamp(raw: RawMessage, stamp_ns: int) -> bool:
         return False
 
 
-def depth_facts(depth: Mapping[str, Any] | None) -> list[Fact]:
-    """Return the headline's share of frames with depth, or nothing without a depth topic."""
-    if depth is None:
-        return []
-    valid = depth['valid_share']
-    note = 'no frame had any' if valid is None else f'{valid:.1%} of their pixels valid'
-    return [Fact('frames with depth', f'{depth["frame_share"]:.1%}', note)]
-
-
-def depth_sections(depth: Mapping[str, Any] | None) -> list[Section]:
-    """Return the report's part on depth, or nothing without a depth topic."""
-    if depth is None:
-        return []
-    median, offset = depth['dt_ms']['median'], depth['clock_offset_ms']
-    valid, without = depth['valid_share'], depth['frames_without_depth']
-    rows: dict[str, object] = {
-        'topic': f'{depth["topic"]}, {depth["images"]} images',
-        'used by the model': 'yes' if depth['used_by_model'] else 'no, only to measure range',
-        'frames with depth': f'{depth["frames_with_depth"]} ({depth["frame_share"]:.1%})',
-        'valid pixels in them': 'none' if valid is None else f'{valid:.1%}',
-        **{f'frames for which {text}': without[reason] for reason, text in REASONS.items()},
-        'frames whose depth was refused': without['refused'],
-        'median dt': 'none' if median is None else f'{median:+.2f} ms',
-        'clock offset': 'unknown' if offset is None else f'{offset:+.1f} ms',
-        'pairing': f'at most {depth["max_dt_ms"]:g} ms apart, waiting {depth["max_wait_ms"]:g} ms',
-        **{f'problem, {entry["count"]} times': entry['error'] for entry in depth['problems']},
-    }
-    bins = depth['dt_ms']['histogram']
-    histogram = {_bin_name(entry): float(entry['frames']) for entry in bins}
-    sections = [
-        pairs_section('Depth', rows, depth['hint']),
-        bars_section(
-            'Time between image and depth',
-            [
-                BarChart(
-                    'stamp of the nearest depth minus that of the image [ms]', 'frames', histogram
-                )
-            ],
-        ),
+def check_depth(bag: Bag, image_topic: str, bundle: Bundle, depth_topic: str | None) -> None:
+    """Raise BagError unless the bag gives the depth that `bundle` takes, on a topic of its own."""
+    if depth_topic is not None:
+        bag.topic(depth_topic)
+        if depth_topic == image_topic:
+            raise BagError(f'{depth_topic!r} is given as topic of the images and of their depth.')
+        return
+    if bundle.metadata.modality == 'rgb':
+        return
+    others = [
+        name for name, topic in bag.topics.items() if topic.type in IMAGE_TYPES and 'depth' in name
     ]
-    return sections + _range_sections(depth['range_bands'])
-
-
-def _bin_name(entry: Mapping[str, Any]) -> str:
-    if entry['from_ms'] is None:
-        return f'below {entry["to_ms"]:g}'
-    if entry['to_ms'] is None:
-        return f'from {entry["from_ms"]:g}'
-    return f'{entry["from_ms"]:g} to {entry["to_ms"]:g}'
-
-
-def _range_sections(bands: Sequence[Mapping[str, Any]] | None) -> list[Section]:
-    if bands is None:
-        return []
-
-    def shown(value: float | None, style: str) -> str:
-        return 'none' if value is None else format(value, style)
-
-    rows = [
-        ('distance', 'labelled pixels', 'mIoU', 'false safe'),
-        *(
-            (
-                band['name'],
-                f'{band["labelled_pixels"]:,}',
-                shown(band['miou_present'], '.3f'),
-                shown(band['false_safe_rate'], '.2%'),
-            )
-            for band in bands
-        ),
-    ]
-    note = (
-        'By the depth of each labelled pixel. mIoU is the mean over the classes that occur in the '
-        'band, so bands do not compare as scores of one set of classes. False safe: share of '
-        'obstacle and non-traversable pixels that were called traversable.'
+    raise BagError(
+        f'Bundle {bundle.metadata.name!r} takes RGB and depth, but no depth topic was given; pass '
+        f'--depth TOPIC, or use an rgb bundle. Topics of bag {str(bag.path)!r} that look like '
+        f'depth beside {image_topic!r}: {", ".join(others) or "none"}.'
     )
-    charts = [
-        BarChart('distance', label, {band['name']: band[key] for band in bands})
-        for label, key in (('mIoU', 'miou_present'), ('false safe rate', 'false_safe_rate'))
-    ]
-    return [table_section('By distance', rows, note), bars_section('Scores by distance', charts)]

@@ -43,30 +43,26 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from desertmind_seg.messages.images import nanoseconds
+from desertmind_seg.messages.images import decode_compressed_image, decode_image, nanoseconds
+from desertmind_seg.model.arrays import Image
 
 IMAGE_TYPE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE_TYPE = 'sensor_msgs/msg/CompressedImage'
 IMAGE_TYPES = (IMAGE_TYPE, COMPRESSED_IMAGE_TYPE)
 LABEL_INFO_TYPE = 'vision_msgs/msg/LabelInfo'
-
 # Topics of a bag of masks: those of the node under its default name.
 MASK_TOPIC = '/segmentation/mask'
 CONFIDENCE_TOPIC = '/segmentation/confidence'
 LABEL_INFO_TOPIC = '/segmentation/label_info'
-
 # custom_data of a bag's metadata.yaml: this prefix + topic -> SHA-256 of the topic's ontology.
 ONTOLOGY_KEY_PREFIX = 'desertmind_seg.ontology/'
-
 # CDR: 4 bytes of encapsulation, then sec and nanosec of the stamp.
 _HEADER_BYTES = 12
-
 # vision_msgs 4 (ROS 2 Humble and later), which rosbags does not know.
 _VISION_CLASS_DEFINITION = 'uint16 class_id\nstring class_name\n'
 _LABEL_INFO_DEFINITION = (
     'std_msgs/Header header\nvision_msgs/VisionClass[] class_map\nfloat32 threshold\n'
 )
-
 # What rosbags lets through when the bytes of a bag are not what its format promises. Flipping and
 # cutting bytes at random, as test_bags.py does, meets about ten of these.
 _CORRUPTION_ERRORS = (
@@ -558,3 +554,10 @@ class BagWriter:
         types = self._typestore.types
         stamp = types['builtin_interfaces/msg/Time'](sec=sec, nanosec=nanosec)
         return types['std_msgs/msg/Header'](stamp=stamp, frame_id=frame_id)
+
+
+def decode_frame(bag: Bag, topic: str, message: Any) -> Image:
+    """Decode a deserialized frame of `topic`, raw or compressed, to (H, W, 3) uint8 RGB."""
+    if bag.topics[topic].type == COMPRESSED_IMAGE_TYPE:
+        return decode_compressed_image(message)
+    return decode_image(message)

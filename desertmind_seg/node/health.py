@@ -9,11 +9,10 @@ from threading import Lock
 import time
 from typing import Any
 
-from desertmind_seg.pipeline.latency import FrameCounters, LatencyWindow, Percentiles
+from desertmind_seg.pipeline.latency import LatencyWindow, Percentiles
 
 # Levels of diagnostic_msgs/DiagnosticStatus.
 OK, WARN, ERROR = 0, 1, 2
-
 # Reasons for which a frame is not segmented. The first two are as it should be.
 SUPERSEDED = 'superseded'
 NOT_SUBSCRIBED = 'not_subscribed'
@@ -31,7 +30,6 @@ REASONS = (
     ENGINE_FAILED,
     PUBLISH_FAILED,
 )
-
 # Percentiles and rates look back this far: 10 s at 30 Hz.
 _WINDOW = 300
 
@@ -231,3 +229,45 @@ def _percentile_values(name: str, percentiles: Percentiles) -> dict[str, str]:
     return {
         f'{name}_{key}': '' if value is None else f'{value:.2f}' for key, value in shown.items()
     }
+
+
+class FrameCounters:
+    """Counts frames: received, published, and dropped by reason."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._received = 0
+        self._published = 0
+        self._dropped: dict[str, int] = {}
+
+    def count_received(self) -> None:
+        """Count a frame that came in."""
+        with self._lock:
+            self._received += 1
+
+    def count_published(self) -> None:
+        """Count a frame whose results went out."""
+        with self._lock:
+            self._published += 1
+
+    def count_dropped(self, reason: str) -> None:
+        """Count a frame that was given up, for a short `reason` such as 'superseded'."""
+        with self._lock:
+            self._dropped[reason] = self._dropped.get(reason, 0) + 1
+
+    def clear(self) -> None:
+        """Set all counts to zero."""
+        with self._lock:
+            self._received = 0
+            self._published = 0
+            self._dropped.clear()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return {'received': n, 'published': n, 'dropped': {reason: n}, 'dropped_total': n}."""
+        with self._lock:
+            return {
+                'received': self._received,
+                'published': self._published,
+                'dropped': dict(self._dropped),
+                'dropped_total': sum(self._dropped.values()),
+            }

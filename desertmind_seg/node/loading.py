@@ -9,9 +9,10 @@ import time
 
 import numpy as np
 
-from desertmind_seg.build_engine import CURRENT, BuildOptions, choose_target, stored_engine
 from desertmind_seg.engines.cache import DYNAMIC, parse_shape
 from desertmind_seg.engines.protocol import Engine, EngineError
+from desertmind_seg.engines.tensorrt_build import BuildOptions, stored_engine
+from desertmind_seg.engines.tensorrt_library import CURRENT, choose_target
 from desertmind_seg.model.bundle import MIN_SIZE_HW, Bundle, read_bundle
 from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
 from desertmind_seg.node.parameters import NodeParameters, ParameterError

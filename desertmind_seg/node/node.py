@@ -14,36 +14,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 import functools
-import gc
-import logging
 import os
-import signal
-import sys
 from threading import Event, Thread
 import time
 import traceback
-from types import FrameType
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-import rclpy
 from rclpy.clock import Clock, ClockType, JumpThreshold  # type: ignore[attr-defined]
 from rclpy.duration import Duration
-from rclpy.executors import Executor, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.engines.protocol import EngineError
-from desertmind_seg.messages.dds import (
-    keep_frame_memory,
-    missing_image_profile,
-    with_background_sending,
-)
+from desertmind_seg.messages.dds import missing_image_profile
 from desertmind_seg.messages.depth import Depth, decode_compressed_depth, decode_depth
 from desertmind_seg.messages.frame_slot import Frame, FrameSlot, StampClock
 from desertmind_seg.messages.images import (
@@ -79,22 +67,9 @@ try:
     from rclpy.event_handler import SubscriptionEventCallbacks
 except ImportError:  # ROS 2 Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
-try:
-    # 500 messages a second: 0.08 ms and 8 % CPU, against 0.29 ms and 39 % of the portable one.
-    from rclpy.experimental.events_executor import EventsExecutor
-except ImportError:  # ROS 2 Humble and Jazzy
-    EventsExecutor = SingleThreadedExecutor
-
 RCLError = rclpy_implementation.RCLError
-
 TransitionCallback = Callable[['SegmentationNode', LifecycleState], TransitionCallbackReturn]
-
 IMAGE_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-
-# How often the main loop looks for signals, and how long it waits for a frame that is being
-# segmented when one came; together well below the 2 s after which a supervisor gets impatient.
-_SPIN_SEC = 0.1
-_LAST_FRAME_SEC = 1.0
 _SHORTEST_TIMER_SEC = 0.002
 
 
@@ -116,14 +91,14 @@ class SegmentationNode(LifecycleNode):
     """The node `segmentation`; see the module's docstring.
 
     Args:
-        build_engine: replaces `load_engine` in tests and benchmarks.
+        load_engine: what loads an engine; replaced in tests and benchmarks.
         stop: ends the building of an engine when it is set.
 
     Raises:
         ParameterError: a parameter given at start is refused.
     """
 
-    def __init__(self, build_engine: LoadEngine = load_engine, stop: Event | None = None) -> None:
+    def __init__(self, load_engine: LoadEngine = load_engine, stop: Event | None = None) -> None:
         super().__init__('segmentation')
         self.health = PipelineHealth()
         self.worker_failed = Event()
@@ -148,7 +123,7 @@ class SegmentationNode(LifecycleNode):
         # The executor waits for the transition meanwhile, so its timer publishes nothing.
         self._loader = SegmenterLoader(
             self.settings,
-            build_engine,
+            load_engine,
             self.get_logger().info,
             self._publish_diagnostics,
             stop or Event(),
@@ -647,77 +622,3 @@ class SegmentationNode(LifecycleNode):
             for way, entity, kind in rows
         ]
         self.get_logger().info('\n'.join(['Active:', *lines]))
-
-
-class _RosLogHandler(logging.Handler):
-    """Passes the log of the modules that know no ROS to the node's."""
-
-    def __init__(self, node: SegmentationNode) -> None:
-        super().__init__(logging.INFO)
-        self._logger = node.get_logger()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        # One call a level: rclpy ties the level of a message to the line that sends it.
-        text = record.getMessage()
-        if record.levelno >= logging.ERROR:
-            self._logger.error(text)
-        elif record.levelno >= logging.WARNING:
-            self._logger.warning(text)
-        else:
-            self._logger.info(text)
-
-
-def main(args: list[str] | None = None, build_engine: LoadEngine = load_engine) -> int:
-    """Run the node until SIGINT or SIGTERM; returns the exit status."""
-    keep_frame_memory()
-    os.environ.update(with_background_sending(os.environ))
-    stop = Event()
-
-    def request_stop(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    # Our own handlers, not rclpy's: a second Ctrl-C during the cleanup is harmless, and the
-    # context stays valid until everything is put away.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, request_stop)
-    try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-        node = SegmentationNode(build_engine, stop)
-    except (ParameterError, RCLError) as err:
-        rclpy.logging.get_logger('segmentation').fatal(f'Cannot start: {err}')
-        rclpy.try_shutdown()
-        return 1
-    log_handler = _RosLogHandler(node)
-    package_log = logging.getLogger('desertmind_seg')
-    package_log.addHandler(log_handler)
-    package_log.setLevel(logging.INFO)
-    executor: Executor = EventsExecutor()
-    executor.add_node(node)
-    build_only = node.settings['build_only']
-    if build_only:
-        failed = not node.build_only()
-    else:
-        failed = node.settings['autostart'] and not node.start()
-    while not (build_only or failed or stop.is_set()):
-        executor.spin_once(timeout_sec=_SPIN_SEC)
-        failed = node.worker_failed.is_set()
-    stopped = node.stop(_LAST_FRAME_SEC)
-    package_log.removeHandler(log_handler)
-    executor.shutdown()
-    node.destroy_node()
-    rclpy.try_shutdown()
-    if not stopped:
-        # A frame is still in the engine, which cannot be interrupted, and the interpreter's own
-        # cleanup would wait for it. Every handle has to go before the context gives back its
-        # 70 MB of shared memory, which otherwise stay in /dev/shm for good.
-        del executor
-        vars(node).clear()
-        gc.collect()
-        rclpy.utilities.get_default_context().destroy()
-        sys.stderr.flush()
-        os._exit(int(failed))
-    return int(failed)
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -2,7 +2,7 @@
 
 from collections import deque
 from threading import Lock
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 
@@ -54,45 +54,3 @@ class LatencyWindow:
             'max': float(values.max()),
             'count': len(values),
         }
-
-
-class FrameCounters:
-    """Counts frames: received, published, and dropped by reason."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._received = 0
-        self._published = 0
-        self._dropped: dict[str, int] = {}
-
-    def count_received(self) -> None:
-        """Count a frame that came in."""
-        with self._lock:
-            self._received += 1
-
-    def count_published(self) -> None:
-        """Count a frame whose results went out."""
-        with self._lock:
-            self._published += 1
-
-    def count_dropped(self, reason: str) -> None:
-        """Count a frame that was given up, for a short `reason` such as 'superseded'."""
-        with self._lock:
-            self._dropped[reason] = self._dropped.get(reason, 0) + 1
-
-    def clear(self) -> None:
-        """Set all counts to zero."""
-        with self._lock:
-            self._received = 0
-            self._published = 0
-            self._dropped.clear()
-
-    def snapshot(self) -> dict[str, Any]:
-        """Return {'received': n, 'published': n, 'dropped': {reason: n}, 'dropped_total': n}."""
-        with self._lock:
-            return {
-                'received': self._received,
-                'published': self._published,
-                'dropped': dict(self._dropped),
-                'dropped_total': sum(self._dropped.values()),
-            }

@@ -8,7 +8,8 @@ import time
 import numpy as np
 import numpy.typing as npt
 
-from desertmind_seg.engines.protocol import Depth, Engine, EngineError, Rgb
+from desertmind_seg.engines.protocol import Engine, EngineError
+from desertmind_seg.model.arrays import Depth, Rgb
 from desertmind_seg.model.bundle import MAX_SIZE_HW, MIN_SIZE_HW, PROBABILITIES
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 from desertmind_seg.pipeline.temporal import TemporalFilter, decide

@@ -13,7 +13,6 @@ networks, so that the measure is one for all cameras and networks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -23,11 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from desertmind_seg.pipeline.flow import RESETS, FrameFlow, Warp
-from desertmind_seg.reports.page import Chart, Fact, Section, charts_section
 from desertmind_seg.scores.bootstrap import Counts
 
 _LONGER_SIDE = 480
-
 _Mask = npt.NDArray[np.uint8]
 
 
@@ -146,40 +143,3 @@ class Flicker:
             [(pair.stamp_ns - start_ns) / 1e9 for pair in counted],
             [100 * pair.changed / pair.counted for pair in counted],
         )
-
-
-def flicker_facts(flicker: Mapping[str, Any] | None) -> list[Fact]:
-    """Return the headline's share of flickering pixels, or nothing where none was counted."""
-    if flicker is None:
-        return []
-    note = f'of {flicker["counted_share"]:.0%} of the pixels, {flicker["pairs"]} pairs of frames'
-    return [Fact('flicker', f'{flicker["share"]:.2%}', note)]
-
-
-def flicker_sections(
-    flicker: Mapping[str, Any] | None,
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-) -> list[Section]:
-    """Return the report's part on flicker, or nothing where none was counted.
-
-    Args:
-        flicker: `Flicker.to_dict()`.
-        lines: `Flicker.line()` of each run, by its name.
-    """
-    if flicker is None:
-        return []
-    without = flicker['frames_without_pair']
-    note = (
-        'Share of pixels whose class changes from a frame to the next where optical flow knows '
-        'the pixel again (there and back, and by its brightness): '
-        f'{flicker["share"]:.2%} of all, {flicker["p50"]:.2%} in the median pair and '
-        f'{flicker["p95"]:.2%} at p95. {flicker["counted_share"]:.1%} of the pixels of '
-        f'{flicker["pairs"]} pairs could be counted. Frames without a pair: '
-        + '; '.join(f'{without[reason]}, {text}' for reason, text in RESETS.items())
-        + '.'
-    )
-    return [
-        charts_section(
-            'Flicker', [Chart('time in the drive [s]', 'flickering pixels [%]', lines)], note
-        )
-    ]

@@ -1,6 +1,6 @@
 """An engine that times itself, and what it takes of memory. It wants a process of its own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import os
 from pathlib import Path
 import shutil
@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 
 from desertmind_seg.engines.load import load_engine
-from desertmind_seg.engines.protocol import Depth, Rgb
-from desertmind_seg.model.bundle import BundleMetadata, read_bundle
+from desertmind_seg.model.arrays import Depth, Rgb
+from desertmind_seg.model.bundle import Bundle, BundleMetadata, read_bundle
+from desertmind_seg.timing.graph_cost import GraphCost
 
 # TensorRT and CUDA compile and tune on the first frames; ONNX Runtime allocates on them.
 WARM_UP_FRAMES = 10
@@ -212,3 +213,26 @@ def status_mib(field: str) -> float:
         if name == field:
             return int(value.split()[0]) / 1024
     raise OSError(f'/proc/self/status has no {field}; expected a Linux kernel')
+
+
+@dataclass
+class CaseResult:
+    """What is known of a case.
+
+    Attributes:
+        case: what was to be timed.
+        bundle: its bundle.
+        cost: of one frame; None where it could not be counted.
+        not_counted: why not.
+        not_run: why there are no times; empty where there are.
+        started: the engine; None where it did not start.
+        rounds: the times, a round each.
+    """
+
+    case: EngineCase
+    bundle: Bundle
+    cost: GraphCost | None
+    not_counted: str = ''
+    not_run: str = ''
+    started: Started | None = None
+    rounds: list[TimedFrames] = field(default_factory=list)

@@ -18,10 +18,10 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from desertmind_seg.build_engine import BuildOptions
 from desertmind_seg.engines.cuda import Cuda
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.engines.protocol import Engine, EngineError
+from desertmind_seg.engines.tensorrt_build import BuildOptions
 from desertmind_seg.model.bundle import IMAGE_INPUT, OUTPUTS, Bundle, read_bundle, write_bundle
 from desertmind_seg.timing.graph_cost import GraphCost, Precision
 

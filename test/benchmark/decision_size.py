@@ -27,13 +27,13 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from desertmind_seg.model.bundle import IMAGE_INPUT, read_bundle  # noqa: E402
-from desertmind_seg.model.files import DEFAULT_BUNDLE  # noqa: E402
-from desertmind_seg.scores.metrics import ConfusionMatrix  # noqa: E402
-from training.bundles.half_precision import network_nodes  # noqa: E402
-from training.evaluate import choose_frames, split_rule  # noqa: E402
-from training.networks.checkpoint import environment  # noqa: E402
-from training.recipe import DatasetSection  # noqa: E402
+from desertmind_seg.model.bundle import IMAGE_INPUT, read_bundle
+from desertmind_seg.model.files import DEFAULT_BUNDLE
+from desertmind_seg.scores.metrics import ConfusionMatrix
+from training.bundles.half_precision import network_nodes
+from training.data.datasets import choose_frames, split_rule
+from training.networks.checkpoint import environment
+from training.recipe import DatasetSection
 
 MAX_LOSS = 0.003
 

@@ -30,26 +30,26 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'test')]
 # One core is what is promised; the libraries read these when they are loaded.
 os.environ.update(dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'), '1'))
 
-from camera_infos import camera_info  # noqa: E402
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-import numpy.typing as npt  # noqa: E402
-from rvl_encoder import rvl_encode  # noqa: E402
-from std_msgs.msg import Header  # noqa: E402
+from camera_infos import camera_info
+import cv2
+import numpy as np
+import numpy.typing as npt
+from rvl_encoder import rvl_encode
+from std_msgs.msg import Header
 
-from desertmind_seg.geometry.camera_model import CameraRays  # noqa: E402
-from desertmind_seg.geometry.costmap import OutgoingCostmap, RollingCostmap  # noqa: E402
-from desertmind_seg.geometry.frame_transforms import StaticExtrinsics, body_transform  # noqa: E402
-from desertmind_seg.geometry.points import POINT_BYTES, OutgoingPoints  # noqa: E402
-from desertmind_seg.messages.depth import (  # noqa: E402
+from desertmind_seg.geometry.camera_model import CameraRays
+from desertmind_seg.geometry.costmap import OutgoingCostmap, RollingCostmap
+from desertmind_seg.geometry.frame_transforms import StaticExtrinsics, body_transform
+from desertmind_seg.geometry.points import POINT_BYTES, OutgoingPoints
+from desertmind_seg.messages.depth import (
     Depth,
     at_image_size,
     decode_compressed_depth,
     decode_depth,
 )
-from desertmind_seg.messages.pairing import DepthPairing, Stamped  # noqa: E402
-from desertmind_seg.reports.provenance import environment  # noqa: E402
-from desertmind_seg.timing.limits import CpuCopy  # noqa: E402
+from desertmind_seg.messages.pairing import DepthPairing, Stamped
+from desertmind_seg.reports.provenance import environment
+from desertmind_seg.timing.limits import CpuCopy
 
 SIZE_HW = 480, 640
 WARM_UP = 20

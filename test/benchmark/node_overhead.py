@@ -35,22 +35,24 @@ import numpy.typing as npt
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / 'test'), str(ROOT / 'test/integration')]
 
-from node_process import NodeProcess, Peer, image_of_rows, rgb8, stamp_header  # noqa: E402
-import onnxruntime  # noqa: E402
-import rclpy  # noqa: E402
-from rclpy.context import Context  # noqa: E402
-from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
-from sensor_msgs.msg import Image  # noqa: E402
-from tiny_bundle import write_tiny_bundle  # noqa: E402
+from node_process import NodeProcess, Peer, image_of_rows, rgb8, stamp_header
+import onnxruntime
+import rclpy
+from rclpy.context import Context
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+from tiny_bundle import write_tiny_bundle
 
-from desertmind_seg.engines.load import OnnxRuntimeEngine, load_engine  # noqa: E402
-from desertmind_seg.engines.protocol import Depth, Engine, Rgb  # noqa: E402
-from desertmind_seg.messages.dds import keep_frame_memory, with_image_profile  # noqa: E402
-from desertmind_seg.model.bundle import Bundle, read_bundle  # noqa: E402
-from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path  # noqa: E402
-from desertmind_seg.node import node as segmentation_node  # noqa: E402
-from desertmind_seg.node.health import PipelineHealth  # noqa: E402
-from desertmind_seg.reports.provenance import environment  # noqa: E402
+from desertmind_seg.engines.load import load_engine
+from desertmind_seg.engines.onnxruntime import OnnxRuntimeEngine
+from desertmind_seg.engines.protocol import Engine
+from desertmind_seg.messages.dds import keep_frame_memory, with_image_profile
+from desertmind_seg.model.arrays import Depth, Rgb
+from desertmind_seg.model.bundle import Bundle, read_bundle
+from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
+from desertmind_seg.node.health import PipelineHealth
+from desertmind_seg.node.run import run_node
+from desertmind_seg.reports.provenance import environment
 
 WARM_UP = 20
 RELAY_LIMIT, MODEL_LIMIT = 1.5, 1.10
@@ -81,7 +83,7 @@ class InstantEngine:
         self._arrays.clear()
 
 
-def run_node(engine: str, samples_path: Path) -> None:
+def run_child(engine: str, samples_path: Path) -> None:
     """Child: the node; writes its times when it ends."""
     samples: list[tuple[float, float]] = []
     record = PipelineHealth.frame_published
@@ -98,7 +100,7 @@ def run_node(engine: str, samples_path: Path) -> None:
         return InstantEngine(bundle)
 
     build = instant if engine == 'instant' else load_engine
-    status = segmentation_node.main(['node', *sys.argv[sys.argv.index('--ros-args') :]], build)
+    status = run_node(['node', *sys.argv[sys.argv.index('--ros-args') :]], build)
     samples_path.write_text(json.dumps([callback for callback, _ in samples]))
     sys.exit(status)
 
@@ -302,7 +304,7 @@ def main() -> int:
     if len(sys.argv) > 1 and sys.argv[1] == '--child':
         kind, *given = sys.argv[2:]
         if kind == 'node':
-            run_node(given[1], Path(given[0]))
+            run_child(given[1], Path(given[0]))
         elif kind == 'relay':
             run_relay(given[1], Path(given[0]), keep_memory=given[2] == '1')
         else:

@@ -12,9 +12,8 @@ import hashlib
 from pathlib import Path
 
 from desertmind_seg.engines.load import load_engine
-from desertmind_seg.evaluate_bag import decode_frame
 from desertmind_seg.evaluation.depth import BagDepth, DepthTopic
-from desertmind_seg.messages.bags import Bag, header_stamp_ns
+from desertmind_seg.messages.bags import Bag, decode_frame, header_stamp_ns
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.pipeline.segmenter import Segmenter
 

@@ -36,12 +36,12 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from desertmind_seg.engines.load import load_engine  # noqa: E402
-from desertmind_seg.model.bundle import IMAGE_INPUT, read_bundle  # noqa: E402
-from desertmind_seg.model.files import DEFAULT_BUNDLE  # noqa: E402
-from training.bundles.quantization import network_feeds, network_model  # noqa: E402
-from training.networks.checkpoint import environment, load_checkpoint  # noqa: E402
-from training.networks.network import VehicleGraph  # noqa: E402
+from desertmind_seg.engines.load import load_engine
+from desertmind_seg.model.bundle import IMAGE_INPUT, read_bundle
+from desertmind_seg.model.files import DEFAULT_BUNDLE
+from training.bundles.quantization import network_feeds, network_model
+from training.networks.checkpoint import environment, load_checkpoint
+from training.networks.vehicle_graph import VehicleGraph
 
 WARM_UP = 5
 LIMITS = {'fp32 / torch': 0.60, 'int8 / fp32': 0.75}

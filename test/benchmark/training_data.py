@@ -36,13 +36,14 @@ from torch.utils.data import DataLoader
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from desertmind_seg.model.ontology import Ontology, load_ontology  # noqa: E402
-from training.data.augment import training_transform  # noqa: E402
-from training.data.datasets import Sample, SegmentationDataset, list_frames  # noqa: E402
-from training.data.sampling import TrainingBatches  # noqa: E402
-from training.fit.task import SegmentationTask  # noqa: E402
-from training.networks.checkpoint import environment  # noqa: E402
-from training.recipe import Recipe, load_recipe  # noqa: E402
+from desertmind_seg.model.ontology import Ontology, load_ontology
+from training.data.augment import training_transform
+from training.data.datasets import list_frames
+from training.data.samples import Sample, SegmentationDataset
+from training.data.sampling import TrainingBatches
+from training.fit.task import SegmentationTask
+from training.networks.checkpoint import environment
+from training.recipe import Recipe, load_recipe
 
 LIMIT = 1.10
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from tiny_bundle import write_tiny_bundle
 
-from desertmind_seg.engines.load import OnnxRuntimeEngine
+from desertmind_seg.engines.onnxruntime import OnnxRuntimeEngine
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.pipeline.segmenter import Segmenter
 

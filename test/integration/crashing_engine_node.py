@@ -7,9 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from desertmind_seg.engines.load import load_engine
-from desertmind_seg.engines.protocol import Depth, Engine, Rgb
+from desertmind_seg.engines.protocol import Engine
+from desertmind_seg.model.arrays import Depth, Rgb
 from desertmind_seg.model.bundle import Bundle
-from desertmind_seg.node.node import main
+from desertmind_seg.node.run import run_node
 
 
 class CrashingEngine:
@@ -38,9 +39,9 @@ class CrashingEngine:
         self._engine.close()
 
 
-def build_crashing_engine(bundle: Bundle, backend: str, num_threads: int, *_: object) -> Engine:
+def load_crashing_engine(bundle: Bundle, backend: str, num_threads: int, *_: object) -> Engine:
     return CrashingEngine(load_engine(bundle, backend, num_threads))
 
 
 if __name__ == '__main__':
-    sys.exit(main(build_engine=build_crashing_engine))
+    sys.exit(run_node(load_engine=load_crashing_engine))

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from desertmind_seg.engines.load import load_engine
-from desertmind_seg.engines.protocol import Depth, Engine, Rgb
+from desertmind_seg.engines.protocol import Engine
+from desertmind_seg.model.arrays import Depth, Rgb
 from desertmind_seg.model.bundle import Bundle
-from desertmind_seg.node.node import main
+from desertmind_seg.node.run import run_node
 
 
 class SlowEngine:
@@ -43,10 +44,10 @@ class SlowEngine:
         self._engine.close()
 
 
-def build_slow_engine(bundle: Bundle, backend: str, num_threads: int, *_: object) -> Engine:
+def load_slow_engine(bundle: Bundle, backend: str, num_threads: int, *_: object) -> Engine:
     engine = load_engine(bundle, backend, num_threads)
     return SlowEngine(engine, float(os.environ['SLOW_ENGINE_MS']))
 
 
 if __name__ == '__main__':
-    sys.exit(main(build_engine=build_slow_engine))
+    sys.exit(run_node(load_engine=load_slow_engine))

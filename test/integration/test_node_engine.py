@@ -14,9 +14,10 @@ import pytest
 import rclpy
 from tiny_bundle import tiny_metadata, tiny_model
 
-from desertmind_seg.build_engine import BuildOptions
 from desertmind_seg.engines.load import load_engine
-from desertmind_seg.engines.protocol import Engine, EngineError, Rgb
+from desertmind_seg.engines.protocol import Engine, EngineError
+from desertmind_seg.engines.tensorrt_build import BuildOptions
+from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.bundle import Bundle, write_bundle
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.node.node import SegmentationNode

@@ -165,10 +165,10 @@ def test_a_bug_in_a_transition_is_logged(
     """Without our decorator rclpy says nothing at all."""
     rclpy.init(args=['--ros-args', '-p', f'model.bundle:={tiny_bundle}'])
 
-    def build_engine(*_: object) -> Any:
+    def load_engine(*_: object) -> Any:
         raise ZeroDivisionError('in this test')
 
-    node = SegmentationNode(build_engine)
+    node = SegmentationNode(load_engine)
     assert not node.start()
     node.destroy_node()
     rclpy.shutdown()

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from tiny_ycor import write_tiny_ycor
 
+from training.fit.run import train
 from training.networks.checkpoint import Checkpoint
 from training.recipe import Recipe, load_recipe
-from training.train import train
 
 RECIPES = Path(__file__).resolve().parents[2] / 'training' / 'recipes'
 

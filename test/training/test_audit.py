@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from desertmind_seg.model.ontology import load_ontology
-from training.audit import main, near_pairs, perceptual_hash
+from training.audit import main
+from training.inspection.near_duplicates import near_pairs, perceptual_hash
 
 YCOR8 = load_ontology('ycor-8')
 _HW = (48, 64)

@@ -17,23 +17,24 @@ from tiny_rgbd import (
 import torch
 
 from training import evaluate
-from training.calibrate import (
+from training.calibrate import main
+from training.data.datasets import list_frames
+from training.evaluation.calibration import (
     average,
     calibrate,
     fit_class_bias,
     fit_temperature,
-    main,
     refresh_batch_norm,
     sampled_logits,
 )
-from training.data.datasets import list_frames
 from training.networks.checkpoint import (
     Checkpoint,
     CheckpointError,
     load_checkpoint,
     save_checkpoint,
 )
-from training.networks.network import SegmentationNetwork, VehicleGraph
+from training.networks.network import SegmentationNetwork
+from training.networks.vehicle_graph import VehicleGraph
 from training.recipe import RecipeError
 
 
@@ -156,7 +157,7 @@ def test_batch_norm_gets_the_mean_over_batches(
     first = trained[0]
     recipe, ontology = first.parsed_recipe(), first.parsed_ontology()
     frames = list_frames(recipe.data.train[0], recipe.data, ontology)
-    monkeypatch.setattr('training.calibrate._STATISTICS_BATCH', 2)
+    monkeypatch.setattr('training.evaluation.calibration._STATISTICS_BATCH', 2)
     graph = VehicleGraph(first.network(), ontology.costs, 1.0)
     stem = next(m for m in graph.modules() if isinstance(m, torch.nn.BatchNorm2d))
     means: list[torch.Tensor] = []

@@ -10,7 +10,8 @@ import pytest
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.scores.bootstrap import STATISTICS, intervals, matrix_of
 from desertmind_seg.scores.metrics import ConfusionMatrix
-from training.compare import as_text, main, run_names
+from training.compare import main
+from training.evaluation.comparison import as_text, run_names
 from training.evaluation.metrics_file import MetricsFileError, read_metrics, write_metrics
 
 YCOR8 = load_ontology('ycor-8')

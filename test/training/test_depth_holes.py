@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.data.depth_holes import drop_depth, thin_depth, thin_some_depth
+from training.data.augment import drop_depth, thin_depth, thin_some_depth
 
 
 def _generator(seed: int = 0) -> torch.Generator:

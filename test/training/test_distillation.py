@@ -10,10 +10,10 @@ import torch
 
 from desertmind_seg.model.ontology import load_ontology
 from training.distillation import DistillationError, Teachers, distillation_loss
+from training.fit.run import train
 from training.networks.checkpoint import Checkpoint, save_checkpoint
 from training.networks.network import SegmentationNetwork
 from training.recipe import Recipe, parse_recipe
-from training.train import train
 
 
 def test_the_loss_by_hand() -> None:

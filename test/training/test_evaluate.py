@@ -16,18 +16,12 @@ from tiny_ycor import write_tiny_ycor
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.model.files import DEFAULT_BUNDLE
 from desertmind_seg.model.ontology import load_ontology
+from training.data.datasets import choose_frames, split_rule
 from training.data.frames import DatasetError, LabelledFrame
-from training.evaluate import (
-    Predict,
-    choose_frames,
-    evaluate,
-    main,
-    predict_with_probabilities,
-    score_depth_shares,
-    score_frames,
-    split_rule,
-)
+from training.evaluate import evaluate, main
 from training.evaluation.metrics_file import read_metrics, write_metrics
+from training.evaluation.predict import Predict, predict_with_probabilities
+from training.evaluation.score import score_depth_shares, score_frames
 from training.networks.checkpoint import Checkpoint, save_checkpoint
 from training.recipe import DatasetSection, SplitSection
 

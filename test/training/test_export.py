@@ -21,15 +21,17 @@ from tiny_rgbd import (
 )
 import torch
 
-from desertmind_seg.engines.load import OnnxRuntimeEngine, load_engine
+from desertmind_seg.engines.load import load_engine
+from desertmind_seg.engines.onnxruntime import OnnxRuntimeEngine
 from desertmind_seg.engines.protocol import EngineError
 from desertmind_seg.model.bundle import MAX_SIZE_HW, MIN_SIZE_HW, read_bundle
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.pipeline.temporal import TemporalFilter, decide
 from training import evaluate, export
+from training.bundles.exporting import calibration_frames, gate_frames
 from training.bundles.parity import MIN_PIXEL_AGREEMENT, Precision, fault, made_up_depth
 from training.networks.checkpoint import Checkpoint, save_checkpoint
-from training.networks.network import VehicleGraph
+from training.networks.vehicle_graph import VehicleGraph
 
 
 @pytest.fixture(scope='module')
@@ -127,7 +129,7 @@ def check_filter_without_history(path: Path, checkpoint: Checkpoint) -> None:
     bundle = read_bundle(path)
     assert bundle.outputs == ('mask', 'confidence', 'cost', 'probabilities')
     engine = load_engine(bundle, 'onnxruntime-cpu')
-    frame = export.gate_frames(checkpoint, None, None, 'fp32')[0].read_rgb()
+    frame = gate_frames(checkpoint, None, None, 'fp32')[0].read_rgb()
     for size_hw in ((480, 640), (543, 1023), (65, 127)):
         rgb = np.ascontiguousarray(cv2.resize(frame, size_hw[::-1]), np.uint8)
         plain, filtered = (
@@ -188,8 +190,8 @@ def test_other_precisions_pass_the_same_gate(
 
 def test_int8_is_not_calibrated_on_frames_of_the_gate(trained: tuple[Checkpoint, Path]) -> None:
     checkpoint = trained[0]
-    gate = {frame.name for frame in export.gate_frames(checkpoint, None, None, 'int8')}
-    calibration = {frame.name for frame in export.calibration_frames(checkpoint, None, None)}
+    gate = {frame.name for frame in gate_frames(checkpoint, None, None, 'int8')}
+    calibration = {frame.name for frame in calibration_frames(checkpoint, None, None)}
     assert gate
     assert calibration
     assert gate.isdisjoint(calibration)
@@ -321,14 +323,14 @@ def test_the_gate_of_rgbd_finds_depth_among_the_training_frames(
     section = {'dataset': 'folder', 'root': str(root), 'split': 'all', 'repeat': 1}
     data = checkpoint.recipe['data']
     recipe = {**checkpoint.recipe, 'data': {**data, 'train': [*data['train'], section]}}
-    frames = export.gate_frames(replace(checkpoint, recipe=recipe), None, None, 'fp32')
+    frames = gate_frames(replace(checkpoint, recipe=recipe), None, None, 'fp32')
     assert [(frame.dataset, frame.has_depth) for frame in frames] == [
         *[('ycor', False)] * 2,
         *[('folder', True)] * 2,
     ]
     # An RGB network has no use for them.
     rgb = {**recipe, 'model': {**recipe['model'], 'depth': None}}
-    alone = export.gate_frames(replace(checkpoint, recipe=rgb), None, None, 'fp32')
+    alone = gate_frames(replace(checkpoint, recipe=rgb), None, None, 'fp32')
     assert [frame.dataset for frame in alone] == ['ycor', 'ycor']
 
 

@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from desertmind_seg.model.ontology import UNLABELED, Ontology, load_ontology
-from training.data.datasets import SegmentationDataset
 from training.data.frames import DatasetError, LabelledFrame, UnknownCodesError
 from training.data.layouts import Listing, read_layout
+from training.data.samples import SegmentationDataset
 from training.synthetic import DriveSpec, write_bag, write_folders
 
 _HW = (6, 9)

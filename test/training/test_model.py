@@ -8,7 +8,9 @@ from torch import nn
 from torch.nn import functional
 import torchvision
 
-from training.networks.network import ModelError, SegmentationNetwork, VehicleGraph, encode_depth
+from training.networks.architectures import ModelError
+from training.networks.network import SegmentationNetwork, encode_depth
+from training.networks.vehicle_graph import VehicleGraph
 from training.recipe import DepthSection, ModelSection
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from desertmind_seg.model.bundle import Bundle, read_bundle
 from desertmind_seg.model.files import DEFAULT_BUNDLE
+from training.bundles.card import model_card
 from training.export import main as export
-from training.model_card import main, model_card
+from training.model_card import main
 from training.networks.checkpoint import Checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,17 +14,15 @@ from tiny_bundle import tiny_metadata
 import torch
 import yaml
 
-from desertmind_seg.build_engine import (
-    ParsedNetwork,
-    TensorRt,
-    build_plan,
-    installed_tensorrt,
-)
 from desertmind_seg.engines.cache import DYNAMIC
+from desertmind_seg.engines.tensorrt_build import build_plan
+from desertmind_seg.engines.tensorrt_library import TensorRt, installed_tensorrt
+from desertmind_seg.engines.tensorrt_network import ParsedNetwork
 from desertmind_seg.model.bundle import Bundle, read_bundle
 from desertmind_seg.model.ontology import load_ontology
-from training.export import to_onnx
-from training.networks.network import SegmentationNetwork, VehicleGraph
+from training.bundles.exporting import to_onnx
+from training.networks.network import SegmentationNetwork
+from training.networks.vehicle_graph import VehicleGraph
 from training.recipe import RECIPES, Recipe, load_recipe
 
 _TARGETS = ('sm86', 'sm89')

@@ -12,9 +12,9 @@ import pytest
 from desertmind_seg.model.ontology import load_ontology
 from training.data.datasets import list_frames
 from training.data.frames import LabelledFrame
-from training.evaluate import score_frames
 from training.evaluation.metrics_file import read_metrics, write_metrics
 from training.evaluation.run_report import read_curves, write_run_report
+from training.evaluation.score import score_frames
 from training.networks.checkpoint import Checkpoint
 from training.recipe import Recipe
 

@@ -15,8 +15,9 @@ from desertmind_seg.model.files import DEFAULT_BUNDLE
 from desertmind_seg.pipeline.temporal import ALPHA
 from desertmind_seg.scores.metrics import ConfusionMatrix
 from training.bundles.parity import GATE_SIZES_HW, fault, frame_inputs, frame_labels
+from training.data.datasets import choose_frames, split_rule
 from training.data.frames import LabelledFrame
-from training.evaluate import choose_frames, main, split_rule
+from training.evaluate import main
 from training.recipe import DatasetSection
 from training.synthetic import main as synthetic
 

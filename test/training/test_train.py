@@ -22,7 +22,9 @@ import yaml
 
 from desertmind_seg.model.ontology import load_ontology
 from training.data.frames import DatasetError
+from training.fit.run import train
 from training.fit.task import SegmentationTask, TrainingError
+from training.fit.trainer import TimmSyncBatchNorm
 from training.networks.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -31,7 +33,7 @@ from training.networks.checkpoint import (
     save_checkpoint,
 )
 from training.recipe import Recipe, RecipeError, parse_recipe
-from training.train import TimmSyncBatchNorm, main, train
+from training.train import main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,7 +45,7 @@ class _StoppedError(Exception):
 @pytest.fixture(autouse=True)
 def _without_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the charts, two thirds of so short a run; `trained` and the commands draw them."""
-    monkeypatch.setattr('training.train.write_run_report', lambda *_: None)
+    monkeypatch.setattr('training.fit.run.write_run_report', lambda *_: None)
 
 
 def _changed(recipe: Recipe, **sections: dict[str, Any]) -> Recipe:
@@ -409,7 +411,7 @@ def test_a_stopped_run_that_could_not_be_scored_is_finished_later(
         optim={'epochs': 9, 'lr': 1e-9, 'ema_decay': 0.0, 'early_stopping_patience': 1},
     )
     with monkeypatch.context() as patch:
-        patch.delattr('training.train.calibrate')
+        patch.delattr('training.fit.run.calibrate')
         with pytest.raises(NameError):
             train(recipe, tmp_path)
     trained_epochs = read_last(tmp_path / 'last.ckpt')['run']['epoch']

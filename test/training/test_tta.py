@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from training.evaluate import predict_with_graph, predict_with_probabilities
+from training.evaluation.predict import predict_with_graph, predict_with_probabilities
 from training.evaluation.tta import tta_probabilities, view_sizes
 from training.networks.checkpoint import load_checkpoint
-from training.networks.network import SegmentationNetwork, VehicleGraph
+from training.networks.network import SegmentationNetwork
+from training.networks.vehicle_graph import VehicleGraph
 from training.recipe import Recipe
 
 CPU = torch.device('cpu')

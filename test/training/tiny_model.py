@@ -11,10 +11,11 @@ import onnxruntime
 import torch
 from torch import nn
 
+from training.bundles.exporting import to_onnx
 from training.bundles.half_precision import network_nodes
 from training.bundles.parity import made_up_depth
-from training.export import to_onnx
-from training.networks.network import SegmentationNetwork, VehicleGraph
+from training.networks.network import SegmentationNetwork
+from training.networks.vehicle_graph import VehicleGraph
 from training.recipe import ModelSection
 
 DEPTH: dict[str, object] = {

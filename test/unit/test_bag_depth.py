@@ -22,8 +22,9 @@ from tiny_bag import (
 from tiny_bundle import write_tiny_bundle
 
 from desertmind_seg.engines.load import load_engine
-from desertmind_seg.evaluate_bag import evaluate_bag, main
+from desertmind_seg.evaluate_bag import main
 from desertmind_seg.evaluation.depth import DepthTopic
+from desertmind_seg.evaluation.run import evaluate_bag
 from desertmind_seg.messages.bags import MASK_TOPIC, Bag, BagWriter
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.pipeline.segmenter import Segmenter

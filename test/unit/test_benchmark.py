@@ -14,23 +14,15 @@ import onnxruntime
 import pytest
 from tiny_bundle import write_tiny_bundle
 
-from desertmind_seg import benchmark as benchmark_module
-from desertmind_seg.benchmark import (
-    ROUNDS,
-    CaseResult,
-    _machine_line,
-    _time_round,
-    build_parser,
-    latency_document,
-    main,
-    ratio_document,
-    run_cases,
-    table_rows,
-)
+from desertmind_seg.benchmark import build_parser, main
 from desertmind_seg.engines.protocol import EngineError
 from desertmind_seg.model.bundle import read_bundle
-from desertmind_seg.timing import engine_case as timed_engine
+from desertmind_seg.timing import cases as cases_module
+from desertmind_seg.timing import engine_case
+from desertmind_seg.timing.cases import ROUNDS, run_cases, time_round
+from desertmind_seg.timing.document import latency_document, ratio_document
 from desertmind_seg.timing.engine_case import (
+    CaseResult,
     EngineCase,
     Memory,
     TimedEngine,
@@ -39,6 +31,7 @@ from desertmind_seg.timing.engine_case import (
     made_up_depth,
     made_up_frame,
 )
+from desertmind_seg.timing.pages import machine_line, table_rows
 
 CPU, CUDA = 'onnxruntime-cpu', 'onnxruntime-cuda'
 CASE_KEYS = {
@@ -170,7 +163,7 @@ def test_nothing_that_runs_is_said_in_the_table(
 
 @pytest.mark.parametrize(('load', 'said'), [(0.1, False), (2.4, True)])
 def test_a_busy_machine_is_said(load: float, said: bool, document: dict[str, Any]) -> None:
-    line = _machine_line({**document, 'load_average': {'before': load, 'after': 3.0}})
+    line = machine_line({**document, 'load_average': {'before': load, 'after': 3.0}})
     assert f'load average {load} before, 3.0 after' in line
     assert ('other work ran, so the times are too long' in line) == said
 
@@ -217,9 +210,9 @@ def test_a_case_that_fails_on_the_way_is_not_run(
     case = EngineCase(tiny_bundle, CPU, (64, 64), 1)
     result = CaseResult(case, read_bundle(tiny_bundle), None)
     engine = FailingEngine(failure)
-    _time_round(result, engine, 3)
+    time_round(result, engine, 3)
     assert result.not_run == ''
-    _time_round(result, engine, 3)
+    time_round(result, engine, 3)
     assert result.not_run.startswith(reason)
     assert len(result.rounds) == 1
 
@@ -239,9 +232,9 @@ def test_cases_take_turns(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) ->
             turns.append((self._width, 0))
 
     monkeypatch.setattr(
-        benchmark_module, '_start', lambda result, _: Recording(result.case.size_hw[1])
+        cases_module, '_start', lambda result, _: Recording(result.case.size_hw[1])
     )
-    monkeypatch.setattr(benchmark_module, '_limit_probes', lambda *_: {})
+    monkeypatch.setattr(cases_module, '_limit_probes', lambda *_: {})
     bundle = read_bundle(tiny_bundle)
     results = [
         CaseResult(EngineCase(tiny_bundle, CPU, (64, width), 1), bundle, None)
@@ -267,7 +260,7 @@ def test_an_engine_is_warm_before_it_is_timed(
         def infer(self, rgb: npt.NDArray[np.uint8], _: object, outputs: Sequence[str]) -> None:
             calls.append((rgb.shape, outputs))
 
-    monkeypatch.setattr(timed_engine, 'load_engine', lambda *_: Counting())
+    monkeypatch.setattr(engine_case, 'load_engine', lambda *_: Counting())
     frame = np.zeros((50, 60, 3), np.uint8)
     engine = TimedEngine(EngineCase(tiny_bundle, CPU, (64, 96), 1, frame))
     started = engine.start()

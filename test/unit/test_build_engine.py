@@ -17,21 +17,24 @@ from tiny_bundle import write_tiny_bundle
 from tiny_typed import write_tiny_typed_bundle
 
 from desertmind_seg import build_engine
-from desertmind_seg.build_engine import (
-    BuildOptions,
-    ParsedNetwork,
-    TensorRt,
-    build_plan,
-    choose_target,
-    choose_tensorrt,
-    graph_for_tensorrt,
-    installed_tensorrt,
-    main,
-    stored_engine,
-)
+from desertmind_seg.build_engine import main
+from desertmind_seg.engines import tensorrt_library
 from desertmind_seg.engines.cache import DYNAMIC, find_engine, parse_shape
 from desertmind_seg.engines.cuda import Device
 from desertmind_seg.engines.protocol import EngineBuildError, EngineError
+from desertmind_seg.engines.tensorrt_build import (
+    BuildOptions,
+    build_plan,
+    engine_key,
+    stored_engine,
+)
+from desertmind_seg.engines.tensorrt_library import (
+    TensorRt,
+    choose_target,
+    choose_tensorrt,
+    installed_tensorrt,
+)
+from desertmind_seg.engines.tensorrt_network import ParsedNetwork, graph_for_tensorrt
 from desertmind_seg.model.bundle import Bundle, read_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -259,7 +262,7 @@ def test_plain_tensorrt_builds_for_the_very_gpu(
     tensorrt: TensorRt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = TensorRt('tensorrt', tensorrt.module, tensorrt.log)
-    monkeypatch.setattr(build_engine, 'installed_tensorrt', lambda: [tensorrt, plain])
+    monkeypatch.setattr(tensorrt_library, 'installed_tensorrt', lambda: [tensorrt, plain])
     assert choose_tensorrt('current', RTX_A2000) == (tensorrt, 'sm86')
     assert choose_tensorrt('current', H100) == (plain, 'sm90-nvidia-h100-80gb-hbm3')
     assert choose_tensorrt('sm90', H100) == (plain, 'sm90-nvidia-h100-80gb-hbm3')
@@ -273,7 +276,7 @@ def test_without_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
     def without(name: str) -> ModuleSpec | None:
         return None if name.startswith('tensorrt') else real(name)
 
-    monkeypatch.setattr(build_engine, 'find_spec', without)
+    monkeypatch.setattr(tensorrt_library, 'find_spec', without)
     with pytest.raises(EngineError, match=r"pip install 'desertmind_seg\[tensorrt\]'") as no:
         installed_tensorrt()
     assert no.value.clause == 'TensorRT is not installed'
@@ -283,7 +286,7 @@ def test_a_tensorrt_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(name: str) -> None:
         raise ImportError('libnvinfer.so.10: cannot open shared object file')
 
-    monkeypatch.setattr(build_engine, 'import_module', broken)
+    monkeypatch.setattr(tensorrt_library, 'import_module', broken)
     with pytest.raises(EngineError, match=r'tensorrt_rtx_bindings: libnvinfer.so.10: cannot open'):
         installed_tensorrt()
 
@@ -370,8 +373,9 @@ def test_ctrl_c_stops_the_command_cleanly(
 _VICTIM = """
 from pathlib import Path
 import sys
-from desertmind_seg.build_engine import BuildOptions, choose_tensorrt, stored_engine
-from desertmind_seg.bundle import read_bundle
+from desertmind_seg.engines.tensorrt_build import BuildOptions, stored_engine
+from desertmind_seg.engines.tensorrt_library import choose_tensorrt
+from desertmind_seg.model.bundle import read_bundle
 
 def hold():
     print('ready', flush=True)
@@ -423,7 +427,7 @@ def test_a_killed_builder_leaves_no_half_engine(
     assert process.returncode == -signal.SIGKILL
     assert ('.json' in left) == (moment == 'before renaming .json')
     bundle = read_bundle(tiny_bundle)
-    key = build_engine.engine_key(tensorrt, bundle, 'sm86', (DYNAMIC,))
+    key = engine_key(tensorrt, bundle, 'sm86', (DYNAMIC,))
     assert find_engine(bundle, key, tmp_path) is None
 
     stored = stored_engine(bundle, tensorrt, 'sm86', BuildOptions(folder=tmp_path))

@@ -17,8 +17,9 @@ import onnxruntime
 import pytest
 from tiny_bundle import write_tiny_bundle
 
-from desertmind_seg.engines import load as engine_module
-from desertmind_seg.engines.load import OnnxRuntimeEngine, load_engine
+from desertmind_seg.engines import load as load_module
+from desertmind_seg.engines.load import load_engine
+from desertmind_seg.engines.onnxruntime import OnnxRuntimeEngine
 from desertmind_seg.engines.protocol import EngineBuildError, EngineError
 from desertmind_seg.model.bundle import OUTPUTS, read_bundle
 from desertmind_seg.model.ontology import load_ontology
@@ -256,7 +257,7 @@ def test_auto_without_any_backend(tiny_bundle: Path, monkeypatch: pytest.MonkeyP
     def fail(*_: object) -> None:
         raise EngineError('no such device')
 
-    monkeypatch.setattr(engine_module, 'BACKENDS', {'a': fail, 'b': fail})
+    monkeypatch.setattr(load_module, 'BACKENDS', {'a': fail, 'b': fail})
     pattern = 'no backend can run this bundle here: a: no such device; b: no such device'
     with pytest.raises(EngineError, match=pattern):
         load_engine(read_bundle(tiny_bundle))
@@ -268,15 +269,15 @@ def test_auto_does_not_pass_over_a_builder_that_was_stopped(
     def stopped(*_: object) -> None:
         raise EngineBuildError('the engine folder is full')
 
-    backends = {'tensorrt': stopped, 'onnxruntime-cpu': engine_module._onnxruntime_cpu}
-    monkeypatch.setattr(engine_module, 'BACKENDS', backends)
+    backends = {'tensorrt': stopped, 'onnxruntime-cpu': load_module._onnxruntime_cpu}
+    monkeypatch.setattr(load_module, 'BACKENDS', backends)
     with pytest.raises(EngineBuildError, match='the engine folder is full'):
         load_engine(read_bundle(tiny_bundle))
 
 
 def test_threads_are_the_physical_cores_of_this_process(tiny_bundle: Path) -> None:
     cpus = os.sched_getaffinity(0)
-    cores = engine_module.physical_cores(cpus)
+    cores = load_module.physical_cores(cpus)
     assert 1 <= len(cores) <= len(cpus)
     engine = load_engine(read_bundle(tiny_bundle), 'onnxruntime-cpu')
     assert engine.device == f'cpu, {len(cores)} threads'

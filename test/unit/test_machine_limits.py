@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from desertmind_seg.build_engine import ParsedNetwork, build_plan, choose_target
 from desertmind_seg.engines.cache import parse_shape
 from desertmind_seg.engines.load import load_engine
+from desertmind_seg.engines.tensorrt_build import build_plan
+from desertmind_seg.engines.tensorrt_library import choose_target
+from desertmind_seg.engines.tensorrt_network import ParsedNetwork
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.timing.graph_cost import GraphCost, Precision, bundle_cost
 from desertmind_seg.timing.limits import BLAS, LimitProbe, Limits, best, write_chain

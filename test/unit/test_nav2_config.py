@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
+from desertmind_seg.geometry.nav2_layer import LAYER, layer_parameters, nav2_yaml
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
 from desertmind_seg.model.ontology import available_ontologies, load_ontology
-from desertmind_seg.nav2_config import LAYER, layer_parameters, main, nav2_yaml
+from desertmind_seg.nav2_config import main
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,7 +12,7 @@ from catkin_pkg.package import parse_package
 import pytest
 
 import desertmind_seg
-from desertmind_seg.node import parameters as parameters
+from desertmind_seg.node import parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,7 +72,7 @@ def package_xml() -> ElementTree.Element:
 @pytest.fixture(scope='module')
 def imported() -> set[str]:
     """Names of the packages that runtime and launch files import, less Python's and our own."""
-    files = [*(ROOT / 'desertmind_seg').glob('*.py'), *(ROOT / 'launch').glob('*.py')]
+    files = [*(ROOT / 'desertmind_seg').rglob('*.py'), *(ROOT / 'launch').glob('*.py')]
     nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text()))]
     names = {
         *(alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names),

@@ -10,32 +10,31 @@ import numpy as np
 import pytest
 
 from desertmind_seg.model.ontology import Ontology, load_ontology
-from desertmind_seg.reports.page import (
+from desertmind_seg.reports.charts import (
     BarChart,
-    Change,
     Chart,
-    Fact,
-    Section,
     WhiskerBar,
     bars_section,
     charts_section,
-    classes_section,
     confusion_section,
+    latency_section,
+    reliability_section,
+    whiskers_section,
+)
+from desertmind_seg.reports.output import output_folder, write_json
+from desertmind_seg.reports.page import Fact, Section, write_report
+from desertmind_seg.reports.provenance import environment
+from desertmind_seg.reports.tables import (
+    Change,
+    classes_section,
     environment_section,
     frames_section,
     images_section,
-    latency_section,
-    output_folder,
     pairs_section,
-    reliability_section,
     table_section,
     text_section,
     video_section,
-    whiskers_section,
-    write_json,
-    write_report,
 )
-from desertmind_seg.reports.provenance import environment
 from desertmind_seg.scores.metrics import ConfusionMatrix
 
 VOID_ELEMENTS = {'meta', 'img', 'br', 'path', 'use', 'rect', 'image'}

@@ -14,9 +14,10 @@ import pytest
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.pipeline.image_files import read_image
 from desertmind_seg.pipeline.rendering import overlay
 from desertmind_seg.pipeline.segmenter import ImageError, Segmenter
-from desertmind_seg.segment import main, read_image
+from desertmind_seg.segment import main
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from desertmind_seg.pipeline.latency import FrameCounters, LatencyWindow
+from desertmind_seg.node.health import FrameCounters
+from desertmind_seg.pipeline.latency import LatencyWindow
 
 
 def test_percentiles_by_hand() -> None:

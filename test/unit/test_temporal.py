@@ -8,7 +8,8 @@ import pytest
 from test_flow import STEP_NS, cut, texture
 from tiny_bundle import write_tiny_bundle
 
-from desertmind_seg.engines.load import OnnxRuntimeEngine, load_engine
+from desertmind_seg.engines.load import load_engine
+from desertmind_seg.engines.onnxruntime import OnnxRuntimeEngine
 from desertmind_seg.engines.protocol import EngineError
 from desertmind_seg.model.bundle import Bundle, read_bundle
 from desertmind_seg.model.ontology import UNLABELED

@@ -15,19 +15,16 @@ import onnxruntime
 import pytest
 from tiny_bundle import write_tiny_bundle
 
-from desertmind_seg.build_engine import (
-    BuildOptions,
-    TensorRt,
-    installed_tensorrt,
-    stored_engine,
-)
-from desertmind_seg.engines import cuda as cuda_device
-from desertmind_seg.engines import tensorrt as tensorrt_engine
+from desertmind_seg.engines import cuda
+from desertmind_seg.engines import tensorrt as tensorrt_module
 from desertmind_seg.engines.cache import parse_shape
 from desertmind_seg.engines.cuda import Cuda, Device
-from desertmind_seg.engines.load import OnnxRuntimeEngine, load_engine
+from desertmind_seg.engines.load import load_engine
+from desertmind_seg.engines.onnxruntime import OnnxRuntimeEngine
 from desertmind_seg.engines.protocol import EngineError
 from desertmind_seg.engines.tensorrt import TensorRtEngine, deserialize, plan_tensors
+from desertmind_seg.engines.tensorrt_build import BuildOptions, stored_engine
+from desertmind_seg.engines.tensorrt_library import TensorRt, installed_tensorrt
 from desertmind_seg.model.bundle import OUTPUTS, Bundle, read_bundle
 
 HAS_DRIVER = Path('/dev/nvidiactl').exists()
@@ -59,7 +56,7 @@ def test_buffers_are_as_large_as_the_largest_frame() -> None:
 
 def test_every_cuda_function_that_is_called_exists() -> None:
     called = set()
-    for module in (cuda_device, tensorrt_engine):
+    for module in (cuda_module, tensorrt_module):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.Constant) and str(node.value).startswith('cuda'):
                 called.add(str(node.value))
@@ -103,7 +100,7 @@ def test_an_engine_without_a_driver_says_what_to_install(
 
 
 def test_without_cuda_bindings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_device, 'find_spec', lambda name: None)
+    monkeypatch.setattr(cuda_module, 'find_spec', lambda name: None)
     with pytest.raises(EngineError, match=r"pip install 'desertmind_seg\[tensorrt\]'") as failure:
         Cuda()
     assert failure.value.clause == 'cuda-bindings is not installed'
@@ -241,8 +238,8 @@ def cuda(monkeypatch: pytest.MonkeyPatch, tensorrt: TensorRt) -> Iterator[HostCu
         stand_in.context = engine.context
         return object(), engine
 
-    monkeypatch.setattr(tensorrt_engine, 'Cuda', lambda: stand_in)
-    monkeypatch.setattr(tensorrt_engine, 'deserialize', host_engine)
+    monkeypatch.setattr(tensorrt_module, 'Cuda', lambda: stand_in)
+    monkeypatch.setattr(tensorrt_module, 'deserialize', host_engine)
     yield stand_in
     assert not stand_in.memory
     assert stand_in.streams == 0
@@ -386,9 +383,9 @@ def test_plain_tensorrt_records_a_graph_for_each_size(
         return stored_engine(bundle, tensorrt, 'sm86', options)
 
     monkeypatch.setattr(
-        tensorrt_engine, 'choose_tensorrt', lambda _, device: (plain, plain.target_of(device))
+        tensorrt_module, 'choose_tensorrt', lambda _, device: (plain, plain.target_of(device))
     )
-    monkeypatch.setattr(tensorrt_engine, 'stored_engine', built_by_rtx)
+    monkeypatch.setattr(tensorrt_module, 'stored_engine', built_by_rtx)
     bundle = write_tiny_bundle(tmp_path / 'tiny.onnx')
     expected = OnnxRuntimeEngine(bundle, 'cpu')
     engine = start(cuda, bundle, tmp_path)

@@ -15,7 +15,7 @@ from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.rendering import colorize, overlay
 from desertmind_seg.scores.metrics import ConfusionMatrix
 from training.data.frames import LabelledFrame
-from training.evaluate import Predict
+from training.evaluation.predict import Predict
 
 Precision = Literal['fp32', 'fp16', 'int8']
 

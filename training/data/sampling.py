@@ -78,3 +78,30 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
             first = number * self._pass_size + self._offset
             chosen = slice(first, first + self._size)
             yield list(zip(order[chosen].tolist(), seeds[chosen].tolist(), strict=True))
+
+
+def sampling_weights(
+    pixels: npt.NDArray[np.int64], rare_class_boost: float
+) -> npt.NDArray[np.float64]:
+    """Weight frames by the rarest class they show.
+
+    Repeat-factor sampling (Gupta et al., LVIS, CVPR 2019, section 4.1) with the exponent as the
+    knob: weight = max over the frame's classes of (median frequency / class frequency) ** boost,
+    at least 1, where a class's frequency is the share of frames that show it in 0.1 % of their
+    pixels or more.
+
+    Args:
+        pixels: labelled pixels, int (frames, classes).
+        rare_class_boost: 0 gives every frame the weight 1; 0.5 is the paper's square root.
+
+    Returns:
+        float64 (frames,), each at least 1.
+    """
+    shows = pixels >= 1e-3 * pixels.sum(axis=1, keepdims=True).clip(min=1)
+    shows &= pixels > 0
+    frequency = shows.mean(axis=0)
+    present = frequency > 0
+    ratio = np.ones(pixels.shape[1])
+    ratio[present] = np.median(frequency[present]) / frequency[present]
+    boost = np.maximum(ratio, 1.0) ** rare_class_boost
+    return np.where(shows, boost[None, :], 1.0).max(axis=1)  # type: ignore[no-any-return]

@@ -3,18 +3,14 @@
 from pathlib import Path
 
 from desertmind_seg.model.ontology import Ontology
-from desertmind_seg.reports.page import (
+from desertmind_seg.reports.charts import (
     Chart,
-    Fact,
-    Section,
     charts_section,
-    classes_section,
     confusion_section,
-    environment_section,
     reliability_section,
-    table_section,
-    write_report,
 )
+from desertmind_seg.reports.page import Fact, Section, write_report
+from desertmind_seg.reports.tables import classes_section, environment_section, table_section
 from training.evaluation.metrics_file import DepthCurve, read_metrics
 
 REPORT_FILE = 'report.html'

@@ -13,25 +13,25 @@ import yaml
 
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 from desertmind_seg.pipeline.rendering import overlay
-from desertmind_seg.reports.page import (
-    Change,
+from desertmind_seg.reports.charts import (
     Chart,
-    Fact,
-    Section,
     charts_section,
-    classes_section,
     confusion_section,
+    reliability_section,
+)
+from desertmind_seg.reports.page import Fact, Section, write_report
+from desertmind_seg.reports.tables import (
+    Change,
+    classes_section,
     environment_section,
     frames_section,
     pairs_section,
-    reliability_section,
     text_section,
-    write_report,
 )
 from desertmind_seg.scores.bootstrap import paired_differences
 from training.data.frames import LabelledFrame
-from training.evaluate import Predict
 from training.evaluation.metrics_file import Metrics, read_metrics
+from training.evaluation.predict import Predict
 from training.recipe import Recipe
 
 REPORT_FILE = 'report.html'

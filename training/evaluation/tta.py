@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from training.networks.network import SegmentationNetwork, VehicleGraph
+from training.networks.network import SegmentationNetwork
+from training.networks.vehicle_graph import VehicleGraph
 
 # RGB uint8 (H, W, 3) and depth float32 (H, W) metres, or None where all of it is missing
 # -> probabilities float32 (C, H, W).

@@ -1,0 +1,158 @@
+"""Runs a bundle with ONNX Runtime."""
+
+from collections.abc import Mapping, Sequence
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx.utils import Extractor
+
+from desertmind_seg.engines.protocol import EngineError, check_request, read_unchanged
+from desertmind_seg.model.arrays import Depth, Rgb
+from desertmind_seg.model.bundle import DEPTH_INPUT, IMAGE_INPUT, Bundle
+
+
+class OnnxRuntimeEngine:
+    """Runs a bundle with ONNX Runtime on the CPU or, through CUDA, on an NVIDIA GPU.
+
+    ONNX Runtime computes every node of a graph whatever outputs are fetched: in 1.31
+    `RunOptions.only_execute_path_to_fetches` changes nothing (profiled: asking for the mask alone
+    ran the softmax and the cost all the same). So the graph is cut to each set of outputs that is
+    asked for, and each set has its own session, built when it is first asked for.
+
+    Args:
+        bundle: what to run; its file must not have changed since it was read.
+        provider: 'cpu' or 'cuda'.
+        num_threads: threads of one operator; 0 takes one for each physical core that this process
+            may use.
+
+    Raises:
+        EngineError: the provider cannot run here, or the graph cannot be loaded.
+    """
+
+    def __init__(
+        self, bundle: Bundle, provider: Literal['cpu', 'cuda'], num_threads: int = 0
+    ) -> None:
+        import onnxruntime
+
+        if num_threads < 0:
+            raise EngineError(f'num_threads is {num_threads}; give 0 for automatic, or 1 and more')
+        self.bundle = bundle
+        self.outputs = bundle.outputs
+        self.backend = f'onnxruntime-{provider}'
+        self._onnxruntime = onnxruntime
+        self._failures = _onnxruntime_failures()
+        threads = num_threads or len(physical_cores(os.sched_getaffinity(0)))
+        self.device = f'cpu, {threads} threads' if provider == 'cpu' else 'cuda:0'
+        self.details: Mapping[str, str] = {'onnxruntime': onnxruntime.__version__}
+
+        available = onnxruntime.get_available_providers()
+        self._providers = ['CPUExecutionProvider']
+        if provider == 'cuda':
+            if 'CUDAExecutionProvider' not in available:
+                raise EngineError(
+                    'backend onnxruntime-cuda needs the CUDAExecutionProvider, but this ONNX '
+                    f'Runtime {onnxruntime.__version__} has {available}. On a machine with an '
+                    'NVIDIA driver: pip uninstall onnxruntime && pip install onnxruntime-gpu; '
+                    'elsewhere choose onnxruntime-cpu.',
+                    'this ONNX Runtime has no CUDAExecutionProvider',
+                )
+            # Since 1.21: finds CUDA and cuDNN where pip installs them. A system-wide CUDA, as on
+            # a Jetson, needs no help.
+            getattr(onnxruntime, 'preload_dlls', lambda: None)()
+            self._providers.insert(0, 'CUDAExecutionProvider')
+
+        self._options = onnxruntime.SessionOptions()
+        self._options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        self._options.intra_op_num_threads = threads
+        self._options.inter_op_num_threads = 1
+        # Within a frame threads spin between operators, since waking them costs more than most
+        # operators take; after it they stop, or they would burn CPU for 37 ms more.
+        self._options.add_session_config_entry('session.intra_op.allow_spinning', '1')
+        self._options.add_session_config_entry('session.force_spinning_stop', '1')
+        self._options.log_severity_level = 3
+
+        self._extractor: Extractor | None = Extractor(
+            onnx.load_model_from_string(read_unchanged(bundle))
+        )
+        self._inputs = [IMAGE_INPUT]
+        if bundle.metadata.modality == 'rgbd':
+            self._inputs.append(DEPTH_INPUT)
+        self._sessions: dict[frozenset[str], Any] = {}
+        self._session(frozenset(('mask', 'confidence')))
+
+    def infer(
+        self,
+        rgb: Rgb,
+        depth: Depth | None = None,
+        outputs: Sequence[str] = ('mask', 'confidence'),
+    ) -> dict[str, npt.NDArray[np.uint8]]:
+        """See `Engine.infer`."""
+        check_request(self.bundle, depth, outputs, self.outputs)
+        # Contiguous arrays, read-only ones too, reach the graph without a copy.
+        feeds: dict[str, npt.NDArray[Any]] = {IMAGE_INPUT: np.ascontiguousarray(rgb)[None]}
+        if depth is not None:
+            feeds[DEPTH_INPUT] = np.ascontiguousarray(depth)[None]
+        session = self._session(frozenset(outputs))
+        try:
+            arrays = session.run(list(outputs), feeds)
+        except self._failures as err:
+            raise EngineError(
+                f'{self.backend} failed on a frame of shape {rgb.shape}, type {rgb.dtype}: {err}'
+            ) from err
+        return {name: array[0] for name, array in zip(outputs, arrays, strict=True)}
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._sessions.clear()
+        self._extractor = None
+
+    def _session(self, outputs: frozenset[str]) -> Any:
+        if outputs in self._sessions:
+            return self._sessions[outputs]
+        if self._extractor is None:
+            raise EngineError('the engine is closed; load it again')
+        model = self._extractor.extract_model(self._inputs, sorted(outputs))
+        try:
+            session = self._onnxruntime.InferenceSession(
+                model.SerializeToString(), self._options, providers=self._providers
+            )
+        except self._failures as err:
+            raise EngineError(f'{self.backend} cannot load {self.bundle.path}: {err}') from err
+        # ONNX Runtime falls back to the CPU with a log line when CUDA does not start.
+        if session.get_providers()[0] != self._providers[0]:
+            raise EngineError(
+                f'backend {self.backend}: CUDA did not start, only {session.get_providers()} did. '
+                'Check nvidia-smi, and that CUDA and cuDNN of the versions onnxruntime-gpu '
+                f'{self._onnxruntime.__version__} wants are installed (pip install '
+                'onnxruntime-gpu[cuda,cudnn]), or choose onnxruntime-cpu.',
+                'CUDA did not start',
+            )
+        self._sessions[outputs] = session
+        return session
+
+
+def _onnxruntime_failures() -> tuple[type[Exception], ...]:
+    """Return ONNX Runtime's own exceptions; they have no base of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return tuple(
+        member
+        for member in vars(state).values()
+        if isinstance(member, type) and issubclass(member, Exception)
+    )
+
+
+def physical_cores(cpus: set[int]) -> set[str]:
+    """Return one entry for each physical core among the logical `cpus`.
+
+    Two threads of one core share its vector units, so a second one slows convolutions down.
+    """
+    cores = set()
+    for cpu in cpus:
+        siblings = Path(f'/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list')
+        cores.add(siblings.read_text().strip() if siblings.is_file() else str(cpu))
+    return cores

@@ -1,0 +1,99 @@
+"""Image files to masks."""
+
+import os
+from pathlib import Path
+from typing import cast
+
+import cv2
+import numpy as np
+
+from desertmind_seg.model.arrays import Rgb
+from desertmind_seg.model.files import whole_file
+from desertmind_seg.pipeline.rendering import overlay
+from desertmind_seg.pipeline.segmenter import ImageError, Segmenter
+
+EXTENSIONS = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
+OUTPUT_SUFFIXES = ('.mask.png', '.confidence.png', '.overlay.jpg')
+
+
+class InputError(ValueError):
+    """The input or output that was asked for makes no sense."""
+
+
+def find_images(source: Path, out: Path) -> list[tuple[Path, Path]]:
+    """Pair each image at or below `source` with the path below `out` that its results start with.
+
+    Raises:
+        FileNotFoundError: `source` does not exist.
+        InputError: no images, `out` is inside the input, or two results would have one name.
+    """
+    if not source.exists():
+        raise FileNotFoundError(f'{source} does not exist; give an image or a folder of images')
+    if source.is_file():
+        if source.suffix.lower() not in EXTENSIONS:
+            raise InputError(f'{source} is no image by its name; expected {" ".join(EXTENSIONS)}')
+        return [(source, out / source.stem)]
+    if out.resolve().is_relative_to(source.resolve()):
+        raise InputError(
+            f'--out {out} lies inside the input {source}: the next run would take masks for '
+            'images. Choose a folder outside.'
+        )
+    images = []
+    for folder, subfolders, names in os.walk(source):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith('.'))
+        for name in sorted(names):
+            if not name.startswith('.') and Path(name).suffix.lower() in EXTENSIONS:
+                images.append(Path(folder) / name)
+    if not images:
+        raise InputError(
+            f'{source} holds no images in any of its folders; expected files ending in '
+            f'{" ".join(EXTENSIONS)}'
+        )
+    owners: dict[Path, Path] = {}
+    for image in images:
+        target = out / image.relative_to(source).with_suffix('')
+        if target in owners:
+            raise InputError(
+                f'{owners[target]} and {image} would both be written as '
+                f'{target}{OUTPUT_SUFFIXES[0]}; rename one'
+            )
+        owners[target] = image
+    return [(image, target) for target, image in owners.items()]
+
+
+def read_image(path: Path) -> Rgb:
+    """Read an image file as (H, W, 3) uint8 RGB, upright by its EXIF orientation.
+
+    Raises:
+        OSError: the file cannot be read.
+        ImageError: it is no whole image.
+    """
+    content = path.read_bytes()
+    try:
+        # Not imread, which fills what a truncated JPEG lacks with grey. Empty input is the one
+        # that imdecode raises on instead of returning None.
+        bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
+    except cv2.error as err:
+        raise ImageError(f'not a readable image: {err.err}') from err
+    if bgr is None:
+        raise ImageError(
+            f'not a readable image ({len(content)} bytes); it is truncated, damaged, or '
+            'another format than its name says'
+        )
+    return cast('Rgb', cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
+
+
+def segment_image(segmenter: Segmenter, image: Path, target: Path) -> float:
+    """Segment one file and write its three results; return the inference time in milliseconds."""
+    rgb = read_image(image)
+    result = segmenter.segment(rgb)
+    painted = overlay(rgb, result.mask, segmenter.ontology)
+    confidence = cast('Rgb', result.confidence)  # segment() computes it unless told otherwise
+    pictures = (result.mask, confidence, cv2.cvtColor(painted, cv2.COLOR_RGB2BGR))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for suffix, picture in zip(OUTPUT_SUFFIXES, pictures, strict=True):
+        path = target.with_name(target.name + suffix)
+        _, encoded = cv2.imencode(path.suffix, picture)
+        with whole_file(path) as temporary:
+            temporary.write_bytes(encoded.tobytes())
+    return result.inference_ms

@@ -1,0 +1,1 @@
+"""A bag played through the real node, and what came back."""

@@ -1,0 +1,86 @@
+"""Collects what the node publishes during a replay."""
+
+import threading
+import time
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+
+from desertmind_seg.messages.bags import (
+    CONFIDENCE_TOPIC,
+    IMAGE_TYPE,
+    MASK_TOPIC,
+    BagWriter,
+    RawMessage,
+    header_stamp_ns,
+)
+
+
+class MaskCollector:
+    """Matches what the node sends to the frames it was sent, and writes it to a bag of masks.
+
+    `note_frame` is called by the player's thread, everything else that changes it by the
+    executor's.
+    """
+
+    def __init__(self, node: Node, writer: BagWriter) -> None:
+        self.sent_at_s: dict[int, float] = {}
+        self.mask_at_s: dict[int, float] = {}
+        self.confidences: set[int] = set()
+        self.diagnostics: dict[str, dict[str, Any]] = {}
+        self._log_time_ns: dict[int, int] = {}
+        self._writer = writer
+        self._arrived = threading.Condition()
+        self._num_diagnostics = 0
+        qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+        # Serialized: nothing is decoded while the node needs the processor.
+        node.create_subscription(Image, MASK_TOPIC, self._on_mask, qos, raw=True)
+        node.create_subscription(Image, CONFIDENCE_TOPIC, self._on_confidence, qos, raw=True)
+        node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, qos)
+
+    def note_frame(self, message: RawMessage) -> None:
+        """Remember when a frame goes out; called just before it does."""
+        stamp = header_stamp_ns(message.cdr)
+        self._log_time_ns[stamp] = message.log_time_ns
+        self.sent_at_s[stamp] = time.perf_counter()
+
+    def wait_for_mask(self, stamp_ns: int, timeout_sec: float) -> bool:
+        """Wait until the mask of this stamp is here; False after the timeout."""
+        with self._arrived:
+            return self._arrived.wait_for(lambda: stamp_ns in self.mask_at_s, timeout_sec)
+
+    def wait_for_diagnostics(self, timeout_sec: float) -> bool:
+        """Wait for the next report on /diagnostics; False after the timeout."""
+        with self._arrived:
+            seen = self._num_diagnostics
+            return self._arrived.wait_for(lambda: self._num_diagnostics > seen, timeout_sec)
+
+    def _on_mask(self, cdr: bytes) -> None:
+        now_s = time.perf_counter()
+        stamp = header_stamp_ns(cdr)
+        if stamp not in self.sent_at_s or stamp in self.mask_at_s:
+            return
+        self._writer.write_raw(MASK_TOPIC, IMAGE_TYPE, self._log_time_ns[stamp], cdr)
+        with self._arrived:
+            self.mask_at_s[stamp] = now_s
+            self._arrived.notify_all()
+
+    def _on_confidence(self, cdr: bytes) -> None:
+        stamp = header_stamp_ns(cdr)
+        if stamp in self.sent_at_s and stamp not in self.confidences:
+            self.confidences.add(stamp)
+            self._writer.write_raw(CONFIDENCE_TOPIC, IMAGE_TYPE, self._log_time_ns[stamp], cdr)
+
+    def _on_diagnostics(self, array: Any) -> None:
+        with self._arrived:
+            self._num_diagnostics += 1
+            for status in array.status:
+                self.diagnostics[status.name] = {
+                    'level': int.from_bytes(status.level, 'little'),
+                    'message': status.message,
+                    'values': {pair.key: pair.value for pair in status.values},
+                }
+            self._arrived.notify_all()

@@ -1,0 +1,86 @@
+"""report.html of a replay."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from desertmind_seg.evaluation.pages import score_facts, score_sections, source_section
+from desertmind_seg.model.arrays import Pixels
+from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.replay.node_process import Replay
+from desertmind_seg.replay.video import MAX_VIDEO_RATE_HZ, NODE_LOG, VIDEO
+from desertmind_seg.reports.charts import latency_section
+from desertmind_seg.reports.page import Fact, write_report
+from desertmind_seg.reports.tables import (
+    environment_section,
+    images_section,
+    pairs_section,
+    video_section,
+)
+
+
+def write_replay_report(
+    path: Path,
+    metrics: Mapping[str, Any],
+    result: Replay,
+    ontology: Ontology,
+    sheet: Pixels,
+    extremes: Pixels | None,
+    *,
+    video: bool,
+) -> None:
+    bag, frames = metrics['bag'], metrics['frames']
+    latency = metrics['latency_ms']['publish_to_mask']
+    headline = [
+        Fact('frames in', f'{frames["in"]}', f'{bag["duration_s"]:.1f} s of {bag["image_topic"]}'),
+        Fact('masks out', f'{frames["out"]}', f'{frames["dropped"]} frames superseded or dropped'),
+        Fact('latency p50', f'{latency["p50"]:.0f} ms', 'frame published to mask received'),
+        Fact('latency p95', f'{latency["p95"]:.0f} ms', f'p99 {latency["p99"]:.0f} ms'),
+        *score_facts(metrics),
+    ]
+    sections = [images_section('Frames', [('camera frame, class mask and confidence', sheet)])]
+    if video:
+        sections.append(
+            video_section(
+                'Drive',
+                VIDEO,
+                f'Masks that came back, in real time, at most {MAX_VIDEO_RATE_HZ:g} a second.',
+            )
+        )
+    if extremes is not None:
+        caption = 'by mean IoU over the classes that are labelled in the frame'
+        sections.append(images_section('Best and worst frames', [(caption, extremes)]))
+    start_ns = result.frame_stamps_ns[0]
+    masked = set(result.mask_stamps_ns)
+    sections += [
+        *score_sections(metrics, ontology),
+        latency_section(
+            'Latency',
+            result.latencies_ms,
+            [(stamp - start_ns) / 1e9 for stamp in result.mask_stamps_ns],
+            [(stamp - start_ns) / 1e9 for stamp in result.frame_stamps_ns if stamp not in masked],
+            'From just before a frame was published to the arrival of its mask, both measured in '
+            'this process, on this machine. The newest frame wins: a frame that arrives while '
+            'the node is busy replaces the one that waits.',
+        ),
+        pairs_section(
+            'Node',
+            {
+                'exit status': metrics['node']['exit_status'],
+                **{
+                    name: f'{status["message"]} '
+                    + ', '.join(f'{key}: {value}' for key, value in status['values'].items())
+                    for name, status in sorted(result.diagnostics.items())
+                },
+            },
+            f'Its last report on /diagnostics. What it printed is in {NODE_LOG}.',
+        ),
+        source_section(metrics),
+        environment_section(metrics['environment']),
+    ]
+    title = f'Replay of {Path(bag["path"]).name}'
+    subtitle = [
+        f'{bag["image_topic"]} played over DDS to the segmentation node in a process of its own, '
+        f'at {metrics["play"]["rate"]:g} times the speed of the recording.'
+    ]
+    write_report(path, title, subtitle, headline, sections)

@@ -1,0 +1,246 @@
+"""Publishes the recorded messages of a bag in time."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from itertools import chain, islice
+import threading
+import time
+from typing import Any
+
+from rclpy.duration import Duration
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
+
+from desertmind_seg.messages.bags import Bag, BagError, RawMessage, Topic
+
+# What rosbag2 offers for a topic whose publishers' QoS was not recorded.
+_DEFAULT_DEPTH = 10
+# A late joiner gets this many messages of a latched topic (several nodes publish on /tf_static).
+_MAX_LATCHED_DEPTH = 100
+_DELIVERY_TIMEOUT_SEC = 1
+
+
+@dataclass
+class PlayStatistics:
+    """What a play did.
+
+    Attributes:
+        published: messages per topic, by the name in the bag.
+        failed: messages per topic that the middleware refused.
+        passes: how often the bag was begun.
+        max_late_ms: the longest that a message went out after its time.
+    """
+
+    published: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    passes: int = 0
+    max_late_ms: float = 0.0
+
+
+class BagPlayer:
+    """Publishes the messages of an open bag through `node`.
+
+    Topics whose message type is not installed, or is another in ROS 2, are left out and listed
+    with the reason in `skipped`. Needs no spinning.
+
+    Raises:
+        BagError: A named topic is not in the bag, or no topic can be played.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        bag: Bag,
+        *,
+        topics: Collection[str] = (),
+        remaps: Mapping[str, str] | None = None,
+        rate: float = 1.0,
+        clock_hz: float = 0.0,
+    ) -> None:
+        """Create the publishers.
+
+        Args:
+            node: owner of the publishers.
+            bag: an open bag.
+            topics: what to play; everything where empty.
+            remaps: topic in the bag -> topic to publish on.
+            rate: bag seconds in a second.
+            clock_hz: how often the bag's time is published on /clock; 0 for never.
+        """
+        self._bag = bag
+        self._rate = rate
+        self._clock_period_s = 1.0 / clock_hz if clock_hz > 0.0 else None
+        self._clock = node.create_publisher(Clock, '/clock', 10) if clock_hz > 0.0 else None
+        self._publishers: dict[str, Publisher[Any]] = {}
+        self.skipped: dict[str, str] = {}
+        remaps = remaps or {}
+        for name in [*topics, *remaps]:
+            if name not in bag.topics:
+                raise BagError(
+                    f'Bag {str(bag.path)!r} has no topic {name!r}; its topics: '
+                    f'{", ".join(bag.topics) or "none"}.'
+                )
+        for name in topics or bag.topics:
+            topic = bag.topics[name]
+            message_class = find_message_class(topic.type)
+            if message_class is None:
+                self.skipped[name] = (
+                    f'no Python package for {topic.type} is installed '
+                    f'(ros-<distro>-{topic.type.partition("/")[0].replace("_", "-")} from apt)'
+                )
+            elif not bag.plays_as_ros2(name):
+                self.skipped[name] = f'{topic.type} of ROS 1 has another layout in ROS 2'
+            else:
+                self._publishers[name] = node.create_publisher(
+                    message_class, remaps.get(name, name), publisher_qos(topic)
+                )
+        if self.num_messages == 0:
+            reasons = '; '.join(f'{name}: {reason}' for name, reason in self.skipped.items())
+            raise BagError(
+                f'Bag {str(bag.path)!r} has nothing that can be played: {reasons or "it is empty"}'
+            )
+
+    @property
+    def played_topics(self) -> tuple[str, ...]:
+        """Topics of the bag that are played, by the name in the bag."""
+        return tuple(self._publishers)
+
+    @property
+    def num_messages(self) -> int:
+        """Messages in one pass."""
+        return sum(self._bag.topics[name].count for name in self._publishers)
+
+    def num_subscribers(self, name: str) -> int:
+        """Return how many subscribers the publisher of this topic of the bag has matched."""
+        return int(self._publishers[name].get_subscription_count())
+
+    def wait_for_subscribers(self, timeout_sec: float, stop: threading.Event) -> bool:
+        """Wait until some played topic has a subscriber; False after the timeout or on stop."""
+        deadline = time.monotonic() + timeout_sec
+        while not any(self.num_subscribers(name) for name in self._publishers):
+            remaining_sec = deadline - time.monotonic()
+            if remaining_sec <= 0.0 or stop.wait(min(0.02, remaining_sec)):
+                return False
+        return True
+
+    def _begin(self) -> Iterator[RawMessage]:
+        """Start reading, with the first message in hand: to find it takes up to 50 ms."""
+        messages = self._bag.messages(*self._publishers)
+        return chain(list(islice(messages, 1)), messages)
+
+    def _publish(self, message: RawMessage) -> bool:
+        try:
+            self._publishers[message.topic].publish(bytes(message.cdr))
+        except rclpy_implementation.RCLError:
+            # Reliable publishing fails while a slow subscriber fills the history.
+            return False
+        return True
+
+    def play(
+        self,
+        stop: threading.Event,
+        *,
+        loop: bool = False,
+        lead_in_sec: float = 0.0,
+        before_publish: Callable[[RawMessage], object] | None = None,
+    ) -> PlayStatistics:
+        """Play the bag once, or again and again, until it ends or `stop` is set.
+
+        Every message has its due time on the monotonic clock, counted from the start of the pass:
+        a late message does not delay those after it.
+
+        Args:
+            stop: set it from a signal handler or another thread to end the play.
+            loop: begin again when the bag ends, one frame period after its last message.
+            lead_in_sec: so long before the first message only /clock is published.
+            before_publish: called with each message just before it goes out.
+        """
+        statistics = PlayStatistics()
+        start_ns, duration_ns = self._bag.start_ns, self._bag.duration_ns
+        most = max(self._bag.topics[name].count for name in self._publishers)
+        # A single message, or a bag of one instant, is followed by a second of nothing.
+        period_ns = duration_ns // (most - 1) if most > 1 and duration_ns > 0 else 1_000_000_000
+        messages = self._begin()
+        next_tick_s = time.monotonic()
+        pass_start_s = next_tick_s + lead_in_sec
+        while not stop.is_set():
+            statistics.passes += 1
+            for message in messages:
+                due_s = pass_start_s + (message.log_time_ns - start_ns) / 1e9 / self._rate
+                next_tick_s = self._wait_until(due_s, pass_start_s, next_tick_s, stop)
+                if stop.is_set():
+                    return statistics
+                late_ms = (time.monotonic() - due_s) * 1e3
+                statistics.max_late_ms = max(statistics.max_late_ms, late_ms)
+                if before_publish is not None:
+                    before_publish(message)
+                went_out = self._publish(message)
+                (statistics.published if went_out else statistics.failed)[message.topic] += 1
+            if not loop:
+                break
+            messages = self._begin()
+            end_s = pass_start_s + (duration_ns + period_ns) / 1e9 / self._rate
+            self._wait_until(end_s, pass_start_s, next_tick_s, stop)
+            # A pass that fell behind does not rush the next one.
+            next_tick_s = pass_start_s = max(end_s, time.monotonic())
+        if not stop.is_set():
+            # A process that exits at once takes its last messages with it.
+            for publisher in self._publishers.values():
+                publisher.wait_for_all_acked(Duration(seconds=_DELIVERY_TIMEOUT_SEC))
+        return statistics
+
+    def _wait_until(
+        self, due_s: float, pass_start_s: float, next_tick_s: float, stop: threading.Event
+    ) -> float:
+        """Wait for the monotonic time `due_s`, publishing /clock on the way; return its next tick.
+
+        The first tick of a pass is due at its start, before its first message, so that nodes on
+        sim time see the jump of a loop before the frames after it.
+        """
+        while not stop.is_set():
+            now_s = time.monotonic()
+            if self._clock is not None and self._clock_period_s is not None:
+                if next_tick_s <= now_s and next_tick_s <= due_s:
+                    bag_ns = self._bag.start_ns + int((now_s - pass_start_s) * 1e9 * self._rate)
+                    tick = Clock()
+                    tick.clock.sec, tick.clock.nanosec = divmod(bag_ns, 1_000_000_000)
+                    self._clock.publish(tick)
+                    missed = int((now_s - next_tick_s) / self._clock_period_s)
+                    next_tick_s += (missed + 1) * self._clock_period_s
+                    continue
+                wake_s = min(due_s, next_tick_s)
+            else:
+                wake_s = due_s
+            if due_s <= now_s:
+                break
+            stop.wait(wake_s - now_s)
+        return next_tick_s
+
+
+def find_message_class(msgtype: str) -> Any:
+    """Return the Python class of 'package/msg/Name', None where its package is not installed."""
+    package, _, name = msgtype.partition('/msg/')
+    try:
+        return getattr(import_module(f'{package}.msg'), name, None)
+    except ModuleNotFoundError:
+        return None
+
+
+def publisher_qos(topic: Topic) -> QoSProfile:
+    """Return the QoS that the topic's recorded publishers offered, or rosbag2's default."""
+    offered = topic.qos
+    reliable = offered is None or offered.reliable
+    latched = topic.name == '/tf_static' if offered is None else offered.transient_local
+    depth = _DEFAULT_DEPTH if offered is None else offered.depth
+    if latched:
+        depth = max(depth, min(topic.count, _MAX_LATCHED_DEPTH))
+    return QoSProfile(
+        depth=depth,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )

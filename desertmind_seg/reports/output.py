@@ -1,0 +1,53 @@
+"""Folders of results that appear whole or not at all."""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+import json
+from pathlib import Path
+import tempfile
+from typing import Any
+
+from desertmind_seg.model.files import whole_file
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all. NaN and infinity are refused: JSON has neither."""
+    text = json.dumps(document, indent=2, allow_nan=False) + '\n'
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding='utf-8')
+
+
+@contextmanager
+def output_folder(out: Path, names: Collection[str], *, replace: bool) -> Iterator[Path]:
+    """Yield a temporary folder whose files and folders move into `out` when the block succeeds.
+
+    Args:
+        out: where the results belong; created with its parents, other files in it stay.
+        names: everything the run may produce. A result of an earlier run that this one did not
+            produce is removed with the others, so that what lies in `out` belongs together.
+        replace: allow results of an earlier run.
+
+    Raises:
+        FileExistsError: `out` holds one of `names` and `replace` is false.
+    """
+    existing = [name for name in names if (out / name).exists()]
+    if existing and not replace:
+        raise FileExistsError(
+            f'{str(out)!r} already holds {", ".join(existing)}; choose another folder or pass '
+            '--force to replace them.'
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix='.partial-', dir=out) as scratch:
+        partial, old = Path(scratch, 'new'), Path(scratch, 'old')
+        partial.mkdir()
+        old.mkdir()
+        yield partial
+        unexpected = sorted({entry.name for entry in partial.iterdir()} - set(names))
+        if unexpected:
+            raise ValueError(f'{unexpected} are not among the declared results {sorted(names)}')
+        for name in names:
+            # A folder cannot replace a folder that holds files: step aside first.
+            if (out / name).exists():
+                (out / name).rename(old / name)
+            if (partial / name).exists():
+                (partial / name).rename(out / name)

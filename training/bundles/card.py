@@ -1,0 +1,212 @@
+"""The model card of a bundle."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+import yaml
+
+from desertmind_seg.model.bundle import Bundle
+from training.data.datasets import split_rule
+
+_TEMPLATE = """\
+# {{ m.name }}
+
+{{ model.architecture }} with encoder {{ model.encoder }}, {{ m.modality }}, {{ m.ontology.name }},
+{{ m.precision }}, network size {{ m.network_size_hw | join('x') }} (height x width),
+{{ '%.1f' % megabytes }} MB. Written by `python -m training.model_card` from the bundle's metadata.
+{% if m.depth_range_m %}
+Takes depth in metres too, registered to the image: {{ m.depth_range_m | join(' to ') }} m, what is
+nearer or farther counts as the limit; 0 or NaN is a pixel without depth.
+{% endif %}
+**Use**: as the licences of its data allow. \
+{% for data in m.datasets %}{{ data.name }}: {{ data.licence }}.
+{% endfor %}
+## Data
+
+| data set | frames |
+|---|---:|
+{% for data in m.datasets -%}
+| {{ data.name }} (training) | {{ data.frames }} |
+{% endfor -%}
+| {{ validation }} (validation) | {{ scores.frames }} |
+
+{{ split }}
+
+## Scores on the validation frames
+
+One confusion matrix at the frames' own resolution, torch fp32, single scale.
+
+| id | class | IoU | labelled pixels |
+|---:|---|---:|---:|
+{% for row in scores.classes -%}
+| {{ row.id }} | {{ row.name }} | \
+{{ '-' if row.iou is none else '%.4f' % row.iou }} | {{ row.pixels }} |
+{% endfor %}
+- mIoU over all {{ scores.classes | length }} classes: **{{ '%.4f' % scores.miou_all }}**, \
+{% if scores.miou_all_interval_95 -%}
+95 % bootstrap interval over {{ scores.blocks }} blocks \
+{{ '%.4f' % scores.miou_all_interval_95[0] }} to {{ '%.4f' % scores.miou_all_interval_95[1] }}.
+{% else -%}
+one block of frames, so no interval.
+{% endif -%}
+- Pixel accuracy: {{ '%.4f' % scores.pixel_accuracy }}.
+{% if scores.false_safe_rate is defined and scores.false_safe_rate is not none -%}
+- Obstacle and non-traversable pixels called traversable: {{ '%.4f' % scores.false_safe_rate }}.
+{% endif -%}
+- Calibration: {% if m.recipe.get('evaluation', {}).get('refresh_batch_norm') %}\
+BatchNorm's statistics taken from whole training frames;
+  {% endif -%}
+{% if scores.class_bias %}class biases fitted on training frames; {% endif -%}
+softmax temperature {{ '%.3f' % m.temperature }}, fitted on the
+  same validation frames (one number); expected calibration error {{ '%.4f' % scores.ece }} \
+in 15 bins.
+
+{% if m.modality == 'rgbd' -%}
+## Depth
+
+{% if curve -%}
+{{ curve.frames }} {{ curve.dataset }} frames that the network was not \
+trained on, {{ curve.blocks }} drives or blocks.
+Of the depth that was measured a part is kept; patches and what is far go first.
+
+| depth kept | pixels with depth | mIoU | against no depth, paired | false safe |
+|---:|---:|---:|---|---:|
+{% for point in curve.points -%}
+| {{ '%.0f' % (100 * point.kept_share) }} % | {{ '%.1f' % (100 * point.valid_share) }} % | \
+{{ '%.4f' % point.miou_all }} | {{ '%+.4f' % point.against_none }}\
+{% if point.against_none_interval_95 and point.kept_share > 0 %} \
+[{{ '%+.4f' % point.against_none_interval_95[0] }}, \
+{{ '%+.4f' % point.against_none_interval_95[1] }}]{% endif %} | \
+{{ '-' if point.false_safe_rate is none else '%.4f' % point.false_safe_rate }} |
+{% endfor %}
+{%- if curve.dataset == 'synthetic' %}
+**No real off-road depth with labels was at hand**: what depth is worth is measured on rendered
+drives alone, and the real frames above are scored without any. On real frames with labels depth
+was tried in NYUv2's rooms only, where no gain could be shown (training/README.md, "Does depth
+help?").
+{% endif -%}
+{% else -%}
+The scores by share of valid depth were not measured.
+{% endif %}
+{% endif -%}
+{% if keep == 'best' -%}
+The kept epoch{% if scores.best_epoch %} ({{ scores.best_epoch }}){% endif %} had the best mIoU \
+on these frames, so the score is a little too kind.
+{%- else -%}
+No epoch was picked by its score.
+{%- endif %}
+{%- if averaged %} The weights are the mean of this run's and of
+{{ averaged | join(', ') }}'s; that, and the network size, were chosen on these
+frames, so the score is a little too kind.
+{%- endif %}
+
+## Parity gate
+
+{{ m.parity.frames }} {{ m.parity.dataset | default(validation) }} frames at \
+{{ m.parity.pixel_agreement_by_size | join(', ') }}
+against {{ m.parity.reference }}: {{ '%.4f' % (100 * m.parity.pixel_agreement) }} % of pixels
+agree; the confidence differs by at most {{ '%.4f' % m.parity.confidence_max_difference }}.
+{%- if m.parity.miou_difference is defined and m.parity.miou_difference is not none %}
+mIoU against the labels of these frames: {% for size, miou in m.parity.miou_by_size.items() -%}
+{{ '%.4f' % miou }} (torch {{ '%.4f' % m.parity.miou_torch_by_size[size] }}) at {{ size }}\
+{{ '.' if loop.last else ', ' }}{% endfor %}{% endif %}
+{%- if m.quantization %}
+Calibrated on {{ m.quantization.frames }} training frames ({{ m.quantization.calibration }}); \
+{{ m.quantization.float32_layers | length }} of
+{{ m.quantization.layers }} layers stayed float32.{% endif %}
+{%- if m.parity.depth is defined %} Depth: {{ m.parity.depth }}.{% endif %}
+
+## Training
+
+{% if scores.training_sec is not none -%}
+{{ '%.0f' % (scores.training_sec / 60) }} minutes for the last stage on \
+{% endif -%}
+{{ machine.gpu or machine.cpu }}
+({{ machine.cpus }} CPUs), seed {{ m.seed }}, commit {{ m.git_hash }},
+data hash `{{ m.data_hash[:16] }}`.
+
+```sh
+# Where the data are, and how synthetic ones are made, is at the head of the recipe's file.
+{% if made_elsewhere -%}
+# {{ made_elsewhere }} is made by the commands at the head of recipes/{{ start }}.yaml.
+{% endif -%}
+{% for stage in stages -%}
+python -m training.train {{ stage }} --out out/{{ stage }}
+{% endfor -%}
+{% if averaged -%}
+python -m training.calibrate out/{{ m.recipe.name }}/checkpoint.pt \\
+    --average-with {% for path in averaged_from %}{{ path }} {% endfor %}\\
+    --network-size {{ m.network_size_hw | join('x') }} \
+{% if curve %}--depth-curve {{ curve.dataset }} {{ curve.root }} {% endif -%}
+--out out/{{ m.recipe.name }}/averaged.pt
+{% elif curve -%}
+python -m training.calibrate out/{{ m.recipe.name }}/checkpoint.pt \\
+    --depth-curve {{ curve.dataset }} {{ curve.root }} --out out/{{ m.recipe.name }}/scored.pt
+{% endif -%}
+python -m training.export \
+out/{{ m.recipe.name }}/{{ 'averaged' if averaged else 'scored' if curve else 'checkpoint' }}.pt \
+{% if m.precision != 'fp32' %}--precision {{ m.precision }} {% endif -%}
+--out models/{{ m.name }}.onnx
+python -m training.model_card models/{{ m.name }}.onnx --out models/{{ m.name }}.md
+```
+
+```yaml
+{{ recipe_yaml }}```
+"""
+
+
+def model_card(bundle: Bundle) -> str:
+    """Return the card as Markdown; every figure in it is the bundle's own."""
+    metadata = bundle.metadata
+    recipe, scores = metadata.recipe, metadata.scores
+    environment = Environment(undefined=StrictUndefined, autoescape=False)
+    averaged = [name for name in (scores.get('averaged_with') or '').split(', ') if name]
+    initial = Path(recipe['model']['initial_checkpoint'])
+    # A run of its own leaves checkpoint.pt; what came after it has commands of its own.
+    is_run = initial.name == 'checkpoint.pt'
+    earlier = [initial.parent.name] if is_run else []
+    made_elsewhere = None if is_run or str(initial) == 'none' else str(initial)
+    start = initial.parent.name
+    return environment.from_string(_TEMPLATE).render(
+        m=metadata.model_dump(mode='json'),
+        model=recipe['model'],
+        scores=scores,
+        curve=scores.get('depth_curve'),
+        validation=' and '.join(section['dataset'] for section in recipe['data']['val']),
+        split=_split_in_words(recipe),
+        keep=recipe['optim'].get('keep', 'last'),
+        averaged=averaged,
+        averaged_from=[
+            str(initial) if name == start else f'out/{name}/checkpoint.pt' for name in averaged
+        ],
+        made_elsewhere=made_elsewhere,
+        start=start,
+        stages=[
+            *earlier,
+            *(name for name in averaged if name != start),
+            recipe['name'],
+        ],
+        megabytes=bundle.path.stat().st_size / 1e6,
+        machine=scores['environment']['machine'],
+        recipe_yaml=yaml.safe_dump(recipe, sort_keys=False),
+    )
+
+
+def _split_in_words(recipe: Mapping[str, Any]) -> str:
+    rule = split_rule(recipe)
+    if rule is None:
+        return 'How the frames were split is in the recipe below.'
+    if rule.by == 'official':
+        return "The publisher's own split."
+    if rule.by == 'folds':
+        return (
+            f'Fold {rule.fold} of {rule.folds} validates, the others train; a fold is made of '
+            'whole sequences\nor blocks of frames.'
+        )
+    return (
+        f'1 in {rule.val_every_groups} groups of frames validates, the others train; a group is a '
+        f'sequence, or\na block of {rule.block_frames} consecutive frames where a set has no '
+        'sequences. Blocks of one drive stand on\nboth sides: another place will score lower.'
+    )

@@ -1,0 +1,117 @@
+"""The batches of a recipe."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning as L
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, Subset
+from torchvision.transforms import v2
+
+from desertmind_seg.model.ontology import Ontology
+from training.data.augment import training_transform
+from training.data.datasets import class_pixels, list_frames
+from training.data.frames import DatasetError, LabelledFrame
+from training.data.samples import Sample, SegmentationDataset
+from training.data.sampling import TrainingBatches, sampling_weights
+from training.recipe import Recipe, RecipeError
+
+
+def count_pixels(recipe: Recipe, ontology: Ontology) -> dict[str, int]:
+    """Count the training frames of each data set, each frame once."""
+    counts: dict[str, int] = {}
+    for section in recipe.data.train:
+        found = len(list_frames(section, recipe.data, ontology))
+        counts[section.dataset] = counts.get(section.dataset, 0) + found
+    return counts
+
+
+def check_depth(recipe: Recipe, frames: Sequence[LabelledFrame]) -> None:
+    """Refuse to learn depth from nothing, and say how many frames are without."""
+    without = [frame.name for frame in frames if not frame.has_depth]
+    if recipe.model.depth is None or not without:
+        return
+    if len(without) == len(frames):
+        raise DatasetError(
+            f'{recipe.name}: none of the {len(frames)} training frames has depth, but the recipe '
+            'has model.depth; add a data set with depth or set model.depth to null'
+        )
+    print(
+        f'{len(without)} of {len(frames)} training frames have no depth, such as {without[0]}: '
+        'they train as frames whose depth is missing'
+    )
+
+
+def counted_pixels(
+    recipe: Recipe, frames: Sequence[LabelledFrame], ontology: Ontology
+) -> npt.NDArray[np.int64]:
+    given = isinstance(recipe.loss.class_weights, list) or recipe.loss.class_weights == 'none'
+    if given and recipe.data.rare_class_boost == 0:
+        return np.zeros((len(frames), ontology.num_classes), np.int64)  # nobody asks
+    return class_pixels(frames, ontology)
+
+
+def make_loaders(
+    recipe: Recipe,
+    ontology: Ontology,
+    frames: Sequence[LabelledFrame],
+    val_frames: Sequence[LabelledFrame],
+    pixels: npt.NDArray[np.int64],
+    trainer: L.Trainer,
+    state: Mapping[str, Any] | None,
+) -> tuple[DataLoader[Sample], DataLoader[Sample]]:
+    rank, world_size = trainer.global_rank, trainer.world_size
+    if len(val_frames) < world_size:
+        raise DatasetError(
+            f'{len(val_frames)} validation frames for {world_size} processes; use fewer'
+        )
+    boost = recipe.data.rare_class_boost
+    try:
+        batches = TrainingBatches(
+            len(frames),
+            sampling_weights(pixels, boost) if boost > 0 else None,
+            batch_size=recipe.optim.batch_size,
+            passes=recipe.optim.accumulate_batches,
+            seed=recipe.seed,
+            rank=rank,
+            world_size=world_size,
+        )
+    except ValueError as err:
+        raise RecipeError(f'{recipe.name}: {err}') from err
+    on_cpu_or_alone = world_size == 1 or not torch.cuda.is_available()
+    if len(next(iter(batches))) == 1 and on_cpu_or_alone:
+        _check_single_frames(recipe)
+    if state is not None:
+        batches.start_at(state['run']['epoch'], state['run']['batch'])
+    with_depth = recipe.model.depth is not None
+    workers = recipe.data.num_workers
+    loader = DataLoader(
+        SegmentationDataset(
+            frames, ontology, training_transform(recipe.augment), with_depth=with_depth
+        ),
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+    )
+    # Each process takes every world_size-th frame: none twice, as padding to equal shares would.
+    shard = range(rank, len(val_frames), world_size)
+    dataset = SegmentationDataset(val_frames, ontology, v2.Identity(), with_depth=with_depth)
+    val_loader = DataLoader(
+        Subset(dataset, shard),
+        batch_size=1,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+    return loader, val_loader
+
+
+def _check_single_frames(recipe: Recipe) -> None:
+    if recipe.model.architecture in {'deeplabv3', 'deeplabv3plus'}:
+        raise RecipeError(
+            f'{recipe.name}: one frame a pass, but the image pooling of '
+            f'{recipe.model.architecture} needs two for its BatchNorm; raise optim.batch_size, or '
+            'lower optim.accumulate_batches or the number of processes'
+        )

@@ -1,0 +1,207 @@
+"""Lightning's trainer with its loggers and checkpoints."""
+
+from collections.abc import Mapping
+import csv
+import os
+from pathlib import Path
+import time
+from typing import Any
+
+import lightning as L
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor
+from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins import LayerSync
+from lightning.pytorch.strategies import DDPStrategy
+from timm.layers.norm_act import convert_sync_batchnorm
+import torch
+
+from desertmind_seg.model.ontology import Ontology
+from training.networks.checkpoint import WholeFileIO
+from training.recipe import Recipe, RecipeError
+
+
+class TimmSyncBatchNorm(LayerSync):
+    """BatchNorm over all GPUs by timm, whose layers hold an activation that torch would drop."""
+
+    def apply(self, model: torch.nn.Module) -> torch.nn.Module:
+        """Convert the layers; names and weights stay."""
+        converted: torch.nn.Module = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return converted
+
+    def revert(self, model: torch.nn.Module) -> torch.nn.Module:
+        """Leave them: outside of training a synchronised layer computes the same."""
+        return model
+
+
+class LastCheckpoint(CheckpointCallback):
+    """Saves the trainer's state after each epoch and every few minutes, after a whole step."""
+
+    def __init__(
+        self,
+        path: Path,
+        recipe: Recipe,
+        ontology: Ontology,
+        every_sec: float,
+        earlier: Mapping[str, Any] | None,
+    ) -> None:
+        self._path, self._every_sec = path, every_sec
+        self._run = {
+            'recipe': recipe.model_dump(mode='json'),
+            'ontology': ontology.name,
+            'ontology_sha256': ontology.sha256,
+        }
+        self._place = {'epoch': 0, 'batch': 0}
+        self._earlier_sec = 0.0
+        if earlier is not None:
+            self._place = {name: earlier[name] for name in self._place}
+            self._earlier_sec = earlier['training_sec']
+        self._started = self._saved = time.monotonic()
+
+    @property
+    def epochs(self) -> int:
+        """Whole epochs trained."""
+        return int(self._place['epoch'])
+
+    @property
+    def training_sec(self) -> float:
+        """Seconds since the run was started, without the time between a stop and a resume."""
+        return self._earlier_sec + time.monotonic() - self._started
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._started = self._saved = time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save when it is time, but not between accumulated passes."""
+        done = batch_idx + 1
+        # The end of the epoch saves too, after its validation.
+        if done % trainer.accumulate_grad_batches or done == trainer.num_training_batches:
+            return
+        due = time.monotonic() - self._saved >= self._every_sec
+        if trainer.strategy.broadcast(due):  # saving waits for all processes: one clock decides
+            self._save(trainer, trainer.current_epoch, done)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save after the epoch's validation."""
+        self._save(trainer, trainer.current_epoch + 1, 0)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add what the run is and where in its data it stands."""
+        checkpoint['run'] = {**self._run, **self._place, 'training_sec': self.training_sec}
+
+    def _save(self, trainer: L.Trainer, epoch: int, batch: int) -> None:
+        self._place = {'epoch': epoch, 'batch': batch}
+        trainer.save_checkpoint(self._path, weights_only=False)
+        for logger in trainer.loggers:
+            logger.save()  # the curves end where the state does
+        self._saved = time.monotonic()
+
+
+def make_trainer(
+    recipe: Recipe,
+    out: Path,
+    accelerator: str,
+    devices: int | None,
+    nodes: int | None,
+    state: Mapping[str, Any] | None,
+    last: LastCheckpoint,
+) -> L.Trainer:
+    optim = recipe.optim
+    on_gpu = accelerator != 'cpu' and torch.cuda.is_available()
+    if accelerator == 'gpu' and not on_gpu:
+        raise RecipeError('--accelerator gpu: torch finds no GPU here; use cpu')
+    if optim.precision == '16-mixed' and not on_gpu:
+        raise RecipeError(
+            'optim.precision 16-mixed needs a GPU; on the CPU use bf16-mixed or 32-true'
+        )
+    if (optim.keep == 'best' or optim.early_stopping_patience is not None) and (
+        optim.val_every_epochs > optim.epochs
+    ):
+        raise RecipeError(
+            f'optim.val_every_epochs {optim.val_every_epochs} is more than epochs {optim.epochs}: '
+            'nothing would be validated, which keep "best" and early stopping need'
+        )
+    launched = 'LOCAL_WORLD_SIZE' in os.environ  # by torchrun
+    local = int(os.environ.get('LOCAL_WORLD_SIZE', 1)) if devices is None else devices
+    machines = nodes
+    if machines is None:
+        machines = int(os.environ['WORLD_SIZE']) // local if launched else 1
+    several = local * machines > 1
+    callbacks: list[Callback] = [last, LearningRateMonitor(logging_interval='step')]
+    if optim.early_stopping_patience is not None:
+        callbacks.append(
+            EarlyStopping(
+                'val_miou_all',
+                mode='max',
+                patience=optim.early_stopping_patience,
+                check_on_train_epoch_end=False,
+            )
+        )
+    plugins: list[Any] = [WholeFileIO()]
+    if several and on_gpu:
+        plugins.append(TimmSyncBatchNorm())
+    if SLURMEnvironment.detect():
+        # Its own requeueing would resume from a file of its own; ours is --resume.
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    return L.Trainer(
+        accelerator='gpu' if on_gpu else 'cpu',
+        devices=local,
+        num_nodes=machines,
+        # Validation shards may differ in length, and DDP would wait for buffers at each frame.
+        strategy=DDPStrategy(broadcast_buffers=False) if several else 'auto',
+        max_epochs=optim.epochs,
+        precision=optim.precision,
+        accumulate_grad_batches=optim.accumulate_batches,
+        gradient_clip_val=optim.gradient_clip_norm,
+        check_val_every_n_epoch=optim.val_every_epochs,
+        callbacks=callbacks,
+        logger=_loggers(out, state),
+        plugins=plugins,
+        default_root_dir=out,
+        enable_checkpointing=True,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+
+
+class _GrowingCsvLogger(CSVLogger):
+    """Keeps the rows of a run that goes on, up to the step that it goes on from."""
+
+    def __init__(self, out: Path, steps: int | None) -> None:
+        self._rows: list[dict[str, str]] = []
+        path = out / 'metrics.csv'
+        if steps is not None and path.is_file():
+            with path.open(newline='', encoding='utf-8') as file:
+                self._rows = [row for row in csv.DictReader(file) if int(row['step']) < steps]
+        super().__init__(out, name='', version='')
+
+    @property
+    def experiment(self) -> Any:
+        """Lightning's writer, which starts a new file."""
+        writer = super().experiment
+        if self._rows:
+            rows, self._rows = self._rows, []
+            writer.metrics.extend(rows)
+            writer.save()
+        return writer
+
+
+def _loggers(out: Path, state: Mapping[str, Any] | None) -> list[CSVLogger | TensorBoardLogger]:
+    steps = None if state is None else int(state['global_step'])
+    return [
+        _GrowingCsvLogger(out, steps),
+        TensorBoardLogger(out, name='', version='', purge_step=steps),
+    ]

@@ -1,0 +1,1 @@
+"""A labelled set looked at before anything trains on it."""
