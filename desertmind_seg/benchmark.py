@@ -20,10 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 import sys
 
-from desertmind_seg.engines.load import BACKENDS
 from desertmind_seg.engines.protocol import EngineError
 from desertmind_seg.model.bundle import BundleError, read_bundle
-from desertmind_seg.options import backend, frames, size_hw, threads
+from desertmind_seg.options import BACKENDS, size_hw, whole_number
 from desertmind_seg.pipeline.segmenter import ImageError
 from desertmind_seg.reports.output import output_folder, write_json
 from desertmind_seg.timing.cases import ROUNDS, OwnProcess, benchmark
@@ -80,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--backend',
         metavar='NAME',
-        type=backend,
+        choices=BACKENDS,
         nargs='+',
         default=list(BACKENDS),
         help=f'what runs them (default: {" ".join(BACKENDS)})',
@@ -96,14 +95,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--frames',
         metavar='N',
-        type=frames,
+        type=whole_number(ROUNDS),
         default=100,
         help=f'timed frames of each case, over {ROUNDS} rounds (default: 100)',
     )
     parser.add_argument(
         '--num-threads',
         metavar='N',
-        type=threads,
+        type=whole_number(0),
         default=0,
         help='CPU threads (default: 0, one for each physical core)',
     )

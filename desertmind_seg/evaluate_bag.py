@@ -46,7 +46,7 @@ from desertmind_seg.messages.bags import BagError
 from desertmind_seg.messages.pairing import MAX_DT_MS, MAX_WAIT_MS
 from desertmind_seg.model.bundle import MIN_SIZE_HW, BundleError, read_bundle
 from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
-from desertmind_seg.options import alpha, milliseconds
+from desertmind_seg.options import not_negative
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.pipeline.temporal import MAX_ALPHA, TemporalFilter
 from desertmind_seg.scores.bootstrap import ComparisonError
@@ -62,6 +62,13 @@ examples:
     evaluate_bag drive --image /camera/color/image_raw --labels /labels/ycor_8 \\
         --bundle new.onnx --temporal-alpha 0.4 --against new.onnx --out result
 """
+
+
+def _alpha(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= MAX_ALPHA:
+        raise argparse.ArgumentTypeError(f'{text} is not from 0 to {MAX_ALPHA}')
+    return value
 
 
 def _segmenter(bundle: Path, alpha: float | None, options: argparse.Namespace) -> Segmenter:
@@ -92,14 +99,14 @@ def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--max-dt-ms',
-        type=milliseconds,
+        type=not_negative,
         default=MAX_DT_MS,
         metavar='MS',
         help='how far apart the stamps of an image and its depth may be (%(default)g)',
     )
     parser.add_argument(
         '--max-wait-ms',
-        type=milliseconds,
+        type=not_negative,
         default=MAX_WAIT_MS,
         metavar='MS',
         help='how long an image waits for its depth, by the log time (%(default)g)',
@@ -114,7 +121,7 @@ def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     for option, which in (('', 'the model'), ('against-', 'the model of --against')):
         parser.add_argument(
             f'--{option}temporal-alpha',
-            type=alpha,
+            type=_alpha,
             metavar='ALPHA',
             help=f'weight of the frames before, 0 to {MAX_ALPHA}, for {which}: steadier masks '
             '(default: each frame on its own)',

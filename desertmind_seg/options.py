@@ -1,73 +1,138 @@
-"""What the commands share: types of options."""
+"""What all commands share: their options, the one way they fail, and their exit codes.
+
+A command reads its arguments, then imports what it runs (so that `--help` answers at once), calls
+one function with typed arguments, and prints what came of it.
+"""
 
 import argparse
+from collections.abc import Callable
 from math import isfinite
-import re
+from pathlib import Path
+import sys
 
-from desertmind_seg.engines.cache import DYNAMIC
-from desertmind_seg.engines.load import BACKENDS
-from desertmind_seg.pipeline.temporal import MAX_ALPHA
-from desertmind_seg.timing.cases import ROUNDS
+from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.model.files import DEFAULT_BUNDLE
 
-
-def size_hw(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r'(\d+)x(\d+)', text)
-    size_hw = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not DYNAMIC.takes(size_hw):
-        raise argparse.ArgumentTypeError(
-            f'{text!r} is no frame size; expected height x width from {DYNAMIC}, such as 480x640'
-        )
-    return size_hw
+ALL_DONE, DONE_IN_PART, NOTHING_WRITTEN, STOPPED = 0, 1, 2, 130
+EXIT_CODES = """\
+exit status: 0 all done, 1 done in part, 2 nothing written, 130 stopped by Ctrl-C"""
+# In the order in which auto tries them; engines/load.py has what they are, a test compares.
+BACKENDS = ('tensorrt', 'onnxruntime-cuda', 'onnxruntime-cpu')
 
 
-def backend(text: str) -> str:
-    if text not in BACKENDS:
-        raise argparse.ArgumentTypeError(
-            f'no backend {text!r}; expected some of {", ".join(BACKENDS)} (auto only chooses one '
-            'of them)'
-        )
-    return text
+def command_parser(module: str, description: str, examples: str = '') -> argparse.ArgumentParser:
+    """Build the parser of the command `python -m MODULE`, with its examples below the options."""
+    return argparse.ArgumentParser(
+        prog=f'python -m {module}',
+        description=description,
+        epilog='\n\n'.join(filter(None, [examples.rstrip(), EXIT_CODES])),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
-def frames(text: str) -> int:
-    if not text.isdecimal() or int(text) < ROUNDS:
-        raise argparse.ArgumentTypeError(
-            f'{text!r}; expected a number from {ROUNDS}, one frame a round'
-        )
-    return int(text)
+def run_command(parser: argparse.ArgumentParser, work: Callable[[], int]) -> int:
+    """Do a command's work and return its exit status.
+
+    What the person at the keyboard can mend becomes one line on stderr, in the form in which
+    argparse says what is wrong with an option.
+    """
+    try:
+        return work()
+    except (DesertmindError, OSError) as err:
+        print(f'{parser.prog}: error: {err}', file=sys.stderr)
+        return NOTHING_WRITTEN
+    except KeyboardInterrupt:
+        print(f'{parser.prog}: stopped', file=sys.stderr)
+        return STOPPED
 
 
-def threads(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f'{text!r}; expected 0 for automatic, or 1 and more')
-    return int(text)
+def add_bundle(parser: argparse.ArgumentParser) -> None:
+    """Add --bundle: a path, None for the shipped model."""
+    parser.add_argument(
+        '--bundle', metavar='FILE', type=Path, help=f'the model (default: {DEFAULT_BUNDLE})'
+    )
 
 
-def milliseconds(text: str) -> float:
-    value = float(text)
-    if not (isfinite(value) and value >= 0):
-        raise argparse.ArgumentTypeError(f'{text} is not 0 or more milliseconds')
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """Add --backend: 'auto' or one of `BACKENDS`."""
+    parser.add_argument(
+        '--backend',
+        choices=('auto', *BACKENDS),
+        default='auto',
+        help='what runs the model (default: auto, the first that works here)',
+    )
+
+
+def add_confidence_threshold(parser: argparse.ArgumentParser) -> None:
+    """Add --confidence-threshold: a probability."""
+    parser.add_argument(
+        '--confidence-threshold',
+        metavar='P',
+        type=probability,
+        default=0.0,
+        help='below this probability, 0.0 to 1.0, a pixel becomes unlabelled (default: 0.0)',
+    )
+
+
+def add_output_folder(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Add --out and --force, as `reports.output.output_folder` takes them."""
+    parser.add_argument(
+        '--out', metavar='DIR', type=Path, required=required, help='where results go'
+    )
+    parser.add_argument('--force', action='store_true', help='replace results of an earlier run')
+
+
+def number(text: str) -> float:
+    """Parse a finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float('nan')
+    if not isfinite(value):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number')
     return value
 
 
-def alpha(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= MAX_ALPHA:
-        raise argparse.ArgumentTypeError(f'{text} is not from 0 to {MAX_ALPHA}')
+def probability(text: str) -> float:
+    """Parse a number from 0 to 1."""
+    value = number(text)
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f'{text} is not from 0.0 to 1.0')
     return value
-
-
-def parse_remap(text: str) -> tuple[str, str]:
-    """Split 'a:=b'."""
-    source, separator, target = text.partition(':=')
-    if not (source and separator and target):
-        raise argparse.ArgumentTypeError(f'{text!r} is not of the form from:=to, as in /a:=/b')
-    return source, target
 
 
 def positive(text: str) -> float:
-    """Parse a positive number of the command line."""
-    value = float(text)
-    if not 0.0 < value < float('inf'):
-        raise argparse.ArgumentTypeError(f'{text!r} is not positive')
+    """Parse a number above 0."""
+    value = number(text)
+    if value <= 0.0:
+        raise argparse.ArgumentTypeError(f'{text} is not above 0')
     return value
+
+
+def not_negative(text: str) -> float:
+    """Parse a number from 0."""
+    value = number(text)
+    if value < 0.0:
+        raise argparse.ArgumentTypeError(f'{text} is below 0')
+    return value
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `least`."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from {least}')
+        return int(text)
+
+    return parse
+
+
+def size_hw(text: str) -> tuple[int, int]:
+    """Parse a size, height x width as in 480x640."""
+    height, cross, width = text.partition('x')
+    if not (cross and height.isdecimal() and width.isdecimal()):
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no size; expected height x width, such as 480x640'
+        )
+    return int(height), int(width)

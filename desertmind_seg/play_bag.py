@@ -18,11 +18,19 @@ from tqdm import tqdm
 
 from desertmind_seg.messages.bags import Bag, BagError
 from desertmind_seg.messages.dds import with_image_profile
-from desertmind_seg.options import parse_remap, positive
+from desertmind_seg.options import positive
 from desertmind_seg.replay.player import BagPlayer
 
 _LATE_WARNING_MS = 100.0  # three periods of a 30 Hz camera
 _DEFAULT_CLOCK_HZ = 40.0  # as `ros2 bag play --clock`
+
+
+def parse_remap(text: str) -> tuple[str, str]:
+    """Split 'a:=b'."""
+    source, separator, target = text.partition(':=')
+    if not (source and separator and target):
+        raise argparse.ArgumentTypeError(f'{text!r} is not of the form from:=to, as in /a:=/b')
+    return source, target
 
 
 def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:

@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from desertmind_seg.model.arrays import Depth, Rgb
 from desertmind_seg.model.bundle import Bundle
+from desertmind_seg.model.errors import DesertmindError
 
 
-class EngineError(RuntimeError):
+class EngineError(DesertmindError):
     """An engine cannot be built or run here; the message has the fix.
 
     Attributes:

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from desertmind_seg.model.errors import DesertmindError
+
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
@@ -25,7 +27,7 @@ _CRITERIA = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-9)
 _MAX_RETURN_ERROR_PX = 0.1
 
 
-class CameraInfoError(ValueError):
+class CameraInfoError(DesertmindError):
     """A CameraInfo does not fit the image or describes no camera; says what to do."""
 
 

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from desertmind_seg.model.errors import DesertmindError
+
 Transform = npt.NDArray[np.float64]
 
 # Takes points of an optical frame to the frame of the same camera's body.
@@ -23,7 +25,7 @@ OPTICAL_TO_BODY: Transform = np.array(
 OPTICAL_TO_BODY.flags.writeable = False
 
 
-class TransformError(RuntimeError):
+class TransformError(DesertmindError):
     """The pose of the camera at an image's stamp is not known; says between which frames."""
 
 

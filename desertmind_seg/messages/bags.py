@@ -45,6 +45,7 @@ from rosbags.typesys.store import Typestore
 
 from desertmind_seg.messages.images import decode_compressed_image, decode_image, nanoseconds
 from desertmind_seg.model.arrays import Image
+from desertmind_seg.model.errors import DesertmindError
 
 IMAGE_TYPE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE_TYPE = 'sensor_msgs/msg/CompressedImage'
@@ -86,7 +87,7 @@ _CORRUPTION_ERRORS = (
 )
 
 
-class BagError(ValueError):
+class BagError(DesertmindError):
     """A bag cannot be read, or does not hold what was asked for."""
 
 

@@ -15,12 +15,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 
 UInt8 = npt.NDArray[np.uint8]
 
 
-class MessageError(ValueError):
+class MessageError(DesertmindError):
     """A message cannot be decoded; says which field is wrong, its value and what was expected."""
 
 

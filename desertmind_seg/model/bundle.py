@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 import onnx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import whole_file
 from desertmind_seg.model.ontology import Ontology, describe_validation_error
 
@@ -27,7 +28,7 @@ OUTPUTS: tuple[str, ...] = ('mask', 'confidence', 'cost')
 PROBABILITIES = 'probabilities'
 
 
-class BundleError(ValueError):
+class BundleError(DesertmindError):
     """A file is no valid bundle; the message says what is wrong with it and what to do."""
 
 

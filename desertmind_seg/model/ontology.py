@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 import yaml
 
+from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import share_path
 
 UNLABELED = 255
@@ -23,7 +24,7 @@ ColorValue = Annotated[int, Field(ge=0, le=255)]
 _UNKNOWN = 256
 
 
-class OntologyError(ValueError):
+class OntologyError(DesertmindError):
     """A class table is inconsistent, or labels hold codes that it does not list."""
 
 

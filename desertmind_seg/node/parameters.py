@@ -17,12 +17,14 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from desertmind_seg.model.errors import DesertmindError
+
 # When a parameter may be set: 'any time', 'unconfigured' (the node reads it when it is configured)
 # or 'at start' (read-only afterwards).
 Settable = Literal['any time', 'unconfigured', 'at start']
 
 
-class ParameterError(ValueError):
+class ParameterError(DesertmindError):
     """A parameter given at start has a wrong type or value; says which, and how to write it."""
 
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from desertmind_seg.model.arrays import Rgb
+from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import whole_file
 from desertmind_seg.pipeline.rendering import overlay
 from desertmind_seg.pipeline.segmenter import ImageError, Segmenter
@@ -16,7 +17,7 @@ EXTENSIONS = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', 
 OUTPUT_SUFFIXES = ('.mask.png', '.confidence.png', '.overlay.jpg')
 
 
-class InputError(ValueError):
+class InputError(DesertmindError):
     """The input or output that was asked for makes no sense."""
 
 

@@ -11,11 +11,12 @@ import numpy.typing as npt
 from desertmind_seg.engines.protocol import Engine, EngineError
 from desertmind_seg.model.arrays import Depth, Rgb
 from desertmind_seg.model.bundle import MAX_SIZE_HW, MIN_SIZE_HW, PROBABILITIES
+from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 from desertmind_seg.pipeline.temporal import TemporalFilter, decide
 
 
-class ImageError(ValueError):
+class ImageError(DesertmindError):
     """A frame cannot be segmented: wrong type, shape or size."""
 
 

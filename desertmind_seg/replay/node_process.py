@@ -10,13 +10,14 @@ import sys
 from typing import Any
 
 from desertmind_seg.messages.bags import COMPRESSED_IMAGE_TYPE, Bag
+from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.replay.player import PlayStatistics
 
 _STOP_TIMEOUT_SEC = 10.0
 _LOG_TAIL_LINES = 15
 
 
-class ReplayError(RuntimeError):
+class ReplayError(DesertmindError):
     """The node did not start, died, or sent no mask; the message says what is known."""
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.scores.metrics import ConfusionMatrix
 
@@ -20,7 +21,7 @@ Counts = npt.NDArray[np.int64]
 Statistic = Callable[[ConfusionMatrix], float]
 
 
-class ComparisonError(ValueError):
+class ComparisonError(DesertmindError):
     """Two runs were not scored on the same frames, so their difference means nothing."""
 
 

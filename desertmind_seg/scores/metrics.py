@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, Group, Ontology
 
 # Metres: where a vehicle brakes, where it steers, where it plans.
@@ -16,7 +17,7 @@ _UNSAFE: frozenset[Group] = frozenset({'obstacle', 'non_traversable'})
 _SAFE: frozenset[Group] = frozenset({'traversable'})
 
 
-class MetricsError(ValueError):
+class MetricsError(DesertmindError):
     """Truth and prediction cannot be compared."""
 
 

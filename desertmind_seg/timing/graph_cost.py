@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, shape_inference
 
 from desertmind_seg.engines.protocol import read_unchanged
 from desertmind_seg.model.bundle import DEPTH_INPUT, IMAGE_INPUT, OUTPUTS, Bundle
+from desertmind_seg.model.errors import DesertmindError
 
 Precision = Literal['fp32', 'fp16', 'int8']
 
@@ -36,7 +37,7 @@ _PRECISIONS: dict[int, Precision] = {
 }
 
 
-class GraphCostError(ValueError):
+class GraphCostError(DesertmindError):
     """The operations of a graph cannot be counted."""
 
 

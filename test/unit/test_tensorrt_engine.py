@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 from tiny_bundle import write_tiny_bundle
 
-from desertmind_seg.engines import cuda
+from desertmind_seg.engines import cuda as cuda_module
 from desertmind_seg.engines import tensorrt as tensorrt_module
 from desertmind_seg.engines.cache import parse_shape
 from desertmind_seg.engines.cuda import Cuda, Device

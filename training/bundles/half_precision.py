@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from desertmind_seg.model.errors import DesertmindError
+
 # Sums of squares or of many terms: 300 squared is beyond half's largest number, 65504.
 FLOAT32_OPERATORS = frozenset(
     {
@@ -22,7 +24,7 @@ _FLOAT32_INPUTS = {'Resize': (1, 2)}
 _HALF_MAX = float(np.finfo(np.float16).max)
 
 
-class PrecisionError(RuntimeError):
+class PrecisionError(DesertmindError):
     """A graph cannot be written in the wanted number format."""
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from desertmind_seg.engines.protocol import Engine
+from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import whole_file
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.rendering import colorize, overlay
@@ -27,7 +28,7 @@ MAX_MIOU_LOSS = {'int8': 0.01}
 GATE_SIZES_HW = ((480, 640), (720, 1280), (543, 1023))
 
 
-class ParityError(RuntimeError):
+class ParityError(DesertmindError):
     """The exported graph does not compute what the torch model computes."""
 
 

@@ -24,6 +24,7 @@ from desertmind_seg.messages.images import (
     decode_image,
     decode_labels,
 )
+from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, Ontology, OntologyError
 from training import synthetic, synthetic_render, synthetic_sprites, synthetic_world
 from training.synthetic import SyntheticDrive, frame_depth_mm
@@ -33,7 +34,7 @@ UInt8Array = npt.NDArray[np.uint8]
 DepthArray = npt.NDArray[np.float32]
 
 
-class DatasetError(ValueError):
+class DatasetError(DesertmindError):
     """A data set's folder does not hold what its layout promises."""
 
 

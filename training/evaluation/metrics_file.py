@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import whole_file
 
 METRICS_FILE = 'metrics.json'
@@ -23,7 +24,7 @@ Interval = tuple[Score, Score]
 Confusion = list[list[Pixels]]
 
 
-class MetricsFileError(ValueError):
+class MetricsFileError(DesertmindError):
     """A file is no metrics.json, or what is to be written is none."""
 
 

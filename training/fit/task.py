@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
+from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import whole_file
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.scores.metrics import ConfusionMatrix
@@ -25,7 +26,7 @@ from training.recipe import Recipe
 _Batch = dict[str, torch.Tensor]
 
 
-class TrainingError(RuntimeError):
+class TrainingError(DesertmindError):
     """A run cannot go on."""
 
 

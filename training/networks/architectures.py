@@ -11,10 +11,11 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.lraspp import LRASPPHead
 
+from desertmind_seg.model.errors import DesertmindError
 from training.recipe import ModelSection
 
 
-class ModelError(ValueError):
+class ModelError(DesertmindError):
     """A recipe asks for a network that cannot be built or run."""
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from lightning.fabric.plugins import CheckpointIO
 import torch
 
+from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import whole_file
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.reports.provenance import environment as runtime_environment
@@ -21,7 +22,7 @@ from training.networks.network import SegmentationNetwork
 from training.recipe import Recipe, parse_recipe
 
 
-class CheckpointError(ValueError):
+class CheckpointError(DesertmindError):
     """A checkpoint file cannot be used."""
 
 

@@ -11,6 +11,7 @@ import segmentation_models_pytorch as smp
 import torch
 import torchvision
 
+from desertmind_seg.model.errors import DesertmindError
 from training.recipe import ModelSection
 
 State = dict[str, torch.Tensor]
@@ -29,7 +30,7 @@ _THREE_WAYS = (
 )
 
 
-class WeightsError(ValueError):
+class WeightsError(DesertmindError):
     """Encoder weights are missing or do not fit the encoder."""
 
 
