@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 from training.data.frames import DatasetError, LabelledFrame, UnknownCodesError
-from training.inspection.near_duplicates import perceptual_hash
+from training.inspection.near_duplicates import NEAR_BITS, NearPair, perceptual_hash
 
 _BANDS = 32  # of the image's height, for where each class lies
 DEPTH_BIN_M, _DEPTH_BINS = 0.25, 400
@@ -148,3 +148,22 @@ def _depth_document(findings: Findings) -> dict[str, Any] | None:
             for p in (1, 25, 50, 75, 99)
         },
     }
+
+
+def judge_pairs(findings: Findings, pairs: Sequence[NearPair], sides: Sequence[str]) -> None:
+    equal = 0
+    for pair in pairs:
+        first, second = findings.frames[pair.first], findings.frames[pair.second]
+        if pair.distance == 0.0 and np.array_equal(first.read_rgb(), second.read_rgb()):
+            equal += 1
+            findings.fault(
+                'same picture on two sides',
+                f'{first.name} ({sides[pair.first]}) and {second.name} ({sides[pair.second]})',
+            )
+    if len(pairs) > equal:
+        findings.warnings.append(
+            f'{len(pairs) - equal} pairs of frames across the split look alike (at most '
+            f'{NEAR_BITS:.0%} of the hash bits differ): scores on them are scores on training '
+            'data. Larger blocks or a split by sequence part neighbours; places that were passed '
+            'twice need a look at the pictures.'
+        )

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from training.data.frames import UInt8Array
-from training.inspection.findings import Findings
 
 _HASH_SIDE = 16  # a hash of 255 bits
 # Of 115 248 pairs across YCOR's block split, 10 differ in at most a fifth of their bits: all show
@@ -61,22 +60,3 @@ def near_pairs(
         others = np.flatnonzero((distance <= limit) & (side[first + 1 :] != side[first]))
         found += [NearPair(first, first + 1 + int(k), float(distance[k])) for k in others]
     return sorted(found, key=lambda pair: pair.distance)
-
-
-def judge_pairs(findings: Findings, pairs: Sequence[NearPair], sides: Sequence[str]) -> None:
-    equal = 0
-    for pair in pairs:
-        first, second = findings.frames[pair.first], findings.frames[pair.second]
-        if pair.distance == 0.0 and np.array_equal(first.read_rgb(), second.read_rgb()):
-            equal += 1
-            findings.fault(
-                'same picture on two sides',
-                f'{first.name} ({sides[pair.first]}) and {second.name} ({sides[pair.second]})',
-            )
-    if len(pairs) > equal:
-        findings.warnings.append(
-            f'{len(pairs) - equal} pairs of frames across the split look alike (at most '
-            f'{NEAR_BITS:.0%} of the hash bits differ): scores on them are scores on training '
-            'data. Larger blocks or a split by sequence part neighbours; places that were passed '
-            'twice need a look at the pictures.'
-        )

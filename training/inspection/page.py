@@ -23,8 +23,9 @@ from training.inspection.findings import (
     _depth_document,
     _judge_classes,
     _unlabelled_share,
+    judge_pairs,
 )
-from training.inspection.near_duplicates import NEAR_BITS, NearPair, judge_pairs, near_pairs
+from training.inspection.near_duplicates import NEAR_BITS, NearPair, near_pairs
 from training.inspection.pictures import depth_picture, draw_bands, draw_depth, fit_in_tile
 from training.networks.checkpoint import environment
 from training.recipe import SplitSection
