@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from threading import Condition
 from typing import Any
 
+from desertmind_seg.messages.pairing import TIME_JUMP_NS, Pair
+
 # A frame whose stamp is further than this from the node's clock when it arrives was stamped by
 # another clock: no camera link is that late, while a bag is days old and an unset stamp 56 years.
 FOREIGN_CLOCK_MS = 10_000.0
-# Stamps of one camera rise. Two cameras on one topic, by mistake, differ by less than this.
-TIME_JUMP_NS = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Frame:
     stamp_ns: int
     arrived_sec: float
     epoch: int
-    pair: Any = None
+    pair: Pair[Frame, Any] | None = None
 
 
 class FrameSlot:

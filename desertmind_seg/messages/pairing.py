@@ -15,8 +15,6 @@ from math import inf, isfinite
 from statistics import median, median_low
 from typing import Any, Generic, TypeVar
 
-from desertmind_seg.messages.frame_slot import TIME_JUMP_NS
-
 R = TypeVar('R')
 D = TypeVar('D')
 
@@ -26,6 +24,8 @@ MAX_WAIT_MS = 50.0
 # What is held at most, for rates up to 90 Hz; beyond it the oldest image is decided at once.
 MAX_WAITING_RGB = 8
 MAX_HELD_DEPTH = 16
+# Stamps of one camera rise. Two cameras on one topic, by mistake, differ by less than this.
+TIME_JUMP_NS = 100_000_000
 # Depth pipelines exchange neighbours; a stamp further back is a bag that began anew.
 _DEPTH_JUMP_NS = 500_000_000
 # Of one jump of time, the two streams tell within this long of each other.

@@ -100,18 +100,17 @@ class DepthInput:
         """Begin anew after a jump of time; returns the frames that were waiting."""
         return _ready(self._pairing.reset())
 
-    def depth_of(self, frame: Frame, size_hw: tuple[int, int]) -> Depth | None:
+    def depth_of(self, pair: Pair[Frame, Any], size_hw: tuple[int, int]) -> Depth | None:
         """Decode the depth of a frame and count it.
 
         Args:
-            frame: as it came from this object.
+            pair: of the frame, as it came from this object.
             size_hw: of its image.
 
         Returns:
             (H, W) float32 metres, 0 for missing and +Inf for far, of the frame's size; None where
             the frame goes on without. Not to be changed: another frame may get the same.
         """
-        pair: Pair[Frame, Any] = frame.pair
         if pair.depth is None:
             self._count(pair.reason, pair.detail, None)
             return None

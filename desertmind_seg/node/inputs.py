@@ -1,18 +1,36 @@
-"""What is wrong between the node and its peers, in words: QoS that does not match, and silence."""
+"""What the node hears: subscriptions, the newest frame with its depth, and jumps of time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import dataclass
-from math import inf
 import time
 from typing import Any
 
+from rclpy.clock import Clock, ClockType, JumpThreshold  # type: ignore[attr-defined]
+from rclpy.duration import Duration
 from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from desertmind_seg.messages.dds import qos_conflicts
+from desertmind_seg.messages.depth import decode_compressed_depth, decode_depth
+from desertmind_seg.messages.frame_slot import Frame, FrameSlot, StampClock
+from desertmind_seg.messages.images import nanoseconds
+from desertmind_seg.messages.pairing import DepthPairing
+from desertmind_seg.model.arrays import Depth
+from desertmind_seg.node.depth_input import RGB, DepthInput
+from desertmind_seg.node.health import SUPERSEDED, TIME_JUMP, PipelineHealth
+from desertmind_seg.node.outputs import OVERRIDABLE
+from desertmind_seg.node.parameters import NodeParameters
 
-_SILENCE_EVERY_SEC = 30.0
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # ROS 2 Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
+
+IMAGE_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+_SHORTEST_TIMER_SEC = 0.002
 
 
 @dataclass
@@ -34,73 +52,213 @@ class Source:
     subscription: Any = None
 
 
-class Connections:
-    """Asks the graph why messages do not pass; logs each QoS problem once.
+class NodeInputs:
+    """Subscribes while the node is active, and gives the worker one frame after the other.
+
+    `take`, `is_current`, `depth_of` and `age_ms` belong to the worker, the rest to the thread of
+    the callbacks.
 
     Args:
-        node: whose connections these are.
+        node: whose inputs these are.
+        settings: its parameters.
+        health: counts what comes and what is dropped.
+        on_incompatible_qos: called with the middleware's event.
+        on_time_jump: called when state from before a jump of time is to be forgotten.
+
+    Attributes:
+        sources: by what they carry; empty while the node is not active.
+        depth: None without depth.
+        stamp_clock: tells how old frames are.
+        active_since_sec: `time.monotonic()` when the node was activated.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(
+        self,
+        node: Node,
+        settings: NodeParameters,
+        health: PipelineHealth,
+        on_incompatible_qos: Callable[[Any], None],
+        on_time_jump: Callable[[], None],
+    ) -> None:
+        self.sources: dict[str, Source] = {}
+        self.depth: DepthInput | None = None
+        self.stamp_clock = StampClock()
+        self.active_since_sec = 0.0
         self._node = node
-        self._incompatible_policy = ''
-        self._known: set[str] = set()
-        self._silence_told_sec: dict[str, float] = {}
+        self._settings = settings
+        self._health = health
+        self._on_incompatible_qos = on_incompatible_qos
+        self._forget = on_time_jump
+        self._wants_depth: Callable[[], bool] = lambda: False
+        self._slot = FrameSlot()
+        self._depth_timer: Any = None
+        self._clock_jumps = node.get_clock().create_jump_callback(
+            JumpThreshold(
+                min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True
+            ),
+            post_callback=lambda _: self._on_clock_jump(),
+        )
 
-    def on_incompatible_qos(self, event: Any) -> None:
-        """Note what a middleware event says; `qos_problems` finds out whom it is about."""
-        # The event names a policy but no node, and the graph lags behind it: the next diagnostics
-        # ask the graph.
-        self._incompatible_policy = str(event.last_policy_kind)
+    def image_source(self) -> Source:
+        """Return the input; compressed images lie where image_transport puts them."""
+        topic = self._node.resolve_topic_name('image')
+        compressed = self._settings['input.transport'] == 'compressed'
+        return Source(
+            'image',
+            f'{topic}/compressed' if compressed else topic,
+            CompressedImage if compressed else Image,
+            'Remap image to the camera topic (-r image:=/...).',
+        )
 
-    def qos_problems(self, sources: Iterable[Source], publishers: Iterable[Any]) -> list[str]:
-        """Return a sentence for each peer with which no message passes."""
-        own, problems = self._node.get_fully_qualified_name(), []
-        for source in sources:
-            requested = source.subscription.qos_profile
-            problems += [
-                qos_conflicts(source.topic, _node_of(sender), sender.qos_profile, own, requested)
-                for sender in self._node.get_publishers_info_by_topic(source.topic)
-            ]
-        for publisher in publishers:
-            topic, offered = publisher.topic_name, publisher.qos_profile
-            problems += [
-                qos_conflicts(topic, own, offered, _node_of(receiver), receiver.qos_profile)
-                for receiver in self._node.get_subscriptions_info_by_topic(topic)
-            ]
-        problems = [problem for problem in problems if problem]
-        if self._incompatible_policy and not problems:
-            problems = [f'A peer offers or requests another QoS {self._incompatible_policy}.']
-        for problem in set(problems) - self._known:
-            self._node.get_logger().warning(problem)
-        self._known = set(problems)
-        self._incompatible_policy = ''
-        return problems
+    def open(self) -> None:
+        """Begin with an empty slot; comes before the worker, `subscribe` after it."""
+        self._slot = FrameSlot()
+        self.stamp_clock.reset()
+        self.active_since_sec = time.monotonic()
 
-    def silence(self, source: Source, silent_sec: float) -> str:
-        """Say why nothing may have come from a source, and log it now and then."""
-        senders = self._node.get_publishers_info_by_topic(source.topic)
-        expected = f'sensor_msgs/msg/{source.message_type.__name__}'
-        listed = ', '.join(f'{_node_of(sender)} ({sender.topic_type})' for sender in senders)
-        if not senders:
-            why = f'it has no publisher. {source.advice}'
-        elif all(sender.topic_type != expected for sender in senders):
-            why = f'expected {expected}, but its publishers are {listed}.'
-        else:
-            why = (
-                f'its publishers are {listed}. Is the camera running, and was its driver '
-                'started with the Fast DDS profile?'
+    def subscribe(
+        self, on_camera_info: Callable[[Any], None], wants_depth: Callable[[], bool] | None
+    ) -> None:
+        """Subscribe to camera_info, depth and images.
+
+        Args:
+            on_camera_info: takes the messages.
+            wants_depth: whether the next frame needs depth; None to take no depth at all.
+        """
+        camera_info = Source(
+            'camera_info',
+            self._node.resolve_topic_name('camera_info'),
+            CameraInfo,
+            'Remap camera_info to that of the camera (-r camera_info:=/...).',
+        )
+        self._subscribe(camera_info, on_camera_info)
+        if wants_depth is not None:
+            self._wants_depth = wants_depth
+            self._start_depth()
+        self._subscribe(self.image_source(), self.on_image)
+
+    def close(self) -> None:
+        """Unsubscribe, and end the worker's waiting; `depth` stays until the worker has ended."""
+        if self._depth_timer is not None:
+            self._node.destroy_timer(self._depth_timer)
+            self._depth_timer = None
+        for source in self.sources.values():
+            self._node.destroy_subscription(source.subscription)
+        self.sources.clear()
+        self._slot.close()
+
+    def _start_depth(self) -> None:
+        compressed = self._settings['depth.transport'] == 'compressed'
+        topic = self._node.resolve_topic_name('depth/image')
+        max_wait_ms = self._settings['depth.max_wait_ms']
+        self.depth = DepthInput(
+            DepthPairing(self._settings['depth.max_dt_ms'], max_wait_ms),
+            decode_compressed_depth if compressed else decode_depth,
+            self._settings['depth.min_valid_share'],
+        )
+        if max_wait_ms > 0:
+            # A frame whose depth does not come goes on at most a fifth later than it might.
+            self._depth_timer = self._node.create_timer(
+                max(max_wait_ms / 5e3, _SHORTEST_TIMER_SEC),
+                self._on_depth_timer,
+                clock=Clock(clock_type=ClockType.STEADY_TIME),
             )
-        problem = f'No {source.what} for {silent_sec:.0f} s on {source.topic}: {why}'
-        # rclpy throttles by the line that logs, not by topic.
-        now_sec = time.monotonic()
-        if now_sec - self._silence_told_sec.get(source.topic, -inf) > _SILENCE_EVERY_SEC:
-            self._silence_told_sec[source.topic] = now_sec
-            self._node.get_logger().warning(problem)
-        return problem
+        source = Source(
+            'depth',
+            f'{topic}/compressedDepth' if compressed else topic,
+            CompressedImage if compressed else Image,
+            'Remap depth/image to the depth topic that is aligned to the colour image '
+            '(-r depth/image:=/...).',
+        )
+        self._subscribe(source, self._on_depth)
 
+    def _subscribe(self, source: Source, callback: Callable[[Any], None]) -> None:
+        source.subscription = self._node.create_subscription(
+            source.message_type,
+            source.topic,
+            callback,
+            copy(IMAGE_QOS),  # rclpy writes the overrides of this topic into it
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos),
+            qos_overriding_options=OVERRIDABLE,
+        )
+        self.sources[source.what] = source
 
-def _node_of(endpoint: Any) -> str:
-    if endpoint.node_name == '_NODE_NAME_UNKNOWN_':
-        return 'a node not known yet'
-    return f'{endpoint.node_namespace.rstrip("/")}/{endpoint.node_name}'
+    # Callbacks
+
+    def on_image(self, message: Any) -> None:
+        """Take an image."""
+        arrived_sec = time.perf_counter()
+        self._health.frame_received()
+        stamp_ns = nanoseconds(message.header.stamp)
+        if self._slot.jumps_back(stamp_ns):
+            self.time_jumped('Image stamps jumped back')
+        frame = self._slot.admit(message, stamp_ns, arrived_sec)
+        if self.depth is None:
+            self._offer([frame])
+        elif self._wants_depth():
+            self._offer(self.depth.add_image(frame, message.header.frame_id))
+        else:
+            self._offer([*self.depth.pass_by(), frame])
+
+    def _on_depth(self, message: Any) -> None:
+        if self.depth is not None:
+            self._offer(
+                self.depth.add_depth(
+                    message, nanoseconds(message.header.stamp), message.header.frame_id
+                )
+            )
+
+    def _on_depth_timer(self) -> None:
+        if self.depth is not None:
+            self._offer(self.depth.expire())
+
+    def _offer(self, frames: Iterable[Frame]) -> None:
+        """Put frames that are ready into the slot, the newest last."""
+        for frame in frames:
+            if frame.epoch != self._slot.epoch:
+                self._health.frame_dropped(TIME_JUMP)
+            elif self._slot.put(frame) is not None:
+                self._health.frame_dropped(SUPERSEDED)
+
+    def _on_clock_jump(self) -> None:
+        self.time_jumped('The node clock jumped')
+        if self.depth is not None:
+            self._offer(self.depth.reset())
+
+    def time_jumped(self, what: str) -> None:
+        """Forget what belongs to the time before."""
+        # The pairing sees from the stamps of both streams itself what belongs together.
+        if self._slot.clear() is not None:
+            self._health.frame_dropped(TIME_JUMP)
+        self.stamp_clock.reset()
+        self._forget()
+        self._health.time_jumped()
+        self._node.get_logger().info(f'{what}; state cleared.', throttle_duration_sec=5.0)
+
+    # The worker
+
+    def take(self) -> Frame | None:
+        """Wait for the next frame; None when the node stops."""
+        return self._slot.take()
+
+    def is_current(self, frame: Frame) -> bool:
+        """Whether time has not jumped since the frame came."""
+        return frame.epoch == self._slot.epoch
+
+    def age_ms(self, frame: Frame) -> float:
+        """Return how old a frame is now."""
+        since_arrival_ms = (time.perf_counter() - frame.arrived_sec) * 1e3
+        now_ns = self._node.get_clock().now().nanoseconds
+        return self.stamp_clock.age_ms(frame.stamp_ns, now_ns, since_arrival_ms)
+
+    def depth_of(self, frame: Frame, size_hw: tuple[int, int]) -> Depth | None:
+        """Return depth (H, W) float32 metres of a frame; None where it goes on without."""
+        if self.depth is None or frame.pair is None:
+            return None
+        depth = self.depth.depth_of(frame.pair, size_hw)
+        change = self.depth.mode_change()
+        if change is not None and change.mode == RGB:
+            self._node.get_logger().warning(change.text)
+        elif change is not None:
+            self._node.get_logger().info(change.text)
+        return depth

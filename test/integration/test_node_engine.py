@@ -117,7 +117,7 @@ def test_diagnostics_show_the_build_then_the_gate(tmp_path: Path) -> None:
 
         node = SegmentationNode(build, stop)
         assert not peer.diagnostic('Engine')
-        peer.wait_until(node._diagnostics.get_subscription_count, 'the peer listens')
+        peer.wait_until(node._diagnostics.publisher.get_subscription_count, 'the peer listens')
         peer.wait_until(lambda: peer.node.count_publishers('/diagnostics'), 'it hears the node')
         assert node.start()
         node._publish_diagnostics()

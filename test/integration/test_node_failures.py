@@ -66,11 +66,11 @@ def test_refused_publishing_is_counted_and_the_node_goes_on(
     with monkeypatch.context() as refusing:
         refused = rclpy_implementation.RCLError('Failed to publish: cannot publish data')
         refusing.setattr(publisher, 'publish', raiser(refused))
-        node._on_image(rgb8(asymmetric_rgb, now_ns()))
+        node._inputs.on_image(rgb8(asymmetric_rgb, now_ns()))
         wait_for_counts(node, published=0, publish_failed=1)
     status = node.health.inference_status({}, node.health.new_drops())
     assert status.message == '1 frames lost: ~/mask: Failed to publish: cannot publish data'
-    node._on_image(rgb8(asymmetric_rgb, now_ns()))
+    node._inputs.on_image(rgb8(asymmetric_rgb, now_ns()))
     wait_for_counts(node, published=1, publish_failed=1)
     assert not node.worker_failed.is_set()
 
@@ -84,11 +84,11 @@ def test_engine_failure_is_counted_and_the_node_goes_on(
         failing.setattr(
             node._segmenter.engine, 'infer', raiser(EngineError('out of device memory'))
         )
-        node._on_image(rgb8(asymmetric_rgb, now_ns()))
+        node._inputs.on_image(rgb8(asymmetric_rgb, now_ns()))
         wait_for_counts(node, published=0, engine_failed=1)
     status = node.health.inference_status({}, node.health.new_drops())
     assert (status.level, status.message) == (2, '1 frames lost: out of device memory')
-    node._on_image(rgb8(asymmetric_rgb, now_ns()))
+    node._inputs.on_image(rgb8(asymmetric_rgb, now_ns()))
     wait_for_counts(node, published=1, engine_failed=1)
 
 
@@ -100,14 +100,14 @@ def test_result_of_a_frame_from_before_a_time_jump_is_dropped(
     infer = node._segmenter.engine.infer
 
     def infer_while_time_jumps(*arguments: Any) -> Any:
-        node._on_time_jump('In this test, time jumped')
+        node._inputs.time_jumped('In this test, time jumped')
         return infer(*arguments)
 
     with monkeypatch.context() as jumping:
         jumping.setattr(node._segmenter.engine, 'infer', infer_while_time_jumps)
-        node._on_image(rgb8(asymmetric_rgb, now_ns()))
+        node._inputs.on_image(rgb8(asymmetric_rgb, now_ns()))
         wait_for_counts(node, published=0, time_jump=1)
-    node._on_image(rgb8(asymmetric_rgb, now_ns()))
+    node._inputs.on_image(rgb8(asymmetric_rgb, now_ns()))
     wait_for_counts(node, published=1, time_jump=1)
 
 

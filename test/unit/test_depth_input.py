@@ -49,7 +49,7 @@ class Camera:
         """Send depth, then an image of the same moment, and return what the worker gets."""
         self.depth(at_ms, message, frame_id)
         (frame,) = self.image(at_ms)
-        return self.input.depth_of(frame, SIZE_HW)
+        return self.input.depth_of(frame.pair, SIZE_HW)
 
 
 def full(metres: float = 3.0) -> Depth:
@@ -80,7 +80,10 @@ def test_depth_of_two_frames_is_decoded_once() -> None:
     camera.now_ns = 100 * MS
     frames += camera.input.expire()
 
-    assert [camera.input.depth_of(frame, SIZE_HW) is depth for frame in frames] == [True, True]
+    assert [camera.input.depth_of(frame.pair, SIZE_HW) is depth for frame in frames] == [
+        True,
+        True,
+    ]
     assert len(camera.decoded) == 1
 
 
@@ -92,7 +95,7 @@ def test_a_frame_without_depth_goes_on_after_its_wait() -> None:
     camera.now_ns = 50 * MS
     (frame,) = camera.input.expire()
 
-    assert camera.input.depth_of(frame, SIZE_HW) is None
+    assert camera.input.depth_of(frame.pair, SIZE_HW) is None
     status = camera.input.status({}, [])
     assert status.level == WARN
     assert status.message == 'RGB: 1 of 1 frames without depth: no depth was there in time'
@@ -143,7 +146,7 @@ def test_the_log_tells_of_an_outage_and_its_end_but_not_of_lost_messages() -> No
             camera.depth(at_ms, full())
             frames = camera.image(at_ms)
         for frame in frames:
-            camera.input.depth_of(frame, SIZE_HW)
+            camera.input.depth_of(frame.pair, SIZE_HW)
             change = camera.input.mode_change()
             told += [] if change is None else [(at_ms, change.mode, change.text)]
 
