@@ -18,7 +18,8 @@ from training.checkpoint import Checkpoint, save_checkpoint
 from training.datasets import SegmentationDataset, class_pixels, list_frames
 from training.losses import class_weights
 from training.model import SegmentationNetwork
-from training.recipe import RECIPES, Recipe, load_recipe
+from training.recipes.load import RECIPES, load_recipe
+from training.recipes.schema import Recipe
 from training.sampling import TrainingBatches
 from training.task import SegmentationTask
 

@@ -8,14 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from training.recipe import (
-    RECIPES,
-    EnsembleRecipe,
-    Recipe,
-    RecipeError,
-    load_ensemble,
-    load_recipe,
-)
+from training.recipes.load import RECIPES, load_ensemble, load_recipe
+from training.recipes.schema import EnsembleRecipe, Recipe, RecipeError
 
 SHIPPED = sorted(RECIPES.glob('*.yaml'))
 ONE = RECIPES / 'ycor8_rgb_ycor_only.yaml'
