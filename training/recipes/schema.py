@@ -280,7 +280,7 @@ class EvaluationSection(_Section):
 
 
 class Recipe(_Section):
-    """A whole experiment, validated. ``parent`` is the recipe that it changes, or ``none``."""
+    """A whole experiment, validated. ``parent`` names the one that it changes, or is ``none``."""
 
     name: str
     parent: str
