@@ -23,7 +23,7 @@ from desertmind_seg.reports.output import output_folder, write_json
 from desertmind_seg.reports.page import write_report
 from training.data.frames import DatasetError
 from training.inspection.page import JSON, REPORT, audit, headline
-from training.recipe import DatasetName, SplitSection
+from training.recipes.schema import DatasetName, SplitSection
 
 # ---------------------------------------------------------------------------------------------
 # Command line

@@ -28,7 +28,7 @@ from training.data.frames import DatasetError
 from training.evaluation.calibration import at_network_size, average, calibrate, with_depth_curve
 from training.networks.architectures import ModelError
 from training.networks.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from training.recipe import RecipeError
+from training.recipes.schema import RecipeError
 
 
 def _size_hw(text: str) -> tuple[int, int]:

@@ -51,7 +51,8 @@ from training.out_of_fold import (
     store_name,
     temperature_table,
 )
-from training.recipe import EnsembleRecipe, RecipeError, load_ensemble
+from training.recipes.load import load_ensemble
+from training.recipes.schema import EnsembleRecipe, RecipeError
 
 Weights = npt.NDArray[np.float64]
 

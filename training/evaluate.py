@@ -39,7 +39,7 @@ from training.evaluation.score import depth_curve, print_depth_curve, print_scor
 from training.evaluation.tta import tta_probabilities
 from training.networks.checkpoint import CheckpointError, environment, load_checkpoint
 from training.networks.vehicle_graph import VehicleGraph
-from training.recipe import DatasetName, DatasetSection, Recipe, RecipeError
+from training.recipes.schema import DatasetName, DatasetSection, Recipe, RecipeError
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -30,7 +30,7 @@ from training.bundles.quantization import Calibration
 from training.data.frames import DatasetError
 from training.networks.architectures import ModelError
 from training.networks.checkpoint import CheckpointError, load_checkpoint
-from training.recipe import DatasetName, RecipeError
+from training.recipes.schema import DatasetName, RecipeError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -66,14 +66,8 @@ from training.out_of_fold import (
     temperature_table,
     write_fold,
 )
-from training.recipe import (
-    EnsembleRecipe,
-    Recipe,
-    RecipeError,
-    load_ensemble,
-    load_recipe,
-    parse_recipe,
-)
+from training.recipes.load import load_ensemble, load_recipe, parse_recipe
+from training.recipes.schema import EnsembleRecipe, Recipe, RecipeError
 
 TEMPERATURES_FILE = 'temperatures.json'
 

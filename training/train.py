@@ -33,7 +33,8 @@ from training.fit.task import TrainingError
 from training.networks.architectures import ModelError
 from training.networks.checkpoint import CheckpointError
 from training.networks.encoder_weights import WeightsError
-from training.recipe import RecipeError, load_recipe
+from training.recipes.load import load_recipe
+from training.recipes.schema import RecipeError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

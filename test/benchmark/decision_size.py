@@ -33,7 +33,7 @@ from desertmind_seg.scores.metrics import ConfusionMatrix
 from training.bundles.half_precision import network_nodes
 from training.data.datasets import choose_frames, split_rule
 from training.networks.checkpoint import environment
-from training.recipe import DatasetSection
+from training.recipes.schema import DatasetSection
 
 MAX_LOSS = 0.003
 

@@ -43,7 +43,8 @@ from training.data.samples import Sample, SegmentationDataset
 from training.data.sampling import TrainingBatches
 from training.fit.task import SegmentationTask
 from training.networks.checkpoint import environment
-from training.recipe import Recipe, load_recipe
+from training.recipes.load import load_recipe
+from training.recipes.schema import Recipe
 
 LIMIT = 1.10
 

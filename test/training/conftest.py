@@ -7,7 +7,8 @@ from tiny_ycor import write_tiny_ycor
 
 from training.fit.run import train
 from training.networks.checkpoint import Checkpoint
-from training.recipe import Recipe, load_recipe
+from training.recipes.load import load_recipe
+from training.recipes.schema import Recipe
 
 RECIPES = Path(__file__).resolve().parents[2] / 'training' / 'recipes'
 

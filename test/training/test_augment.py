@@ -8,7 +8,7 @@ from torchvision import tv_tensors
 
 from desertmind_seg.model.ontology import UNLABELED
 from training.data.augment import Depth, class_mix, training_transform
-from training.recipe import AugmentSection
+from training.recipes.schema import AugmentSection
 
 _INSIDE_M, _OUTSIDE_M = 5.0, 20.0
 _WINDOW = {'crop': 1.0, 'crop_area': (0.25, 1.0), 'crop_width_to_height': (1.3, 2.4)}

@@ -35,7 +35,7 @@ from training.networks.checkpoint import (
 )
 from training.networks.network import SegmentationNetwork
 from training.networks.vehicle_graph import VehicleGraph
-from training.recipe import RecipeError
+from training.recipes.schema import RecipeError
 
 
 def _drawn(logits: torch.Tensor) -> torch.Tensor:

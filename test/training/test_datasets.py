@@ -16,7 +16,7 @@ from training.data.frames import DatasetError, FileFrame, LabelledFrame, Unknown
 from training.data.samples import SegmentationDataset
 from training.data.sampling import sampling_weights
 from training.data.splits import fold_groups
-from training.recipe import DataSection, DatasetSection
+from training.recipes.schema import DataSection, DatasetSection
 
 YCOR8 = load_ontology('ycor-8')
 DESERT10 = load_ontology('desert-10')

@@ -13,7 +13,8 @@ from training.distillation import DistillationError, Teachers, distillation_loss
 from training.fit.run import train
 from training.networks.checkpoint import Checkpoint, save_checkpoint
 from training.networks.network import SegmentationNetwork
-from training.recipe import Recipe, parse_recipe
+from training.recipes.load import parse_recipe
+from training.recipes.schema import Recipe
 
 
 def test_the_loss_by_hand() -> None:

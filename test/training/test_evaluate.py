@@ -23,7 +23,7 @@ from training.evaluation.metrics_file import read_metrics, write_metrics
 from training.evaluation.predict import Predict, predict_with_probabilities
 from training.evaluation.score import score_depth_shares, score_frames
 from training.networks.checkpoint import Checkpoint, save_checkpoint
-from training.recipe import DatasetSection, SplitSection
+from training.recipes.schema import DatasetSection, SplitSection
 
 ROOT = Path(__file__).resolve().parents[2]
 YCOR8 = load_ontology('ycor-8')

@@ -21,7 +21,8 @@ from training.fit.losses import class_weights
 from training.fit.task import SegmentationTask
 from training.networks.checkpoint import Checkpoint, save_checkpoint
 from training.networks.network import SegmentationNetwork
-from training.recipe import RECIPES, Recipe, load_recipe
+from training.recipes.load import RECIPES, load_recipe
+from training.recipes.schema import Recipe
 
 _NETWORKS = sorted(
     path.stem

@@ -28,7 +28,8 @@ from training.folds import (
 )
 from training.networks.checkpoint import CheckpointError, load_checkpoint
 from training.out_of_fold import OutOfFoldStore, Prediction
-from training.recipe import Recipe, RecipeError, load_ensemble, load_recipe, parse_recipe
+from training.recipes.load import load_ensemble, load_recipe, parse_recipe
+from training.recipes.schema import Recipe, RecipeError
 
 
 def _member(recipe: Recipe, name: str, seed: int) -> Recipe:

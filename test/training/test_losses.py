@@ -24,7 +24,8 @@ from training.fit.losses import (
     sqrt_median_frequency,
     sqrt_median_share,
 )
-from training.recipe import LossSection, RecipeError, load_recipe
+from training.recipes.load import load_recipe
+from training.recipes.schema import LossSection, RecipeError
 
 _NONE: Mapping[str, object] = {
     'label_stride': 1,

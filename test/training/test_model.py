@@ -11,7 +11,7 @@ import torchvision
 from training.networks.architectures import ModelError
 from training.networks.network import SegmentationNetwork, encode_depth
 from training.networks.vehicle_graph import VehicleGraph
-from training.recipe import DepthSection, ModelSection
+from training.recipes.schema import DepthSection, ModelSection
 
 
 def _network(*named: object, seed: int = 0, **changes: object) -> SegmentationNetwork:

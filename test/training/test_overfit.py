@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from training.fit.run import train
-from training.recipe import load_recipe
+from training.recipes.load import load_recipe
 
 # Of four places; together six classes, each large in its frame, so that edges decide little.
 _FRAMES = ('iid000000', 'iid000474', 'iid001079', 'iid001185')

@@ -29,7 +29,7 @@ from training.bundles.quantization import (
     with_pairs,
 )
 from training.data.datasets import class_pixels, list_frames
-from training.recipe import Recipe
+from training.recipes.schema import Recipe
 
 _LITE, _RESNET = EXPORTED[:2]
 _FEEDS = [inputs((65, 127), seed) for seed in range(3)]

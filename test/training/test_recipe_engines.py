@@ -23,7 +23,8 @@ from desertmind_seg.model.ontology import load_ontology
 from training.bundles.exporting import to_onnx
 from training.networks.network import SegmentationNetwork
 from training.networks.vehicle_graph import VehicleGraph
-from training.recipe import RECIPES, Recipe, load_recipe
+from training.recipes.load import RECIPES, load_recipe
+from training.recipes.schema import Recipe
 
 _TARGETS = ('sm86', 'sm89')
 _CAMERA = r'MinShape: \[1,64,64,3\], OptShape: \[1,720,1280,3\], MaxShape: \[1,2160,3840,3\]'

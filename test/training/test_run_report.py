@@ -16,7 +16,7 @@ from training.evaluation.metrics_file import read_metrics, write_metrics
 from training.evaluation.run_report import read_curves, write_run_report
 from training.evaluation.score import score_frames
 from training.networks.checkpoint import Checkpoint
-from training.recipe import Recipe
+from training.recipes.schema import Recipe
 
 YCOR8 = load_ontology('ycor-8')
 

@@ -11,7 +11,7 @@ from training.fit.schedule import (
     warmed_up_ema,
 )
 from training.networks.network import SegmentationNetwork
-from training.recipe import OptimSection, Recipe
+from training.recipes.schema import OptimSection, Recipe
 
 
 def _optim(recipe: Recipe, **changes: object) -> OptimSection:

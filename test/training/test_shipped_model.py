@@ -18,7 +18,7 @@ from training.bundles.parity import GATE_SIZES_HW, fault, frame_inputs, frame_la
 from training.data.datasets import choose_frames, split_rule
 from training.data.frames import LabelledFrame
 from training.evaluate import main
-from training.recipe import DatasetSection
+from training.recipes.schema import DatasetSection
 from training.synthetic import main as synthetic
 
 ROOT = Path(__file__).resolve().parents[2]

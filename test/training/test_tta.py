@@ -12,7 +12,7 @@ from training.evaluation.tta import tta_probabilities, view_sizes
 from training.networks.checkpoint import load_checkpoint
 from training.networks.network import SegmentationNetwork
 from training.networks.vehicle_graph import VehicleGraph
-from training.recipe import Recipe
+from training.recipes.schema import Recipe
 
 CPU = torch.device('cpu')
 DEPTH = {

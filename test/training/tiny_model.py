@@ -16,7 +16,7 @@ from training.bundles.half_precision import network_nodes
 from training.bundles.parity import made_up_depth
 from training.networks.network import SegmentationNetwork
 from training.networks.vehicle_graph import VehicleGraph
-from training.recipe import ModelSection
+from training.recipes.schema import ModelSection
 
 DEPTH: dict[str, object] = {
     'range_m': [0.5, 10.0],

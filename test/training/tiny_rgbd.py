@@ -11,7 +11,8 @@ import torch
 from desertmind_seg.model.ontology import load_ontology
 from training.networks.checkpoint import Checkpoint
 from training.networks.network import SegmentationNetwork
-from training.recipe import Recipe, load_recipe, parse_recipe
+from training.recipes.load import load_recipe, parse_recipe
+from training.recipes.schema import Recipe
 
 
 def write_tiny_nyuv2(root: Path, frames: int = 3) -> Path:

@@ -42,7 +42,7 @@ from training.evaluation.metrics_file import without_details
 from training.evaluation.predict import predict_with_graph
 from training.networks.checkpoint import Checkpoint
 from training.networks.vehicle_graph import VehicleGraph
-from training.recipe import DatasetName
+from training.recipes.schema import DatasetName
 
 OPSET = 20
 # Rounding shows on any few frames; a mIoU needs every frame there is (None).

@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
 from desertmind_seg.model.ontology import UNLABELED
-from training.recipe import AugmentSection
+from training.recipes.schema import AugmentSection
 
 # Of the frame's height: the size of a blob (a hedge, a puddle, a bleached wall).
 _BLOB_SHARE = 1.0 / 8.0

@@ -16,7 +16,7 @@ from training.data.frame_cache import cached
 from training.data.frames import DatasetError, LabelledFrame
 from training.data.layouts import read_layout
 from training.data.splits import of_split
-from training.recipe import DataSection, DatasetSection, SplitSection
+from training.recipes.schema import DataSection, DatasetSection, SplitSection
 
 _log = logging.getLogger(__name__)
 LICENCES = {

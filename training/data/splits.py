@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from training.data.frames import DatasetError, LabelledFrame
-from training.recipe import DatasetSection, SplitSection
+from training.recipes.schema import DatasetSection, SplitSection
 
 
 def of_split(

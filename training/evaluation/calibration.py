@@ -24,7 +24,8 @@ from training.evaluation.score import (
 )
 from training.networks.checkpoint import Checkpoint, CheckpointError
 from training.networks.vehicle_graph import VehicleGraph
-from training.recipe import DatasetSection, Recipe, RecipeError, parse_recipe
+from training.recipes.load import parse_recipe
+from training.recipes.schema import DatasetSection, Recipe, RecipeError
 
 # Every 8th pixel of both axes: neighbours say the same, and a million pixels fit nine numbers.
 _PIXEL_STEP = 8

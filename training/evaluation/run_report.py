@@ -32,7 +32,7 @@ from desertmind_seg.scores.bootstrap import paired_differences
 from training.data.frames import LabelledFrame
 from training.evaluation.metrics_file import Metrics, read_metrics
 from training.evaluation.predict import Predict
-from training.recipe import Recipe
+from training.recipes.schema import Recipe
 
 REPORT_FILE = 'report.html'
 CURVES_FILE = 'metrics.csv'

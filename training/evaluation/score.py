@@ -14,7 +14,7 @@ from training.data.augment import thin_depth
 from training.data.datasets import data_hash
 from training.data.frames import DatasetError, LabelledFrame
 from training.evaluation.predict import Predict, inputs_given
-from training.recipe import DatasetSection
+from training.recipes.schema import DatasetSection
 
 # Of the depth that was measured: the points of a model card's curve.
 DEPTH_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)

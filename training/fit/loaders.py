@@ -16,7 +16,7 @@ from training.data.datasets import class_pixels, list_frames
 from training.data.frames import DatasetError, LabelledFrame
 from training.data.samples import Sample, SegmentationDataset
 from training.data.sampling import TrainingBatches, sampling_weights
-from training.recipe import Recipe, RecipeError
+from training.recipes.schema import Recipe, RecipeError
 
 
 def count_pixels(recipe: Recipe, ontology: Ontology) -> dict[str, int]:

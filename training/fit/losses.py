@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from desertmind_seg.model.ontology import UNLABELED
-from training.recipe import LossSection, RecipeError
+from training.recipes.schema import LossSection, RecipeError
 
 Weights = npt.NDArray[np.float64]
 

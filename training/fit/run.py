@@ -38,7 +38,7 @@ from training.networks.checkpoint import (
     save_checkpoint,
 )
 from training.networks.vehicle_graph import VehicleGraph
-from training.recipe import Recipe
+from training.recipes.schema import Recipe
 
 LAST = 'last.ckpt'
 CHECKPOINT = 'checkpoint.pt'

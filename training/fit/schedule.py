@@ -8,7 +8,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from training.networks.network import SegmentationNetwork
-from training.recipe import OptimSection
+from training.recipes.schema import OptimSection
 
 _Tensors: TypeAlias = tuple[torch.Tensor, ...] | list[torch.Tensor]
 

@@ -21,7 +21,7 @@ from training.fit.losses import SegmentationLoss, masked_l1_depth
 from training.fit.schedule import averaged_network, lr_schedule, optimizer_for
 from training.networks.network import SegmentationNetwork
 from training.networks.vehicle_graph import VehicleGraph
-from training.recipe import Recipe
+from training.recipes.schema import Recipe
 
 _Batch = dict[str, torch.Tensor]
 

@@ -19,7 +19,7 @@ import torch
 
 from desertmind_seg.model.ontology import Ontology
 from training.networks.checkpoint import WholeFileIO
-from training.recipe import Recipe, RecipeError
+from training.recipes.schema import Recipe, RecipeError
 
 
 class TimmSyncBatchNorm(LayerSync):

@@ -28,7 +28,7 @@ from training.inspection.findings import (
 from training.inspection.near_duplicates import NEAR_BITS, NearPair, near_pairs
 from training.inspection.pictures import depth_picture, draw_bands, draw_depth, fit_in_tile
 from training.networks.checkpoint import environment
-from training.recipe import SplitSection
+from training.recipes.schema import SplitSection
 
 REPORT, JSON = 'report.html', 'audit.json'
 _SHOWN_PAIRS = 8

@@ -12,7 +12,7 @@ from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.lraspp import LRASPPHead
 
 from desertmind_seg.model.errors import DesertmindError
-from training.recipe import ModelSection
+from training.recipes.schema import ModelSection
 
 
 class ModelError(DesertmindError):

@@ -19,7 +19,8 @@ from desertmind_seg.model.files import whole_file
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.reports.provenance import environment as runtime_environment
 from training.networks.network import SegmentationNetwork
-from training.recipe import Recipe, parse_recipe
+from training.recipes.load import parse_recipe
+from training.recipes.schema import Recipe
 
 
 class CheckpointError(DesertmindError):

@@ -12,7 +12,7 @@ import torch
 import torchvision
 
 from desertmind_seg.model.errors import DesertmindError
-from training.recipe import ModelSection
+from training.recipes.schema import ModelSection
 
 State = dict[str, torch.Tensor]
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from training.networks.architectures import ModelError, build_architecture
 from training.networks.encoder_weights import WeightsError, encoder_state
-from training.recipe import DepthSection, ModelSection
+from training.recipes.schema import DepthSection, ModelSection
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean, deviation of RGB in 0..1
 # smp's own encoders of these families were trained with other numbers, which only its hub has.

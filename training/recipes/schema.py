@@ -1,18 +1,12 @@
-"""Recipes: one YAML file holds every hyper-parameter of an experiment.
+"""The sections and keys of a recipe: every hyper-parameter of an experiment.
 
-The schema has no defaults, so what a run did is what its file says. Unknown and missing keys are
-refused by name; ``key=value`` overrides take dotted keys (``optim.epochs=2``) and YAML values.
-A file with ``members`` is the recipe of an ensemble; any other trains one network.
+There are no defaults, so what a run did is what its recipe says; unknown and missing keys are
+refused by name. A recipe with ``members`` is an ensemble's; any other trains one network.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-import yaml
-
-RECIPES = Path(__file__).resolve().parent / 'recipes'
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -22,9 +16,6 @@ SizeHw = tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]]
 DatasetName = Literal[
     'ycor', 'nyuv2', 'nyuv2_mat', 'desert', 'rugd', 'rellis', 'goose', 'folder', 'bag', 'synthetic'
 ]
-
-
-_Kind = TypeVar('_Kind', bound='_Section')
 
 
 class RecipeError(ValueError):
@@ -289,7 +280,7 @@ class EvaluationSection(_Section):
 
 
 class Recipe(_Section):
-    """A whole experiment, validated. ``parent`` is the recipe that it changes, or ``none``."""
+    """A whole experiment, validated. ``parent`` names the one that it changes, or is ``none``."""
 
     name: str
     parent: str
@@ -343,93 +334,3 @@ class EnsembleRecipe(_Section):
     store_dtype: Literal['uint8', 'float16']
     method: Literal['softmax_surrogate', 'slsqp']
     evaluation: EvaluationSection
-
-
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read the recipe of one network and apply ``dotted.key=value`` overrides.
-
-    Args:
-        path: a YAML file, or the name of one in training/recipes/ ('exp060').
-        overrides: e.g. ``optim.epochs=2``.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        RecipeError: the YAML is broken, a key is unknown, missing or out of range, an override
-            does not name an existing key, or the file describes an ensemble.
-    """
-    tree, source = _read(path, overrides)
-    if 'members' in tree:
-        raise RecipeError(
-            f'{source}: this is an ensemble; python -m training.ensemble {source} fits it'
-        )
-    return parse_recipe(tree, source)
-
-
-def load_ensemble(path: str | Path, overrides: Sequence[str] = ()) -> EnsembleRecipe:
-    """Read the recipe of an ensemble; arguments and errors are load_recipe's."""
-    tree, source = _read(path, overrides)
-    if 'members' not in tree:
-        raise RecipeError(
-            f'{source}: one network, not an ensemble; python -m training.train {source} trains it'
-        )
-    return _validated(EnsembleRecipe, tree, source)
-
-
-def parse_recipe(tree: dict[str, Any], source: str) -> Recipe:
-    """Validate a recipe given as nested dictionaries (a YAML file's or a checkpoint's)."""
-    return _validated(Recipe, tree, source)
-
-
-def _read(path: str | Path, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
-    path = Path(path)
-    if path.suffix not in {'.yaml', '.yml'}:
-        path = RECIPES / f'{path}.yaml'
-    if not path.is_file():
-        shipped = ', '.join(sorted(file.stem for file in RECIPES.glob('*.yaml')))
-        raise FileNotFoundError(f'No recipe at {str(path)!r}; shipped are {shipped}')
-    try:
-        tree = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except yaml.YAMLError as err:
-        raise RecipeError(f'{path}: not valid YAML: {err}') from err
-    if not isinstance(tree, dict):
-        raise RecipeError(
-            f'{path}: expected sections (name, seed, model, ...), found {type(tree).__name__}'
-        )
-    for override in overrides:
-        _apply_override(tree, override)
-    return tree, str(path)
-
-
-def _validated(kind: type[_Kind], tree: dict[str, Any], source: str) -> _Kind:
-    try:
-        return kind.model_validate(tree)
-    except ValidationError as err:
-        faults = '; '.join(
-            f'{".".join(str(part) for part in fault["loc"]) or "recipe"}: {fault["msg"]}'
-            f' (got {fault["input"]!r})'
-            for fault in err.errors()
-        )
-        raise RecipeError(f'{source}: {faults}') from err
-
-
-def _apply_override(tree: dict[str, Any], override: str) -> None:
-    key, separator, value = override.partition('=')
-    if not separator:
-        raise RecipeError(
-            f'Override {override!r} is not of the form section.key=value, e.g. optim.epochs=2'
-        )
-    node: Any = tree
-    *parents, last = key.split('.')
-    for part in parents:
-        node = _child(node, part, override)
-    _child(node, last, override)
-    node[int(last) if isinstance(node, list) else last] = yaml.safe_load(value)
-
-
-def _child(node: Any, part: str, override: str) -> Any:
-    if isinstance(node, dict) and part in node:
-        return node[part]
-    if isinstance(node, list) and part.isdigit() and int(part) < len(node):
-        return node[int(part)]
-    known = list(node) if isinstance(node, dict) else f'0..{len(node) - 1}' if node else 'nothing'
-    raise RecipeError(f'Override {override!r}: there is no key {part!r}; known here: {known}')

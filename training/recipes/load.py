@@ -1,0 +1,166 @@
+"""Loads a recipe: what its file says, what it inherits, overrides; each step is validated.
+
+A file says only what differs from its ``parent``, the experiment that it changes; that lies beside
+it or in training/recipes/. Sections are merged key by key, at any depth; anything else (a value, a
+list, null) replaces the parent's. ``name`` and ``parent`` are not inherited. With ``parent: none``
+a file says everything; one that does so anyway, such as the recipe.yaml of a run, needs no other
+file. Ensembles say everything: their parent is only what they are compared with.
+"""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+import yaml
+
+from training.recipes.overrides import advice, apply_override
+from training.recipes.schema import EnsembleRecipe, Recipe, RecipeError
+
+RECIPES = Path(__file__).resolve().parent
+
+_NOT_INHERITED = {'name', 'parent'}
+
+_Schema = TypeVar('_Schema', bound=BaseModel)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read the recipe of one network and apply ``dotted.key=value`` overrides.
+
+    Args:
+        path: a YAML file, or the name of one in training/recipes/ ('exp060').
+        overrides: e.g. ``optim.epochs=2``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        RecipeError: the YAML is broken, a parent is unknown or inherits from it, a key is unknown,
+            missing or out of range, an override does not name an existing key, or the file
+            describes an ensemble.
+    """
+    file = _find(path)
+    tree = _resolve(file)
+    if 'members' in tree:
+        raise RecipeError(
+            f'{file}: this is an ensemble; python -m training.ensemble {file} fits it'
+        )
+    return _overridden(Recipe, tree, overrides, file)
+
+
+def load_ensemble(path: str | Path, overrides: Sequence[str] = ()) -> EnsembleRecipe:
+    """Read the recipe of an ensemble; arguments and errors are load_recipe's."""
+    file = _find(path)
+    tree = _read(file)
+    if 'members' not in tree:
+        raise RecipeError(
+            f'{file}: one network, not an ensemble; python -m training.train {file} trains it'
+        )
+    return _overridden(EnsembleRecipe, tree, overrides, file)
+
+
+def parse_recipe(tree: dict[str, Any], source: str) -> Recipe:
+    """Validate a recipe given as nested dictionaries (a YAML file's or a checkpoint's)."""
+    return _validated(Recipe, tree, source)
+
+
+def _find(path: str | Path) -> Path:
+    path = Path(path)
+    if path.suffix not in {'.yaml', '.yml'}:
+        path = RECIPES / f'{path}.yaml'
+    if not path.is_file():
+        shipped = ', '.join(sorted(file.stem for file in RECIPES.glob('*.yaml')))
+        raise FileNotFoundError(f'No recipe at {str(path)!r}; shipped are {shipped}')
+    return path
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(file.read_text(encoding='utf-8'))
+    except yaml.YAMLError as err:
+        raise RecipeError(f'{file}: not valid YAML: {err}') from err
+    if not isinstance(tree, dict):
+        raise RecipeError(
+            f'{file}: expected sections (name, seed, model, ...), found {type(tree).__name__}'
+        )
+    return tree
+
+
+def _resolve(file: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return what a file says and inherits; ``children`` are those that inherit from it."""
+    tree = _read(file)
+    parent = tree.get('parent', 'none')
+    if parent == 'none' or 'members' in tree or _says_everything(tree):
+        return tree
+    lineage = (*children, file)
+    parent_file = _find_parent(str(parent), file)
+    if parent_file in lineage:
+        circle = [*lineage[lineage.index(parent_file) :], parent_file]
+        raise RecipeError(
+            f'{file}: parent leads in a circle, {" -> ".join(link.stem for link in circle)}; one '
+            'of them has to say everything, with parent: none'
+        )
+    inherited = _resolve(parent_file, lineage)
+    if 'members' in inherited:
+        raise RecipeError(
+            f'{file}: parent {parent} is an ensemble, which has no network to change'
+        )
+    parse_recipe(inherited, str(parent_file))  # its own errors name its file, not this one
+    return _merged({key: inherited[key] for key in inherited.keys() - _NOT_INHERITED}, tree)
+
+
+def _says_everything(tree: dict[str, Any]) -> bool:
+    try:
+        Recipe.model_validate(tree)
+    except ValidationError as err:
+        return all(error['type'] != 'missing' for error in err.errors())
+    return True
+
+
+def _find_parent(name: str, file: Path) -> Path:
+    for path in (file.parent / f'{name}.yaml', RECIPES / f'{name}.yaml'):
+        if path.is_file():
+            return path
+    known = [path.stem for folder in (file.parent, RECIPES) for path in folder.glob('*.yaml')]
+    raise RecipeError(
+        f'{file}: there is no parent {name!r}, neither beside this file nor in training/recipes/; '
+        f'the nearest is {get_close_matches(name, known, n=1, cutoff=0.0)[0]!r}, and a recipe '
+        'without one has parent: none'
+    )
+
+
+def _merged(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
+    merged = {**parent, **child}
+    for key in parent.keys() & child.keys():
+        if isinstance(parent[key], dict) and isinstance(child[key], dict):
+            merged[key] = _merged(parent[key], child[key])
+    return merged
+
+
+def _overridden(
+    schema: type[_Schema], tree: dict[str, Any], overrides: Sequence[str], file: Path
+) -> _Schema:
+    recipe = _validated(schema, tree, str(file))
+    if not overrides:
+        return recipe
+    for override in overrides:
+        apply_override(tree, override, schema)
+    return _validated(schema, tree, f'{file} with {" ".join(overrides)}')
+
+
+def _validated(schema: type[_Schema], tree: dict[str, Any], source: str) -> _Schema:
+    try:
+        return schema.model_validate(tree)
+    except ValidationError as err:
+        messages = '; '.join(_message(error, schema) for error in err.errors())
+        raise RecipeError(f'{source}: {messages}') from err
+
+
+def _message(error: ErrorDetails, schema: type[BaseModel]) -> str:
+    """Say in one line which key is wrong, and how."""
+    key = '.'.join(str(part) for part in error['loc'])
+    if error['type'] == 'extra_forbidden':
+        return advice(key, schema)
+    message = f'{key or "recipe"}: {error["msg"].removeprefix("Value error, ")}'
+    # A whole section would bury the message, which quotes the values that it is about.
+    return message if isinstance(error['input'], dict) else f'{message} (got {error["input"]!r})'
