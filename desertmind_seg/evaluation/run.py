@@ -28,13 +28,13 @@ from desertmind_seg.evaluation.results import (
     LabelScore,
     SegmentedBag,
 )
+from desertmind_seg.messages.bag_writer import BagWriter
 from desertmind_seg.messages.bags import (
     CONFIDENCE_TOPIC,
     LABEL_INFO_TOPIC,
     MASK_TOPIC,
     Bag,
     BagError,
-    BagWriter,
     decode_frame,
     header_stamp_ns,
     stamps_of,

@@ -9,11 +9,11 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
+from desertmind_seg.messages.bag_writer import BagWriter
 from desertmind_seg.messages.bags import (
     CONFIDENCE_TOPIC,
     IMAGE_TYPE,
     MASK_TOPIC,
-    BagWriter,
     RawMessage,
     header_stamp_ns,
 )

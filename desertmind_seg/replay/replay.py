@@ -18,12 +18,12 @@ from desertmind_seg.evaluation.document import labels_document, percentiles, run
 from desertmind_seg.evaluation.labels import check_labels, score_masks
 from desertmind_seg.evaluation.pictures import frames_sheet, select_frames
 from desertmind_seg.evaluation.results import MASKS, METRICS, REPORT, LabelScore
+from desertmind_seg.messages.bag_writer import BagWriter
 from desertmind_seg.messages.bags import (
     CONFIDENCE_TOPIC,
     LABEL_INFO_TOPIC,
     MASK_TOPIC,
     Bag,
-    BagWriter,
     RawMessage,
 )
 from desertmind_seg.model.arrays import Pixels

@@ -25,7 +25,8 @@ from desertmind_seg.engines.load import load_engine
 from desertmind_seg.evaluate_bag import main
 from desertmind_seg.evaluation.depth import DepthTopic
 from desertmind_seg.evaluation.run import evaluate_bag
-from desertmind_seg.messages.bags import MASK_TOPIC, Bag, BagWriter
+from desertmind_seg.messages.bag_writer import BagWriter
+from desertmind_seg.messages.bags import MASK_TOPIC, Bag
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.scores.metrics import ConfusionMatrix

@@ -19,12 +19,12 @@ from tiny_bag import (
     write_drive,
 )
 
+from desertmind_seg.messages.bag_writer import BagWriter
 from desertmind_seg.messages.bags import (
     IMAGE_TYPE,
     LABEL_INFO_TYPE,
     Bag,
     BagError,
-    BagWriter,
     OfferedQos,
     header_frame_id,
     header_stamp_ns,
