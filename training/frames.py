@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 import hashlib
-import inspect
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +24,7 @@ from desertmind_seg.messages import (
     decode_labels,
 )
 from desertmind_seg.ontology import UNLABELED, Ontology, OntologyError
-from training import synthetic, synthetic_render, synthetic_sprites, synthetic_world
+from training import simulator, synthetic
 from training.synthetic import SyntheticDrive, frame_depth_mm
 
 Split = Literal['train', 'val', 'test']
@@ -470,6 +469,7 @@ def _render(seed: int, index: int, size_hw: tuple[int, int], rate_hz: float) -> 
 def _renderer_sha256() -> str:
     """Hash of the code that draws the frames: they are as old as it is."""
     digest = hashlib.sha256()
-    for module in (synthetic, synthetic_render, synthetic_sprites, synthetic_world):
-        digest.update(inspect.getsource(module).encode())
+    sources = sorted(Path(simulator.__file__).parent.glob('*.py'))
+    for source in (*sources, Path(synthetic.__file__)):
+        digest.update(source.read_bytes())
     return digest.hexdigest()

@@ -36,8 +36,8 @@ from rosbags.typesys import Stores, get_typestore
 from tqdm import tqdm
 
 from desertmind_seg.ontology import UNLABELED, Ontology, load_ontology
-from training.synthetic_render import Camera, expose, render
-from training.synthetic_world import (
+from training.simulator.render import Camera, expose, render
+from training.simulator.world import (
     MATERIAL_DESERT_10,
     MATERIAL_YCOR_8,
     DriveParameters,

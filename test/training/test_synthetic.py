@@ -15,6 +15,7 @@ import yaml
 
 from desertmind_seg.ontology import load_ontology
 from training import synthetic
+from training.simulator.world import MATERIAL_DESERT_10, MATERIAL_YCOR_8, Material
 from training.synthetic import (
     CAMERA_FRAME,
     DriveSpec,
@@ -26,7 +27,6 @@ from training.synthetic import (
     write_bag,
     write_folders,
 )
-from training.synthetic_world import MATERIAL_DESERT_10, MATERIAL_YCOR_8, Material
 
 SIZE_HW = (72, 96)
 SEED = 5

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from training.synthetic_sprites import (
+from training.simulator.sprites import (
     FloatArray,
     Light,
     Sprite,

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from training.synthetic_sprites import FloatArray
-from training.synthetic_world import (
+from training.simulator.sprites import FloatArray
+from training.simulator.world import (
     DRY,
     EDGE,
     LITTER,
