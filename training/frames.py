@@ -24,8 +24,8 @@ from desertmind_seg.messages import (
     decode_labels,
 )
 from desertmind_seg.ontology import UNLABELED, Ontology, OntologyError
-from training import simulator, synthetic
-from training.synthetic import SyntheticDrive, frame_depth_mm
+from training import simulator
+from training.simulator.drive import SyntheticDrive, frame_depth_mm
 
 Split = Literal['train', 'val', 'test']
 UInt8Array = npt.NDArray[np.uint8]
@@ -469,7 +469,6 @@ def _render(seed: int, index: int, size_hw: tuple[int, int], rate_hz: float) -> 
 def _renderer_sha256() -> str:
     """Hash of the code that draws the frames: they are as old as it is."""
     digest = hashlib.sha256()
-    sources = sorted(Path(simulator.__file__).parent.glob('*.py'))
-    for source in (*sources, Path(synthetic.__file__)):
+    for source in sorted(Path(simulator.__file__).parent.glob('*.py')):
         digest.update(source.read_bytes())
     return digest.hexdigest()
