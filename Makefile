@@ -27,7 +27,7 @@ test: .venv/.test
 	.venv/bin/mypy
 	.venv/bin/pytest $(PYTEST_ARGS)
 
-out/demo/sample_drive/metadata.yaml: $(wildcard training/synthetic*.py) | .venv/.runtime
+out/demo/sample_drive/metadata.yaml: $(wildcard training/synthetic.py training/simulator/*.py) | .venv/.runtime
 	.venv/bin/python -m training.synthetic --bag out/demo/sample_drive \
 	  --frames 60 --jobs 2 --force
 

@@ -23,7 +23,7 @@ from desertmind_seg.model.ontology import UNLABELED, Ontology, load_ontology
 from training.data.frames import DatasetError, LabelledFrame, UnknownCodesError
 from training.data.layouts import Listing, read_layout
 from training.data.samples import SegmentationDataset
-from training.synthetic import DriveSpec, write_bag, write_folders
+from training.simulator.writers import DriveSpec, write_bag, write_folders
 
 _HW = (6, 9)
 _RED_RGB = (200, 30, 90)

@@ -1,8 +1,10 @@
 """The synthetic drive: same seed, same pixels; labels, depth and colour agree; bag and folders."""
 
-from collections.abc import Iterator
 import json
 from pathlib import Path
+import shutil
+import subprocess
+import sys
 from typing import Any
 
 import cv2
@@ -14,20 +16,16 @@ from rosbags.interfaces import QosDurability, QosReliability
 import yaml
 
 from desertmind_seg.model.ontology import load_ontology
-from training import synthetic
-from training.synthetic import (
-    CAMERA_FRAME,
-    DriveSpec,
-    SyntheticDrive,
-    SyntheticFrame,
-    label_table,
-    main,
-    sensor_depth_mm,
-    write_bag,
-    write_folders,
-)
-from training.synthetic_world import MATERIAL_DESERT_10, MATERIAL_YCOR_8, Material
+from training import simulator
+from training.data.frames import _renderer_sha256
+from training.simulator import writers
+from training.simulator.drive import SyntheticDrive, SyntheticFrame, label_table, sensor_depth_mm
+from training.simulator.parameters import CLASS_NAMES, Material
+from training.simulator.world import make_world
+from training.simulator.writers import CAMERA_FRAME, DriveSpec, write_bag, write_folders
+from training.synthetic import main
 
+ROOT = Path(__file__).resolve().parents[2]
 SIZE_HW = (72, 96)
 SEED = 5
 SKY_YCOR_8 = 7
@@ -79,16 +77,12 @@ def matrix(transform: Any) -> npt.NDArray[np.float64]:
 def test_same_seed_gives_same_pixels_in_any_order(
     drive: SyntheticDrive, frame: SyntheticFrame
 ) -> None:
+    make_world.cache_clear()
     again = SyntheticDrive(SEED, SIZE_HW)
+    assert again.world is not drive.world
     later = again.frame(9)
     assert_equal_frames(again.frame(4), frame)
     assert_equal_frames(later, drive.frame(9))
-
-
-def test_another_seed_gives_another_place(frame: SyntheticFrame) -> None:
-    other = SyntheticDrive(SEED + 1, SIZE_HW).frame(4)
-    assert other.camera.k[0, 0] != frame.camera.k[0, 0]
-    assert np.mean(other.rgb != frame.rgb) > 0.5
 
 
 def test_consecutive_frames_move_a_little(drive: SyntheticDrive) -> None:
@@ -115,11 +109,9 @@ def test_any_size(size_hw: tuple[int, int]) -> None:
 
 
 def test_labels_derive_from_the_material(frame: SyntheticFrame) -> None:
-    for name, names, labels in (
-        ('desert-10', MATERIAL_DESERT_10, frame.labels_desert_10),
-        ('ycor-8', MATERIAL_YCOR_8, frame.labels_ycor_8),
-    ):
-        ontology = load_ontology(name)
+    by_ontology = {'desert-10': frame.labels_desert_10, 'ycor-8': frame.labels_ycor_8}
+    for name, labels in by_ontology.items():
+        ontology, names = load_ontology(name), CLASS_NAMES[name]
         materials = np.unique(frame.material)
         assert len(materials) > 5
         for material in materials:
@@ -132,28 +124,9 @@ def test_labels_derive_from_the_material(frame: SyntheticFrame) -> None:
 
 def test_every_material_has_a_class() -> None:
     # Neither set has a class for everything: those pixels are unlabelled.
-    assert set(Material) - set(MATERIAL_YCOR_8) == {Material.DISTANT_HILL}
-    assert set(Material) - set(MATERIAL_DESERT_10) == {Material.STRUCTURE}
-    assert label_table(load_ontology('desert-10'), MATERIAL_DESERT_10)[Material.STRUCTURE] == 255
-
-
-def test_classes_occur_over_a_handful_of_seeds() -> None:
-    counts = {name: np.zeros(256, np.int64) for name in ('ycor-8', 'desert-10')}
-    for seed in range(100, 106):
-        drive = SyntheticDrive(seed, SIZE_HW)
-        for index in (0, 60, 120):
-            frame = drive.frame(index)
-            counts['ycor-8'] += np.bincount(frame.labels_ycor_8.ravel(), minlength=256)
-            counts['desert-10'] += np.bincount(frame.labels_desert_10.ravel(), minlength=256)
-    for name, count in counts.items():
-        ontology = load_ontology(name)
-        missing = [c.name for c in ontology.classes if count[c.id] == 0]
-        assert not missing
-        assert count[ontology.num_classes : 255].sum() == 0
-    share = counts['ycor-8'][:8] / counts['ycor-8'].sum()
-    # No class rules; either trail, grass and high vegetation are each a real part.
-    assert share.max() < 0.5
-    assert share[[0, 1, 2, 6]].min() > 0.01
+    assert set(Material) - set(CLASS_NAMES['ycor-8']) == {Material.DISTANT_HILL}
+    assert set(Material) - set(CLASS_NAMES['desert-10']) == {Material.STRUCTURE}
+    assert label_table('desert-10')[Material.STRUCTURE] == 255
 
 
 def test_depth_lies_on_the_terrain(drive: SyntheticDrive, frame: SyntheticFrame) -> None:
@@ -162,7 +135,7 @@ def test_depth_lies_on_the_terrain(drive: SyntheticDrive, frame: SyntheticFrame)
     near = trail & (frame.depth_m < 15.0)
     assert near.sum() > 300
     x, y, z = (points[near][:, axis].astype(np.float32) for axis in range(3))
-    error = np.abs(z - drive.world.fine.sample_points(drive.world.height, x, y))
+    error = np.abs(z - drive.world.terrain.ground_z(x, y))
     # Stones and the odd blade of grass at the border stand above the ground.
     assert np.median(error) < 0.01
     assert np.quantile(error, 0.95) < 0.08
@@ -172,7 +145,7 @@ def test_camera_is_160_cm_above_the_ground(drive: SyntheticDrive) -> None:
     for index in range(0, 100, 10):
         pose = drive.odom_from_base(index) @ drive.base_from_camera
         x, y, z = (np.array([value], np.float32) for value in pose[:3, 3])
-        above = float(z[0] - drive.world.fine.sample_points(drive.world.height, x, y)[0])
+        above = float(z[0] - drive.world.terrain.ground_z(x, y)[0])
         assert above == pytest.approx(1.6, abs=0.25)
         tilt = np.degrees(np.arccos(drive.odom_from_base(index)[2, 2]))
         assert tilt < 20.0
@@ -334,11 +307,14 @@ def test_bag_reads_back(tmp_path: Path, drive: SyntheticDrive) -> None:
 def test_no_half_bag_remains_after_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(spec: DriveSpec, jobs: int) -> Iterator[Any]:
-        yield synthetic._bag_frame(spec, 0)
-        raise OSError('disk full')
+    render = writers._render
 
-    monkeypatch.setattr(synthetic, '_all_bag_frames', broken)
+    def broken(spec: DriveSpec, index: int) -> Any:
+        if index == 1:
+            raise OSError('disk full')
+        return render(spec, index)
+
+    monkeypatch.setattr(writers, '_render', broken)
     with pytest.raises(OSError, match='disk full'):
         write_bag(DriveSpec(SEED, SIZE_HW, 10.0, 2), tmp_path / 'sample')
     assert list(tmp_path.iterdir()) == []
@@ -352,7 +328,7 @@ def test_existing_output_is_kept_without_force(
     (bag / 'precious').touch()
     arguments = ['--bag', str(bag), '--seed', str(SEED), '--frames', '1', '--size', '72x96']
     assert main(arguments) == 2
-    assert 'bag exists' in capsys.readouterr().err
+    assert 'already holds bag' in capsys.readouterr().err
     assert (bag / 'precious').exists()
     assert main([*arguments, '--force']) == 0
     assert not (bag / 'precious').exists()
@@ -401,9 +377,34 @@ def test_folders_from_two_processes_equal_frames_made_here(
 def test_folder_refuses_before_it_writes(tmp_path: Path) -> None:
     (tmp_path / 'drive_000006').mkdir()
     specs = [DriveSpec(seed, SIZE_HW, 1.0, 1) for seed in (SEED, SEED + 1)]
-    with pytest.raises(FileExistsError, match=r'drive_000006 exists \(1 of 2 outputs do\)'):
+    with pytest.raises(FileExistsError, match=r'already holds drive_000006; .* --force'):
         write_folders(specs, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ['drive_000006']
+
+
+def test_every_file_of_the_simulator_is_part_of_a_frames_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = shutil.copytree(Path(simulator.__file__).parent, tmp_path / 'simulator')
+    monkeypatch.setattr(simulator, '__file__', str(sources / '__init__.py'))
+    hashes = [_renderer_sha256.__wrapped__()]
+    for source in sorted(sources.glob('*.py')):
+        source.write_text(source.read_text() + '# changed\n')
+        hashes.append(_renderer_sha256.__wrapped__())
+    assert len(set(hashes)) == len(hashes) > 10
+
+
+def test_help_needs_no_renderer() -> None:
+    """It answers at once: nothing heavy is imported before the arguments are understood."""
+    code = (
+        'import sys; from training.synthetic import main\n'
+        "try: main(['--help'])\n"
+        "except SystemExit: print(sorted({'numpy', 'cv2', 'rosbags'} & set(sys.modules)))"
+    )
+    command = [sys.executable, '-c', code]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 'examples:' in run.stdout
+    assert run.stdout.endswith('[]\n')
 
 
 @pytest.mark.parametrize(
@@ -412,10 +413,10 @@ def test_folder_refuses_before_it_writes(tmp_path: Path) -> None:
         (['--seed', '1'], 'one of the arguments --bag --folder is required'),
         (['--bag', 'b', '--seeds', '0:2'], '--bag holds one drive'),
         (['--folder', 'f', '--seeds', '3:3'], 'must have 0 <= A < B'),
-        (['--folder', 'f', '--size', '640'], 'is not HEIGHTxWIDTH'),
+        (['--folder', 'f', '--size', '640'], 'is no size; expected height x width'),
         (['--folder', 'f', '--frames', '100000'], 'ask for at most that many'),
-        (['--folder', 'f', '--rate-hz', '0'], '--rate-hz 0.0 must be above 0'),
-        (['--folder', 'f', '--jobs', '0'], 'must be at least 1'),
+        (['--folder', 'f', '--rate-hz', '0'], '--rate-hz: 0 is not above 0'),
+        (['--folder', 'f', '--jobs', '0'], "'0' is not a whole number from 1"),
     ],
 )
 def test_command_line_refuses(
@@ -425,3 +426,42 @@ def test_command_line_refuses(
         main(arguments)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------
+# Other seeds. A world takes 2 s of CPU and only the last one is kept: they come last.
+
+
+@pytest.fixture(scope='module')
+def other_drive() -> SyntheticDrive:
+    return SyntheticDrive(SEED + 1, SIZE_HW)
+
+
+def test_another_seed_gives_another_place(
+    frame: SyntheticFrame, other_drive: SyntheticDrive
+) -> None:
+    other = other_drive.frame(4)
+    assert other.camera.k[0, 0] != frame.camera.k[0, 0]
+    assert np.mean(other.rgb != frame.rgb) > 0.5
+
+
+def test_classes_occur_over_a_handful_of_seeds(
+    drive: SyntheticDrive, other_drive: SyntheticDrive
+) -> None:
+    counts = {name: np.zeros(256, np.int64) for name in ('ycor-8', 'desert-10')}
+    # Farm road, meadow, autumn woodland and scrub.
+    others = (SyntheticDrive(seed, SIZE_HW) for seed in (205, 380))
+    for place in (drive, other_drive, *others):
+        for index in range(0, 161, 40):
+            frame = place.frame(index)
+            counts['ycor-8'] += np.bincount(frame.labels_ycor_8.ravel(), minlength=256)
+            counts['desert-10'] += np.bincount(frame.labels_desert_10.ravel(), minlength=256)
+    for name, count in counts.items():
+        ontology = load_ontology(name)
+        missing = [c.name for c in ontology.classes if count[c.id] == 0]
+        assert not missing
+        assert count[ontology.num_classes : 255].sum() == 0
+    share = counts['ycor-8'][:8] / counts['ycor-8'].sum()
+    # No class rules; either trail, grass and high vegetation are each a real part.
+    assert share.max() < 0.5
+    assert share[[0, 1, 2, 6]].min() > 0.01

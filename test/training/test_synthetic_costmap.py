@@ -13,7 +13,7 @@ from desertmind_seg.geometry.camera_model import CameraRays
 from desertmind_seg.geometry.costmap import RollingCostmap
 from desertmind_seg.geometry.frame_transforms import CameraPose
 from desertmind_seg.model.ontology import load_ontology
-from training.synthetic import SyntheticDrive, SyntheticFrame
+from training.simulator.drive import SyntheticDrive, SyntheticFrame
 
 SIZE_HW = 120, 160
 # Of the worlds that were looked at, the one with most obstacles beside the trail.

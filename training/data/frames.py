@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 import hashlib
-import inspect
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +25,8 @@ from desertmind_seg.messages.images import (
 )
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, Ontology, OntologyError
-from training import synthetic, synthetic_render, synthetic_sprites, synthetic_world
-from training.synthetic import SyntheticDrive, frame_depth_mm
+from training import simulator
+from training.simulator.drive import SyntheticDrive, frame_depth_mm
 
 Split = Literal['train', 'val', 'test']
 UInt8Array = npt.NDArray[np.uint8]
@@ -471,6 +470,6 @@ def _render(seed: int, index: int, size_hw: tuple[int, int], rate_hz: float) -> 
 def _renderer_sha256() -> str:
     """Hash of the code that draws the frames: they are as old as it is."""
     digest = hashlib.sha256()
-    for module in (synthetic, synthetic_render, synthetic_sprites, synthetic_world):
-        digest.update(inspect.getsource(module).encode())
+    for source in sorted(Path(simulator.__file__).parent.glob('*.py')):
+        digest.update(source.read_bytes())
     return digest.hexdigest()
