@@ -21,6 +21,8 @@ autodoc_member_order = 'bysource'
 autodoc_default_options = {'ignore-module-all': True}  # a thing is documented where it is defined
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # else fields of dataclasses are described twice
+# The signature has the types; here NumPy 1's `numpy.bool_` would be taken for a link.
+napoleon_attr_annotations = False
 # Names of other packages have no page here, and neither have type variables of one letter.
 nitpick_ignore_regex = [('py:.*', r'(?!desertmind_seg\.).*'), ('py:.*', r'.*\.[A-Z]')]
 
