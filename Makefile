@@ -1,6 +1,7 @@
 # make demo   a sample drive goes through the node over ROS 2: out/demo/report.html
 # make test   format, lint, types and the whole test suite
-# Both make .venv themselves. Nothing outside this folder is changed.
+# make docs   the pages of docs/ and the API: out/docs/index.html
+# All make .venv themselves. Nothing outside this folder is changed.
 
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -13,8 +14,10 @@ RUNTIME_pypi = .[ros]
 RUNTIME_apt = .
 TEST_pypi = .[train,dev,ros,tensorrt]
 TEST_apt = .[train,dev,tensorrt]
+DOCS_pypi = .[ros,docs]
+DOCS_apt = .[docs]
 
-.PHONY: demo test constraints clean
+.PHONY: demo test docs constraints clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.runtime out/demo/sample_drive/metadata.yaml
@@ -26,6 +29,13 @@ test: .venv/.test
 	.venv/bin/ruff check
 	.venv/bin/mypy
 	.venv/bin/pytest $(PYTEST_ARGS)
+
+# Warnings are errors: a broken link, a name that is gone, a page that no other leads to.
+docs: .venv/.docs
+	.venv/bin/python docs/generate.py
+	.venv/bin/sphinx-build --fail-on-warning --keep-going --nitpicky --fresh-env --quiet \
+	  docs out/docs
+	@echo 'Open out/docs/index.html'
 
 out/demo/sample_drive/metadata.yaml: $(wildcard training/synthetic.py training/simulator/*.py) | .venv/.runtime
 	.venv/bin/python -m training.synthetic --bag out/demo/sample_drive \
@@ -40,6 +50,11 @@ out/demo/sample_drive/metadata.yaml: $(wildcard training/synthetic.py training/s
 	@echo 'Installing the runtime, training and development tools into .venv (several GB)'
 	$(PIP) --editable '$(TEST_$(ROS))'
 	@touch .venv/.runtime $@
+
+.venv/.docs: .venv/.runtime
+	@echo 'Installing what builds the documents into .venv'
+	$(PIP) --editable '$(DOCS_$(ROS))'
+	@touch $@
 
 .venv/.ros-$(ROS):
 	@if [ -e .venv ]; then \

@@ -93,6 +93,12 @@ setup(
             'tensorrt-rtx-cu13-bindings',
             'tensorrt-rtx-cu13-libs',
         ],
+        # `make docs` alone: the pages need the runtime beside these, and no torch.
+        'docs': [
+            'furo',
+            'myst-parser',
+            'sphinx',
+        ],
         'dev': [
             'colcon-common-extensions',
             'mypy',

@@ -12,7 +12,6 @@ from catkin_pkg.package import parse_package
 import pytest
 
 import desertmind_seg
-from desertmind_seg.node import parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -182,14 +181,3 @@ def test_every_console_script_has_its_main(distribution: PathDistribution) -> No
         functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
         assert script.value == f'desertmind_seg.{script.name}:main'
         assert 'main' in functions
-
-
-def test_readme_has_the_parameter_table_of_the_code(readme: str) -> None:
-    assert parameters.markdown_table() in readme
-
-
-def test_readme_links_lead_somewhere(readme: str) -> None:
-    links = re.findall(r'\]\((?!http)([^)#]+)', readme)
-
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []

@@ -18,7 +18,6 @@ from desertmind_seg.node.parameters import (
     PARAMETERS,
     NodeParameters,
     ParameterError,
-    markdown_table,
     misspelt_parameters,
 )
 
@@ -212,11 +211,3 @@ def test_misspelt_names_are_found() -> None:
         'There is no parameter input.max_age, its value is ignored; did you mean input.max_age_ms?'
     )
     assert len(misspelt_parameters(['model.colour', 'auto_start'])) == 2
-
-
-def test_markdown_table_has_a_row_for_each_parameter() -> None:
-    lines = markdown_table().splitlines()
-    assert len(lines) == len(PARAMETERS) + 2
-    for spec, line in zip(PARAMETERS, lines[2:], strict=True):
-        assert line.startswith(f'| `{spec.name}` | ')
-        assert line.count('|') == 6
