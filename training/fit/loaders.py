@@ -14,8 +14,12 @@ from desertmind_seg.model.ontology import Ontology
 from training.data.augment import training_transform
 from training.data.datasets import class_pixels, list_frames
 from training.data.frames import DatasetError, LabelledFrame
-from training.data.samples import Sample, SegmentationDataset
-from training.data.sampling import TrainingBatches, sampling_weights
+from training.data.samples import (
+    Sample,
+    SegmentationDataset,
+    TrainingBatches,
+    sampling_weights,
+)
 from training.recipe import Recipe, RecipeError
 
 

@@ -14,8 +14,8 @@ from desertmind_seg.pipeline.rendering import overlay
 from desertmind_seg.reports.charts import plots_section
 from desertmind_seg.reports.page import Fact, Section
 from desertmind_seg.reports.tables import environment_section, frames_section
+from training.data.datasets import split_frames
 from training.data.layouts import read_layout
-from training.data.splits import split_frames
 from training.inspection.findings import (
     _BANDS,
     Findings,
