@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 import yaml
 
+from desertmind_seg.model.errors import DesertmindError
+
 RECIPES = Path(__file__).resolve().parent / 'recipes'
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -27,7 +29,7 @@ DatasetName = Literal[
 _Kind = TypeVar('_Kind', bound='_Section')
 
 
-class RecipeError(ValueError):
+class RecipeError(DesertmindError):
     """A recipe file or an override does not describe a valid experiment."""
 
 

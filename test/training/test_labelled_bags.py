@@ -23,7 +23,7 @@ from desertmind_seg.model.ontology import load_ontology
 from training.data.frames import DatasetError, LabelledFrame
 from training.data.layouts import Listing, read_layout
 from training.data.samples import SegmentationDataset
-from training.networks.network import encode_depth
+from training.networks.depth_filters import encode_depth
 from training.recipe import DepthSection
 from training.synthetic import DriveSpec, write_bag
 
