@@ -1,91 +1,98 @@
-r"""Check a labelled set before training on it.
+"""Command: check a labelled set before training on it."""
+
+import argparse
+from collections.abc import Sequence
+import json
+import sys
+from typing import Any
+
+from desertmind_seg.options import (
+    ALL_DONE,
+    DONE_IN_PART,
+    add_output_folder,
+    command_parser,
+    run_command,
+    whole_number,
+)
+from training.options import add_dataset
+
+_DESCRIPTION = """\
+Check a labelled set before training on it.
 
 Reads every frame once. Faults, each named with its file: an image or mask without its other half,
 files that do not decode, sizes that differ, codes that the ontology does not list, masks without
 any label, and pictures that are in both training and validation. Exit status 1 if there are any.
-
-Examples:
+"""
+_EXAMPLES = r"""examples:
   python -m training.audit --dataset ycor --root ../shared/data/ycor --ontology ycor-8 \
       --out out/audit_ycor
   python -m training.audit --dataset rugd --root ~/RUGD --ontology rugd-24 --by official \
       --out out/audit_rugd
 """
-
-import argparse
-from collections.abc import Sequence
-import json
-from pathlib import Path
-import sys
-from typing import Any, get_args
-
-from desertmind_seg.model.ontology import OntologyError, load_ontology
-from desertmind_seg.reports.output import output_folder, write_json
-from desertmind_seg.reports.page import write_report
-from training.data.frames import DatasetError
-from training.inspection.page import JSON, REPORT, audit, headline
-from training.recipes.schema import DatasetName, SplitSection
-
-# ---------------------------------------------------------------------------------------------
-# Command line
+_SHOWN_FAULTS = 20
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog='python -m training.audit',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    layouts = get_args(DatasetName)
-    parser.add_argument('--dataset', required=True, choices=layouts, help='layout of the set')
-    parser.add_argument('--root', required=True, help='its folder, as in data.train of a recipe')
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = command_parser('training.audit', _DESCRIPTION, _EXAMPLES)
+    add_dataset(parser, required=True)
     parser.add_argument('--ontology', required=True, help='name or YAML file of the class table')
-    parser.add_argument('--out', required=True, type=Path, help=f'folder for {REPORT} and {JSON}')
+    add_output_folder(parser)
     split = parser.add_argument_group('the split that is checked, as in data.split of a recipe')
     split.add_argument('--by', choices=('official', 'groups', 'folds'), default='groups')
-    split.add_argument('--block-frames', type=int, default=16, help='default: %(default)s')
-    split.add_argument('--val-every-groups', type=int, default=6, help='default: %(default)s')
-    split.add_argument('--folds', type=int, default=5, help='default: %(default)s')
-    split.add_argument('--fold', type=int, default=0, help='default: %(default)s')
-    parser.add_argument('--force', action='store_true', help='replace an earlier audit in --out')
+    for option, least, default in (
+        ('block-frames', 1, 16),
+        ('val-every-groups', 2, 6),
+        ('folds', 2, 5),
+        ('fold', 0, 0),
+    ):
+        split.add_argument(
+            f'--{option}',
+            metavar='N',
+            type=whole_number(least),
+            default=default,
+            help='default: %(default)s',
+        )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code: 0 clean, 1 faults, 2 nothing could be checked."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    try:
-        split = SplitSection(
-            by=arguments.by,
-            block_frames=arguments.block_frames,
-            val_every_groups=arguments.val_every_groups,
-            folds=arguments.folds,
-            fold=arguments.fold,
+    """Run the command; return its exit status."""
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    if options.fold >= options.folds:
+        parser.error(
+            f'--fold {options.fold} of --folds {options.folds}: expected 0..{options.folds - 1}'
         )
-    except ValueError as err:
-        parser.error(str(err))
-    try:
-        ontology = load_ontology(arguments.ontology)
-        with output_folder(arguments.out, (REPORT, JSON), replace=arguments.force) as new:
-            found = audit(arguments.dataset, arguments.root, split, ontology)
-            document = found['document']
-            write_json(new / JSON, document)
-            write_report(
-                new / REPORT,
-                f'Audit of {arguments.dataset}',
-                [arguments.root, f'{ontology.name}, split by {split.by}'],
-                headline(document),
-                found['sections'],
-            )
-    except (DatasetError, OntologyError, FileNotFoundError, FileExistsError) as err:
-        print(f'error: {err}', file=sys.stderr)
-        return 2
-    print_findings(document)
-    print(arguments.out / REPORT)
-    return 1 if document['faults'] else 0
+    return run_command(parser, lambda: _run(options))
 
 
-def print_findings(document: dict[str, Any]) -> None:
+def _run(options: argparse.Namespace) -> int:
+    from desertmind_seg.model.ontology import load_ontology
+    from training.inspection.audit import REPORT, audit_to_folder
+    from training.recipes.schema import SplitSection
+
+    split = SplitSection(
+        by=options.by,
+        block_frames=options.block_frames,
+        val_every_groups=options.val_every_groups,
+        folds=options.folds,
+        fold=options.fold,
+    )
+    document = audit_to_folder(
+        options.dataset,
+        str(options.root),
+        split,
+        load_ontology(options.ontology),
+        options.out,
+        replace=options.force,
+    )
+    _print_findings(document)
+    print(options.out / REPORT)
+    return DONE_IN_PART if document['faults'] else ALL_DONE
+
+
+def _print_findings(document: dict[str, Any]) -> None:
     """Print the class histogram, then what is wrong."""
     for row in document['classes']:
         print(
@@ -96,10 +103,11 @@ def print_findings(document: dict[str, Any]) -> None:
     print(f'{document["frames"]} frames ({sides}) in {document["groups"]} groups')
     for text in document['warnings']:
         print(f'note: {text}')
-    for fault in document['faults'][:20]:
+    faults = document['faults']
+    for fault in faults[:_SHOWN_FAULTS]:
         print(f'fault: {fault["kind"]}: {fault["text"]}')
-    if len(document['faults']) > 20:
-        print(f'fault: and {len(document["faults"]) - 20} more, in {JSON}')
+    if len(faults) > _SHOWN_FAULTS:
+        print(f'fault: and {len(faults) - _SHOWN_FAULTS} more, in audit.json')
 
 
 if __name__ == '__main__':

@@ -1,19 +1,4 @@
-r"""Export a checkpoint to a bundle: one self-describing ONNX file, checked against torch.
-
-The check, the parity gate, is never skipped: a bundle that does not compute what torch computes is
-not written; a picture of the worst frame is. It runs on labelled frames of any data set; without
---dataset and --root on those that the recipe validates on. The auxiliary depth head is left out.
-
-fp32 is for the CPU, fp16 for TensorRT (half weights and activations, typed in the graph), int8 for
-CPUs with VNNI (calibrated on frames that the recipe trains on; TensorRT refuses it).
-
-Examples:
-  python -m training.export out/ycor8_rgb/checkpoint.pt --out models/ycor8_rgb.onnx
-  python -m training.export out/exp060/checkpoint.pt --dataset nyuv2 \
-      --root ../shared/data/nyuv2 --out out/exp060/exp060.onnx
-  python -m training.export out/ycor8_rgb/checkpoint.pt --precision int8 \
-      --out models/ycor8_rgb_int8.onnx
-"""
+"""Command: export a checkpoint to a bundle, one self-describing ONNX file."""
 
 import argparse
 from collections.abc import Sequence
@@ -21,26 +6,32 @@ from pathlib import Path
 import sys
 from typing import get_args
 
-from desertmind_seg.model.bundle import BundleError
-from desertmind_seg.model.ontology import OntologyError
-from training.bundles.exporting import DEFAULT_CALIBRATION, calibration_frames, export, gate_frames
-from training.bundles.half_precision import PrecisionError
-from training.bundles.parity import ParityError, Precision
-from training.bundles.quantization import Calibration
-from training.data.frames import DatasetError
-from training.networks.architectures import ModelError
-from training.networks.checkpoint import CheckpointError, load_checkpoint
-from training.recipes.schema import DatasetName, RecipeError
+from desertmind_seg.options import ALL_DONE, command_parser, run_command
+from training.bundles.precision import DEFAULT_CALIBRATION, Calibration, Precision
+from training.options import add_checkpoint, add_dataset
+
+_DESCRIPTION = """\
+Export a checkpoint to a bundle: one self-describing ONNX file, checked against torch.
+
+The parity check is never skipped: a bundle that does not compute what torch computes is not
+written; a picture of the worst frame is. The auxiliary depth head is left out.
+
+fp32 is for the CPU, fp16 for TensorRT (half weights and activations, typed in the graph), int8 for
+CPUs with VNNI (calibrated on frames that the recipe trains on; TensorRT refuses it).
+"""
+_EXAMPLES = r"""examples:
+  python -m training.export out/ycor8_rgb/checkpoint.pt --out models/ycor8_rgb.onnx
+  python -m training.export out/exp060/checkpoint.pt --dataset nyuv2 \
+      --root ../shared/data/nyuv2 --out out/exp060/exp060.onnx
+  python -m training.export out/ycor8_rgb/checkpoint.pt --precision int8 \
+      --out models/ycor8_rgb_int8.onnx
+"""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog='python -m training.export',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument('checkpoint', type=Path)
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = command_parser('training.export', _DESCRIPTION, _EXAMPLES)
+    add_checkpoint(parser)
     parser.add_argument(
         '--precision', choices=get_args(Precision), default='fp32', help='default: fp32'
     )
@@ -48,48 +39,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         '--calibration',
         choices=get_args(Calibration),
         default=DEFAULT_CALIBRATION,
-        help=f'how int8 chooses its ranges, default: {DEFAULT_CALIBRATION}',
+        help='how int8 chooses its ranges (default: %(default)s)',
     )
     parser.add_argument(
-        '--dataset',
-        choices=get_args(DatasetName),
-        help="whose frames the parity gate takes, default: the recipe's first validation set",
+        '--out', metavar='FILE', type=Path, required=True, help='the bundle, e.g. models/x.onnx'
     )
-    parser.add_argument(
-        '--root', help="the data set's folder, default: the one in the recipe's validation set"
+    frames = parser.add_argument_group(
+        'labelled frames of the parity check', "default: the recipe's first validation set"
     )
-    parser.add_argument('--out', type=Path, required=True, help='the bundle, e.g. models/x.onnx')
-    arguments = parser.parse_args(argv)
-    if arguments.dataset is not None and arguments.root is None:
+    add_dataset(frames, required=False)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    if options.dataset is not None and options.root is None:
         parser.error('--dataset needs --root')
-    try:
-        checkpoint = load_checkpoint(arguments.checkpoint)
-        data = (checkpoint, arguments.dataset, arguments.root)
-        export(
-            checkpoint,
-            gate_frames(*data, arguments.precision),
-            arguments.out,
-            arguments.precision,
-            calibration=arguments.calibration,
-            calibration_frames=(
-                calibration_frames(*data) if arguments.precision == 'int8' else ()
-            ),
-        )
-    except (
-        FileNotFoundError,
-        BundleError,
-        CheckpointError,
-        DatasetError,
-        ModelError,
-        OntologyError,
-        ParityError,
-        PrecisionError,
-        RecipeError,
-    ) as err:
-        print(f'error: {err}', file=sys.stderr)
-        return 1
-    print(arguments.out)
-    return 0
+    return run_command(parser, lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    from training.bundles.exporting import export_file
+
+    export_file(
+        options.checkpoint,
+        options.out,
+        options.precision,
+        calibration=options.calibration,
+        dataset=options.dataset,
+        root=options.root,
+    )
+    print(options.out)
+    return ALL_DONE
 
 
 if __name__ == '__main__':

@@ -1,38 +1,43 @@
-"""Write a bundle's model card from what the bundle says about itself.
-
-Example:
-  python -m training.model_card models/ycor8_rgb.onnx --out models/ycor8_rgb.md
-"""
+"""Command: write a bundle's model card from what the bundle says about itself."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 import sys
 
-from desertmind_seg.model.bundle import BundleError, read_bundle
-from desertmind_seg.model.files import whole_file
-from training.bundles.card import model_card
+from desertmind_seg.options import ALL_DONE, command_parser, run_command
+
+_EXAMPLES = """\
+examples:
+  python -m training.model_card models/ycor8_rgb.onnx --out models/ycor8_rgb.md
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = command_parser(
+        'training.model_card', "Write a bundle's model card: its own figures.", _EXAMPLES
+    )
+    parser.add_argument('bundle', metavar='BUNDLE', type=Path)
+    parser.add_argument(
+        '--out', metavar='FILE', type=Path, required=True, help='the Markdown file'
+    )
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog='python -m training.model_card',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument('bundle', type=Path)
-    parser.add_argument('--out', type=Path, required=True, help='the Markdown file')
-    arguments = parser.parse_args(argv)
-    try:
-        card = model_card(read_bundle(arguments.bundle))
-    except (FileNotFoundError, BundleError) as err:
-        print(f'error: {err}', file=sys.stderr)
-        return 1
-    with whole_file(arguments.out) as temporary:
-        temporary.write_text(card, encoding='utf-8')
-    print(arguments.out)
-    return 0
+    """Run the command; return its exit status."""
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    return run_command(parser, lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    from training.bundles.card import write_model_card
+
+    write_model_card(options.bundle, options.out)
+    print(options.out)
+    return ALL_DONE
 
 
 if __name__ == '__main__':

@@ -9,30 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from desertmind_seg.messages.bags import (
-    COMPRESSED_IMAGE_TYPE,
-    IMAGE_TYPES,
-    Bag,
-    BagError,
-    RawMessage,
-    header_frame_id,
-    header_stamp_ns,
-)
-from desertmind_seg.messages.depth import (
-    Depth,
-    at_image_size,
-    decode_compressed_depth,
-    decode_depth,
-)
+from desertmind_seg.messages.bag_depth import decode_recorded_depth, pair_recorded
+from desertmind_seg.messages.bags import IMAGE_TYPES, Bag, BagError, RawMessage, header_stamp_ns
+from desertmind_seg.messages.depth import Depth
 from desertmind_seg.messages.images import MessageError
-from desertmind_seg.messages.pairing import (
-    MAX_DT_MS,
-    MAX_WAIT_MS,
-    OTHER_FRAME,
-    DepthPairing,
-    Pair,
-    Stamped,
-)
+from desertmind_seg.messages.pairing import MAX_DT_MS, MAX_WAIT_MS, OTHER_FRAME, DepthPairing
 from desertmind_seg.model.bundle import Bundle
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.scores.metrics import RangeConfusion
@@ -79,32 +60,17 @@ class BagDepth:
         self._pixels = self._valid_pixels = 0
 
     def frames(self) -> Iterator[tuple[RawMessage, RawMessage | None]]:
-        """Yield every frame with its depth, or None; the log time is the pairing's clock.
+        """Yield every frame with its depth, or None; see `pair_recorded`."""
+        for raw, pair in pair_recorded(
+            self._bag, self._image_topic, self.topic.name, self._pairing, self._cut_off
+        ):
+            if pair is not None and pair.reason == OTHER_FRAME:
+                self._note(pair.detail)
+            yield raw, None if pair is None or pair.depth is None else pair.depth.message
 
-        A frame whose header is cut off comes without depth, and does not wait.
-        """
-        names = (self._image_topic, self.topic.name)
-        for raw in self._bag.messages(*names):
-            is_frame = raw.topic == self._image_topic
-            try:
-                stamped = Stamped(header_stamp_ns(raw.cdr), header_frame_id(raw.cdr), raw)
-            except BagError as err:
-                if is_frame:
-                    yield raw, None
-                else:
-                    self._unreadable += 1
-                    self._note(str(err))
-                continue
-            add = self._pairing.add_rgb if is_frame else self._pairing.add_depth
-            for pair in add(stamped, raw.log_time_ns):
-                yield self._take(pair)
-        for pair in self._pairing.flush():
-            yield self._take(pair)
-
-    def _take(self, pair: Pair[RawMessage, RawMessage]) -> tuple[RawMessage, RawMessage | None]:
-        if pair.reason == OTHER_FRAME:
-            self._note(pair.detail)
-        return pair.rgb.message, None if pair.depth is None else pair.depth.message
+    def _cut_off(self, err: BagError) -> None:
+        self._unreadable += 1
+        self._note(str(err))
 
     def decode(
         self, stamp_ns: int, raw: RawMessage | None, size_hw: tuple[int, int]
@@ -118,7 +84,7 @@ class BagDepth:
         if raw is None:
             return None
         try:
-            depth = self._decode(self._bag, raw, size_hw)
+            depth = decode_recorded_depth(self._bag, raw, size_hw)
         except (BagError, MessageError) as err:
             self._refused += 1
             self._note(str(err))
@@ -128,12 +94,6 @@ class BagDepth:
         self._pixels += depth.size
         self._valid_pixels += int(np.count_nonzero(depth))
         return depth
-
-    def _decode(self, bag: Bag, raw: RawMessage, size_hw: tuple[int, int]) -> Depth:
-        message = bag.deserialize(raw)
-        if bag.topics[self.topic.name].type == COMPRESSED_IMAGE_TYPE:
-            return at_image_size(decode_compressed_depth(message), size_hw)
-        return at_image_size(decode_depth(message), size_hw)
 
     def _note(self, text: str) -> None:
         if text in self._problems or len(self._problems) < _MAX_PROBLEMS:
@@ -152,7 +112,7 @@ class BagDepth:
                 if raw.log_time_ns == log_time_ns and _has_stamp(raw, depth_stamp_ns)
             ]
             # Of several with one stamp the last, as in the pairing.
-            depth = self._decode(self._again, found[-1], truth.shape)
+            depth = decode_recorded_depth(self._again, found[-1], truth.shape)
         self._ranges.add(truth, prediction, depth)
 
     def document(self, frames: int, *, with_labels: bool, used_by_model: bool) -> dict[str, Any]:

@@ -272,7 +272,7 @@ def test_a_wrong_network_size_is_refused(
     with pytest.raises(SystemExit, match='2'):
         main([source, '--network-size', '384', '--out', out])
     assert "'384' is not HEIGHTxWIDTH" in capsys.readouterr().err
-    assert main([source, '--network-size', '100x192', '--out', out]) == 1
+    assert main([source, '--network-size', '100x192', '--out', out]) == 2
     assert 'multiples of output_stride' in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -292,10 +292,10 @@ def test_the_curve_of_depth_is_kept_for_the_card(
     assert (kept['dataset'], kept['frames']) == ('folder', 2)
     assert [point['kept_share'] for point in kept['points']] == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert '100% of the depth' in capsys.readouterr().out
-    assert main([str(trained[1] / 'checkpoint.pt'), *curve, '--out', str(out)]) == 1
+    assert main([str(trained[1] / 'checkpoint.pt'), *curve, '--out', str(out)]) == 2
     assert 'takes no depth; leave --depth-curve out' in capsys.readouterr().err
-    assert main([str(source), '--depth-curve', 'moon', str(root), '--out', str(out)]) == 1
+    assert main([str(source), '--depth-curve', 'moon', str(root), '--out', str(out)]) == 2
     assert '--depth-curve moon' in capsys.readouterr().err
     own = ['--depth-curve', 'ycor', str(tiny_ycor)]
-    assert main([str(source), *own, '--out', str(out)]) == 1
+    assert main([str(source), *own, '--out', str(out)]) == 2
     assert 'was trained on 4 of these 6 frames, such as' in capsys.readouterr().err

@@ -11,11 +11,9 @@ import torch
 from torchvision.transforms import v2
 
 from desertmind_seg.model.ontology import UNLABELED, load_ontology
-from training.data.datasets import class_pixels, data_hash, list_frames
+from training.data.datasets import class_pixels, data_hash, fold_groups, list_frames
 from training.data.frames import DatasetError, FileFrame, LabelledFrame, UnknownCodesError
-from training.data.samples import SegmentationDataset
-from training.data.sampling import sampling_weights
-from training.data.splits import fold_groups
+from training.data.samples import SegmentationDataset, sampling_weights
 from training.recipes.schema import DataSection, DatasetSection
 
 YCOR8 = load_ontology('ycor-8')

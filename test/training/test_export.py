@@ -28,8 +28,9 @@ from desertmind_seg.model.bundle import MAX_SIZE_HW, MIN_SIZE_HW, read_bundle
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.pipeline.temporal import TemporalFilter, decide
 from training import evaluate, export
-from training.bundles.exporting import calibration_frames, gate_frames
-from training.bundles.parity import MIN_PIXEL_AGREEMENT, Precision, fault, made_up_depth
+from training.bundles.frame_choice import calibration_frames, parity_frames
+from training.bundles.parity import MIN_PIXEL_AGREEMENT, broken_limit, made_up_depth
+from training.bundles.precision import Precision
 from training.networks.checkpoint import Checkpoint, save_checkpoint
 from training.networks.vehicle_graph import VehicleGraph
 
@@ -110,7 +111,7 @@ def test_a_graph_that_disagrees_is_not_written(
     monkeypatch.setattr(OnnxRuntimeEngine, 'infer', wrong_at_the_left)
     out = tmp_path / 'tiny.onnx'
     checkpoint = str(trained[1] / 'checkpoint.pt')
-    assert export.main([checkpoint, '--out', str(out)]) == 1
+    assert export.main([checkpoint, '--out', str(out)]) == 2
     message = capsys.readouterr().err
     assert 'of pixels agree with torch, expected at least 99.95%' in message
     picture = tmp_path / 'tiny.worst_frame.png'
@@ -129,7 +130,7 @@ def check_filter_without_history(path: Path, checkpoint: Checkpoint) -> None:
     bundle = read_bundle(path)
     assert bundle.outputs == ('mask', 'confidence', 'cost', 'probabilities')
     engine = load_engine(bundle, 'onnxruntime-cpu')
-    frame = gate_frames(checkpoint, None, None, 'fp32')[0].read_rgb()
+    frame = parity_frames(checkpoint, None, None, 'fp32')[0].read_rgb()
     for size_hw in ((480, 640), (543, 1023), (65, 127)):
         rgb = np.ascontiguousarray(cv2.resize(frame, size_hw[::-1]), np.uint8)
         plain, filtered = (
@@ -165,7 +166,7 @@ def test_the_filter_without_history_decides_as_the_graph(
 
 
 @pytest.mark.parametrize('precision', ['fp16', 'int8'])
-def test_other_precisions_pass_the_same_gate(
+def test_other_precisions_pass_the_same_check(
     trained: tuple[Checkpoint, Path], tmp_path: Path, precision: Precision
 ) -> None:
     out = tmp_path / 'tiny.onnx'
@@ -174,7 +175,7 @@ def test_other_precisions_pass_the_same_gate(
     metadata = read_bundle(out).metadata
     check_filter_without_history(out, trained[0])
     assert metadata.precision == precision
-    assert fault(metadata.parity, precision) is None
+    assert broken_limit(metadata.parity, precision) is None
     assert set(metadata.parity['miou_by_size']) == {'480x640', '720x1280', '543x1023'}
     assert set(metadata.parity['iou_difference_by_class']) == set(metadata.ontology.names)
     types = {tensor.data_type for tensor in onnx.load(out).graph.initializer}
@@ -188,24 +189,26 @@ def test_other_precisions_pass_the_same_gate(
         assert metadata.quantization['frames'] == 4  # the training frames
 
 
-def test_int8_is_not_calibrated_on_frames_of_the_gate(trained: tuple[Checkpoint, Path]) -> None:
+def test_int8_is_not_calibrated_on_frames_of_the_parity_check(
+    trained: tuple[Checkpoint, Path],
+) -> None:
     checkpoint = trained[0]
-    gate = {frame.name for frame in gate_frames(checkpoint, None, None, 'int8')}
+    checked = {frame.name for frame in parity_frames(checkpoint, None, None, 'int8')}
     calibration = {frame.name for frame in calibration_frames(checkpoint, None, None)}
-    assert gate
+    assert checked
     assert calibration
-    assert gate.isdisjoint(calibration)
+    assert checked.isdisjoint(calibration)
 
 
 def test_each_precision_has_its_limit() -> None:
     of = {'pixel_agreement': 0.9996, 'miou_difference': -0.009}
-    assert [fault(of, precision) for precision in get_args(Precision)] == [None] * 3
+    assert [broken_limit(of, precision) for precision in get_args(Precision)] == [None] * 3
     of = {'pixel_agreement': 0.9994, 'miou_difference': -0.011}
-    assert '99.9400% of pixels' in (fault(of, 'fp32') or '')
-    assert fault(of, 'fp16') is None
-    assert 'mIoU is 1.10 points below' in (fault(of, 'int8') or '')
-    assert 'at least 99.50%' in (fault({**of, 'pixel_agreement': 0.9949}, 'fp16') or '')
-    assert 'no labels' in (fault({**of, 'miou_difference': None}, 'int8') or '')
+    assert '99.9400% of pixels' in (broken_limit(of, 'fp32') or '')
+    assert broken_limit(of, 'fp16') is None
+    assert 'mIoU is 1.10 points below' in (broken_limit(of, 'int8') or '')
+    assert 'at least 99.50%' in (broken_limit({**of, 'pixel_agreement': 0.9949}, 'fp16') or '')
+    assert 'no labels' in (broken_limit({**of, 'miou_difference': None}, 'int8') or '')
 
 
 def test_bundle_and_checkpoint_score_alike(
@@ -315,7 +318,7 @@ def test_frames_without_depth_get_a_made_up_one(
     )
 
 
-def test_the_gate_of_rgbd_finds_depth_among_the_training_frames(
+def test_the_parity_check_of_rgbd_finds_depth_among_the_training_frames(
     trained: tuple[Checkpoint, Path], tmp_path: Path
 ) -> None:
     root = write_tiny_depth(tmp_path / 'folder', frames=3)
@@ -323,14 +326,14 @@ def test_the_gate_of_rgbd_finds_depth_among_the_training_frames(
     section = {'dataset': 'folder', 'root': str(root), 'split': 'all', 'repeat': 1}
     data = checkpoint.recipe['data']
     recipe = {**checkpoint.recipe, 'data': {**data, 'train': [*data['train'], section]}}
-    frames = gate_frames(replace(checkpoint, recipe=recipe), None, None, 'fp32')
+    frames = parity_frames(replace(checkpoint, recipe=recipe), None, None, 'fp32')
     assert [(frame.dataset, frame.has_depth) for frame in frames] == [
         *[('ycor', False)] * 2,
         *[('folder', True)] * 2,
     ]
     # An RGB network has no use for them.
     rgb = {**recipe, 'model': {**recipe['model'], 'depth': None}}
-    alone = gate_frames(replace(checkpoint, recipe=rgb), None, None, 'fp32')
+    alone = parity_frames(replace(checkpoint, recipe=rgb), None, None, 'fp32')
     assert [frame.dataset for frame in alone] == ['ycor', 'ycor']
 
 

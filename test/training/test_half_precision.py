@@ -8,7 +8,8 @@ from onnx import TensorProto, helper, numpy_helper
 import pytest
 from tiny_model import EXPORTED, logits, run, signal_to_noise_db, traced
 
-from training.bundles.half_precision import PrecisionError, network_nodes, to_half
+from training.bundles.half_precision import network_nodes, to_half
+from training.bundles.precision import PrecisionError
 
 _CONVNEXT = EXPORTED[2]
 

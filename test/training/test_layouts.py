@@ -1,19 +1,14 @@
 """Every published layout is read as its publisher describes it, and its faults are named."""
 
-from collections.abc import Callable
 from pathlib import Path
 import pickle
 from types import SimpleNamespace
-from typing import Any
 
 import cv2
 import h5py
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 import pytest
-from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
 import scipy.io
 import torch
 from torch.utils.data import DataLoader
@@ -23,7 +18,7 @@ from desertmind_seg.model.ontology import UNLABELED, Ontology, load_ontology
 from training.data.frames import DatasetError, LabelledFrame, UnknownCodesError
 from training.data.layouts import Listing, read_layout
 from training.data.samples import SegmentationDataset
-from training.simulator.writers import DriveSpec, write_bag, write_folders
+from training.simulator.writers import DriveSpec, write_folders
 
 _HW = (6, 9)
 _RED_RGB = (200, 30, 90)
@@ -306,126 +301,6 @@ def test_a_missing_or_broken_nyu_file_is_named(tmp_path: Path, name: str) -> Non
 
 
 # ---------------------------------------------------------------------------------------------
-# Bags
-
-
-@pytest.fixture(scope='module')
-def drive_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three frames of a synthetic drive, 48x64, with depth and labels for two ontologies."""
-    path = tmp_path_factory.mktemp('bags') / 'drive'
-    return write_bag(DriveSpec(seed=5, size_hw=(48, 64), rate_hz=1.0, frames=3), path)
-
-
-_TOPICS = 'image=/camera/color/image_raw&labels=/labels/ycor_8'
-_DEPTH = 'depth=/camera/aligned_depth_to_color/image_raw'
-
-
-def test_a_labelled_bag_equals_the_drive_it_was_made_of(drive_bag: Path) -> None:
-    ontology = load_ontology('ycor-8')
-    in_bag = _read('bag', f'{drive_bag}?{_TOPICS}&{_DEPTH}', ontology, 2).frames
-    drawn = _read('synthetic', 'seeds:5:6?frames=3&rate_hz=1&size=48x64', ontology).frames
-    assert [frame.group for frame in in_bag] == ['block_000000', 'block_000000', 'block_000001']
-    assert len(in_bag) == len(drawn) == 3
-    for of_bag, of_drive in zip(reversed(in_bag), reversed(drawn), strict=True):
-        assert np.array_equal(of_bag.read_rgb(), of_drive.read_rgb())
-        assert np.array_equal(of_bag.read_labels(ontology), of_drive.read_labels(ontology))
-        assert np.array_equal(of_bag.read_depth(), of_drive.read_depth())
-        assert of_bag.content() != in_bag[0].content() or of_bag is in_bag[0]
-        assert of_bag.version() != in_bag[0].version() or of_bag is in_bag[0]
-
-
-def test_a_folder_of_bags_has_a_group_each(drive_bag: Path) -> None:
-    (drive_bag.parent / 'second').symlink_to(drive_bag)
-    listing = _read('bag', f'{drive_bag.parent}?{_TOPICS}', load_ontology('ycor-8'))
-    assert [frame.group for frame in listing.frames] == ['drive'] * 3 + ['second'] * 3
-    assert not listing.frames[0].has_depth
-    assert listing.frames[0].read_depth().shape == (48, 64)
-
-
-@pytest.mark.parametrize(
-    ('query', 'message'),
-    [
-        ('', r'which topics\? Missing: image, labels'),
-        ('?image=/camera/color/image_raw', 'Missing: labels'),
-        ('?image=/a&labels=/labels/ycor_8', "no topic '/a'; its image topics: .*/labels/ycor_8"),
-        ('?image=/camera/color/image_raw&labels=/labels/desert_10', 'belongs to the ontology'),
-        (f'?{_TOPICS}&colour=/b', 'unknown colour; known'),
-    ],
-)
-def test_bag_topics_are_asked_for_and_checked(drive_bag: Path, query: str, message: str) -> None:
-    with pytest.raises(DatasetError, match=message):
-        _read('bag', f'{drive_bag}{query}', load_ontology('ycor-8'))
-
-
-def _write_labelled_bag(
-    path: Path, depth: Callable[[Any, Any], Any], label_stamps: tuple[int, ...] = (7,)
-) -> None:
-    """One frame of stamp 7 s with float depth, and label images without recorded ontology."""
-    store = get_typestore(Stores.ROS2_KILTED)
-    types = store.types
-
-    def image(encoding: str, pixels: npt.NDArray[Any], sec: int = 7) -> Any:
-        stamp = types['builtin_interfaces/msg/Time'](sec=sec, nanosec=0)
-        return types['sensor_msgs/msg/Image'](
-            header=types['std_msgs/msg/Header'](stamp=stamp, frame_id='camera'),
-            height=pixels.shape[0],
-            width=pixels.shape[1],
-            encoding=encoding,
-            is_bigendian=0,
-            step=pixels.strides[0],
-            data=np.ascontiguousarray(pixels).reshape(-1).view(np.uint8),
-        )
-
-    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        topics = {
-            name: writer.add_connection(name, 'sensor_msgs/msg/Image', typestore=store)
-            for name in ('/rgb', '/labels', '/depth')
-        }
-
-        def write(topic: str, message: Any, log_ns: int) -> None:
-            cdr = store.serialize_cdr(message, 'sensor_msgs/msg/Image')
-            writer.write(topics[topic], log_ns, cdr)
-
-        write('/rgb', image('rgb8', np.full((*_HW, 3), _RED_RGB, np.uint8)), 10)
-        for sec in label_stamps:
-            write('/labels', image('mono8', np.full(_HW, 4, np.uint8), sec), 10 + sec)
-        write('/depth', depth(image, np.float32), 30)
-
-
-def test_float_depth_of_a_bag_may_have_holes_and_padding(tmp_path: Path) -> None:
-    def depth(image: Callable[..., Any], _: Any) -> Any:
-        padded = np.full((_HW[0], _HW[1] + 3), 99.0, np.float32)
-        padded[:, : _HW[1]] = 2.5
-        padded[0, :3] = np.nan, np.inf, -np.inf
-        message = image('32FC1', padded)
-        message.width = _HW[1]
-        return message
-
-    _write_labelled_bag(tmp_path / 'bag', depth)
-    ontology = load_ontology('ycor-8')
-    root = f'{tmp_path / "bag"}?image=/rgb&labels=/labels&depth=/depth'
-    (frame,) = _read('bag', root, ontology).frames
-    expected = np.full(_HW, 2.5, np.float32)
-    expected[0, :3] = 0.0
-    assert np.array_equal(frame.read_depth(), expected)
-    assert (frame.read_labels(ontology) == 4).all()
-    assert _is_red(frame)
-    assert frame.name == 'bag/7000000000'
-
-
-def test_a_bag_without_its_other_halves_says_which(tmp_path: Path) -> None:
-    _write_labelled_bag(
-        tmp_path / 'bag', lambda image, kind: image('rgb8', np.zeros((*_HW, 3), np.uint8)), (7, 8)
-    )
-    root = f'{tmp_path / "bag"}?image=/rgb&labels=/labels&depth=/depth'
-    listing = _read('bag', root, load_ontology('ycor-8'))
-    (unpaired,) = listing.unpaired
-    assert unpaired.endswith('/labels of stamp 8000000000 has no /rgb and no /depth')
-    with pytest.raises(DatasetError, match=r"'/depth', frame bag/7.* depth has encoding 'rgb8'"):
-        listing.frames[0].read_depth()
-
-
-# ---------------------------------------------------------------------------------------------
 # The synthetic drive
 
 
@@ -513,20 +388,17 @@ def test_a_changed_file_has_another_version(tmp_path: Path) -> None:
         frame.read_labels(ontology)
 
 
-def test_open_files_are_not_shared_with_worker_processes(tmp_path: Path, drive_bag: Path) -> None:
+def test_an_open_mat_is_not_shared_with_worker_processes(tmp_path: Path) -> None:
     _write_nyu_mat(tmp_path)
-    nyu, ycor = load_ontology('nyuv2-40'), load_ontology('ycor-8')
-    for frames, ontology in (
-        (_read('nyuv2_mat', tmp_path, nyu).frames, nyu),
-        (_read('bag', f'{drive_bag}?{_TOPICS}&{_DEPTH}', ycor).frames, ycor),
-    ):
-        dataset = SegmentationDataset(frames * 4, ontology, v2.Identity(), with_depth=True)
-        here = [dataset[index] for index in range(len(dataset))]  # opens the file here first
-        loader = DataLoader(dataset, batch_size=None, num_workers=2)
-        for sample, expected in zip(loader, here, strict=True):
-            for name in ('image', 'labels', 'depth', 'index'):
-                assert torch.equal(sample[name], expected[name])
-        assert pickle.loads(pickle.dumps(frames)) == frames
+    ontology = load_ontology('nyuv2-40')
+    frames = _read('nyuv2_mat', tmp_path, ontology).frames
+    dataset = SegmentationDataset(frames * 4, ontology, v2.Identity(), with_depth=True)
+    here = [dataset[index] for index in range(len(dataset))]  # opens the file here first
+    loader = DataLoader(dataset, batch_size=None, num_workers=2)
+    for sample, expected in zip(loader, here, strict=True):
+        for name in ('image', 'labels', 'depth', 'index'):
+            assert torch.equal(sample[name], expected[name])
+    assert pickle.loads(pickle.dumps(frames)) == frames
 
 
 @pytest.mark.data

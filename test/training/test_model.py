@@ -9,7 +9,8 @@ from torch.nn import functional
 import torchvision
 
 from training.networks.architectures import ModelError
-from training.networks.network import SegmentationNetwork, encode_depth
+from training.networks.depth_filters import encode_depth
+from training.networks.network import SegmentationNetwork
 from training.networks.vehicle_graph import VehicleGraph
 from training.recipes.schema import DepthSection, ModelSection
 

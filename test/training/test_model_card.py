@@ -115,7 +115,7 @@ def test_the_card_shows_the_curve_of_depth() -> None:
 def test_the_command_names_a_missing_bundle(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(tmp_path / 'none.onnx'), '--out', str(tmp_path / 'card.md')]) == 1
+    assert main([str(tmp_path / 'none.onnx'), '--out', str(tmp_path / 'card.md')]) == 2
     assert 'none.onnx' in capsys.readouterr().err
     assert not (tmp_path / 'card.md').exists()
 

@@ -15,16 +15,15 @@ from tiny_model import EXPORTED, inputs, logits, signal_to_noise_db, traced
 from tiny_ycor import write_tiny_ycor
 
 from desertmind_seg.model.ontology import load_ontology
-from training.bundles.half_precision import PrecisionError
+from training.bundles.frame_choice import stratified
+from training.bundles.precision import Calibration, PrecisionError
 from training.bundles.quantization import (
     SENSITIVE_DB,
-    Calibration,
     layers,
     network_feeds,
     network_model,
     quantise,
     sensitivities,
-    stratified,
     tensor_ranges,
     with_pairs,
 )

@@ -14,7 +14,12 @@ from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.model.files import DEFAULT_BUNDLE
 from desertmind_seg.pipeline.temporal import ALPHA
 from desertmind_seg.scores.metrics import ConfusionMatrix
-from training.bundles.parity import GATE_SIZES_HW, fault, frame_inputs, frame_labels
+from training.bundles.parity import (
+    CAMERA_SIZES_HW,
+    broken_limit,
+    frame_inputs,
+    frame_labels,
+)
 from training.data.datasets import choose_frames, split_rule
 from training.data.frames import LabelledFrame
 from training.evaluate import main
@@ -40,22 +45,22 @@ def test_the_runtime_reproduces_the_card(shared_data_dir: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize('path', SHIPPED, ids=lambda path: path.stem)
-def test_the_gate_let_the_bundle_pass(path: Path) -> None:
+def test_the_bundle_passed_the_parity_check(path: Path) -> None:
     metadata = read_bundle(path).metadata
-    assert fault(metadata.parity, metadata.precision) is None
+    assert broken_limit(metadata.parity, metadata.precision) is None
     assert metadata.parity['frames'] >= 8
     assert set(metadata.parity['pixel_agreement_by_size']) == {
-        f'{height}x{width}' for height, width in GATE_SIZES_HW
+        f'{height}x{width}' for height, width in CAMERA_SIZES_HW
     }
     assert 0.0 <= metadata.parity['confidence_mean_difference'] < 0.02
 
 
 @pytest.mark.data
 @pytest.mark.slow
-def test_the_int8_bundle_differs_as_its_gate_found(shared_data_dir: Path) -> None:
-    """Two of the gate's figures again, from the two bundles alone.
+def test_the_int8_bundle_differs_as_its_parity_check_found(shared_data_dir: Path) -> None:
+    """Two figures of the parity check again, from the two bundles alone.
 
-    The gate compared with torch, whose weights are not shipped. The fp32 bundle agrees with torch
+    That compared with torch, whose weights are not shipped. The fp32 bundle agrees with torch
     on all but 0.001 % of the pixels, so it stands in for it.
     """
     bundle = read_bundle(ROOT / 'models/ycor8_rgb_int8.onnx')
@@ -67,7 +72,7 @@ def test_the_int8_bundle_differs_as_its_gate_found(shared_data_dir: Path) -> Non
     )
     frames, _ = choose_frames(section, ontology, rule, 'auto')
     assert len(frames) == parity['frames']
-    size_hw = GATE_SIZES_HW[0]
+    size_hw = CAMERA_SIZES_HW[0]
     shown = f'{size_hw[0]}x{size_hw[1]}'
     int8 = load_engine(bundle, 'onnxruntime-cpu')
     fp32 = load_engine(read_bundle(ROOT / DEFAULT_BUNDLE), 'onnxruntime-cpu')

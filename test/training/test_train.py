@@ -228,14 +228,14 @@ def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_the_command_reports_a_wrong_recipe(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(tmp_path / 'none.yaml'), '--out', str(tmp_path)]) == 1
+    assert main([str(tmp_path / 'none.yaml'), '--out', str(tmp_path)]) == 2
     assert 'No recipe at' in capsys.readouterr().err
 
 
 # What the child does: train as the command would, and be killed at the start of a batch.
 _KILLED = """
 import os, signal, sys
-from training.task import SegmentationTask
+from training.fit.task import SegmentationTask
 from training.train import main
 step, left = SegmentationTask.training_step, [int(sys.argv.pop(1))]
 def killed(self, *arguments):

@@ -1,14 +1,14 @@
 """The model card of a bundle."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 import yaml
 
-from desertmind_seg.model.bundle import Bundle
-from training.data.datasets import split_rule
+from desertmind_seg.model.bundle import Bundle, read_bundle
+from desertmind_seg.model.files import whole_file
+from training.recipes.load import parse_recipe
+from training.recipes.schema import SplitSection
 
 _TEMPLATE = """\
 # {{ m.name }}
@@ -52,10 +52,10 @@ One confusion matrix at the frames' own resolution, torch fp32, single scale.
 one block of frames, so no interval.
 {% endif -%}
 - Pixel accuracy: {{ '%.4f' % scores.pixel_accuracy }}.
-{% if scores.false_safe_rate is defined and scores.false_safe_rate is not none -%}
+{% if scores.false_safe_rate is not none -%}
 - Obstacle and non-traversable pixels called traversable: {{ '%.4f' % scores.false_safe_rate }}.
 {% endif -%}
-- Calibration: {% if m.recipe.get('evaluation', {}).get('refresh_batch_norm') %}\
+- Calibration: {% if recipe.evaluation.refresh_batch_norm %}\
 BatchNorm's statistics taken from whole training frames;
   {% endif -%}
 {% if scores.class_bias %}class biases fitted on training frames; {% endif -%}
@@ -91,8 +91,8 @@ help?").
 The scores by share of valid depth were not measured.
 {% endif %}
 {% endif -%}
-{% if keep == 'best' -%}
-The kept epoch{% if scores.best_epoch %} ({{ scores.best_epoch }}){% endif %} had the best mIoU \
+{% if recipe.optim.keep == 'best' -%}
+The kept epoch{% if best_epoch %} ({{ best_epoch }}){% endif %} had the best mIoU \
 on these frames, so the score is a little too kind.
 {%- else -%}
 No epoch was picked by its score.
@@ -102,13 +102,13 @@ No epoch was picked by its score.
 frames, so the score is a little too kind.
 {%- endif %}
 
-## Parity gate
+## Parity check
 
-{{ m.parity.frames }} {{ m.parity.dataset | default(validation) }} frames at \
+{{ m.parity.frames }} {{ m.parity.dataset }} frames at \
 {{ m.parity.pixel_agreement_by_size | join(', ') }}
 against {{ m.parity.reference }}: {{ '%.4f' % (100 * m.parity.pixel_agreement) }} % of pixels
 agree; the confidence differs by at most {{ '%.4f' % m.parity.confidence_max_difference }}.
-{%- if m.parity.miou_difference is defined and m.parity.miou_difference is not none %}
+{%- if m.parity.miou_difference is not none %}
 mIoU against the labels of these frames: {% for size, miou in m.parity.miou_by_size.items() -%}
 {{ '%.4f' % miou }} (torch {{ '%.4f' % m.parity.miou_torch_by_size[size] }}) at {{ size }}\
 {{ '.' if loop.last else ', ' }}{% endfor %}{% endif %}
@@ -136,17 +136,17 @@ data hash `{{ m.data_hash[:16] }}`.
 python -m training.train {{ stage }} --out out/{{ stage }}
 {% endfor -%}
 {% if averaged -%}
-python -m training.calibrate out/{{ m.recipe.name }}/checkpoint.pt \\
+python -m training.calibrate out/{{ recipe.name }}/checkpoint.pt \\
     --average-with {% for path in averaged_from %}{{ path }} {% endfor %}\\
     --network-size {{ m.network_size_hw | join('x') }} \
 {% if curve %}--depth-curve {{ curve.dataset }} {{ curve.root }} {% endif -%}
---out out/{{ m.recipe.name }}/averaged.pt
+--out out/{{ recipe.name }}/averaged.pt
 {% elif curve -%}
-python -m training.calibrate out/{{ m.recipe.name }}/checkpoint.pt \\
-    --depth-curve {{ curve.dataset }} {{ curve.root }} --out out/{{ m.recipe.name }}/scored.pt
+python -m training.calibrate out/{{ recipe.name }}/checkpoint.pt \\
+    --depth-curve {{ curve.dataset }} {{ curve.root }} --out out/{{ recipe.name }}/scored.pt
 {% endif -%}
 python -m training.export \
-out/{{ m.recipe.name }}/{{ 'averaged' if averaged else 'scored' if curve else 'checkpoint' }}.pt \
+out/{{ recipe.name }}/{{ 'averaged' if averaged else 'scored' if curve else 'checkpoint' }}.pt \
 {% if m.precision != 'fp32' %}--precision {{ m.precision }} {% endif -%}
 --out models/{{ m.name }}.onnx
 python -m training.model_card models/{{ m.name }}.onnx --out models/{{ m.name }}.md
@@ -157,13 +157,25 @@ python -m training.model_card models/{{ m.name }}.onnx --out models/{{ m.name }}
 """
 
 
+def write_model_card(bundle_path: Path, out: Path) -> None:
+    """Write the card of a bundle file as Markdown."""
+    card = model_card(read_bundle(bundle_path))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(out) as temporary:
+        temporary.write_text(card, encoding='utf-8')
+
+
 def model_card(bundle: Bundle) -> str:
-    """Return the card as Markdown; every figure in it is the bundle's own."""
+    """Return the card as Markdown; every figure in it is the bundle's own.
+
+    Raises:
+        RecipeError: the bundle's recipe is not one of `training.train`.
+    """
     metadata = bundle.metadata
-    recipe, scores = metadata.recipe, metadata.scores
+    recipe, scores = parse_recipe(metadata.recipe, str(bundle.path)), metadata.scores
     environment = Environment(undefined=StrictUndefined, autoescape=False)
-    averaged = [name for name in (scores.get('averaged_with') or '').split(', ') if name]
-    initial = Path(recipe['model']['initial_checkpoint'])
+    averaged = [name for name in (scores['averaged_with'] or '').split(', ') if name]
+    initial = Path(recipe.model.initial_checkpoint)
     # A run of its own leaves checkpoint.pt; what came after it has commands of its own.
     is_run = initial.name == 'checkpoint.pt'
     earlier = [initial.parent.name] if is_run else []
@@ -171,12 +183,13 @@ def model_card(bundle: Bundle) -> str:
     start = initial.parent.name
     return environment.from_string(_TEMPLATE).render(
         m=metadata.model_dump(mode='json'),
-        model=recipe['model'],
+        recipe=recipe,
+        model=recipe.model,
         scores=scores,
+        best_epoch=scores.get('best_epoch'),  # of a checkpoint that was calibrated later None
         curve=scores.get('depth_curve'),
-        validation=' and '.join(section['dataset'] for section in recipe['data']['val']),
-        split=_split_in_words(recipe),
-        keep=recipe['optim'].get('keep', 'last'),
+        validation=' and '.join(section.dataset for section in recipe.data.val),
+        split=_split_sentence(recipe.data.split),
         averaged=averaged,
         averaged_from=[
             str(initial) if name == start else f'out/{name}/checkpoint.pt' for name in averaged
@@ -186,18 +199,15 @@ def model_card(bundle: Bundle) -> str:
         stages=[
             *earlier,
             *(name for name in averaged if name != start),
-            recipe['name'],
+            recipe.name,
         ],
         megabytes=bundle.path.stat().st_size / 1e6,
         machine=scores['environment']['machine'],
-        recipe_yaml=yaml.safe_dump(recipe, sort_keys=False),
+        recipe_yaml=yaml.safe_dump(metadata.recipe, sort_keys=False),
     )
 
 
-def _split_in_words(recipe: Mapping[str, Any]) -> str:
-    rule = split_rule(recipe)
-    if rule is None:
-        return 'How the frames were split is in the recipe below.'
+def _split_sentence(rule: SplitSection) -> str:
     if rule.by == 'official':
         return "The publisher's own split."
     if rule.by == 'folds':

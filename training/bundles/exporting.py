@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 import tempfile
-from typing import Any, Literal
+from typing import Any
 
 import onnx
 import torch
@@ -20,37 +20,31 @@ from desertmind_seg.model.bundle import (
     read_bundle,
     write_bundle,
 )
-from training.bundles.half_precision import PrecisionError, to_half
+from training.bundles.frame_choice import calibration_frames, parity_frames
+from training.bundles.half_precision import to_half
 from training.bundles.parity import (
     ParityError,
-    Precision,
-    fault,
+    broken_limit,
     frame_inputs,
     parity,
     write_worst_frame,
 )
-from training.bundles.quantization import (
-    CALIBRATION_FRAMES,
+from training.bundles.precision import (
+    DEFAULT_CALIBRATION,
     Calibration,
-    Feeds,
-    quantise,
-    stratified,
+    Precision,
+    PrecisionError,
 )
-from training.data.datasets import LICENCES, list_frames
+from training.bundles.quantization import Feeds, quantise
+from training.data.datasets import LICENCES
 from training.data.frames import LabelledFrame
 from training.evaluation.metrics_file import without_details
 from training.evaluation.predict import predict_with_graph
-from training.networks.checkpoint import Checkpoint
+from training.networks.checkpoint import Checkpoint, load_checkpoint
 from training.networks.vehicle_graph import VehicleGraph
 from training.recipes.schema import DatasetName
 
 OPSET = 20
-# Rounding shows on any few frames; a mIoU needs every frame there is (None).
-GATE_FRAMES: dict[Precision, int | None] = {'fp32': 8, 'fp16': 8, 'int8': None}
-# Of the three, percentile leaves least noise in the logits of ycor8_rgb: 29.1 dB over all layers
-# in int8, minmax 28.7, entropy 19.8 (mIoU 0.5776, 0.5769 and 0.5652 on every 2nd validation frame,
-# torch 0.5700).
-DEFAULT_CALIBRATION: Calibration = 'percentile'
 
 
 def to_onnx(graph: VehicleGraph) -> onnx.ModelProto:
@@ -103,6 +97,39 @@ def at_precision(
     return model, None
 
 
+def export_file(
+    checkpoint_path: Path,
+    out: Path,
+    precision: Precision = 'fp32',
+    *,
+    calibration: Calibration = DEFAULT_CALIBRATION,
+    dataset: DatasetName | None = None,
+    root: Path | None = None,
+) -> None:
+    """Write the bundle of a checkpoint file; see `export`.
+
+    Args:
+        checkpoint_path: what training.train or training.calibrate wrote.
+        out: the bundle.
+        precision: its number format.
+        calibration: how the ranges of int8 are chosen.
+        dataset: whose frames the parity check takes; None for the recipe's first validation set.
+        root: where they are; None for the folder in the recipe.
+    """
+    checkpoint = load_checkpoint(checkpoint_path)
+    folder = None if root is None else str(root)
+    export(
+        checkpoint,
+        parity_frames(checkpoint, dataset, folder, precision),
+        out,
+        precision,
+        calibration=calibration,
+        calibrate_on=(
+            calibration_frames(checkpoint, dataset, folder) if precision == 'int8' else ()
+        ),
+    )
+
+
 def export(
     checkpoint: Checkpoint,
     frames: Sequence[LabelledFrame],
@@ -110,17 +137,17 @@ def export(
     precision: Precision = 'fp32',
     *,
     calibration: Calibration = DEFAULT_CALIBRATION,
-    calibration_frames: Sequence[LabelledFrame] = (),
+    calibrate_on: Sequence[LabelledFrame] = (),
 ) -> None:
-    """Write the bundle, if the parity gate lets it pass.
+    """Write the bundle, if it passes the parity check.
 
     Args:
         checkpoint: what to export.
-        frames: what the gate compares on.
+        frames: what the parity check compares on.
         out: the bundle.
         precision: its number format.
         calibration: how the ranges of int8 are chosen.
-        calibration_frames: what they are chosen from.
+        calibrate_on: frames that they are chosen from.
 
     Raises:
         ParityError: a limit is broken; nothing is written under the final name, but beside it the
@@ -135,7 +162,7 @@ def export(
         to_onnx(graph),
         precision,
         calibration,
-        [_feed(frame, with_depth=graph.modality == 'rgbd') for frame in calibration_frames],
+        [_feed(frame, with_depth=graph.modality == 'rgbd') for frame in calibrate_on],
     )
     depth = network.depth_input
     metadata = BundleMetadata(
@@ -166,7 +193,7 @@ def export(
         write_bundle(model, metadata, candidate)
         engine = load_engine(read_bundle(candidate), 'onnxruntime-cpu')
         figures = parity(predict, engine, frames, ontology)
-        broken = fault(figures, precision)
+        broken = broken_limit(figures, precision)
         if broken is not None:
             picture = out.with_name(f'{out.stem}.worst_frame.png')
             write_worst_frame(figures, predict, engine, frames, picture)
@@ -181,63 +208,5 @@ def export(
 def _feed(frame: LabelledFrame, *, with_depth: bool) -> Feeds:
     rgb = frame.read_rgb()
     rgb, depth = frame_inputs(frame, (rgb.shape[0], rgb.shape[1]), with_depth=with_depth)
-    return (
-        {IMAGE_INPUT: rgb[None]}
-        if depth is None
-        else {
-            IMAGE_INPUT: rgb[None],
-            DEPTH_INPUT: depth[None],
-        }
-    )
-
-
-def gate_frames(
-    checkpoint: Checkpoint, dataset: DatasetName | None, root: str | None, precision: Precision
-) -> list[LabelledFrame]:
-    """Return the gate's frames, evenly spread over the validation frames or over a whole set.
-
-    Of a set that the recipe does not know int8 takes the validation frames too, by the recipe's
-    rule: the others calibrate. An RGB-D network that validates without depth gets as many frames
-    of a set that it trains on and that has depth.
-    """
-    recipe = checkpoint.parsed_recipe()
-    section = recipe.data.val[0]
-    if dataset is not None and dataset != section.dataset:
-        split: Literal['val', 'all'] = 'val' if precision == 'int8' else 'all'
-        section = section.model_copy(update={'dataset': dataset, 'split': split})
-    if root is not None:
-        section = section.model_copy(update={'root': root})
-    frames = list_frames(section, recipe.data, checkpoint.parsed_ontology())
-    count = GATE_FRAMES[precision] or len(frames)
-    chosen = _spread(frames, count)
-    if (
-        recipe.model.modality == 'rgb'
-        or dataset is not None
-        or any(frame.has_depth for frame in chosen)
-    ):
-        return chosen
-    with_depth = [
-        frame
-        for train in recipe.data.train
-        for frame in list_frames(train, recipe.data, checkpoint.parsed_ontology())
-        if frame.has_depth
-    ]
-    return chosen + _spread(with_depth, len(chosen))
-
-
-def _spread(frames: Sequence[LabelledFrame], count: int) -> list[LabelledFrame]:
-    return list(frames[:: max(1, len(frames) // count)][:count])
-
-
-def calibration_frames(
-    checkpoint: Checkpoint, dataset: DatasetName | None, root: str | None
-) -> list[LabelledFrame]:
-    """Return a stratified list of the frames that the recipe trains on, of the gate's set."""
-    recipe, ontology = checkpoint.parsed_recipe(), checkpoint.parsed_ontology()
-    section = recipe.data.val[0].model_copy(update={'split': 'train'})
-    if dataset is not None:
-        section = section.model_copy(update={'dataset': dataset})
-    if root is not None:
-        section = section.model_copy(update={'root': root})
-    frames = list_frames(section, recipe.data, ontology)
-    return stratified(frames, ontology, CALIBRATION_FRAMES)
+    feed = {IMAGE_INPUT: rgb[None]}
+    return feed if depth is None else {**feed, DEPTH_INPUT: depth[None]}

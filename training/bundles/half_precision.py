@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from desertmind_seg.model.errors import DesertmindError
+from training.bundles.precision import PrecisionError
 
 # Sums of squares or of many terms: 300 squared is beyond half's largest number, 65504.
 FLOAT32_OPERATORS = frozenset(
@@ -22,10 +22,6 @@ FLOAT32_OPERATORS = frozenset(
 # Inputs that ONNX wants in float32 whatever the type of the data: Resize's region and scales.
 _FLOAT32_INPUTS = {'Resize': (1, 2)}
 _HALF_MAX = float(np.finfo(np.float16).max)
-
-
-class PrecisionError(DesertmindError):
-    """A graph cannot be written in the wanted number format."""
 
 
 def network_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:

@@ -1,8 +1,8 @@
-"""The parity gate: does an exported graph compute what the torch model computes?"""
+"""The parity check: does an exported graph compute what the torch model computes?"""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,17 +15,16 @@ from desertmind_seg.model.files import whole_file
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.rendering import colorize, overlay
 from desertmind_seg.scores.metrics import ConfusionMatrix
+from training.bundles.precision import Precision
 from training.data.frames import LabelledFrame
 from training.evaluation.predict import Predict
-
-Precision = Literal['fp32', 'fp16', 'int8']
 
 # Of all pixels, the share in which the graph and torch must agree.
 MIN_PIXEL_AGREEMENT = {'fp32': 0.9995, 'fp16': 0.995}
 # What the mIoU over the classes of the frames may fall; 0.01 is one point.
 MAX_MIOU_LOSS = {'int8': 0.01}
-# Camera sizes of the gate: VGA, HD, and one that is odd in both directions.
-GATE_SIZES_HW = ((480, 640), (720, 1280), (543, 1023))
+# VGA, HD, and one that is odd in both directions.
+CAMERA_SIZES_HW = ((480, 640), (720, 1280), (543, 1023))
 
 
 class ParityError(DesertmindError):
@@ -51,7 +50,7 @@ def frame_inputs(
     return np.ascontiguousarray(rgb, np.uint8), depth
 
 
-def gate_inputs(
+def parity_inputs(
     frame: LabelledFrame, index: int, size_hw: tuple[int, int], *, with_depth: bool
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32] | None]:
     """Return what `frame_inputs` does, but no depth at all for every second frame without own."""
@@ -88,7 +87,7 @@ class _Size:
 def parity(
     expected: Predict, engine: Engine, frames: Sequence[LabelledFrame], ontology: Ontology
 ) -> dict[str, Any]:
-    """Compare an engine with the torch graph on real frames at every gate size.
+    """Compare an engine with the torch graph on real frames at every camera size.
 
     Returns:
         ``pixel_agreement``: share of the pixels that get the same class, of all, by size, and by
@@ -107,11 +106,11 @@ def parity(
     sizes: dict[str, _Size] = {}
     largest = 0.0
     worst: dict[str, Any] = {'pixel_agreement': 2.0}
-    for size_hw in GATE_SIZES_HW:
+    for size_hw in CAMERA_SIZES_HW:
         shown = f'{size_hw[0]}x{size_hw[1]}'
         size = sizes[shown] = _Size(ontology)
         for index, frame in enumerate(tqdm(frames, desc=f'parity {shown}', unit='frame')):
-            rgb, depth = gate_inputs(frame, index, size_hw, with_depth=takes_depth)
+            rgb, depth = parity_inputs(frame, index, size_hw, with_depth=takes_depth)
             mask, confidence = expected(rgb, depth)
             out = engine.infer(rgb, depth, outputs=('mask', 'confidence'))
             equal = mask == out['mask']
@@ -183,7 +182,7 @@ def _figure(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def fault(figures: dict[str, Any], precision: Precision) -> str | None:
+def broken_limit(figures: dict[str, Any], precision: Precision) -> str | None:
     """Say which limit of the precision the figures of `parity` break; None for none."""
     if precision in MIN_PIXEL_AGREEMENT:
         agreement, least = figures['pixel_agreement'], MIN_PIXEL_AGREEMENT[precision]
@@ -217,7 +216,7 @@ def write_worst_frame(
     index = figures['worst_frame']['index']
     takes_depth = metadata.modality == 'rgbd'
     size_hw = (int(height), int(width))
-    rgb, depth = gate_inputs(frames[index], index, size_hw, with_depth=takes_depth)
+    rgb, depth = parity_inputs(frames[index], index, size_hw, with_depth=takes_depth)
     mask, _ = expected(rgb, depth)
     found = engine.infer(rgb, depth, outputs=('mask',))['mask']
     ontology = metadata.ontology

@@ -11,13 +11,12 @@ This is for ONNX Runtime on CPUs with VNNI or ARM's dot products; older x86 CPUs
 refuses the graph (int32 biases, zero points that are not 0): its bundles are fp16.
 """
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 import io
 from pathlib import Path
 import tempfile
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,12 +29,9 @@ from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from tqdm import tqdm
 
-from desertmind_seg.model.ontology import Ontology
-from training.bundles.half_precision import PrecisionError, network_nodes
-from training.data.datasets import class_pixels
-from training.data.frames import LabelledFrame
+from training.bundles.half_precision import network_nodes
+from training.bundles.precision import Calibration, PrecisionError
 
-Calibration = Literal['entropy', 'percentile', 'minmax']
 Feeds = Mapping[str, npt.NDArray[Any]]
 _Logits = npt.NDArray[np.float32]
 
@@ -57,41 +53,10 @@ _LAYERS = ('Conv', 'MatMul')
 # graph takes 0.49 instead of 0.55 of the float32 graph's time.
 SENSITIVE_DB = 35.0
 _MOST_SENSITIVE = 0.1
-# Frames that ranges are taken from, and every n-th of them for the layers' sensitivities.
-CALIBRATION_FRAMES = 32
+# Sensitivities are measured on every n-th of the frames that the ranges are taken from.
 _SENSITIVITY_STEP = 8
 # Quantised where everything that they read is.
 _FOLLOWING = ('Clip', 'Relu', 'Add', 'Concat', 'Resize', 'MaxPool')
-
-
-def stratified(
-    frames: Sequence[LabelledFrame], ontology: Ontology, count: int
-) -> list[LabelledFrame]:
-    """Choose frames so that every class and every group is among them.
-
-    The classes take turns, the rarest first; each takes, from the groups that gave fewest frames
-    so far, the frame that shows most of it.
-
-    Args:
-        frames: what to choose from; training frames.
-        ontology: the class table.
-        count: how many to choose, or all where there are fewer.
-    """
-    pixels = class_pixels(frames, ontology)  # (frames, classes)
-    share = pixels / pixels.sum(axis=1, keepdims=True)
-    present = np.flatnonzero(pixels.sum(axis=0))
-    rarest_first = present[np.argsort(pixels.sum(axis=0)[present], kind='stable')]
-    taken: Counter[str] = Counter()
-    chosen: list[int] = []
-    while len(chosen) < min(count, len(frames)):
-        for of_class in rarest_first:
-            left = set(np.flatnonzero(share[:, of_class]).tolist()) - set(chosen)
-            if not left or len(chosen) == count:
-                continue
-            best = min(left, key=lambda i: (taken[frames[i].group], -share[i, of_class], i))
-            taken[frames[best].group] += 1
-            chosen.append(best)
-    return [frames[i] for i in sorted(chosen)]
 
 
 def network_model(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -255,7 +220,7 @@ def quantise(
 
     Args:
         model: a float32 graph of a bundle.
-        feeds: its inputs, one entry a frame, `stratified`.
+        feeds: its inputs, one entry a frame; see `frame_choice.calibration_frames`.
         calibration: see `tensor_ranges`.
 
     Returns:

@@ -21,7 +21,7 @@ _FARTHEST_M = 1000.0
 
 
 class Depth(tv_tensors.Mask):  # type: ignore[misc]
-    """Depth float32 (1, H, W) in metres, 0 = missing.
+    """Depth float32 (1, H, W) in metres, 0 = missing, +Inf = too far.
 
     A mask to torchvision, and so always sampled by nearest neighbour: between a measurement and a
     hole (or the edge of a rock and what lies behind it) there is no distance in between.

@@ -1,4 +1,4 @@
-"""Labelled frames as training sees them: splits by groups, folds, class counts, samples."""
+"""The frames of a split, by the publisher, by groups or by folds, and how they are counted."""
 
 from collections.abc import Mapping, Sequence
 import hashlib
@@ -15,7 +15,6 @@ from desertmind_seg.model.ontology import Ontology
 from training.data.frame_cache import cached
 from training.data.frames import DatasetError, LabelledFrame
 from training.data.layouts import read_layout
-from training.data.splits import of_split
 from training.recipes.schema import DataSection, DatasetSection, SplitSection
 
 _log = logging.getLogger(__name__)
@@ -57,7 +56,7 @@ def list_frames(
             f'{"; ".join(listing.unpaired[:3])}; restore the files or remove their other half '
             f'(python -m training.audit --dataset {section.dataset} lists all)'
         )
-    frames = of_split(listing.frames, section, data.split)
+    frames = _of_split(listing.frames, section, data.split)
     if data.cache_dir is not None:
         frames = cached(frames, Path(data.cache_dir).expanduser())
     if data.split.by == 'folds' and section.split == 'train':
@@ -72,6 +71,72 @@ def list_frames(
             f'and the published parts {parts}; choose another split or split rule'
         )
     return frames
+
+
+def _of_split(
+    frames: list[LabelledFrame], section: DatasetSection, split: SplitSection
+) -> list[LabelledFrame]:
+    if section.split == 'all':
+        return frames
+    part_of = split_frames(frames, split)
+    if all(part == 'all' for part in part_of.values()) or (
+        section.split == 'test' and all(frame.official is None for frame in frames)
+    ):
+        raise DatasetError(
+            f'{section.root}: {section.dataset} has no published split {section.split!r} here; '
+            'split by groups or folds, or ask for split all'
+        )
+    return [frame for frame in frames if part_of[frame.name] == section.split]
+
+
+def split_frames(frames: Sequence[LabelledFrame], split: SplitSection) -> dict[str, str]:
+    """Return the part of each frame, by its name: train, val or test.
+
+    By ``official`` it is the publisher's, 'all' where there is none. Otherwise the publisher's
+    training part is dealt to train and val (all frames, in a set without parts). Its validation
+    part is then 'published val', unless the root holds no training part to deal.
+    """
+    dealt = [frame for frame in frames if frame.official in {None, 'train'}]
+    if split.by == 'official' or not dealt:
+        return {frame.name: frame.official or 'all' for frame in frames}
+    if split.by == 'groups':
+        every = split.val_every_groups
+        held_out = {frame.group for frame in dealt if frame.group_number % every == every - 1}
+    else:
+        held_out = fold_groups(dealt, split.folds)[split.fold]
+    part_of = {
+        frame.name: 'published val' if frame.official == 'val' else str(frame.official)
+        for frame in frames
+    }
+    for frame in dealt:
+        part_of[frame.name] = 'val' if frame.group in held_out else 'train'
+    return part_of
+
+
+def fold_groups(frames: Sequence[LabelledFrame], folds: int) -> list[set[str]]:
+    """Deal whole groups to folds of nearly equal numbers of frames.
+
+    Largest group first, each to the fold that has the fewest frames yet (the longest-processing-
+    time rule of Graham, 1969); ties go by name, so that the result depends on nothing else.
+
+    Raises:
+        DatasetError: there are fewer groups than folds.
+    """
+    sizes: dict[str, int] = {}
+    for frame in frames:
+        sizes[frame.group] = sizes.get(frame.group, 0) + 1
+    if len(sizes) < folds:
+        raise DatasetError(
+            f'{len(sizes)} groups cannot be dealt to {folds} folds: {sorted(sizes)[:5]}; use '
+            'fewer folds, or smaller blocks (data.split.block_frames)'
+        )
+    dealt: list[set[str]] = [set() for _ in range(folds)]
+    totals = [0] * folds
+    for group in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        fold = totals.index(min(totals))
+        dealt[fold].add(group)
+        totals[fold] += sizes[group]
+    return dealt
 
 
 def _check_fold(
@@ -133,37 +198,24 @@ def class_pixels(frames: Sequence[LabelledFrame], ontology: Ontology) -> npt.NDA
 
 
 def split_rule(recipe: Mapping[str, Any]) -> SplitSection | None:
-    """Return how a recipe deals frames, None where it does not say.
-
-    A bundle's recipe is provenance of any age: of the schema of its day only this is taken.
-    """
-    data = recipe.get('data')
-    if not isinstance(data, Mapping):
-        return None
-    if 'split' in data:
-        rule = data['split']
-    else:  # until version 0.2 blocks were the only rule
-        rule = {
-            **DEFAULT_RULE.model_dump(),
-            'block_frames': data.get('block_frames'),
-            'val_every_groups': data.get('val_every_blocks'),
-        }
+    """Return how a recipe deals frames, None where it does not say: a bundle's may be any."""
     try:
-        return SplitSection.model_validate(rule)
-    except ValidationError:
+        return SplitSection.model_validate(recipe['data']['split'])
+    except (KeyError, TypeError, ValidationError):
         return None
 
 
 def choose_frames(
     section: DatasetSection, ontology: Ontology, rule: SplitSection, by: str
 ) -> tuple[list[LabelledFrame], str]:
-    """List a split's frames and say in words how they were chosen.
+    """List a split's frames and say how they were chosen.
 
     Args:
         section: data set, root and split.
         ontology: the class table.
         rule: how frames are dealt where the publisher did not.
-        by: 'auto' (as the module's text says), 'official' or 'recipe' (always the rule).
+        by: 'official' (the publisher's part), 'recipe' (the rule), or 'auto': the publisher's part
+            where there is one.
 
     Raises:
         DatasetError: the root holds no frame of this split.

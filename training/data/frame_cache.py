@@ -23,8 +23,8 @@ class CachedFrame(LabelledFrame):
     """A frame whose arrays are kept in `folder` once they have been decoded.
 
     A file's name is a hash of the source frame's name and version and (for labels) of the
-    ontology, so that a changed source or class table is decoded anew; nothing is ever deleted. A
-    cache that cannot be written because the disk is full is said so once and done without.
+    ontology, so that a changed source or class table is decoded again; nothing is ever deleted.
+    Where the disk is full a warning says so once, and frames are decoded each time.
     """
 
     frame: LabelledFrame
@@ -71,7 +71,7 @@ class CachedFrame(LabelledFrame):
         except FileNotFoundError:
             pass
         except (ValueError, EOFError) as err:
-            _log.warning('%s is broken (%s) and is decoded anew', path, err)
+            _log.warning('%s is broken (%s) and is decoded again', path, err)
         else:
             return stored
         decoded = decode()

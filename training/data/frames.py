@@ -1,32 +1,19 @@
-"""Labelled frames: how one frame of each kind of source is decoded."""
+"""What a labelled frame is, and the frame that lies in files: image, labels, depth."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from functools import cache, lru_cache
-import hashlib
-import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import cv2
-import h5py
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from desertmind_seg.messages.bags import IMAGE_TYPE, Bag, BagError, RawMessage, header_stamp_ns
-from desertmind_seg.messages.images import (
-    MessageError,
-    decode_compressed_image,
-    decode_image,
-    decode_labels,
-)
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, Ontology, OntologyError
-from training import simulator
-from training.simulator.drive import SyntheticDrive, frame_depth_mm
 
 Split = Literal['train', 'val', 'test']
 UInt8Array = npt.NDArray[np.uint8]
@@ -45,7 +32,7 @@ class UnknownCodesError(DatasetError):
     """
 
     def __init__(self, message: str, unknown: Mapping[str, int]) -> None:
-        super().__init__(message, unknown)
+        super().__init__(message, unknown)  # both: a worker process pickles an error by its args
         self.unknown = dict(unknown)
 
     def __str__(self) -> str:
@@ -85,7 +72,12 @@ class LabelledFrame(ABC):
 
     @abstractmethod
     def read_depth(self) -> DepthArray:
-        """Return float32 (H, W) metres, 0 = missing; all 0 where `has_depth` is False."""
+        """Return float32 (H, W) metres, 0 = missing; all 0 where `has_depth` is False.
+
+        Of bags +Inf is too far, as on the vehicle; nothing else here knows such pixels. The
+        network takes them for measured (its validity channel is 1) and as far as it looks (its
+        inverse depth is 0).
+        """
 
     def measured_depth(self) -> DepthArray | None:
         """Return `read_depth`, None where `has_depth` is False."""
@@ -114,14 +106,14 @@ class FileFrame(LabelledFrame):
         labels: PNG.
         depth: grey PNG of 8 or 16 bits, 0 = missing.
         label_form: what the label file's values are.
-        depth_unit_m: metres of one step of the depth file.
+        depth_steps_per_m: how many steps of the depth file are a metre.
     """
 
     image: Path
     labels: Path
     depth: Path | None = None
     label_form: LabelForm = 'codes'
-    depth_unit_m: float = 1e-3
+    depth_steps_per_m: float = 1000.0
 
     @property
     def has_depth(self) -> bool:
@@ -138,8 +130,8 @@ class FileFrame(LabelledFrame):
     def read_labels(self, ontology: Ontology) -> UInt8Array:
         values = _read_label_file(self.labels, self.label_form)
         if self.label_form == 'ids':
-            return _checked_ids(values, ontology, str(self.labels))
-        return _translated(values, ontology, str(self.labels))
+            return checked_ids(values, ontology, str(self.labels))
+        return translated(values, ontology, str(self.labels))
 
     def read_depth(self) -> DepthArray:
         if self.depth is None:
@@ -151,7 +143,8 @@ class FileFrame(LabelledFrame):
                 f'{self.depth}: cannot be read as depth (decoded: {found}); expected a grey PNG '
                 'of 8 or 16 bits, restore the file or drop the frame'
             )
-        return np.asarray(steps * np.float32(self.depth_unit_m), np.float32)
+        metres: DepthArray = np.divide(steps, self.depth_steps_per_m, dtype=np.float32)
+        return metres
 
     @property
     def _files(self) -> list[Path]:
@@ -161,11 +154,11 @@ class FileFrame(LabelledFrame):
         return b''.join(path.read_bytes() for path in self._files)
 
     def version(self) -> str:
-        files = ' '.join(_file_version(path) for path in self._files)
-        return f'{files} {self.label_form} {self.depth_unit_m}'
+        files = ' '.join(file_version(path) for path in self._files)
+        return f'{files} {self.label_form} {self.depth_steps_per_m}'
 
 
-def _file_version(path: Path) -> str:
+def file_version(path: Path) -> str:
     """Path, time of change (ns) and size, which tell one version of a file from another."""
     status = path.stat()
     return f'{path.resolve()}:{status.st_mtime_ns}:{status.st_size}'
@@ -193,7 +186,7 @@ def _read_label_file(path: Path, form: LabelForm) -> npt.NDArray[Any]:
         ) from err
 
 
-def _translated(values: npt.NDArray[Any], ontology: Ontology, source: str) -> UInt8Array:
+def translated(values: npt.NDArray[Any], ontology: Ontology, source: str) -> UInt8Array:
     """Turn raw codes into class ids."""
     try:
         return ontology.from_raw(values, source)
@@ -202,7 +195,7 @@ def _translated(values: npt.NDArray[Any], ontology: Ontology, source: str) -> UI
         raise UnknownCodesError(str(err), _counts(values, known)) from err
 
 
-def _checked_ids(values: npt.NDArray[Any], ontology: Ontology, source: str) -> UInt8Array:
+def checked_ids(values: npt.NDArray[Any], ontology: Ontology, source: str) -> UInt8Array:
     """Return values that already are dense ids of `ontology`, or 255, as uint8."""
     if ((values >= ontology.num_classes) & (values != UNLABELED)).any():
         unknown = _counts(values, {*range(ontology.num_classes), UNLABELED})
@@ -265,211 +258,3 @@ def _rugd_codes(rgb: UInt8Array, source: str) -> UInt8Array:
             pixels,
         )
     return codes
-
-
-@lru_cache(maxsize=4)
-def _open_hdf5(path: Path, process: int) -> h5py.File:
-    # An HDF5 file that is open across a fork has one read position for both: one a process.
-    del process
-    return h5py.File(path, 'r')
-
-
-@dataclass(frozen=True)
-class NyuMatFrame(LabelledFrame):
-    """Frame `index` of nyu_depth_v2_labeled.mat, whose arrays are (N, ..., W, H).
-
-    Attributes:
-        mat: the file.
-        index: position, from 0.
-        codes: code (NYU40 id - 1) of each of the 895 raw labels, 0 among them.
-    """
-
-    mat: Path
-    index: int
-    codes: bytes = field(repr=False)
-
-    @property
-    def has_depth(self) -> bool:
-        return True
-
-    def _read(self, name: str) -> npt.NDArray[Any]:
-        stored: npt.NDArray[Any] = _open_hdf5(self.mat, os.getpid())[name][self.index]
-        return np.ascontiguousarray(stored.T)  # (W, H) -> (H, W), (3, W, H) -> (H, W, 3)
-
-    def read_rgb(self) -> UInt8Array:
-        return self._read('images').astype(np.uint8, copy=False)
-
-    def read_labels(self, ontology: Ontology) -> UInt8Array:
-        table = np.frombuffer(self.codes, np.uint8)
-        labels = self._read('labels')
-        if labels.max() >= len(table):
-            raise DatasetError(
-                f'{self.mat}: frame {self.name} has label {labels.max()}, but the mapping '
-                f'has only 1..{len(table) - 1}; take both files from one release'
-            )
-        return _translated(table[labels], ontology, f'{self.mat} frame {self.name}')
-
-    def read_depth(self) -> DepthArray:
-        """Return the publisher's `depths`: holes filled in, as in the folder form."""
-        return np.nan_to_num(self._read('depths').astype(np.float32, copy=False))
-
-    def content(self) -> bytes:
-        arrays = (self._read(name).tobytes() for name in ('images', 'labels', 'depths'))
-        return b''.join(arrays) + self.codes
-
-    def version(self) -> str:
-        codes = hashlib.sha256(self.codes).hexdigest()[:16]
-        return f'{_file_version(self.mat)} {self.index} {codes}'
-
-
-@lru_cache(maxsize=8)
-def _open_bag(path: Path, process: int) -> Bag:
-    # One a process, as above. It stays open for as long as the process reads frames of it.
-    del process
-    with ExitStack() as stack:
-        bag = stack.enter_context(Bag(path))
-        stack.pop_all()
-    return bag
-
-
-@dataclass(frozen=True)
-class BagFrame(LabelledFrame):
-    """Messages of one stamp: an image, its labels, and depth where the bag has it.
-
-    Attributes:
-        bag: folder or file.
-        topics: of image, labels and depth; the last may be None.
-        log_times_ns: when each of the messages was recorded, by which it is found.
-    """
-
-    bag: Path
-    topics: tuple[str, str, str | None]
-    log_times_ns: tuple[int, int, int | None]
-
-    @property
-    def has_depth(self) -> bool:
-        return self.topics[2] is not None
-
-    def _message(self, which: int) -> RawMessage:
-        topic, time_ns = self.topics[which], self.log_times_ns[which]
-        assert topic is not None
-        assert time_ns is not None
-        bag = _open_bag(self.bag, os.getpid())
-        stamp = int(self.name.rpartition('/')[2])
-        for raw in bag.messages(topic, start_ns=time_ns, stop_ns=time_ns + 1):
-            if header_stamp_ns(raw.cdr) == stamp:
-                return raw
-        raise DatasetError(f'{self.bag}: {topic!r} lost its message of stamp {stamp} ns')
-
-    def _decoded(self, which: int, decode: Callable[[Any], npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        raw = self._message(which)
-        try:
-            return decode(_open_bag(self.bag, os.getpid()).deserialize(raw))
-        except (BagError, MessageError) as err:
-            raise DatasetError(f'{self.bag}: {raw.topic!r}, frame {self.name}: {err}') from err
-
-    def read_rgb(self) -> UInt8Array:
-        raw_image = _open_bag(self.bag, os.getpid()).topics[self.topics[0]].type == IMAGE_TYPE
-        rgb = self._decoded(0, decode_image if raw_image else decode_compressed_image)
-        # A raw image is the message's own read-only memory, which torch does not take.
-        return rgb if rgb.flags.writeable else rgb.copy()
-
-    def read_labels(self, ontology: Ontology) -> UInt8Array:
-        values = self._decoded(1, decode_labels)
-        return _checked_ids(values, ontology, f'{self.bag} {self.topics[1]} {self.name}')
-
-    def read_depth(self) -> DepthArray:
-        if self.topics[2] is None:
-            return np.zeros(self.read_rgb().shape[:2], np.float32)
-        return self._decoded(2, _decode_depth)
-
-    def content(self) -> bytes:
-        present = [which for which in range(3) if self.topics[which] is not None]
-        return b''.join(bytes(self._message(which).cdr) for which in present)
-
-    def version(self) -> str:
-        files = sorted(self.bag.iterdir()) if self.bag.is_dir() else [self.bag]
-        versions = ' '.join(_file_version(path) for path in files if path.is_file())
-        return f'{versions} {self.topics} {self.log_times_ns}'
-
-
-def _decode_depth(message: Any) -> DepthArray:
-    """Decode depth by REP-118: 16UC1 millimetres or 32FC1 metres; missing (NaN, inf) becomes 0."""
-    if message.encoding == '16UC1':
-        return np.asarray(decode_labels(message) * np.float32(1e-3), np.float32)
-    if message.encoding != '32FC1':
-        raise MessageError(f'depth has encoding {message.encoding!r}; expected 16UC1 or 32FC1')
-    data, width, height = np.frombuffer(message.data, np.uint8), message.width, message.height
-    if message.step < 4 * width or data.size < message.step * height:
-        raise MessageError(
-            f'depth of {width} x {height} pixels with step {message.step} has {data.size} bytes; '
-            f'expected a step of at least {4 * width} and {height} rows'
-        )
-    rows = data[: message.step * height].reshape(height, message.step)[:, : 4 * width]
-    metres = np.ascontiguousarray(rows).view('>f4' if message.is_bigendian else '<f4')
-    return np.nan_to_num(metres.astype(np.float32), posinf=0.0, neginf=0.0)
-
-
-@dataclass(frozen=True)
-class RenderedFrame(LabelledFrame):
-    """Frame `index` of a drive that is rendered when it is read.
-
-    A world takes about 4 s and a frame 0.8 s on one core, so this is for a set with a cache
-    (`data.cache_dir`): the first pass renders, drive by drive, and later ones read.
-    """
-
-    seed: int
-    index: int
-    size_hw: tuple[int, int]
-    rate_hz: float
-
-    @property
-    def has_depth(self) -> bool:
-        return True
-
-    def _rendered(self) -> '_Rendered':
-        return _render(self.seed, self.index, self.size_hw, self.rate_hz)
-
-    def read_rgb(self) -> UInt8Array:
-        return self._rendered().rgb
-
-    def read_labels(self, ontology: Ontology) -> UInt8Array:
-        return self._rendered().labels[ontology.name]
-
-    def read_depth(self) -> DepthArray:
-        return self._rendered().depth_m
-
-    def content(self) -> bytes:
-        return self.version().encode()
-
-    def version(self) -> str:
-        return f'{self.seed} {self.index} {self.size_hw} {self.rate_hz} {_renderer_sha256()}'
-
-
-@dataclass(frozen=True)
-class _Rendered:
-    rgb: UInt8Array
-    labels: dict[str, UInt8Array]
-    depth_m: DepthArray
-
-
-@lru_cache(maxsize=1)
-def _world(seed: int, size_hw: tuple[int, int], rate_hz: float) -> SyntheticDrive:
-    return SyntheticDrive(seed, size_hw, rate_hz)
-
-
-@lru_cache(maxsize=1)
-def _render(seed: int, index: int, size_hw: tuple[int, int], rate_hz: float) -> _Rendered:
-    frame = _world(seed, size_hw, rate_hz).frame(index)
-    labels = {'desert-10': frame.labels_desert_10, 'ycor-8': frame.labels_ycor_8}
-    depth_m = frame_depth_mm(seed, index, frame) * np.float32(1e-3)
-    return _Rendered(frame.rgb, labels, depth_m)
-
-
-@cache
-def _renderer_sha256() -> str:
-    """Hash of the code that draws the frames: they are as old as it is."""
-    digest = hashlib.sha256()
-    for source in sorted(Path(simulator.__file__).parent.glob('*.py')):
-        digest.update(source.read_bytes())
-    return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
@@ -22,7 +23,12 @@ from training.evaluation.score import (
     print_scores,
     score_frames,
 )
-from training.networks.checkpoint import Checkpoint, CheckpointError
+from training.networks.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+)
 from training.networks.vehicle_graph import VehicleGraph
 from training.recipes.load import parse_recipe
 from training.recipes.schema import DatasetSection, Recipe, RecipeError
@@ -194,6 +200,36 @@ def at_network_size(checkpoint: Checkpoint, size_hw: tuple[int, int]) -> Checkpo
     model = {**checkpoint.recipe['model'], 'network_size_hw': size_hw}
     recipe = parse_recipe({**checkpoint.recipe, 'model': model}, f'--network-size {size_hw}')
     return replace(checkpoint, recipe=recipe.model_dump(mode='json'))
+
+
+def calibrate_file(
+    checkpoint_path: Path,
+    out: Path,
+    *,
+    average_with: Sequence[Path] = (),
+    network_size_hw: tuple[int, int] | None = None,
+    depth_curve_of: tuple[str, str] | None = None,
+) -> None:
+    """Write a checkpoint file, calibrated again, on a GPU where there is one.
+
+    Args:
+        checkpoint_path: what training.train wrote.
+        out: the new checkpoint.
+        average_with: checkpoints whose weights are averaged with its own; see `average`.
+        network_size_hw: of the new network; None for the recipe's.
+        depth_curve_of: data set and root to score by the share of valid depth; see
+            `with_depth_curve`.
+    """
+    checkpoint = load_checkpoint(checkpoint_path)
+    if average_with:
+        checkpoint = average(checkpoint, *(load_checkpoint(path) for path in average_with))
+    if network_size_hw is not None:
+        checkpoint = at_network_size(checkpoint, network_size_hw)
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    calibrated = calibrate(checkpoint, device)
+    if depth_curve_of is not None:
+        calibrated = with_depth_curve(calibrated, *depth_curve_of, device)
+    save_checkpoint(calibrated, out)
 
 
 def calibrate(checkpoint: Checkpoint, device: torch.device) -> Checkpoint:

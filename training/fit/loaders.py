@@ -12,20 +12,15 @@ from torchvision.transforms import v2
 
 from desertmind_seg.model.ontology import Ontology
 from training.data.augment import training_transform
-from training.data.datasets import class_pixels, list_frames
+from training.data.datasets import class_pixels
 from training.data.frames import DatasetError, LabelledFrame
-from training.data.samples import Sample, SegmentationDataset
-from training.data.sampling import TrainingBatches, sampling_weights
+from training.data.samples import (
+    Sample,
+    SegmentationDataset,
+    TrainingBatches,
+    sampling_weights,
+)
 from training.recipes.schema import Recipe, RecipeError
-
-
-def count_pixels(recipe: Recipe, ontology: Ontology) -> dict[str, int]:
-    """Count the training frames of each data set, each frame once."""
-    counts: dict[str, int] = {}
-    for section in recipe.data.train:
-        found = len(list_frames(section, recipe.data, ontology))
-        counts[section.dataset] = counts.get(section.dataset, 0) + found
-    return counts
 
 
 def check_depth(recipe: Recipe, frames: Sequence[LabelledFrame]) -> None:
@@ -44,12 +39,13 @@ def check_depth(recipe: Recipe, frames: Sequence[LabelledFrame]) -> None:
     )
 
 
-def counted_pixels(
+def pixels_by_class(
     recipe: Recipe, frames: Sequence[LabelledFrame], ontology: Ontology
 ) -> npt.NDArray[np.int64]:
+    """Count labelled pixels, int64 (frames, classes); zeros where the recipe does not ask."""
     given = isinstance(recipe.loss.class_weights, list) or recipe.loss.class_weights == 'none'
     if given and recipe.data.rare_class_boost == 0:
-        return np.zeros((len(frames), ontology.num_classes), np.int64)  # nobody asks
+        return np.zeros((len(frames), ontology.num_classes), np.int64)
     return class_pixels(frames, ontology)
 
 
@@ -62,6 +58,21 @@ def make_loaders(
     trainer: L.Trainer,
     state: Mapping[str, Any] | None,
 ) -> tuple[DataLoader[Sample], DataLoader[Sample]]:
+    """Return the batches that this process trains on, and the frames that it validates.
+
+    Args:
+        recipe: of the experiment.
+        ontology: the class table.
+        frames: to train on, repeated as often as the recipe says.
+        val_frames: to validate on.
+        pixels: of `pixels_by_class`, for the sampling of rare classes.
+        trainer: knows the processes.
+        state: of a run that goes on.
+
+    Raises:
+        DatasetError: there are fewer validation frames than processes.
+        RecipeError: the batch does not divide, or is too small.
+    """
     rank, world_size = trainer.global_rank, trainer.world_size
     if len(val_frames) < world_size:
         raise DatasetError(

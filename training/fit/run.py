@@ -1,21 +1,24 @@
 """Trains a recipe into a run folder, and goes on where one was stopped."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+import logging
 from pathlib import Path
-import sys
 from typing import Any
 import warnings
 
 import lightning as L
 import torch
+from torch.utils.data import DataLoader
 import yaml
 
 from desertmind_seg.model.files import whole_file
 from desertmind_seg.model.ontology import Ontology, load_ontology
 from training.data.datasets import choose_frames, data_hash, list_frames
 from training.data.frames import LabelledFrame
+from training.data.samples import Sample
 from training.evaluation.calibration import calibrate
 from training.evaluation.metrics_file import (
     METRICS_FILE,
@@ -25,7 +28,7 @@ from training.evaluation.metrics_file import (
 )
 from training.evaluation.predict import predict_with_graph
 from training.evaluation.run_report import write_run_report
-from training.fit.loaders import check_depth, count_pixels, counted_pixels, make_loaders
+from training.fit.loaders import check_depth, make_loaders, pixels_by_class
 from training.fit.losses import class_weights
 from training.fit.task import SegmentationTask
 from training.fit.trainer import LastCheckpoint, make_trainer
@@ -38,11 +41,12 @@ from training.networks.checkpoint import (
     save_checkpoint,
 )
 from training.networks.vehicle_graph import VehicleGraph
+from training.recipes.changes import recipe_changes
 from training.recipes.schema import Recipe
 
+_log = logging.getLogger(__name__)
 LAST = 'last.ckpt'
 CHECKPOINT = 'checkpoint.pt'
-SAVE_EVERY_MIN = 10.0
 # Keys that say how fast a run is, not what comes out of it.
 _FREE_KEYS = {'data.num_workers', 'data.cache_dir'}
 
@@ -55,7 +59,7 @@ def train(
     devices: int | None = None,
     nodes: int | None = None,
     resume: bool = False,
-    save_every_min: float = SAVE_EVERY_MIN,
+    save_every_min: float = 10.0,
 ) -> Checkpoint:
     """Train, calibrate and score a recipe in a folder of its own.
 
@@ -82,20 +86,12 @@ def train(
     """
     _check_folder(out, resume)
     ontology = load_ontology(recipe.ontology)
-    if resume and _finished(out):
-        done = load_checkpoint(out / CHECKPOINT)
-        trained_on = done.parsed_ontology()
-        run = {
-            'recipe': done.recipe,
-            'ontology': trained_on.name,
-            'ontology_sha256': trained_on.sha256,
-        }
-        _check_same_run(run, recipe, ontology, out / CHECKPOINT)
-        return done
+    if resume and (out / CHECKPOINT).is_file() and not (out / LAST).is_file():
+        return _finished_run(recipe, ontology, out)
     state = read_last(out / LAST) if resume and (out / LAST).is_file() else None
     if state is not None:
         _check_same_run(state['run'], recipe, ontology, out / LAST)
-    found = environment()  # of the code that runs, before somebody edits it
+    made_by = environment()  # of the code that runs, before somebody edits it
     L.seed_everything(recipe.seed, workers=True, verbose=False)
     last = LastCheckpoint(
         out / LAST,
@@ -105,18 +101,17 @@ def train(
         earlier=None if state is None else state['run'],
     )
     trainer = make_trainer(recipe, out, accelerator, devices, nodes, state, last)
-    frames = [
-        frame
-        for section in recipe.data.train
-        for frame in list_frames(section, recipe.data, ontology) * section.repeat
+    listed = [
+        (section, list_frames(section, recipe.data, ontology)) for section in recipe.data.train
     ]
+    frames = [frame for section, found in listed for frame in found * section.repeat]
     val_frames = [
         frame
         for section in recipe.data.val
         for frame in list_frames(section, recipe.data, ontology)
     ]
     check_depth(recipe, frames)
-    pixels = counted_pixels(recipe, frames, ontology)
+    pixels = pixels_by_class(recipe, frames, ontology)
     loader, val_loader = make_loaders(recipe, ontology, frames, val_frames, pixels, trainer, state)
     steps = len(loader) // recipe.optim.accumulate_batches * recipe.optim.epochs
     weights = class_weights(recipe.loss.class_weights, pixels)
@@ -126,31 +121,21 @@ def train(
     task.start_averaging()
     if trainer.is_global_zero:
         _write_recipe(recipe, out)
-    with warnings.catch_warnings():
-        # Ours is resumable: TrainingBatches begins where last.ckpt says.
-        warnings.filterwarnings('ignore', '.*your dataloader is not resumable.*')
-        warnings.filterwarnings('ignore', '.*module.s. in eval mode at the start of training.*')
-        warnings.filterwarnings('ignore', '.*does not have many workers.*')
-        # Not so: _GrowingCsvLogger puts the earlier rows back.
-        warnings.filterwarnings('ignore', '.*Previous log files in this directory will be.*')
-        trainer.fit(
-            task,
-            loader,
-            val_loader,
-            ckpt_path=None if state is None else out / LAST,
-            weights_only=True,
-        )
+    _fit(trainer, task, loader, val_loader, None if state is None else out / LAST)
     training_sec = last.training_sec
     if trainer.is_global_zero:
+        counts: Counter[str] = Counter()
+        for section, of_section in listed:
+            counts[section.dataset] += len(of_section)
         raw = Checkpoint(
             state_dict=task.kept_state_dict(),
             recipe=recipe.model_dump(mode='json'),
             ontology=ontology.model_dump(mode='json'),
             temperature=1.0,
             data_hash=data_hash(frames),
-            frames=count_pixels(recipe, ontology),
-            git_hash=found['git_hash'] or 'unknown',
-            environment=found,
+            frames=dict(counts),
+            git_hash=made_by['git_hash'] or 'unknown',
+            environment=made_by,
             scores={},
         )
         facts = {
@@ -164,8 +149,34 @@ def train(
     return load_checkpoint(out / CHECKPOINT)
 
 
-def _finished(out: Path) -> bool:
-    return (out / CHECKPOINT).is_file() and not (out / LAST).is_file()
+def _finished_run(recipe: Recipe, ontology: Ontology, out: Path) -> Checkpoint:
+    done = load_checkpoint(out / CHECKPOINT)
+    trained_on = done.parsed_ontology()
+    run = {
+        'recipe': done.recipe,
+        'ontology': trained_on.name,
+        'ontology_sha256': trained_on.sha256,
+    }
+    _check_same_run(run, recipe, ontology, out / CHECKPOINT)
+    return done
+
+
+def _fit(
+    trainer: L.Trainer,
+    task: SegmentationTask,
+    loader: DataLoader[Sample],
+    val_loader: DataLoader[Sample],
+    resumed_from: Path | None,
+) -> None:
+    """Run Lightning's loop without its warnings that are not true here."""
+    with warnings.catch_warnings():
+        # Ours is resumable: TrainingBatches begins where last.ckpt says.
+        warnings.filterwarnings('ignore', '.*your dataloader is not resumable.*')
+        warnings.filterwarnings('ignore', '.*module.s. in eval mode at the start of training.*')
+        warnings.filterwarnings('ignore', '.*does not have many workers.*')
+        # Not so: _GrowingCsvLogger puts the earlier rows back.
+        warnings.filterwarnings('ignore', '.*Previous log files in this directory will be.*')
+        trainer.fit(task, loader, val_loader, ckpt_path=resumed_from, weights_only=True)
 
 
 def _check_folder(out: Path, resume: bool) -> None:
@@ -200,28 +211,17 @@ def check_same_recipe(before: Mapping[str, Any], recipe: Recipe, path: Path) -> 
     Raises:
         CheckpointError: they differ; it says in what.
     """
-    then, now = _flat(before), _flat(recipe.model_dump(mode='json'))
-    changed = sorted(
-        key
-        for key in set(then) | set(now)
-        if then.get(key) != now.get(key) and key not in _FREE_KEYS
+    changes = recipe_changes(before, recipe.model_dump(mode='json'))
+    shown = '; '.join(
+        f'{key} was {then!r}, is {now!r}'
+        for key, (then, now) in sorted(changes.items())
+        if key not in _FREE_KEYS
     )
-    if changed:
-        shown = '; '.join(f'{key} was {then.get(key)!r}, is {now.get(key)!r}' for key in changed)
+    if shown:
         raise CheckpointError(
             f'{path}: the run was started with another recipe: {shown}. Resume it with its own '
             'recipe.yaml, or give another folder'
         )
-
-
-def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        name: value
-        for key, child in tree.items()
-        for name, value in _flat(child, f'{prefix}.{key}' if prefix else key).items()
-    }
 
 
 def _initialise(task: SegmentationTask) -> None:
@@ -267,6 +267,10 @@ def _finish(
     checkpoint = replace(checkpoint, scores={**checkpoint.scores, **facts})
     save_checkpoint(checkpoint, out / CHECKPOINT)
     recipe = checkpoint.parsed_recipe()
+    rules = [
+        choose_frames(section, ontology, recipe.data.split, 'recipe')[1]
+        for section in recipe.data.val
+    ]
     metrics = {
         **checkpoint.scores,
         'recipe': checkpoint.recipe,
@@ -274,7 +278,7 @@ def _finish(
         'ontology_sha256': ontology.sha256,
         'dataset': '+'.join(section.dataset for section in recipe.data.val),
         'split': '+'.join(section.split for section in recipe.data.val),
-        'split_rule': _split_rule(recipe, ontology),
+        'split_rule': '; '.join(dict.fromkeys(rules)),
         'data_hash': data_hash(val_frames),
         'environment': checkpoint.environment,
         'train_data_hash': checkpoint.data_hash,
@@ -293,14 +297,6 @@ def _finish(
     (out / LAST).unlink(missing_ok=True)
 
 
-def _split_rule(recipe: Recipe, ontology: Ontology) -> str:
-    rules = [
-        choose_frames(section, ontology, recipe.data.split, 'recipe')[1]
-        for section in recipe.data.val
-    ]
-    return '; '.join(dict.fromkeys(rules))
-
-
 def _parent_metrics(recipe: Recipe, out: Path) -> dict[str, Any] | None:
     """Return the scores of the parent's run where it lies beside this one, as out/PARENT."""
     path = out.parent / recipe.parent / METRICS_FILE
@@ -308,8 +304,8 @@ def _parent_metrics(recipe: Recipe, out: Path) -> dict[str, Any] | None:
         return None
     try:
         return read_metrics(path).model_dump()
-    except MetricsFileError as err:  # of an older version; no reason to lose a run for
-        print(f'warning: no change against the parent is reported: {err}', file=sys.stderr)
+    except MetricsFileError as err:  # no reason to lose this run for
+        _log.warning('No change against the parent is reported: %s', err)
         return None
 
 

@@ -8,7 +8,6 @@ import lightning as L
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 import numpy as np
 import torch
-from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
 from desertmind_seg.model.errors import DesertmindError
@@ -20,7 +19,7 @@ from training.distillation import Teachers, distillation_loss
 from training.fit.losses import SegmentationLoss, masked_l1_depth
 from training.fit.schedule import averaged_network, lr_schedule, optimizer_for
 from training.networks.network import SegmentationNetwork
-from training.networks.vehicle_graph import VehicleGraph
+from training.networks.vehicle_graph import VehicleGraph, bilinear
 from training.recipes.schema import Recipe
 
 _Batch = dict[str, torch.Tensor]
@@ -34,7 +33,7 @@ class SegmentationTask(L.LightningModule):
     """A recipe's network, its losses and its scores.
 
     What is validated and kept is the average of the weights where the recipe keeps one. All
-    randomness of a step (mixed classes, dropout) is drawn anew from seed, epoch, batch and
+    randomness of a step (mixed classes, dropout) is drawn from seed, epoch, batch and
     process, so that a resumed run repeats it.
 
     Args:
@@ -112,19 +111,19 @@ class SegmentationTask(L.LightningModule):
             batch = class_mix(batch, self.recipe.augment.class_mix)
         grid = slice(section.label_stride // 2, None, section.label_stride)
         labels = batch['labels'][:, grid, grid]
-        size_hw = labels.shape[-2:]
+        size_hw = (labels.shape[1], labels.shape[2])
         image = batch['image'].float().contiguous(memory_format=torch.channels_last)
         shown = self._shown_depth(batch)
         if section.auxiliary_depth > 0:
             logits, predicted = self.network.forward_with_depth(image, shown)
         else:
             logits, predicted = self.network(image, shown), None
-        logits = _resized(logits, size_hw)
+        logits = bilinear(logits.float(), size_hw)
         loss: torch.Tensor = self.loss(logits, labels)
         if predicted is not None:
             assert self.recipe.model.depth is not None
             depth_loss = masked_l1_depth(
-                _resized(predicted, size_hw),
+                bilinear(predicted.float(), size_hw),
                 batch['depth'][..., grid, grid],
                 self.recipe.model.depth.range_m,
             )
@@ -149,7 +148,6 @@ class SegmentationTask(L.LightningModule):
         if depth is None or not depth.as_input:
             return None
         shown = batch['depth']
-        # At 0 nothing is drawn: a step's randomness stays as it was before the key.
         if depth.dropout > 0:
             shown = drop_depth(shown, depth.dropout)
         if depth.partial_dropout > 0:
@@ -260,10 +258,6 @@ class SegmentationTask(L.LightningModule):
         self.best_epoch, self._best_miou = best['epoch'], best['miou_all']
         self._best = best['state_dict']
         self.trainer.should_stop = checkpoint['stopped']
-
-
-def _resized(x: torch.Tensor, size_hw: Iterable[int]) -> torch.Tensor:
-    return functional.interpolate(x.float(), tuple(size_hw), mode='bilinear', align_corners=False)
 
 
 def _copied(network: SegmentationNetwork) -> dict[str, torch.Tensor]:

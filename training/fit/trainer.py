@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -19,7 +20,7 @@ import torch
 
 from desertmind_seg.model.ontology import Ontology
 from training.networks.checkpoint import WholeFileIO
-from training.recipes.schema import Recipe, RecipeError
+from training.recipes.schema import OptimSection, Recipe, RecipeError
 
 
 class TimmSyncBatchNorm(LayerSync):
@@ -117,6 +118,20 @@ def make_trainer(
     state: Mapping[str, Any] | None,
     last: LastCheckpoint,
 ) -> L.Trainer:
+    """Build the trainer of a run.
+
+    Args:
+        recipe: of the experiment.
+        out: folder of the run.
+        accelerator: 'auto', 'cpu' or 'gpu'.
+        devices: processes on each machine; None is torchrun's number, or 1.
+        nodes: machines; None is torchrun's number, or 1.
+        state: of a run that goes on.
+        last: saves the state.
+
+    Raises:
+        RecipeError: the recipe cannot run on this machine or with so many processes.
+    """
     optim = recipe.optim
     on_gpu = accelerator != 'cpu' and torch.cuda.is_available()
     if accelerator == 'gpu' and not on_gpu:
@@ -132,13 +147,45 @@ def make_trainer(
             f'optim.val_every_epochs {optim.val_every_epochs} is more than epochs {optim.epochs}: '
             'nothing would be validated, which keep "best" and early stopping need'
         )
+    local, machines = _processes(devices, nodes)
+    several = local * machines > 1
+    try:
+        return L.Trainer(
+            accelerator='gpu' if on_gpu else 'cpu',
+            devices=local,
+            num_nodes=machines,
+            # Validation shards may differ in length; DDP would wait for buffers at each frame.
+            strategy=DDPStrategy(broadcast_buffers=False) if several else 'auto',
+            max_epochs=optim.epochs,
+            precision=optim.precision,
+            accumulate_grad_batches=optim.accumulate_batches,
+            gradient_clip_val=optim.gradient_clip_norm,
+            check_val_every_n_epoch=optim.val_every_epochs,
+            callbacks=[last, *_callbacks(optim)],
+            logger=_loggers(out, state),
+            plugins=_plugins(synchronise=several and on_gpu),
+            default_root_dir=out,
+            enable_checkpointing=True,
+            enable_model_summary=False,
+            log_every_n_steps=1,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+    except MisconfigurationException as err:  # more GPUs than there are, SLURM's other numbers
+        raise RecipeError(f'Lightning cannot train with these options: {err}') from err
+
+
+def _processes(devices: int | None, nodes: int | None) -> tuple[int, int]:
+    """Return processes on each machine and machines: what was asked for, torchrun's, or 1."""
     launched = 'LOCAL_WORLD_SIZE' in os.environ  # by torchrun
     local = int(os.environ.get('LOCAL_WORLD_SIZE', 1)) if devices is None else devices
-    machines = nodes
-    if machines is None:
-        machines = int(os.environ['WORLD_SIZE']) // local if launched else 1
-    several = local * machines > 1
-    callbacks: list[Callback] = [last, LearningRateMonitor(logging_interval='step')]
+    if nodes is not None:
+        return local, nodes
+    return local, int(os.environ['WORLD_SIZE']) // local if launched else 1
+
+
+def _callbacks(optim: OptimSection) -> list[Callback]:
+    callbacks: list[Callback] = [LearningRateMonitor(logging_interval='step')]
     if optim.early_stopping_patience is not None:
         callbacks.append(
             EarlyStopping(
@@ -148,33 +195,17 @@ def make_trainer(
                 check_on_train_epoch_end=False,
             )
         )
+    return callbacks
+
+
+def _plugins(*, synchronise: bool) -> list[Any]:
     plugins: list[Any] = [WholeFileIO()]
-    if several and on_gpu:
+    if synchronise:
         plugins.append(TimmSyncBatchNorm())
     if SLURMEnvironment.detect():
         # Its own requeueing would resume from a file of its own; ours is --resume.
         plugins.append(SLURMEnvironment(auto_requeue=False))
-    return L.Trainer(
-        accelerator='gpu' if on_gpu else 'cpu',
-        devices=local,
-        num_nodes=machines,
-        # Validation shards may differ in length, and DDP would wait for buffers at each frame.
-        strategy=DDPStrategy(broadcast_buffers=False) if several else 'auto',
-        max_epochs=optim.epochs,
-        precision=optim.precision,
-        accumulate_grad_batches=optim.accumulate_batches,
-        gradient_clip_val=optim.gradient_clip_norm,
-        check_val_every_n_epoch=optim.val_every_epochs,
-        callbacks=callbacks,
-        logger=_loggers(out, state),
-        plugins=plugins,
-        default_root_dir=out,
-        enable_checkpointing=True,
-        enable_model_summary=False,
-        log_every_n_steps=1,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
+    return plugins
 
 
 class _GrowingCsvLogger(CSVLogger):

@@ -30,7 +30,7 @@ def perceptual_hash(rgb: UInt8Array) -> npt.NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class NearPair:
-    """Two frames on different sides of the split that look alike, by position in the findings."""
+    """Two frames on different sides of the split that look alike, by position in the hashes."""
 
     first: int
     second: int

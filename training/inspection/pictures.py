@@ -6,14 +6,14 @@ import numpy as np
 import numpy.typing as npt
 
 from training.data.frames import UInt8Array
-from training.inspection.findings import DEPTH_BIN_M, Findings
+from training.inspection.result import DEPTH_BIN_M, AuditResult
 
 _TILE_PX = 400
 
 
-def draw_bands(findings: Findings) -> Figure:
-    seen = np.flatnonzero(findings.bands.sum(axis=1))
-    shares = findings.bands[seen] / findings.bands[seen].sum(axis=1, keepdims=True)
+def draw_bands(result: AuditResult) -> Figure:
+    seen = np.flatnonzero(result.bands.sum(axis=1))
+    shares = result.bands[seen] / result.bands[seen].sum(axis=1, keepdims=True)
     figure = Figure(figsize=(2.4 + 0.34 * len(seen), 4.2), layout='constrained')
     axes = figure.add_subplot()
     axes.grid(visible=False)
@@ -24,18 +24,18 @@ def draw_bands(findings: Findings) -> Figure:
         aspect='auto',
         extent=(-0.5, len(seen) - 0.5, 1.0, 0.0),
     )
-    names = [findings.ontology.names[k] for k in seen]
+    names = [result.ontology.names[k] for k in seen]
     axes.set_xticks(range(len(seen)), names, rotation=45, ha='right')
     axes.set_ylabel('height in the image (0 top, 1 bottom)')
     return figure
 
 
-def draw_depth(findings: Findings) -> Figure:
+def draw_depth(result: AuditResult) -> Figure:
     figure = Figure(figsize=(5.6, 3.1), layout='constrained')
     axes = figure.add_subplot()
-    last = int(np.flatnonzero(findings.depth_histogram).max(initial=1))
+    last = int(np.flatnonzero(result.depth_histogram).max(initial=1))
     edges = DEPTH_BIN_M * np.arange(last + 2)
-    counts = findings.depth_histogram[: last + 1] / max(int(findings.depth_histogram.sum()), 1)
+    counts = result.depth_histogram[: last + 1] / max(int(result.depth_histogram.sum()), 1)
     axes.stairs(counts, edges, fill=True, color='#d9a679')
     axes.set_xlabel('depth [m]')
     axes.set_ylabel('share of measured pixels')

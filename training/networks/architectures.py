@@ -151,11 +151,13 @@ def _lraspp(section: ModelSection, num_classes: int) -> nn.Module:
 def _mobilenet_v3_layers(section: ModelSection) -> tuple[nn.Sequential, int, tuple[int, int]]:
     """Return the layers, the last one at stride 8, and the channels of that and the last one."""
     if section.encoder != 'mobilenet_v3_large' or section.output_stride == 8:
-        expected = {'deeplabv3': 'mobilenet_v3_large (stride 16 or 32), resnet50 or resnet101'}
+        mobile = 'mobilenet_v3_large (stride 16 or 32)'
+        known = (
+            f'{mobile}, resnet50 or resnet101' if section.architecture == 'deeplabv3' else mobile
+        )
         raise ModelError(
             f'{section.architecture}: encoder {section.encoder!r} with output_stride '
-            f'{section.output_stride}; torchvision has it for '
-            f'{expected.get(section.architecture, "mobilenet_v3_large (stride 16 or 32)")}'
+            f'{section.output_stride}; torchvision has it for {known}'
         )
     layers = torchvision.models.mobilenet_v3_large(
         weights=None, dilated=section.output_stride == 16

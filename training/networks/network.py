@@ -7,8 +7,14 @@ import torch
 from torch import nn
 
 from training.networks.architectures import ModelError, build_architecture
+from training.networks.depth_filters import (
+    encode_depth,
+    gradient_of_depth,
+    widen_stem,
+    widened,
+)
 from training.networks.encoder_weights import WeightsError, encoder_state
-from training.recipes.schema import DepthSection, ModelSection
+from training.recipes.schema import ModelSection
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean, deviation of RGB in 0..1
 # smp's own encoders of these families were trained with other numbers, which only its hub has.
@@ -48,7 +54,7 @@ class SegmentationNetwork(nn.Module):
                     f'frozen_encoder {section.frozen_encoder} would keep new filters for depth '
                     'at their start; set it to none, or start from an RGB-D initial_checkpoint'
                 )
-            self._stem_name = _widen_stem(self.network.encoder, section.encoder, self.depth_input)
+            self._stem_name = widen_stem(self.network.encoder, section.encoder, self.depth_input)
         head = self.network.segmentation_head[0]
         self.depth_head: nn.Conv2d | None = None
         if depth is not None and depth.auxiliary_head:
@@ -62,7 +68,7 @@ class SegmentationNetwork(nn.Module):
         if section.frozen_encoder == 'all_but_depth':
             for name, parameter in self._stem().named_parameters():
                 if name == 'weight':
-                    parameter.register_hook(_gradient_of_depth)  # type: ignore[no-untyped-call]
+                    parameter.register_hook(gradient_of_depth)  # type: ignore[no-untyped-call]
                 else:
                     parameter.requires_grad_(False)
 
@@ -135,7 +141,7 @@ class SegmentationNetwork(nn.Module):
             shapes[stem] = torch.Size([shapes[stem][0], 3, *shapes[stem][2:]])
         state = encoder_state(self.section, shapes)
         if self.depth_input is not None:
-            state[stem] = _widened(state[stem], self.depth_input)
+            state[stem] = widened(state[stem], self.depth_input)
         # What the weights lack are BatchNorm's counters, which are newer than some files.
         encoder.load_state_dict({**encoder.state_dict(), **state}, strict=True)
 
@@ -170,7 +176,7 @@ class SegmentationNetwork(nn.Module):
             if own[:, :3].shape == state[stem].shape:
                 state[stem] = torch.cat([state[stem], own[:, 3:]], dim=1)
         else:
-            state[stem] = _widened(state[stem], self.depth_input)
+            state[stem] = widened(state[stem], self.depth_input)
         return state
 
     def add_class_bias(self, bias: torch.Tensor) -> None:
@@ -223,31 +229,6 @@ class SegmentationNetwork(nn.Module):
         }
 
 
-def encode_depth(depth: torch.Tensor, section: DepthSection) -> torch.Tensor:
-    """Encode depth as the network sees it: inverse depth, and whether there is any.
-
-    gain * (1 / d - 1 / max) / (1 / min - 1 / max) with d clipped to [min, max]: what is near is
-    large, and max is 0. A pixel without depth is 0 too; the second channel, 1 where there is
-    depth, tells the two apart.
-
-    Args:
-        depth: metres, float (N, 1, h, w); 0, negative or NaN is missing, +Inf beyond the sensor's
-            range (REP-117), so as far as max.
-        section: gain, range_m (min, max), and whether there is a validity_channel.
-
-    Returns:
-        float (N, 1 or 2, h, w) in 0..gain.
-    """
-    nearest, farthest = section.range_m
-    valid = depth > 0  # false for NaN
-    metres = torch.where(valid, depth, farthest).clamp(nearest, farthest)
-    scale = section.gain / (1.0 / nearest - 1.0 / farthest)
-    inverse = (1.0 / metres - 1.0 / farthest) * scale
-    if not section.validity_channel:
-        return inverse
-    return torch.cat([inverse, valid.to(inverse.dtype)], dim=1)
-
-
 def _normalisation(section: ModelSection) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and deviation of RGB in 0..1."""
     if section.normalisation == 'symmetric':
@@ -262,50 +243,6 @@ def _normalisation(section: ModelSection) -> tuple[tuple[float, ...], tuple[floa
             f"use timm's encoder (tu-...), or normalisation: symmetric where that is right"
         )
     return _IMAGENET
-
-
-def _widen_stem(encoder: nn.Module, name: str, depth: DepthSection) -> str:
-    """Give the convolution that sees the image filters for depth; return where it is."""
-    found: list[tuple[str, nn.Conv2d]] = [
-        (where, module)
-        for where, module in encoder.named_modules()
-        if isinstance(module, nn.Conv2d) and module.in_channels == 3
-    ]
-    if len(found) != 1:
-        raise ModelError(
-            f'encoder {name!r} has {len(found)} convolutions of 3 channels, expected one that '
-            'depth can be added to; choose another encoder or model.depth.as_input=false'
-        )
-    where, stem = found[0]
-    stem.weight = nn.Parameter(_widened(stem.weight.detach(), depth))
-    stem.in_channels = stem.weight.shape[1]
-    return where
-
-
-def _gradient_of_depth(gradient: torch.Tensor) -> torch.Tensor:
-    """Keep the gradient of the filters for depth alone, so that the RGB ones do not move."""
-    kept = gradient.clone()
-    kept[:, :3] = 0.0
-    return kept
-
-
-def _widened(rgb: torch.Tensor, depth: DepthSection) -> torch.Tensor:
-    """Append filters for depth to those for RGB (out, 3, k, k), which stay bit for bit.
-
-    A frame without depth is 0 in both channels, so whatever the start, the network begins as the
-    RGB network there. Zero is the safe one: it does so with depth too. But filters at zero hardly
-    move in short training (RMS 0.003 beside 0.7 for RGB after the 564 steps of ycor8_rgbd). The
-    mean of the RGB filters treats nearness as brightness, the validity channel starts at zero.
-    Their contrast, that mean less its own mean over the window, sees steps of depth and outlines
-    of holes as steps of brightness, and constant depth not at all (training/README.md says what
-    came of it).
-    """
-    mean = rgb.mean(dim=1, keepdim=True)
-    zeros = torch.zeros_like(mean)
-    contrast = mean - mean.mean(dim=(2, 3), keepdim=True)
-    first = {'zero': zeros, 'rgb_mean': mean, 'rgb_contrast': contrast}[depth.stem_init]
-    validity = contrast if depth.stem_init == 'rgb_contrast' else zeros
-    return torch.cat([rgb, first, *([validity] if depth.validity_channel else [])], dim=1)
 
 
 def _stages(encoder: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:

@@ -60,7 +60,7 @@ class VehicleGraph(nn.Module):
         Returns:
             float32 (1, C, H, W).
         """
-        return _bilinear(self._network_logits(image, depth), (image.shape[1], image.shape[2]))
+        return bilinear(self._network_logits(image, depth), (image.shape[1], image.shape[2]))
 
     def forward(
         self, image: torch.Tensor, depth: torch.Tensor | None = None
@@ -81,7 +81,7 @@ class VehicleGraph(nn.Module):
             and of what they were decided, round(255 * probability) of every class at the network's
             size, uint8 (1, C, h, w).
         """
-        logits = _bilinear(self._network_logits(image, depth), self.size_hw)  # (1, C, h, w)
+        logits = bilinear(self._network_logits(image, depth), self.size_hw)  # (1, C, h, w)
         largest, mask = logits.max(dim=1, keepdim=True)  # (1, 1, h, w)
         odds = torch.exp((logits - largest) / self.temperature)  # the largest becomes 1
         total = odds.sum(dim=1, keepdim=True)
@@ -110,7 +110,7 @@ class VehicleGraph(nn.Module):
         Returns:
             float32 (N, 3, h, w) in 0..255, and metres float32 (N, 1, h, w), None where not needed.
         """
-        x = _bilinear(image.float().permute(0, 3, 1, 2), self.size_hw)  # (N, 3, h, w)
+        x = bilinear(image.float().permute(0, 3, 1, 2), self.size_hw)  # (N, 3, h, w)
         if self.modality == 'rgbd' and depth is not None:
             return x, _nearest(depth, self.size_hw)[:, None]  # (N, 1, h, w)
         return x, None
@@ -121,7 +121,8 @@ class VehicleGraph(nn.Module):
         return logits
 
 
-def _bilinear(x: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
+def bilinear(x: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
+    """Resize (N, C, h, w) to (N, C, H, W), from edge to edge: by pixel centres."""
     return functional.interpolate(x, size_hw, mode='bilinear', align_corners=False)
 
 

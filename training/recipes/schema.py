@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from desertmind_seg.model.errors import DesertmindError
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Weight = Annotated[float, Field(ge=0.0)]
@@ -18,7 +20,7 @@ DatasetName = Literal[
 ]
 
 
-class RecipeError(ValueError):
+class RecipeError(DesertmindError):
     """A recipe file or an override does not describe a valid experiment."""
 
 
@@ -35,7 +37,7 @@ class DepthSection(_Section):
     hardly moves filters for it. The target of the auxiliary head is depth / max, clipped to 0..1.
     ``dropout`` is the share of training frames that are shown without any depth,
     ``partial_dropout`` that of the others which lose a part of it, from little to nearly all, in
-    patches and from afar (`training.depth_holes`).
+    patches and from afar (`training.data.augment`).
     """
 
     range_m: tuple[Positive, Positive]  # min, max

@@ -1,0 +1,149 @@
+"""The synthetic drive, rendered before or on the fly."""
+
+from dataclasses import dataclass
+from functools import cache, lru_cache
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from desertmind_seg.model.ontology import Ontology
+from training import simulator
+from training.data.frames import DatasetError, DepthArray, FileFrame, LabelledFrame, UInt8Array
+from training.data.listing import Listing, split_root, whole_frames, with_numbered_groups
+from training.simulator.drive import SyntheticDrive, frame_depth_mm
+
+
+def list_drives(root: str, ontology: Ontology) -> Listing:
+    """Drives of training.synthetic: its folder, or 'seeds:A:B?frames=N&rate_hz=1&size=480x640'.
+
+    Each drive is a group.
+    """
+    if root.startswith('seeds:'):
+        return _rendered_drives(root, ontology)
+    listing = Listing()
+    for drive in sorted(path.parent for path in Path(root).expanduser().glob('*/drive.json')):
+        known = json.loads((drive / 'drive.json').read_text(encoding='utf-8'))['ontologies']
+        if known.get(ontology.name) != ontology.sha256:
+            raise DatasetError(
+                f'{drive}: its labels are those of {known}, not of {ontology.name} '
+                f'{ontology.sha256}; choose one of them or render the drive again'
+            )
+        folders = sorted(path for path in drive.iterdir() if path.is_dir())
+        names = ('rgb.jpg', f'labels_{ontology.name.replace("-", "")}.png', 'depth.png')
+        kinds = {
+            name: {folder.name: folder / name for folder in folders if (folder / name).is_file()}
+            for name in names
+        }
+        for key, (image, labels, depth) in whole_frames(listing, kinds):
+            listing.frames.append(
+                FileFrame(
+                    f'{drive.name}/{key}',
+                    'synthetic',
+                    drive.name,
+                    0,
+                    None,
+                    image,
+                    labels,
+                    depth,
+                    label_form='ids',
+                )
+            )
+    return with_numbered_groups(listing)
+
+
+def _rendered_drives(root: str, ontology: Ontology) -> Listing:
+    head, options = split_root(root, {'frames', 'rate_hz', 'size'})
+    try:
+        _, first, last = head.split(':')
+        seeds = range(int(first), int(last))
+        frames = int(options['frames'])
+        rate_hz = float(options.get('rate_hz', '1'))
+        height, width = (int(side) for side in options.get('size', '480x640').split('x'))
+    except (KeyError, ValueError) as err:
+        raise DatasetError(
+            f"{root}: expected 'seeds:A:B?frames=N', as in 'seeds:100:140?frames=6&rate_hz=1&"
+            f"size=480x640' ({err!r})"
+        ) from err
+    known = ('desert-10', 'ycor-8')
+    if ontology.name not in known:
+        raise DatasetError(f'{root}: drawn with the labels of {known}, not of {ontology.name}')
+    return Listing(
+        [
+            RenderedFrame(
+                f'drive_{seed:06d}/{index:06d}',
+                'synthetic',
+                f'drive_{seed:06d}',
+                number,
+                None,
+                seed=seed,
+                index=index,
+                size_hw=(height, width),
+                rate_hz=rate_hz,
+            )
+            for number, seed in enumerate(seeds)
+            for index in range(frames)
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class RenderedFrame(LabelledFrame):
+    """Frame `index` of a drive that is rendered when it is read.
+
+    A world takes about 4 s and a frame 0.8 s on one core, so this is for a set with a cache
+    (`data.cache_dir`): the first pass renders, drive by drive, and later ones read.
+    """
+
+    seed: int
+    index: int
+    size_hw: tuple[int, int]
+    rate_hz: float
+
+    @property
+    def has_depth(self) -> bool:
+        return True
+
+    def _rendered(self) -> '_Rendered':
+        return _render(self.seed, self.index, self.size_hw, self.rate_hz)
+
+    def read_rgb(self) -> UInt8Array:
+        return self._rendered().rgb
+
+    def read_labels(self, ontology: Ontology) -> UInt8Array:
+        return self._rendered().labels[ontology.name]
+
+    def read_depth(self) -> DepthArray:
+        return self._rendered().depth_m
+
+    def content(self) -> bytes:
+        return self.version().encode()
+
+    def version(self) -> str:
+        return f'{self.seed} {self.index} {self.size_hw} {self.rate_hz} {_renderer_sha256()}'
+
+
+@dataclass(frozen=True)
+class _Rendered:
+    rgb: UInt8Array
+    labels: dict[str, UInt8Array]
+    depth_m: DepthArray
+
+
+@lru_cache(maxsize=1)
+def _render(seed: int, index: int, size_hw: tuple[int, int], rate_hz: float) -> _Rendered:
+    frame = SyntheticDrive(seed, size_hw, rate_hz).frame(index)
+    labels = {'desert-10': frame.labels_desert_10, 'ycor-8': frame.labels_ycor_8}
+    depth_mm = frame_depth_mm(seed, index, frame)
+    depth_m = np.divide(depth_mm, np.float32(1000.0), dtype=np.float32)
+    return _Rendered(frame.rgb, labels, depth_m)
+
+
+@cache
+def _renderer_sha256() -> str:
+    """Hash of the code that draws the frames: they are as old as it is."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(simulator.__file__).parent.glob('*.py')):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,111 @@
+"""What the readers of all layouts share: listings, pairs of files, blocks, options of a root."""
+
+from collections.abc import Collection, Iterator, Mapping
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+import re
+from urllib.parse import parse_qsl
+
+from training.data.frames import DatasetError, LabelledFrame, Split
+
+# What publishers call the parts of a set, also as folder names.
+SPLIT_OF_NAME: dict[str, Split] = {
+    'train': 'train',
+    'training': 'train',
+    'val': 'val',
+    'valid': 'val',
+    'validation': 'val',
+    'test': 'test',
+}
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a reader found: whole frames, and a sentence for each that lacks its other half."""
+
+    frames: list[LabelledFrame] = field(default_factory=list)
+    unpaired: list[str] = field(default_factory=list)
+
+
+def parts_of(folder: Path) -> list[tuple[Path, Split | None]]:
+    """Folders in `folder` that are named as splits, or else the folder itself."""
+    found = [(folder / name, split) for name, split in SPLIT_OF_NAME.items()]
+    return [(path, split) for path, split in found if path.is_dir()] or [(folder, None)]
+
+
+def block_of(number: int, block_frames: int) -> tuple[str, int]:
+    """Name and number of the block of a frame number.
+
+    Blocks are cut by frame number, so that a gap in the drive never joins two places.
+    """
+    return f'block_{number // block_frames:06d}', number // block_frames
+
+
+def frame_number(path: Path) -> int:
+    """Return the last number in a file's name, which counts the frames."""
+    numbers = re.findall(r'\d+', path.stem)
+    if not numbers:
+        raise DatasetError(
+            f'{path}: no frame number in the name; blocks of neighbours are cut by it. Number the '
+            'files, or put each sequence into a folder of its own.'
+        )
+    return int(numbers[-1])
+
+
+def whole_frames(
+    listing: Listing, kinds: Mapping[str, Mapping[str, Path]], *, optional: Collection[str] = ()
+) -> Iterator[tuple[str, list[Path]]]:
+    """Yield (key, its file of each kind) for keys that all kinds have; note the others.
+
+    Args:
+        listing: takes a sentence for every key that lacks a kind.
+        kinds: for each kind ('image', 'labels', ...) the files by key.
+        optional: kinds whose surplus is no error.
+    """
+    required = {key for kind, files in kinds.items() if kind not in optional for key in files}
+    for key in sorted(required):
+        missing = [kind for kind, files in kinds.items() if key not in files]
+        if missing:
+            there = next(files[key] for files in kinds.values() if key in files)
+            listing.unpaired.append(f'{there} has no {" and no ".join(missing)}')
+        else:
+            yield key, [files[key] for files in kinds.values()]
+
+
+def by_stem(folder: Path) -> dict[str, Path]:
+    """PNG files of a folder by their name without extension."""
+    return {path.stem: path for path in sorted(folder.glob('*.png'))}
+
+
+def images_below(folder: Path) -> dict[str, Path]:
+    """JPEG and PNG files below a folder, by relative path without extension."""
+    return {
+        path.relative_to(folder).with_suffix('').as_posix(): path
+        for path in sorted(folder.rglob('*'))
+        if path.suffix.lower() in {'.png', '.jpg', '.jpeg'}
+    }
+
+
+def with_numbered_groups(listing: Listing) -> Listing:
+    """Number the sequences of each published part by name, so that splits can count them."""
+    groups = {(frame.official, frame.group) for frame in listing.frames}
+    position: dict[tuple[Split | None, str], int] = {}
+    for official in {official for official, _ in groups}:
+        names = sorted(name for part, name in groups if part == official)
+        position |= {(official, name): number for number, name in enumerate(names)}
+    frames = [
+        dataclasses.replace(frame, group_number=position[frame.official, frame.group])
+        for frame in listing.frames
+    ]
+    return Listing(frames, listing.unpaired)
+
+
+def split_root(root: str, allowed: Collection[str]) -> tuple[str, dict[str, str]]:
+    """Split 'PATH?key=value&key=value'."""
+    path, _, query = root.partition('?')
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    unknown = sorted(set(options) - set(allowed))
+    if unknown:
+        raise DatasetError(f'{root}: unknown {", ".join(unknown)}; known: {sorted(allowed)}')
+    return path, options
