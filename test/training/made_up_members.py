@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from desertmind_seg.ontology import Ontology, load_ontology
+from training.ensembles.store import FoldHeader, Prediction, write_fold
 from training.layouts import LabelledFrame
-from training.out_of_fold import FoldHeader, Prediction, write_fold
 
 YCOR8 = load_ontology('ycor-8')
 PREDICTION = Prediction(

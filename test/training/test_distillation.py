@@ -10,7 +10,7 @@ import torch
 
 from desertmind_seg.ontology import load_ontology
 from training.checkpoint import Checkpoint, save_checkpoint
-from training.distillation import DistillationError, Teachers, distillation_loss
+from training.ensembles.distillation import DistillationError, Teachers, distillation_loss
 from training.model import SegmentationNetwork
 from training.recipe import Recipe, parse_recipe
 from training.train import train

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.ensemble import (
+from training.ensembles.fit_weights import (
     EnsembleError,
     argmax_miou,
     cross_fitted,
@@ -26,13 +26,13 @@ from training.ensemble import (
     main,
     read_ensemble,
 )
-from training.metrics_file import read_metrics
-from training.out_of_fold import (
+from training.ensembles.store import (
     OutOfFoldStore,
     PixelSample,
     sample_pixels,
     write_fold,
 )
+from training.metrics_file import read_metrics
 
 # The careful one knows the first five classes; the loud one the last three, and is three times as
 # sure of itself: with equal weights it is heard too much.

@@ -13,10 +13,11 @@ import yaml
 
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.datasets import DatasetError
-from training.distillation import DistillationError, Teachers
-from training.ensemble import main as ensemble_main
-from training.ensemble import read_ensemble
-from training.folds import (
+from training.ensembles.distillation import DistillationError, Teachers
+from training.ensembles.fit_weights import main as ensemble_main
+from training.ensembles.fit_weights import read_ensemble
+from training.ensembles.store import OutOfFoldStore, Prediction
+from training.fit.folds import (
     FoldError,
     command_line,
     fold_recipe,
@@ -26,7 +27,6 @@ from training.folds import (
     run_folds,
 )
 from training.metrics_file import read_metrics
-from training.out_of_fold import OutOfFoldStore, Prediction
 from training.recipe import Recipe, RecipeError, load_ensemble, load_recipe, parse_recipe
 from training.tta import tta_probabilities
 

@@ -21,7 +21,7 @@ import torch
 from torch.nn import functional
 
 from desertmind_seg.ontology import Ontology
-from training.out_of_fold import (
+from training.ensembles.store import (
     Mixture,
     OutOfFoldError,
     OutOfFoldStore,

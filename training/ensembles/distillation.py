@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from desertmind_seg.ontology import UNLABELED, Ontology
 from training.checkpoint import load_checkpoint
-from training.ensemble import EnsembleError, read_ensemble
+from training.ensembles.fit_weights import EnsembleError, read_ensemble
 from training.model import SegmentationNetwork
 
 # A float32 softmax underflows to 0, whose logarithm no loss survives.

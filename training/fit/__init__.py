@@ -1,0 +1,1 @@
+"""Fitting: a run, and a run for each fold."""
