@@ -18,6 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 import sys
 
+from desertmind_seg.ontology import OntologyError
+from training.recipe import RecipeError, load_ensemble
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
@@ -38,19 +41,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument('--out', type=Path, required=True, help='folder for the weights')
     arguments = parser.parse_intermixed_args(argv)
+    try:
+        recipe = load_ensemble(arguments.recipe, arguments.overrides)
+    except (FileNotFoundError, RecipeError) as err:
+        print(f'{parser.prog}: error: {err}', file=sys.stderr)
+        return 2
 
-    from desertmind_seg.ontology import OntologyError
+    # Not before now: torch takes seconds, and a misspelt argument needs none of it.
     from training.ensembles.ensemble_file import ENSEMBLE_FILE
     from training.ensembles.fit_weights import fit_ensemble_weights, print_held_out
     from training.ensembles.mixtures import print_temperature_table
     from training.ensembles.store import EnsembleError
-    from training.recipe import RecipeError, load_ensemble
 
     try:
-        recipe = load_ensemble(arguments.recipe, arguments.overrides)
         beside = [arguments.out.parent / member.recipe for member in recipe.members]
         ensemble = fit_ensemble_weights(recipe, arguments.oof or beside, arguments.out)
-    except (FileNotFoundError, EnsembleError, OntologyError, RecipeError) as err:
+    except (FileNotFoundError, EnsembleError, OntologyError) as err:
         print(f'{parser.prog}: error: {err}', file=sys.stderr)
         return 2
     print_held_out(ensemble)

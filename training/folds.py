@@ -24,6 +24,8 @@ from collections.abc import Sequence
 from pathlib import Path
 import sys
 
+from training.recipe import RecipeError, load_ensemble, load_recipe
+
 
 def _fold_numbers(text: str) -> list[int]:
     if not all(part.isdigit() for part in text.split(',')):
@@ -46,18 +48,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--ensemble', help='predict as this ensemble (a recipe) wants its members')
     parser.add_argument('--accelerator', default='auto', choices=('auto', 'cpu', 'gpu'))
     arguments = parser.parse_intermixed_args(argv)
+    try:
+        recipe = load_recipe(arguments.recipe, arguments.overrides)
+        ensemble = None if arguments.ensemble is None else load_ensemble(arguments.ensemble)
+    except (FileNotFoundError, RecipeError) as err:
+        print(f'{parser.prog}: error: {err}', file=sys.stderr)
+        return 2
 
+    # Not before now: torch takes seconds, and a misspelt argument needs none of it.
     from training.ensembles.mixtures import print_temperature_table
     from training.evaluate import print_scores
     from training.fit.folds import ERRORS, FoldError, run_folds
-    from training.recipe import load_ensemble, load_recipe
 
     try:
         found = run_folds(
-            load_recipe(arguments.recipe, arguments.overrides),
+            recipe,
             arguments.out,
             folds=arguments.folds,
-            ensemble=None if arguments.ensemble is None else load_ensemble(arguments.ensemble),
+            ensemble=ensemble,
             resume=arguments.resume,
             accelerator=arguments.accelerator,
         )
