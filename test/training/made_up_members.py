@@ -4,10 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from desertmind_seg.model.ontology import Ontology, load_ontology
+from training.data.datasets import data_hash
 from training.data.frames import LabelledFrame
-from training.out_of_fold import FoldHeader, Prediction, write_fold
+from training.ensembles.store import Experiment, FoldIndex, Prediction, write_fold
+from training.evaluation.tta import Probabilities
+from training.networks.checkpoint import Checkpoint
+from training.networks.network import SegmentationNetwork
+from training.recipes.schema import Recipe
 
 YCOR8 = load_ontology('ycor-8')
 PREDICTION = Prediction(
@@ -91,31 +97,46 @@ class MadeUpNetwork:
         return odds / odds.sum(axis=0, keepdims=True)
 
 
-def header(recipe: str, fold: int, folds: int, prediction: Prediction = PREDICTION) -> FoldHeader:
-    """Return the header of a fold whose checkpoint is gone."""
-    return FoldHeader(
-        recipe=recipe,
+def write_made_up_fold(
+    folder: Path,
+    recipe: str,
+    network: Probabilities,
+    fold: int,
+    folds: int,
+    frames: list[MadeUpFrame],
+    prediction: Prediction = PREDICTION,
+) -> None:
+    """Write one fold, whose checkpoint is gone."""
+    origin = FoldIndex(
+        experiment=Experiment(recipe=recipe, folds=folds, ontology=YCOR8, prediction=prediction),
         fold=fold,
-        folds=folds,
-        ontology=YCOR8.model_dump(mode='json'),
-        data_hash=f'{fold:064d}',
-        checkpoint=f'../fold_{fold}/checkpoint.pt',
+        data_hash=data_hash(frames),
         checkpoint_sha256='0' * 64,
-        checkpoint_git_hash='unknown',
-        prediction=prediction,
     )
+    write_fold(folder, origin, frames, network)
 
 
 def write_made_up_store(
-    folder: Path,
-    recipe: str,
-    network: MadeUpNetwork,
-    frames: list[MadeUpFrame],
-    folds: int = 4,
-    prediction: Prediction = PREDICTION,
+    folder: Path, recipe: str, network: Probabilities, frames: list[MadeUpFrame], shift: int = 0
 ) -> Path:
-    """Deal whole groups to folds in turn and write all of them."""
-    for fold in range(folds):
-        held_out = [frame for frame in frames if frame.group_number % folds == fold]
-        write_fold(folder, header(recipe, fold, folds, prediction), held_out, YCOR8, network)
+    """Deal whole groups to 4 folds in turn, from fold ``shift`` on, and write all of them."""
+    for fold in range(4):
+        held_out = [frame for frame in frames if (frame.group_number + shift) % 4 == fold]
+        write_made_up_fold(folder, recipe, network, fold, 4, held_out)
     return folder
+
+
+def untrained_checkpoint(recipe: Recipe, seed: int, ontology: Ontology = YCOR8) -> Checkpoint:
+    """Return a network as it is drawn, as if it had been trained."""
+    torch.manual_seed(seed)
+    return Checkpoint(
+        state_dict=SegmentationNetwork(recipe.model, ontology.num_classes).state_dict(),
+        recipe=recipe.model_dump(mode='json'),
+        ontology=ontology.model_dump(mode='json'),
+        temperature=1.0,
+        data_hash='',
+        frames={},
+        git_hash='unknown',
+        environment={},
+        scores={},
+    )

@@ -3,16 +3,16 @@
 import csv
 from pathlib import Path
 
-from made_up_members import YCOR8
+from made_up_members import YCOR8, untrained_checkpoint
 import numpy as np
 import pytest
+from tiny_model import DEPTH
 import torch
 
 from desertmind_seg.model.ontology import load_ontology
-from training.distillation import DistillationError, Teachers, distillation_loss
+from training.ensembles.distillation import DistillationError, Teachers, distillation_loss
 from training.fit.run import train
 from training.networks.checkpoint import Checkpoint, save_checkpoint
-from training.networks.network import SegmentationNetwork
 from training.recipes.load import parse_recipe
 from training.recipes.schema import Recipe
 
@@ -81,35 +81,10 @@ def test_a_teacher_of_another_stride_is_resized() -> None:
     assert float(small) == pytest.approx(float(whole), rel=1e-6)
 
 
-def test_what_does_not_fit_is_refused() -> None:
-    student = torch.zeros((2, 3, 4, 4))
-    labels = torch.zeros((2, 4, 4), dtype=torch.int64)
-    with pytest.raises(DistillationError, match=r'labels are \(2, 8, 8\), the logits'):
-        distillation_loss(student, student, torch.zeros((2, 8, 8)), 1.0)
-    with pytest.raises(DistillationError, match=r'teachers give \(2, 5\)'):
-        distillation_loss(student, torch.zeros((2, 5, 4, 4)), labels, 1.0)
-
-
-def _checkpoint(recipe: Recipe, seed: int, **changed: object) -> Checkpoint:
-    torch.manual_seed(seed)
-    network = SegmentationNetwork(recipe.model, YCOR8.num_classes)
-    fields = {
-        'state_dict': network.state_dict(),
-        'recipe': recipe.model_dump(mode='json'),
-        'ontology': YCOR8.model_dump(mode='json'),
-        'temperature': 1.0,
-        'data_hash': '',
-        'frames': {},
-        'git_hash': 'unknown',
-        'environment': {},
-        'scores': {},
-    }
-    return Checkpoint(**{**fields, **changed})
-
-
 def test_teachers_are_averaged_and_do_not_learn(tiny_recipe: Recipe, tmp_path: Path) -> None:
     for seed in (1, 2):
-        save_checkpoint(_checkpoint(tiny_recipe, seed), tmp_path / f'run_{seed}/checkpoint.pt')
+        teacher = untrained_checkpoint(tiny_recipe, seed)
+        save_checkpoint(teacher, tmp_path / f'run_{seed}/checkpoint.pt')
     image = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
     sources = [tmp_path / 'run_1', tmp_path / 'run_2/checkpoint.pt']  # a run, and a file
     alone = [Teachers([source], 'cpu', YCOR8).soft_labels({'image': image}) for source in sources]
@@ -127,11 +102,9 @@ def test_teachers_are_averaged_and_do_not_learn(tiny_recipe: Recipe, tmp_path: P
 def test_a_teacher_of_another_class_table_is_refused_by_name(
     tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
-    other = load_ontology('desert-10')
     recipe = tiny_recipe.model_copy(update={'name': 'desert_teacher'})
-    save_checkpoint(
-        _checkpoint(recipe, 0, ontology=other.model_dump(mode='json')), tmp_path / 'checkpoint.pt'
-    )
+    teacher = untrained_checkpoint(recipe, 0, load_ontology('desert-10'))
+    save_checkpoint(teacher, tmp_path / 'checkpoint.pt')
     with pytest.raises(
         DistillationError, match=r'\(desert_teacher\) was trained for desert-10 \(10 classes'
     ):
@@ -139,7 +112,7 @@ def test_a_teacher_of_another_class_table_is_refused_by_name(
 
 
 def test_a_teacher_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r'expected one of checkpoint\.pt and ensemble'):
+    with pytest.raises(FileNotFoundError, match=r'No checkpoint at .*/checkpoint\.pt'):
         Teachers([tmp_path], 'cpu', YCOR8)
     with pytest.raises(FileNotFoundError, match='No checkpoint at'):
         Teachers([tmp_path / 'teacher.pt'], 'cpu', YCOR8)
@@ -149,18 +122,9 @@ def test_a_teacher_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_a_teacher_with_depth_wants_depth(tiny_recipe: Recipe, tmp_path: Path) -> None:
     tree = tiny_recipe.model_dump(mode='json')
-    tree['model']['depth'] = {
-        'range_m': [0.5, 20.0],
-        'gain': 1.0,
-        'as_input': True,
-        'validity_channel': False,
-        'stem_init': 'zero',
-        'auxiliary_head': False,
-        'dropout': 0.0,
-        'partial_dropout': 0.0,
-    }
+    tree['model']['depth'] = DEPTH
     recipe = parse_recipe(tree, 'rgbd')
-    save_checkpoint(_checkpoint(recipe, 0), tmp_path / 'checkpoint.pt')
+    save_checkpoint(untrained_checkpoint(recipe, 0), tmp_path / 'checkpoint.pt')
     teachers = Teachers([tmp_path], 'cpu', YCOR8)
     image = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
     with pytest.raises(DistillationError, match='takes depth, but the batch has none'):
@@ -175,15 +139,12 @@ def test_a_student_comes_to_say_what_its_teacher_says(
     """Through the ordinary trainer, by the recipe's key alone."""
     tree = tiny_recipe.model_dump(mode='json')
     tree['distillation'] = {'teachers': [str(trained[1])], 'weight': 10.0, 'temperature': 2.0}
-    tree['optim'].update(epochs=12, lr=1e-2, schedule='constant', warmup=0.0, ema_decay=0.0)
+    optim = {'lr': 1e-2, 'schedule': 'constant', 'warmup': 0.0, 'ema_decay': 0.0}
+    tree['optim'].update(optim, epochs=12, val_every_epochs=12)
     tree['augment'].update(crop=0.0, flip=0.0, photometric=0.0, blur=0.0)
     recipe = parse_recipe(tree, 'student')
     train(recipe, tmp_path, accelerator='cpu')
-    with (tmp_path / 'metrics.csv').open(newline='') as file:
-        losses = [
-            float(row['train_distillation'])
-            for row in csv.DictReader(file)
-            if row['train_distillation']
-        ]
+    rows = csv.DictReader((tmp_path / 'metrics.csv').read_text().splitlines())
+    losses = [float(row['train_distillation']) for row in rows if row['train_distillation']]
     assert len(losses) == 24
     assert np.mean(losses[-3:]) < 0.1 * np.mean(losses[:3])

@@ -1,1 +1,1 @@
-"""Training of one recipe."""
+"""Fitting: a run, and a run for each fold."""

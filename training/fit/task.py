@@ -15,7 +15,7 @@ from desertmind_seg.model.files import whole_file
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.scores.metrics import ConfusionMatrix
 from training.data.augment import class_mix, drop_depth, thin_some_depth
-from training.distillation import Teachers, distillation_loss
+from training.ensembles.distillation import Teachers, distillation_loss
 from training.fit.losses import SegmentationLoss, masked_l1_depth
 from training.fit.schedule import averaged_network, lr_schedule, optimizer_for
 from training.networks.network import SegmentationNetwork

@@ -10,8 +10,10 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
+from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, Ontology
-from training.ensemble import EnsembleError, read_ensemble
+from training.ensembles.ensemble_file import ENSEMBLE_FILE, read_ensemble
+from training.ensembles.store import EnsembleError
 from training.networks.checkpoint import load_checkpoint
 from training.networks.network import SegmentationNetwork
 
@@ -19,7 +21,7 @@ from training.networks.network import SegmentationNetwork
 _SMALLEST_PROBABILITY = torch.finfo(torch.float32).tiny
 
 
-class DistillationError(ValueError):
+class DistillationError(DesertmindError):
     """Teachers cannot teach this student."""
 
 
@@ -27,9 +29,9 @@ class Teachers:
     """Networks whose probabilities are averaged into soft labels; they never learn.
 
     Args:
-        sources: checkpoints, run folders (their checkpoint.pt), or ensemble.json files of
-            `training.ensemble`. Each source counts equally; within an ensemble its fitted weights
-            hold, and a member's folds share the member's weight.
+        sources: checkpoints, ensemble.json files of `training.ensemble`, or folders of either.
+            Each source counts equally; within an ensemble its fitted weights hold, and a member's
+            folds share the member's weight.
         device: where the teachers run.
         ontology: the student's class table.
 
@@ -37,7 +39,7 @@ class Teachers:
         FileNotFoundError: a source does not exist.
         CheckpointError: a checkpoint cannot be read.
         DistillationError: a teacher knows other classes than the student, or an ensemble's
-            checkpoints are not those that it was weighted with.
+            checkpoints are not those that its weights were fitted for.
     """
 
     def __init__(
@@ -86,19 +88,8 @@ class Teachers:
                     )
                 logits = network(image, depth if wants_depth else None).float()
                 each.append(weight * logits.softmax(dim=1))
-            height = max(part.shape[-2] for part in each)
-            width = max(part.shape[-1] for part in each)
-            total = torch.zeros_like(resized(each[0], (height, width)))
-            for part in each:
-                total += resized(part, (height, width))
-        return total
-
-
-def resized(probabilities: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
-    """Resize (N, C, h, w) bilinearly, which keeps each pixel's sum at 1."""
-    if tuple(probabilities.shape[-2:]) == tuple(size_hw):
-        return probabilities
-    return functional.interpolate(probabilities, size_hw, mode='bilinear', align_corners=False)
+            finest = max(part.shape[-2:] for part in each)
+            return torch.stack([_resized(part, finest) for part in each]).sum(dim=0)
 
 
 def distillation_loss(
@@ -123,27 +114,13 @@ def distillation_loss(
 
     Returns:
         The scalar loss, float32; 0 for a batch without a labelled pixel.
-
-    Raises:
-        DistillationError: the labels are of another size than the logits, or the teachers of
-            another number of classes.
     """
-    if labels.shape != student_logits.shape[:1] + student_logits.shape[2:]:
-        raise DistillationError(
-            f'labels are {tuple(labels.shape)}, the logits {tuple(student_logits.shape)}; '
-            'expected labels (N, h, w) for logits (N, C, h, w)'
-        )
-    if teacher_probabilities.shape[:2] != student_logits.shape[:2]:
-        raise DistillationError(
-            f'teachers give {tuple(teacher_probabilities.shape[:2])} (N, C), the student '
-            f'{tuple(student_logits.shape[:2])}; both must see one batch and one ontology'
-        )
     student = student_logits.float()
     labelled = labels != UNLABELED
     if not labelled.any():
         return student.sum() * 0.0
-    size_hw = (student.shape[-2], student.shape[-1])
-    teacher = resized(teacher_probabilities.float(), size_hw).clamp_min(_SMALLEST_PROBABILITY)
+    teacher = _resized(teacher_probabilities.float(), student.shape[-2:])
+    teacher = teacher.clamp_min(_SMALLEST_PROBABILITY)
     divergence = functional.kl_div(
         (student / temperature).log_softmax(dim=1),
         (teacher.log() / temperature).log_softmax(dim=1),
@@ -153,17 +130,18 @@ def distillation_loss(
     return temperature**2 * divergence[labelled].mean()
 
 
+def _resized(probabilities: torch.Tensor, size_hw: torch.Size) -> torch.Tensor:
+    """Resize (N, C, h, w) bilinearly, which keeps each pixel's sum at 1."""
+    return functional.interpolate(
+        probabilities, list(size_hw), mode='bilinear', align_corners=False
+    )
+
+
 def _checkpoints(source: Path) -> list[tuple[Path, float]]:
     """List a source's checkpoints with their weights, which sum to 1."""
     if source.is_dir():
-        inside = [source / name for name in ('ensemble.json', 'checkpoint.pt')]
-        found = [path for path in inside if path.is_file()]
-        if len(found) != 1:
-            raise FileNotFoundError(
-                f'Teacher {str(source)!r}: expected one of checkpoint.pt and ensemble.json in the '
-                f'folder, found {[path.name for path in found]}; give the file'
-            )
-        source = found[0]
+        ensemble = source / ENSEMBLE_FILE
+        source = ensemble if ensemble.is_file() else source / 'checkpoint.pt'
     if source.suffix == '.json':
         try:
             return read_ensemble(source).checkpoints(source.parent)

@@ -1,0 +1,1 @@
+"""Ensembles of folds: probabilities out of fold, weights fitted on them, what they teach."""
