@@ -1,18 +1,7 @@
-"""Command: compare bundles, backends and frame sizes by time and memory, beside their floors.
+"""Command: compare bundles, backends and frame sizes by time and memory, beside their rooflines.
 
-Results below --out:
-- `metrics.json`: `schema`; `command`; `created`; `settings` (frames, rounds, warm_up_frames,
-  num_threads, outputs, picture); `load_average` (before, after); `limits` by backend
-  (flops_per_sec by number format and by what ran the product, bytes_per_sec, not_measured);
-  `cases`, one for each bundle, backend and size, in the order of the command line: `bundle`,
-  `backend`, `size_hw`, `cost` (flops, weight_bytes, activation_bytes; null where `not_counted`
-  says why), `not_run` (null, or the reason), `device`, `details`, `load_sec`, `warm_up_sec`,
-  `latency_ms` (p50, p95, p99: value over all frames, lowest and highest of a round),
-  `frames_per_sec`, `ratio_to_first` (of the medians of each round: value, lowest, highest),
-  `memory_mib` (before, peak, growth, device), `floor` (compute_ms, memory_ms, ms, bound_by,
-  peaks_from, distance); what was not measured is null; `environment` (machine, versions,
-  git_hash).
-- `report.html`: the same for people.
+Results below --out: `metrics.json`, whose keys `timing.results.BenchmarkMetrics` describes, and
+`report.html`, the same for people.
 """
 
 import argparse
@@ -20,39 +9,30 @@ from collections.abc import Sequence
 from pathlib import Path
 import sys
 
-from desertmind_seg.engines.protocol import EngineError
-from desertmind_seg.model.bundle import BundleError, read_bundle
-from desertmind_seg.options import BACKENDS, size_hw, whole_number
-from desertmind_seg.pipeline.segmenter import ImageError
-from desertmind_seg.reports.output import output_folder, write_json
-from desertmind_seg.timing.cases import ROUNDS, OwnProcess, benchmark
-from desertmind_seg.timing.engine_case import TimedEngine
-from desertmind_seg.timing.limits import LimitProbe
-from desertmind_seg.timing.pages import (
-    METRICS,
-    REPORT,
-    _aligned,
-    _floor_notes,
-    _write_benchmark_report,
-    limit_rows,
-    machine_line,
-    table_rows,
+from desertmind_seg.options import (
+    ALL_DONE,
+    BACKENDS,
+    DONE_IN_PART,
+    add_output_folder,
+    command_parser,
+    run_command,
+    size_hw,
+    whole_number,
 )
 
-_SIZES_HW = ((480, 640), (720, 1280))
 _EXAMPLES = """\
 Every bundle runs on every backend at every size, each case in a process of its own. After a
-warm-up the cases take turns, so that all see the same machine. A case that cannot run here is
-listed as not run, with the reason. Times are those of Engine.infer, from the frame in memory to
-the finished mask and confidence in memory, transfers included, one frame after the other.
+warm-up the cases take turns, so that all see the same machine. Times are those of Engine.infer,
+from the frame in memory to the finished mask and confidence in memory, transfers included, one
+frame after the other.
 
-The floor is what the machine could do at best: the operations of convolutions and matrix products
-over the fastest product that was measured, or the bytes of weights, frame, results of these
-operators and outputs over the fastest copy, whichever is longer. Caches can beat the second.
+The roofline is what the machine could do at best: the operations of convolutions and matrix
+products over the fastest product that was measured, or the bytes of weights, frame, results of
+these operators and outputs over the fastest copy, whichever is longer. Caches can beat the second.
 
-Columns: in parentheses the lowest and highest round; ratio, to the first case that ran, of the
-medians round by round; RSS, the most that the process grew by for bundle, engine and frames; GPU,
-what all GPUs held more after the warm-up than before.
+Columns: in parentheses the lowest and highest round; ratio, to the first case that was measured,
+of the medians round by round; RSS, the most that the process grew by for bundle, engine and
+frames; GPU, what all GPUs held more after the warm-up than before.
 
 examples:
   two precisions on whatever this machine has
@@ -61,19 +41,17 @@ examples:
     python -m desertmind_seg.benchmark mine.onnx --backend onnxruntime-cpu --size 720x1280 \\
         --frames 500
 
-exit status: 0 at least one case was measured, 1 none could run, 2 bad input, 130 stopped by Ctrl-C
-"""
-OwnProcess.register('TimedEngine', TimedEngine)
-OwnProcess.register('LimitProbe', LimitProbe)
+A case that this machine cannot run is listed with the reason, and counts as done unless --backend
+names its backend. A case that fails on the way is listed too: done in part. Where no case can be
+measured, nothing is written."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = argparse.ArgumentParser(
-        prog='python -m desertmind_seg.benchmark',
-        description='Compare bundles, backends and frame sizes by time and memory.',
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        'desertmind_seg.benchmark',
+        'Compare bundles, backends and frame sizes by time and memory.',
+        _EXAMPLES,
     )
     parser.add_argument('bundles', metavar='BUNDLE', type=Path, nargs='+', help='models to run')
     parser.add_argument(
@@ -81,23 +59,23 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='NAME',
         choices=BACKENDS,
         nargs='+',
-        default=list(BACKENDS),
-        help=f'what runs them (default: {" ".join(BACKENDS)})',
+        default=[],
+        help=f'what runs them (default: those of {" ".join(BACKENDS)} that work here)',
     )
     parser.add_argument(
         '--size',
         metavar='HxW',
         type=size_hw,
         nargs='+',
-        default=list(_SIZES_HW),
+        default=[(480, 640), (720, 1280)],
         help='camera sizes, height x width (default: 480x640 720x1280)',
     )
     parser.add_argument(
         '--frames',
         metavar='N',
-        type=whole_number(ROUNDS),
+        type=whole_number(1),
         default=100,
-        help=f'timed frames of each case, over {ROUNDS} rounds (default: 100)',
+        help='timed frames of each case, in up to 5 rounds (default: %(default)s)',
     )
     parser.add_argument(
         '--num-threads',
@@ -113,41 +91,52 @@ def build_parser() -> argparse.ArgumentParser:
         help='picture to run, scaled to each size (default: a made-up one; what is in it makes no '
         'difference in time)',
     )
-    parser.add_argument('--out', metavar='DIR', type=Path, help=f'{METRICS} and {REPORT} go there')
-    parser.add_argument('--force', action='store_true', help='replace results of an earlier run')
+    add_output_folder(parser, required=False)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    args = build_parser().parse_args(argv)
-    try:
-        bundles = [read_bundle(path) for path in args.bundles]
-        arguments = (bundles, args.backend, args.size, args.frames, args.num_threads, args.image)
-        if args.out is None:
-            document = benchmark(*arguments)
-        else:
-            # Results that are in the way are found before anything is measured.
-            with output_folder(args.out, (METRICS, REPORT), replace=args.force) as new:
-                document = benchmark(*arguments)
-                write_json(new / METRICS, document)
-                _write_benchmark_report(new / REPORT, document)
-    except (BundleError, EngineError, ImageError, OSError) as err:
-        print(f'error: {err}', file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print('stopped', file=sys.stderr)
-        return 130
-    print(machine_line(document))
-    print(_aligned(table_rows(document['cases'])))
-    for name, text in {
-        **limit_rows(document['limits']),
-        **_floor_notes(document['cases']),
-    }.items():
-        print(f'{name}: {text}')
-    if args.out is not None:
-        print(f'Report: {args.out / REPORT}\nMetrics: {args.out / METRICS}')
-    return 0 if any(case['not_run'] is None for case in document['cases']) else 1
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    return run_command(parser, lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    from desertmind_seg.model.bundle import read_bundle
+    from desertmind_seg.reports.output import output_folder, write_json
+    from desertmind_seg.timing.cases import benchmark
+    from desertmind_seg.timing.results import METRICS, REPORT, BenchmarkMetrics
+    from desertmind_seg.timing.tables import benchmark_text
+
+    def measure() -> BenchmarkMetrics:
+        return benchmark(
+            [read_bundle(path) for path in options.bundles],
+            options.backend or BACKENDS,
+            options.size,
+            options.frames,
+            options.num_threads,
+            options.image,
+        )
+
+    if options.out is None:
+        metrics = measure()
+    else:
+        from desertmind_seg.timing.pages import write_benchmark_report
+
+        # Results that are in the way are found before anything is measured.
+        with output_folder(options.out, (METRICS, REPORT), replace=options.force) as new:
+            metrics = measure()
+            write_json(new / METRICS, metrics.model_dump(mode='json', by_alias=True))
+            write_benchmark_report(new / REPORT, metrics)
+    print(benchmark_text(metrics))
+    if options.out is not None:
+        print(f'Report: {options.out / REPORT}\nMetrics: {options.out / METRICS}')
+    complete = all(
+        case.failed is None and (case.not_run is None or case.backend not in options.backend)
+        for case in metrics.cases
+    )
+    return ALL_DONE if complete else DONE_IN_PART
 
 
 if __name__ == '__main__':

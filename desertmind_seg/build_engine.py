@@ -7,16 +7,10 @@ import signal
 import sys
 from types import FrameType
 
-from tqdm import tqdm
-
-from desertmind_seg.engines.cache import CACHE_VARIABLE, parse_shape
-from desertmind_seg.engines.protocol import EngineError
-from desertmind_seg.engines.tensorrt_build import BuildOptions, stored_engine
-from desertmind_seg.engines.tensorrt_library import CURRENT, choose_target
-from desertmind_seg.model.bundle import BundleError, read_bundle
 from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
+from desertmind_seg.options import command_parser, exit_code, run_command
 
-_EXAMPLES = f"""\
+_EXAMPLES = """\
 examples:
   for the GPU of this machine, any frame size
     python -m desertmind_seg.build_engine mine.onnx
@@ -26,17 +20,16 @@ examples:
 Targets of TensorRT-RTX: sm75 (RTX 20), sm80, sm86 (RTX 30), sm89 (RTX 40), sm120 (RTX 50), sm121.
 Plain TensorRT builds for the GPU of this machine only.
 
-Engines lie in --cache-dir, else in ${CACHE_VARIABLE}, else in
-$XDG_CACHE_HOME/desertmind_seg/engines. One that is there and fits is not built again.
-
-exit status: 0 all engines are there, 1 one could not be built, 130 stopped by Ctrl-C
-"""
+Engines lie in --cache-dir, else in $DESERTMIND_SEG_ENGINE_CACHE, else in
+$XDG_CACHE_HOME/desertmind_seg/engines. One that is there and fits is not built again."""
 
 
 class _Bar:
     """A progress bar that Ctrl-C stops: raising through TensorRT's C++ would end the process."""
 
     def __init__(self, target: str) -> None:
+        from tqdm import tqdm
+
         self._interrupted = False
         self._bar = tqdm(
             total=100,
@@ -52,10 +45,8 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         signal.signal(signal.SIGINT, self._previous)
         self._bar.close()
-
-    @property
-    def interrupted(self) -> bool:
-        return self._interrupted
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     def progress(self, what: str, fraction: float) -> bool:
         self._bar.set_postfix_str(what, refresh=False)
@@ -68,11 +59,10 @@ class _Bar:
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = argparse.ArgumentParser(
-        prog='python -m desertmind_seg.build_engine',
-        description='Build the TensorRT engines of a bundle into the engine cache.',
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        'desertmind_seg.build_engine',
+        'Build the TensorRT engines of a bundle into the engine cache.',
+        _EXAMPLES,
     )
     parser.add_argument(
         'bundle',
@@ -83,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '--target',
-        default=CURRENT,
+        default='current',
         help='GPUs by compute capability, e.g. sm86,sm89 (default: current, the GPU of this '
         'machine)',
     )
@@ -99,31 +89,35 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    args = build_parser().parse_args(argv)
-    try:
-        bundle = read_bundle(args.bundle or share_path(DEFAULT_BUNDLE))
-        # All targets are checked before the first is built.
-        wanted = [choose_target(target.strip()) for target in args.target.split(',')]
-        parse_shape(args.shape)
-    except (BundleError, EngineError, OSError) as err:
-        print(f'error: {err}', file=sys.stderr)
-        return 1
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    return run_command(parser, lambda: _run(parser.prog, options))
+
+
+def _run(prog: str, options: argparse.Namespace) -> int:
+    from desertmind_seg.engines.profiles import parse_shape
+    from desertmind_seg.engines.protocol import EngineError
+    from desertmind_seg.engines.tensorrt_build import BuildOptions, stored_engine
+    from desertmind_seg.engines.tensorrt_library import choose_target
+    from desertmind_seg.model.bundle import read_bundle
+
+    bundle = read_bundle(options.bundle or share_path(DEFAULT_BUNDLE))
+    # All targets are checked before the first is built.
+    wanted = [choose_target(target.strip()) for target in options.target.split(',')]
+    parse_shape(options.shape)
+    done = 0
     for tensorrt, target in wanted:
-        with _Bar(target) as bar:
-            options = BuildOptions(args.shape, args.cache_dir or '', bar.progress)
-            try:
-                stored = stored_engine(bundle, tensorrt, target, options)
-            except (EngineError, OSError) as err:
-                failure: Exception | None = err
-            else:
-                failure = None
-        if failure is not None:
-            print(f'error: {failure}', file=sys.stderr)
-            return 130 if bar.interrupted else 1
-        record = stored.record
-        how = f'built in {record.build_sec:.1f} s' if stored.built_now else 'was there'
+        try:
+            with _Bar(target) as bar:
+                build = BuildOptions(options.shape, options.cache_dir or '', bar.progress)
+                stored = stored_engine(bundle, tensorrt, target, build)
+        except EngineError as err:
+            print(f'{prog}: error: {err}', file=sys.stderr)
+            continue
+        done += 1
+        how = f'built in {stored.record.build_sec:.1f} s' if stored.built_now else 'was there'
         print(f'{target}: {stored.path} ({len(stored.plan) / 1e6:.1f} MB, {how})')
-    return 0
+    return exit_code(done, len(wanted))
 
 
 if __name__ == '__main__':

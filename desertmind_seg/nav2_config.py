@@ -4,16 +4,12 @@ The layer (kiwicampus/semantic_segmentation_layer) knows classes by their names 
 for each name in ~/label_info that its parameters lack; so the names are never typed by hand.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 import sys
 
-from desertmind_seg.geometry.nav2_layer import NODE, nav2_yaml
-from desertmind_seg.model.bundle import BundleError, read_bundle
-from desertmind_seg.model.ontology import OntologyError, load_ontology
+from desertmind_seg.options import ALL_DONE, command_parser, run_command
 
 _EXAMPLES = """\
 examples:
@@ -26,18 +22,19 @@ examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = argparse.ArgumentParser(
-        prog='python -m desertmind_seg.nav2_config',
-        description="Write the parameters of Nav2's semantic segmentation layer to stdout.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        'desertmind_seg.nav2_config',
+        "Write the parameters of Nav2's semantic segmentation layer to stdout.",
+        _EXAMPLES,
     )
     table = parser.add_mutually_exclusive_group(required=True)
     table.add_argument('--ontology', help='name of a shipped class table, or path of a .yaml file')
-    table.add_argument('--bundle', type=Path, help='take the class table of this bundle')
+    table.add_argument(
+        '--bundle', metavar='FILE', type=Path, help='take the class table of this bundle'
+    )
     parser.add_argument(
         '--node',
-        default=NODE,
+        default='/segmentation',
         help='the segmentation node with its namespace (default: %(default)s)',
     )
     return parser
@@ -45,17 +42,22 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    args = build_parser().parse_args(argv)
-    try:
-        if args.bundle:
-            ontology = read_bundle(args.bundle).metadata.ontology
-        else:
-            ontology = load_ontology(args.ontology)
-    except (BundleError, OntologyError, OSError) as err:
-        print(f'error: {err}', file=sys.stderr)
-        return 2
-    print(nav2_yaml(ontology, args.node.rstrip('/')), end='')
-    return 0
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    return run_command(parser, lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    from desertmind_seg.geometry.nav2_layer import nav2_yaml
+    from desertmind_seg.model.bundle import read_bundle
+    from desertmind_seg.model.ontology import load_ontology
+
+    if options.bundle:
+        ontology = read_bundle(options.bundle).metadata.ontology
+    else:
+        ontology = load_ontology(options.ontology)
+    print(nav2_yaml(ontology, options.node.rstrip('/')), end='')
+    return ALL_DONE
 
 
 if __name__ == '__main__':

@@ -46,6 +46,13 @@ def run_command(parser: argparse.ArgumentParser, work: Callable[[], int]) -> int
         return STOPPED
 
 
+def exit_code(done: int, wanted: int) -> int:
+    """Return the exit status of a command that did `done` of `wanted` things."""
+    if done == wanted:
+        return ALL_DONE
+    return DONE_IN_PART if done else NOTHING_WRITTEN
+
+
 def add_bundle(parser: argparse.ArgumentParser) -> None:
     """Add --bundle: a path, None for the shipped model."""
     parser.add_argument(

@@ -6,24 +6,24 @@ from pathlib import Path
 import statistics
 import sys
 
-import cv2
-from tqdm import tqdm
-
-from desertmind_seg.engines.load import BACKENDS, load_engine
-from desertmind_seg.engines.protocol import EngineError
-from desertmind_seg.model.bundle import BundleError, read_bundle
 from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
-from desertmind_seg.pipeline.image_files import EXTENSIONS, find_images, segment_image
-from desertmind_seg.pipeline.segmenter import ImageError, Segmenter
+from desertmind_seg.options import (
+    add_backend,
+    add_bundle,
+    add_confidence_threshold,
+    command_parser,
+    exit_code,
+    run_command,
+)
 
-_EXAMPLES = f"""\
+_EXAMPLES = """\
 Each image NAME.jpg becomes
   NAME.mask.png        class ids, 8 bit, the size of the image; 255 = unlabelled
   NAME.confidence.png  255 times the probability of the class
   NAME.overlay.jpg     the classes' colours over the image, to look at
 below --out, in the folders in which the images lie below IMAGE_OR_FOLDER. The orientation that a
 camera noted in the EXIF data is applied first, as image viewers do. Names that begin with a dot
-are skipped. Images are taken by their extension: {' '.join(EXTENSIONS)}
+are skipped. Images are taken by their extension: .bmp .jpeg .jpg .pgm .png .ppm .tif .tiff .webp
 
 examples:
   one image with the model that is shipped
@@ -33,74 +33,69 @@ examples:
   mark what the model is unsure about as unlabelled
     python -m desertmind_seg.segment trail.jpg --confidence-threshold 0.6 --out masks
 
-exit status: 0 all images done, 1 some failed (each is named), 2 nothing was done
-"""
+An image that cannot be segmented is named, and the others are done: done in part."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = argparse.ArgumentParser(
-        prog='python -m desertmind_seg.segment',
-        description='Segment an image, or all images in a folder and its subfolders.',
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        'desertmind_seg.segment',
+        'Segment an image, or all images in a folder and its subfolders.',
+        _EXAMPLES,
     )
     parser.add_argument('source', metavar='IMAGE_OR_FOLDER', type=Path)
-    parser.add_argument('--out', metavar='DIR', type=Path, required=True, help='results go here')
-    parser.add_argument(
-        '--bundle', metavar='FILE', type=Path, help=f'the model (default: {DEFAULT_BUNDLE})'
-    )
-    parser.add_argument(
-        '--backend',
-        choices=('auto', *BACKENDS),
-        default='auto',
-        help='what runs the model (default: auto, the first that works here)',
-    )
-    parser.add_argument(
-        '--confidence-threshold',
-        metavar='P',
-        type=float,
-        default=0.0,
-        help='below this probability, 0.0 to 1.0, a pixel becomes unlabelled (default: 0.0)',
-    )
+    parser.add_argument('--out', metavar='DIR', type=Path, required=True, help='where results go')
+    add_bundle(parser)
+    add_backend(parser)
+    add_confidence_threshold(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    args = build_parser().parse_args(argv)
-    # Damaged files are reported below, by name; OpenCV's own lines would tear the progress bar.
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    return run_command(parser, lambda: _run(parser.prog, options))
+
+
+def _run(prog: str, options: argparse.Namespace) -> int:
+    import cv2
+    from tqdm import tqdm
+
+    from desertmind_seg.engines.load import load_engine
+    from desertmind_seg.model.bundle import read_bundle
+    from desertmind_seg.model.errors import DesertmindError
+    from desertmind_seg.pipeline.image_files import find_images, segment_image
+    from desertmind_seg.pipeline.segmenter import Segmenter
+
+    # Damaged files are named below; OpenCV's own lines would tear the progress bar.
     # OpenCV 5 moved the call; 0 is LOG_LEVEL_SILENT.
     set_log_level = getattr(cv2, 'setLogLevel', None) or cv2.utils.logging.setLogLevel
     set_log_level(0)
-    try:
-        images = find_images(args.source, args.out)
-        bundle = read_bundle(args.bundle or share_path(DEFAULT_BUNDLE))
-        engine = load_engine(bundle, args.backend)
-        segmenter = Segmenter(engine, args.confidence_threshold)
-        args.out.mkdir(parents=True, exist_ok=True)
-    except (BundleError, EngineError, OSError, ValueError) as err:
-        print(f'error: {err}', file=sys.stderr)
-        return 2
-    failures = []
+    images = find_images(options.source, options.out)
+    bundle = read_bundle(options.bundle or share_path(DEFAULT_BUNDLE))
+    engine = load_engine(bundle, options.backend)
+    segmenter = Segmenter(engine, options.confidence_threshold)
+    options.out.mkdir(parents=True, exist_ok=True)
+    failed: list[str] = []
     latencies_ms = []
     for image, target in tqdm(images, unit='image', disable=None):
         try:
             latencies_ms.append(segment_image(segmenter, image, target))
-        except (EngineError, ImageError, OSError) as err:
-            failures.append(image)
-            tqdm.write(f'error: {image}: {err}', file=sys.stderr)
+        except (DesertmindError, OSError) as err:
+            failed.append(str(image))
+            tqdm.write(f'{prog}: error: {image}: {err}', file=sys.stderr)
     engine.close()
     if latencies_ms:
         print(
-            f'{len(latencies_ms)} of {len(images)} images segmented into {args.out} with '
+            f'{len(latencies_ms)} of {len(images)} images segmented into {options.out} with '
             f'{bundle.metadata.name} ({bundle.metadata.ontology.name}) by {engine.backend} on '
             f'{engine.device}; median inference {statistics.median(latencies_ms):.1f} ms'
         )
-    if failures:
-        listed = ', '.join(str(image) for image in failures)
-        print(f'error: {len(failures)} of {len(images)} images failed: {listed}', file=sys.stderr)
-    return 1 if failures else 0
+    if failed:
+        listed = f'{len(failed)} of {len(images)} images failed: {", ".join(failed)}'
+        print(f'{prog}: error: {listed}', file=sys.stderr)
+    return exit_code(len(latencies_ms), len(images))
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ killed in between leaves an engine that is not used. NAME.lock is held while bui
 frees it with the process.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +20,13 @@ from pathlib import Path
 import re
 from threading import Event
 import time
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from desertmind_seg.engines.profiles import Profile
 from desertmind_seg.engines.protocol import EngineBuildError
-from desertmind_seg.model.bundle import MAX_SIZE_HW, MIN_SIZE_HW, Bundle
+from desertmind_seg.model.bundle import Bundle
 from desertmind_seg.model.files import cache_dir, whole_file
 
 _LOGGER = logging.getLogger(__name__)
@@ -34,55 +36,6 @@ CACHE_VARIABLE = 'DESERTMIND_SEG_ENGINE_CACHE'
 
 # Says what is being done and how much of it, 0 to 1; returns whether to go on.
 Progress = Callable[[str, float], bool]
-
-_Side = Annotated[int, Field(ge=1)]
-_SizeHw = tuple[_Side, _Side]
-
-
-class Profile(BaseModel):
-    """The frame sizes that an engine takes, (height, width) in pixels."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra='forbid')
-
-    smallest: _SizeHw
-    typical: _SizeHw
-    largest: _SizeHw
-
-    def takes(self, size_hw: tuple[int, int]) -> bool:
-        """Whether frames of `size_hw` fit."""
-        return all(
-            low <= side <= high
-            for low, side, high in zip(self.smallest, size_hw, self.largest, strict=True)
-        )
-
-    def __str__(self) -> str:
-        """Return HxW, or the smallest and the largest."""
-        sizes = [self.smallest] if self.smallest == self.largest else [self.smallest, self.largest]
-        return ' to '.join(f'{height}x{width}' for height, width in sizes)
-
-
-DYNAMIC = Profile(smallest=MIN_SIZE_HW, typical=(720, 1280), largest=MAX_SIZE_HW)
-
-
-def parse_shape(text: str) -> tuple[Profile, ...]:
-    """Read '480x640,720x1280' (height x width) or 'dynamic'.
-
-    Raises:
-        EngineBuildError: not of that form, or a size that bundles do not take.
-    """
-    if text == 'dynamic':
-        return (DYNAMIC,)
-    profiles = []
-    for part in text.split(','):
-        match = re.fullmatch(r'\s*(\d+)x(\d+)\s*', part)
-        size_hw = (int(match[1]), int(match[2])) if match else (0, 0)
-        if not DYNAMIC.takes(size_hw):
-            raise EngineBuildError(
-                f'shape {text!r}: {part!r} is no frame size from {DYNAMIC} pixels; give heights x '
-                'widths such as 480x640,720x1280, or dynamic for every size'
-            )
-        profiles.append(Profile(smallest=size_hw, typical=size_hw, largest=size_hw))
-    return tuple(dict.fromkeys(profiles))
 
 
 class EngineKey(BaseModel):
@@ -124,7 +77,7 @@ class EngineRecord(BaseModel):
         build_sec: how long TensorRT took.
         layer_types: number of layers of the parsed network, by the type of what they compute.
         engine_layers: number of layers that TensorRT fused them into.
-        gate: the figures of the bundle's parity gate.
+        parity: the figures of the bundle's parity check.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra='forbid')
@@ -137,7 +90,7 @@ class EngineRecord(BaseModel):
     build_sec: float
     layer_types: dict[str, int]
     engine_layers: int
-    gate: dict[str, Any]
+    parity: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -252,9 +205,9 @@ def find_or_build(
             bundle_name=bundle.metadata.name,
             built_at=datetime.now(timezone.utc).isoformat(timespec='seconds'),
             build_sec=round(built.build_sec, 3),
-            layer_types=_count(dtype for _, _, dtype in built.layers),
+            layer_types=dict(Counter(dtype for _, _, dtype in built.layers)),
             engine_layers=sum(line.startswith(('Name:', 'Layer')) for line in built.report),
-            gate=bundle.metadata.parity,
+            parity=bundle.metadata.parity,
         )
         with _naming_the_folder(path):
             with whole_file(path) as temporary:
@@ -296,10 +249,3 @@ def _naming_the_folder(path: Path) -> Iterator[None]:
             f'the engine folder {path.parent} {what}: {err.strerror} ({path.name}). Free it, or '
             f'set {CACHE_VARIABLE} to a folder with room that this user may write to'
         ) from err
-
-
-def _count(names: Iterator[str]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-    return counts

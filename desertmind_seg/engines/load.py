@@ -1,27 +1,14 @@
-"""Engines run a bundle's graph: uint8 frame in, uint8 mask, confidence and cost out."""
+"""The backends by name, and the choice of one for a bundle."""
 
 from collections.abc import Callable
 import logging
 
-from desertmind_seg.engines.onnxruntime import OnnxRuntimeEngine, physical_cores
+from desertmind_seg.engines.onnxruntime import OnnxRuntimeEngine
 from desertmind_seg.engines.protocol import Engine, EngineBuildError, EngineError
 from desertmind_seg.engines.tensorrt import TensorRtEngine
 from desertmind_seg.engines.tensorrt_build import BuildOptions
-from desertmind_seg.model.arrays import Depth, Rgb
 from desertmind_seg.model.bundle import Bundle
 
-__all__ = [
-    'BACKENDS',
-    'BuildOptions',
-    'Depth',
-    'Engine',
-    'EngineError',
-    'OnnxRuntimeEngine',
-    'Rgb',
-    'TensorRtEngine',
-    'load_engine',
-    'physical_cores',
-]
 _LOGGER = logging.getLogger(__name__)
 
 

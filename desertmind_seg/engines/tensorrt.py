@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 import ctypes
-from dataclasses import dataclass
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,51 +10,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from desertmind_seg.engines.cache import CACHE_VARIABLE, Profile, StoredEngine
+from desertmind_seg.engines.cache import CACHE_VARIABLE, StoredEngine
 from desertmind_seg.engines.cuda import Cuda
+from desertmind_seg.engines.profiles import TensorPlan, plan_tensors, tensor_shape
 from desertmind_seg.engines.protocol import EngineError, check_request
 from desertmind_seg.engines.tensorrt_build import BuildOptions, stored_engine
 from desertmind_seg.engines.tensorrt_library import CURRENT, TensorRt, choose_tensorrt
-from desertmind_seg.engines.tensorrt_network import tensor_shape
 from desertmind_seg.model.arrays import Depth, Rgb
 from desertmind_seg.model.bundle import DEPTH_INPUT, IMAGE_INPUT, OUTPUTS, Bundle
 from desertmind_seg.model.files import whole_file
 
 _LOGGER = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TensorPlan:
-    """An input or output at the largest frame size of an engine.
-
-    Attributes:
-        name: of the tensor.
-        dtype: of its elements.
-        largest: its shape for the largest frame.
-    """
-
-    name: str
-    dtype: np.dtype[Any]
-    largest: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """What its buffers hold, on the host and on the device."""
-        return int(np.prod(self.largest)) * self.dtype.itemsize
-
-
-def plan_tensors(modality: str, profiles: Sequence[Profile]) -> tuple[TensorPlan, ...]:
-    """List the buffers that an engine needs so that no frame of its profiles allocates any."""
-    largest = max((profile.largest for profile in profiles), key=lambda hw: hw[0] * hw[1])
-    names = [IMAGE_INPUT, *([DEPTH_INPUT] if modality == 'rgbd' else []), *OUTPUTS]
-    return tuple(
-        TensorPlan(
-            name,
-            np.dtype(np.float32 if name == DEPTH_INPUT else np.uint8),
-            tensor_shape(name, largest),
-        )
-        for name in names
-    )
 
 
 def deserialize(tensorrt: TensorRt, plan: bytes, path: Path) -> tuple[Any, Any]:
@@ -213,7 +178,7 @@ class TensorRtEngine:
         self._tensorrt.log.take_errors()
         if self._tensorrt.rtx:
             config = self._engine.create_runtime_config()
-            # Records graphs itself, and anew where it has specialised a kernel meanwhile.
+            # Records graphs itself, and again where it has specialised a kernel meanwhile.
             config.cuda_graph_strategy = module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
             self._jit_cache = config.create_runtime_cache()
             self._load_jit_cache()
@@ -347,7 +312,7 @@ class TensorRtEngine:
         if self._jit_cache.deserialize(content):
             self._jit_saved = content
         else:
-            _LOGGER.info('compiled kernels in %s are of another driver; made anew', self._jit_path)
+            _LOGGER.info('kernels in %s are of another driver; compiled again', self._jit_path)
             self._tensorrt.log.take_errors()
 
     def _save_jit_cache(self) -> None:

@@ -6,7 +6,7 @@ import onnx
 from onnx import numpy_helper
 from onnx.utils import Extractor
 
-from desertmind_seg.engines.cache import Profile
+from desertmind_seg.engines.profiles import Profile, tensor_shape
 from desertmind_seg.engines.protocol import EngineError, read_unchanged
 from desertmind_seg.engines.tensorrt_library import TensorRt
 from desertmind_seg.model.bundle import DEPTH_INPUT, IMAGE_INPUT, OUTPUTS, PROBABILITIES, Bundle
@@ -135,8 +135,3 @@ def _quantizes_to(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) 
         return str(types.Name(constants[node.input[2]].data_type))
     named = [attribute.i for attribute in node.attribute if attribute.name == 'output_dtype']
     return str(types.Name(named[0])) if named and named[0] else 'UINT8'
-
-
-def tensor_shape(name: str, size_hw: tuple[int, int]) -> tuple[int, ...]:
-    """Return the shape of an input or output of a bundle for frames of `size_hw`."""
-    return (1, *size_hw, 3) if name == IMAGE_INPUT else (1, *size_hw)

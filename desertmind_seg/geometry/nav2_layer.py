@@ -1,7 +1,5 @@
 """The parameters of Nav2's semantic segmentation layer for a class table."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import yaml
@@ -9,7 +7,6 @@ import yaml
 from desertmind_seg.geometry.costmap import DECAY_SEC, MAX_RANGE_M, MIN_RANGE_M
 from desertmind_seg.model.ontology import Ontology
 
-NODE = '/segmentation'
 LAYER = 'semantic_segmentation_layer'
 LETHAL = 254
 # What a single observation of a lethal class costs, until there are so many with such a mean
@@ -19,7 +16,7 @@ SAMPLES_TO_CONFIRM = 3
 MIN_CONFIDENCE = 127
 
 
-def layer_parameters(ontology: Ontology, node: str = NODE) -> dict[str, Any]:
+def layer_parameters(ontology: Ontology, node: str) -> dict[str, Any]:
     """Return the parameters of the layer, without the node's name around them.
 
     Classes of equal group and cost make one class type.
@@ -65,7 +62,7 @@ def layer_parameters(ontology: Ontology, node: str = NODE) -> dict[str, Any]:
     }
 
 
-def nav2_yaml(ontology: Ontology, node: str = NODE) -> str:
+def nav2_yaml(ontology: Ontology, node: str) -> str:
     """Return the parameter file's text; arguments as of `layer_parameters`."""
     parameters = {LAYER: layer_parameters(ontology, node)}
     nodes = {'local_costmap': {'local_costmap': {'ros__parameters': parameters}}}

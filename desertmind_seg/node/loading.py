@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from desertmind_seg.engines.cache import DYNAMIC, parse_shape
+from desertmind_seg.engines.profiles import DYNAMIC, parse_shape
 from desertmind_seg.engines.protocol import Engine, EngineError
 from desertmind_seg.engines.tensorrt_build import BuildOptions, stored_engine
 from desertmind_seg.engines.tensorrt_library import CURRENT, choose_target

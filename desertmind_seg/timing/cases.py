@@ -2,216 +2,234 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from datetime import datetime, timezone
 import multiprocessing
 from multiprocessing.managers import BaseManager
 import os
 from pathlib import Path
+import sys
 import tempfile
+from types import ModuleType
 from typing import Any
 
+import cv2
+import numpy as np
 from tqdm import tqdm
 
 from desertmind_seg.engines.onnxruntime import physical_cores
-from desertmind_seg.engines.protocol import EngineError
+from desertmind_seg.engines.protocol import EngineBuildError, EngineError
+from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.bundle import Bundle
+from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.pipeline.image_files import read_image
+from desertmind_seg.pipeline.segmenter import check_frame
 from desertmind_seg.reports.provenance import environment
-from desertmind_seg.timing.document import case_document
+from desertmind_seg.reports.records import Environment
 from desertmind_seg.timing.engine_case import (
     OUTPUTS,
     WARM_UP_FRAMES,
-    CaseResult,
+    CaseRun,
     EngineCase,
+    TimedEngine,
+    made_up_frame,
 )
-from desertmind_seg.timing.graph_cost import GraphCost, GraphCostError, Precision, bundle_cost
-from desertmind_seg.timing.limits import Limits, best
+from desertmind_seg.timing.graph_cost import GraphCostError, bundle_cost
+from desertmind_seg.timing.limits import LimitProbe
+from desertmind_seg.timing.results import (
+    BenchmarkMetrics,
+    GraphCost,
+    Limits,
+    LoadAverage,
+    Precision,
+    Settings,
+)
+from desertmind_seg.timing.summary import case_record
 
 # The cases take turns; what differs between the turns of one case is the machine.
-ROUNDS = 5
-_BLAS_THREADS = ('OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS', 'OMP_NUM_THREADS')
+MAX_ROUNDS = 5
 # What calls into a process raise that is gone.
 _DIED = (EOFError, ConnectionError)
 
 
-class OwnProcess(BaseManager):
-    """Keeps one object in a process of its own."""
-
-    TimedEngine: Callable[..., Any]
-    LimitProbe: Callable[..., Any]
-
-
-def run_cases(
-    results: Sequence[CaseResult], frames: int
-) -> tuple[dict[str, Limits], list[CaseResult]]:
-    """Time all cases in turn and measure the limits of their backends meanwhile.
-
-    Args:
-        results: the cases; `not_run`, `started` and `rounds` are filled in.
-        frames: how many of each case are timed, over all rounds; at least `ROUNDS`.
-
-    Returns:
-        The limits by backend, and the cases that have times.
-    """
-    with ExitStack() as stack:
-        folder = Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix='desertmind_seg_limits_'))
-        )
-        running: list[tuple[CaseResult, Any]] = []
-        for result in tqdm(results, desc='loading', unit='case', disable=None):
-            engine = _start(result, stack)
-            if engine is not None:
-                running.append((result, engine))
-        probes = _limit_probes([result for result, _ in running], folder, stack)
-        samples: dict[str, list[Limits]] = {backend: [] for backend in probes}
-        with tqdm(total=ROUNDS * len(running), desc='timing', unit='turn', disable=None) as bar:
-            for index in range(ROUNDS):
-                count = frames // ROUNDS + (index < frames % ROUNDS)
-                # Another one comes first each time.
-                first = index % max(len(running), 1)
-                for result, engine in running[first:] + running[:first]:
-                    time_round(result, engine, count)
-                    bar.update()
-                running = [entry for entry in running if not entry[0].not_run]
-                for backend, probe in probes.items():
-                    samples[backend].append(_sample(probe))
-        for _, engine in running:
-            engine.close()
-    return (
-        {backend: best(taken) for backend, taken in samples.items()},
-        [result for result, _ in running],
-    )
-
-
-def _start(result: CaseResult, stack: ExitStack) -> Any | None:
-    process = stack.enter_context(OwnProcess(ctx=multiprocessing.get_context('spawn')))
-    engine = process.TimedEngine(result.case)
-    try:
-        result.started = engine.start()
-    except EngineError as err:
-        result.not_run = err.clause
-    except _DIED:
-        result.not_run = 'its process died while it was loaded, perhaps for lack of memory'
-    return None if result.not_run else engine
-
-
-def time_round(result: CaseResult, engine: Any, count: int) -> None:
-    try:
-        result.rounds.append(engine.time_frames(count))
-    except EngineError as err:
-        result.not_run = f'failed in round {len(result.rounds) + 1}: {err.clause}'
-    except _DIED:
-        result.not_run = f'its process died in round {len(result.rounds) + 1}'
-
-
-def _limit_probes(running: Sequence[CaseResult], folder: Path, stack: ExitStack) -> dict[str, Any]:
-    """Start what measures each backend that runs, in the number formats of its cases."""
-    probes = {}
-    for backend in dict.fromkeys(result.case.backend for result in running):
-        of_backend = [result for result in running if result.case.backend == backend]
-        precisions: dict[Precision, None] = {'fp32': None}
-        for result in of_backend:
-            precisions.update(dict.fromkeys(result.cost.flops if result.cost else ()))
-        own = folder / backend
-        own.mkdir()
-        with _one_blas_thread():
-            process = stack.enter_context(OwnProcess(ctx=multiprocessing.get_context('spawn')))
-        case = of_backend[0].case
-        probes[backend] = process.LimitProbe(
-            case.bundle, backend, case.num_threads, tuple(precisions), own
-        )
-    return probes
-
-
-def _sample(probe: Any) -> Limits:
-    try:
-        limits: Limits = probe.measure()
-    except EngineError as err:
-        return Limits({}, None, {'products': str(err)})
-    except _DIED:
-        return Limits({}, None, {'products': 'the process that measures died'})
-    return limits
-
-
-@contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    """Let processes that are started meanwhile have BLAS with one thread."""
-    before = {name: os.environ.get(name) for name in _BLAS_THREADS}
-    os.environ.update(dict.fromkeys(_BLAS_THREADS, '1'))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+class BenchmarkError(DesertmindError):
+    """Nothing could be measured."""
 
 
 def benchmark(
     bundles: Sequence[Bundle],
     backends: Sequence[str],
     sizes_hw: Sequence[tuple[int, int]],
-    frames: int,
-    num_threads: int,
+    frames: int = 100,
+    num_threads: int = 0,
     image: Path | None = None,
-) -> dict[str, Any]:
-    """Measure every bundle on every backend at every size; return metrics.json.
+) -> BenchmarkMetrics:
+    """Measure every bundle on every backend at every size.
 
     Args:
         bundles: checked bundles.
-        backends: names in `engine.BACKENDS`.
+        backends: names in `engines.load.BACKENDS`.
         sizes_hw: (height, width) of the frames.
-        frames: how many of each case are timed; at least `ROUNDS`.
+        frames: how many of each case are timed; at least 1.
         num_threads: CPU threads of one operator; 0 for one a physical core.
         image: picture that is scaled to each size; None for a made-up one.
 
     Raises:
         OSError: the picture cannot be read.
-        ImageError: it is no whole image.
+        ImageError: it is no whole image, or no bundle takes frames of a size.
         EngineError: a bundle's file changed meanwhile.
+        BenchmarkError: no case could be measured.
     """
     threads = num_threads or len(physical_cores(os.sched_getaffinity(0)))
-    frame = None if image is None else read_image(image)
-    results = []
+    shown = _frames(sizes_hw, image)
+    runs = []
     for bundle in bundles:
-        counted = {size_hw: _count(bundle, size_hw) for size_hw in sizes_hw}
-        results += [
-            CaseResult(
-                EngineCase(bundle.path, backend, size_hw, threads, frame),
-                bundle,
-                *counted[size_hw],
-            )
+        counted = [_count(bundle, size_hw) for size_hw in sizes_hw]
+        runs += [
+            CaseRun(EngineCase(bundle.path, backend, frame, threads), bundle, *counts)
             for backend in backends
-            for size_hw in sizes_hw
+            for frame, counts in zip(shown, counted, strict=True)
         ]
+    rounds = min(MAX_ROUNDS, frames)
     load_before = os.getloadavg()[0]
-    limits, measured = run_cases(results, frames)
-    first = measured[0] if measured else None
-    return {
-        'schema': 1,
-        'command': 'benchmark',
-        'created': datetime.now(timezone.utc).isoformat(timespec='seconds'),
-        'settings': {
-            'frames': frames,
-            'rounds': ROUNDS,
-            'warm_up_frames': WARM_UP_FRAMES,
-            'num_threads': threads,
-            'outputs': list(OUTPUTS),
-            'picture': 'made up: noise over a gradient' if image is None else str(image),
-        },
-        'load_average': {'before': load_before, 'after': os.getloadavg()[0]},
-        'limits': {backend: asdict(entry) for backend, entry in limits.items()},
-        'cases': [
-            case_document(result, limits.get(result.case.backend), first) for result in results
-        ],
-        'environment': environment(),
-    }
+    limits = run_cases(runs, frames, rounds)
+    measured = [run for run in runs if run.measured]
+    if not measured:
+        reasons = (f'{run.case.backend}: {run.not_run or run.failed}' for run in runs)
+        raise BenchmarkError(f'no case could be measured: {"; ".join(dict.fromkeys(reasons))}')
+    return BenchmarkMetrics(
+        created=datetime.now(timezone.utc).isoformat(timespec='seconds'),
+        settings=Settings(
+            frames=frames,
+            rounds=rounds,
+            warm_up_frames=WARM_UP_FRAMES,
+            num_threads=threads,
+            outputs=OUTPUTS,
+            picture='made up: noise over a gradient' if image is None else str(image),
+        ),
+        load_average=LoadAverage(before=load_before, after=os.getloadavg()[0]),
+        limits=limits,
+        cases=tuple(case_record(run, limits, measured[0]) for run in runs),
+        environment=Environment.model_validate(environment()),
+    )
 
 
-def _count(bundle: Bundle, size_hw: tuple[int, int]) -> tuple[GraphCost | None, str]:
+def run_cases(runs: Sequence[CaseRun], frames: int, rounds: int) -> dict[str, Limits]:
+    """Time all cases in turn and measure the limits of their backends meanwhile.
+
+    Args:
+        runs: what came of the cases; filled in.
+        frames: how many of each case are timed, over all rounds.
+        rounds: how often the cases take turns; at most `frames`.
+
+    Returns:
+        The limits by backend.
+    """
+    with ExitStack() as stack:
+        running: list[tuple[CaseRun, Any]] = []
+        for run in tqdm(runs, desc='loading', unit='case', disable=None):
+            engine = start_case(run, stack)
+            if engine is not None:
+                running.append((run, engine))
+        probes = _limit_probes([run for run, _ in running], stack)
+        with tqdm(total=rounds * len(running), desc='timing', unit='turn', disable=None) as bar:
+            for index in range(rounds):
+                count = frames // rounds + (index < frames % rounds)
+                # Another one comes first each time.
+                first = index % max(len(running), 1)
+                for run, engine in running[first:] + running[:first]:
+                    time_round(run, engine, count)
+                    bar.update()
+                running = [entry for entry in running if entry[0].measured]
+                for probe in probes.values():
+                    probe.measure()
+        for _, engine in running:
+            engine.close()
+        return {backend: probe.limits for backend, probe in probes.items()}
+
+
+def start_case(run: CaseRun, stack: ExitStack) -> Any | None:
+    """Start the engine of a case in a process of its own; None where that did not work."""
+    engine = stack.enter_context(_engine_process()).TimedEngine(run.case)
     try:
-        return bundle_cost(bundle, size_hw, OUTPUTS), ''
+        run.started = engine.start()
+    except EngineBuildError as err:
+        run.failed = err.clause
+    except EngineError as err:
+        run.not_run = err.clause
+    except _DIED:
+        run.failed = 'its process died while it was loaded, perhaps for lack of memory'
+    return engine if run.measured else None
+
+
+def time_round(run: CaseRun, engine: Any, count: int) -> None:
+    """Time some frames of a case, or say how it failed."""
+    try:
+        run.rounds.append(engine.time_frames(count))
+    except EngineError as err:
+        run.failed = f'{err.clause} (round {len(run.rounds) + 1})'
+    except _DIED:
+        run.failed = f'its process died (round {len(run.rounds) + 1})'
+
+
+class _EngineProcess(BaseManager):
+    """A process that keeps a TimedEngine."""
+
+    TimedEngine: Callable[[EngineCase], Any]
+
+
+_EngineProcess.register('TimedEngine', TimedEngine)
+
+
+@contextmanager
+def _engine_process() -> Iterator[_EngineProcess]:
+    """Start a process that does not run the script of the caller again.
+
+    Spawned processes otherwise do, and a script or notebook that calls `benchmark` without
+    `if __name__ == '__main__':` would call it in each of them.
+    """
+    process = _EngineProcess(ctx=multiprocessing.get_context('spawn'))
+    main = sys.modules['__main__']
+    sys.modules['__main__'] = ModuleType('__main__')
+    try:
+        process.start()
+    finally:
+        sys.modules['__main__'] = main
+    with process:
+        yield process
+
+
+def _limit_probes(running: Sequence[CaseRun], stack: ExitStack) -> dict[str, LimitProbe]:
+    """Start what measures each backend that runs, in the number formats of its cases."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='desertmind_seg_')))
+    probes = {}
+    for backend in dict.fromkeys(run.case.backend for run in running):
+        of_backend = [run for run in running if run.case.backend == backend]
+        precisions: dict[Precision, None] = {'fp32': None}
+        for run in of_backend:
+            precisions.update(dict.fromkeys(run.cost.flops if run.cost else ()))
+        own = folder / backend
+        own.mkdir()
+        probes[backend] = LimitProbe(
+            of_backend[0].bundle, backend, of_backend[0].case.num_threads, precisions, own, stack
+        )
+    return probes
+
+
+def _frames(sizes_hw: Sequence[tuple[int, int]], image: Path | None) -> list[Rgb]:
+    """Return the frame of each size."""
+    for size_hw in sizes_hw:
+        check_frame(np.broadcast_to(np.uint8(0), (*size_hw, 3)))
+    if image is None:
+        return [made_up_frame(size_hw) for size_hw in sizes_hw]
+    rgb = read_image(image)
+    return [
+        np.asarray(cv2.resize(rgb, size_hw[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+        for size_hw in sizes_hw
+    ]
+
+
+def _count(bundle: Bundle, size_hw: tuple[int, int]) -> tuple[GraphCost | None, str | None]:
+    try:
+        return bundle_cost(bundle, size_hw, OUTPUTS), None
     except GraphCostError as err:
         return None, str(err)

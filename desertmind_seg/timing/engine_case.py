@@ -1,19 +1,17 @@
 """An engine that times itself, and what it takes of memory. It wants a process of its own."""
 
 from dataclasses import dataclass, field
-import os
 from pathlib import Path
 import shutil
 import subprocess
 import time
 
-import cv2
 import numpy as np
 
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.model.arrays import Depth, Rgb
 from desertmind_seg.model.bundle import Bundle, BundleMetadata, read_bundle
-from desertmind_seg.timing.graph_cost import GraphCost
+from desertmind_seg.timing.results import GraphCost, Memory
 
 # TensorRT and CUDA compile and tune on the first frames; ONNX Runtime allocates on them.
 WARM_UP_FRAMES = 10
@@ -21,44 +19,26 @@ OUTPUTS = ('mask', 'confidence')
 _NOISE_SEED = 20261121
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EngineCase:
     """What is timed.
 
     Attributes:
         bundle: path of the bundle.
-        backend: a name in `engine.BACKENDS`.
-        size_hw: (height, width) of the frames.
+        backend: a name in `engines.load.BACKENDS`.
+        frame: (H, W, 3) uint8.
         num_threads: CPU threads of one operator.
-        frame: (h, w, 3) uint8, scaled to `size_hw`; None for a made-up picture.
     """
 
     bundle: Path
     backend: str
-    size_hw: tuple[int, int]
+    frame: Rgb
     num_threads: int
-    frame: Rgb | None = None
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What the process of an engine holds, in MiB.
-
-    Attributes:
-        before: resident before the bundle was read.
-        peak: the most that was ever resident.
-        device: what all GPUs together held more after the warm-up than before the engine was
-            loaded; None on the CPU, and where nvidia-smi does not say.
-    """
-
-    before: float
-    peak: float
-    device: int | None
 
     @property
-    def growth(self) -> float:
-        """What reading the bundle, loading the engine and running it added at the most."""
-        return self.peak - self.before
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width of the frame."""
+        return self.frame.shape[0], self.frame.shape[1]
 
 
 @dataclass(frozen=True)
@@ -70,14 +50,12 @@ class Started:
         details: what else it says of itself.
         load_sec: time for reading the bundle and loading the engine, building it included.
         warm_up_sec: time for the first frames.
-        pid: its process.
     """
 
     device: str
     details: dict[str, str]
     load_sec: float
     warm_up_sec: float
-    pid: int
 
 
 @dataclass(frozen=True)
@@ -108,7 +86,6 @@ class TimedEngine:
             EngineError: the backend cannot run the bundle here.
         """
         case = self._case
-        self._frame = _frame(case)
         on_cpu = case.backend == 'onnxruntime-cpu'
         device_before = None if on_cpu else device_memory_mib()
         self._resident_before = status_mib('VmRSS')
@@ -118,7 +95,7 @@ class TimedEngine:
         loaded = time.perf_counter()
         self._depth = made_up_depth(case.size_hw, bundle.metadata)
         for _ in range(WARM_UP_FRAMES):
-            self._engine.infer(self._frame, self._depth, OUTPUTS)
+            self._engine.infer(self._case.frame, self._depth, OUTPUTS)
         warm = time.perf_counter()
         device_now = None if on_cpu else device_memory_mib()
         self._device_mib: int | None = None
@@ -129,7 +106,6 @@ class TimedEngine:
             dict(self._engine.details),
             round(loaded - began, 3),
             round(warm - loaded, 3),
-            os.getpid(),
         )
 
     def time_frames(self, count: int) -> TimedFrames:
@@ -139,15 +115,16 @@ class TimedEngine:
             EngineError: the engine failed.
         """
         # Meanwhile other cases had the caches.
-        self._engine.infer(self._frame, self._depth, OUTPUTS)
+        self._engine.infer(self._case.frame, self._depth, OUTPUTS)
         latencies_ms = []
         began = time.perf_counter()
         for _ in range(count):
             start = time.perf_counter()
-            self._engine.infer(self._frame, self._depth, OUTPUTS)
+            self._engine.infer(self._case.frame, self._depth, OUTPUTS)
             latencies_ms.append((time.perf_counter() - start) * 1e3)
         wall_sec = time.perf_counter() - began
-        memory = Memory(self._resident_before, status_mib('VmHWM'), self._device_mib)
+        before, peak = self._resident_before, status_mib('VmHWM')
+        memory = Memory(before=before, peak=peak, growth=peak - before, device=self._device_mib)
         return TimedFrames(tuple(latencies_ms), wall_sec, memory)
 
     def close(self) -> None:
@@ -194,14 +171,6 @@ def device_memory_mib() -> int | None:
     return sum(int(line) for line in lines)
 
 
-def _frame(case: EngineCase) -> Rgb:
-    if case.frame is None:
-        return made_up_frame(case.size_hw)
-    height, width = case.size_hw
-    scaled = cv2.resize(case.frame, (width, height), interpolation=cv2.INTER_AREA)
-    return np.asarray(scaled, np.uint8)
-
-
 def status_mib(field: str) -> float:
     """Return a size of this process, such as VmRSS, in MiB.
 
@@ -216,15 +185,16 @@ def status_mib(field: str) -> float:
 
 
 @dataclass
-class CaseResult:
-    """What is known of a case.
+class CaseRun:
+    """What came of a case until now.
 
     Attributes:
-        case: what was to be timed.
+        case: what is to be timed.
         bundle: its bundle.
         cost: of one frame; None where it could not be counted.
         not_counted: why not.
-        not_run: why there are no times; empty where there are.
+        not_run: why this machine cannot run it.
+        failed: what went wrong with a case that it can run.
         started: the engine; None where it did not start.
         rounds: the times, a round each.
     """
@@ -232,7 +202,13 @@ class CaseResult:
     case: EngineCase
     bundle: Bundle
     cost: GraphCost | None
-    not_counted: str = ''
-    not_run: str = ''
+    not_counted: str | None = None
+    not_run: str | None = None
+    failed: str | None = None
     started: Started | None = None
     rounds: list[TimedFrames] = field(default_factory=list)
+
+    @property
+    def measured(self) -> bool:
+        """Whether there are times of all rounds."""
+        return self.not_run is None and self.failed is None

@@ -1,9 +1,7 @@
 """What a bundle's graph costs at a frame size: its multiply-adds, and the bytes that must move."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
-from typing import Literal
 
 import onnx
 from onnx import TensorProto, helper, shape_inference
@@ -11,8 +9,7 @@ from onnx import TensorProto, helper, shape_inference
 from desertmind_seg.engines.protocol import read_unchanged
 from desertmind_seg.model.bundle import DEPTH_INPUT, IMAGE_INPUT, OUTPUTS, Bundle
 from desertmind_seg.model.errors import DesertmindError
-
-Precision = Literal['fp32', 'fp16', 'int8']
+from desertmind_seg.timing.results import GraphCost, Precision
 
 # Counted operators -> where their second operand stands among the inputs.
 _SECOND_OPERAND = {
@@ -39,23 +36,6 @@ _PRECISIONS: dict[int, Precision] = {
 
 class GraphCostError(DesertmindError):
     """The operations of a graph cannot be counted."""
-
-
-@dataclass(frozen=True)
-class GraphCost:
-    """What one frame takes at the least.
-
-    Attributes:
-        flops: by the number format in which they are computed; a multiply-add counts two.
-            Convolutions and matrix products only: resizing, softmax and the like are left out.
-        weight_bytes: of all weights, as they are stored.
-        activation_bytes: of the frame, the asked outputs and the result of each convolution and
-            matrix product, once each; whatever lies between is taken as fused into them.
-    """
-
-    flops: Mapping[Precision, int]
-    weight_bytes: int
-    activation_bytes: int
 
 
 def graph_cost(
@@ -111,7 +91,7 @@ def graph_cost(
         # The results of int8 products leave them as int8 again.
         activation_bytes += _nbytes(element_type, result[1])
     weight_bytes = sum(_nbytes(weight.data_type, weight.dims) for weight in graph.initializer)
-    return GraphCost(flops, weight_bytes, activation_bytes)
+    return GraphCost(flops=flops, weight_bytes=weight_bytes, activation_bytes=activation_bytes)
 
 
 def bundle_cost(

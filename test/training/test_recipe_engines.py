@@ -14,7 +14,7 @@ from tiny_bundle import tiny_metadata
 import torch
 import yaml
 
-from desertmind_seg.engines.cache import DYNAMIC
+from desertmind_seg.engines.profiles import DYNAMIC
 from desertmind_seg.engines.tensorrt_build import build_plan
 from desertmind_seg.engines.tensorrt_library import TensorRt, installed_tensorrt
 from desertmind_seg.engines.tensorrt_network import ParsedNetwork

@@ -1,13 +1,15 @@
 """The benchmark end to end with tiny bundles, and its arithmetic. No time is judged."""
 
-from collections.abc import Sequence
-import json
-import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 import re
+import sys
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import cv2
+from matplotlib.figure import Figure
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
@@ -15,34 +17,62 @@ import pytest
 from tiny_bundle import write_tiny_bundle
 
 from desertmind_seg.benchmark import build_parser, main
-from desertmind_seg.engines.protocol import EngineError
+from desertmind_seg.engines.protocol import EngineBuildError, EngineError
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.timing import cases as cases_module
-from desertmind_seg.timing import engine_case
-from desertmind_seg.timing.cases import ROUNDS, run_cases, time_round
-from desertmind_seg.timing.document import latency_document, ratio_document
+from desertmind_seg.timing import engine_case, limits
+from desertmind_seg.timing.cases import benchmark, run_cases, start_case, time_round
 from desertmind_seg.timing.engine_case import (
-    CaseResult,
+    CaseRun,
     EngineCase,
-    Memory,
     TimedEngine,
     TimedFrames,
     device_memory_mib,
     made_up_depth,
     made_up_frame,
 )
-from desertmind_seg.timing.pages import machine_line, table_rows
+from desertmind_seg.timing.pages import write_benchmark_report
+from desertmind_seg.timing.results import (
+    BenchmarkMetrics,
+    LoadAverage,
+    Memory,
+    Roofline,
+    Spread,
+)
+from desertmind_seg.timing.summary import latency, ratio
+from desertmind_seg.timing.tables import machine_line, table_rows
 
 CPU, CUDA = 'onnxruntime-cpu', 'onnxruntime-cuda'
-CASE_KEYS = {
-    *('bundle', 'backend', 'size_hw', 'cost', 'not_counted', 'not_run', 'device', 'details'),
-    *('load_sec', 'warm_up_sec', 'latency_ms', 'frames_per_sec', 'ratio_to_first', 'memory_mib'),
-    'floor',
-}
+PROG = 'python -m desertmind_seg.benchmark'
+NO_CUDA = 'this ONNX Runtime has no CUDAExecutionProvider'
 MEASURED_KEYS = {
     *('device', 'details', 'load_sec', 'warm_up_sec', 'latency_ms', 'frames_per_sec'),
-    *('ratio_to_first', 'memory_mib', 'floor'),
+    *('ratio_to_first', 'memory_mib', 'roofline'),
 }
+MEMORY = Memory(before=1.0, peak=2.0, growth=1.0, device=None)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def short_samples() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, '_SECONDS_A_SAMPLE', 0.0)
+        patch.setattr(limits, '_COPY_BYTES', 2**20)
+        yield
+
+
+@contextmanager
+def engines_here() -> Iterator[None]:
+    """Keep engines in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        here = SimpleNamespace(TimedEngine=TimedEngine)
+        patch.setattr(cases_module, '_engine_process', lambda: nullcontext(here))
+        yield
+
+
+@pytest.fixture
+def in_this_process() -> Iterator[None]:
+    with engines_here():
+        yield
 
 
 def needs_no_cuda() -> None:
@@ -57,129 +87,282 @@ def out(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('benchmark')
     rgbd = write_tiny_bundle(folder / 'rgbd.onnx', modality='rgbd').path
     arguments = [str(tiny_bundle), str(rgbd), '--backend', CPU, CUDA, '--size', '96x128']
-    status = main([*arguments, '--frames', '7', '--num-threads', '1', '--out', str(folder)])
-    assert status == 0
+    with engines_here():
+        status = main([*arguments, '--frames', '7', '--num-threads', '1', '--out', str(folder)])
+    assert status == 1  # CUDA was named
     return folder
 
 
 @pytest.fixture(scope='module')
-def document(out: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((out / 'metrics.json').read_text())
-    return document
+def metrics(out: Path) -> BenchmarkMetrics:
+    return BenchmarkMetrics.model_validate_json((out / 'metrics.json').read_text())
 
 
-def test_every_case_is_in_the_document(document: dict[str, Any]) -> None:
-    assert set(document) == {
-        *('schema', 'command', 'created', 'settings', 'load_average', 'limits', 'cases'),
-        'environment',
-    }
-    assert document['settings'] == {
+def test_every_case_is_in_the_metrics(metrics: BenchmarkMetrics) -> None:
+    assert metrics.settings.model_dump() == {
         'frames': 7,
-        'rounds': ROUNDS,
+        'rounds': 5,
         'warm_up_frames': 10,
         'num_threads': 1,
-        'outputs': ['mask', 'confidence'],
+        'outputs': ('mask', 'confidence'),
         'picture': 'made up: noise over a gradient',
     }
-    assert [(Path(c['bundle']['path']).name, c['backend']) for c in document['cases']] == [
+    assert [(Path(case.bundle.path).name, case.backend) for case in metrics.cases] == [
         *(('tiny.onnx', CPU), ('tiny.onnx', CUDA), ('rgbd.onnx', CPU), ('rgbd.onnx', CUDA)),
     ]
-    for case in document['cases']:
-        assert set(case) == CASE_KEYS
-        assert case['size_hw'] == [96, 128]
-        assert case['cost']['flops'] == {'fp32': 2 * 8 * 48 * 64 * 3}
-    assert document['environment']['versions']['onnxruntime'] == onnxruntime.__version__
-    assert document['environment']['machine']['cpus'] >= 1
+    for case in metrics.cases:
+        assert case.size_hw == (96, 128)
+        assert case.cost is not None
+        assert case.cost.flops == {'fp32': 2 * 8 * 48 * 64 * 3}
+    assert metrics.environment.versions['onnxruntime'] == onnxruntime.__version__
+    assert metrics.environment.machine.cpus >= 1
 
 
-def test_a_case_that_ran_has_every_figure(document: dict[str, Any]) -> None:
-    for case in document['cases'][::2]:
-        assert case['not_run'] is None
-        assert case['device'] == 'cpu, 1 threads'
-        for percentile in ('p50', 'p95', 'p99'):
-            figure = case['latency_ms'][percentile]
-            assert 0 < figure['lowest'] <= figure['highest']
-        p50, p95, p99 = (case['latency_ms'][name]['value'] for name in ('p50', 'p95', 'p99'))
-        assert 0 < p50 <= p95 <= p99
+def test_a_case_that_ran_has_every_figure(metrics: BenchmarkMetrics) -> None:
+    for case in metrics.cases[::2]:
+        assert (case.not_run, case.failed) == (None, None)
+        assert case.device == 'cpu, 1 threads'
+        times, roofline = case.latency_ms, case.roofline
+        assert times is not None
+        for figure in (times.p50, times.p95, times.p99):
+            assert 0 < figure.lowest <= figure.highest
+        assert 0 < times.p50.value <= times.p95.value <= times.p99.value
         # The machine may have been slower in between, but not the frames than their sum.
-        assert case['frames_per_sec'] > 0
-        memory = case['memory_mib']
-        assert memory['growth'] == pytest.approx(memory['peak'] - memory['before'])
-        assert memory['growth'] > 1  # ONNX Runtime's library alone is 20 MB
-        assert memory['device'] is None
-        floor = case['floor']
-        assert floor['ms'] == max(floor['compute_ms'], floor['memory_ms']) > 0
-        assert floor['distance'] == pytest.approx(p50 / floor['ms'])
-        assert floor['peaks_from']['fp32'].startswith('fp32 product by ')
-    first = document['cases'][0]
-    assert first['ratio_to_first'] == {'value': 1.0, 'lowest': 1.0, 'highest': 1.0}
-    assert set(document['limits']) == {CPU}
+        assert case.frames_per_sec is not None
+        assert case.frames_per_sec > 0
+        assert case.memory_mib is not None
+        assert case.memory_mib.device is None
+        assert roofline is not None
+        assert roofline.memory_ms is not None
+        assert roofline.ms == max(roofline.compute_ms, roofline.memory_ms) > 0
+        assert roofline.times_the_roofline == pytest.approx(times.p50.value / roofline.ms)
+        assert roofline.peaks_from == {'fp32': 'fp32'}
+    assert metrics.cases[0].ratio_to_first == Spread(value=1.0, lowest=1.0, highest=1.0)
+    assert set(metrics.limits) == {CPU}
+    assert metrics.limits[CPU].not_measured == {}
 
 
-def test_what_cannot_run_here_is_a_row_with_its_reason(document: dict[str, Any]) -> None:
-    for case in document['cases'][1::2]:
-        assert case['not_run'] == 'this ONNX Runtime has no CUDAExecutionProvider'
-        assert {case[name] for name in MEASURED_KEYS} == {None}
-    rows = table_rows(document['cases'])
+def test_what_cannot_run_here_is_a_row_with_its_reason(metrics: BenchmarkMetrics) -> None:
+    for case in metrics.cases[1::2]:
+        assert (case.not_run, case.failed) == (NO_CUDA, None)
+        assert {getattr(case, name) for name in MEASURED_KEYS} == {None}
+    rows = table_rows(metrics.cases)
     assert [len(row) for row in rows] == [13, 13, 5, 13, 5]
-    assert rows[2] == (
-        *('tiny.onnx', 'fp32', CUDA, '96x128'),
-        'not run: this ONNX Runtime has no CUDAExecutionProvider',
-    )
+    assert rows[2] == ('tiny.onnx', 'fp32', CUDA, '96x128', f'not run: {NO_CUDA}')
 
 
-def test_the_report_shows_the_same(out: Path, document: dict[str, Any]) -> None:
+def test_the_report_shows_the_same(out: Path, metrics: BenchmarkMetrics) -> None:
     report = (out / 'report.html').read_text()
-    assert report.count('not run: this ONNX Runtime has no CUDAExecutionProvider') == 2
-    assert '<svg' in report
-    assert 'p50/floor' in report
+    assert report.count(f'not run: {NO_CUDA}') == 2
+    times = metrics.cases[0].latency_ms
+    assert times is not None
     for value in (
-        f'{document["cases"][0]["latency_ms"]["p50"]["value"]:.1f} (',
-        document['environment']['machine']['cpu'],
+        'p50/roofline',
+        f'{times.p50.value:.1f} (',
+        metrics.environment.machine.cpu,
         f'onnxruntime {onnxruntime.__version__}',
         'rgbd.onnx, onnxruntime-cpu, 96x128',
     ):
         assert value in report
 
 
-def test_nothing_that_runs_is_said_in_the_table(
+def with_times(metrics: BenchmarkMetrics) -> BenchmarkMetrics:
+    """Let three cases take p50 30, 10 and 20 ms, p95 twice and p99 three times as long."""
+    bound = {'compute_ms': 3.0, 'memory_ms': 5.0, 'ms': 5.0, 'bound_by': 'memory'}
+    roofline = Roofline(**bound, peaks_from={'int8': 'fp32'}, times_the_roofline=6.0)
+    cases = [
+        metrics.cases[0].model_copy(
+            update={
+                'size_hw': (480, round(p50)),
+                'latency_ms': latency([[p50] * 94 + [2 * p50] * 3 + [3 * p50] * 3]),
+                'roofline': roofline if p50 == 30.0 else None,
+            }
+        )
+        for p50 in (30.0, 10.0, 20.0)
+    ]
+    return metrics.model_copy(update={'cases': (*cases, metrics.cases[1])})
+
+
+def test_the_chart_shows_the_cases_in_their_order_from_zero(
+    metrics: BenchmarkMetrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    save = Figure.savefig
+
+    def look(figure: Figure, *arguments: Any, **options: Any) -> None:
+        drawn.append(figure)
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, 'savefig', look)
+    write_benchmark_report(tmp_path / 'report.html', with_times(metrics))
+    (axes,) = drawn[0].axes
+
+    assert axes.get_xlim()[0] == 0.0
+    assert axes.get_xlim()[1] >= 90.0
+    # Places count from the top.
+    assert axes.yaxis_inverted()
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        f'tiny.onnx, onnxruntime-cpu, 480x{width}' for width in (30, 10, 20)
+    ]
+    assert list(axes.get_yticks()) == [0, 1, 2]
+    p50, p99, roofline = 'p50', 'up to p99', 'roofline'
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    assert [bar.get_width() for bar in handles[p50]] == [30.0, 10.0, 20.0]
+    assert [round(bar.get_center()[1]) for bar in handles[p50]] == [0, 1, 2]
+    (whiskers,) = handles[p99].lines[2]
+    assert [segment.tolist() for segment in whiskers.get_segments()] == [
+        [[30.0, 0.0], [90.0, 0.0]],
+        [[10.0, 1.0], [30.0, 1.0]],
+        [[20.0, 2.0], [60.0, 2.0]],
+    ]
+    assert handles[roofline].get_xydata().tolist() == [[5.0, 0.0]]
+
+
+def test_the_page_says_which_case_is_fastest_and_what_a_figure_is(
+    metrics: BenchmarkMetrics, tmp_path: Path
+) -> None:
+    made_up = with_times(metrics)
+    write_benchmark_report(tmp_path / 'report.html', made_up)
+    page = (tmp_path / 'report.html').read_text()
+
+    fact = re.search(r'fastest p50.*?([\d.]+ ms).*?(tiny.*?)<', page, re.DOTALL)
+    assert fact
+    assert fact.groups() == ('10.0 ms', 'tiny.onnx, onnxruntime-cpu, 480x10')
+    header, first = table_rows(made_up.cases)[:2]
+    named = dict(zip(header, first, strict=True))
+    assert named['p50 ms'] == '30.0 (30.0-30.0)'
+    assert named['p95 ms'] == '60.0 (60.0-60.0)'
+    assert named['p99 ms'] == '90.0 (90.0-90.0)'
+    assert (named['roofline ms'], named['p50/roofline']) == ('5.0 memory', '6.0')
+    assert 'from the fp32 product, which is faster' in page
+
+
+# What becomes of a case
+
+
+@pytest.mark.usefixtures('in_this_process')
+def test_nothing_is_written_where_nothing_runs(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs_no_cuda()
+    out = tmp_path / 'out'
+    arguments = [str(tiny_bundle), '--backend', CUDA, '--size', '64x64', '80x96']
+    assert main([*arguments, '--out', str(out)]) == 2
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1] == (
+        f'{PROG}: error: no case could be measured: {CUDA}: {NO_CUDA}'
+    )
+    assert said.out == ''
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.usefixtures('in_this_process')
+def test_backends_that_nobody_named_may_be_missing(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     needs_no_cuda()
     image = tmp_path / 'picture.png'
     assert cv2.imwrite(str(image), made_up_frame((70, 90)))
-    out = tmp_path / 'out'
-    arguments = [str(tiny_bundle), '--backend', CUDA, '--size', '64x64', '--frames', '5']
-    assert main([*arguments, '--image', str(image), '--out', str(out)]) == 1
-    document = json.loads((out / 'metrics.json').read_text())
-    assert document['settings']['picture'] == str(image)
-    assert document['limits'] == {}
-    assert (out / 'report.html').is_file()
+    arguments = [str(tiny_bundle), '--size', '64x64', '--frames', '2', '--image', str(image)]
+    assert main(arguments) == 0
     said = capsys.readouterr().out
-    row = r'tiny\.onnx +fp32 +onnxruntime-cuda +64x64 +not run: this ONNX Runtime has no CUDA'
-    assert re.search(row, said)
+    assert re.search(rf'tiny\.onnx +fp32 +onnxruntime-cuda +64x64 +not run: {NO_CUDA}', said)
+    assert re.search(r'tiny\.onnx +fp32 +onnxruntime-cpu +64x64 +1\.00 \(1\.00-1\.00\)', said)
     assert f'onnxruntime {onnxruntime.__version__}' in said
+    assert re.search(r'^onnxruntime-cpu: fp32 product \d+ GFLOP/s, copy [\d.]+ GB/s$', said, re.M)
+
+
+@pytest.mark.usefixtures('in_this_process')
+def test_a_case_that_fails_leaves_the_others(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    time_frames = TimedEngine.time_frames
+
+    def failing(engine: TimedEngine, count: int) -> TimedFrames:
+        if engine._case.size_hw == (64, 96):
+            raise EngineError('CUDA ran out of memory', 'out of memory')
+        return time_frames(engine, count)
+
+    monkeypatch.setattr(TimedEngine, 'time_frames', failing)
+    assert main([str(tiny_bundle), '--size', '64x96', '64x64', '--frames', '2']) == 1
+    said = capsys.readouterr().out
+    assert re.search(r'onnxruntime-cpu +64x96 +failed: out of memory \(round 1\)', said)
+    assert re.search(r'onnxruntime-cpu +64x64 +1\.00 \(1\.00-1\.00\)', said)
+
+
+def case_run(bundle: Path, width: int = 64) -> CaseRun:
+    return CaseRun(
+        EngineCase(bundle, CPU, made_up_frame((64, width)), 1), read_bundle(bundle), None
+    )
+
+
+@pytest.mark.parametrize(
+    ('failure', 'not_run', 'failed'),
+    [
+        (EngineError('no GPU; install one', 'no GPU'), 'no GPU', None),
+        (EngineBuildError('the folder is full'), None, 'the folder is full'),
+        (EOFError(), None, 'its process died while it was loaded, perhaps for lack of memory'),
+    ],
+)
+def test_a_case_that_does_not_start(
+    failure: Exception,
+    not_run: str | None,
+    failed: str | None,
+    tiny_bundle: Path,
+    in_this_process: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(_: TimedEngine) -> None:
+        raise failure
+
+    monkeypatch.setattr(TimedEngine, 'start', start)
+    run = case_run(tiny_bundle)
+    with ExitStack() as stack:
+        assert start_case(run, stack) is None
+    assert (run.not_run, run.failed, run.measured) == (not_run, failed, False)
+
+
+def test_an_engine_has_a_process_that_does_not_run_the_script_again(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = ModuleType('__main__')
+    script.__file__ = str(tmp_path / 'without_guard.py')
+    (tmp_path / 'without_guard.py').write_text('raise SystemExit("the script ran again")')
+    monkeypatch.setitem(sys.modules, '__main__', script)
+    # Another process does not see that.
+    monkeypatch.setattr(engine_case, 'load_engine', None)
+    metrics = benchmark([read_bundle(tiny_bundle)], [CPU], [(64, 96)], 2, 1)
+    assert metrics.settings.rounds == 2
+    (memory,) = (case.memory_mib for case in metrics.cases)
+    assert memory is not None
+    assert memory.growth == pytest.approx(memory.peak - memory.before)
+    assert memory.growth > 1  # ONNX Runtime's library alone is 20 MB
+    assert sys.modules['__main__'] is script
 
 
 @pytest.mark.parametrize(('load', 'said'), [(0.1, False), (2.4, True)])
-def test_a_busy_machine_is_said(load: float, said: bool, document: dict[str, Any]) -> None:
-    line = machine_line({**document, 'load_average': {'before': load, 'after': 3.0}})
+def test_a_busy_machine_is_said(load: float, said: bool, metrics: BenchmarkMetrics) -> None:
+    loads = LoadAverage(before=load, after=3.0)
+    line = machine_line(metrics.model_copy(update={'load_average': loads}))
     assert f'load average {load} before, 3.0 after' in line
     assert ('other work ran, so the times are too long' in line) == said
 
 
 def test_percentiles_by_hand() -> None:
     # 1 to 5 and 6 to 10; linear between neighbours: 1 + 9 * 0.95 is 9.55.
-    document = latency_document([[5, 1, 3, 2, 4], [6, 7, 8, 9, 10]])
-    assert document['p50'] == {'value': 5.5, 'lowest': 3.0, 'highest': 8.0}
-    assert document['p95'] == pytest.approx({'value': 9.55, 'lowest': 4.8, 'highest': 9.8})
-    assert document['p99'] == pytest.approx({'value': 9.91, 'lowest': 4.96, 'highest': 9.96})
+    times = latency([[5, 1, 3, 2, 4], [6, 7, 8, 9, 10]])
+    for spread, expected in (
+        (times.p50, (5.5, 3.0, 8.0)),
+        (times.p95, (9.55, 4.8, 9.8)),
+        (times.p99, (9.91, 4.96, 9.96)),
+    ):
+        assert (spread.value, spread.lowest, spread.highest) == pytest.approx(expected)
 
 
 def test_ratios_are_taken_round_by_round() -> None:
     # The machine was three times as slow in the last round, for both alike.
-    ratio = ratio_document([[2, 2, 9], [3, 3, 3], [6, 6, 6]], [[4, 4, 4], [5, 5, 5], [12, 12, 12]])
-    assert ratio == {'value': 0.5, 'lowest': 0.5, 'highest': 0.6}
+    rounds, first = [[2, 2, 9], [3, 3, 3], [6, 6, 6]], [[4, 4, 4], [5, 5, 5], [12, 12, 12]]
+    assert ratio(rounds, first) == Spread(value=0.5, lowest=0.5, highest=0.6)
 
 
 class FailingEngine:
@@ -193,28 +376,24 @@ class FailingEngine:
         self._calls += 1
         if self._calls > 1:
             raise self._failure
-        return TimedFrames((1.0,) * count, 0.001 * count, Memory(1.0, 2.0, None))
+        return TimedFrames((1.0,) * count, 0.001 * count, MEMORY)
 
 
 @pytest.mark.parametrize(
     ('failure', 'reason'),
     [
-        (EngineError('CUDA ran out of memory', 'out of memory'), 'failed in round 2: out of memo'),
-        (EOFError(), 'its process died in round 2'),
-        (ConnectionResetError(), 'its process died in round 2'),
+        (EngineError('CUDA ran out of memory', 'out of memory'), 'out of memory (round 2)'),
+        (EOFError(), 'its process died (round 2)'),
+        (ConnectionResetError(), 'its process died (round 2)'),
     ],
 )
-def test_a_case_that_fails_on_the_way_is_not_run(
-    failure: Exception, reason: str, tiny_bundle: Path
-) -> None:
-    case = EngineCase(tiny_bundle, CPU, (64, 64), 1)
-    result = CaseResult(case, read_bundle(tiny_bundle), None)
+def test_a_case_that_fails_on_the_way(failure: Exception, reason: str, tiny_bundle: Path) -> None:
+    run = case_run(tiny_bundle)
     engine = FailingEngine(failure)
-    time_round(result, engine, 3)
-    assert result.not_run == ''
-    time_round(result, engine, 3)
-    assert result.not_run.startswith(reason)
-    assert len(result.rounds) == 1
+    time_round(run, engine, 3)
+    assert run.measured
+    time_round(run, engine, 3)
+    assert (run.failed, run.measured, len(run.rounds)) == (reason, False, 1)
 
 
 def test_cases_take_turns(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,22 +405,15 @@ def test_cases_take_turns(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) ->
 
         def time_frames(self, count: int) -> TimedFrames:
             turns.append((self._width, count))
-            return TimedFrames((1.0,) * count, 0.001 * count, Memory(1.0, 2.0, None))
+            return TimedFrames((1.0,) * count, 0.001 * count, MEMORY)
 
         def close(self) -> None:
             turns.append((self._width, 0))
 
-    monkeypatch.setattr(
-        cases_module, '_start', lambda result, _: Recording(result.case.size_hw[1])
-    )
+    monkeypatch.setattr(cases_module, 'start_case', lambda run, _: Recording(run.case.size_hw[1]))
     monkeypatch.setattr(cases_module, '_limit_probes', lambda *_: {})
-    bundle = read_bundle(tiny_bundle)
-    results = [
-        CaseResult(EngineCase(tiny_bundle, CPU, (64, width), 1), bundle, None)
-        for width in (64, 96)
-    ]
-    limits, measured = run_cases(results, 7)
-    assert (limits, measured) == ({}, results)
+    runs = [case_run(tiny_bundle, width) for width in (64, 96)]
+    assert run_cases(runs, 7, 5) == {}
     # 7 frames in 5 rounds, each begun by another case; closed in the end.
     assert turns == [
         *((64, 2), (96, 2), (96, 2), (64, 2), (64, 1), (96, 1), (96, 1), (64, 1)),
@@ -261,10 +433,9 @@ def test_an_engine_is_warm_before_it_is_timed(
             calls.append((rgb.shape, outputs))
 
     monkeypatch.setattr(engine_case, 'load_engine', lambda *_: Counting())
-    frame = np.zeros((50, 60, 3), np.uint8)
-    engine = TimedEngine(EngineCase(tiny_bundle, CPU, (64, 96), 1, frame))
+    engine = TimedEngine(EngineCase(tiny_bundle, CPU, made_up_frame((64, 96)), 1))
     started = engine.start()
-    assert (started.device, started.details, started.pid) == ('none', {'made': 'up'}, os.getpid())
+    assert (started.device, started.details) == ('none', {'made': 'up'})
     assert len(calls) == 10
     timed = engine.time_frames(3)
     # One for the caches, three that count.
@@ -321,27 +492,23 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ('arguments', 'message'),
+    ('option', 'message'),
     [
-        (('--backend', 'auto'), "no backend 'auto'; expected some of tensorrt, onnxruntime-cuda"),
-        (('--size', '480'), "'480' is no frame size; expected height x width from 64x64 to 2160x"),
-        (('--size', '48x640'), "'48x640' is no frame size"),
-        (('--frames', '4'), "'4'; expected a number from 5, one frame a round"),
-        (('--num-threads', '-1'), "'-1'; expected 0 for automatic, or 1 and more"),
+        ('--backend=auto', "--backend: invalid choice: 'auto' (choose from"),
+        ('--size=480', "--size: '480' is no size; expected height x width, such as 480x640"),
+        ('--frames=0', "--frames: '0' is not a whole number from 1"),
+        ('--num-threads=-1', "--num-threads: '-1' is not a whole number from 0"),
     ],
 )
 def test_bad_options_are_named(
-    arguments: tuple[str, ...],
-    message: str,
-    tiny_bundle: Path,
-    capsys: pytest.CaptureFixture[str],
+    option: str, message: str, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match='2'):
-        main([str(tiny_bundle), *(f'{arguments[0]}={arguments[1]}',)])
-    assert message in capsys.readouterr().err
+        main([str(tiny_bundle), option])
+    assert f'{PROG}: error: argument {message}' in capsys.readouterr().err
 
 
-def test_bad_files_are_named_before_anything_runs(
+def test_bad_input_is_named_before_anything_runs(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = tmp_path / 'text.png'
@@ -352,11 +519,13 @@ def test_bad_files_are_named_before_anything_runs(
         ([tiny_bundle, text], 'text.png (10 bytes) is not a whole ONNX file'),
         ([tiny_bundle, '--image', text], 'not a readable image (10 bytes)'),
         ([tiny_bundle, '--image', tmp_path / 'no.png'], "No such file or directory: '"),
+        ([tiny_bundle, '--size', '64x64', '48x640'], 'frame is 640 x 48 pixels; expected 64 x 64'),
+        ([tiny_bundle, '--size', '64x999999'], 'frame is 999999 x 64 pixels; expected 64 x 64'),
         ([tiny_bundle, '--out', tmp_path], 'already holds metrics.json'),
     ):
         assert main([str(argument) for argument in arguments]) == 2
-        said = capsys.readouterr().err
-        assert said.startswith('error: ')
+        (said,) = capsys.readouterr().err.splitlines()
+        assert said.startswith(f'{PROG}: error: ')
         assert message in said
 
 
@@ -364,8 +533,10 @@ def test_bad_files_are_named_before_anything_runs(
 def test_the_gpu_is_measured(tiny_bundle: Path, tmp_path: Path) -> None:
     arguments = [str(tiny_bundle), '--size', '480x640', '--frames', '50', '--out', str(tmp_path)]
     assert main(arguments) == 0
-    document = json.loads((tmp_path / 'metrics.json').read_text())
-    ran = {case['backend'] for case in document['cases'] if case['not_run'] is None}
+    metrics = BenchmarkMetrics.model_validate_json((tmp_path / 'metrics.json').read_text())
+    ran = {case.backend for case in metrics.cases if case.not_run is None}
     assert ran > {CPU}
     for backend in ran - {CPU}:
-        assert document['limits'][backend]['flops_per_sec']['fp32'][backend] > 1e11
+        limits = metrics.limits[backend]
+        assert limits.not_measured == {}
+        assert limits.flops_per_sec['fp32'] > 1e11

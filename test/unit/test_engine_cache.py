@@ -1,25 +1,31 @@
-"""The engine cache: only what fits is used, it is built once, and a bad folder is named."""
+"""The engine cache: only what fits is used, it is built once, kills leave nothing half."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 import fcntl
+import multiprocessing
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 import resource
+import signal
 
 import pytest
 
 from desertmind_seg.engines.cache import (
     CACHE_VARIABLE,
-    DYNAMIC,
     BuiltEngine,
     EngineKey,
     engine_folder,
     engine_path,
     find_engine,
     find_or_build,
-    parse_shape,
 )
+from desertmind_seg.engines.profiles import DYNAMIC, parse_shape
 from desertmind_seg.engines.protocol import EngineBuildError, EngineError
 from desertmind_seg.model.bundle import Bundle, read_bundle
 
+FORK = multiprocessing.get_context('fork')
 REPORT = (
     'Name: a, LayerType: kgen',
     'Name: b, LayerType: kgen',
@@ -217,6 +223,87 @@ def test_an_engine_in_a_read_only_folder_is_used(
     tmp_path.chmod(0o755)
     # Root could have written: nothing was.
     assert (sorted(tmp_path.iterdir()), tmp_path.stat().st_mtime_ns) == before
+
+
+# Several processes
+
+
+@contextmanager
+def builder_process(
+    bundle: Bundle, key: EngineKey, folder: Path, moment: str
+) -> Iterator[tuple[BaseProcess, Connection]]:
+    """Build in a child that says 'ready' at a moment of its work and goes on when it is told to.
+
+    In the end it says whether it built the engine itself.
+    """
+    here, there = FORK.Pipe()
+
+    def hold() -> None:
+        there.send('ready')
+        there.recv()
+
+    def build() -> BuiltEngine:
+        if moment == 'building':
+            hold()
+        return Builder()()
+
+    def progress(what: str, fraction: float) -> bool:
+        if moment == 'waiting' and what.startswith('Another process builds'):
+            there.send('ready')
+        return True
+
+    def work() -> None:
+        rename = Path.replace
+
+        def held(source: Path, target: Path) -> None:
+            if moment == f'before renaming {target.suffix}':
+                hold()
+            rename(source, target)
+
+        Path.replace = held  # type: ignore[method-assign, assignment]
+        there.send(find_or_build(bundle, key, folder, build, progress).built_now)
+
+    process = FORK.Process(target=work, daemon=True)
+    process.start()
+    try:
+        assert here.poll(30)
+        assert here.recv() == 'ready'
+        yield process, here
+    finally:
+        process.join(30)
+
+
+@pytest.mark.parametrize(
+    'moment', ['building', 'before renaming .engine', 'before renaming .json']
+)
+def test_a_killed_builder_leaves_no_half_engine(
+    moment: str, bundle: Bundle, key: EngineKey, tmp_path: Path
+) -> None:
+    with builder_process(bundle, key, tmp_path, moment) as (process, _):
+        left = {path.suffix for path in tmp_path.iterdir()}
+        process.kill()
+    assert process.exitcode == -signal.SIGKILL
+    assert ('.json' in left) == (moment == 'before renaming .json')
+    assert find_engine(bundle, key, tmp_path) is None
+
+    stored = find_or_build(bundle, key, tmp_path, Builder(), go_on)
+    assert stored.built_now
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {stored.path.with_suffix(end).name for end in ('.engine', '.json', '.lock')}
+
+
+def test_of_two_builders_at_once_one_builds(
+    bundle: Bundle, key: EngineKey, tmp_path: Path
+) -> None:
+    # The first holds the lock in the middle of its build until the second waits for it.
+    with (
+        builder_process(bundle, key, tmp_path, 'building') as (_, first),
+        builder_process(bundle, key, tmp_path, 'waiting') as (_, second),
+    ):
+        first.send('go on')
+        answers = [first.recv(), second.recv()]
+    assert answers == [True, False]
+    assert len(list(tmp_path.glob('*.engine'))) == 1
 
 
 def test_where_engines_lie(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """The parameter file of Nav2's layer is what the class table says, and stays so."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +43,7 @@ def test_the_committed_file_is_for_the_bundle_that_ships(
 @pytest.mark.parametrize('name', available_ontologies())
 def test_every_class_of_every_table_has_its_cost(name: str) -> None:
     ontology = load_ontology(name)
-    source = source_of(yaml.safe_load(nav2_yaml(ontology)))
+    source = source_of(yaml.safe_load(nav2_yaml(ontology, '/segmentation')))
 
     of_name = {
         class_name: source[class_type]
@@ -87,7 +85,7 @@ def test_types_are_those_that_the_layer_declares() -> None:
 
 
 def test_one_observation_of_a_lethal_class_is_no_wall() -> None:
-    types = layer_parameters(load_ontology('ycor-8'))['camera']
+    types = layer_parameters(load_ontology('ycor-8'), '/segmentation')['camera']
 
     assert types['obstacle_254']['classes'] == ['obstacle', 'high vegetation']
     assert types['obstacle_254']['base_cost'] < 253 <= types['obstacle_254']['max_cost']
@@ -110,8 +108,8 @@ def test_topics_are_those_of_the_named_node(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--ontology', 'ycor-9'], "error: no ontology 'ycor-9'; shipped are"),
-        (['--bundle', 'missing.onnx'], 'error: '),
+        (['--ontology', 'ycor-9'], "no ontology 'ycor-9'; shipped are"),
+        (['--bundle', 'missing.onnx'], 'bundle missing.onnx does not exist'),
     ],
 )
 def test_what_is_not_there_is_an_error(
@@ -119,5 +117,5 @@ def test_what_is_not_there_is_an_error(
 ) -> None:
     assert main(arguments) == 2
     captured = capsys.readouterr()
-    assert message in captured.err
+    assert captured.err.startswith(f'python -m desertmind_seg.nav2_config: error: {message}')
     assert captured.out == ''

@@ -1,9 +1,8 @@
 """The segment command, run as users run it, on real files."""
 
 from pathlib import Path
+import re
 import struct
-import subprocess
-import sys
 import zlib
 
 import cv2
@@ -14,12 +13,12 @@ import pytest
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.model.ontology import load_ontology
-from desertmind_seg.pipeline.image_files import read_image
+from desertmind_seg.pipeline.image_files import EXTENSIONS, read_image
 from desertmind_seg.pipeline.rendering import overlay
 from desertmind_seg.pipeline.segmenter import ImageError, Segmenter
-from desertmind_seg.segment import main
+from desertmind_seg.segment import build_parser, main
 
-ROOT = Path(__file__).resolve().parents[2]
+ERROR = 'python -m desertmind_seg.segment: error: '
 
 Image = npt.NDArray[np.uint8]
 
@@ -181,11 +180,11 @@ def test_bad_images_are_named_and_the_others_done(
     assert files(out) == results('good')
     captured = capsys.readouterr()
     assert captured.out.startswith('1 of 4 images segmented')
-    assert f'error: {source}/cut.jpg: not a readable image' in captured.err
-    assert f'error: {source}/text.png: not a readable image (12 bytes)' in captured.err
-    assert f'error: {source}/small.png: frame is 131 x 20 pixels; expected 64 x 64' in captured.err
+    assert f'{ERROR}{source}/cut.jpg: not a readable image' in captured.err
+    assert f'{ERROR}{source}/text.png: not a readable image (12 bytes)' in captured.err
+    assert f'{ERROR}{source}/small.png: frame is 131 x 20 pixels; expected 64 x 64' in captured.err
     summary = captured.err.splitlines()[-1]
-    assert summary.startswith(f'error: 3 of 4 images failed: {source}/cut.jpg, ')
+    assert summary.startswith(f'{ERROR}3 of 4 images failed: {source}/cut.jpg, ')
 
 
 def test_result_that_cannot_be_written(
@@ -198,8 +197,8 @@ def test_result_that_cannot_be_written(
     write_image(source / 'sub' / 'a.png', asymmetric_rgb)
     out.mkdir()
     (out / 'sub').write_text('in the way')
-    assert run(tiny_bundle, source, out) == 1
-    assert f'error: {source}/sub/a.png: ' in capsys.readouterr().err
+    assert run(tiny_bundle, source, out) == 2
+    assert f'{ERROR}{source}/sub/a.png: ' in capsys.readouterr().err
     assert files(out) == ['sub']
 
 
@@ -255,30 +254,31 @@ def test_refusals_before_any_work(
     (tmp_path / 'foreign.onnx').write_bytes(b'')
     assert run(tmp_path / 'foreign.onnx', image, out) == 2
     assert "has no 'desertmind_seg' entry" in capsys.readouterr().err
-    assert run(tiny_bundle, image, out, '--confidence-threshold', '2') == 2
-    assert 'confidence_threshold is 2.0; expected 0.0 to 1.0' in capsys.readouterr().err
     assert not out.exists()
     assert run(tiny_bundle, image, tmp_path / 'clip.mp4') == 2
     assert 'clip.mp4' in capsys.readouterr().err
 
 
-def test_runs_without_ros_and_teaches_by_example() -> None:
-    code = (
-        'import sys, runpy\n'
-        "sys.argv = ['segment', '--help']\n"
-        'try:\n'
-        "    runpy.run_module('desertmind_seg.segment', run_name='__main__')\n"
-        'except SystemExit as end:\n'
-        '    assert not end.code\n'
-        "foreign = {'rclpy', 'sensor_msgs', 'torch', 'rosbags'} & set(sys.modules)\n"
-        'assert not foreign, foreign\n'
-    )
-    done = subprocess.run(
-        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    assert 'python -m desertmind_seg.segment trail.jpg --out masks' in done.stdout
-    assert 'exit status: 0 all images done' in done.stdout
+@pytest.mark.parametrize('threshold', ['2', '-0.1', 'nan', 'high'])
+def test_a_threshold_is_a_probability(
+    threshold: str, tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match='2'):
+        run(tiny_bundle, tmp_path, tmp_path / 'out', f'--confidence-threshold={threshold}')
+    said = capsys.readouterr().err
+    assert f'{ERROR}argument --confidence-threshold: ' in said
+    assert threshold in said
+
+
+def test_help_teaches_by_example(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match='0'):
+        main(['--help'])
+    said = capsys.readouterr().out
+    assert f'by their extension: {" ".join(EXTENSIONS)}\n' in said
+    examples = re.findall(r'^    python -m desertmind_seg.segment (.*)', said, re.M)
+    assert len(examples) == 3
+    for example in examples:
+        assert build_parser().parse_args(example.split()).out == Path('masks')
 
 
 @pytest.mark.data

@@ -17,12 +17,12 @@ from tiny_bundle import write_tiny_bundle
 
 from desertmind_seg.engines import cuda as cuda_module
 from desertmind_seg.engines import tensorrt as tensorrt_module
-from desertmind_seg.engines.cache import parse_shape
 from desertmind_seg.engines.cuda import Cuda, Device
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.engines.onnxruntime import OnnxRuntimeEngine
+from desertmind_seg.engines.profiles import parse_shape, plan_tensors
 from desertmind_seg.engines.protocol import EngineError
-from desertmind_seg.engines.tensorrt import TensorRtEngine, deserialize, plan_tensors
+from desertmind_seg.engines.tensorrt import TensorRtEngine, deserialize
 from desertmind_seg.engines.tensorrt_build import BuildOptions, stored_engine
 from desertmind_seg.engines.tensorrt_library import TensorRt, installed_tensorrt
 from desertmind_seg.model.bundle import OUTPUTS, Bundle, read_bundle
@@ -121,6 +121,7 @@ class HostCuda(Cuda):
         self.memory: dict[int, Any] = {}
         self.streams = 0
         self.context: Any = None
+        self.bundle: Any = None
 
     def device(self) -> Device:
         return RTX_A2000
@@ -226,6 +227,12 @@ class HostEngine:
         return self.context
 
 
+@pytest.fixture(scope='module')
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of engines that stay, so that few have to be built."""
+    return tmp_path_factory.mktemp('engines')
+
+
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch, tensorrt: TensorRt) -> Iterator[HostCuda]:
     """Let TensorRtEngine find the stand-in; all memory must be given back."""
@@ -234,7 +241,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch, tensorrt: TensorRt) -> Iterator[HostCu
     def host_engine(found: TensorRt, plan: bytes, path: Path) -> tuple[Any, Any]:
         assert plan == path.read_bytes()
         assert plan.startswith(b'vtrt')  # TensorRT's own
-        engine = HostEngine(stand_in.bundle, tensorrt.module)  # type: ignore[attr-defined]
+        engine = HostEngine(stand_in.bundle, tensorrt.module)
         stand_in.context = engine.context
         return object(), engine
 
@@ -246,7 +253,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch, tensorrt: TensorRt) -> Iterator[HostCu
 
 
 def start(cuda: HostCuda, bundle: Bundle, folder: Path, shape: str = 'dynamic') -> TensorRtEngine:
-    cuda.bundle = bundle  # type: ignore[attr-defined]
+    cuda.bundle = bundle
     return TensorRtEngine(bundle, BuildOptions(shape, folder))
 
 
@@ -256,11 +263,11 @@ def frame(height: int, width: int, seed: int = 0) -> npt.NDArray[np.uint8]:
 
 @pytest.mark.parametrize('modality', ['rgb', 'rgbd'])
 def test_frames_of_changing_sizes_arrive_whole(
-    modality: str, cuda: HostCuda, tmp_path: Path
+    modality: str, cuda: HostCuda, tmp_path: Path, engines: Path
 ) -> None:
     bundle = write_tiny_bundle(tmp_path / 'tiny.onnx', modality=modality)
     expected = OnnxRuntimeEngine(bundle, 'cpu')
-    engine = start(cuda, bundle, tmp_path)
+    engine = start(cuda, bundle, engines)
     for number, (height, width) in enumerate([(97, 131), (240, 320), (97, 131), (64, 64)]):
         rgb = frame(height, width, number)
         depth = None
@@ -272,8 +279,10 @@ def test_frames_of_changing_sizes_arrive_whole(
     engine.close()
 
 
-def test_a_frame_allocates_nothing_on_the_device(cuda: HostCuda, tmp_path: Path) -> None:
-    engine = start(cuda, write_tiny_bundle(tmp_path / 'tiny.onnx'), tmp_path)
+def test_a_frame_allocates_nothing_on_the_device(
+    cuda: HostCuda, tmp_path: Path, engines: Path
+) -> None:
+    engine = start(cuda, write_tiny_bundle(tmp_path / 'tiny.onnx'), engines)
     first = engine.infer(frame(97, 131), outputs=('mask',))['mask']
     kept = first.copy()
     cuda.calls.clear()
@@ -288,9 +297,9 @@ def test_a_frame_allocates_nothing_on_the_device(cuda: HostCuda, tmp_path: Path)
         engine.infer(frame(97, 131))
 
 
-def test_strided_frames_and_wrong_ones(cuda: HostCuda, tmp_path: Path) -> None:
+def test_strided_frames_and_wrong_ones(cuda: HostCuda, tmp_path: Path, engines: Path) -> None:
     bundle = write_tiny_bundle(tmp_path / 'tiny.onnx')
-    engine = start(cuda, bundle, tmp_path)
+    engine = start(cuda, bundle, engines)
     rgb = frame(97, 131)
     expected = engine.infer(rgb)['mask']
     strided = rgb[..., ::-1].copy()[..., ::-1]
@@ -306,16 +315,18 @@ def test_strided_frames_and_wrong_ones(cuda: HostCuda, tmp_path: Path) -> None:
     engine.close()
 
 
-def test_depth_of_another_size_is_refused(cuda: HostCuda, tmp_path: Path) -> None:
-    engine = start(cuda, write_tiny_bundle(tmp_path / 'tiny.onnx', modality='rgbd'), tmp_path)
+def test_depth_of_another_size_is_refused(cuda: HostCuda, tmp_path: Path, engines: Path) -> None:
+    engine = start(cuda, write_tiny_bundle(tmp_path / 'tiny.onnx', modality='rgbd'), engines)
     with pytest.raises(EngineError, match=r'depth has shape \(96, 131\) .* expected \(97, 131\)'):
         engine.infer(frame(97, 131), np.zeros((96, 131), np.float32))
     engine.close()
 
 
-def test_an_engine_for_some_sizes_refuses_others(cuda: HostCuda, tmp_path: Path) -> None:
+def test_an_engine_for_some_sizes_refuses_others(
+    cuda: HostCuda, tmp_path: Path, engines: Path
+) -> None:
     bundle = write_tiny_bundle(tmp_path / 'tiny.onnx')
-    engine = start(cuda, bundle, tmp_path, '96x128,120x160')
+    engine = start(cuda, bundle, engines, '96x128,120x160')
     context: HostContext = engine._context
     engine.infer(frame(96, 128))
     engine.infer(frame(120, 160))
@@ -329,8 +340,10 @@ def test_an_engine_for_some_sizes_refuses_others(cuda: HostCuda, tmp_path: Path)
     engine.close()
 
 
-def test_what_diagnostics_show(cuda: HostCuda, tmp_path: Path, tensorrt: TensorRt) -> None:
-    engine = start(cuda, write_tiny_bundle(tmp_path / 'tiny.onnx'), tmp_path)
+def test_what_diagnostics_show(
+    cuda: HostCuda, tmp_path: Path, engines: Path, tensorrt: TensorRt
+) -> None:
+    engine = start(cuda, write_tiny_bundle(tmp_path / 'tiny.onnx'), engines)
     assert engine.device == 'cuda:0, NVIDIA RTX A2000 12GB'
     assert engine.backend == 'tensorrt'
     details = dict(engine.details)
@@ -359,7 +372,7 @@ def test_compiled_kernels_are_kept(
     kept.write_bytes(b'kernels of another driver')
     engine = start(cuda, bundle, tmp_path)
     assert engine._engine.loaded == [b'kernels of another driver']
-    assert 'are of another driver; made anew' in caplog.text
+    assert 'are of another driver; compiled again' in caplog.text
     kept.unlink()
     kept.mkdir()  # cannot be written, whoever asks
     engine.infer(frame(97, 131))
@@ -405,15 +418,17 @@ def test_plain_tensorrt_records_a_graph_for_each_size(
     assert not list(tmp_path.glob('*.jit'))
 
 
-def test_failures_have_their_name_and_free_everything(cuda: HostCuda, tmp_path: Path) -> None:
+def test_failures_have_their_name_and_free_everything(
+    cuda: HostCuda, tmp_path: Path, engines: Path
+) -> None:
     bundle = write_tiny_bundle(tmp_path / 'tiny.onnx')
     for function in ('cudaStreamCreateWithFlags', 'cudaHostAlloc', 'cudaMalloc'):
         cuda.fails = function
         with pytest.raises(EngineError, match=f'{function} failed: cudaErrorUnknown'):
-            start(cuda, bundle, tmp_path)
+            start(cuda, bundle, engines)
         cuda.fails = ''
         assert not cuda.memory
-    engine = start(cuda, bundle, tmp_path)
+    engine = start(cuda, bundle, engines)
     engine._context.succeeds = False
     with pytest.raises(EngineError, match=r'tensorrt_rtx .* could not run a frame of \(97, 131\)'):
         engine.infer(frame(97, 131))
