@@ -17,12 +17,17 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 
 from desertmind_seg.messages.bags import Bag, BagError, RawMessage, Topic
+from desertmind_seg.model.errors import DesertmindError
 
 # What rosbag2 offers for a topic whose publishers' QoS was not recorded.
 _DEFAULT_DEPTH = 10
 # A late joiner gets this many messages of a latched topic (several nodes publish on /tf_static).
 _MAX_LATCHED_DEPTH = 100
 _DELIVERY_TIMEOUT_SEC = 1
+
+
+class PlayError(DesertmindError):
+    """Nobody hears what is to be played."""
 
 
 @dataclass
@@ -119,14 +124,23 @@ class BagPlayer:
         """Return how many subscribers the publisher of this topic of the bag has matched."""
         return int(self._publishers[name].get_subscription_count())
 
-    def wait_for_subscribers(self, timeout_sec: float, stop: threading.Event) -> bool:
-        """Wait until some played topic has a subscriber; False after the timeout or on stop."""
+    def wait_for_subscribers(self, timeout_sec: float, stop: threading.Event) -> None:
+        """Wait until some played topic has a subscriber, or `stop` is set.
+
+        Raises:
+            PlayError: None has one after the timeout.
+        """
         deadline = time.monotonic() + timeout_sec
         while not any(self.num_subscribers(name) for name in self._publishers):
             remaining_sec = deadline - time.monotonic()
-            if remaining_sec <= 0.0 or stop.wait(min(0.02, remaining_sec)):
-                return False
-        return True
+            if remaining_sec <= 0.0:
+                raise PlayError(
+                    f'No subscriber for {", ".join(self._publishers)} within {timeout_sec:g} s; '
+                    'start the subscriber first, compare ROS_DOMAIN_ID, and look at `ros2 topic '
+                    'info`.'
+                )
+            if stop.wait(min(0.02, remaining_sec)):
+                return
 
     def _begin(self) -> Iterator[RawMessage]:
         """Start reading, with the first message in hand: to find it takes up to 50 ms."""
