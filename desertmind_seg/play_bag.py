@@ -63,35 +63,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    import rclpy
-    from tqdm import tqdm
+    import logging
 
-    from desertmind_seg.messages.bags import Bag
-    from desertmind_seg.replay.player import BagPlayer
+    from desertmind_seg.replay.player import play_bag
     from desertmind_seg.replay.session import ros_session
 
-    with Bag(options.bag) as bag, ros_session() as stop:
-        player = BagPlayer(
-            rclpy.create_node('play_bag'),
-            bag,
+    logging.basicConfig(format='%(message)s')
+    with ros_session() as stop:
+        statistics = play_bag(
+            options.bag,
+            stop,
             topics=options.topics,
             remaps=dict(options.remap),
             rate=options.rate,
             clock_hz=options.clock,
+            loop=options.loop,
+            wait_sec=options.wait_for_subscribers,
         )
-        for name, reason in player.skipped.items():
-            print(f'Not playing {name}: {reason}.', file=sys.stderr)
-        if options.wait_for_subscribers is not None:
-            player.wait_for_subscribers(options.wait_for_subscribers, stop)
-        total = None if options.loop else player.num_messages
-        with tqdm(total=total, desc='playing', unit='message', disable=None) as bar:
-            statistics = player.play(
-                stop, loop=options.loop, before_publish=lambda _: bar.update()
-            )
-    for name in player.played_topics:
+    for name, published in statistics.published.items():
         failed = statistics.failed[name]
         print(
-            f'{name}: {statistics.published[name]} published'
+            f'{name}: {published} published'
             + (f', {failed} refused by the middleware' if failed else '')
         )
     if statistics.max_late_ms > _LATE_WARNING_MS:

@@ -20,8 +20,8 @@ from desertmind_seg.scores.metrics import ConfusionMatrix, MetricsError, RangeCo
 class RecordedLabels:
     """The label images of a topic, read and checked before hours go into inference.
 
-    They are kept as PNG until the masks of their stamps come, wherever in the bag they lie. Of
-    several with one stamp the first counts.
+    They are kept as PNG (12 KB each at 640x480), so that they may lie anywhere in the bag, before
+    or after their frames. Of several with one stamp the first counts.
 
     Args:
         bag: open; it is read once.

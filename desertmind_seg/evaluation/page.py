@@ -42,10 +42,10 @@ def write_evaluation_report(
     Args:
         path: where to.
         metrics: what the page says.
-        inference_ms: seconds since the start of the bag and milliseconds of each mask.
+        inference_ms: of each mask the seconds since the start of the bag, and the milliseconds.
         flicker_lines: `Flicker.line()` of each model, by its name.
         sheet: the frames to show, (H, W, 3) uint8 RGB.
-        ontology: class table.
+        ontology: of the masks.
     """
     frames, latency, bag = metrics.frames, metrics.latency_ms, metrics.bag
     headline = [

@@ -65,12 +65,12 @@ def frames_sheet(
     """Draw frames with their masks, confidences and the legend.
 
     Args:
-        bag: open; its index finds the frames.
+        bag: its index finds the frames.
         topic: of the frames.
-        masks: bag of masks, with the log times of the frames.
+        masks: likewise of the masks, which have the log times of their frames.
         chosen: stamps and titles.
-        log_times_ns: log time of each stamp.
-        ontology: class table of the masks.
+        log_times_ns: by stamp.
+        ontology: of the masks.
 
     Returns:
         (H, W, 3) uint8 RGB.

@@ -10,26 +10,16 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from desertmind_seg.messages.bags import Bag
 from desertmind_seg.model.bundle import Bundle
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.latency import LatencyWindow
+from desertmind_seg.reports.records import Environment, Record
 
 MASKS, METRICS, REPORT = 'masks', 'metrics.json', 'report.html'
 MASKS_AGAINST = 'masks_against'
-
-
-class Record(BaseModel):
-    """A part of metrics.json; a trailing underscore keeps a key from a word of Python."""
-
-    model_config = ConfigDict(
-        extra='forbid',
-        frozen=True,
-        populate_by_name=True,
-        alias_generator=lambda name: name.rstrip('_'),
-    )
 
 
 class Percentiles(Record):
@@ -109,26 +99,6 @@ class EngineInfo(Record):
     device: str
     confidence_threshold: float = Field(
         description='probability below which a pixel became unlabelled'
-    )
-
-
-class Machine(Record):
-    """Where it ran."""
-
-    cpu: str
-    cpus: int = Field(description='logical ones that the process may use')
-    memory_gib: float
-    os: str
-
-
-class Environment(Record):
-    """The machine and the software that a result was made with."""
-
-    machine: Machine
-    versions: dict[str, str] = Field(description='of Python and of the distributions that matter')
-    git_hash: str | None = Field(
-        description="commit of the checkout, '-dirty' appended where files differ; null outside "
-        'of a checkout'
     )
 
 

@@ -22,7 +22,6 @@ from desertmind_seg.evaluation.results import (
     REPORT,
     Against,
     BagInfo,
-    Environment,
     EvaluationMetrics,
     OntologyInfo,
     utc_now,
@@ -38,6 +37,7 @@ from desertmind_seg.messages.bags import (
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.reports.output import output_folder, write_json
 from desertmind_seg.reports.provenance import environment
+from desertmind_seg.reports.records import Environment
 
 
 def evaluate_bag(

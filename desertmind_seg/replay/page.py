@@ -29,17 +29,7 @@ def write_replay_report(
     *,
     video: bool,
 ) -> None:
-    """Write the page.
-
-    Args:
-        path: where to.
-        metrics: what the page says.
-        result: stamps and latencies of single frames.
-        ontology: class table.
-        sheet: frames all over the drive, (H, W, 3) uint8 RGB.
-        extremes: the best and the worst frames, likewise; None without labels.
-        video: whether there is one beside the page.
-    """
+    """Write the page with frames from all over the drive, and the best and worst with labels."""
     bag, frames, latency = metrics.bag, metrics.frames, metrics.latency_ms.publish_to_mask
     headline = [
         Fact('frames in', f'{frames.in_}', f'{bag.duration_s:.1f} s of {bag.image_topic}'),

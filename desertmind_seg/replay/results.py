@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from desertmind_seg.evaluation.results import BagMetrics, Percentiles, Record
+from desertmind_seg.evaluation.results import BagMetrics, Percentiles
+from desertmind_seg.reports.records import Record
 
 
 class ReplayFrames(Record):

@@ -15,7 +15,6 @@ from desertmind_seg.evaluation.results import (
     BagInfo,
     BundleInfo,
     EngineInfo,
-    Environment,
     OntologyInfo,
     Percentiles,
     utc_now,
@@ -37,6 +36,7 @@ from desertmind_seg.replay.through_node import Replay, replay_through_node
 from desertmind_seg.replay.video import OVERLAY, VIDEO, open_video, write_video
 from desertmind_seg.reports.output import output_folder, write_json
 from desertmind_seg.reports.provenance import environment
+from desertmind_seg.reports.records import Environment
 
 
 def replay_bag(
@@ -53,18 +53,7 @@ def replay_bag(
 ) -> ReplayMetrics:
     """Replay a bag through the node and write all results; return the metrics.
 
-    Results of an earlier run are replaced.
-
-    Args:
-        bag_path: the recording.
-        image_topic: of its frames.
-        label_topic: of its labels; None scores nothing.
-        bundle: what the node runs.
-        options: how it is started.
-        rate: bag seconds in a second.
-        out: folder of the results.
-        stop: set it to end the replay.
-        video: write one too.
+    Results of an earlier run are replaced. `rate` is bag seconds in a second.
 
     Raises:
         FileNotFoundError: There is no such bag.

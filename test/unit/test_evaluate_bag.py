@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterator
 import json
 from pathlib import Path
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -414,9 +416,24 @@ def test_missing_bag_and_bundle_exit_two(
     tmp_path: Path, tiny_bundle: Path, bag: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate(tmp_path / 'none', tiny_bundle, tmp_path / 'out') == 2
-    assert 'does not exist; expected a rosbag2 folder' in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith('python -m desertmind_seg.evaluate_bag: error: Bag ')
+    assert 'does not exist; expected a rosbag2 folder' in line
     assert evaluate(bag, tmp_path / 'none.onnx', tmp_path / 'out') == 2
     assert 'none.onnx' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('command', ['evaluate_bag', 'play_bag', 'replay_bag'])
+def test_help_loads_nothing_heavy(command: str) -> None:
+    heavy = ('rclpy', 'matplotlib', 'onnx', 'cv2', 'numpy', 'rosbags', 'pydantic')
+    script = (
+        f'import sys; from desertmind_seg.{command} import build_parser; '
+        f'build_parser().format_help(); print(*(set({heavy}) & set(sys.modules)))'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == '\n'
 
 
 def test_repeated_stamps_are_counted(tmp_path: Path, tiny_bundle: Path) -> None:
