@@ -1,31 +1,21 @@
-"""Publish a recorded drive on its topics in real time, where `ros2 bag play` is not installed.
+"""Command: publish a recorded drive on its topics in real time, where there is no `ros2 bag play`.
 
 The serialized bytes of the bag go out as they are: nothing is decoded, so that a 30 Hz camera
 costs little more than its copy into the transport.
 """
 
 import argparse
-import os
+from collections.abc import Sequence
 from pathlib import Path
-import signal
 import sys
-import threading
-from types import FrameType
 
-import rclpy
-from rclpy.signals import SignalHandlerOptions
-from tqdm import tqdm
-
-from desertmind_seg.messages.bags import Bag, BagError
-from desertmind_seg.messages.dds import with_image_profile
-from desertmind_seg.options import positive
-from desertmind_seg.replay.player import BagPlayer
+from desertmind_seg.options import ALL_DONE, command_parser, positive, run_command
 
 _LATE_WARNING_MS = 100.0  # three periods of a 30 Hz camera
 _DEFAULT_CLOCK_HZ = 40.0  # as `ros2 bag play --clock`
 
 
-def parse_remap(text: str) -> tuple[str, str]:
+def _remap(text: str) -> tuple[str, str]:
     """Split 'a:=b'."""
     source, separator, target = text.partition(':=')
     if not (source and separator and target):
@@ -33,10 +23,12 @@ def parse_remap(text: str) -> tuple[str, str]:
     return source, target
 
 
-def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog='python -m desertmind_seg.play_bag',
-        description='Publish a rosbag2 (MCAP, sqlite3) or ROS 1 bag on its topics in real time.',
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = command_parser(
+        'desertmind_seg.play_bag',
+        'Publish a rosbag2 (MCAP, sqlite3) or ROS 1 bag on its topics in real time.',
+        'Ctrl-C ends a play in order: all done.',
     )
     parser.add_argument('bag', type=Path, help='rosbag2 folder, .mcap, .db3 or ROS 1 .bag')
     parser.add_argument('--topics', nargs='+', default=[], help='play only these')
@@ -52,75 +44,46 @@ def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help=f'publish the time of the bag on /clock ({_DEFAULT_CLOCK_HZ:.0f} Hz)',
     )
     parser.add_argument(
-        '--remap',
-        nargs='+',
-        type=parse_remap,
-        default=[],
-        metavar='FROM:=TO',
-        help='rename topics',
+        '--remap', nargs='+', type=_remap, default=[], metavar='FROM:=TO', help='rename topics'
     )
     parser.add_argument(
         '--wait-for-subscribers',
         type=positive,
-        default=None,
         metavar='SEC',
         help='start when a played topic has a subscriber; fail after so many seconds without one',
     )
-    return parser.parse_args(arguments)
+    return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Play a bag; 0 when it ended or was interrupted, 2 when it could not be played."""
-    options = _parse_arguments(arguments)
-    stop = threading.Event()
-
-    def request_stop(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    # Before rclpy.init, and instead of rclpy's own handlers, which would invalidate the context
-    # under a publish.
-    signal.signal(signal.SIGINT, request_stop)
-    signal.signal(signal.SIGTERM, request_stop)
-    os.environ.update(with_image_profile(os.environ))
-    try:
-        with Bag(options.bag) as bag:
-            rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-            try:
-                return _play(bag, options, stop)
-            finally:
-                rclpy.try_shutdown()
-    except (BagError, FileNotFoundError) as err:
-        print(f'play_bag: {err}', file=sys.stderr)
-        return 2
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    return run_command(parser, lambda: _run(options))
 
 
-def _play(bag: Bag, options: argparse.Namespace, stop: threading.Event) -> int:
-    node = rclpy.create_node('play_bag')
-    player = BagPlayer(
-        node,
-        bag,
-        topics=options.topics,
-        remaps=dict(options.remap),
-        rate=options.rate,
-        clock_hz=options.clock,
-    )
-    for name, reason in player.skipped.items():
-        print(f'Not playing {name}: {reason}.', file=sys.stderr)
-    timeout_sec = options.wait_for_subscribers
-    if timeout_sec is not None and not player.wait_for_subscribers(timeout_sec, stop):
-        if stop.is_set():
-            return 0
-        raise BagError(
-            f'No subscriber for {", ".join(player.played_topics)} within {timeout_sec:g} s; start '
-            'the subscriber first, compare ROS_DOMAIN_ID, and look at `ros2 topic info`.'
+def _run(options: argparse.Namespace) -> int:
+    import logging
+
+    from desertmind_seg.replay.player import play_bag
+    from desertmind_seg.replay.session import ros_session
+
+    logging.basicConfig(format='%(message)s')
+    with ros_session() as stop:
+        statistics = play_bag(
+            options.bag,
+            stop,
+            topics=options.topics,
+            remaps=dict(options.remap),
+            rate=options.rate,
+            clock_hz=options.clock,
+            loop=options.loop,
+            wait_sec=options.wait_for_subscribers,
         )
-    total = None if options.loop else player.num_messages
-    with tqdm(total=total, desc='playing', unit='message', disable=None) as bar:
-        statistics = player.play(stop, loop=options.loop, before_publish=lambda _: bar.update())
-    for name in player.played_topics:
+    for name, published in statistics.published.items():
         failed = statistics.failed[name]
         print(
-            f'{name}: {statistics.published[name]} published'
+            f'{name}: {published} published'
             + (f', {failed} refused by the middleware' if failed else '')
         )
     if statistics.max_late_ms > _LATE_WARNING_MS:
@@ -129,7 +92,7 @@ def _play(bag: Bag, options: argparse.Namespace, stop: threading.Event) -> int:
             f'{options.rate:g} would keep its pace.',
             file=sys.stderr,
         )
-    return 0
+    return ALL_DONE
 
 
 if __name__ == '__main__':

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
+from desertmind_seg.evaluation.results import Comparison, ScoreDifference
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.scores.bootstrap import (
     STATISTICS,
@@ -46,8 +46,8 @@ class Compared:
     flicker: Flicker
 
 
-def comparison_document(first: Compared, second: Compared, ontology: Ontology) -> dict[str, Any]:
-    """Compare two runs over the same frames; returns the part of metrics.json on it.
+def compare(first: Compared, second: Compared, ontology: Ontology) -> Comparison:
+    """Compare two runs over the same frames.
 
     Raises:
         ComparisonError: they were not over the same frames, or there is nothing to compare: no
@@ -64,23 +64,26 @@ def comparison_document(first: Compared, second: Compared, ontology: Ontology) -
     sentences = [leading.sentence(first.name, second.name)]
     if 'flicker' in by_score and leading.score != 'flicker':
         sentences.append(by_score['flicker'].sentence(first.name, second.name))
-    return {
-        'first': first.name,
-        'second': second.name,
-        'block_frames': BLOCK_FRAMES,
-        'sentences': sentences,
-        'differences': [
-            {
-                **asdict(difference),
-                'label': difference.label,
-                'is_real': difference.is_real,
-                'is_better': difference.is_better,
-                'first': value,
-                'second': other,
-            }
+    return Comparison(
+        first=first.name,
+        second=second.name,
+        block_frames=BLOCK_FRAMES,
+        sentences=sentences,
+        differences=[
+            ScoreDifference(
+                score=difference.score,
+                label=difference.label,
+                first=value,
+                second=other,
+                difference=difference.difference,
+                interval_95=difference.interval_95,
+                blocks=difference.blocks,
+                is_real=difference.is_real,
+                is_better=difference.is_better,
+            )
             for difference, value, other in rows
         ],
-    }
+    )
 
 
 # A difference with the two values that it is of.

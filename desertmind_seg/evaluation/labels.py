@@ -1,108 +1,147 @@
 """Masks against the labels of the same stamps."""
 
+from __future__ import annotations
+
 from typing import Any
 
+import cv2
 import numpy as np
-from tqdm import tqdm
 
 from desertmind_seg.evaluation.comparison import BLOCK_FRAMES
-from desertmind_seg.evaluation.depth import BagDepth
-from desertmind_seg.evaluation.results import LabelScore
-from desertmind_seg.messages.bags import (
-    IMAGE_TYPE,
-    MASK_TOPIC,
-    Bag,
-    BagError,
-    header_stamp_ns,
-    pair_by_stamp,
-)
+from desertmind_seg.evaluation.results import BandMetrics, LabelCounts, SegmentationMetrics
+from desertmind_seg.messages.bags import IMAGE_TYPE, Bag, BagError, header_stamp_ns
 from desertmind_seg.messages.images import MessageError, decode_labels
-from desertmind_seg.model.arrays import Image
+from desertmind_seg.model.arrays import Depth, Image
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 from desertmind_seg.scores.bootstrap import Counts
-from desertmind_seg.scores.metrics import ConfusionMatrix, MetricsError
+from desertmind_seg.scores.metrics import ConfusionMatrix, MetricsError, RangeConfusion
 
 
-def check_labels(bag: Bag, topic: str, ontology: Ontology) -> None:
-    """Make sure that every label image of `topic` can be scored, before hours go into inference.
+class RecordedLabels:
+    """The label images of a topic, read and checked before hours go into inference.
+
+    They are kept as PNG (12 KB each at 640x480), so that they may lie anywhere in the bag, before
+    or after their frames. Of several with one stamp the first counts.
+
+    Args:
+        bag: open; it is read once.
+        topic: of the labels.
+        ontology: their class table.
 
     Raises:
-        BagError: The topic is missing or no image, its labels belong to another ontology, or a
+        BagError: the topic is missing or no image, its labels belong to another ontology, or a
             label image cannot be decoded or holds an id outside of the ontology.
     """
-    bag.topic(topic, {IMAGE_TYPE})
-    recorded = bag.ontology_sha256(topic)
-    if recorded not in (None, ontology.sha256):
-        fitting = [name for name in bag.topics if bag.ontology_sha256(name) == ontology.sha256]
-        raise BagError(
-            f'Labels {topic!r} of bag {str(bag.path)!r} belong to the ontology with SHA-256 '
-            f'{recorded}, the bundle to {ontology.name} with {ontology.sha256}. Label topics of '
-            f'the bundle in this bag: {", ".join(fitting) or "none"}.'
-        )
-    for raw in bag.messages(topic):
-        labels = _decode_labels(bag, topic, bag.deserialize(raw), header_stamp_ns(raw.cdr))
-        try:
-            ConfusionMatrix(ontology).add(labels, labels)
-        except MetricsError as err:
+
+    def __init__(self, bag: Bag, topic: str, ontology: Ontology) -> None:
+        self.topic = topic
+        self.ontology = ontology
+        self.images = bag.topic(topic, {IMAGE_TYPE}).count
+        recorded = bag.ontology_sha256(topic)
+        self.ontology_recorded = recorded is not None
+        if recorded not in (None, ontology.sha256):
+            fitting = [name for name in bag.topics if bag.ontology_sha256(name) == ontology.sha256]
             raise BagError(
-                f'Label image of {topic!r} with stamp {header_stamp_ns(raw.cdr)} ns: {err}'
-            ) from err
+                f'Labels {topic!r} of bag {str(bag.path)!r} belong to the ontology with SHA-256 '
+                f'{recorded}, the bundle to {ontology.name} with {ontology.sha256}. Label topics '
+                f'of the bundle in this bag: {", ".join(fitting) or "none"}.'
+            )
+        self._png: dict[int, Any] = {}
+        for raw in bag.messages(topic):
+            stamp_ns = header_stamp_ns(raw.cdr)
+            try:
+                labels = _decode(bag.deserialize(raw))
+                ConfusionMatrix(ontology).add(labels, labels)
+            except (MessageError, MetricsError) as err:
+                raise self.error(stamp_ns, err) from err
+            if stamp_ns not in self._png:
+                self._png[stamp_ns] = cv2.imencode('.png', labels)[1]
+
+    def at(self, stamp_ns: int) -> Image | None:
+        """Return the labels of this stamp, (H, W) uint8 class ids or UNLABELED."""
+        png = self._png.get(stamp_ns)
+        if png is None:
+            return None
+        return np.asarray(cv2.imdecode(png, cv2.IMREAD_UNCHANGED), np.uint8)
+
+    def error(self, stamp_ns: int, err: Exception) -> BagError:
+        """Say which label image an error is about."""
+        return BagError(f'Label image of {self.topic!r} with stamp {stamp_ns} ns: {err}')
 
 
-def _decode_labels(bag: Bag, topic: str, message: Any, stamp_ns: int) -> Image:
-    try:
-        labels = decode_labels(message)
-    except MessageError as err:
-        raise BagError(f'Label image of {topic!r} with stamp {stamp_ns} ns: {err}') from err
-    if labels.dtype == np.uint8:
-        return labels.astype(np.uint8, copy=False)
-    largest = int(labels.max())
-    if largest > UNLABELED:
-        raise BagError(
-            f'Label image of {topic!r} with stamp {stamp_ns} ns holds id {largest} '
-            f'({int((labels == largest).sum())} px); expected class ids or {UNLABELED} '
-            '(unlabelled). Translate raw codes with Ontology.from_raw when recording.'
+def _decode(message: Any) -> Image:
+    labels = decode_labels(message)
+    if labels.dtype != np.uint8 and labels.max() > UNLABELED:
+        largest = int(labels.max())
+        raise MessageError(
+            f'it holds id {largest} ({int((labels == largest).sum())} px); expected class ids or '
+            f'{UNLABELED} (unlabelled). Translate raw codes with Ontology.from_raw when recording.'
         )
-    return labels.astype(np.uint8)
+    return labels.astype(np.uint8, copy=False)
 
 
-def score_masks(
-    bag: Bag,
-    label_topic: str,
-    masks: Bag,
-    ontology: Ontology,
-    depth: BagDepth | None = None,
-) -> LabelScore:
-    """Score a bag of masks against the labels of the same stamps, with `depth` also by range.
+class LabelScore:
+    """Scores one model's masks as they come; of several with one stamp the first counts.
 
-    Raises:
-        BagError: A mask and its labels differ in size, or the labels are bad (`check_labels`).
+    Args:
+        labels: of the bag.
+        by_range: score by depth too.
+
+    Attributes:
+        matrix: over all matched frames.
+        by_block: the same by blocks of BLOCK_FRAMES matched frames, int64 (C, C + 1) each.
+        frame_miou: stamp of each matched frame -> its mean IoU over the classes in its labels.
     """
-    matrix = ConfusionMatrix(ontology)
-    by_block: dict[str, Counts] = {}
-    frame_miou: dict[int, float] = {}
-    pairs = pair_by_stamp((bag, label_topic), (masks, MASK_TOPIC))
-    for stamp, label_message, mask_message in tqdm(
-        pairs, desc='scoring', unit='frame', disable=None
-    ):
-        frame = ConfusionMatrix(ontology)
+
+    def __init__(self, labels: RecordedLabels, *, by_range: bool = False) -> None:
+        self.matrix = ConfusionMatrix(labels.ontology)
+        self.by_block: dict[str, Counts] = {}
+        self.frame_miou: dict[int, float] = {}
+        self._labels = labels
+        self._ranges = RangeConfusion(labels.ontology) if by_range else None
+        self._masks = 0
+
+    def add(self, stamp_ns: int, mask: Image, depth: Depth | None = None) -> None:
+        """Score a mask, (H, W) uint8, where it has labels; (H, W) float32 metres tell its range.
+
+        Raises:
+            BagError: mask and labels differ in size.
+        """
+        self._masks += 1
+        labels = None if stamp_ns in self.frame_miou else self._labels.at(stamp_ns)
+        if labels is None:
+            return
+        frame = ConfusionMatrix(self._labels.ontology)
         try:
-            labels = _decode_labels(bag, label_topic, label_message, stamp)
-            mask = decode_labels(mask_message).astype(np.uint8, copy=False)
             frame.add(labels, mask)
         except MetricsError as err:
-            raise BagError(f'Label image of {label_topic!r} with stamp {stamp} ns: {err}') from err
-        if depth is not None:
-            depth.score(stamp, labels, mask)
-        block = f'block {len(frame_miou) // BLOCK_FRAMES}'
-        by_block[block] = by_block.get(block, np.int64(0)) + frame.counts
-        matrix.counts += frame.counts
-        frame_miou[stamp] = frame.miou_present
-    return LabelScore(
-        matrix,
-        by_block,
-        frame_miou,
-        labels=bag.topics[label_topic].count,
-        labels_without_frame=bag.topics[label_topic].count - len(frame_miou),
-        frames_without_label=masks.topics[MASK_TOPIC].count - len(frame_miou),
-    )
+            raise self._labels.error(stamp_ns, err) from err
+        if self._ranges is not None:
+            missing: Depth = np.zeros(mask.shape, np.float32)
+            self._ranges.add(labels, mask, missing if depth is None else depth)
+        block = f'block {len(self.frame_miou) // BLOCK_FRAMES}'
+        self.by_block[block] = self.by_block.get(block, np.int64(0)) + frame.counts
+        self.matrix.counts += frame.counts
+        self.frame_miou[stamp_ns] = frame.miou_present
+
+    def counts(self) -> LabelCounts:
+        """Return the part of metrics.json on the label images."""
+        matched = len(self.frame_miou)
+        return LabelCounts(
+            topic=self._labels.topic,
+            images=self._labels.images,
+            matched=matched,
+            without_frame=self._labels.images - matched,
+            frames_without_label=self._masks - matched,
+            ontology_recorded=self._labels.ontology_recorded,
+        )
+
+    def segmentation(self) -> SegmentationMetrics:
+        """Return the part of metrics.json on all classes."""
+        return SegmentationMetrics.model_validate(self.matrix.to_dict())
+
+    def range_bands(self) -> list[BandMetrics] | None:
+        """Return the part of metrics.json on scores by range; None where none were asked for."""
+        if self._ranges is None:
+            return None
+        return [BandMetrics.model_validate(band) for band in self._ranges.to_list()]

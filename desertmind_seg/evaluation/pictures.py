@@ -1,17 +1,17 @@
 """The frames that a report shows."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from desertmind_seg.evaluation.results import LabelScore, ShownFrame
 from desertmind_seg.messages.bags import (
     CONFIDENCE_TOPIC,
     MASK_TOPIC,
     Bag,
+    BagError,
     decode_frame,
     header_stamp_ns,
-    pair_by_stamp,
 )
 from desertmind_seg.messages.images import decode_labels
 from desertmind_seg.model.arrays import Image
@@ -21,59 +21,88 @@ from desertmind_seg.pipeline.rendering import contact_sheet
 _SHOWN_FRAMES = 4
 
 
-def shown_frames(
-    bag: Bag, topic: str, masks: Bag, stamps: Collection[int]
-) -> dict[int, ShownFrame]:
-    """Fetch frame, mask and confidence of some stamps."""
-    frames: dict[int, ShownFrame] = {}
-    confidences: dict[int, Image] = {}
-    if CONFIDENCE_TOPIC in masks.topics:
-        for raw in masks.messages(CONFIDENCE_TOPIC):
-            if header_stamp_ns(raw.cdr) in stamps:
-                confidence = decode_labels(masks.deserialize(raw)).astype(np.uint8, copy=False)
-                confidences[header_stamp_ns(raw.cdr)] = confidence
-    for stamp, image, mask in pair_by_stamp((bag, topic), (masks, MASK_TOPIC), stamps):
-        frames[stamp] = ShownFrame(
-            stamp,
-            decode_frame(bag, topic, image),
-            decode_labels(mask).astype(np.uint8, copy=False),
-            confidences.get(stamp),
-        )
-    return frames
+def select_frames(
+    stamps_ns: Sequence[int], frame_miou: Mapping[int, float]
+) -> list[tuple[int, str]]:
+    """Choose what the report shows, as (stamp, title).
 
+    Args:
+        stamps_ns: of all masks.
+        frame_miou: mean IoU of those with labels, NaN where no pixel is labelled.
 
-def select_frames(stamps: Collection[int], score: LabelScore | None) -> list[tuple[int, str]]:
-    """Choose what the report shows: (stamp, title), the best and worst, or an even spread."""
-    start = min(stamps)
+    Returns:
+        The best two from the best on, then the worst two down to the worst; an even spread over
+        the drive where not more than four are scored.
+    """
+    start_ns = min(stamps_ns)
 
-    def title(prefix: str, stamp: int) -> str:
-        return f'{prefix}{(stamp - start) / 1e9:.1f} s into the drive'
+    def title(prefix: str, stamp_ns: int) -> str:
+        return f'{prefix}{(stamp_ns - start_ns) / 1e9:.1f} s into the drive'
 
-    miou_of = {} if score is None else score.frame_miou
-    scored = [
-        (miou, stamp) for stamp, miou in miou_of.items() if stamp in stamps and not np.isnan(miou)
-    ]
+    scored = sorted(
+        ((miou, stamp) for stamp, miou in frame_miou.items() if not np.isnan(miou)), reverse=True
+    )
     if len(scored) > _SHOWN_FRAMES:
-        scored.sort(reverse=True)
         half = _SHOWN_FRAMES // 2
         return [
             (stamp, title(f'{rank}, mIoU {miou:.2f}, ', stamp))
             for rank, chosen in (('best', scored[:half]), ('worst', scored[-half:]))
             for miou, stamp in chosen
         ]
-    ordered = sorted(stamps)
+    ordered = sorted(stamps_ns)
     positions = np.linspace(0, len(ordered) - 1, min(_SHOWN_FRAMES, len(ordered)))
     return [(ordered[round(at)], title('', ordered[round(at)])) for at in positions]
 
 
 def frames_sheet(
-    bag: Bag, topic: str, masks: Bag, chosen: Sequence[tuple[int, str]], ontology: Ontology
+    bag: Bag,
+    topic: str,
+    masks: Bag,
+    chosen: Sequence[tuple[int, str]],
+    log_times_ns: Mapping[int, int],
+    ontology: Ontology,
 ) -> Image:
-    """Draw the chosen frames with their masks, confidences and the legend, (H, W, 3) RGB."""
-    frames = shown_frames(bag, topic, masks, {stamp for stamp, _ in chosen})
-    rows = [frames[stamp] for stamp, _ in chosen]
-    return contact_sheet(
-        [(row.rgb, row.mask, row.confidence) for row in rows],
-        ontology,
-        [title for _, title in chosen],
-    )
+    """Draw frames with their masks, confidences and the legend.
+
+    Args:
+        bag: its index finds the frames.
+        topic: of the frames.
+        masks: likewise of the masks, which have the log times of their frames.
+        chosen: stamps and titles.
+        log_times_ns: by stamp.
+        ontology: of the masks.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    rows = []
+    for stamp_ns, _ in chosen:
+        at = (log_times_ns[stamp_ns], stamp_ns)
+        confidence = None
+        if CONFIDENCE_TOPIC in masks.topics:
+            confidence = _message(masks, CONFIDENCE_TOPIC, *at)
+        rows.append(
+            (
+                decode_frame(bag, topic, _message(bag, topic, *at)),
+                decode_mask(_message(masks, MASK_TOPIC, *at)),
+                None if confidence is None else decode_mask(confidence),
+            )
+        )
+    return contact_sheet(rows, ontology, [title for _, title in chosen])
+
+
+def decode_mask(message: Any) -> Image:
+    """Decode a message of a bag of masks, mask or confidence, to (H, W) uint8."""
+    return decode_labels(message).astype(np.uint8, copy=False)
+
+
+def _message(bag: Bag, topic: str, log_time_ns: int, stamp_ns: int) -> Any:
+    """Find the message of this log time and stamp; None where there is none."""
+    for raw in bag.messages(topic, start_ns=log_time_ns, stop_ns=log_time_ns + 1):
+        try:
+            found = header_stamp_ns(raw.cdr) == stamp_ns
+        except BagError:  # cut off: another message of the same instant
+            continue
+        if found:
+            return bag.deserialize(raw)
+    return None

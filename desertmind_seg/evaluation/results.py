@@ -1,66 +1,313 @@
-"""What a run over a bag did: frames, latencies, scores."""
+"""metrics.json of a bag: the models below describe every key.
 
-from dataclasses import dataclass, field
+Scores and shares are fractions of 1. What is not known or not defined (no such pixel, no such
+option) is null, for JSON knows no NaN. Times are of the machine that `environment` names.
+"""
 
-from desertmind_seg.model.arrays import Image
-from desertmind_seg.scores.bootstrap import Counts
-from desertmind_seg.scores.flicker import Flicker
-from desertmind_seg.scores.metrics import ConfusionMatrix
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Literal
+
+from pydantic import Field
+
+from desertmind_seg.messages.bags import Bag
+from desertmind_seg.model.bundle import Bundle
+from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.pipeline.latency import LatencyWindow
+from desertmind_seg.reports.records import Environment, Record
 
 MASKS, METRICS, REPORT = 'masks', 'metrics.json', 'report.html'
 MASKS_AGAINST = 'masks_against'
 
 
-@dataclass
-class BadFrame:
-    """A frame that could not be segmented; `stamp_ns` is None where its header is cut off."""
+class Percentiles(Record):
+    """Times in milliseconds, null while there are none; linear between neighbours."""
 
-    stamp_ns: int | None
+    p50: float | None
+    p95: float | None
+    p99: float | None
+    max: float | None
+    count: int = Field(description='how many times were taken')
+
+    @classmethod
+    def of(cls, times_ms: Sequence[float]) -> Percentiles:
+        """Return the percentiles of all times of a run."""
+        window = LatencyWindow(max(1, len(times_ms)))
+        for time_ms in times_ms:
+            window.add(time_ms)
+        return cls(**window.percentiles())
+
+
+class BagInfo(Record):
+    """What was read."""
+
+    path: str
+    image_topic: str
+    label_topic: str | None
+    start_ns: int = Field(description='log time of the first message of the bag')
+    duration_s: float = Field(description='log time from the first message to the last')
+
+    @classmethod
+    def of(cls, bag: Bag, image_topic: str, label_topic: str | None) -> BagInfo:
+        """Describe an open bag."""
+        return cls(
+            path=str(bag.path),
+            image_topic=image_topic,
+            label_topic=label_topic,
+            start_ns=bag.start_ns,
+            duration_s=bag.duration_ns / 1e9,
+        )
+
+
+class BundleInfo(Record):
+    """Which model was run."""
+
+    path: str
+    name: str
+    sha256: str = Field(description='of the file')
+    precision: str = Field(description='fp32, fp16 or int8')
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> BundleInfo:
+        """Describe a bundle."""
+        return cls(
+            path=str(bundle.path),
+            name=bundle.metadata.name,
+            sha256=bundle.sha256,
+            precision=bundle.metadata.precision,
+        )
+
+
+class OntologyInfo(Record):
+    """The class table of masks and labels."""
+
+    name: str
+    sha256: str
+
+    @classmethod
+    def of(cls, ontology: Ontology) -> OntologyInfo:
+        """Describe a class table."""
+        return cls(name=ontology.name, sha256=ontology.sha256)
+
+
+class EngineInfo(Record):
+    """What ran the model."""
+
+    backend: str
+    device: str
+    confidence_threshold: float = Field(
+        description='probability below which a pixel became unlabelled'
+    )
+
+
+class TemporalFilterMetrics(Record):
+    """What the temporal filter did."""
+
+    alpha: float = Field(description='weight of the frames before')
+    filter_ms: Percentiles = Field(description='time in the filter, for each frame')
+    blended_share: float = Field(description='of the pixels, that took a history')
+    frames_without_history: dict[str, int] = Field(description='by reason')
+
+
+class BadFrame(Record):
+    """A frame that was left out."""
+
+    stamp_ns: int | None = Field(description='in its header; null where the header is cut off')
     error: str
 
 
-@dataclass
-class SegmentedBag:
-    """What a run over the frames of a bag did; latencies are in order of the frames."""
+class FrameCounts(Record):
+    """The frames of the image topic."""
 
-    frames_in: int = 0
-    repeated_stamps: int = 0
-    bad: list[BadFrame] = field(default_factory=list)
-    log_times_ns: list[int] = field(default_factory=list)
-    decode_ms: list[float] = field(default_factory=list)
-    inference_ms: list[float] = field(default_factory=list)
-    total_ms: list[float] = field(default_factory=list)
-    flicker: Flicker = field(default_factory=Flicker)
-    blended_share: list[float] = field(default_factory=list)
-    filter_ms: list[float] = field(default_factory=list)
+    in_: int = Field(description='frames in the bag')
+    out: int = Field(description='masks')
+    bad: list[BadFrame] = Field(description='frames that could not be decoded or segmented')
+    repeated_stamps: int = Field(description='frames whose stamp an earlier one has')
 
 
-@dataclass
-class LabelScore:
-    """Masks against the labels of the same stamps.
+class StageLatencies(Record):
+    """Times of each frame with a mask."""
 
-    Attributes:
-        matrix: over all matched frames.
-        by_block: the same by blocks of BLOCK_FRAMES matched frames, int64 (C, C + 1) each.
-        frame_miou: stamp of each matched frame -> its mean IoU over the classes in its labels.
-        labels: label images in the bag.
-        labels_without_frame: label images whose stamp no mask has.
-        frames_without_label: masks whose stamp no label image has.
-    """
-
-    matrix: ConfusionMatrix
-    by_block: dict[str, Counts]
-    frame_miou: dict[int, float]
-    labels: int
-    labels_without_frame: int
-    frames_without_label: int
+    decode: Percentiles = Field(description='from the message to image and depth in memory')
+    inference: Percentiles = Field(description='in the engine')
+    total: Percentiles = Field(description='from the message to the mask: decode, engine, filter')
 
 
-@dataclass
-class ShownFrame:
-    """A frame with what was made of it: (H, W, 3) and twice (H, W) uint8."""
+class LabelCounts(Record):
+    """The label images of the bag."""
 
-    stamp_ns: int
-    rgb: Image
-    mask: Image
-    confidence: Image | None
+    topic: str
+    images: int
+    matched: int = Field(description='scored: a mask has their stamp')
+    without_frame: int = Field(description='the other label images: no mask, or a repeated stamp')
+    frames_without_label: int = Field(description='masks whose stamp no label image has')
+    ontology_recorded: bool = Field(description='whether the bag says which ontology they follow')
+
+
+class ClassScore(Record):
+    """One class, in the order of the ids."""
+
+    id: int
+    name: str
+    iou: float | None = Field(description='null: neither labelled nor predicted')
+    pixels: int = Field(description='labelled pixels')
+
+
+class SegmentationMetrics(Record):
+    """Masks against labels, over all matched frames."""
+
+    miou_all: float | None = Field(description='mean IoU of all classes; without true pixels 0')
+    miou_present: float | None = Field(description='mean IoU of the classes with true pixels')
+    pixel_accuracy: float | None
+    classes: list[ClassScore]
+    confusion: list[list[int]] = Field(
+        description='pixels, rows the true class, columns the predicted, the last one unlabelled'
+    )
+
+
+class HistogramBin(Record):
+    """One bin, its lower edge included; null is open."""
+
+    from_ms: float | None
+    to_ms: float | None
+    frames: int
+
+
+class TimeDifference(Record):
+    """Stamp of the nearest depth minus that of its image."""
+
+    median: float | None = Field(description='milliseconds')
+    histogram: list[HistogramBin]
+
+
+class DepthProblem(Record):
+    """What was wrong with depth."""
+
+    error: str
+    count: int
+
+
+class BandMetrics(Record):
+    """Scores of the labelled pixels whose depth lies in a band, its nearer edge included."""
+
+    name: str
+    from_m: float | None = Field(description='null: pixels without depth')
+    to_m: float | None = Field(description='null: no end, or pixels without depth')
+    labelled_pixels: int
+    miou_present: float | None
+    false_safe_rate: float | None = Field(
+        description='of obstacle and non-traversable pixels, predicted traversable'
+    )
+
+
+class DepthMetrics(Record):
+    """Depth, and how it was paired with the images."""
+
+    topic: str
+    max_dt_ms: float = Field(description='how far apart the stamps of a pair may be')
+    max_wait_ms: float = Field(description='how long an image waits for its depth, in log time')
+    used_by_model: bool = Field(description='whether the model takes depth')
+    frames_with_depth: int
+    frame_share: float = Field(description='of all frames, that had depth')
+    valid_share: float | None = Field(description='of the pixels of those frames, with depth')
+    frames_without_depth: dict[str, int] = Field(description='by reason')
+    images: int = Field(description='depth images in the bag')
+    images_unreadable: int = Field(description='of these, with a header that is cut off')
+    images_duplicate: int = Field(description='of these, with a stamp that an earlier one has')
+    images_out_of_order: int
+    problems: list[DepthProblem]
+    time_jumps: int = Field(description='how often the time of the images went back')
+    dt_ms: TimeDifference
+    clock_offset_ms: float | None = Field(
+        description="how far depth's stamps are ahead of the images', by when both arrive"
+    )
+    hint: str = Field(
+        description="which setting of the driver would help; '' where none is needed"
+    )
+    range_bands: list[BandMetrics] | None = Field(description='from near to far; null: no labels')
+
+
+class FlickerMetrics(Record):
+    """Pixels whose class changes from a frame to the next where the scene does not."""
+
+    share: float = Field(description='of the pixels counted')
+    p50: float = Field(description='of the shares of each pair of frames')
+    p95: float
+    pairs: int = Field(description='frames that follow another')
+    counted_share: float = Field(description='of the pixels of the pairs, that could be followed')
+    frames_without_pair: dict[str, int] = Field(description='by reason')
+
+
+class ScoreDifference(Record):
+    """One score of both models."""
+
+    score: str = Field(description='key of the score, or name of a class for its IoU')
+    label: str = Field(description='the score as people write it')
+    first: float
+    second: float
+    difference: float = Field(description='first minus second')
+    interval_95: tuple[float, float] | None = Field(
+        description='of the difference, by paired bootstrap over blocks; null with one block'
+    )
+    blocks: int
+    is_real: bool = Field(description='whether the interval excludes zero')
+    is_better: bool = Field(description='whether the first model scores better, real or not')
+
+
+class Comparison(Record):
+    """Which differences between two models are real."""
+
+    first: str = Field(description='name of the model')
+    second: str = Field(description='name of the model of --against')
+    block_frames: int = Field(description='frames in a row that the bootstrap draws together')
+    sentences: list[str]
+    differences: list[ScoreDifference]
+
+
+class ModelOnBag(Record):
+    """What every run of a model over a bag has."""
+
+    bundle: BundleInfo
+    engine: EngineInfo
+    segmentation: SegmentationMetrics | None = Field(description='null: no labels')
+
+
+class ModelMetrics(ModelOnBag):
+    """One model over every frame of a bag."""
+
+    temporal_filter: TemporalFilterMetrics | None = Field(description='null: switched off')
+    frames: FrameCounts
+    latency_ms: StageLatencies
+    depth: DepthMetrics | None = Field(description='null: no depth topic')
+    flicker: FlickerMetrics | None = Field(description='null: no two frames follow each other')
+
+
+class Against(ModelMetrics):
+    """The model of --against over the same frames, and the comparison."""
+
+    comparison: Comparison
+
+
+class BagMetrics(ModelOnBag):
+    """What metrics.json has for every command that runs a model over a bag."""
+
+    schema_: Literal[1] = 1
+    command: str
+    created: str = Field(description='when, in UTC')
+    bag: BagInfo
+    ontology: OntologyInfo
+    labels: LabelCounts | None = Field(description='null: no labels')
+    environment: Environment
+
+
+class EvaluationMetrics(BagMetrics, ModelMetrics):
+    """metrics.json of evaluate_bag."""
+
+    against: Against | None = Field(description='null: no second model')
+
+
+def utc_now() -> str:
+    """Return the time in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec='seconds')

@@ -17,6 +17,7 @@ from desertmind_seg.messages.bags import (
     RawMessage,
     header_stamp_ns,
 )
+from desertmind_seg.replay.results import NodeStatus
 
 
 class MaskCollector:
@@ -30,8 +31,8 @@ class MaskCollector:
         self.sent_at_s: dict[int, float] = {}
         self.mask_at_s: dict[int, float] = {}
         self.confidences: set[int] = set()
-        self.diagnostics: dict[str, dict[str, Any]] = {}
-        self._log_time_ns: dict[int, int] = {}
+        self.diagnostics: dict[str, NodeStatus] = {}
+        self.log_times_ns: dict[int, int] = {}
         self._writer = writer
         self._arrived = threading.Condition()
         self._num_diagnostics = 0
@@ -44,7 +45,7 @@ class MaskCollector:
     def note_frame(self, message: RawMessage) -> None:
         """Remember when a frame goes out; called just before it does."""
         stamp = header_stamp_ns(message.cdr)
-        self._log_time_ns[stamp] = message.log_time_ns
+        self.log_times_ns.setdefault(stamp, message.log_time_ns)
         self.sent_at_s[stamp] = time.perf_counter()
 
     def wait_for_mask(self, stamp_ns: int, timeout_sec: float) -> bool:
@@ -63,7 +64,7 @@ class MaskCollector:
         stamp = header_stamp_ns(cdr)
         if stamp not in self.sent_at_s or stamp in self.mask_at_s:
             return
-        self._writer.write_raw(MASK_TOPIC, IMAGE_TYPE, self._log_time_ns[stamp], cdr)
+        self._writer.write_raw(MASK_TOPIC, IMAGE_TYPE, self.log_times_ns[stamp], cdr)
         with self._arrived:
             self.mask_at_s[stamp] = now_s
             self._arrived.notify_all()
@@ -72,15 +73,15 @@ class MaskCollector:
         stamp = header_stamp_ns(cdr)
         if stamp in self.sent_at_s and stamp not in self.confidences:
             self.confidences.add(stamp)
-            self._writer.write_raw(CONFIDENCE_TOPIC, IMAGE_TYPE, self._log_time_ns[stamp], cdr)
+            self._writer.write_raw(CONFIDENCE_TOPIC, IMAGE_TYPE, self.log_times_ns[stamp], cdr)
 
     def _on_diagnostics(self, array: Any) -> None:
         with self._arrived:
             self._num_diagnostics += 1
             for status in array.status:
-                self.diagnostics[status.name] = {
-                    'level': int.from_bytes(status.level, 'little'),
-                    'message': status.message,
-                    'values': {pair.key: pair.value for pair in status.values},
-                }
+                self.diagnostics[status.name] = NodeStatus(
+                    level=int.from_bytes(status.level, 'little'),
+                    message=status.message,
+                    values={pair.key: pair.value for pair in status.values},
+                )
             self._arrived.notify_all()

@@ -7,12 +7,11 @@ from pathlib import Path
 import signal
 import subprocess
 import sys
-from typing import Any
 
 from desertmind_seg.messages.bags import COMPRESSED_IMAGE_TYPE, Bag
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.replay.player import PlayStatistics
 
+NODE_LOG = 'node.log'
 _STOP_TIMEOUT_SEC = 10.0
 _LOG_TAIL_LINES = 15
 
@@ -63,19 +62,6 @@ def node_input(bag: Bag, topic: str, suffix: str) -> NodeInput:
     return NodeInput(topic, base, f'{base}{suffix}', 'compressed')
 
 
-@dataclass
-class Replay:
-    """What a replay measured, in order of the stamps."""
-
-    frame_stamps_ns: list[int]
-    mask_stamps_ns: list[int]
-    latencies_ms: list[float]
-    without_confidence: int
-    diagnostics: dict[str, dict[str, Any]]
-    played: PlayStatistics
-    exit_status: int
-
-
 def node_command(image: NodeInput, depth: NodeInput | None, options: NodeOptions) -> list[str]:
     """Return the command line of the node for these inputs."""
     parameters = {
@@ -116,6 +102,7 @@ def running_node(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen
             process.wait()
 
 
-def _log_tail(log: Path) -> str:
+def log_tail(log: Path) -> str:
+    """Return the last lines that the node printed, indented."""
     lines = log.read_text(encoding='utf-8', errors='replace').splitlines()[-_LOG_TAIL_LINES:]
     return '\n'.join(f'    {line}' for line in lines) or '    (nothing)'

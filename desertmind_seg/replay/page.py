@@ -1,14 +1,14 @@
 """report.html of a replay."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from desertmind_seg.evaluation.pages import score_facts, score_sections, source_section
+from desertmind_seg.evaluation.sections import score_facts, score_sections, source_section
 from desertmind_seg.model.arrays import Pixels
 from desertmind_seg.model.ontology import Ontology
-from desertmind_seg.replay.node_process import Replay
-from desertmind_seg.replay.video import MAX_VIDEO_RATE_HZ, NODE_LOG, VIDEO
+from desertmind_seg.replay.node_process import NODE_LOG
+from desertmind_seg.replay.results import ReplayMetrics
+from desertmind_seg.replay.through_node import Replay
+from desertmind_seg.replay.video import MAX_VIDEO_RATE_HZ, VIDEO
 from desertmind_seg.reports.charts import latency_section
 from desertmind_seg.reports.page import Fact, write_report
 from desertmind_seg.reports.tables import (
@@ -21,7 +21,7 @@ from desertmind_seg.reports.tables import (
 
 def write_replay_report(
     path: Path,
-    metrics: Mapping[str, Any],
+    metrics: ReplayMetrics,
     result: Replay,
     ontology: Ontology,
     sheet: Pixels,
@@ -29,13 +29,13 @@ def write_replay_report(
     *,
     video: bool,
 ) -> None:
-    bag, frames = metrics['bag'], metrics['frames']
-    latency = metrics['latency_ms']['publish_to_mask']
+    """Write the page with frames from all over the drive, and the best and worst with labels."""
+    bag, frames, latency = metrics.bag, metrics.frames, metrics.latency_ms.publish_to_mask
     headline = [
-        Fact('frames in', f'{frames["in"]}', f'{bag["duration_s"]:.1f} s of {bag["image_topic"]}'),
-        Fact('masks out', f'{frames["out"]}', f'{frames["dropped"]} frames superseded or dropped'),
-        Fact('latency p50', f'{latency["p50"]:.0f} ms', 'frame published to mask received'),
-        Fact('latency p95', f'{latency["p95"]:.0f} ms', f'p99 {latency["p99"]:.0f} ms'),
+        Fact('frames in', f'{frames.in_}', f'{bag.duration_s:.1f} s of {bag.image_topic}'),
+        Fact('masks out', f'{frames.out}', f'{frames.dropped} frames superseded or dropped'),
+        Fact('latency p50', f'{latency.p50:.0f} ms', 'frame published to mask received'),
+        Fact('latency p95', f'{latency.p95:.0f} ms', f'p99 {latency.p99:.0f} ms'),
         *score_facts(metrics),
     ]
     sections = [images_section('Frames', [('camera frame, class mask and confidence', sheet)])]
@@ -66,21 +66,21 @@ def write_replay_report(
         pairs_section(
             'Node',
             {
-                'exit status': metrics['node']['exit_status'],
+                'exit status': metrics.node.exit_status,
                 **{
-                    name: f'{status["message"]} '
-                    + ', '.join(f'{key}: {value}' for key, value in status['values'].items())
-                    for name, status in sorted(result.diagnostics.items())
+                    name: f'{status.message} '
+                    + ', '.join(f'{key}: {value}' for key, value in status.values.items())
+                    for name, status in sorted(metrics.node.diagnostics.items())
                 },
             },
             f'Its last report on /diagnostics. What it printed is in {NODE_LOG}.',
         ),
         source_section(metrics),
-        environment_section(metrics['environment']),
+        environment_section(metrics.environment.model_dump()),
     ]
-    title = f'Replay of {Path(bag["path"]).name}'
+    title = f'Replay of {Path(bag.path).name}'
     subtitle = [
-        f'{bag["image_topic"]} played over DDS to the segmentation node in a process of its own, '
-        f'at {metrics["play"]["rate"]:g} times the speed of the recording.'
+        f'{bag.image_topic} played over DDS to the segmentation node in a process of its own, '
+        f'at {metrics.play.rate:g} times the speed of the recording.'
     ]
     write_report(path, title, subtitle, headline, sections)

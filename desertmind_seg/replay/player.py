@@ -5,19 +5,25 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import chain, islice
+import logging
+from pathlib import Path
 import threading
 import time
 from typing import Any
 
+import rclpy
 from rclpy.duration import Duration
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
+from tqdm import tqdm
 
 from desertmind_seg.messages.bags import Bag, BagError, RawMessage, Topic
+from desertmind_seg.model.errors import DesertmindError
 
+_LOGGER = logging.getLogger(__name__)
 # What rosbag2 offers for a topic whose publishers' QoS was not recorded.
 _DEFAULT_DEPTH = 10
 # A late joiner gets this many messages of a latched topic (several nodes publish on /tf_static).
@@ -25,12 +31,16 @@ _MAX_LATCHED_DEPTH = 100
 _DELIVERY_TIMEOUT_SEC = 1
 
 
+class PlayError(DesertmindError):
+    """Nobody hears what is to be played."""
+
+
 @dataclass
 class PlayStatistics:
     """What a play did.
 
     Attributes:
-        published: messages per topic, by the name in the bag.
+        published: messages per topic that is played, by the name in the bag.
         failed: messages per topic that the middleware refused.
         passes: how often the bag was begun.
         max_late_ms: the longest that a message went out after its time.
@@ -106,11 +116,6 @@ class BagPlayer:
             )
 
     @property
-    def played_topics(self) -> tuple[str, ...]:
-        """Topics of the bag that are played, by the name in the bag."""
-        return tuple(self._publishers)
-
-    @property
     def num_messages(self) -> int:
         """Messages in one pass."""
         return sum(self._bag.topics[name].count for name in self._publishers)
@@ -119,14 +124,23 @@ class BagPlayer:
         """Return how many subscribers the publisher of this topic of the bag has matched."""
         return int(self._publishers[name].get_subscription_count())
 
-    def wait_for_subscribers(self, timeout_sec: float, stop: threading.Event) -> bool:
-        """Wait until some played topic has a subscriber; False after the timeout or on stop."""
+    def wait_for_subscribers(self, timeout_sec: float, stop: threading.Event) -> None:
+        """Wait until some played topic has a subscriber, or `stop` is set.
+
+        Raises:
+            PlayError: None has one after the timeout.
+        """
         deadline = time.monotonic() + timeout_sec
         while not any(self.num_subscribers(name) for name in self._publishers):
             remaining_sec = deadline - time.monotonic()
-            if remaining_sec <= 0.0 or stop.wait(min(0.02, remaining_sec)):
-                return False
-        return True
+            if remaining_sec <= 0.0:
+                raise PlayError(
+                    f'No subscriber for {", ".join(self._publishers)} within {timeout_sec:g} s; '
+                    'start the subscriber first, compare ROS_DOMAIN_ID, and look at `ros2 topic '
+                    'info`.'
+                )
+            if stop.wait(min(0.02, remaining_sec)):
+                return
 
     def _begin(self) -> Iterator[RawMessage]:
         """Start reading, with the first message in hand: to find it takes up to 50 ms."""
@@ -160,7 +174,7 @@ class BagPlayer:
             lead_in_sec: so long before the first message only /clock is published.
             before_publish: called with each message just before it goes out.
         """
-        statistics = PlayStatistics()
+        statistics = PlayStatistics(published=Counter(dict.fromkeys(self._publishers, 0)))
         start_ns, duration_ns = self._bag.start_ns, self._bag.duration_ns
         most = max(self._bag.topics[name].count for name in self._publishers)
         # A single message, or a bag of one instant, is followed by a second of nothing.
@@ -220,6 +234,38 @@ class BagPlayer:
                 break
             stop.wait(wake_s - now_s)
         return next_tick_s
+
+
+def play_bag(
+    path: Path,
+    stop: threading.Event,
+    *,
+    topics: Collection[str] = (),
+    remaps: Mapping[str, str] | None = None,
+    rate: float = 1.0,
+    clock_hz: float = 0.0,
+    loop: bool = False,
+    wait_sec: float | None = None,
+) -> PlayStatistics:
+    """Play a bag from a node of its own, until it ends or `stop` is set; see `BagPlayer`.
+
+    With `wait_sec` the play begins with the first subscriber.
+
+    Raises:
+        FileNotFoundError: There is no such bag.
+        BagError: It cannot be read, or holds nothing that can be played.
+        PlayError: Nobody subscribed for `wait_sec`.
+    """
+    with Bag(path) as bag:
+        node = rclpy.create_node('play_bag')
+        player = BagPlayer(node, bag, topics=topics, remaps=remaps, rate=rate, clock_hz=clock_hz)
+        for name, reason in player.skipped.items():
+            _LOGGER.warning('Not playing %s: %s.', name, reason)
+        if wait_sec is not None:
+            player.wait_for_subscribers(wait_sec, stop)
+        total = None if loop else player.num_messages
+        with tqdm(total=total, desc='playing', unit='message', disable=None) as bar:
+            return player.play(stop, loop=loop, before_publish=lambda _: bar.update())
 
 
 def find_message_class(msgtype: str) -> Any:

@@ -9,14 +9,14 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from desertmind_seg.evaluation.pictures import decode_mask
 from desertmind_seg.messages.bags import MASK_TOPIC, Bag, decode_frame, pair_by_stamp
-from desertmind_seg.messages.images import decode_labels
 from desertmind_seg.model.arrays import Pixels
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.rendering import legend, overlay
 from desertmind_seg.replay.node_process import ReplayError
 
-OVERLAY, VIDEO, NODE_LOG = 'overlay.png', 'overlay.webm', 'node.log'
+OVERLAY, VIDEO = 'overlay.png', 'overlay.webm'
 # OpenCV's VP8 takes about 2 bits a pixel whatever is set: 30 s of a drive make 10-15 MB.
 _VIDEO_FRAME_WIDTH_PX = 400
 MAX_VIDEO_RATE_HZ = 6.0
@@ -77,7 +77,7 @@ def write_video(
         pairs, total=len(chosen), desc='video', unit='frame', disable=None
     ):
         rgb = decode_frame(bag, topic, image)
-        mask = decode_labels(mask_message).astype(np.uint8, copy=False)
+        mask = decode_mask(mask_message)
         if key is None:
             # VP8 halves the colour planes: even sizes only.
             height = round(_VIDEO_FRAME_WIDTH_PX * rgb.shape[0] / rgb.shape[1]) // 2 * 2

@@ -12,8 +12,9 @@ import hashlib
 from pathlib import Path
 
 from desertmind_seg.engines.load import load_engine
-from desertmind_seg.evaluation.depth import BagDepth, DepthTopic
-from desertmind_seg.messages.bags import Bag, decode_frame, header_stamp_ns
+from desertmind_seg.evaluation.depth import DepthTopic, RecordedDepth
+from desertmind_seg.evaluation.frames import Frame, RecordedFrames
+from desertmind_seg.messages.bags import Bag
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.pipeline.segmenter import Segmenter
 
@@ -26,14 +27,12 @@ def hash_outputs(bundle: Path, bag_path: Path) -> tuple[int, str]:
     """Return the number of frames and the SHA-256 of all their outputs."""
     segmenter = Segmenter(load_engine(read_bundle(bundle), 'onnxruntime-cpu'))
     digest, frames = hashlib.sha256(), 0
-    with Bag(bag_path) as bag, Bag(bag_path) as again:
-        depth = BagDepth(bag, again, DEPTH, IMAGE, segmenter.ontology)
-        for raw, depth_raw in depth.frames():
-            rgb = decode_frame(bag, IMAGE, bag.deserialize(raw))
-            metres = depth.decode(header_stamp_ns(raw.cdr), depth_raw, rgb.shape[:2])
+    with Bag(bag_path) as bag:
+        for frame in RecordedFrames(bag, IMAGE, RecordedDepth(bag, DEPTH, IMAGE)):
+            assert isinstance(frame, Frame), frame
             segmentation = segmenter.segment(
-                rgb,
-                depth=metres if segmenter.takes_depth else None,
+                frame.rgb,
+                depth=frame.depth if segmenter.takes_depth else None,
                 outputs=('mask', 'confidence', 'cost'),
             )
             for array in (segmentation.mask, segmentation.confidence, segmentation.cost):

@@ -235,7 +235,7 @@ def test_errors_exit_two(tmp_path: Path) -> None:
         ((str(tmp_path / 'none'),), 'does not exist'),
         ((path, '--topics', '/nothing'), f"has no topic '/nothing'; its topics: {INFO_TOPIC}"),
         ((path, '--wait-for-subscribers', '0.2'), 'No subscriber for'),
-        ((path, '--rate', '0'), 'is not positive'),
+        ((path, '--rate', '0'), 'is not above 0'),
         ((path, '--remap', 'oops'), 'is not of the form from:=to'),
     ):
         code, _, err = play(*arguments)

@@ -190,7 +190,7 @@ def test_replay_plays_the_bag_in_sim_time(monkeypatch: pytest.MonkeyPatch, tmp_p
 
     assert isinstance(player, FakeExecuteProcess)
     assert player.cmd[:3] == [sys.executable, '-m', play_bag.__name__]
-    options = play_bag._parse_arguments(player.cmd[3:])
+    options = play_bag.build_parser().parse_args(player.cmd[3:])
     assert options.bag == tmp_path
     assert (options.rate, options.loop) == (0.5, True)
     assert options.clock > 0

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from test_evaluate_bag import evaluate, read_images, read_metrics
 from tiny_bag import DEPTH_TOPIC, LABEL_TOPIC, DepthShot, TinyDrive, write_drive
 from tiny_bundle import tiny_metadata, tiny_model, write_tiny_bundle
 
-from desertmind_seg.evaluation.comparison import BLOCK_FRAMES, Compared, comparison_document
+from desertmind_seg.evaluation.comparison import BLOCK_FRAMES, Compared, compare
 from desertmind_seg.messages.bags import MASK_TOPIC
 from desertmind_seg.model.bundle import write_bundle
 from desertmind_seg.model.ontology import load_ontology
@@ -200,10 +199,10 @@ def test_a_score_that_no_label_defines_is_left_out() -> None:
     counts = np.zeros((8, 9), np.int64)
     counts[0, 0] = 10  # smooth trail alone: nothing that could be called safe falsely
     run = Compared('a', {'block 0': counts}, Flicker())
-    document: dict[str, Any] = comparison_document(run, run, YCOR8)
-    scores = [row['score'] for row in document['differences']]
+    comparison = compare(run, run, YCOR8)
+    scores = [row.score for row in comparison.differences]
     assert 'false_safe_rate' not in scores
     assert scores[-1] == 'smooth trail'
-    json.dumps(document, allow_nan=False)
+    json.dumps(comparison.model_dump(), allow_nan=False)
     with pytest.raises(ComparisonError, match='cannot be compared'):
-        comparison_document(Compared('a', None, Flicker()), Compared('b', None, Flicker()), YCOR8)
+        compare(Compared('a', None, Flicker()), Compared('b', None, Flicker()), YCOR8)

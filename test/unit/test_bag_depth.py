@@ -24,6 +24,7 @@ from tiny_bundle import write_tiny_bundle
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.evaluate_bag import main
 from desertmind_seg.evaluation.depth import DepthTopic
+from desertmind_seg.evaluation.results import EvaluationMetrics
 from desertmind_seg.evaluation.run import evaluate_bag
 from desertmind_seg.messages.bag_writer import BagWriter
 from desertmind_seg.messages.bags import MASK_TOPIC, Bag
@@ -78,7 +79,7 @@ def shots(*stamps_ms: float, **fields: Any) -> tuple[DepthShot, ...]:
 
 def run(
     tmp_path: Path, bundle: Path, drive: TinyDrive, topic: str = DEPTH_TOPIC, **limits: float
-) -> tuple[dict[str, Any], WatchedEngine]:
+) -> tuple[EvaluationMetrics, WatchedEngine]:
     """Evaluate the drive with labels through the Python interface."""
     path = write_drive(tmp_path / 'drive', drive)
     engine = WatchedEngine(bundle)
@@ -109,38 +110,38 @@ def test_the_model_gets_the_paired_depth_in_metres(
         assert missing is not None
         assert missing.dtype == np.float32
         assert not missing.any()
-    depth = metrics['depth']
-    assert depth['used_by_model'] is True
-    assert depth['frames_with_depth'] == 2
-    assert depth['frame_share'] == 0.5
-    assert depth['frames_without_depth'] == {
+    depth = metrics.depth
+    assert depth.used_by_model is True
+    assert depth.frames_with_depth == 2
+    assert depth.frame_share == 0.5
+    assert depth.frames_without_depth == {
         'no depth': 0,
         'too far apart': 2,
         'other frame': 0,
         'refused': 0,
     }
-    assert depth['valid_share'] == pytest.approx((slope() > 0).mean())
-    filled = [entry for entry in depth['dt_ms']['histogram'] if entry['frames']]
-    assert [(entry['from_ms'], entry['frames']) for entry in filled] == [
+    assert depth.valid_share == pytest.approx((slope() > 0).mean())
+    filled = [entry for entry in depth.dt_ms.histogram if entry.frames]
+    assert [(entry.from_ms, entry.frames) for entry in filled] == [
         (-100.0, 2),  # -100 and -70 ms
         (-1.0, 1),
         (30.0, 1),
     ]
-    assert depth['dt_ms']['median'] == pytest.approx(-35.0)
-    assert metrics['frames']['out'] == 4
+    assert depth.dt_ms.median == pytest.approx(-35.0)
+    assert metrics.frames.out == 4
 
 
 def test_the_last_frames_do_not_wait_for_ever(tmp_path: Path, rgbd_bundle: Path) -> None:
     drive = TinyDrive(num_frames=3, depth=shots(0))
     metrics, engine = run(tmp_path, rgbd_bundle, drive)
-    assert metrics['frames']['in'] == metrics['frames']['out'] == len(engine.depths) == 3
+    assert metrics.frames.in_ == metrics.frames.out == len(engine.depths) == 3
 
 
 def test_limits_are_those_of_the_caller(tmp_path: Path, rgbd_bundle: Path) -> None:
     drive = TinyDrive(num_frames=4, depth=shots(0, 230))
     metrics, _ = run(tmp_path, rgbd_bundle, drive, max_dt_ms=29.0, max_wait_ms=10.0)
-    assert metrics['depth']['frames_with_depth'] == 1
-    assert (metrics['depth']['max_dt_ms'], metrics['depth']['max_wait_ms']) == (29.0, 10.0)
+    assert metrics.depth.frames_with_depth == 1
+    assert (metrics.depth.max_dt_ms, metrics.depth.max_wait_ms) == (29.0, 10.0)
 
 
 def test_an_rgb_bundle_gets_no_depth_but_is_scored_by_distance(
@@ -149,7 +150,7 @@ def test_an_rgb_bundle_gets_no_depth_but_is_scored_by_distance(
     drive = TinyDrive(num_frames=3, depth=shots(0, 200))
     metrics, engine = run(tmp_path, tiny_bundle, drive)
     assert engine.depths == [None, None, None]
-    assert metrics['depth']['used_by_model'] is False
+    assert metrics.depth.used_by_model is False
     with Bag(tmp_path / 'out' / 'masks') as bag:
         masks = [
             image.data.reshape(SIZE_HW) for image in map(bag.deserialize, bag.messages(MASK_TOPIC))
@@ -157,8 +158,8 @@ def test_an_rgb_bundle_gets_no_depth_but_is_scored_by_distance(
     # The same again with plain comparisons; the second frame has no depth.
     depths = [slope(offset=0), np.zeros(SIZE_HW, np.uint16), slope(offset=1)]
     limits_mm = [(1, 5000), (5000, 10000), (10000, 20000), (20000, 40000), (40000, 1 << 16)]
-    bands = metrics['depth']['range_bands']
-    assert [band['name'] for band in bands] == [
+    bands = metrics.depth.range_bands
+    assert [band.name for band in bands] == [
         *('0-5 m', '5-10 m', '10-20 m', '20-40 m', 'beyond 40 m', 'no depth')
     ]
     for band, (low, high) in zip(bands, [*limits_mm, (0, 1)], strict=True):
@@ -166,11 +167,11 @@ def test_an_rgb_bundle_gets_no_depth_but_is_scored_by_distance(
         for index, (mask, depth) in enumerate(zip(masks, depths, strict=True)):
             inside = (depth >= low) & (depth < high)
             matrix.add(drive.labels(index)[inside], mask[inside])
-        assert band['labelled_pixels'] == matrix.counts.sum() > 0
-        assert band['miou_present'] == pytest.approx(matrix.miou_present)
-        assert band['false_safe_rate'] == pytest.approx(matrix.false_safe_rate)
-    total = sum(band['labelled_pixels'] for band in bands)
-    assert total == sum(entry['pixels'] for entry in metrics['segmentation']['classes'])
+        assert band.labelled_pixels == matrix.counts.sum() > 0
+        assert band.miou_present == pytest.approx(matrix.miou_present)
+        assert band.false_safe_rate == pytest.approx(matrix.false_safe_rate)
+    total = sum(band.labelled_pixels for band in bands)
+    assert total == sum(entry.pixels for entry in metrics.segmentation.classes)
 
 
 def test_small_depth_is_brought_to_the_size_of_the_frame(
@@ -202,12 +203,12 @@ def test_depth_that_cannot_be_used_is_counted_and_masks_go_on(
 ) -> None:
     drive = TinyDrive(num_frames=2, depth=(shot, DepthShot(100, slope(), log_ms=102)))
     metrics, engine = run(tmp_path, rgbd_bundle, drive)
-    assert metrics['frames']['out'] == 2
-    assert metrics['depth']['frames_without_depth'][reason] == 1
-    assert metrics['depth']['frames_with_depth'] == 1
-    (entry,) = metrics['depth']['problems']
-    assert problem in entry['error']
-    assert entry['count'] == 1
+    assert metrics.frames.out == 2
+    assert metrics.depth.frames_without_depth[reason] == 1
+    assert metrics.depth.frames_with_depth == 1
+    (entry,) = metrics.depth.problems
+    assert problem in entry.error
+    assert entry.count == 1
     first, second = engine.depths
     assert first is not None
     assert not first.any()
@@ -231,13 +232,13 @@ def test_depth_whose_header_is_cut_off_is_counted(tmp_path: Path, tiny_bundle: P
         tmp_path / 'out',
         depth=DepthTopic(DEPTH_TOPIC),
     )
-    depth = metrics['depth']
-    assert (depth['images'], depth['images_unreadable'], depth['frames_with_depth']) == (6, 4, 2)
-    assert [(entry['error'][:24], entry['count']) for entry in depth['problems']] == [
+    depth = metrics.depth
+    assert (depth.images, depth.images_unreadable, depth.frames_with_depth) == (6, 4, 2)
+    assert [(entry.error[:24], entry.count) for entry in depth.problems] == [
         ('A message of 10 bytes is', 2),
         ('A message of 18 bytes is', 2),
     ]
-    assert depth['range_bands'][0]['labelled_pixels'] > 0
+    assert depth.range_bands[0].labelled_pixels > 0
 
 
 def test_waiting_ends_where_the_log_says_so(tmp_path: Path, rgbd_bundle: Path) -> None:
@@ -247,8 +248,8 @@ def test_waiting_ends_where_the_log_says_so(tmp_path: Path, rgbd_bundle: Path) -
         folder = tmp_path / str(number)
         folder.mkdir()
         metrics, _ = run(folder, rgbd_bundle, drive, max_wait_ms=max_wait_ms)
-        assert metrics['depth']['frames_with_depth'] == expected
-        assert metrics['depth']['frames_without_depth']['no depth'] == 1 - expected
+        assert metrics.depth.frames_with_depth == expected
+        assert metrics.depth.frames_without_depth['no depth'] == 1 - expected
 
 
 def command(tmp_path: Path, bag: Path, bundle: Path, *more: str) -> int:
@@ -333,11 +334,11 @@ def test_real_bag_goes_through_with_its_depth(
         tmp_path / 'out',
         depth=DepthTopic('/camera/aligned_depth_to_color/image_raw'),
     )
-    depth = metrics['depth']
-    assert (metrics['frames']['out'], depth['frames_with_depth']) == (6, 6)
-    assert depth['valid_share'] == pytest.approx(0.83, abs=0.01)  # 17 % holes
-    assert depth['dt_ms']['median'] == 0.0
-    assert depth['hint'] == ''
+    depth = metrics.depth
+    assert (metrics.frames.out, depth.frames_with_depth) == (6, 6)
+    assert depth.valid_share == pytest.approx(0.83, abs=0.01)  # 17 % holes
+    assert depth.dt_ms.median == 0.0
+    assert depth.hint == ''
     for metres in engine.depths:
         assert metres is not None
         assert metres.shape == (360, 640)

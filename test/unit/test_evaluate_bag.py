@@ -1,17 +1,23 @@
 """evaluate_bag end to end, with the tiny bundle on small bags."""
 
+from collections import Counter
+from collections.abc import Iterator
 import json
 from pathlib import Path
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 from tiny_bag import (
     COMPRESSED_TOPIC,
+    DEPTH_TOPIC,
     FRAME_ID,
     IMAGE_TOPIC,
     INFO_TOPIC,
     LABEL_TOPIC,
+    DepthShot,
     TinyDrive,
     write_drive,
 )
@@ -19,11 +25,17 @@ from tiny_bundle import write_tiny_bundle
 
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.evaluate_bag import main
+from desertmind_seg.evaluation.model_run import ModelRun
+from desertmind_seg.evaluation.results import EvaluationMetrics
 from desertmind_seg.messages.bags import (
     CONFIDENCE_TOPIC,
+    IMAGE_TYPE,
     LABEL_INFO_TOPIC,
     MASK_TOPIC,
     Bag,
+    BagWriter,
+    RawMessage,
+    header_stamp_ns,
     stamp_ns,
 )
 from desertmind_seg.model.bundle import read_bundle
@@ -86,7 +98,9 @@ def test_every_frame_is_segmented_once(
         assert bag.topics[LABEL_INFO_TOPIC].count == 1
 
 
-def test_metrics_follow_the_schema(tmp_path: Path, tiny_bundle: Path, bag: Path) -> None:
+def test_metrics_follow_the_schema(
+    tmp_path: Path, tiny_bundle: Path, bag: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / 'out'
     assert evaluate(bag, tiny_bundle, out, '--labels', LABEL_TOPIC) == 0
     metrics = read_metrics(out)
@@ -113,6 +127,10 @@ def test_metrics_follow_the_schema(tmp_path: Path, tiny_bundle: Path, bag: Path)
         latency = metrics['latency_ms'][part]
         assert latency['count'] == 6
         assert 0.0 < latency['p50'] <= latency['p95'] <= latency['p99'] <= latency['max']
+    p50, p95, p99 = (metrics['latency_ms']['inference'][name] for name in ('p50', 'p95', 'p99'))
+    printed = capsys.readouterr().out
+    assert f'Inference p50 {p50:.1f}, p95 {p95:.1f}, p99 {p99:.1f} ms' in printed
+    assert EvaluationMetrics.model_validate(metrics).model_dump(by_alias=True) == metrics
     environment = metrics['environment']
     assert environment['machine']['cpus'] >= 1
     assert environment['versions']['rosbags']
@@ -142,6 +160,97 @@ def test_scores_equal_a_count_by_hand(tmp_path: Path, tiny_bundle: Path) -> None
         'frames_without_label': 4,
         'ontology_recorded': True,
     }
+
+
+def copy_of(bag: Path, path: Path, log_delay_ns: int) -> Path:
+    """Write labels with another log time, one of them twice, one not, and one frame less.
+
+    Frame 5 is left out and so are the labels of frame 4; those of frame 2 come again, as nothing.
+    """
+    with Bag(bag) as source:
+        kept = []
+        for raw in source.messages(IMAGE_TOPIC, LABEL_TOPIC):
+            number = round((header_stamp_ns(raw.cdr) - TinyDrive().stamp_ns(0)) / 1e8)
+            cdr = bytes(raw.cdr)
+            if raw.topic == IMAGE_TOPIC and number != 5:
+                kept.append((raw.log_time_ns, raw.topic, cdr))
+            elif raw.topic == LABEL_TOPIC and number != 4:
+                kept.append((raw.log_time_ns + log_delay_ns, raw.topic, cdr))
+                if number == 2:
+                    nothing = cdr[: -66 * 90] + bytes(66 * 90)
+                    kept.append((raw.log_time_ns + log_delay_ns + 1, raw.topic, nothing))
+    with BagWriter(path, {}) as writer:
+        for log_time_ns, topic, cdr in sorted(kept):
+            writer.write_raw(topic, IMAGE_TYPE, log_time_ns, cdr)
+    return path
+
+
+@pytest.mark.parametrize('log_delay_ns', [0, -10_000_000_000, 10_000_000_000])
+def test_labels_may_lie_anywhere_in_the_bag(
+    tmp_path: Path, tiny_bundle: Path, bag: Path, log_delay_ns: int
+) -> None:
+    path = copy_of(bag, tmp_path / 'copy', log_delay_ns)
+    out = tmp_path / 'out'
+    assert evaluate(path, tiny_bundle, out, '--labels', LABEL_TOPIC) == 0
+    metrics = read_metrics(out)
+    assert metrics['labels'] == {
+        'topic': LABEL_TOPIC,
+        'images': 6,
+        'matched': 4,
+        'without_frame': 2,
+        'frames_without_label': 1,
+        'ontology_recorded': False,
+    }
+    matrix = ConfusionMatrix(load_ontology('ycor-8'))
+    for index in range(4):
+        mask = read_images(out / 'masks', MASK_TOPIC)[index][2]
+        matrix.add(TinyDrive().labels(index), mask)
+    assert metrics['segmentation'] == matrix.to_dict()
+
+
+@pytest.mark.parametrize('with_labels', [False, True])
+def test_every_message_is_read_once_and_shown_frames_twice(
+    tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, *, with_labels: bool
+) -> None:
+    read: Counter[tuple[str, str]] = Counter()
+
+    class CountingBag(Bag):
+        def __enter__(self) -> 'CountingBag':
+            read['opened', self.path.name] += 1
+            super().__enter__()
+            return self
+
+        def messages(self, *names: str, **times: Any) -> Iterator[RawMessage]:
+            for raw in super().messages(*names, **times):
+                read[self.path.name, raw.topic] += 1
+                yield raw
+
+    monkeypatch.setattr('desertmind_seg.evaluation.run.Bag', CountingBag)
+    other = write_tiny_bundle(tmp_path / 'other.onnx', temperature=3.0).path
+    depth = tuple(DepthShot(100 * at, np.full((66, 90), 9000, np.uint16)) for at in range(9))
+    path = write_drive(tmp_path / 'drive', TinyDrive(num_frames=9, depth=depth))
+    more = ('--depth', DEPTH_TOPIC, '--against', str(other))
+    more += ('--labels', LABEL_TOPIC) if with_labels else ()
+    assert evaluate(path, tiny_bundle, tmp_path / 'out', *more) == 0
+    assert read == {
+        ('opened', 'drive'): 1,
+        ('drive', IMAGE_TOPIC): 9 + 4,
+        ('drive', DEPTH_TOPIC): 9,
+        **({('drive', LABEL_TOPIC): 9} if with_labels else {}),
+        ('opened', 'masks'): 1,
+        ('masks', MASK_TOPIC): 4,
+        ('masks', CONFIDENCE_TOPIC): 4,
+    }
+
+
+def test_bad_labels_end_the_run_before_the_first_frame(
+    tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ModelRun, 'add', lambda *_: pytest.fail('a frame was segmented'))
+    broken = {5: {'encoding': 'yuv9'}}
+    path = write_drive(tmp_path / 'drive', TinyDrive(broken_labels=broken))
+    assert evaluate(path, tiny_bundle, tmp_path / 'out', '--labels', LABEL_TOPIC) == 2
+    assert list((tmp_path / 'out').iterdir()) == []
 
 
 def test_two_runs_write_identical_masks(tmp_path: Path, tiny_bundle: Path, bag: Path) -> None:
@@ -235,7 +344,7 @@ def test_sixteen_bit_labels(
     bad = {1: sixteen_bit(raw)}
     path = write_drive(tmp_path / 'bad', TinyDrive(num_frames=2, broken_labels=bad))
     assert evaluate(path, tiny_bundle, tmp_path / 'out2', '--labels', LABEL_TOPIC) == 2
-    assert rf'stamp {drive.stamp_ns(1)} ns holds id 7100 (5 px)' in capsys.readouterr().err
+    assert f'stamp {drive.stamp_ns(1)} ns: it holds id 7100 (5 px)' in capsys.readouterr().err
 
 
 def test_label_size_other_than_the_frame_is_refused(
@@ -307,9 +416,24 @@ def test_missing_bag_and_bundle_exit_two(
     tmp_path: Path, tiny_bundle: Path, bag: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate(tmp_path / 'none', tiny_bundle, tmp_path / 'out') == 2
-    assert 'does not exist; expected a rosbag2 folder' in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith('python -m desertmind_seg.evaluate_bag: error: Bag ')
+    assert 'does not exist; expected a rosbag2 folder' in line
     assert evaluate(bag, tmp_path / 'none.onnx', tmp_path / 'out') == 2
     assert 'none.onnx' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('command', ['evaluate_bag', 'play_bag', 'replay_bag'])
+def test_help_loads_nothing_heavy(command: str) -> None:
+    heavy = ('rclpy', 'matplotlib', 'onnx', 'cv2', 'numpy', 'rosbags', 'pydantic')
+    script = (
+        f'import sys; from desertmind_seg.{command} import build_parser; '
+        f'build_parser().format_help(); print(*(set({heavy}) & set(sys.modules)))'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == '\n'
 
 
 def test_repeated_stamps_are_counted(tmp_path: Path, tiny_bundle: Path) -> None:

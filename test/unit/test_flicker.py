@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 from test_flow import SIZE_HW, STEP_NS, cut, texture
 
-from desertmind_seg.evaluation.pages import flicker_facts, flicker_sections
+from desertmind_seg.evaluation.sections import flicker_facts, flicker_sections
 from desertmind_seg.model.ontology import UNLABELED
 from desertmind_seg.pipeline.flow import MAX_GAP_NS, Warp
 from desertmind_seg.scores.flicker import Flicker, changed_pixels

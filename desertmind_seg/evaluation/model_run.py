@@ -1,0 +1,153 @@
+"""One model over the frames of a bag."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from desertmind_seg.evaluation.comparison import Compared
+from desertmind_seg.evaluation.depth import RecordedDepth
+from desertmind_seg.evaluation.frames import Frame, RecordedFrames
+from desertmind_seg.evaluation.labels import LabelScore
+from desertmind_seg.evaluation.results import (
+    BundleInfo,
+    EngineInfo,
+    FlickerMetrics,
+    ModelMetrics,
+    Percentiles,
+    StageLatencies,
+    TemporalFilterMetrics,
+)
+from desertmind_seg.messages.bags import CONFIDENCE_TOPIC, MASK_TOPIC, BagWriter
+from desertmind_seg.pipeline.segmenter import Segmenter
+from desertmind_seg.scores.bootstrap import ComparisonError
+from desertmind_seg.scores.flicker import Flicker
+
+
+class ModelRun:
+    """Segments frames one after the other, writes the masks, and counts what can be said of them.
+
+    Args:
+        name: of the model, beside another.
+        segmenter: runs it.
+        writer: of its masks and confidences.
+        score: against the labels; None without.
+
+    Attributes:
+        flicker: of all masks.
+        inference_ms: of each frame.
+    """
+
+    def __init__(
+        self, name: str, segmenter: Segmenter, writer: BagWriter, score: LabelScore | None
+    ) -> None:
+        self.name = name
+        self.score = score
+        self.flicker = Flicker()
+        self.inference_ms: list[float] = []
+        self._segmenter = segmenter
+        self._writer = writer
+        self._total_ms: list[float] = []
+        self._filter_ms: list[float] = []
+        self._blended_share: list[float] = []
+
+    def add(self, frame: Frame) -> None:
+        """Segment the next frame. An rgbd model without depth sees depth missing everywhere.
+
+        Raises:
+            BagError: its mask and its labels differ in size.
+            EngineError: the engine failed.
+        """
+        start = time.perf_counter()
+        found = self._segmenter.segment(
+            frame.rgb,
+            depth=frame.depth if self._segmenter.takes_depth else None,
+            stamp_ns=frame.stamp_ns,
+        )
+        self._total_ms.append(frame.decode_ms + (time.perf_counter() - start) * 1e3)
+        self.inference_ms.append(found.inference_ms)
+        if found.blended_share is not None:
+            self._blended_share.append(found.blended_share)
+            self._filter_ms.append(found.filter_ms)
+        for topic, image in ((MASK_TOPIC, found.mask), (CONFIDENCE_TOPIC, found.confidence)):
+            if image is not None:
+                self._writer.write_mono8(topic, frame.log_time_ns, image, frame.header)
+        self.flicker.add(frame.rgb, found.mask, frame.stamp_ns)
+        if self.score is not None:
+            self.score.add(frame.stamp_ns, found.mask, frame.depth)
+
+    def reset(self) -> None:
+        """Forget the frame before, as after one that is bad."""
+        self.flicker.reset()
+        self._segmenter.reset()
+
+    def compared(self) -> Compared:
+        """Return what is compared with another model."""
+        by_block = None if self.score is None else self.score.by_block
+        return Compared(self.name, by_block, self.flicker)
+
+    def metrics(self, frames: RecordedFrames, depth: RecordedDepth | None) -> ModelMetrics:
+        """Return the part of metrics.json that each of two models has."""
+        segmenter, score, flicker = self._segmenter, self.score, self.flicker.to_dict()
+        counts = frames.counts()
+        return ModelMetrics(
+            bundle=BundleInfo.of(segmenter.engine.bundle),
+            engine=EngineInfo(
+                backend=segmenter.engine.backend,
+                device=segmenter.engine.device,
+                confidence_threshold=segmenter.confidence_threshold,
+            ),
+            segmentation=None if score is None else score.segmentation(),
+            temporal_filter=None
+            if segmenter.temporal is None
+            else TemporalFilterMetrics(
+                alpha=segmenter.temporal.alpha,
+                filter_ms=Percentiles.of(self._filter_ms),
+                blended_share=float(np.mean(self._blended_share)),
+                frames_without_history=segmenter.temporal.resets,
+            ),
+            frames=counts,
+            latency_ms=StageLatencies(
+                decode=Percentiles.of(frames.decode_ms),
+                inference=Percentiles.of(self.inference_ms),
+                total=Percentiles.of(self._total_ms),
+            ),
+            depth=None
+            if depth is None
+            else depth.metrics(
+                counts.in_,
+                None if score is None else score.range_bands(),
+                used_by_model=segmenter.takes_depth,
+            ),
+            flicker=None if flicker is None else FlickerMetrics.model_validate(flicker),
+        )
+
+
+def run_names(segmenters: list[Segmenter]) -> list[str]:
+    """Name one model, or two by what tells them apart.
+
+    Raises:
+        ComparisonError: the two have other classes, or nothing tells them apart.
+    """
+    bundles = [segmenter.engine.bundle for segmenter in segmenters]
+    names = [bundle.metadata.name for bundle in bundles]
+    if len(segmenters) < 2:
+        return names
+    first, second = (segmenter.ontology for segmenter in segmenters)
+    if first.sha256 != second.sha256:
+        raise ComparisonError(
+            f'the bundles have other classes: {first.name} ({first.sha256}) and {second.name} '
+            f'({second.sha256}); only bundles of one class table can be compared'
+        )
+    if names[0] == names[1] and bundles[0].sha256 != bundles[1].sha256:
+        names = [f'{bundle.metadata.name} {bundle.sha256[:8]}' for bundle in bundles]
+    for index, segmenter in enumerate(segmenters):
+        if segmenter.temporal is not None:
+            names[index] += f', temporal filter {segmenter.temporal.alpha:g}'
+    if names[0] == names[1]:
+        raise ComparisonError(
+            f'both runs are of {names[0]} ({bundles[0].path} and {bundles[1].path}); give '
+            '--against another bundle, or another --against-temporal-alpha'
+        )
+    return names

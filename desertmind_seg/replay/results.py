@@ -1,0 +1,65 @@
+"""metrics.json of a replay: what a vehicle would have got."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from desertmind_seg.evaluation.results import BagMetrics, Percentiles
+from desertmind_seg.reports.records import Record
+
+
+class ReplayFrames(Record):
+    """The frames that were played."""
+
+    in_: int = Field(description='published')
+    out: int = Field(description='masks that came back')
+    dropped: int = Field(description='frames without a mask')
+    refused: int = Field(description='frames that the middleware did not take')
+    without_confidence: int = Field(description='masks whose confidence did not come')
+
+
+class ReplayLatency(Record):
+    """Latency over DDS, there and back."""
+
+    publish_to_mask: Percentiles = Field(
+        description='from just before a frame is published to the arrival of its mask'
+    )
+
+
+class ReplayDepth(Record):
+    """Depth that was played beside the frames."""
+
+    topic: str
+    images: int = Field(description='published')
+
+
+class PlayMetrics(Record):
+    """How the bag was played."""
+
+    rate: float = Field(description='bag seconds in a second')
+    max_late_ms: float = Field(description='the longest that a message went out after its time')
+
+
+class NodeStatus(Record):
+    """One status of the report on /diagnostics."""
+
+    level: int = Field(description='0 ok, 1 warning, 2 error, 3 stale')
+    message: str
+    values: dict[str, str]
+
+
+class NodeMetrics(Record):
+    """What is known of the node."""
+
+    exit_status: int
+    diagnostics: dict[str, NodeStatus] = Field(description='its last report, by name')
+
+
+class ReplayMetrics(BagMetrics):
+    """metrics.json of replay_bag."""
+
+    frames: ReplayFrames
+    latency_ms: ReplayLatency
+    depth: ReplayDepth | None = Field(description='null: no depth topic')
+    play: PlayMetrics
+    node: NodeMetrics

@@ -1,0 +1,132 @@
+"""Replays a bag through the node, scores what came back, and writes all results."""
+
+from pathlib import Path
+import threading
+
+import cv2
+
+from desertmind_seg.evaluation.depth import check_depth
+from desertmind_seg.evaluation.labels import LabelScore, RecordedLabels
+from desertmind_seg.evaluation.pictures import decode_mask, frames_sheet, select_frames
+from desertmind_seg.evaluation.results import (
+    MASKS,
+    METRICS,
+    REPORT,
+    BagInfo,
+    BundleInfo,
+    EngineInfo,
+    OntologyInfo,
+    Percentiles,
+    utc_now,
+)
+from desertmind_seg.messages.bags import MASK_TOPIC, Bag, header_stamp_ns
+from desertmind_seg.model.arrays import Image
+from desertmind_seg.model.bundle import Bundle
+from desertmind_seg.replay.node_process import NODE_LOG, NodeOptions
+from desertmind_seg.replay.page import write_replay_report
+from desertmind_seg.replay.results import (
+    NodeMetrics,
+    PlayMetrics,
+    ReplayDepth,
+    ReplayFrames,
+    ReplayLatency,
+    ReplayMetrics,
+)
+from desertmind_seg.replay.through_node import Replay, replay_through_node
+from desertmind_seg.replay.video import OVERLAY, VIDEO, open_video, write_video
+from desertmind_seg.reports.output import output_folder, write_json
+from desertmind_seg.reports.provenance import environment
+from desertmind_seg.reports.records import Environment
+
+
+def replay_bag(
+    bag_path: Path,
+    image_topic: str,
+    label_topic: str | None,
+    bundle: Bundle,
+    options: NodeOptions,
+    rate: float,
+    out: Path,
+    stop: threading.Event,
+    *,
+    video: bool,
+) -> ReplayMetrics:
+    """Replay a bag through the node and write all results; return the metrics.
+
+    Results of an earlier run are replaced. `rate` is bag seconds in a second.
+
+    Raises:
+        FileNotFoundError: There is no such bag.
+        BagError: The bag lacks what was asked for, or labels and masks do not fit.
+        ReplayError: The node did not start, died, or sent no mask; or there can be no video.
+        KeyboardInterrupt: `stop` was set.
+    """
+    ontology = bundle.metadata.ontology
+    names = (REPORT, OVERLAY, VIDEO, METRICS, MASKS, NODE_LOG)
+    with Bag(bag_path) as bag, output_folder(out, names, replace=True) as new:
+        bag.topic(image_topic)
+        check_depth(bag, image_topic, bundle, options.depth_topic)
+        labels = None if label_topic is None else RecordedLabels(bag, label_topic, ontology)
+        if video:
+            # Better now than after the drive.
+            open_video(new / VIDEO, 1.0, (64, 64)).release()
+        result = replay_through_node(bag, image_topic, options, rate, ontology, new, stop)
+        with Bag(new / MASKS) as masks:
+
+            def sheet(frame_miou: dict[int, float]) -> Image:
+                chosen = select_frames(result.mask_stamps_ns, frame_miou)
+                return frames_sheet(bag, image_topic, masks, chosen, result.log_times_ns, ontology)
+
+            score = None if labels is None else _score(masks, labels)
+            extremes = None if score is None else sheet(score.frame_miou)
+            spread = sheet({})
+            if video:
+                write_video(new / VIDEO, bag, image_topic, masks, result.mask_stamps_ns, ontology)
+        metrics = ReplayMetrics(
+            command='replay_bag',
+            created=utc_now(),
+            bag=BagInfo.of(bag, image_topic, label_topic),
+            bundle=BundleInfo.of(bundle),
+            ontology=OntologyInfo.of(ontology),
+            engine=_engine(result, options),
+            labels=None if score is None else score.counts(),
+            segmentation=None if score is None else score.segmentation(),
+            frames=ReplayFrames(
+                in_=result.played.published[image_topic],
+                out=len(result.mask_stamps_ns),
+                dropped=len(result.frame_stamps_ns) - len(result.mask_stamps_ns),
+                refused=result.played.failed[image_topic],
+                without_confidence=result.without_confidence,
+            ),
+            latency_ms=ReplayLatency(publish_to_mask=Percentiles.of(result.latencies_ms)),
+            depth=None
+            if options.depth_topic is None
+            else ReplayDepth(
+                topic=options.depth_topic, images=result.played.published[options.depth_topic]
+            ),
+            play=PlayMetrics(rate=rate, max_late_ms=result.played.max_late_ms),
+            node=NodeMetrics(exit_status=result.exit_status, diagnostics=result.diagnostics),
+            environment=Environment.model_validate(environment()),
+        )
+        cv2.imwrite(str(new / OVERLAY), cv2.cvtColor(spread, cv2.COLOR_RGB2BGR))
+        write_json(new / METRICS, metrics.model_dump(by_alias=True))
+        write_replay_report(new / REPORT, metrics, result, ontology, spread, extremes, video=video)
+    return metrics
+
+
+def _score(masks: Bag, labels: RecordedLabels) -> LabelScore:
+    score = LabelScore(labels)
+    for raw in masks.messages(MASK_TOPIC):
+        score.add(header_stamp_ns(raw.cdr), decode_mask(masks.deserialize(raw)))
+    return score
+
+
+def _engine(result: Replay, options: NodeOptions) -> EngineInfo:
+    """Say what the node ran the bundle with, as far as it reported."""
+    status = result.diagnostics.get('segmentation: Engine')
+    values = {} if status is None else status.values
+    return EngineInfo(
+        backend=values.get('backend', options.backend),
+        device=values.get('device', 'not reported'),
+        confidence_threshold=options.confidence_threshold,
+    )

@@ -1,0 +1,181 @@
+"""Plays a bag in real time to the node, and collects what comes back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+import subprocess
+import threading
+import time
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from tqdm import tqdm
+
+from desertmind_seg.evaluation.results import MASKS
+from desertmind_seg.messages.bags import (
+    CONFIDENCE_TOPIC,
+    LABEL_INFO_TOPIC,
+    MASK_TOPIC,
+    Bag,
+    RawMessage,
+)
+from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.replay.collector import MaskCollector
+from desertmind_seg.replay.node_process import (
+    NODE_LOG,
+    NodeOptions,
+    ReplayError,
+    log_tail,
+    node_command,
+    node_input,
+    running_node,
+)
+from desertmind_seg.replay.player import BagPlayer, PlayStatistics
+from desertmind_seg.replay.results import NodeStatus
+
+_CLOCK_HZ = 100.0
+# The clock runs so long before the first frame: the node finishes matching our subscriptions.
+_LEAD_IN_SEC = 1.0
+# Loading a bundle takes a second or two; the rest is for a machine that is busy otherwise.
+_START_TIMEOUT_SEC = 60.0
+_LAST_MASK_TIMEOUT_SEC = 10.0
+_DIAGNOSTICS_TIMEOUT_SEC = 3.0  # they come once a second
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a replay measured, in order of the stamps.
+
+    Attributes:
+        frame_stamps_ns: of what was published.
+        mask_stamps_ns: of what came back.
+        log_times_ns: in the bag, of each frame's stamp.
+        latencies_ms: of each mask, from just before its frame was published.
+        without_confidence: masks whose confidence did not come.
+        diagnostics: the node's last report, by name.
+        played: what went out.
+        exit_status: of the node.
+    """
+
+    frame_stamps_ns: list[int]
+    mask_stamps_ns: list[int]
+    log_times_ns: dict[int, int]
+    latencies_ms: list[float]
+    without_confidence: int
+    diagnostics: dict[str, NodeStatus]
+    played: PlayStatistics
+    exit_status: int
+
+
+def replay_through_node(
+    bag: Bag,
+    image_topic: str,
+    options: NodeOptions,
+    rate: float,
+    ontology: Ontology,
+    out: Path,
+    stop: threading.Event,
+) -> Replay:
+    """Play the frames to a node of its own process; write `masks/` and `node.log` to `out`.
+
+    Raises:
+        ReplayError: The node did not start, died, or sent no mask.
+        KeyboardInterrupt: `stop` was set.
+    """
+    inputs = [node_input(bag, image_topic, '/compressed')]
+    if options.depth_topic is not None:
+        inputs.append(node_input(bag, options.depth_topic, '/compressedDepth'))
+    command = node_command(inputs[0], inputs[1] if len(inputs) > 1 else None, options)
+    topics = [entry.topic for entry in inputs]
+    remaps = {entry.topic: entry.played_on for entry in inputs if entry.topic != entry.played_on}
+    log = out / NODE_LOG
+    node = rclpy.create_node('replay_bag')
+    player = BagPlayer(node, bag, topics=topics, remaps=remaps, rate=rate, clock_hz=_CLOCK_HZ)
+    hashes = dict.fromkeys((MASK_TOPIC, CONFIDENCE_TOPIC), ontology.sha256)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    listening = threading.Thread(target=executor.spin, name='listen')
+    with BagWriter(out / MASKS, hashes) as writer, running_node(command, log) as process:
+        writer.write_label_info(
+            LABEL_INFO_TOPIC, bag.start_ns, ontology.names, options.confidence_threshold
+        )
+        collector = MaskCollector(node, writer)
+        listening.start()
+        try:
+            _wait_until_ready(node, player, process, topics, log, stop)
+            num_frames = bag.topics[image_topic].count
+            with tqdm(total=num_frames, desc='playing', unit='frame', disable=None) as bar:
+
+                def before_publish(message: RawMessage) -> None:
+                    if message.topic == image_topic:
+                        collector.note_frame(message)
+                        bar.update()
+
+                played = player.play(stop, lead_in_sec=_LEAD_IN_SEC, before_publish=before_publish)
+            if stop.is_set():
+                raise KeyboardInterrupt
+            # Nothing newer can supersede the last frame: its mask comes, if any does.
+            collector.wait_for_mask(max(collector.sent_at_s), _LAST_MASK_TIMEOUT_SEC)
+            # So that the node's own counts have that frame too.
+            collector.wait_for_diagnostics(_DIAGNOSTICS_TIMEOUT_SEC)
+            if not collector.mask_at_s:
+                raise _no_mask(collector, process, log)
+        finally:
+            executor.shutdown()
+            listening.join()
+            node.destroy_node()
+    masked = sorted(collector.mask_at_s)
+    return Replay(
+        frame_stamps_ns=sorted(collector.sent_at_s),
+        mask_stamps_ns=masked,
+        log_times_ns=collector.log_times_ns,
+        latencies_ms=[
+            (collector.mask_at_s[stamp] - collector.sent_at_s[stamp]) * 1e3 for stamp in masked
+        ],
+        without_confidence=len(set(masked) - collector.confidences),
+        diagnostics=collector.diagnostics,
+        played=played,
+        exit_status=process.returncode,
+    )
+
+
+def _wait_until_ready(
+    node: Node,
+    player: BagPlayer,
+    process: subprocess.Popen[bytes],
+    topics: Sequence[str],
+    log: Path,
+    stop: threading.Event,
+) -> None:
+    """Wait until the node hears the topics and we hear its masks."""
+    deadline = time.monotonic() + _START_TIMEOUT_SEC
+
+    def unheard() -> list[str]:
+        return [topic for topic in topics if not player.num_subscribers(topic)]
+
+    while unheard() or not node.count_publishers(MASK_TOPIC):
+        if process.poll() is not None:
+            raise ReplayError(
+                f'The node ended with status {process.returncode} before it was ready; it '
+                f'printed:\n{log_tail(log)}'
+            )
+        if time.monotonic() > deadline:
+            raise ReplayError(
+                f'The node runs, but after {_START_TIMEOUT_SEC:.0f} s its subscriptions (none to '
+                f'{unheard()}) and its masks ({node.count_publishers(MASK_TOPIC)} publishers '
+                f'found) have not all been discovered; it printed:\n{log_tail(log)}'
+            )
+        if stop.wait(0.05):
+            raise KeyboardInterrupt
+
+
+def _no_mask(collector: MaskCollector, process: subprocess.Popen[bytes], log: Path) -> ReplayError:
+    state = 'still runs' if process.poll() is None else f'ended with status {process.returncode}'
+    reports = '; '.join(
+        f'{name}: {status.message}' for name, status in sorted(collector.diagnostics.items())
+    )
+    return ReplayError(
+        f'No mask came back for {len(collector.sent_at_s)} frames. The node {state}. Its '
+        f'diagnostics: {reports or "none"}. It printed:\n{log_tail(log)}'
+    )
