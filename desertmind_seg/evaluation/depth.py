@@ -9,25 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from desertmind_seg.evaluation.results import BandMetrics, DepthMetrics, DepthProblem
-from desertmind_seg.messages.bags import (
-    COMPRESSED_IMAGE_TYPE,
-    IMAGE_TYPES,
-    Bag,
-    BagError,
-    RawMessage,
-    header_frame_id,
-    header_stamp_ns,
-)
-from desertmind_seg.messages.depth import at_image_size, decode_compressed_depth, decode_depth
+from desertmind_seg.messages.bag_depth import decode_recorded_depth, pair_recorded
+from desertmind_seg.messages.bags import IMAGE_TYPES, Bag, BagError, RawMessage
 from desertmind_seg.messages.images import MessageError
-from desertmind_seg.messages.pairing import (
-    MAX_DT_MS,
-    MAX_WAIT_MS,
-    OTHER_FRAME,
-    DepthPairing,
-    Pair,
-    Stamped,
-)
+from desertmind_seg.messages.pairing import MAX_DT_MS, MAX_WAIT_MS, OTHER_FRAME, DepthPairing
 from desertmind_seg.model.arrays import Depth
 from desertmind_seg.model.bundle import Bundle
 
@@ -69,27 +54,17 @@ class RecordedDepth:
 
         A frame whose header is cut off comes without depth, and does not wait.
         """
-        for raw in self._bag.messages(self._image_topic, self.topic.name):
-            is_frame = raw.topic == self._image_topic
-            try:
-                stamped = Stamped(header_stamp_ns(raw.cdr), header_frame_id(raw.cdr), raw)
-            except BagError as err:
-                if is_frame:
-                    yield raw, None
-                else:
-                    self._unreadable += 1
-                    self._note(str(err))
-                continue
-            add = self._pairing.add_rgb if is_frame else self._pairing.add_depth
-            for pair in add(stamped, raw.log_time_ns):
-                yield self._take(pair)
-        for pair in self._pairing.flush():
-            yield self._take(pair)
+        frames = pair_recorded(
+            self._bag, self._image_topic, self.topic.name, self._pairing, self._on_unreadable
+        )
+        for raw, pair in frames:
+            if pair is not None and pair.reason == OTHER_FRAME:
+                self._note(pair.detail)
+            yield raw, None if pair is None or pair.depth is None else pair.depth.message
 
-    def _take(self, pair: Pair[RawMessage, RawMessage]) -> tuple[RawMessage, RawMessage | None]:
-        if pair.reason == OTHER_FRAME:
-            self._note(pair.detail)
-        return pair.rgb.message, None if pair.depth is None else pair.depth.message
+    def _on_unreadable(self, err: BagError) -> None:
+        self._unreadable += 1
+        self._note(str(err))
 
     def decode(self, raw: RawMessage | None, size_hw: tuple[int, int]) -> Depth | None:
         """Decode the depth that `pairs` gave for a frame of this size.
@@ -100,11 +75,8 @@ class RecordedDepth:
         """
         if raw is None:
             return None
-        compressed = self._bag.topics[self.topic.name].type == COMPRESSED_IMAGE_TYPE
         try:
-            message = self._bag.deserialize(raw)
-            depth = decode_compressed_depth(message) if compressed else decode_depth(message)
-            depth = at_image_size(depth, size_hw)
+            depth = decode_recorded_depth(self._bag, raw, size_hw)
         except (BagError, MessageError) as err:
             self._refused += 1
             self._note(str(err))

@@ -19,7 +19,8 @@ from desertmind_seg.evaluation.results import (
     StageLatencies,
     TemporalFilterMetrics,
 )
-from desertmind_seg.messages.bags import CONFIDENCE_TOPIC, MASK_TOPIC, BagWriter
+from desertmind_seg.messages.bag_writer import BagWriter
+from desertmind_seg.messages.bags import CONFIDENCE_TOPIC, MASK_TOPIC
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.scores.bootstrap import ComparisonError
 from desertmind_seg.scores.flicker import Flicker

@@ -33,7 +33,6 @@ from desertmind_seg.messages.bags import (
     MASK_TOPIC,
     Bag,
     BagError,
-    BagWriter,
 )
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.reports.output import output_folder, write_json

@@ -13,6 +13,7 @@ from rclpy.node import Node
 from tqdm import tqdm
 
 from desertmind_seg.evaluation.results import MASKS
+from desertmind_seg.messages.bag_writer import BagWriter
 from desertmind_seg.messages.bags import (
     CONFIDENCE_TOPIC,
     LABEL_INFO_TOPIC,

@@ -27,13 +27,13 @@ from desertmind_seg.engines.load import load_engine
 from desertmind_seg.evaluate_bag import main
 from desertmind_seg.evaluation.model_run import ModelRun
 from desertmind_seg.evaluation.results import EvaluationMetrics
+from desertmind_seg.messages.bag_writer import BagWriter
 from desertmind_seg.messages.bags import (
     CONFIDENCE_TOPIC,
     IMAGE_TYPE,
     LABEL_INFO_TOPIC,
     MASK_TOPIC,
     Bag,
-    BagWriter,
     RawMessage,
     header_stamp_ns,
     stamp_ns,

@@ -20,13 +20,8 @@ from desertmind_seg.evaluation.page import write_evaluation_report
 from desertmind_seg.evaluation.pictures import decode_mask, frames_sheet, select_frames
 from desertmind_seg.evaluation.results import EvaluationMetrics, Percentiles, StageLatencies
 from desertmind_seg.evaluation.run import evaluate_bag
-from desertmind_seg.messages.bags import (
-    CONFIDENCE_TOPIC,
-    MASK_TOPIC,
-    Bag,
-    BagWriter,
-    header_stamp_ns,
-)
+from desertmind_seg.messages.bag_writer import BagWriter
+from desertmind_seg.messages.bags import CONFIDENCE_TOPIC, MASK_TOPIC, Bag, header_stamp_ns
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.model.ontology import UNLABELED, load_ontology
 from desertmind_seg.pipeline.rendering import contact_sheet
