@@ -32,13 +32,15 @@ from desertmind_seg.options import (
 _EXAMPLES = """\
 examples:
   masks, metrics and a report of one model
-    evaluate_bag drive --image /camera/color/image_raw --labels /labels/ycor_8 --out result
+    python -m desertmind_seg.evaluate_bag drive --image /camera/color/image_raw \\
+        --labels /labels/ycor_8 --out result
   is a new model better than the old one on this drive?
-    evaluate_bag drive --image /camera/color/image_raw --labels /labels/ycor_8 \\
-        --bundle new.onnx --against old.onnx --out result
+    python -m desertmind_seg.evaluate_bag drive --image /camera/color/image_raw \\
+        --labels /labels/ycor_8 --bundle new.onnx --against old.onnx --out result
   is one model better with the temporal filter than without?
-    evaluate_bag drive --image /camera/color/image_raw --labels /labels/ycor_8 \\
-        --bundle new.onnx --temporal-alpha 0.4 --against new.onnx --out result
+    python -m desertmind_seg.evaluate_bag drive --image /camera/color/image_raw \\
+        --labels /labels/ycor_8 --bundle new.onnx --temporal-alpha 0.4 --against new.onnx \\
+        --out result
 
 Frames that cannot be decoded are left out, and named in the report: done in part."""
 

@@ -15,6 +15,17 @@ _LATE_WARNING_MS = 100.0  # three periods of a 30 Hz camera
 _DEFAULT_CLOCK_HZ = 40.0  # as `ros2 bag play --clock`
 
 
+_EXAMPLES = """\
+examples:
+  a drive over and over
+    python -m desertmind_seg.play_bag drive --loop
+  its images alone, at half speed, on the topic of another camera, with the time of the bag
+    python -m desertmind_seg.play_bag drive --topics /camera/color/image_raw --rate 0.5 \\
+        --remap /camera/color/image_raw:=/front/image_raw --clock
+
+Ctrl-C ends a play in order: all done."""
+
+
 def _remap(text: str) -> tuple[str, str]:
     """Split 'a:=b'."""
     source, separator, target = text.partition(':=')
@@ -28,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = command_parser(
         'desertmind_seg.play_bag',
         'Publish a rosbag2 (MCAP, sqlite3) or ROS 1 bag on its topics in real time.',
-        'Ctrl-C ends a play in order: all done.',
+        _EXAMPLES,
     )
     parser.add_argument('bag', type=Path, help='rosbag2 folder, .mcap, .db3 or ROS 1 .bag')
     parser.add_argument('--topics', nargs='+', default=[], help='play only these')

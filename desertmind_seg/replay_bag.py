@@ -34,11 +34,19 @@ from desertmind_seg.options import (
 _PRIVATE_DOMAINS = range(1, 102)
 
 
+_EXAMPLES = """\
+examples:
+  masks, scores, latency and a video, as the vehicle would have had them
+    python -m desertmind_seg.replay_bag drive --image /camera/color/image_raw \\
+        --labels /labels/ycor_8 --out result"""
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = command_parser(
         'desertmind_seg.replay_bag',
         'Play a bag through the segmentation node over DDS and report what came back.',
+        _EXAMPLES,
     )
     parser.add_argument('bag', type=Path, help='rosbag2 folder, .mcap, .db3 or ROS 1 .bag')
     parser.add_argument('--image', required=True, metavar='TOPIC', help='raw or compressed images')

@@ -26,7 +26,7 @@ runpy.run_module(command, run_name='__main__', alter_sys=True)
 _MISSING_INPUT = {
     'desertmind_seg.segment': '{none} --out {new}',
     'desertmind_seg.build_engine': '{none} --cache-dir {new}',
-    'desertmind_seg.benchmark': '--bundle {none} --out {new}',
+    'desertmind_seg.benchmark': '{none} --out {new}',
     'desertmind_seg.evaluate_bag': '{none} --image /image --out {new}',
     'desertmind_seg.play_bag': '{none}',
     'desertmind_seg.replay_bag': '{none} --image /image --out {new}',
