@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from desertmind_seg.model.files import whole_file
 from desertmind_seg.model.ontology import UNLABELED, Ontology
-from desertmind_seg.scores.metrics import ConfusionMatrix
+from desertmind_seg.scores.confusion import ConfusionMatrix
 from desertmind_seg.scores.split_scores import SplitScores
 from training.data.frames import LabelledFrame
 from training.evaluation.tta import Probabilities

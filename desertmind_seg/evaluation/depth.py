@@ -35,7 +35,7 @@ from desertmind_seg.messages.pairing import (
 )
 from desertmind_seg.model.bundle import Bundle
 from desertmind_seg.model.ontology import Ontology
-from desertmind_seg.scores.metrics import RangeConfusion
+from desertmind_seg.scores.confusion import RangeConfusion
 
 # Of how many different problems with depth the metrics keep the text.
 _MAX_PROBLEMS = 20
@@ -178,7 +178,9 @@ class BagDepth:
             'dt_ms': summary['dt_ms'],
             'clock_offset_ms': summary['clock_offset_ms'],
             'hint': summary['hint'],
-            'range_bands': self._ranges.to_list() if with_labels else None,
+            'range_bands': [band.model_dump() for band in self._ranges.metrics()]
+            if with_labels
+            else None,
         }
 
 

@@ -68,7 +68,7 @@ def labels_document(bag: Bag, topic: str | None, score: LabelScore | None) -> di
             'frames_without_label': score.frames_without_label,
             'ontology_recorded': bag.ontology_sha256(topic) is not None,
         },
-        'segmentation': score.matrix.to_dict(),
+        'segmentation': score.matrix.metrics().model_dump(),
     }
 
 
@@ -76,6 +76,7 @@ def _run_results(
     segmenter: Segmenter, run: SegmentedBag, score: LabelScore | None, depth: BagDepth | None
 ) -> dict[str, Any]:
     """Return the part of metrics.json that each of two models has."""
+    flicker = run.flicker.metrics()
     return {
         'engine': {
             'backend': segmenter.engine.backend,
@@ -101,7 +102,7 @@ def _run_results(
             'inference': percentiles(run.inference_ms),
             'total': percentiles(run.total_ms),
         },
-        'flicker': run.flicker.to_dict(),
+        'flicker': None if flicker is None else flicker.model_dump(),
         'depth': None
         if depth is None
         else depth.document(

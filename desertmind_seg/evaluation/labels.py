@@ -19,8 +19,7 @@ from desertmind_seg.messages.bags import (
 from desertmind_seg.messages.images import MessageError, decode_labels
 from desertmind_seg.model.arrays import Image
 from desertmind_seg.model.ontology import UNLABELED, Ontology
-from desertmind_seg.scores.bootstrap import Counts
-from desertmind_seg.scores.metrics import ConfusionMatrix, MetricsError
+from desertmind_seg.scores.confusion import ConfusionMatrix, Counts, MetricsError
 
 
 def check_labels(bag: Bag, topic: str, ontology: Ontology) -> None:

@@ -329,7 +329,7 @@ def flicker_sections(
     """Return the report's part on flicker, or nothing where none was counted.
 
     Args:
-        flicker: `Flicker.to_dict()`.
+        flicker: `FlickerMetrics`, dumped.
         lines: `Flicker.line()` of each run, by its name.
     """
     if flicker is None:

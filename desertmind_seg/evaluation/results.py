@@ -3,9 +3,8 @@
 from dataclasses import dataclass, field
 
 from desertmind_seg.model.arrays import Image
-from desertmind_seg.scores.bootstrap import Counts
+from desertmind_seg.scores.confusion import ConfusionMatrix, Counts
 from desertmind_seg.scores.flicker import Flicker
-from desertmind_seg.scores.metrics import ConfusionMatrix
 
 MASKS, METRICS, REPORT = 'masks', 'metrics.json', 'report.html'
 MASKS_AGAINST = 'masks_against'

@@ -29,7 +29,7 @@ from desertmind_seg.messages.bags import (
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.pipeline.segmenter import Segmenter
-from desertmind_seg.scores.metrics import ConfusionMatrix
+from desertmind_seg.scores.confusion import ConfusionMatrix
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_scores_equal_a_count_by_hand(tmp_path: Path, tiny_bundle: Path) -> None
     for index in (0, 3):
         matrix.add(drive.labels(index), read_images(out / 'masks', MASK_TOPIC)[index][2])
     metrics = read_metrics(out)
-    assert metrics['segmentation'] == matrix.to_dict()
+    assert metrics['segmentation'] == matrix.metrics().model_dump()
     assert metrics['segmentation']['miou_present'] > 0.5
     assert metrics['labels'] == {
         'topic': LABEL_TOPIC,
