@@ -30,9 +30,9 @@ from scipy import optimize, special
 import torch
 
 from desertmind_seg.model.files import whole_file
-from desertmind_seg.model.ontology import Ontology
-from desertmind_seg.scores.bootstrap import interval_95, matrix_of, paired_difference, resampled
-from training.evaluation.metrics_file import METRICS_FILE, write_metrics
+from desertmind_seg.scores.bootstrap import intervals, paired_difference
+from desertmind_seg.scores.confusion import ConfusionMatrix
+from training.evaluation.metrics_file import METRICS_FILE, Metrics, write_metrics
 from training.networks.checkpoint import environment
 from training.out_of_fold import (
     MAX_SAMPLED_PIXELS,
@@ -394,21 +394,19 @@ def weigh(recipe: EnsembleRecipe, folders: Sequence[Path], out: Path, max_pixels
         environment=environment(),
     )
     out.mkdir(parents=True, exist_ok=True)
-    write_metrics(
-        out / METRICS_FILE,
-        {
-            **scores[recipe.method].to_dict(),
-            'recipe': ensemble.recipe,
-            'ontology': ensemble.ontology,
-            'ontology_sha256': ensemble.ontology_sha256,
-            'dataset': first.datasets,
-            'split': 'out of fold',
-            'split_rule': f"{folds} folds; a fold's weights were fitted on the others",
-            'data_hash': ensemble.data_hash,
-            'environment': ensemble.environment,
-            'temperature': ensemble.temperature,
-        },
+    metrics = Metrics(
+        **dict(scores[recipe.method].metrics()),
+        recipe=ensemble.recipe,
+        ontology=ensemble.ontology,
+        ontology_sha256=ensemble.ontology_sha256,
+        dataset=first.datasets,
+        split='out of fold',
+        split_rule=f"{folds} folds; a fold's weights were fitted on the others",
+        data_hash=ensemble.data_hash,
+        environment=ensemble.environment,
+        temperature=ensemble.temperature,
     )
+    write_metrics(out / METRICS_FILE, metrics)
     with whole_file(out / ENSEMBLE_FILE) as temporary:
         temporary.write_text(ensemble.model_dump_json(indent=1) + '\n', encoding='utf-8')
     return ensemble
@@ -494,11 +492,13 @@ def _held_out(
             {
                 'name': name,
                 'miou_all': found.confusion.miou_all,
-                'miou_all_interval_95': _interval(found, ontology),
+                'miou_all_interval_95': intervals(
+                    np.stack(list(found.by_group.values())), ontology
+                )['miou_all_interval_95'],
                 'nll': found.nll,
                 'ece': found.ece,
                 'miou_all_of_folds': [
-                    matrix_of(counts, ontology).miou_all
+                    ConfusionMatrix(ontology, counts).miou_all
                     for _, counts in sorted(found.by_fold.items())
                 ],
                 'against_best_single': against,
@@ -511,13 +511,6 @@ def _held_out(
         'mixtures': rows,
         'fitted_against_equal': gain.sentence(method, 'equal weights'),
     }
-
-
-def _interval(scores: MixtureScores, ontology: Ontology) -> list[float] | None:
-    blocks = np.stack(list(scores.by_group.values()))
-    if len(blocks) < 2:
-        return None
-    return interval_95(np.array([draw.miou_all for draw in resampled(blocks, ontology)]))
 
 
 def _print_fits(method: str, fits: Sequence[WeightFit]) -> None:

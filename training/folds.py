@@ -38,14 +38,14 @@ import yaml
 
 from desertmind_seg.model.files import whole_file
 from desertmind_seg.model.ontology import OntologyError, load_ontology
-from desertmind_seg.scores.bootstrap import matrix_of
+from desertmind_seg.scores.confusion import ConfusionMatrix
 from training.data.datasets import data_hash, list_frames
 from training.data.frames import DatasetError, LabelledFrame
 from training.distillation import DistillationError
 from training.ensemble import prediction_of
 from training.evaluation.calibration import at_network_size
-from training.evaluation.metrics_file import METRICS_FILE, write_metrics
-from training.evaluation.score import print_scores
+from training.evaluation.metrics_file import METRICS_FILE, Metrics, Views, write_metrics
+from training.evaluation.text import print_scores
 from training.evaluation.tta import tta_probabilities
 from training.fit.run import CHECKPOINT, LAST, check_same_recipe, train
 from training.fit.task import TrainingError
@@ -210,29 +210,27 @@ def score_store(recipe: Recipe, store: OutOfFoldStore, where: Path) -> list[dict
     rows, scores = temperature_table(
         [store], np.ones(1), recipe.evaluation.temperatures, recipe.seed
     )
-    figures = scores.to_dict()
+    figures = scores.metrics()
     fitted = next(row['temperature'] for row in rows if row['fitted'])
-    write_metrics(
-        where / METRICS_FILE,
-        {
-            **figures,
-            'recipe': recipe.model_dump(mode='json'),
-            'ontology': store.ontology.name,
-            'ontology_sha256': store.ontology.sha256,
-            'dataset': store.datasets,
-            'split': 'out of fold',
-            'split_rule': _split_rule(recipe, store.folds),
-            'data_hash': combined_hash(store),
-            'environment': environment(),
-            'tta': {'scales': store.prediction.tta_scales, 'flip': store.prediction.tta_flip},
-            'temperature': fitted,
-        },
+    metrics = Metrics(
+        **dict(figures),
+        recipe=recipe.model_dump(mode='json'),
+        ontology=store.ontology.name,
+        ontology_sha256=store.ontology.sha256,
+        dataset=store.datasets,
+        split='out of fold',
+        split_rule=_split_rule(recipe, store.folds),
+        data_hash=combined_hash(store),
+        environment=environment(),
+        tta=Views(scales=store.prediction.tta_scales, flip=store.prediction.tta_flip),
+        temperature=fitted,
     )
+    write_metrics(where / METRICS_FILE, metrics)
     with whole_file(where / TEMPERATURES_FILE) as temporary:
         temporary.write_text(json.dumps(rows, indent=1) + '\n', encoding='utf-8')
     print_scores(figures)
     for fold, counts in sorted(scores.by_fold.items()):
-        print(f'fold {fold}: mIoU(all) {matrix_of(counts, store.ontology).miou_all:.4f}')
+        print(f'fold {fold}: mIoU(all) {ConfusionMatrix(store.ontology, counts).miou_all:.4f}')
     print_temperature_table(rows)
     return rows
 

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from desertmind_seg.model.files import whole_file
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 from desertmind_seg.scores.confusion import ConfusionMatrix
+from desertmind_seg.scores.records import SplitMetrics
 from desertmind_seg.scores.split_scores import SplitScores
 from training.data.frames import LabelledFrame
 from training.evaluation.tta import Probabilities
@@ -430,12 +431,11 @@ class MixtureScores:
     @property
     def ece(self) -> float:
         """Expected calibration error, 0..1; NaN without a labelled pixel."""
-        found = self._scores.ece
-        return float('nan') if found is None else found
+        return self._scores.ece
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the scores as `training.evaluate.score_frames` does."""
-        return self._scores.to_dict()
+    def metrics(self) -> SplitMetrics:
+        """Return the scores as `training.evaluation.score.score_frames` does."""
+        return self._scores.metrics()
 
 
 def score_mixtures(

@@ -19,12 +19,13 @@ from training.data.frames import LabelledFrame
 from training.evaluation.calibration import calibrate
 from training.evaluation.metrics_file import (
     METRICS_FILE,
+    Metrics,
     MetricsFileError,
     read_metrics,
     write_metrics,
 )
 from training.evaluation.predict import predict_with_graph
-from training.evaluation.run_report import write_run_report
+from training.evaluation.run_report import flat, write_run_report
 from training.fit.loaders import check_depth, count_pixels, counted_pixels, make_loaders
 from training.fit.losses import class_weights
 from training.fit.task import SegmentationTask
@@ -200,7 +201,7 @@ def check_same_recipe(before: Mapping[str, Any], recipe: Recipe, path: Path) -> 
     Raises:
         CheckpointError: they differ; it says in what.
     """
-    then, now = _flat(before), _flat(recipe.model_dump(mode='json'))
+    then, now = flat(before), flat(recipe.model_dump(mode='json'))
     changed = sorted(
         key
         for key in set(then) | set(now)
@@ -212,16 +213,6 @@ def check_same_recipe(before: Mapping[str, Any], recipe: Recipe, path: Path) -> 
             f'{path}: the run was started with another recipe: {shown}. Resume it with its own '
             'recipe.yaml, or give another folder'
         )
-
-
-def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        name: value
-        for key, child in tree.items()
-        for name, value in _flat(child, f'{prefix}.{key}' if prefix else key).items()
-    }
 
 
 def _initialise(task: SegmentationTask) -> None:
@@ -267,23 +258,26 @@ def _finish(
     checkpoint = replace(checkpoint, scores={**checkpoint.scores, **facts})
     save_checkpoint(checkpoint, out / CHECKPOINT)
     recipe = checkpoint.parsed_recipe()
-    metrics = {
-        **checkpoint.scores,
-        'recipe': checkpoint.recipe,
-        'ontology': ontology.name,
-        'ontology_sha256': ontology.sha256,
-        'dataset': '+'.join(section.dataset for section in recipe.data.val),
-        'split': '+'.join(section.split for section in recipe.data.val),
-        'split_rule': _split_rule(recipe, ontology),
-        'data_hash': data_hash(val_frames),
-        'environment': checkpoint.environment,
-        'train_data_hash': checkpoint.data_hash,
-        'temperature': checkpoint.temperature,
-    }
+    metrics = Metrics.model_validate(
+        {
+            **checkpoint.scores,
+            'recipe': checkpoint.recipe,
+            'ontology': ontology.name,
+            'ontology_sha256': ontology.sha256,
+            'dataset': '+'.join(section.dataset for section in recipe.data.val),
+            'split': '+'.join(section.split for section in recipe.data.val),
+            'split_rule': _split_rule(recipe, ontology),
+            'data_hash': data_hash(val_frames),
+            'environment': checkpoint.environment,
+            'train_data_hash': checkpoint.data_hash,
+            'temperature': checkpoint.temperature,
+        }
+    )
     write_metrics(out / METRICS_FILE, metrics)
     graph = VehicleGraph(checkpoint.network(), ontology.costs, checkpoint.temperature)
     write_run_report(
         out,
+        metrics,
         recipe,
         val_frames,
         predict_with_graph(graph.to(device).eval()),
@@ -301,13 +295,13 @@ def _split_rule(recipe: Recipe, ontology: Ontology) -> str:
     return '; '.join(dict.fromkeys(rules))
 
 
-def _parent_metrics(recipe: Recipe, out: Path) -> dict[str, Any] | None:
+def _parent_metrics(recipe: Recipe, out: Path) -> Metrics | None:
     """Return the scores of the parent's run where it lies beside this one, as out/PARENT."""
     path = out.parent / recipe.parent / METRICS_FILE
     if not path.is_file():
         return None
     try:
-        return read_metrics(path).model_dump()
+        return read_metrics(path)
     except MetricsFileError as err:  # of an older version; no reason to lose a run for
         print(f'warning: no change against the parent is reported: {err}', file=sys.stderr)
         return None
