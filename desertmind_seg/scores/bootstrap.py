@@ -86,7 +86,7 @@ class PairedDifference:
     """Score of one run minus that of another on the same frames.
 
     Attributes:
-        score: what is compared, a key of STATISTICS, a class's name or 'flicker'.
+        score: what is compared: one of STATISTICS, a class's name or 'flicker'.
         difference: first minus second.
         interval_95: of the difference, over the same resampled blocks; None with one block.
         blocks: number of blocks.
@@ -150,7 +150,7 @@ def paired_differences(
         first: confusion counts by block's name, each int64 (C, C + 1).
         second: likewise; the same blocks with the same true pixels.
         ontology: both runs' class table.
-        scores: keys of STATISTICS, or classes' names for their IoU.
+        scores: of STATISTICS, or classes' names for their IoU.
 
     Returns:
         One for each score.
@@ -170,13 +170,10 @@ def paired_differences(
                 f'block {block!r} has other true pixels in the two runs; score both on the same '
                 'frames and labels'
             )
-    runs = [np.stack([run[block] for block in sorted(first)]) for run in (first, second)]
-    whole = [scores_of(run.sum(axis=0), ontology) for run in runs]
-    drawn = [scores_of(resampled(run), ontology) for run in runs]
-    return [
-        _paired(score, [run[score] for run in whole], [run[score] for run in drawn], len(first))
-        for score in scores
-    ]
+    pairs = np.stack([(first[block], second[block]) for block in sorted(first)])  # (B, 2, ...)
+    whole = scores_of(pairs.sum(axis=0), ontology)
+    drawn = scores_of(resampled(pairs), ontology)
+    return [_paired(score, whole[score], drawn[score], len(first)) for score in scores]
 
 
 def paired_difference(
@@ -204,22 +201,16 @@ def paired_share(score: str, first: Counts, second: Counts) -> PairedDifference:
         raise ComparisonError(
             f'{score} was counted over other pixels in the two runs; run both over the same frames'
         )
-    runs = (first, second)
-    return _paired(
-        score,
-        [_share(run.sum(axis=0)) for run in runs],
-        [_share(resampled(run)) for run in runs],
-        len(first),
-    )
+    pairs = np.stack([first, second], axis=1)  # (B, 2, 2)
+    return _paired(score, _share(pairs.sum(axis=0)), _share(resampled(pairs)), len(first))
 
 
 def _share(counts: Counts) -> Floats:
     return ratio(counts[..., 1], counts[..., 0])
 
 
-def _paired(
-    score: str, whole: Sequence[Floats], drawn: Sequence[Floats], blocks: int
-) -> PairedDifference:
+def _paired(score: str, whole: Floats, drawn: Floats, blocks: int) -> PairedDifference:
+    """Pair two runs: their scores (2,), and those of each draw (D, 2)."""
     first, second = map(float, whole)
-    interval = interval_95(drawn[0] - drawn[1]) if blocks > 1 else None
+    interval = interval_95(drawn[:, 0] - drawn[:, 1]) if blocks > 1 else None
     return PairedDifference(score, first - second, interval, blocks, first, second)

@@ -18,12 +18,13 @@ def interval(bounds: Interval | None, style: str = '.4f') -> str:
 
 def as_text(rows: Sequence[Sequence[str]]) -> str:
     """Lay cells out in columns: words to the left, figures to the right."""
-    columns = [
-        [cell.rjust(width) if right else cell.ljust(width) for cell in column]
-        for column in zip(*rows, strict=True)
-        for width in [max(map(len, column))]
-        for right in [all(not cell[:1].isalpha() for cell in column[1:])]
-    ]
+    columns = []
+    for column in zip(*rows, strict=True):
+        width = max(map(len, column))
+        to_the_right = all(not cell[:1].isalpha() for cell in column[1:])
+        columns.append(
+            [cell.rjust(width) if to_the_right else cell.ljust(width) for cell in column]
+        )
     return '\n'.join('  '.join(row).rstrip() for row in zip(*columns, strict=True))
 
 
