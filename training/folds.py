@@ -64,7 +64,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     ensemble = None if options.ensemble is None else load_ensemble(options.ensemble)
 
     from training.ensembles.mixtures import print_temperature_table
-    from training.evaluation.score import print_scores
+    from training.evaluation.text import print_scores
     from training.fit.folds import FoldError, run_folds
 
     try:

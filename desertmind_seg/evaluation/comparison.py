@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isnan
 
 import numpy as np
 
@@ -12,12 +13,11 @@ from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.scores.bootstrap import (
     STATISTICS,
     ComparisonError,
-    Counts,
     PairedDifference,
-    matrix_of,
     paired_differences,
     paired_share,
 )
+from desertmind_seg.scores.confusion import Counts
 from desertmind_seg.scores.flicker import Flicker
 
 # 1.6 s at 10 Hz, and what training validates on where a set has no sequences. Places further
@@ -59,7 +59,7 @@ def compare(first: Compared, second: Compared, ontology: Ontology) -> Comparison
             f'{first.name} and {second.name} cannot be compared: the bag gives no labels '
             '(--labels), and no two frames in a row for flicker'
         )
-    by_score = {difference.score: difference for difference, _, _ in rows}
+    by_score = {difference.score: difference for difference in rows}
     leading = next(by_score[score] for score in LEADING if score in by_score)
     sentences = [leading.sentence(first.name, second.name)]
     if 'flicker' in by_score and leading.score != 'flicker':
@@ -73,46 +73,32 @@ def compare(first: Compared, second: Compared, ontology: Ontology) -> Comparison
             ScoreDifference(
                 score=difference.score,
                 label=difference.label,
-                first=value,
-                second=other,
+                first=difference.first,
+                second=difference.second,
                 difference=difference.difference,
                 interval_95=difference.interval_95,
                 blocks=difference.blocks,
                 is_real=difference.is_real,
                 is_better=difference.is_better,
             )
-            for difference, value, other in rows
+            for difference in rows
         ],
     )
 
 
-# A difference with the two values that it is of.
-_Row = tuple[PairedDifference, float, float]
-
-
-def _label_rows(first: Compared, second: Compared, ontology: Ontology) -> list[_Row]:
+def _label_rows(first: Compared, second: Compared, ontology: Ontology) -> list[PairedDifference]:
     if not first.by_block or not second.by_block:
         return []
-    runs = (first.by_block, second.by_block)
-    whole = [matrix_of(np.sum(list(run.values()), axis=0), ontology) for run in runs]
-    present = [entry.name for entry in ontology.classes if whole[0].truth_pixels[entry.id] > 0]
-    values = [
-        {
-            **{name: statistic(matrix) for name, statistic in STATISTICS.items()},
-            **dict(zip(ontology.names, matrix.iou().tolist(), strict=True)),
-        }
-        for matrix in whole
-    ]
-    scores = [score for score in (*STATISTICS, *present) if not np.isnan(values[0][score])]
-    return [
-        (difference, values[0][difference.score], values[1][difference.score])
-        for difference in paired_differences(*runs, ontology, scores)
-    ]
+    pixels = np.sum(list(first.by_block.values()), axis=(0, 2))
+    present = [entry.name for entry in ontology.classes if pixels[entry.id] > 0]
+    differences = paired_differences(
+        first.by_block, second.by_block, ontology, (*STATISTICS, *present)
+    )
+    return [difference for difference in differences if not isnan(difference.first)]
 
 
-def _flicker_rows(first: Compared, second: Compared) -> list[_Row]:
-    found = [run.flicker.to_dict() for run in (first, second)]
-    if found[0] is None or found[1] is None:
-        return []
+def _flicker_rows(first: Compared, second: Compared) -> list[PairedDifference]:
     blocks = [run.flicker.by_block(BLOCK_FRAMES) for run in (first, second)]
-    return [(paired_share('flicker', *blocks), found[0]['share'], found[1]['share'])]
+    if not all(counts[:, 0].any() for counts in blocks):
+        return []
+    return [paired_share('flicker', *blocks)]

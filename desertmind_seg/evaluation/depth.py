@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from desertmind_seg.evaluation.results import BandMetrics, DepthMetrics, DepthProblem
+from desertmind_seg.evaluation.results import DepthMetrics, DepthProblem
 from desertmind_seg.messages.bag_depth import decode_recorded_depth, pair_recorded
 from desertmind_seg.messages.bags import IMAGE_TYPES, Bag, BagError, RawMessage
 from desertmind_seg.messages.images import MessageError
 from desertmind_seg.messages.pairing import MAX_DT_MS, MAX_WAIT_MS, OTHER_FRAME, DepthPairing
 from desertmind_seg.model.arrays import Depth
 from desertmind_seg.model.bundle import Bundle
+from desertmind_seg.scores.records import BandMetrics
 
 # Of how many different problems with depth the metrics keep the text.
 _MAX_PROBLEMS = 20

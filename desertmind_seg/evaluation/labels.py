@@ -8,13 +8,13 @@ import cv2
 import numpy as np
 
 from desertmind_seg.evaluation.comparison import BLOCK_FRAMES
-from desertmind_seg.evaluation.results import BandMetrics, LabelCounts, SegmentationMetrics
+from desertmind_seg.evaluation.results import LabelCounts
 from desertmind_seg.messages.bags import IMAGE_TYPE, Bag, BagError, header_stamp_ns
 from desertmind_seg.messages.images import MessageError, decode_labels
 from desertmind_seg.model.arrays import Depth, Image
 from desertmind_seg.model.ontology import UNLABELED, Ontology
-from desertmind_seg.scores.bootstrap import Counts
-from desertmind_seg.scores.metrics import ConfusionMatrix, MetricsError, RangeConfusion
+from desertmind_seg.scores.confusion import ConfusionMatrix, Counts, MetricsError, RangeConfusion
+from desertmind_seg.scores.records import BandMetrics, SegmentationMetrics
 
 
 class RecordedLabels:
@@ -138,10 +138,8 @@ class LabelScore:
 
     def segmentation(self) -> SegmentationMetrics:
         """Return the part of metrics.json on all classes."""
-        return SegmentationMetrics.model_validate(self.matrix.to_dict())
+        return self.matrix.metrics()
 
     def range_bands(self) -> list[BandMetrics] | None:
         """Return the part of metrics.json on scores by range; None where none were asked for."""
-        if self._ranges is None:
-            return None
-        return [BandMetrics.model_validate(band) for band in self._ranges.to_list()]
+        return None if self._ranges is None else self._ranges.metrics()

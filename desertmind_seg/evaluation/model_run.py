@@ -13,7 +13,6 @@ from desertmind_seg.evaluation.labels import LabelScore
 from desertmind_seg.evaluation.results import (
     BundleInfo,
     EngineInfo,
-    FlickerMetrics,
     ModelMetrics,
     Percentiles,
     StageLatencies,
@@ -90,7 +89,7 @@ class ModelRun:
 
     def metrics(self, frames: RecordedFrames, depth: RecordedDepth | None) -> ModelMetrics:
         """Return the part of metrics.json that each of two models has."""
-        segmenter, score, flicker = self._segmenter, self.score, self.flicker.to_dict()
+        segmenter, score = self._segmenter, self.score
         counts = frames.counts()
         return ModelMetrics(
             bundle=BundleInfo.of(segmenter.engine.bundle),
@@ -121,7 +120,7 @@ class ModelRun:
                 None if score is None else score.range_bands(),
                 used_by_model=segmenter.takes_depth,
             ),
-            flicker=None if flicker is None else FlickerMetrics.model_validate(flicker),
+            flicker=self.flicker.metrics(),
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from desertmind_seg.evaluation.comparison import FEW_BLOCKS, LEADING
-from desertmind_seg.evaluation.results import BandMetrics, Comparison, EvaluationMetrics
+from desertmind_seg.evaluation.results import Comparison, EvaluationMetrics
 from desertmind_seg.evaluation.sections import (
     depth_facts,
     depth_sections,
@@ -27,6 +27,7 @@ from desertmind_seg.reports.tables import (
     pairs_section,
     table_section,
 )
+from desertmind_seg.scores.records import BandMetrics
 
 
 def write_evaluation_report(

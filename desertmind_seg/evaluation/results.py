@@ -15,8 +15,9 @@ from pydantic import Field
 from desertmind_seg.messages.bags import Bag
 from desertmind_seg.model.bundle import Bundle
 from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.model.records import Environment, Record
 from desertmind_seg.pipeline.latency import LatencyWindow
-from desertmind_seg.reports.records import Environment, Record
+from desertmind_seg.scores.records import BandMetrics, FlickerMetrics, SegmentationMetrics
 
 MASKS, METRICS, REPORT = 'masks', 'metrics.json', 'report.html'
 MASKS_AGAINST = 'masks_against'
@@ -146,27 +147,6 @@ class LabelCounts(Record):
     ontology_recorded: bool = Field(description='whether the bag says which ontology they follow')
 
 
-class ClassScore(Record):
-    """One class, in the order of the ids."""
-
-    id: int
-    name: str
-    iou: float | None = Field(description='null: neither labelled nor predicted')
-    pixels: int = Field(description='labelled pixels')
-
-
-class SegmentationMetrics(Record):
-    """Masks against labels, over all matched frames."""
-
-    miou_all: float | None = Field(description='mean IoU of all classes; without true pixels 0')
-    miou_present: float | None = Field(description='mean IoU of the classes with true pixels')
-    pixel_accuracy: float | None
-    classes: list[ClassScore]
-    confusion: list[list[int]] = Field(
-        description='pixels, rows the true class, columns the predicted, the last one unlabelled'
-    )
-
-
 class HistogramBin(Record):
     """One bin, its lower edge included; null is open."""
 
@@ -187,19 +167,6 @@ class DepthProblem(Record):
 
     error: str
     count: int
-
-
-class BandMetrics(Record):
-    """Scores of the labelled pixels whose depth lies in a band, its nearer edge included."""
-
-    name: str
-    from_m: float | None = Field(description='null: pixels without depth')
-    to_m: float | None = Field(description='null: no end, or pixels without depth')
-    labelled_pixels: int
-    miou_present: float | None
-    false_safe_rate: float | None = Field(
-        description='of obstacle and non-traversable pixels, predicted traversable'
-    )
 
 
 class DepthMetrics(Record):
@@ -227,17 +194,6 @@ class DepthMetrics(Record):
         description="which setting of the driver would help; '' where none is needed"
     )
     range_bands: list[BandMetrics] | None = Field(description='from near to far; null: no labels')
-
-
-class FlickerMetrics(Record):
-    """Pixels whose class changes from a frame to the next where the scene does not."""
-
-    share: float = Field(description='of the pixels counted')
-    p50: float = Field(description='of the shares of each pair of frames')
-    p95: float
-    pairs: int = Field(description='frames that follow another')
-    counted_share: float = Field(description='of the pixels of the pairs, that could be followed')
-    frames_without_pair: dict[str, int] = Field(description='by reason')
 
 
 class ScoreDifference(Record):

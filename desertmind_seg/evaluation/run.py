@@ -34,10 +34,10 @@ from desertmind_seg.messages.bags import (
     Bag,
     BagError,
 )
+from desertmind_seg.model.records import Environment
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.reports.output import output_folder, write_json
 from desertmind_seg.reports.provenance import environment
-from desertmind_seg.reports.records import Environment
 
 
 def evaluate_bag(

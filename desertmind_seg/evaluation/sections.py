@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from desertmind_seg.evaluation.results import (
     BagMetrics,
-    BandMetrics,
     DepthMetrics,
-    FlickerMetrics,
     HistogramBin,
     TemporalFilterMetrics,
 )
@@ -24,6 +22,7 @@ from desertmind_seg.reports.charts import (
 )
 from desertmind_seg.reports.page import Fact, Section
 from desertmind_seg.reports.tables import classes_section, pairs_section, table_section
+from desertmind_seg.scores.records import BandMetrics, FlickerMetrics
 
 
 def score_facts(metrics: BagMetrics) -> list[Fact]:

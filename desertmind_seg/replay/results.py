@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from desertmind_seg.evaluation.results import BagMetrics, Percentiles
-from desertmind_seg.reports.records import Record
+from desertmind_seg.model.records import Record
 
 
 class ReplayFrames(Record):

@@ -22,6 +22,7 @@ from desertmind_seg.evaluation.results import (
 from desertmind_seg.messages.bags import MASK_TOPIC, Bag, header_stamp_ns
 from desertmind_seg.model.arrays import Image
 from desertmind_seg.model.bundle import Bundle
+from desertmind_seg.model.records import Environment
 from desertmind_seg.replay.node_process import NODE_LOG, NodeOptions
 from desertmind_seg.replay.page import write_replay_report
 from desertmind_seg.replay.results import (
@@ -36,7 +37,6 @@ from desertmind_seg.replay.through_node import Replay, replay_through_node
 from desertmind_seg.replay.video import OVERLAY, VIDEO, open_video, write_video
 from desertmind_seg.reports.output import output_folder, write_json
 from desertmind_seg.reports.provenance import environment
-from desertmind_seg.reports.records import Environment
 
 
 def replay_bag(

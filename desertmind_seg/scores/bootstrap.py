@@ -1,40 +1,25 @@
 """What can be said about scores with how much certainty: bootstrap over blocks of frames.
 
 Scores of neighbouring frames go up and down together, so it is whole blocks of them that are drawn
-again. Two runs are compared on the same draws, which makes their difference a paired one.
+again. Two runs are compared on the same draws, which makes their difference a paired one. All
+draws are scored at once, as one array of counts.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import Ontology
-from desertmind_seg.scores.metrics import ConfusionMatrix
+from desertmind_seg.scores.confusion import Counts, Floats, ratio, scores_of
+from desertmind_seg.scores.records import Interval
 
 BOOTSTRAP_DRAWS = 1000
 _BOOTSTRAP_SEED = 0
 
-Counts = npt.NDArray[np.int64]
-Statistic = Callable[[ConfusionMatrix], float]
-
-
-class ComparisonError(DesertmindError):
-    """Two runs were not scored on the same frames, so their difference means nothing."""
-
-
 # Every score that one confusion matrix gives, and so has a bootstrap interval.
-STATISTICS: dict[str, Statistic] = {
-    'miou_all': lambda matrix: matrix.miou_all,
-    'miou_present': lambda matrix: matrix.miou_present,
-    'pixel_accuracy': lambda matrix: matrix.pixel_accuracy,
-    'false_safe_rate': lambda matrix: matrix.false_safe_rate,
-    'false_stop_rate': lambda matrix: matrix.false_stop_rate,
-}
-
-
+STATISTICS = ('miou_all', 'miou_present', 'pixel_accuracy', 'false_safe_rate', 'false_stop_rate')
 _LABELS = {
     'miou_all': 'mIoU(all)',
     'miou_present': 'mIoU(present)',
@@ -46,33 +31,23 @@ _LABELS = {
 _LOWER_IS_BETTER = frozenset({'false_safe_rate', 'false_stop_rate', 'flicker'})
 
 
-def matrix_of(counts: Counts, ontology: Ontology) -> ConfusionMatrix:
-    """Wrap counts, int64 (C, C + 1), as a confusion matrix."""
-    matrix = ConfusionMatrix(ontology)
-    matrix.counts = counts
-    return matrix
+class ComparisonError(DesertmindError):
+    """Two runs were not scored on the same frames, so their difference means nothing."""
 
 
-def resampled(blocks: Counts, ontology: Ontology) -> list[ConfusionMatrix]:
-    """Draw the split again from its blocks, with replacement.
-
-    Args:
-        blocks: confusion counts of each block, int64 (B, C, C + 1).
-        ontology: the class table.
-
-    Returns:
-        BOOTSTRAP_DRAWS matrices.
-    """
-    return [matrix_of(draw, ontology) for draw in _draws(blocks)]
-
-
-def _draws(blocks: Counts) -> Counts:
-    """Add up the counts (B, ...) of blocks that are drawn with replacement, to (D, ...).
+def resampled(blocks: Counts) -> Counts:
+    """Draw a split again from its blocks, with replacement.
 
     Frames of one block are neighbours, so the block is what is drawn (cluster bootstrap: Davison
     and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8). The draws depend on
     the number of blocks alone: two runs on one split get the same blocks, which makes the
     difference of two draws a paired one.
+
+    Args:
+        blocks: counts of each block, int64 (B, ...).
+
+    Returns:
+        int64 (BOOTSTRAP_DRAWS, ...), the sum of each draw's blocks.
     """
     count = len(blocks)
     rng = np.random.default_rng(_BOOTSTRAP_SEED)
@@ -82,25 +57,28 @@ def _draws(blocks: Counts) -> Counts:
     return flat.astype(np.int64).reshape(-1, *blocks.shape[1:])
 
 
-def interval_95(values: npt.NDArray[np.float64]) -> list[float] | None:
+def interval_95(values: Floats) -> Interval | None:
     """Return the 2.5 % and 97.5 % quantiles; None where no draw has a value."""
     defined = values[~np.isnan(values)]
     if not defined.size:
         return None
     low, high = np.quantile(defined, [0.025, 0.975])
-    return [float(low), float(high)]
+    return float(low), float(high)
 
 
-def intervals(blocks: Counts, ontology: Ontology) -> dict[str, list[float] | None]:
+def intervals(blocks: Counts, ontology: Ontology) -> dict[str, Interval | None]:
     """Return ``<score>_interval_95`` of every score in STATISTICS.
 
     One block says nothing about how scores vary between places, so its intervals are None.
+
+    Args:
+        blocks: confusion counts of each block, int64 (B, C, C + 1).
+        ontology: the class table.
     """
-    draws = resampled(blocks, ontology) if len(blocks) > 1 else []
-    return {
-        f'{name}_interval_95': interval_95(np.array([statistic(draw) for draw in draws]))
-        for name, statistic in STATISTICS.items()
-    }
+    if len(blocks) == 1:
+        return {f'{name}_interval_95': None for name in STATISTICS}
+    drawn = scores_of(resampled(blocks), ontology)
+    return {f'{name}_interval_95': interval_95(drawn[name]) for name in STATISTICS}
 
 
 @dataclass(frozen=True)
@@ -108,16 +86,20 @@ class PairedDifference:
     """Score of one run minus that of another on the same frames.
 
     Attributes:
-        score: what is compared, a key of STATISTICS, a class's name or 'flicker'.
+        score: what is compared: one of STATISTICS, a class's name or 'flicker'.
         difference: first minus second.
         interval_95: of the difference, over the same resampled blocks; None with one block.
         blocks: number of blocks.
+        first: the score of the first run.
+        second: the score of the second run.
     """
 
     score: str
     difference: float
-    interval_95: tuple[float, float] | None
+    interval_95: Interval | None
     blocks: int
+    first: float
+    second: float
 
     @property
     def label(self) -> str:
@@ -168,7 +150,7 @@ def paired_differences(
         first: confusion counts by block's name, each int64 (C, C + 1).
         second: likewise; the same blocks with the same true pixels.
         ontology: both runs' class table.
-        scores: keys of STATISTICS, or classes' names for their IoU.
+        scores: of STATISTICS, or classes' names for their IoU.
 
     Returns:
         One for each score.
@@ -188,15 +170,20 @@ def paired_differences(
                 f'block {block!r} has other true pixels in the two runs; score both on the same '
                 'frames and labels'
             )
-    runs = [np.stack([run[block] for block in sorted(first)]) for run in (first, second)]
-    whole = [matrix_of(blocks.sum(axis=0), ontology) for blocks in runs]
-    draws = list(zip(*(resampled(run, ontology) for run in runs), strict=True))
-    found = []
-    for score in scores:
-        statistic = STATISTICS.get(score) or _iou_of(ontology.class_id(score))
-        drawn = np.array([statistic(a) - statistic(b) for a, b in draws])
-        found.append(_paired(score, statistic(whole[0]) - statistic(whole[1]), drawn, len(first)))
-    return found
+    pairs = np.stack([(first[block], second[block]) for block in sorted(first)])  # (B, 2, ...)
+    whole = scores_of(pairs.sum(axis=0), ontology)
+    drawn = scores_of(resampled(pairs), ontology)
+    return [_paired(score, whole[score], drawn[score], len(first)) for score in scores]
+
+
+def paired_difference(
+    first: Mapping[str, Counts],
+    second: Mapping[str, Counts],
+    ontology: Ontology,
+    score: str = 'miou_all',
+) -> PairedDifference:
+    """Compare two runs by one score, as `paired_differences` does."""
+    return paired_differences(first, second, ontology, (score,))[0]
 
 
 def paired_share(score: str, first: Counts, second: Counts) -> PairedDifference:
@@ -214,34 +201,16 @@ def paired_share(score: str, first: Counts, second: Counts) -> PairedDifference:
         raise ComparisonError(
             f'{score} was counted over other pixels in the two runs; run both over the same frames'
         )
-    shares = [_share(run.sum(axis=0)) for run in (first, second)]
-    drawn = _share(_draws(first)) - _share(_draws(second))
-    return _paired(score, float(shares[0] - shares[1]), drawn, len(first))
+    pairs = np.stack([first, second], axis=1)  # (B, 2, 2)
+    return _paired(score, _share(pairs.sum(axis=0)), _share(resampled(pairs)), len(first))
 
 
-def _share(counts: Counts) -> npt.NDArray[np.float64]:
-    pixels = counts[..., 0].astype(np.float64)
-    return counts[..., 1] / np.where(pixels > 0, pixels, np.nan)
+def _share(counts: Counts) -> Floats:
+    return ratio(counts[..., 1], counts[..., 0])
 
 
-def _paired(
-    score: str, difference: float, drawn: npt.NDArray[np.float64], blocks: int
-) -> PairedDifference:
-    interval = interval_95(drawn) if blocks > 1 else None
-    return PairedDifference(
-        score, difference, None if interval is None else (interval[0], interval[1]), blocks
-    )
-
-
-def paired_difference(
-    first: Mapping[str, Counts],
-    second: Mapping[str, Counts],
-    ontology: Ontology,
-    score: str = 'miou_all',
-) -> PairedDifference:
-    """Compare two runs by one score, as `paired_differences` does."""
-    return paired_differences(first, second, ontology, (score,))[0]
-
-
-def _iou_of(class_id: int) -> Statistic:
-    return lambda matrix: float(matrix.iou()[class_id])
+def _paired(score: str, whole: Floats, drawn: Floats, blocks: int) -> PairedDifference:
+    """Pair two runs: their scores (2,), and those of each draw (D, 2)."""
+    first, second = map(float, whole)
+    interval = interval_95(drawn[:, 0] - drawn[:, 1]) if blocks > 1 else None
+    return PairedDifference(score, first - second, interval, blocks, first, second)

@@ -15,20 +15,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from desertmind_seg.model.arrays import Mask, Rgb
 from desertmind_seg.pipeline.flow import RESETS, FrameFlow, Warp
-from desertmind_seg.scores.bootstrap import Counts
+from desertmind_seg.scores.confusion import Counts
+from desertmind_seg.scores.records import FlickerMetrics
 
 _LONGER_SIDE = 480
-_Mask = npt.NDArray[np.uint8]
 
 
-def changed_pixels(before: _Mask, mask: _Mask, warp: Warp) -> npt.NDArray[np.bool_]:
+def changed_pixels(before: Mask, mask: Mask, warp: Warp) -> npt.NDArray[np.bool_]:
     """Mark the trusted pixels that flicker.
 
     Args:
@@ -80,13 +80,13 @@ class Flicker:
         self.frames = 0
         self.pairs: list[FramePair] = []
         self._flow = FrameFlow(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        self._before: _Mask | None = None
+        self._before: Mask | None = None
 
     def reset(self) -> None:
         """Forget the last frame, as after one that could not be segmented."""
         self._flow.reset()
 
-    def add(self, rgb: npt.NDArray[np.uint8], mask: _Mask, stamp_ns: int) -> None:
+    def add(self, rgb: Rgb, mask: Mask, stamp_ns: int) -> None:
         """Count the next frame.
 
         Args:
@@ -121,20 +121,20 @@ class Flicker:
             blocks[pair.frame // block_frames] += (pair.counted, pair.changed)
         return blocks
 
-    def to_dict(self) -> dict[str, Any] | None:
+    def metrics(self) -> FlickerMetrics | None:
         """Return the part of metrics.json on flicker; None where no pixel could be counted."""
         counted = sum(pair.counted for pair in self.pairs)
         if not counted:
             return None
         shares = [pair.changed / pair.counted for pair in self.pairs if pair.counted]
-        return {
-            'share': sum(pair.changed for pair in self.pairs) / counted,
-            'p50': float(np.quantile(shares, 0.5)),
-            'p95': float(np.quantile(shares, 0.95)),
-            'pairs': len(self.pairs),
-            'counted_share': counted / sum(pair.pixels for pair in self.pairs),
-            'frames_without_pair': {reason: self._flow.resets[reason] for reason in RESETS},
-        }
+        return FlickerMetrics(
+            share=sum(pair.changed for pair in self.pairs) / counted,
+            p50=float(np.quantile(shares, 0.5)),
+            p95=float(np.quantile(shares, 0.95)),
+            pairs=len(self.pairs),
+            counted_share=counted / sum(pair.pixels for pair in self.pairs),
+            frames_without_pair={reason: self._flow.resets[reason] for reason in RESETS},
+        )
 
     def line(self, start_ns: int) -> tuple[list[float], list[float]]:
         """Return seconds since `start_ns` and percent of flickering pixels of each pair."""

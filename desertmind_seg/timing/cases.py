@@ -21,10 +21,10 @@ from desertmind_seg.engines.protocol import EngineBuildError, EngineError
 from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.bundle import Bundle
 from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.model.records import Environment
 from desertmind_seg.pipeline.image_files import read_image
 from desertmind_seg.pipeline.segmenter import check_frame
 from desertmind_seg.reports.provenance import environment
-from desertmind_seg.reports.records import Environment
 from desertmind_seg.timing.engine_case import (
     OUTPUTS,
     WARM_UP_FRAMES,

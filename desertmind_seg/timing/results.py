@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from desertmind_seg.reports.records import Environment, Record
+from desertmind_seg.model.records import Environment, Record
 
 METRICS, REPORT = 'metrics.json', 'report.html'
 Precision = Literal['fp32', 'fp16', 'int8']

@@ -29,7 +29,7 @@ sys.path[:0] = [str(ROOT)]
 
 from desertmind_seg.model.bundle import IMAGE_INPUT, read_bundle
 from desertmind_seg.model.files import DEFAULT_BUNDLE
-from desertmind_seg.scores.metrics import ConfusionMatrix
+from desertmind_seg.scores.confusion import ConfusionMatrix
 from training.bundles.half_precision import network_nodes
 from training.data.datasets import choose_frames, split_rule
 from training.networks.checkpoint import environment

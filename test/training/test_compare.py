@@ -1,51 +1,46 @@
 """The experiment table, and what is and is not said about two runs."""
 
+from functools import cache
 import json
 from pathlib import Path
+import re
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 import pytest
+from report_page import Page
 
 from desertmind_seg.model.ontology import load_ontology
-from desertmind_seg.scores.bootstrap import STATISTICS, intervals, matrix_of
-from desertmind_seg.scores.metrics import ConfusionMatrix
+from desertmind_seg.options import NOTHING_WRITTEN
+from desertmind_seg.scores.records import SplitMetrics
+from desertmind_seg.scores.split_scores import SplitScores
 from training.compare import main
-from training.evaluation.comparison import as_text, run_names
-from training.evaluation.metrics_file import MetricsFileError, read_metrics, write_metrics
+from training.evaluation.comparison import run_names
+from training.evaluation.metrics_file import Metrics, Views, read_metrics, write_metrics
+from training.evaluation.text import as_text
 
 YCOR8 = load_ontology('ycor-8')
 BLOCKS = 8
 
 
-def metrics_of(share_right: float, **changes: Any) -> dict[str, Any]:
-    """Scores of a run that is right in this share of the pixels, more or less by block."""
-    blocks = []
+@cache
+def scores_of_run(share_right: float) -> SplitMetrics:
+    """Scores of a run that is right in this share of the pixels, a little less in each block."""
+    scores = SplitScores(YCOR8)
+    truth = np.repeat(np.array([0, 4, 7], np.uint8), 100)
     for number in range(BLOCKS):
-        truth = np.repeat(np.array([0, 4, 7], np.uint8), 100)
-        mask = truth.copy()
-        for start in (0, 100, 200):
-            wrong = round(100 * (1 - share_right)) + number
-            mask[start : start + wrong] = 1
-        matrix = ConfusionMatrix(YCOR8)
-        matrix.add(truth, mask)
-        blocks.append(matrix.counts)
-    whole = matrix_of(np.sum(blocks, axis=0), YCOR8)
-    return {
-        **{name: statistic(whole) for name, statistic in STATISTICS.items()},
-        **whole.to_dict(),
-        **intervals(np.stack(blocks), YCOR8),
-        'boundary_f1': 0.4,
-        'boundary_f1_classes': [0.4, *[None] * 7],
-        'ece': 0.05,
-        'reliability': [{'confidence': 0.9, 'accuracy': 0.85, 'pixels': 10}],
-        'frames': BLOCKS,
-        'blocks': BLOCKS,
-        'per_block': [
-            {'block': f'b{number}', 'frames': 1, 'confusion': counts.tolist()}
-            for number, counts in enumerate(blocks)
-        ],
-        'per_frame': [],
+        mask = truth.reshape(3, 100).copy()
+        mask[:, : round(100 * (1 - share_right)) + number] = 1
+        shown = (truth[None], mask.reshape(1, -1))
+        scores.add(f'frame {number}', f'b{number}', *shown, np.full_like(shown[0], 200))
+    return scores.metrics()
+
+
+def metrics_of(share_right: float, **changes: Any) -> Metrics:
+    """Return metrics.json of such a run."""
+    document = {
+        **dict(scores_of_run(share_right)),
         'recipe': {'name': 'some', 'parent': 'none'},
         'ontology': YCOR8.name,
         'ontology_sha256': YCOR8.sha256,
@@ -54,8 +49,8 @@ def metrics_of(share_right: float, **changes: Any) -> dict[str, Any]:
         'split_rule': "the publisher's val part",
         'data_hash': 'a' * 64,
         'environment': {},
-        **changes,
     }
+    return Metrics.model_validate({**document, **changes})
 
 
 def run(folder: Path, share_right: float, **changes: Any) -> str:
@@ -83,8 +78,10 @@ def test_two_runs_get_a_table_and_a_verdict(
     assert f'{3 * 0.765 / 8:.4f}' in wide
     assert 'wide is better than narrow: mIoU(all) +0.0375 [+0.0375, +0.0375]' in out
     assert 'the interval over 8 blocks excludes zero' in out
-    assert 'false safe' in out  # each score and class has a row of its own
-    assert 'smooth trail' in out
+    # Each score and class has a row of its own.
+    assert re.search(r'^false safe +-0.1000  -0.1000 to -0.1000  yes$', out, re.MULTILINE)
+    assert re.search(r'^false stop +\+0.0000  \+0.0000 to \+0.0000  no$', out, re.MULTILINE)
+    assert re.search(r'^smooth trail +\+0.1000 ', out, re.MULTILINE)
 
 
 def test_runs_of_different_frames_are_listed_but_not_compared(
@@ -120,19 +117,23 @@ def test_of_many_runs_each_is_compared_with_its_parent(
 
 
 def test_the_table_is_written_in_three_forms(tmp_path: Path) -> None:
-    folders = [run(tmp_path / 'a&b', 0.8), run(tmp_path / 'c', 0.7)]
+    folders = [run(tmp_path / 'c', 0.7), run(tmp_path / 'a&b', 0.8)]
     for suffix in ('html', 'md', 'json'):
         assert main([*folders, '--out', str(tmp_path / 'new' / f'table.{suffix}')]) == 0
-    page = (tmp_path / 'new' / 'table.html').read_text()
-    assert '<td>a&amp;b</td>' in page
-    assert 'a&amp;b is better than c' in page
+    text = Page(tmp_path / 'new' / 'table.html').text
+    assert any(piece.startswith('c is worse than a&b: mIoU(all) -0.0375') for piece in text)
+    best = text.index('highest mIoU(all)')
+    assert text[best + 1 : best + 3] == ['0.2869', 'a&b']
+    # The rows are in the order in which the runs were given.
+    assert [text[place - 1] for place, piece in enumerate(text) if piece == 'some'] == ['c', 'a&b']
     markdown = (tmp_path / 'new' / 'table.md').read_text()
     assert markdown.startswith('| run | recipe |')
-    assert '**a&b is better than c: mIoU(all)' in markdown
+    assert '**c is worse than a&b: mIoU(all)' in markdown
     found = json.loads((tmp_path / 'new' / 'table.json').read_text())
-    assert found['runs'][0]['mIoU(all)'] == '0.2869'
+    assert [row['mIoU(all)'] for row in found['runs']] == ['0.2494', '0.2869']
     first = found['comparisons'][0]['differences'][0]
     assert (first['score'], first['is_real'], first['blocks']) == ('miou_all', True, BLOCKS)
+    assert first['difference'] == first['first'] - first['second']
 
 
 def test_runs_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
@@ -142,20 +143,19 @@ def test_runs_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
 
 
 def test_what_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path / 'none')]) == 1
+    assert main([str(tmp_path / 'none')]) == NOTHING_WRITTEN
     assert 'No metrics at' in capsys.readouterr().err
     folder = run(tmp_path / 'a', 0.8)
-    assert main([folder, folder]) == 1
+    assert main([folder, folder]) == NOTHING_WRITTEN
     assert 'one run is given twice' in capsys.readouterr().err
-    document = metrics_of(0.8)
-    del document['ece']
+    document = metrics_of(0.8).model_dump(exclude={'ece'})
     (tmp_path / 'metrics.json').write_text(json.dumps({**document, 'miou': 1}))
-    assert main([str(tmp_path)]) == 1
+    assert main([str(tmp_path)]) == NOTHING_WRITTEN
     shown = capsys.readouterr().err
     assert 'ece: Field required' in shown
     assert 'miou: Extra inputs are not permitted' in shown
     (tmp_path / 'metrics.json').write_text('{"miou_all": ')
-    assert main([str(tmp_path / 'metrics.json')]) == 1
+    assert main([str(tmp_path / 'metrics.json')]) == NOTHING_WRITTEN
     assert 'not JSON' in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([folder, '--out', 'table.txt'])
@@ -171,20 +171,23 @@ def test_another_class_table_is_not_compared(
     assert 'a knows the classes of ycor-8, b those of nyuv2-13' in capsys.readouterr().err
 
 
-def test_scores_that_cannot_be_are_not_written(tmp_path: Path) -> None:
+def test_scores_that_cannot_be_are_refused() -> None:
     for wrong in ({'miou_all': 1.5}, {'ece': float('nan')}, {'frames': 0}, {'mIoU': 0.5}):
-        with pytest.raises(MetricsFileError, match=next(iter(wrong))):
-            write_metrics(tmp_path / 'metrics.json', metrics_of(0.8, **wrong))
-    assert list(tmp_path.iterdir()) == []
+        with pytest.raises(ValidationError, match=next(iter(wrong))):
+            metrics_of(0.8, **wrong)
 
 
 def test_every_key_survives_writing_and_reading(tmp_path: Path) -> None:
-    document = metrics_of(0.8, tta={'scales': [0.5, 1.0], 'flip': True}, class_bias=[0.1] * 8)
-    write_metrics(tmp_path / 'metrics.json', document)
-    assert json.loads((tmp_path / 'metrics.json').read_text()) == document
-    metrics = read_metrics(tmp_path)
-    assert metrics.class_bias == [0.1] * 8
-    assert sum(metrics.block_counts.values()).tolist() == document['confusion']  # type: ignore[union-attr]
+    metrics = metrics_of(0.8, tta={'scales': [0.5, 1.0], 'flip': True}, class_bias=[0.1] * 8)
+    write_metrics(tmp_path / 'metrics.json', metrics)
+    assert read_metrics(tmp_path) == metrics
+    document = json.loads((tmp_path / 'metrics.json').read_text())
+    assert document['tta'] == {'scales': [0.5, 1.0], 'flip': True}
+    assert document['class_bias'] == [0.1] * 8
+    assert document['boundary_f1_classes'][3] is None
+    assert 'steps' not in document  # it was not given
+    assert metrics.tta == Views(scales=[0.5, 1.0], flip=True)
+    assert np.sum(list(metrics.block_counts.values()), axis=0).tolist() == document['confusion']
 
 
 def test_text_aligns_figures_to_the_right() -> None:

@@ -1,14 +1,16 @@
 """Scores and the command: which frames a split has, and that the file is as documented."""
 
-from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import replace
 import json
 from pathlib import Path
+import re
 import shutil
 
 import numpy as np
 from PIL import Image
 import pytest
+from report_page import ticks
 from tiny_bundle import write_tiny_bundle
 from tiny_rgbd import widened_checkpoint, write_tiny_depth
 from tiny_ycor import write_tiny_ycor
@@ -16,17 +18,28 @@ from tiny_ycor import write_tiny_ycor
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.model.files import DEFAULT_BUNDLE
 from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.options import NOTHING_WRITTEN
 from training.data.datasets import choose_frames, split_rule
 from training.data.frames import DatasetError, LabelledFrame
-from training.evaluate import evaluate, main
-from training.evaluation.metrics_file import read_metrics, write_metrics
+from training.evaluate import main
+from training.evaluation.evaluation_report import depth_sections
+from training.evaluation.metrics_file import (
+    DepthCurve,
+    DepthPoint,
+    Metrics,
+    Views,
+    read_metrics,
+    write_metrics,
+)
 from training.evaluation.predict import Predict, predict_with_probabilities
+from training.evaluation.run import bundle_model, evaluate
 from training.evaluation.score import score_depth_shares, score_frames
 from training.networks.checkpoint import Checkpoint, save_checkpoint
 from training.recipes.schema import DatasetSection, SplitSection
 
 ROOT = Path(__file__).resolve().parents[2]
 YCOR8 = load_ontology('ycor-8')
+FRAMES = 20
 BLOCKS_OF_2 = SplitSection(by='groups', block_frames=2, val_every_groups=3, folds=3, fold=1)
 
 
@@ -58,19 +71,16 @@ def _oracle(frames: list[LabelledFrame], change: Callable[[np.ndarray], np.ndarr
 def test_a_perfect_prediction_scores_one_on_what_is_present(tiny_ycor: Path) -> None:
     frames = _frames(tiny_ycor)
     scores = score_frames(frames, YCOR8, _oracle(frames, lambda labels: labels))
-    assert scores['miou_present'] == 1.0
-    assert scores['miou_all'] == pytest.approx(3 / 8)  # three of the eight classes are drawn
-    assert scores['miou_all_interval_95'] == pytest.approx([3 / 8, 3 / 8])
-    assert (scores['frames'], scores['blocks']) == (6, 3)
-    assert scores['ece'] == 0.0
-    assert scores['boundary_f1'] == 1.0
-    assert scores['false_safe_rate'] is None  # trail, grass and sky: nothing to run into
-    assert scores['false_stop_rate'] == 0.0
-    assert (
-        np.sum([b['confusion'] for b in scores['per_block']], axis=0).tolist()
-        == (scores['confusion'])
-    )
-    assert [row['miou_present'] for row in scores['per_frame']] == [1.0] * 6
+    assert scores.miou_present == 1.0
+    assert scores.miou_all == pytest.approx(3 / 8)  # three of the eight classes are drawn
+    assert scores.miou_all_interval_95 == pytest.approx((3 / 8, 3 / 8))
+    assert (scores.frames, scores.blocks) == (6, 3)
+    assert scores.ece == 0.0
+    assert scores.boundary_f1 == 1.0
+    assert scores.false_safe_rate is None  # trail, grass and sky: nothing to run into
+    assert scores.false_stop_rate == 0.0
+    assert np.sum([b.confusion for b in scores.per_block], axis=0).tolist() == scores.confusion
+    assert [row.miou_present for row in scores.per_frame] == [1.0] * 6
 
 
 def test_the_worst_frame_is_known(tiny_ycor: Path) -> None:
@@ -82,9 +92,11 @@ def test_the_worst_frame_is_known(tiny_ycor: Path) -> None:
         return np.full_like(labels, 7) if len(seen) == 3 else labels
 
     scores = score_frames(frames, YCOR8, _oracle(frames, spoil_the_third))
-    worst = min(scores['per_frame'], key=lambda row: row['miou_present'])
-    assert worst['name'] == frames[2].name
-    assert worst['miou_present'] == pytest.approx(worst['pixel_accuracy'] / 3)  # the sky's third
+    worst = min(scores.per_frame, key=lambda row: row.miou_present or 0.0)
+    assert worst.name == frames[2].name
+    assert worst.miou_present == pytest.approx(
+        (worst.pixel_accuracy or 0.0) / 3
+    )  # the sky's third
 
 
 def test_no_frames_are_no_scores() -> None:
@@ -183,7 +195,7 @@ def test_the_command_scores_a_checkpoint(
 
     assert main(['--checkpoint', str(run / 'checkpoint.pt'), *arguments, '--tta']) == 0
     one_view = read_metrics(tmp_path)
-    assert one_view.tta == {'scales': [1.0], 'flip': False}
+    assert one_view.tta == Views(scales=[1.0], flip=False)
     assert one_view.confusion == ours['confusion']
 
 
@@ -199,8 +211,13 @@ def test_the_command_scores_the_shipped_bundle_whatever_its_recipe(
     assert metrics.recipe['name'] == 'ycor8_rgb'
     assert len(metrics.classes) == 8
     document = json.loads((out / 'metrics.json').read_text())
-    assert {'miou_all', 'miou_present', 'pixel_accuracy', 'classes'} <= set(document)
-    write_metrics(tmp_path / 'again.json', document)
+    # What only a training run knows is left out.
+    assert set(document) == set(Metrics.model_fields) - {
+        *('train_data_hash', 'temperature', 'class_bias', 'training_sec', 'averaged_with'),
+        *('epochs', 'steps', 'best_epoch'),
+    }
+    assert (document['tta'], document['depth_curve']) == (None, None)
+    write_metrics(tmp_path / 'again.json', metrics)
     assert (tmp_path / 'again.json').read_bytes() == (out / 'metrics.json').read_bytes()
 
 
@@ -208,7 +225,8 @@ def test_tta_of_a_bundle_is_refused(
     tiny_ycor: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = ['--dataset', 'ycor', '--root', str(tiny_ycor), '--out', str(tmp_path / 'out')]
-    assert main(['--bundle', str(ROOT / DEFAULT_BUNDLE), *data, '--tta']) == 1
+    with pytest.raises(SystemExit, match='2'):
+        main(['--bundle', str(ROOT / DEFAULT_BUNDLE), *data, '--tta'])
     assert 'gives out only mask, confidence and cost' in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
 
@@ -223,7 +241,7 @@ def test_labels_of_another_class_table_are_refused(
     Image.fromarray(nine).save(root / labels.relative_to(tiny_ycor))
     arguments = ['--dataset', 'ycor', '--root', str(root), '--out', str(tmp_path / 'out')]
     bundle = ['--bundle', str(ROOT / DEFAULT_BUNDLE), '--split', 'all']
-    assert main([*bundle, *arguments]) == 1
+    assert main([*bundle, *arguments]) == NOTHING_WRITTEN
     assert 'raw codes that ycor-8 does not list: 9 (8704 px)' in capsys.readouterr().err
 
 
@@ -231,18 +249,18 @@ def test_the_command_names_what_is_missing(
     tmp_path: Path, tiny_ycor: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ['--dataset', 'ycor', '--root', str(tiny_ycor), '--out', str(tmp_path / 'out')]
-    assert main(['--checkpoint', str(tmp_path / 'x.pt'), *arguments]) == 1
+    assert main(['--checkpoint', str(tmp_path / 'x.pt'), *arguments]) == NOTHING_WRITTEN
     assert 'No checkpoint at' in capsys.readouterr().err
-    assert main(['--bundle', str(tmp_path / 'x.onnx'), *arguments]) == 1
+    assert main(['--bundle', str(tmp_path / 'x.onnx'), *arguments]) == NOTHING_WRITTEN
     assert 'x.onnx' in capsys.readouterr().err
     empty = ['--dataset', 'ycor', '--root', str(tmp_path), '--out', str(tmp_path / 'out')]
-    assert main(['--bundle', str(ROOT / DEFAULT_BUNDLE), *empty]) == 1
+    assert main(['--bundle', str(ROOT / DEFAULT_BUNDLE), *empty]) == NOTHING_WRITTEN
     assert 'no ycor frames' in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
 
 
 def test_scores_follow_the_depth_that_is_left(tmp_path: Path) -> None:
-    root = write_tiny_depth(tmp_path / 'folder', frames=40)
+    root = write_tiny_depth(tmp_path / 'folder', frames=FRAMES)
     section = _section(root, 'all').model_copy(update={'dataset': 'folder'})
     frames, _ = choose_frames(section, YCOR8, BLOCKS_OF_2, 'auto')
 
@@ -255,15 +273,17 @@ def test_scores_follow_the_depth_that_is_left(tmp_path: Path) -> None:
         return mask, np.full_like(mask, 255)
 
     points = score_depth_shares(frames, YCOR8, trail_where_depth_is, [1.0, 0.5])
-    assert [point['kept_share'] for point in points] == [0.0, 0.5, 1.0]
-    assert points[2]['miou_all'] == 2 / 8
-    assert points[2]['pixel_accuracy'] == 1.0
-    sky = np.mean([20 + number for number in range(40)]) / 64
-    assert points[0]['pixel_accuracy'] == pytest.approx(sky)
-    assert points[1]['pixel_accuracy'] == pytest.approx((1 + sky) / 2, abs=1e-3)
-    low, high = points[2]['against_none_interval_95']
-    assert 0.0 < low <= points[2]['against_none'] <= high
-    assert points[2]['against_none'] == points[2]['miou_all'] - points[0]['miou_all']
+    assert [point.kept_share for point in points] == [0.0, 0.5, 1.0]
+    assert points[2].miou_all == 2 / 8
+    assert points[2].pixel_accuracy == 1.0
+    sky = np.mean([20 + number for number in range(FRAMES)]) / 64
+    assert points[0].pixel_accuracy == pytest.approx(sky)
+    assert points[1].pixel_accuracy == pytest.approx((1 + sky) / 2, abs=1e-3)
+    low, high = points[2].against_none_interval_95 or (0.0, 0.0)
+    assert 0.0 < low <= points[2].against_none <= high
+    assert points[2].against_none == points[2].miou_all - points[0].miou_all
+    # The holes are the same each time.
+    assert score_depth_shares(frames, YCOR8, trail_where_depth_is, [0.5]) == points[:2]
 
 
 def test_the_curve_of_depth_of_checkpoint_and_bundle(
@@ -274,18 +294,15 @@ def test_the_curve_of_depth_of_checkpoint_and_bundle(
     shares = ['--depth-shares', '0.5,1']
     source, out = tmp_path / 'with_depth.pt', tmp_path / 'out'
     save_checkpoint(widened_checkpoint(trained[0]), source)
-    arguments = ['--checkpoint', str(source), *data, *shares, '--out', str(out)]
-    assert main(arguments) == 0
+    assert main(['--checkpoint', str(source), *data, *shares, '--out', str(out)]) == 0
     metrics = read_metrics(out)
     assert metrics.depth_curve is not None
     none, half, whole = metrics.depth_curve.points  # none is always among them
     assert [none.kept_share, none.valid_share, none.against_none] == [0.0, 0.0, 0.0]
     measured = 1.0 - np.mean([20, 21, 22]) / 64
     assert (half.valid_share, whole.valid_share) == pytest.approx((measured / 2, measured))
-    # All of the depth is what the frames are scored with; the holes are the same each time.
+    # All of the depth is what the frames are scored with.
     assert whole.miou_all == metrics.miou_all
-    assert main(arguments) == 0
-    assert read_metrics(out).depth_curve == metrics.depth_curve
     page = (out / 'report.html').read_text()
     assert page.count('<svg') >= 3
     assert f'{half.miou_all:.4f}' in page
@@ -316,14 +333,61 @@ def test_frames_without_depth_are_scored_with_all_of_it_missing(
     assert read_metrics(tmp_path / 'out').miou_all == pytest.approx(theirs.miou_all, abs=1e-3)
     assert main(['--checkpoint', str(source), *data, '--tta']) == 0
     shares = ['--depth-shares', '0,1']
-    assert main(['--checkpoint', str(source), *data, *shares]) == 1
+    assert main(['--checkpoint', str(source), *data, *shares]) == NOTHING_WRITTEN
     assert 'none of the 2 frames has depth' in capsys.readouterr().err
-    assert main(['--checkpoint', str(trained[1] / 'checkpoint.pt'), *data, *shares]) == 1
-    assert 'takes no depth, so --depth-shares' in capsys.readouterr().err
+    assert (
+        main(['--checkpoint', str(trained[1] / 'checkpoint.pt'), *data, *shares])
+        == NOTHING_WRITTEN
+    )
+    assert 'takes no depth' in capsys.readouterr().err
     for wrong in ('0,2', 'half', ''):
         with pytest.raises(SystemExit, match='2'):
             main(['--checkpoint', str(source), *data, '--depth-shares', wrong])
-        assert 'is no list of shares' in capsys.readouterr().err
+        assert 'argument --depth-shares' in capsys.readouterr().err
+
+
+def test_the_figures_of_depth_are_on_the_page() -> None:
+    curve = DepthCurve(
+        dataset='synthetic',
+        root='drives',
+        frames=9,
+        blocks=3,
+        data_hash='a' * 64,
+        points=[_point(0.0, 0.25, None), _point(0.5, 0.375, 0.04), _point(1.0, 0.5, 0.02)],
+    )
+    charts, table = depth_sections(curve)
+    (scores,) = re.findall(r'<svg.*?</svg>', str(charts.body), re.DOTALL)  # a rate is missing
+    assert (ticks(scores, 'x')[0], ticks(scores, 'x')[-1]) == (0.0, 60.0)  # percent of pixels
+    assert scores.count('stroke: #d9a679') >= 2  # both ends of the interval
+    rows = re.findall(r'<tr>(.*?)</tr>', str(table.body))
+    assert [re.findall(r'<td>(.*?)</td>', row) for row in rows[1:]] == [
+        ['0%', '0.0%', '0.2500', '+0.0000', '-', '-'],
+        ['50%', '30.0%', '0.3750', '+0.1250', '+0.1000 to +0.1500', '0.0400'],
+        ['100%', '60.0%', '0.5000', '+0.2500', '+0.2000 to +0.3000', '0.0200'],
+    ]
+    known = [point.model_copy(update={'false_safe_rate': 0.1}) for point in curve.points]
+    both, _ = depth_sections(curve.model_copy(update={'points': known}))
+    assert str(both.body).count('<svg') == 2
+
+
+def _point(share: float, miou: float, false_safe: float | None) -> DepthPoint:
+    gain = miou - 0.25
+    return DepthPoint(
+        kept_share=share,
+        valid_share=0.6 * share,
+        miou_all=miou,
+        miou_all_interval_95=(miou - 0.01, miou + 0.01),
+        pixel_accuracy=0.8,
+        false_safe_rate=false_safe,
+        against_none=gain,
+        against_none_interval_95=(0.8 * gain, 1.2 * gain) if share else None,
+    )
+
+
+def test_a_recipe_without_a_rule_cannot_deal(tiny_ycor: Path) -> None:
+    model = replace(bundle_model(ROOT / DEFAULT_BUNDLE, 'onnxruntime-cpu'), recipe={})
+    with pytest.raises(DatasetError, match='its recipe does not say how frames are split'):
+        evaluate(model, 'ycor', tiny_ycor, split_by='recipe')
 
 
 @pytest.mark.data
@@ -332,20 +396,10 @@ def test_real_frames_score_as_well_as_the_card_says(shared_data_dir: Path, tmp_p
     held_out = sorted((shared_data_dir / 'ycor' / 'train').glob('iid*'))[80:96:4]
     for folder in held_out:
         (tmp_path / 'val' / folder.name).symlink_to(folder)
-    metrics, _ = evaluate(
-        Namespace(
-            bundle=ROOT / DEFAULT_BUNDLE,
-            checkpoint=None,
-            backend='onnxruntime-cpu',
-            tta=False,
-            dataset='ycor',
-            root=tmp_path,
-            split='val',
-            split_by='auto',
-            depth_shares=None,
-        )
+    metrics = evaluate(
+        bundle_model(ROOT / DEFAULT_BUNDLE, 'onnxruntime-cpu'), 'ycor', tmp_path, split='val'
     )
-    assert metrics['frames'] == 4
-    assert metrics['pixel_accuracy'] > 0.7
-    assert 0.05 < metrics['boundary_f1'] < 1.0
-    assert 0.0 < metrics['false_safe_rate'] < 0.3
+    assert metrics.frames == 4
+    assert (metrics.pixel_accuracy or 0.0) > 0.7
+    assert 0.05 < (metrics.boundary_f1 or 0.0) < 1.0
+    assert 0.0 < (metrics.false_safe_rate or 0.0) < 0.3

@@ -1,53 +1,42 @@
 """The page that a run leaves: whole, offline, and with what the issue asks for."""
 
-from html.parser import HTMLParser
 import json
 from pathlib import Path
 import re
-from typing import Any
 
 import numpy as np
 import pytest
+from report_page import Page, ticks
 
-from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.model.ontology import Ontology, load_ontology
+from desertmind_seg.scores.records import FrameScore
 from training.data.datasets import list_frames
 from training.data.frames import LabelledFrame
-from training.evaluation.metrics_file import read_metrics, write_metrics
-from training.evaluation.run_report import read_curves, write_run_report
+from training.evaluation.metrics_file import Metrics, read_metrics
+from training.evaluation.predict import Predict
+from training.evaluation.run_report import (
+    comparable,
+    curve_charts,
+    read_curves,
+    write_run_report,
+)
 from training.evaluation.score import score_frames
 from training.networks.checkpoint import Checkpoint
 from training.recipes.schema import Recipe
 
 YCOR8 = load_ontology('ycor-8')
+OBSTACLE, SKY = 4, 7
 
 
-class Page(HTMLParser):
-    """Collects the text of a page, and every address that it would load."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.text: list[str] = []
-        self.addresses: list[str] = []
-        self.images = 0
-        self.feed(path.read_text(encoding='utf-8'))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.images += tag == 'img'
-        self.addresses += [value or '' for name, value in attrs if name in {'src', 'href'}]
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-
-def _predict_with_errors(share: float) -> Any:
-    """Labels are unknown to a predictor: tell sky, grass and trail by colour, then spoil some."""
+def _predict_with_errors(share: float) -> Predict:
+    """Tell the classes by the colours that tiny_ycor paints them in, then spoil the left part."""
     colors = YCOR8.colors_rgb[:8].astype(int)
 
     def predict(rgb: np.ndarray, depth: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         del depth
         distance = np.abs(rgb[:, :, None].astype(int) - colors).sum(axis=3)  # (H, W, 8)
         mask = distance.argmin(axis=2).astype(np.uint8)
-        mask[:, : round(share * mask.shape[1])] = 6
+        mask[:, : round(share * mask.shape[1])] = OBSTACLE
         return mask, np.full_like(mask, 200)
 
     return predict
@@ -59,25 +48,25 @@ def val_frames(tiny_recipe: Recipe) -> list[LabelledFrame]:
     return list_frames(section, tiny_recipe.data, YCOR8)
 
 
-def _metrics(recipe: Recipe, frames: list[LabelledFrame], predict: Any) -> dict[str, Any]:
-    return {
-        **score_frames(frames, YCOR8, predict),
-        'recipe': recipe.model_dump(mode='json'),
-        'ontology': YCOR8.name,
-        'ontology_sha256': YCOR8.sha256,
-        'dataset': 'ycor',
-        'split': 'all',
-        'split_rule': 'every frame of the root',
-        'data_hash': 'a' * 64,
-        'environment': {
+def _metrics(recipe: Recipe, frames: list[LabelledFrame], predict: Predict) -> Metrics:
+    return Metrics(
+        **dict(score_frames(frames, YCOR8, predict)),
+        recipe=recipe.model_dump(mode='json'),
+        ontology=YCOR8.name,
+        ontology_sha256=YCOR8.sha256,
+        dataset='ycor',
+        split='all',
+        split_rule='every frame of the root',
+        data_hash='a' * 64,
+        environment={
             'machine': {'cpu': 'some', 'cpus': 2, 'memory_gib': 8.0, 'os': 'Linux'},
             'versions': {'python': '3.11'},
             'git_hash': 'b' * 40,
         },
-        'epochs': 2,
-        'steps': 4,
-        'best_epoch': 2,
-    }
+        epochs=2,
+        steps=4,
+        best_epoch=2,
+    )
 
 
 CURVES = """\
@@ -100,9 +89,9 @@ def test_the_page_of_a_run_compares_with_its_parent(
     )
     parent = _metrics(mother, val_frames, _predict_with_errors(0.4))
     predict = _predict_with_errors(0.1)
-    write_metrics(tmp_path / 'metrics.json', _metrics(recipe, val_frames, predict))
+    metrics = _metrics(recipe, val_frames, predict)
     (tmp_path / 'metrics.csv').write_text(CURVES)
-    write_run_report(tmp_path, recipe, val_frames, predict, YCOR8, parent)
+    write_run_report(tmp_path, metrics, recipe, val_frames, predict, YCOR8, parent)
     page = Page(tmp_path / 'report.html')
     text = ' '.join(page.text)
     assert page.addresses
@@ -116,50 +105,86 @@ def test_the_page_of_a_run_compares_with_its_parent(
     for axis in ('loss', 'learning rate', 'IoU of validation', 'score of validation'):
         assert axis in text
     # Six frames: three worst and three best, four pictures each.
-    assert page.images == 24
+    assert len(page.pictures) == 24
     for frame in val_frames:
         assert any(piece.startswith(f'{frame.name}: mIoU 0.') for piece in page.text)
     source = (tmp_path / 'report.html').read_text()
+    losses = source[source.index('<svg') : source.index('</svg>')]
+    assert (ticks(losses, 'x')[0], ticks(losses, 'x')[-1]) == (0.0, 2.0)  # epochs
     assert 'class="number better">+0.' in source
     assert '<td class="number "></td>' in source  # an absent class has no change
 
 
-def test_worse_classes_are_marked(
+def test_frames_are_shown_from_the_worst_and_from_the_best_in_the_classes_colours(
     tiny_recipe: Recipe, val_frames: list[LabelledFrame], tmp_path: Path
 ) -> None:
+    sky = (1, 250, 3)
+    classes = list(YCOR8.classes)
+    classes[SKY] = classes[SKY].model_copy(update={'color_rgb': sky})
+    recoloured = Ontology(**{**dict(YCOR8), 'classes': tuple(classes)})
     recipe = tiny_recipe.model_copy(update={'parent': 'mother'})
     predict = _predict_with_errors(0.4)
-    write_metrics(tmp_path / 'metrics.json', _metrics(recipe, val_frames, predict))
+    scored = _metrics(recipe, val_frames, predict)
+    mious = (0.5, 0.1, None, 0.9, 0.3, 0.7)
+    per_frame = [
+        FrameScore(name=entry.name, miou_present=miou, pixel_accuracy=miou)
+        for entry, miou in zip(scored.per_frame, mious, strict=True)
+    ]
+    metrics = scored.model_copy(update={'per_frame': per_frame})
     parent = _metrics(recipe, val_frames, _predict_with_errors(0.1))
-    write_run_report(tmp_path, recipe, val_frames, predict, YCOR8, parent)
-    assert 'class="number worse">-0.' in (tmp_path / 'report.html').read_text()
+    (tmp_path / 'metrics.csv').write_text(CURVES)
+    write_run_report(tmp_path, metrics, recipe, val_frames, predict, recoloured, parent)
+    page = Page(tmp_path / 'report.html')
+    captions = [piece for piece in page.text if ': mIoU ' in piece]
+    order = [1, 4, 0, 3, 5]  # three from the worst one, then the others from the best one
+    assert captions == [
+        f'{val_frames[index].name}: mIoU {mious[index]:.3f}, pixel accuracy {mious[index]:.3f}'
+        for index in order
+    ]
+    assert page.text.index('Worst frames') < page.text.index(captions[0])
+    assert page.text.index(captions[2]) < page.text.index('Best frames')
+
+    source = (tmp_path / 'report.html').read_text()
+    assert 'class="number worse">-0.' in source
+    assert '#{:02x}{:02x}{:02x}'.format(*YCOR8.classes[SKY].color_rgb) not in source
+    assert source.count('background: #01fa03') == 3  # table of classes, legends of the frames
+    assert source.count('stroke: #01fa03') >= 1  # its curve
+    camera, labelled, predicted, wrong = page.pictures[:4]
+    # Of 255 x 480 pixels: sky, the spoilt left part of it, and unlabelled pixels at the bottom.
+    sky_at, spoilt_at, unlabelled_at = (40, 350), (40, 60), (250, 60)
+    expected = 0.4 * camera[sky_at] + 0.6 * np.array(sky)
+    assert np.abs(labelled[sky_at] - expected).max() < 15
+    assert np.abs(predicted[sky_at] - expected).max() < 15
+    assert np.abs(labelled[spoilt_at] - expected).max() < 25
+    obstacle = 0.4 * camera[spoilt_at] + 0.6 * np.array(YCOR8.classes[OBSTACLE].color_rgb)
+    assert np.abs(predicted[spoilt_at] - obstacle).max() < 25
+    redness = [int(wrong[at][0]) - int(wrong[at][1]) for at in (sky_at, spoilt_at, unlabelled_at)]
+    assert redness[1] > 80
+    assert max(abs(redness[0]), abs(redness[2])) < 15
 
 
 def test_a_parent_on_other_frames_is_not_compared(
-    tiny_recipe: Recipe, val_frames: list[LabelledFrame], tmp_path: Path
+    tiny_recipe: Recipe, val_frames: list[LabelledFrame]
 ) -> None:
-    recipe = tiny_recipe.model_copy(update={'parent': 'mother'})
-    predict = _predict_with_errors(0.1)
-    metrics = _metrics(recipe, val_frames, predict)
-    write_metrics(tmp_path / 'metrics.json', metrics)
-    write_run_report(
-        tmp_path, recipe, val_frames, predict, YCOR8, {**metrics, 'data_hash': 'c' * 64}
-    )
-    text = ' '.join(Page(tmp_path / 'report.html').text)
-    assert 'The parent mother was scored on other frames (data hash cccccccccccc' in text
-    assert 'Against mother' not in text
-    write_run_report(tmp_path, recipe, val_frames, predict, YCOR8, None)
-    text = ' '.join(Page(tmp_path / 'report.html').text)
-    assert 'No scores of the parent mother were found' in text
+    metrics = _metrics(tiny_recipe, val_frames, _predict_with_errors(0.1))
+    other = metrics.model_copy(update={'data_hash': 'c' * 64})
+    parent, note = comparable('mother', other, metrics)
+    assert parent is None
+    assert 'The parent mother was scored on other frames (data hash cccccccccccc' in note
+    parent, note = comparable('mother', None, metrics)
+    assert parent is None
+    assert 'No scores of the parent mother were found' in note
+    assert comparable('none', None, metrics) == (None, 'This recipe has no parent.')
+    assert comparable('mother', metrics, metrics)[0] is metrics
 
 
 def test_other_frames_than_those_scored_are_refused(
     tiny_recipe: Recipe, val_frames: list[LabelledFrame], tmp_path: Path
 ) -> None:
     predict = _predict_with_errors(0.1)
-    write_metrics(tmp_path / 'metrics.json', _metrics(tiny_recipe, val_frames, predict))
+    metrics = _metrics(tiny_recipe, val_frames, predict)
     with pytest.raises(ValueError, match=r'5 frames were given, but .* scores of 6'):
-        write_run_report(tmp_path, tiny_recipe, val_frames[1:], predict, YCOR8, None)
+        write_run_report(tmp_path, metrics, tiny_recipe, val_frames[1:], predict, YCOR8, None)
 
 
 def test_curves_are_read_column_by_column(tmp_path: Path) -> None:
@@ -171,6 +196,27 @@ def test_curves_are_read_column_by_column(tmp_path: Path) -> None:
     assert set(curves) == {
         *('lr-AdamW/pg1', 'lr-AdamW/pg2', 'train_loss', 'val_iou/sky', 'val_loss', 'val_miou_all')
     }
+
+
+def test_curves_are_drawn_over_the_epochs(
+    tiny_recipe: Recipe, val_frames: list[LabelledFrame], tmp_path: Path
+) -> None:
+    (tmp_path / 'metrics.csv').write_text(CURVES)
+    curves = read_curves(tmp_path / 'metrics.csv')
+    metrics = _metrics(tiny_recipe, val_frames, _predict_with_errors(0.1))
+    loss, score, iou, rate = curve_charts(curves, metrics, YCOR8)
+    # Two steps an epoch; the first step ends at half of it.
+    assert loss.lines == {
+        'training': ([0.5, 1.5], [2.5, 1.5]),
+        'validation': ([1.0, 2.0], [2.0, 1.4]),
+    }
+    assert score.lines == {'mIoU (all)': ([1.0, 2.0], [0.2, 0.3])}
+    assert iou.lines == {'sky': ([1.0, 2.0], [0.4, 0.6])}
+    assert set(rate.lines) == {'AdamW/pg1', 'AdamW/pg2'}
+    assert {chart.x_label for chart in (loss, score, iou, rate)} == {'epoch'}
+    unknown = metrics.model_copy(update={'steps': None, 'epochs': None})
+    (loss, *_) = curve_charts(curves, unknown, YCOR8)
+    assert (loss.x_label, loss.lines['training'][0]) == ('optimiser step', [1.0, 3.0])
 
 
 def test_a_training_run_leaves_its_report(

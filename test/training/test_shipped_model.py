@@ -13,7 +13,7 @@ from desertmind_seg.evaluate_bag import main as evaluate_bag
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.model.files import DEFAULT_BUNDLE
 from desertmind_seg.pipeline.temporal import ALPHA
-from desertmind_seg.scores.metrics import ConfusionMatrix
+from desertmind_seg.scores.confusion import ConfusionMatrix
 from training.bundles.parity import (
     CAMERA_SIZES_HW,
     broken_limit,

@@ -14,8 +14,8 @@ from desertmind_seg.messages.bags import MASK_TOPIC
 from desertmind_seg.model.bundle import write_bundle
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.scores.bootstrap import ComparisonError
+from desertmind_seg.scores.confusion import ConfusionMatrix
 from desertmind_seg.scores.flicker import Flicker
-from desertmind_seg.scores.metrics import ConfusionMatrix
 
 YCOR8 = load_ontology('ycor-8')
 

@@ -30,7 +30,7 @@ from desertmind_seg.messages.bag_writer import BagWriter
 from desertmind_seg.messages.bags import MASK_TOPIC, Bag
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.pipeline.segmenter import Segmenter
-from desertmind_seg.scores.metrics import ConfusionMatrix
+from desertmind_seg.scores.confusion import ConfusionMatrix
 
 SIZE_HW = (66, 90)
 

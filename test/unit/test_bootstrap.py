@@ -5,17 +5,20 @@ import pytest
 
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.scores.bootstrap import (
+    STATISTICS,
     ComparisonError,
     PairedDifference,
     interval_95,
     intervals,
     paired_difference,
+    paired_differences,
     paired_share,
     resampled,
 )
+from desertmind_seg.scores.confusion import Counts, scores_of
 
 YCOR8 = load_ontology('ycor-8')
-SMOOTH, OBSTACLE, SKY = 0, 4, 7
+SMOOTH, PUDDLE, OBSTACLE, SKY = 0, 3, 4, 7
 
 
 def _blocks(hit_shares: list[float], seed: int = 0) -> dict[str, np.ndarray]:
@@ -37,12 +40,64 @@ def test_the_interval_is_that_of_the_mean_of_places() -> None:
     covered, widths = 0, []
     for _ in range(10):
         blocks = np.stack(list(_blocks(rng.beta(16, 4, 20).tolist()).values()))
-        draws = [matrix.pixel_accuracy for matrix in resampled(blocks, YCOR8)]
-        low, high = interval_95(np.array(draws)) or (0.0, 0.0)
+        draws = scores_of(resampled(blocks), YCOR8)['pixel_accuracy']
+        low, high = interval_95(draws) or (0.0, 0.0)
         covered += low <= 0.8 <= high
         widths.append(high - low)
     assert covered >= 8
     assert np.mean(widths) == pytest.approx(2 * 1.96 * np.sqrt(0.8 * 0.2 / 21 / 20), rel=0.12)
+
+
+def _two_runs() -> tuple[Counts, Counts]:
+    """Two runs over 7 unlike blocks, one class of which has no true pixel, int64 (7, 8, 9)."""
+    first = np.arange(7 * 8 * 9).reshape(7, 8, 9) ** 2 * 31 % 997
+    diagonal = np.arange(8)
+    first[:, diagonal, diagonal] += np.arange(7)[:, None] * 400 + 1500
+    first[:, PUDDLE] = 0
+    second = first.copy()
+    missed = first[:, diagonal, diagonal] // np.arange(5, 12)[:, None]
+    second[:, diagonal, diagonal] -= missed
+    second[:, :, 8] += missed
+    return first, second
+
+
+def test_the_intervals_stay_what_they_were() -> None:
+    # Computed by a loop over one matrix a draw.
+    first, second = _two_runs()
+    expected = {
+        'miou_all_interval_95': (0.24522662257148803, 0.3077038835113193),
+        'miou_present_interval_95': (0.28025899722455777, 0.3516615811557935),
+        'pixel_accuracy_interval_95': (0.402758702265091, 0.4821819338228715),
+        'false_safe_rate_interval_95': (0.16063777170291746, 0.24586311640163838),
+        'false_stop_rate_interval_95': (0.2439837400395053, 0.31891671872497357),
+    }
+    found = intervals(first, YCOR8)
+    assert list(found) == list(expected)
+    for name, bounds in expected.items():
+        assert found[name] == pytest.approx(bounds, abs=1e-12)
+    differences = {
+        'miou_all': (0.034741894697206066, 0.03237155392539942, 0.037333996567077005),
+        'miou_present': (0.03970502251109265, 0.036996061629027875, 0.04266742464808798),
+        'pixel_accuracy': (0.055739973523869946, 0.050966411206523114, 0.06125054453018224),
+        'false_safe_rate': (0.0, 0.0, 0.0),
+        'false_stop_rate': (0.0, 0.0, 0.0),
+        'smooth trail': (0.03814671376487777, 0.03506605589855938, 0.041231589073546265),
+        'puddle': (0.0, 0.0, 0.0),
+        'sky': (0.03981742668008559, 0.034142330188642295, 0.04757342021099009),
+    }
+    assert set(STATISTICS) < set(differences)
+    runs = [{f'b{number}': counts for number, counts in enumerate(run)} for run in (first, second)]
+    for found_difference in paired_differences(runs[0], runs[1], YCOR8, list(differences)):
+        value, low, high = differences[found_difference.score]
+        assert found_difference.difference == pytest.approx(value, abs=1e-12)
+        assert found_difference.interval_95 == pytest.approx((low, high), abs=1e-12)
+    shares = [np.stack([first.sum(axis=(1, 2)), run[:, 0, 0]], axis=1) for run in (first, second)]
+    share = paired_share('flicker', *shares)
+    assert (share.first, share.second) == pytest.approx((0.062785025833, 0.055096655030))
+    assert share.difference == pytest.approx(0.007688370803061631, abs=1e-12)
+    assert share.interval_95 == pytest.approx(
+        (0.007053704596512048, 0.008459738453138839), abs=1e-12
+    )
 
 
 def _difference(
@@ -110,7 +165,9 @@ def test_a_lower_rate_of_wrong_pixels_is_better() -> None:
 
 def test_one_class_can_be_compared() -> None:
     difference = _difference(_blocks([0.9] * 4), _blocks([0.8] * 4), 'sky')
-    assert difference.difference == pytest.approx(0.9 / 1.1 - 0.8 / 1.2, abs=1e-3)
+    assert difference.first == pytest.approx(0.9 / 1.1, abs=1e-3)
+    assert difference.second == pytest.approx(0.8 / 1.2, abs=1e-3)
+    assert difference.difference == difference.first - difference.second
 
 
 def test_runs_of_other_frames_are_not_compared() -> None:

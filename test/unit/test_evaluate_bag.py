@@ -41,7 +41,7 @@ from desertmind_seg.messages.bags import (
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.pipeline.segmenter import Segmenter
-from desertmind_seg.scores.metrics import ConfusionMatrix
+from desertmind_seg.scores.confusion import ConfusionMatrix
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from desertmind_seg.model.ontology import UNLABELED, load_ontology
 from desertmind_seg.pipeline.rendering import contact_sheet
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.reports.tables import image_uri
-from desertmind_seg.scores.metrics import ConfusionMatrix
+from desertmind_seg.scores.confusion import ConfusionMatrix
 
 YCOR8 = load_ontology('ycor-8')
 # Of each frame so many rows of labels are wrong.

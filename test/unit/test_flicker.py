@@ -60,18 +60,18 @@ def test_classes_that_lie_on_the_ground_do_not_flicker() -> None:
     assert [(pair.frame, pair.stamp_ns, pair.changed) for pair in flicker.pairs] == [
         (number, number * STEP_NS, 0) for number in (1, 2, 3)
     ]
-    found = flicker.to_dict()
+    found = flicker.metrics()
     assert found is not None
-    assert found['share'] == 0.0
-    assert found['counted_share'] > 0.9
-    assert found['pairs'] == 3
+    assert found.share == 0.0
+    assert found.counted_share > 0.9
+    assert found.pairs == 3
     # Masks that stay where they are while the ground moves do.
     still = Flicker()
     for number, place in enumerate(CROPS):
         still.add(cut(ground, *place), cut(classes, *CROPS[0]), number * STEP_NS)
-    found = still.to_dict()
+    found = still.metrics()
     assert found is not None
-    assert found['share'] > 0.3
+    assert found.share > 0.3
 
 
 @pytest.mark.parametrize(('every', 'value'), [(20, 9), (5, 9), (10, UNLABELED)])
@@ -114,7 +114,7 @@ def test_large_masks_are_compared_at_480_pixels() -> None:
     assert pair.changed / pair.counted == pytest.approx(0.1, abs=0.005)
 
 
-def test_bad_frames_jumps_and_gaps_begin_anew() -> None:
+def test_no_pair_spans_a_bad_frame_a_jump_or_a_gap() -> None:
     ground, flicker = texture(), Flicker()
     frame, mask = cut(ground, 40, 40), np.zeros(SIZE_HW, np.uint8)
     for stamp_ns in (0, STEP_NS, 0, STEP_NS, STEP_NS + MAX_GAP_NS + 1):
@@ -123,9 +123,9 @@ def test_bad_frames_jumps_and_gaps_begin_anew() -> None:
     flicker.add(frame, mask, 2 * STEP_NS + MAX_GAP_NS)
     flicker.add(frame, mask, 3 * STEP_NS + MAX_GAP_NS)
     assert [pair.frame for pair in flicker.pairs] == [1, 3, 6]
-    found = flicker.to_dict()
+    found = flicker.metrics()
     assert found is not None
-    assert found['frames_without_pair'] == {
+    assert found.frames_without_pair == {
         'first frame': 2,
         'time jump': 1,
         'gap': 1,
@@ -140,8 +140,8 @@ def test_bad_frames_jumps_and_gaps_begin_anew() -> None:
 
 def test_what_cannot_be_counted_is_left_out_of_the_report() -> None:
     flicker = Flicker()
-    assert flicker.to_dict() is None
+    assert flicker.metrics() is None
     flicker.add(cut(texture(), 0, 0), np.zeros(SIZE_HW, np.uint8), 0)
-    assert flicker.to_dict() is None
+    assert flicker.metrics() is None
     assert flicker_facts(None) == []
     assert flicker_sections(None, {}) == []

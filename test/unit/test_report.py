@@ -35,7 +35,7 @@ from desertmind_seg.reports.tables import (
     text_section,
     video_section,
 )
-from desertmind_seg.scores.metrics import ConfusionMatrix
+from desertmind_seg.scores.confusion import ConfusionMatrix
 
 VOID_ELEMENTS = {'meta', 'img', 'br', 'path', 'use', 'rect', 'image'}
 
@@ -71,7 +71,7 @@ def segmentation(ontology: Ontology) -> dict[str, Any]:
     prediction[0, :5] = 255
     prediction[9, :] = 6
     matrix.add(truth, prediction)
-    return matrix.to_dict()
+    return matrix.metrics().model_dump()
 
 
 def write(path: Path, sections: list[Section]) -> str:
@@ -215,7 +215,7 @@ def test_large_ontology_fits(tmp_path: Path) -> None:
     matrix = ConfusionMatrix(goose)
     labels = np.arange(goose.num_classes, dtype=np.uint8)[None]
     matrix.add(labels, labels)
-    page = write(tmp_path / 'r.html', [confusion_section(matrix.to_dict(), goose)])
+    page = write(tmp_path / 'r.html', [confusion_section(matrix.metrics().model_dump(), goose)])
     assert goose.names[-1] in page
 
 

@@ -14,7 +14,7 @@ from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import whole_file
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.rendering import colorize, overlay
-from desertmind_seg.scores.metrics import ConfusionMatrix
+from desertmind_seg.scores.confusion import ConfusionMatrix
 from training.bundles.precision import Precision
 from training.data.frames import LabelledFrame
 from training.evaluation.predict import Predict

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +20,10 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from desertmind_seg.model.ontology import UNLABELED, Ontology
+from desertmind_seg.scores.records import SplitMetrics
 from desertmind_seg.scores.split_scores import SplitScores
 from training.ensembles.store import OutOfFoldStore, Record, StoredFrame
-from training.evaluation.metrics_file import METRICS_FILE, write_metrics
+from training.evaluation.metrics_file import METRICS_FILE, Metrics, Views, write_metrics
 from training.networks.checkpoint import environment
 from training.recipes.schema import EnsembleRecipe, Recipe
 
@@ -71,7 +71,6 @@ class MixtureScores(SplitScores):
     def summary(self) -> dict[str, float]:
         """Return the values of a `MixtureSummary`."""
         confusion, ece = self.confusion, self.ece
-        assert ece is not None  # what a fold holds out others train on, which wants labels
         nll = -self._log_likelihood / int(confusion.counts.sum())
         return {'miou_all': confusion.miou_all, 'nll': nll, 'ece': ece}
 
@@ -216,28 +215,26 @@ def write_mixture_metrics(
     recipe: Recipe | EnsembleRecipe,
     split_rule: str,
     temperature: float,
-) -> dict[str, Any]:
+) -> SplitMetrics:
     """Write the metrics.json of scores out of fold, and return the scores in it.
 
     ``store`` is one of the members', ``split_rule`` says how it came that nothing scored was seen.
     """
     ontology, prediction = store.experiment.ontology, store.experiment.prediction
     hashes = ''.join(index.data_hash for index in store.indexes)
-    figures = scores.to_dict()
-    write_metrics(
-        folder / METRICS_FILE,
-        {
-            **figures,
-            'recipe': recipe.model_dump(mode='json'),
-            'ontology': ontology.name,
-            'ontology_sha256': ontology.sha256,
-            'dataset': '+'.join(sorted({row.dataset for _, row in store.frames})),
-            'split': 'out of fold',
-            'split_rule': split_rule,
-            'data_hash': hashlib.sha256(hashes.encode()).hexdigest(),
-            'environment': environment(),
-            'tta': {'scales': prediction.tta_scales, 'flip': prediction.tta_flip},
-            'temperature': temperature,
-        },
+    figures = scores.metrics()
+    metrics = Metrics(
+        **dict(figures),
+        recipe=recipe.model_dump(mode='json'),
+        ontology=ontology.name,
+        ontology_sha256=ontology.sha256,
+        dataset='+'.join(sorted({row.dataset for _, row in store.frames})),
+        split='out of fold',
+        split_rule=split_rule,
+        data_hash=hashlib.sha256(hashes.encode()).hexdigest(),
+        environment=environment(),
+        tta=Views(scales=prediction.tta_scales, flip=prediction.tta_flip),
+        temperature=temperature,
     )
+    write_metrics(folder / METRICS_FILE, metrics)
     return figures

@@ -19,10 +19,9 @@ from training.evaluation.predict import predict_with_graph
 from training.evaluation.score import (
     DEPTH_SHARES,
     depth_curve,
-    print_depth_curve,
-    print_scores,
     score_frames,
 )
+from training.evaluation.text import print_depth_curve, print_scores
 from training.networks.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -262,7 +261,11 @@ def calibrate(checkpoint: Checkpoint, device: torch.device) -> Checkpoint:
         checkpoint,
         state_dict={name: value.cpu() for name, value in network.state_dict().items()},
         temperature=graph.temperature,
-        scores={**scores, **kept, 'class_bias': None if bias is None else bias.tolist()},
+        scores={
+            **scores.model_dump(mode='json'),
+            **kept,
+            'class_bias': None if bias is None else bias.tolist(),
+        },
     )
 
 
@@ -302,7 +305,8 @@ def with_depth_curve(
     predict = predict_with_graph(graph.to(device).eval())
     curve = depth_curve(section, frames, ontology, predict, DEPTH_SHARES)
     print_depth_curve(curve)
-    return replace(checkpoint, scores={**checkpoint.scores, 'depth_curve': curve})
+    scores = {**checkpoint.scores, 'depth_curve': curve.model_dump(mode='json')}
+    return replace(checkpoint, scores=scores)
 
 
 def _fit_frames(recipe: Recipe, ontology: Ontology) -> list[LabelledFrame]:

@@ -1,6 +1,6 @@
 """Runs beside each other, and which differences are real."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from desertmind_seg.scores.bootstrap import (
     PairedDifference,
     paired_differences,
 )
-from training.evaluation.metrics_file import Metrics
+from training.evaluation.metrics_file import Metrics, read_metrics
+from training.evaluation.text import as_markdown, figure, interval
 
 _COLUMNS = (
     'run',
@@ -45,6 +46,47 @@ class Comparison:
     differences: list[PairedDifference]
 
 
+@dataclass(frozen=True)
+class ComparedRuns:
+    """Runs by their names, comparisons of pairs of them, and what could not be compared."""
+
+    runs: dict[str, Metrics]
+    comparisons: list[Comparison]
+    warnings: list[str]
+
+
+def compare_runs(paths: Sequence[Path]) -> ComparedRuns:
+    """Compare two runs with each other; of more, each with its parent among them.
+
+    Args:
+        paths: each a metrics.json, or a folder that holds one.
+
+    Raises:
+        FileNotFoundError: there is no metrics.json.
+        MetricsFileError: a file is none.
+        ComparisonError: one run is given twice.
+    """
+    runs = dict(zip(run_names(paths), map(read_metrics, paths), strict=True))
+    pairs = [tuple(runs)] if len(runs) == 2 else []
+    if not pairs:
+        names = {run.recipe.get('name'): name for name, run in runs.items()}
+        pairs = [
+            (name, names[run.recipe['parent']])
+            for name, run in runs.items()
+            if run.recipe.get('parent') in names
+        ]
+    comparisons, warnings = [], []
+    splits = {run.data_hash for run in runs.values()}
+    if len(splits) > 1:
+        warnings.append(f'The runs were scored on {len(splits)} different sets of frames.')
+    for first, second in pairs:
+        try:
+            comparisons.append(compare((first, runs[first]), (second, runs[second])))
+        except ComparisonError as err:
+            warnings.append(f'Not compared: {err}')
+    return ComparedRuns(runs, comparisons, warnings)
+
+
 def run_names(paths: Sequence[Path]) -> list[str]:
     """Name each run by its folder, by as many of its parents as tell the runs apart."""
     folders = [path.parent if path.is_file() else path for path in paths]
@@ -54,32 +96,6 @@ def run_names(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     raise ComparisonError(f'one run is given twice: {", ".join(map(str, paths))}')
-
-
-def table(names: Sequence[str], runs: Sequence[Metrics]) -> list[list[str]]:
-    """Return the experiment table as text cells, the header first."""
-    rows = [list(_COLUMNS)]
-    for name, run in zip(names, runs, strict=True):
-        interval = run.miou_all_interval_95
-        rows.append(
-            [
-                name,
-                str(run.recipe.get('name', '-')),
-                str(run.recipe.get('parent', '-')),
-                _figure(run.miou_all),
-                '-' if interval is None else f'{interval[0]:.4f} to {interval[1]:.4f}',
-                _figure(run.miou_present),
-                _figure(run.pixel_accuracy),
-                _figure(run.boundary_f1),
-                _figure(run.ece),
-                _figure(run.false_safe_rate),
-                '-' if run.best_epoch is None else f'{run.best_epoch}/{run.epochs}',
-                '-' if run.steps is None else str(run.steps),
-                str(run.frames),
-                f'{run.dataset} {run.split} {run.data_hash[:8]}' + (' TTA' if run.tta else ''),
-            ]
-        )
-    return rows
 
 
 def compare(first: tuple[str, Metrics], second: tuple[str, Metrics]) -> Comparison:
@@ -119,118 +135,98 @@ def _ontology_of(run: Metrics) -> Ontology:
     return ontology
 
 
-def comparisons(
-    names: Sequence[str], runs: Sequence[Metrics]
-) -> Iterator[Comparison | ComparisonError]:
-    """Yield what can be said about pairs of runs, or why it cannot.
-
-    Two runs are compared with each other; of more, each with its parent among them.
-    """
-    given = list(zip(names, runs, strict=True))
-    pairs = [(given[0], given[1])] if len(given) == 2 else []
-    if not pairs:
-        by_recipe = {run.recipe.get('name'): (name, run) for name, run in given}
-        pairs = [
-            ((name, run), by_recipe[run.recipe['parent']])
-            for name, run in given
-            if run.recipe.get('parent') in by_recipe
+def table(compared: ComparedRuns) -> list[list[str]]:
+    """Return a row a run as text cells, the header first."""
+    rows = [
+        [
+            name,
+            str(run.recipe.get('name', '-')),
+            str(run.recipe.get('parent', '-')),
+            figure(run.miou_all),
+            interval(run.miou_all_interval_95),
+            figure(run.miou_present),
+            figure(run.pixel_accuracy),
+            figure(run.boundary_f1),
+            figure(run.ece),
+            figure(run.false_safe_rate),
+            '-' if run.best_epoch is None else f'{run.best_epoch}/{run.epochs}',
+            '-' if run.steps is None else str(run.steps),
+            str(run.frames),
+            f'{run.dataset} {run.split} {run.data_hash[:8]}' + (' TTA' if run.tta else ''),
         ]
-    for first, second in pairs:
-        try:
-            yield compare(first, second)
-        except ComparisonError as err:
-            yield err
-
-
-def _figure(score: float | None) -> str:
-    return '-' if score is None else f'{score:.4f}'
-
-
-def _cells(difference: PairedDifference) -> list[str]:
-    interval = difference.interval_95
-    return [
-        difference.label,
-        f'{difference.difference:+.4f}',
-        '-' if interval is None else f'{interval[0]:+.4f} to {interval[1]:+.4f}',
-        'yes' if difference.is_real else 'no',
+        for name, run in compared.runs.items()
     ]
+    return [list(_COLUMNS), *rows]
 
 
-def _difference_rows(comparison: Comparison) -> list[list[str]]:
-    header = [f'{comparison.first} minus {comparison.second}', 'difference', '95 %', 'real']
-    return [header, *(_cells(difference) for difference in comparison.differences)]
-
-
-def as_text(rows: Sequence[Sequence[str]]) -> str:
-    """Lay cells out in columns: words to the left, figures to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    figures = [
-        all(not cell[:1].isalpha() for cell in column[1:]) for column in zip(*rows, strict=True)
+def difference_rows(comparison: Comparison) -> list[list[str]]:
+    """Return a row a score and class as text cells, the header first."""
+    rows = [
+        [
+            difference.label,
+            f'{difference.difference:+.4f}',
+            interval(difference.interval_95, '+.4f'),
+            'yes' if difference.is_real else 'no',
+        ]
+        for difference in comparison.differences
     ]
-    return '\n'.join(
-        '  '.join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, figures, strict=True)
-        ).rstrip()
-        for row in rows
-    )
+    return [[f'{comparison.first} minus {comparison.second}', 'difference', '95 %', 'real'], *rows]
 
 
-def as_markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Lay cells out as a Markdown table."""
-    lines = ['| ' + ' | '.join(row) + ' |' for row in rows]
-    lines.insert(1, '|' + '---|' * len(rows[0]))
-    return '\n'.join(lines)
-
-
-def write(
-    path: Path,
-    rows: Sequence[Sequence[str]],
-    found: Sequence[Comparison],
-    warnings: Sequence[str],
-) -> None:
+def write(path: Path, compared: ComparedRuns) -> None:
     """Write what was found as .html, .md or .json, by the path's suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    rows = table(compared)
     if path.suffix == '.json':
-        header, *body = rows
-        write_json(
-            path,
-            {
-                'runs': [dict(zip(header, row, strict=True)) for row in body],
-                'comparisons': [
-                    {
-                        **asdict(comparison),
-                        'differences': [
-                            {**asdict(difference), 'is_real': difference.is_real}
-                            for difference in comparison.differences
-                        ],
-                    }
-                    for comparison in found
-                ],
-                'warnings': list(warnings),
-            },
-        )
+        _write_json(path, rows, compared)
     elif path.suffix == '.md':
-        parts = [as_markdown(rows), *warnings]
-        for comparison in found:
-            parts += [f'**{comparison.sentence}.**', as_markdown(_difference_rows(comparison))]
+        parts = [as_markdown(rows), *compared.warnings]
+        for comparison in compared.comparisons:
+            parts += [f'**{comparison.sentence}.**', as_markdown(difference_rows(comparison))]
         with whole_file(path) as temporary:
             temporary.write_text('\n\n'.join(parts) + '\n', encoding='utf-8')
     else:
-        sections = [table_section('Runs', rows, ' '.join(warnings))]
-        sections += [
-            table_section(
-                f'{comparison.first} against {comparison.second}',
-                _difference_rows(comparison),
-                comparison.sentence + '.',
-            )
-            for comparison in found
-        ]
-        best = max(rows[1:], key=lambda row: float(row[3]))
-        write_report(
-            path,
-            'Experiments',
-            [', '.join(row[0] for row in rows[1:])],
-            [Fact('runs', str(len(rows) - 1)), Fact('highest mIoU(all)', best[3], best[0])],
-            sections,
+        _write_page(path, rows, compared)
+
+
+def _write_json(path: Path, rows: Sequence[Sequence[str]], compared: ComparedRuns) -> None:
+    header, *body = rows
+    comparisons = [
+        {
+            **asdict(comparison),
+            'differences': [
+                {**asdict(difference), 'is_real': difference.is_real}
+                for difference in comparison.differences
+            ],
+        }
+        for comparison in compared.comparisons
+    ]
+    document = {
+        'runs': [dict(zip(header, row, strict=True)) for row in body],
+        'comparisons': comparisons,
+        'warnings': compared.warnings,
+    }
+    write_json(path, document)
+
+
+def _write_page(path: Path, rows: Sequence[Sequence[str]], compared: ComparedRuns) -> None:
+    sections = [table_section('Runs', rows, ' '.join(compared.warnings))]
+    sections += [
+        table_section(
+            f'{comparison.first} against {comparison.second}',
+            difference_rows(comparison),
+            comparison.sentence + '.',
         )
+        for comparison in compared.comparisons
+    ]
+    best = max(compared.runs, key=lambda name: compared.runs[name].miou_all)
+    write_report(
+        path,
+        'Experiments',
+        [', '.join(compared.runs)],
+        [
+            Fact('runs', str(len(compared.runs))),
+            Fact('highest mIoU(all)', figure(compared.runs[best].miou_all), best),
+        ],
+        sections,
+    )

@@ -1,7 +1,7 @@
-"""metrics.json: what a run or an evaluation found. This module is its documentation.
+"""metrics.json of a training run or an evaluation. ``Metrics`` is its documentation.
 
-``Metrics`` describes every key; a file is checked against it when it is written and when it is
-read. Scores are fractions of 1. A score that is not defined (no pixel of that kind) is null.
+A file is checked against it when it is read; what is written is one of it. Scores are fractions
+of 1. A score that is not defined (no pixel of that kind) is null.
 """
 
 from collections.abc import Mapping
@@ -10,77 +10,37 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import whole_file
+from desertmind_seg.model.records import Record
+from desertmind_seg.scores.confusion import Counts
+from desertmind_seg.scores.records import Interval, Score, ScoreInterval, SplitMetrics
 
 METRICS_FILE = 'metrics.json'
 
-Score = Annotated[float, Field(ge=0.0, le=1.0)]
-Pixels = Annotated[int, Field(ge=0)]
-Interval = tuple[Score, Score]
-Confusion = list[list[Pixels]]
-
 
 class MetricsFileError(DesertmindError):
-    """A file is no metrics.json, or what is to be written is none."""
+    """A file is no metrics.json."""
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra='forbid', frozen=True)
-
-
-class ClassScore(_Entry):
-    """One class, in the order of the ids."""
-
-    id: int
-    name: str
-    iou: Score | None = Field(description='null: neither labelled nor predicted')
-    pixels: Pixels = Field(description='labelled pixels of the split')
-
-
-class ConfidenceBin(_Entry):
-    """One filled bin of the reliability curve."""
-
-    confidence: Score = Field(description='mean of the bin')
-    accuracy: Score
-    pixels: Pixels
-
-
-class BlockCounts(_Entry):
-    """Confusion of one group of frames: what is drawn by the bootstrap and paired between runs."""
-
-    block: str
-    frames: int
-    confusion: Confusion
-
-
-class FrameScore(_Entry):
-    """One frame; mIoU is over the classes that it shows."""
-
-    name: str
-    miou_present: Score | None
-    pixel_accuracy: Score | None
-
-
-class DepthPoint(_Entry):
+class DepthPoint(Record):
     """Scores of an RGB-D model that is shown a share of the depth there is."""
 
     kept_share: Score = Field(description='of the pixels that were measured')
     valid_share: Score = Field(description='pixels with depth, of all pixels of the frames')
     miou_all: Score
-    miou_all_interval_95: Interval | None
+    miou_all_interval_95: ScoreInterval | None
     pixel_accuracy: Score | None
     false_safe_rate: Score | None
     against_none: float = Field(description='mIoU(all) less that of no depth')
-    against_none_interval_95: tuple[float, float] | None = Field(
+    against_none_interval_95: Interval | None = Field(
         description='paired over the same blocks; null with one block'
     )
 
 
-class DepthCurve(_Entry):
+class DepthCurve(Record):
     """How an RGB-D model's scores depend on how much of the depth is valid."""
 
     dataset: str
@@ -91,50 +51,26 @@ class DepthCurve(_Entry):
     points: Annotated[list[DepthPoint], Field(min_length=1)]
 
 
-class Metrics(_Entry):
-    """The whole file."""
+class Views(Record):
+    """Test-time augmentation: what the probabilities are averaged over."""
 
-    miou_all: Score = Field(description='mean IoU over all classes; without true pixels 0')
-    miou_present: Score | None = Field(description='mean IoU over classes with true pixels')
-    pixel_accuracy: Score | None
-    classes: list[ClassScore]
-    confusion: Confusion = Field(
-        description='pixels, rows the true class, columns the predicted, the last one unlabelled'
-    )
-    boundary_f1: Score | None = Field(
-        description='mean over classes; tolerance 0.75 % of the diagonal (training.scores)'
-    )
-    boundary_f1_classes: list[Score | None]
-    ece: Score | None = Field(description='expected calibration error, 15 bins')
-    reliability: list[ConfidenceBin]
-    false_safe_rate: Score | None = Field(
-        description='obstacle and non-traversable pixels predicted traversable'
-    )
-    false_stop_rate: Score | None = Field(
-        description='traversable pixels predicted obstacle or non-traversable'
-    )
-    miou_all_interval_95: Interval | None = Field(
-        description='bootstrap over blocks; null with one block, as for the others'
-    )
-    miou_present_interval_95: Interval | None
-    pixel_accuracy_interval_95: Interval | None
-    false_safe_rate_interval_95: Interval | None
-    false_stop_rate_interval_95: Interval | None
-    frames: Annotated[int, Field(ge=1)]
-    blocks: Annotated[int, Field(ge=1)] = Field(description='groups that the frames belong to')
-    per_block: list[BlockCounts]
-    per_frame: list[FrameScore]
+    scales: list[float] = Field(description='of the network size')
+    flip: bool = Field(description='each also mirrored left to right')
+
+
+class Metrics(SplitMetrics):
+    """The whole file."""
 
     recipe: dict[str, Any] = Field(description='resolved; of a bundle, the one in its metadata')
     ontology: str
     ontology_sha256: str
     dataset: str = Field(description='names joined by + where several are scored together')
     split: str
-    split_rule: str = Field(description='how the frames were chosen, in words')
+    split_rule: str = Field(description='how the frames were chosen')
     data_hash: str = Field(description='SHA-256 of the scored frames, names and contents')
     environment: dict[str, Any] = Field(description='machine, versions and git_hash of the code')
     model: str | None = Field(None, description='evaluate: the checkpoint or bundle')
-    tta: dict[str, Any] | None = Field(None, description='evaluate: scales and flip')
+    tta: Views | None = Field(None, description='evaluate: null for one view')
 
     depth_curve: DepthCurve | None = Field(None, description='of RGB-D models, where asked for')
 
@@ -149,7 +85,7 @@ class Metrics(_Entry):
     best_epoch: int | None = Field(None, description='epoch of the kept weights, from 1')
 
     @property
-    def block_counts(self) -> dict[str, npt.NDArray[np.int64]]:
+    def block_counts(self) -> dict[str, Counts]:
         """Confusion counts int64 (C, C + 1) by block."""
         return {entry.block: np.array(entry.confusion, np.int64) for entry in self.per_block}
 
@@ -159,14 +95,13 @@ def without_details(scores: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in scores.items() if key not in ('per_block', 'per_frame')}
 
 
-def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
+def write_metrics(path: Path, metrics: Metrics) -> None:
     """Write the file whole or not at all, one line a key, or a line an entry of a list.
 
-    Raises:
-        MetricsFileError: `metrics` is not as `Metrics` describes it.
+    Keys that were not given, as those of a training run in an evaluation, are left out.
     """
-    _checked(metrics, str(path))
-    lines = [f'  {json.dumps(key)}: {_json(value)}' for key, value in metrics.items()]
+    document = metrics.model_dump(exclude_unset=True)
+    lines = [f'  {json.dumps(key)}: {_json(value)}' for key, value in document.items()]
     with whole_file(path) as temporary:
         temporary.write_text('{\n' + ',\n'.join(lines) + '\n}\n', encoding='utf-8')
 
@@ -186,20 +121,14 @@ def read_metrics(path: Path) -> Metrics:
             'training.evaluate write them'
         )
     try:
-        document = json.loads(path.read_text(encoding='utf-8'))
+        return Metrics.model_validate(json.loads(path.read_text(encoding='utf-8')))
     except json.JSONDecodeError as err:
         raise MetricsFileError(f'{path}: not JSON ({err}); evaluate the model again') from err
-    return _checked(document, str(path))
-
-
-def _checked(document: Any, source: str) -> Metrics:
-    try:
-        return Metrics.model_validate(document)
     except ValidationError as err:
-        faults = [f'{".".join(map(str, f["loc"]))}: {f["msg"]}' for f in err.errors()]
+        errors = [f'{".".join(map(str, e["loc"]))}: {e["msg"]}' for e in err.errors()]
         raise MetricsFileError(
-            f'{source}: not as training.metrics_file describes it: {"; ".join(faults[:5])}'
-            f'{f" and {len(faults) - 5} more" if len(faults) > 5 else ""}; evaluate the model '
+            f'{path}: not a metrics.json of this version: {"; ".join(errors[:5])}'
+            f'{f" and {len(errors) - 5} more" if len(errors) > 5 else ""}; evaluate the model '
             'again with python -m training.evaluate'
         ) from err
 

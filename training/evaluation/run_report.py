@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 import csv
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import yaml
 
+from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 from desertmind_seg.pipeline.rendering import overlay
 from desertmind_seg.reports.charts import (
@@ -19,7 +19,7 @@ from desertmind_seg.reports.charts import (
     confusion_section,
     reliability_section,
 )
-from desertmind_seg.reports.page import Fact, Section, write_report
+from desertmind_seg.reports.page import Section, write_report
 from desertmind_seg.reports.tables import (
     Change,
     classes_section,
@@ -30,8 +30,10 @@ from desertmind_seg.reports.tables import (
 )
 from desertmind_seg.scores.bootstrap import paired_differences
 from training.data.frames import LabelledFrame
-from training.evaluation.metrics_file import Metrics, read_metrics
+from training.evaluation.evaluation_report import headline, scored_on
+from training.evaluation.metrics_file import Metrics
 from training.evaluation.predict import Predict
+from training.recipes.changes import recipe_changes
 from training.recipes.schema import Recipe
 
 REPORT_FILE = 'report.html'
@@ -44,54 +46,36 @@ _WRONG_RGB = (214, 40, 40)
 
 def write_run_report(
     out: Path,
+    metrics: Metrics,
     recipe: Recipe,
     val_frames: Sequence[LabelledFrame],
     predict: Predict,
     ontology: Ontology,
-    parent_metrics: Mapping[str, Any] | None,
+    parent: Metrics | None,
 ) -> None:
-    """Write report.html beside the run's metrics.json and metrics.csv.
+    """Write report.html into the run's folder.
 
     Args:
-        out: the run's folder; holds metrics.json, and metrics.csv of Lightning's CSVLogger.
+        out: the run's folder; its metrics.csv, of Lightning's CSVLogger, is plotted.
+        metrics: scores of the run.
         recipe: as resolved.
-        val_frames: the frames of metrics.json, in its order.
+        val_frames: the frames that were scored, in that order.
         predict: computes the masks that are shown.
         ontology: the class table.
-        parent_metrics: content of the parent's metrics.json, None where there is none.
+        parent: scores of the parent's run, None where there are none.
 
     Raises:
-        FileNotFoundError: there is no metrics.json.
-        ValueError: val_frames are not those that metrics.json has scores of.
+        ValueError: val_frames are not those that `metrics` has scores of.
     """
-    metrics = read_metrics(out)
-    parent = None if parent_metrics is None else Metrics.model_validate(parent_metrics)
-    if parent is not None and parent.data_hash != metrics.data_hash:
-        parent_note = (
-            f'The parent {recipe.parent} was scored on other frames (data hash '
-            f'{parent.data_hash[:12]}, here {metrics.data_hash[:12]}), so no change is shown; '
-            'score both on one split with python -m training.evaluate.'
-        )
-        parent = None
-    elif parent is None:
-        parent_note = (
-            'This recipe has no parent.'
-            if recipe.parent == 'none'
-            else f'No scores of the parent {recipe.parent} were found, so no change is shown.'
-        )
-    else:
-        parent_note = (
-            f'Change: IoU minus that of {recipe.parent} on the same frames, with the interval of '
-            'the paired difference; coloured where that excludes zero.'
-        )
-    document = metrics.model_dump()
+    parent, note = comparable(recipe.parent, parent, metrics)
+    document = metrics.model_dump(include={'classes', 'confusion', 'reliability'})
     sections = [
         _curves(out / CURVES_FILE, metrics, ontology),
         classes_section(
             document,
             ontology,
-            parent_note,
-            _changes(metrics, parent, ontology) if parent else None,
+            note,
+            None if parent is None else _changes(metrics, parent, ontology),
         ),
         confusion_section(document, ontology),
         reliability_section(
@@ -115,34 +99,37 @@ def write_run_report(
             f'{recipe.model.architecture} with {recipe.model.encoder}, {recipe.model.modality}, '
             f'{recipe.model.network_size_hw[0]} x {recipe.model.network_size_hw[1]} (height x '
             f'width), {ontology.name}; parent: {recipe.parent}',
-            f'{metrics.dataset} {metrics.split}: {metrics.frames} frames in {metrics.blocks} '
-            f'blocks; {metrics.split_rule}',
+            scored_on(metrics),
         ],
-        _headline(metrics, parent),
+        headline(metrics, parent),
         sections,
     )
 
 
-def _headline(metrics: Metrics, parent: Metrics | None) -> list[Fact]:
-    def fact(label: str, name: str) -> Fact:
-        score = getattr(metrics, name)
-        notes = []
-        interval = getattr(metrics, f'{name}_interval_95', None)
-        if interval is not None:
-            notes.append(f'95 %: {interval[0]:.3f} to {interval[1]:.3f}')
-        before = getattr(parent, name) if parent is not None else None
-        if before is not None and score is not None:
-            notes.append(f'parent {before:.4f}')
-        return Fact(label, '-' if score is None else f'{score:.4f}', '; '.join(notes))
+def comparable(name: str, parent: Metrics | None, metrics: Metrics) -> tuple[Metrics | None, str]:
+    """Return the parent's scores where they are of the same frames, and say what is compared.
 
-    return [
-        fact('mIoU (all)', 'miou_all'),
-        fact('mIoU (present)', 'miou_present'),
-        fact('pixel accuracy', 'pixel_accuracy'),
-        fact('boundary F1', 'boundary_f1'),
-        fact('calibration error', 'ece'),
-        fact('false safe', 'false_safe_rate'),
-    ]
+    Args:
+        name: of the parent's recipe, or 'none'.
+        parent: its scores, None where there are none.
+        metrics: scores of the run.
+    """
+    if parent is None:
+        return None, (
+            'This recipe has no parent.'
+            if name == 'none'
+            else f'No scores of the parent {name} were found, so no change is shown.'
+        )
+    if parent.data_hash != metrics.data_hash:
+        return None, (
+            f'The parent {name} was scored on other frames (data hash {parent.data_hash[:12]}, '
+            f'here {metrics.data_hash[:12]}), so no change is shown; score both on one split with '
+            'python -m training.evaluate.'
+        )
+    return parent, (
+        f'Change: IoU minus that of {name} on the same frames, with the interval of the paired '
+        'difference; coloured where that excludes zero.'
+    )
 
 
 def read_curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:
@@ -165,7 +152,23 @@ def read_curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:
 def _curves(path: Path, metrics: Metrics, ontology: Ontology) -> Section:
     if not path.is_file():
         return text_section('Curves', f'{path} does not exist: the run kept no curves.')
-    curves = read_curves(path)
+    best = (
+        '' if not metrics.best_epoch else f' The weights of epoch {metrics.best_epoch} are kept.'
+    )
+    return charts_section(
+        'Curves',
+        curve_charts(read_curves(path), metrics, ontology),
+        'The scores of validation are those before calibration.' + best,
+    )
+
+
+def curve_charts(
+    curves: Mapping[str, tuple[list[float], list[float]]], metrics: Metrics, ontology: Ontology
+) -> list[Chart]:
+    """Arrange what `read_curves` returned over the epochs, or the steps where these are unknown.
+
+    IoU of validation has the classes' colours.
+    """
     # Steps count from 0; the first ends at 1.
     per_epoch = (metrics.steps or 0) / (metrics.epochs or 1) or 1.0
     lines = {
@@ -200,14 +203,7 @@ def _curves(path: Path, metrics: Metrics, ontology: Ontology) -> Section:
         replace(chart('IoU of validation', classes), colors=colors),
         chart('learning rate', after('lr-')),
     ]
-    best = (
-        '' if not metrics.best_epoch else f' The weights of epoch {metrics.best_epoch} are kept.'
-    )
-    return charts_section(
-        'Curves',
-        [drawn for drawn in charts if drawn.lines],
-        'The scores of validation are those before calibration.' + best,
-    )
+    return [drawn for drawn in charts if drawn.lines]
 
 
 def _changes(metrics: Metrics, parent: Metrics, ontology: Ontology) -> dict[str, Change]:
@@ -233,23 +229,12 @@ def _against_parent(
             metrics.block_counts, parent.block_counts, ontology, ('miou_all', 'pixel_accuracy')
         )
     ]
-    before, now = _flat(parent.recipe), _flat(metrics.recipe)
     rows = {
-        key: f'{before.get(key, "-")} → {now.get(key, "-")}'
-        for key in [*now, *(key for key in before if key not in now)]
-        if before.get(key) != now.get(key) and key not in {'name', 'parent'}
+        key: f'{"-" if then is None else then} → {"-" if now is None else now}'
+        for key, (then, now) in recipe_changes(parent.recipe, metrics.recipe).items()
+        if key not in {'name', 'parent'}
     }
     return pairs_section(f'Against {recipe.parent}', rows, '. '.join(sentences) + '.')
-
-
-def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        name: value
-        for key, child in tree.items()
-        for name, value in _flat(child, f'{prefix}.{key}' if prefix else str(key)).items()
-    }
 
 
 def _frames(
@@ -257,7 +242,7 @@ def _frames(
 ) -> list[Section]:
     if [frame.name for frame in frames] != [score.name for score in metrics.per_frame]:
         raise ValueError(
-            f'{len(frames)} frames were given, but metrics.json has scores of '
+            f'{len(frames)} frames were given, but the metrics have scores of '
             f'{len(metrics.per_frame)}, or of others; give the frames that were scored, in order'
         )
     scored = [
@@ -285,9 +270,7 @@ def _frames(
     return sections
 
 
-def _pictures(
-    frame: LabelledFrame, predict: Predict, ontology: Ontology
-) -> list[npt.NDArray[np.uint8]]:
+def _pictures(frame: LabelledFrame, predict: Predict, ontology: Ontology) -> list[Rgb]:
     rgb, truth = frame.read_rgb(), frame.read_labels(ontology)
     mask, _ = predict(rgb, frame.measured_depth())
     size = (_PICTURE_WIDTH_PX, round(_PICTURE_WIDTH_PX * rgb.shape[0] / rgb.shape[1]))

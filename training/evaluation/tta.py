@@ -6,14 +6,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from desertmind_seg.model.arrays import Depth, Rgb
 from training.networks.network import SegmentationNetwork
 from training.networks.vehicle_graph import VehicleGraph
 
 # RGB uint8 (H, W, 3) and depth float32 (H, W) metres, or None where all of it is missing
 # -> probabilities float32 (C, H, W).
-Probabilities = Callable[
-    [npt.NDArray[np.uint8], npt.NDArray[np.float32] | None], npt.NDArray[np.float32]
-]
+Probabilities = Callable[[Rgb, Depth | None], npt.NDArray[np.float32]]
 
 
 def view_sizes(
@@ -54,9 +53,7 @@ def tta_probabilities(
     # Costs are not computed here; the graph wants some.
     graph = VehicleGraph(network, np.zeros(1, np.uint8), temperature).to(device).eval()
 
-    def probabilities(
-        rgb: npt.NDArray[np.uint8], depth: npt.NDArray[np.float32] | None
-    ) -> npt.NDArray[np.float32]:
+    def probabilities(rgb: Rgb, depth: Depth | None) -> npt.NDArray[np.float32]:
         image, metres = graph.tensors(rgb, depth)
         total: torch.Tensor | None = None
         with torch.inference_mode():

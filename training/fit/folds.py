@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ import yaml
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import whole_file
 from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.scores.records import SplitMetrics
 from training.data.datasets import data_hash, list_frames
 from training.data.frames import DatasetError, LabelledFrame
 from training.ensembles.mixtures import (
@@ -39,7 +39,7 @@ from training.recipes.load import load_recipe, parse_recipe
 from training.recipes.schema import EnsembleRecipe, Recipe, RecipeError
 
 # As in metrics.json, and the table over T.
-FoldScores = tuple[dict[str, Any], list[TemperatureScore]]
+FoldScores = tuple[SplitMetrics, list[TemperatureScore]]
 
 TEMPERATURES_FILE = 'temperatures.json'
 

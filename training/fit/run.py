@@ -22,6 +22,7 @@ from training.data.samples import Sample
 from training.evaluation.calibration import calibrate
 from training.evaluation.metrics_file import (
     METRICS_FILE,
+    Metrics,
     MetricsFileError,
     read_metrics,
     write_metrics,
@@ -271,23 +272,26 @@ def _finish(
         choose_frames(section, ontology, recipe.data.split, 'recipe')[1]
         for section in recipe.data.val
     ]
-    metrics = {
-        **checkpoint.scores,
-        'recipe': checkpoint.recipe,
-        'ontology': ontology.name,
-        'ontology_sha256': ontology.sha256,
-        'dataset': '+'.join(section.dataset for section in recipe.data.val),
-        'split': '+'.join(section.split for section in recipe.data.val),
-        'split_rule': '; '.join(dict.fromkeys(rules)),
-        'data_hash': data_hash(val_frames),
-        'environment': checkpoint.environment,
-        'train_data_hash': checkpoint.data_hash,
-        'temperature': checkpoint.temperature,
-    }
+    metrics = Metrics.model_validate(
+        {
+            **checkpoint.scores,
+            'recipe': checkpoint.recipe,
+            'ontology': ontology.name,
+            'ontology_sha256': ontology.sha256,
+            'dataset': '+'.join(section.dataset for section in recipe.data.val),
+            'split': '+'.join(section.split for section in recipe.data.val),
+            'split_rule': '; '.join(dict.fromkeys(rules)),
+            'data_hash': data_hash(val_frames),
+            'environment': checkpoint.environment,
+            'train_data_hash': checkpoint.data_hash,
+            'temperature': checkpoint.temperature,
+        }
+    )
     write_metrics(out / METRICS_FILE, metrics)
     graph = VehicleGraph(checkpoint.network(), ontology.costs, checkpoint.temperature)
     write_run_report(
         out,
+        metrics,
         recipe,
         val_frames,
         predict_with_graph(graph.to(device).eval()),
@@ -297,13 +301,13 @@ def _finish(
     (out / LAST).unlink(missing_ok=True)
 
 
-def _parent_metrics(recipe: Recipe, out: Path) -> dict[str, Any] | None:
+def _parent_metrics(recipe: Recipe, out: Path) -> Metrics | None:
     """Return the scores of the parent's run where it lies beside this one, as out/PARENT."""
     path = out.parent / recipe.parent / METRICS_FILE
     if not path.is_file():
         return None
     try:
-        return read_metrics(path).model_dump()
+        return read_metrics(path)
     except MetricsFileError as err:  # no reason to lose this run for
         _log.warning('No change against the parent is reported: %s', err)
         return None

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import whole_file
 from desertmind_seg.model.ontology import Ontology
-from desertmind_seg.scores.metrics import ConfusionMatrix
+from desertmind_seg.scores.confusion import ConfusionMatrix
 from training.data.augment import class_mix, drop_depth, thin_some_depth
 from training.ensembles.distillation import Teachers, distillation_loss
 from training.fit.losses import SegmentationLoss, masked_l1_depth

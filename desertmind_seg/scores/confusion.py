@@ -8,6 +8,10 @@ import numpy.typing as npt
 
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, Group, Ontology
+from desertmind_seg.scores.records import BandMetrics, ClassScore, SegmentationMetrics, defined
+
+Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 # Metres: where a vehicle brakes, where it steers, where it plans.
 _BAND_EDGES_M = (5.0, 10.0, 20.0, 40.0)
@@ -21,6 +25,61 @@ class MetricsError(DesertmindError):
     """Truth and prediction cannot be compared."""
 
 
+def ratio(part: npt.NDArray[Any], whole: Counts) -> Floats:
+    """Divide numbers of pixels, (...); NaN where there is none."""
+    return np.asarray(part / np.where(whole > 0, whole, np.nan), np.float64)
+
+
+def class_iou(counts: Counts) -> Floats:
+    """Return the intersection over union of each class.
+
+    Args:
+        counts: as `ConfusionMatrix.counts`, any number of them at once, (..., C, C + 1).
+
+    Returns:
+        (..., C); NaN for a class without truth and prediction.
+    """
+    hits = np.diagonal(counts, axis1=-2, axis2=-1)
+    return ratio(hits, counts.sum(axis=-1) + counts[..., :-1].sum(axis=-2) - hits)
+
+
+def scores_of(counts: Counts, ontology: Ontology) -> dict[str, Floats]:
+    """Return every score that a confusion matrix gives; `ConfusionMatrix` says what they are.
+
+    Args:
+        counts: any number of matrices at once, (..., C, C + 1).
+        ontology: their class table.
+
+    Returns:
+        (...) by the name of the score, then the IoU of each class by its name; NaN where a score
+        is not defined.
+    """
+    iou = class_iou(counts)
+    truth = counts.sum(axis=-1)
+    present = truth > 0
+    hits = np.diagonal(counts, axis1=-2, axis2=-1)
+    return {
+        'miou_all': np.nan_to_num(iou).mean(axis=-1),
+        'miou_present': ratio(np.where(present, iou, 0.0).sum(axis=-1), present.sum(axis=-1)),
+        'pixel_accuracy': ratio(hits.sum(axis=-1), truth.sum(axis=-1)),
+        'false_safe_rate': _called(counts, ontology, _UNSAFE, _SAFE),
+        'false_stop_rate': _called(counts, ontology, _SAFE, _UNSAFE),
+        **{entry.name: iou[..., entry.id] for entry in ontology.classes},
+    }
+
+
+def _called(
+    counts: Counts, ontology: Ontology, truth: frozenset[Group], prediction: frozenset[Group]
+) -> Floats:
+    """Return the share of pixels of some groups that are predicted to be of others."""
+    true, predicted = (
+        [entry.id for entry in ontology.classes if entry.group in groups]
+        for groups in (truth, prediction)
+    )
+    rows = counts[..., true, :]
+    return ratio(rows[..., predicted].sum(axis=(-2, -1)), rows.sum(axis=(-2, -1)))
+
+
 class ConfusionMatrix:
     """Counts pixels by true and predicted class over any number of frames.
 
@@ -32,10 +91,10 @@ class ConfusionMatrix:
             pixels predicted UNLABELED.
     """
 
-    def __init__(self, ontology: Ontology) -> None:
+    def __init__(self, ontology: Ontology, counts: Counts | None = None) -> None:
         self.ontology = ontology
         classes = ontology.num_classes
-        self.counts: npt.NDArray[np.int64] = np.zeros((classes, classes + 1), np.int64)
+        self.counts = np.zeros((classes, classes + 1), np.int64) if counts is None else counts
 
     def add(self, truth: npt.NDArray[np.uint8], prediction: npt.NDArray[np.uint8]) -> None:
         """Count one frame.
@@ -63,7 +122,7 @@ class ConfusionMatrix:
         self.counts[:, :classes] += pairs[:classes, :classes]
         self.counts[:, classes] += pairs[:classes, UNLABELED]
 
-    def _check_ids(self, role: str, pixels: npt.NDArray[np.int64]) -> None:
+    def _check_ids(self, role: str, pixels: Counts) -> None:
         foreign = np.flatnonzero(pixels[self.ontology.num_classes : UNLABELED])
         if foreign.size:
             foreign += self.ontology.num_classes
@@ -75,36 +134,29 @@ class ConfusionMatrix:
             )
 
     @property
-    def truth_pixels(self) -> npt.NDArray[np.int64]:
+    def truth_pixels(self) -> Counts:
         """Pixels of each true class, (C,) int64."""
-        pixels: npt.NDArray[np.int64] = self.counts.sum(axis=1)
+        pixels: Counts = self.counts.sum(axis=1)
         return pixels
 
-    def iou(self) -> npt.NDArray[np.float64]:
+    def iou(self) -> Floats:
         """Intersection over union of each class, (C,); NaN without truth and prediction."""
-        classes = self.ontology.num_classes
-        hits = np.diagonal(self.counts).astype(np.float64)
-        union = self.truth_pixels + self.counts[:, :classes].sum(axis=0) - hits
-        iou = np.full(classes, np.nan)
-        np.divide(hits, union, out=iou, where=union > 0)
-        return iou
+        return class_iou(self.counts)
 
     @property
     def miou_present(self) -> float:
         """Mean IoU over the classes that have true pixels; NaN if none has."""
-        present = self.truth_pixels > 0
-        return float(self.iou()[present].mean()) if present.any() else float('nan')
+        return self._score('miou_present')
 
     @property
     def miou_all(self) -> float:
         """Mean IoU over all classes of the ontology; one without true pixels counts 0."""
-        return float(np.nan_to_num(self.iou()).mean())
+        return self._score('miou_all')
 
     @property
     def pixel_accuracy(self) -> float:
         """Share of labelled pixels whose class is right; NaN without any."""
-        total = self.counts.sum()
-        return float(np.diagonal(self.counts).sum() / total) if total else float('nan')
+        return self._score('pixel_accuracy')
 
     @property
     def false_safe_rate(self) -> float:
@@ -112,38 +164,34 @@ class ConfusionMatrix:
 
         The groups are the ontology's. A pixel predicted UNLABELED is not called safe.
         """
-        return self._group_rate(_UNSAFE, _SAFE)
+        return self._score('false_safe_rate')
 
     @property
     def false_stop_rate(self) -> float:
         """Share of traversable pixels called obstacle or non-traversable; NaN without any."""
-        return self._group_rate(_SAFE, _UNSAFE)
+        return self._score('false_stop_rate')
 
-    def _group_rate(self, truth: frozenset[Group], prediction: frozenset[Group]) -> float:
-        groups = [entry.group for entry in self.ontology.classes]
-        rows = self.counts[[group in truth for group in groups]]
-        pixels = rows.sum()
-        called = rows[:, :-1][:, [group in prediction for group in groups]].sum()
-        return float(called / pixels) if pixels else float('nan')
+    def _score(self, name: str) -> float:
+        return float(scores_of(self.counts, self.ontology)[name])
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the scores for JSON; what is not defined is None, for JSON knows no NaN."""
-        pixels = self.truth_pixels
-        return {
-            'miou_all': _defined(self.miou_all),
-            'miou_present': _defined(self.miou_present),
-            'pixel_accuracy': _defined(self.pixel_accuracy),
-            'classes': [
-                {
-                    'id': entry.id,
-                    'name': entry.name,
-                    'iou': _defined(iou),
-                    'pixels': int(pixels[entry.id]),
-                }
-                for entry, iou in zip(self.ontology.classes, self.iou(), strict=True)
+    def metrics(self) -> SegmentationMetrics:
+        """Return the scores as a record."""
+        scores = scores_of(self.counts, self.ontology)
+        return SegmentationMetrics(
+            miou_all=float(scores['miou_all']),
+            miou_present=defined(scores['miou_present']),
+            pixel_accuracy=defined(scores['pixel_accuracy']),
+            classes=[
+                ClassScore(
+                    id=entry.id,
+                    name=entry.name,
+                    iou=defined(scores[entry.name]),
+                    pixels=int(pixels),
+                )
+                for entry, pixels in zip(self.ontology.classes, self.truth_pixels, strict=True)
             ],
-            'confusion': self.counts.tolist(),
-        }
+            confusion=self.counts.tolist(),
+        )
 
 
 class RangeConfusion:
@@ -183,23 +231,19 @@ class RangeConfusion:
             inside = band == index
             matrix.add(truth[inside], prediction[inside])
 
-    def to_list(self) -> list[dict[str, Any]]:
-        """Return the bands for JSON, from near to far; what is not defined is None."""
+    def metrics(self) -> list[BandMetrics]:
+        """Return the bands from near to far, and last that of the pixels without depth."""
         edges = [(0.0, _BAND_EDGES_M[0]), *pairwise(_BAND_EDGES_M), (_BAND_EDGES_M[-1], None)]
         return [
-            {
-                'name': name,
-                'from_m': low,
-                'to_m': high,
-                'labelled_pixels': int(matrix.counts.sum()),
-                'miou_present': _defined(matrix.miou_present),
-                'false_safe_rate': _defined(matrix.false_safe_rate),
-            }
+            BandMetrics(
+                name=name,
+                from_m=low,
+                to_m=high,
+                labelled_pixels=int(matrix.counts.sum()),
+                miou_present=defined(matrix.miou_present),
+                false_safe_rate=defined(matrix.false_safe_rate),
+            )
             for (name, matrix), (low, high) in zip(
                 self.bands.items(), [*edges, (None, None)], strict=True
             )
         ]
-
-
-def _defined(score: float) -> float | None:
-    return None if np.isnan(score) else float(score)

@@ -1,4 +1,4 @@
-"""Scores: numbers worked by hand, and an independent count in plain Python."""
+"""The confusion matrix: numbers worked by hand, and an independent count in plain Python."""
 
 from typing import Any
 
@@ -7,7 +7,12 @@ import numpy.typing as npt
 import pytest
 
 from desertmind_seg.model.ontology import UNLABELED, Ontology, OntologyClass, load_ontology
-from desertmind_seg.scores.metrics import ConfusionMatrix, MetricsError, RangeConfusion
+from desertmind_seg.scores.confusion import (
+    ConfusionMatrix,
+    MetricsError,
+    RangeConfusion,
+    scores_of,
+)
 
 
 @pytest.fixture
@@ -43,7 +48,7 @@ def test_numbers_worked_by_hand(ontology: Ontology) -> None:
     assert matrix.miou_present == pytest.approx(1.75 / 3)
     assert matrix.miou_all == pytest.approx(1.75 / 4)
     assert matrix.pixel_accuracy == pytest.approx(5 / 8)
-    assert matrix.to_dict() == {
+    assert matrix.metrics().model_dump() == {
         'miou_all': pytest.approx(1.75 / 4),
         'miou_present': pytest.approx(1.75 / 3),
         'pixel_accuracy': pytest.approx(0.625),
@@ -68,11 +73,11 @@ def test_class_that_is_only_predicted_has_iou_zero_and_no_weight(ontology: Ontol
 def test_nothing_labelled(ontology: Ontology) -> None:
     matrix = ConfusionMatrix(ontology)
     matrix.add(np.full((2, 2), UNLABELED, np.uint8), np.zeros((2, 2), np.uint8))
-    scores = matrix.to_dict()
-    assert scores['miou_present'] is None
-    assert scores['pixel_accuracy'] is None
-    assert scores['miou_all'] == 0.0
-    assert [entry['iou'] for entry in scores['classes']] == [None] * 4
+    scores = matrix.metrics()
+    assert scores.miou_present is None
+    assert scores.pixel_accuracy is None
+    assert scores.miou_all == 0.0
+    assert [entry.iou for entry in scores.classes] == [None] * 4
 
 
 def naive_scores(
@@ -151,12 +156,12 @@ def test_false_safe_and_false_stop_by_hand() -> None:
             'sky',
         )
     )
-    truth = np.array([[obstacle] * 4 + [low] * 4 + [smooth] * 5 + [sky] * 3], np.uint8)
+    truth = np.array([[obstacle] * 5 + [low] * 4 + [smooth] * 6 + [sky] * 3], np.uint8)
     prediction = np.array(
         [
-            [smooth, grass, obstacle, sky]  # 2 of 4 called safe
+            [smooth, grass, obstacle, obstacle, sky]  # 2 of 5 called safe
             + [high, UNLABELED, low, rough]  # 1 of 4: what is not known is not called safe
-            + [smooth, grass, puddle, sky, high]  # 2 of 5 stop the vehicle for nothing
+            + [smooth, grass, grass, puddle, sky, high]  # 2 of 6 stop the vehicle for nothing
             + [smooth] * 3  # the sky is no obstacle
         ],
         np.uint8,
@@ -164,8 +169,24 @@ def test_false_safe_and_false_stop_by_hand() -> None:
     matrix = ConfusionMatrix(ontology)
     assert np.isnan(matrix.false_safe_rate)
     matrix.add(truth, prediction)
-    assert matrix.false_safe_rate == 3 / 8
-    assert matrix.false_stop_rate == 2 / 5
+    assert matrix.false_safe_rate == 3 / 9
+    assert matrix.false_stop_rate == 2 / 6
+
+
+def test_many_matrices_are_scored_as_each_of_them() -> None:
+    ontology = load_ontology('ycor-8')
+    counts = np.random.default_rng(6).integers(0, 1000, (2, 3, 8, 9))
+    counts[0, 0, 4] = 0  # a class that is only predicted
+    counts[0, 1] = 0  # nothing labelled
+    scores = scores_of(counts, ontology)
+    for place in np.ndindex(2, 3):
+        alone = scores_of(counts[place], ontology)
+        assert list(alone) == list(scores)
+        for name, score in alone.items():
+            np.testing.assert_array_equal(scores[name][place], score)
+    matrix = ConfusionMatrix(ontology, counts[1, 2])
+    assert scores['false_safe_rate'][1, 2] == matrix.false_safe_rate
+    assert scores['sky'][1, 2] == matrix.iou()[7]
 
 
 def test_range_bands_by_hand(ontology: Ontology) -> None:
@@ -175,7 +196,8 @@ def test_range_bands_by_hand(ontology: Ontology) -> None:
     ranges = RangeConfusion(ontology)
     ranges.add(truth, prediction, depth)
     # a stands for the first class, and so on; a miss as unlabelled blames no other class.
-    assert [(band['name'], band['labelled_pixels']) for band in ranges.to_list()] == [
+    bands = ranges.metrics()
+    assert [(band.name, band.labelled_pixels) for band in bands] == [
         ('0-5 m', 1),
         ('5-10 m', 2),
         ('10-20 m', 1),
@@ -183,17 +205,17 @@ def test_range_bands_by_hand(ontology: Ontology) -> None:
         ('beyond 40 m', 2),
         ('no depth', 1),
     ]
-    assert [band['miou_present'] for band in ranges.to_list()] == [0.0, 0.5, 1.0, 0.5, 0.5, 1.0]
-    assert [(band['from_m'], band['to_m']) for band in ranges.to_list()] == [
+    assert [band.miou_present for band in bands] == [0.0, 0.5, 1.0, 0.5, 0.5, 1.0]
+    assert [(band.from_m, band.to_m) for band in bands] == [
         *((0.0, 5.0), (5.0, 10.0), (10.0, 20.0), (20.0, 40.0), (40.0, None), (None, None))
     ]
 
 
 def test_empty_bands_have_no_scores(ontology: Ontology) -> None:
-    for band in RangeConfusion(ontology).to_list():
-        assert band['labelled_pixels'] == 0
-        assert band['miou_present'] is None
-        assert band['false_safe_rate'] is None
+    for band in RangeConfusion(ontology).metrics():
+        assert band.labelled_pixels == 0
+        assert band.miou_present is None
+        assert band.false_safe_rate is None
 
 
 def test_depth_of_another_size_is_refused(ontology: Ontology) -> None:
