@@ -1,4 +1,4 @@
-"""Options that several commands of training have; those of all commands are in the runtime."""
+"""Options that several commands of training share; how they fail is desertmind_seg.options'."""
 
 import argparse
 from pathlib import Path
@@ -7,16 +7,35 @@ from typing import get_args
 from training.recipe import DatasetName
 
 
-def add_dataset(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """Add --dataset, a name, and --root, a path; each None where it is not given."""
+def add_dataset(parser: argparse._ActionsContainer, *, required: bool) -> None:
+    """Add --dataset, the layout of a labelled set, and --root, a path."""
     parser.add_argument(
-        '--dataset', choices=get_args(DatasetName), required=required, help='kind of data set'
+        '--dataset', required=required, choices=get_args(DatasetName), help='layout of the set'
     )
     parser.add_argument(
-        '--root', metavar='DIR', type=Path, required=required, help="the data set's folder"
+        '--root',
+        metavar='PATH',
+        type=Path,
+        required=required,
+        help="the set's folder, as in data.train of a recipe",
     )
 
 
-def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """Add the path of a checkpoint, without an option's name."""
-    parser.add_argument('checkpoint', type=Path, help='checkpoint.pt of training.train')
+def add_checkpoint(parser: argparse._ActionsContainer) -> None:
+    """Add `checkpoint`, the path of a file that is there."""
+    parser.add_argument(
+        'checkpoint',
+        metavar='CHECKPOINT',
+        type=checkpoint_file,
+        help='what training.train writes: checkpoint.pt',
+    )
+
+
+def checkpoint_file(text: str) -> Path:
+    """Parse the path of a checkpoint; whether it is there is asked before torch is imported."""
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(
+            f'no checkpoint at {text!r}; python -m training.train RECIPE --out DIR writes one'
+        )
+    return path

@@ -249,8 +249,9 @@ def test_the_command_names_what_is_missing(
     tmp_path: Path, tiny_ycor: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ['--dataset', 'ycor', '--root', str(tiny_ycor), '--out', str(tmp_path / 'out')]
-    assert main(['--checkpoint', str(tmp_path / 'x.pt'), *arguments]) == NOTHING_WRITTEN
-    assert 'No checkpoint at' in capsys.readouterr().err
+    with pytest.raises(SystemExit, match='2'):
+        main(['--checkpoint', str(tmp_path / 'x.pt'), *arguments])
+    assert 'no checkpoint at' in capsys.readouterr().err
     assert main(['--bundle', str(tmp_path / 'x.onnx'), *arguments]) == NOTHING_WRITTEN
     assert 'x.onnx' in capsys.readouterr().err
     empty = ['--dataset', 'ycor', '--root', str(tmp_path), '--out', str(tmp_path / 'out')]
