@@ -6,7 +6,7 @@ from pathlib import Path
 import sys
 
 from desertmind_seg.options import ALL_DONE, add_backend, command_parser, probability, run_command
-from training.options import add_dataset
+from training.options import add_dataset, checkpoint_file
 
 _DESCRIPTION = """\
 Score a checkpoint or a bundle on a labelled split, at the frames' own resolution.
@@ -30,7 +30,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = command_parser('training.evaluate', _DESCRIPTION, _EXAMPLES)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        '--checkpoint', metavar='FILE', type=Path, help='checkpoint.pt of training.train'
+        '--checkpoint',
+        metavar='FILE',
+        type=checkpoint_file,
+        help='checkpoint.pt of training.train',
     )
     source.add_argument(
         '--bundle', metavar='FILE', type=Path, help='ONNX bundle, scored by the runtime'

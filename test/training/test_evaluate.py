@@ -166,15 +166,11 @@ def test_a_root_of_held_out_frames_only_is_scored_whole(published: Path, part: s
         assert len(frames) == {'val': 2, 'test': 1}[part]
 
 
-def test_the_split_rule_is_read_from_recipes_of_any_age() -> None:
+def test_the_split_rule_is_read_from_the_recipe() -> None:
     first = read_bundle(ROOT / DEFAULT_BUNDLE).metadata.recipe
     rule = split_rule(first)
     assert rule is not None
     assert (rule.by, rule.block_frames, rule.val_every_groups) == ('groups', 16, 6)
-    old = {'data': {'block_frames': 10, 'val_every_blocks': 4, 'num_workers': 1}}
-    assert split_rule(old) == SplitSection(
-        by='groups', block_frames=10, val_every_groups=4, folds=5, fold=0
-    )
     assert split_rule({'data': {'split': BLOCKS_OF_2.model_dump()}}) == BLOCKS_OF_2
     for unknown in ({}, {'data': 'ycor'}, {'data': {}}, {'data': {'split': {'by': 'moon'}}}):
         assert split_rule(unknown) is None
@@ -249,8 +245,9 @@ def test_the_command_names_what_is_missing(
     tmp_path: Path, tiny_ycor: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ['--dataset', 'ycor', '--root', str(tiny_ycor), '--out', str(tmp_path / 'out')]
-    assert main(['--checkpoint', str(tmp_path / 'x.pt'), *arguments]) == NOTHING_WRITTEN
-    assert 'No checkpoint at' in capsys.readouterr().err
+    with pytest.raises(SystemExit, match='2'):
+        main(['--checkpoint', str(tmp_path / 'x.pt'), *arguments])
+    assert 'no checkpoint at' in capsys.readouterr().err
     assert main(['--bundle', str(tmp_path / 'x.onnx'), *arguments]) == NOTHING_WRITTEN
     assert 'x.onnx' in capsys.readouterr().err
     empty = ['--dataset', 'ycor', '--root', str(tmp_path), '--out', str(tmp_path / 'out')]

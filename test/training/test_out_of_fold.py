@@ -118,9 +118,9 @@ def test_scores_are_those_of_the_probabilities_resized_to_the_frame(store: OutOf
         log_likelihood += float(np.log(full[0].numpy()[labels[labelled], rows, columns]).sum())
     assert scores.confusion.pixel_accuracy == pytest.approx(hits / pixels)
     assert scores.summary()['nll'] == pytest.approx(-log_likelihood / pixels, rel=1e-5)
-    figures = scores.to_dict()
-    assert (figures['frames'], figures['blocks']) == (16, 8)
-    assert len(figures['per_frame']) == 16
+    figures = scores.metrics()
+    assert (figures.frames, figures.blocks) == (16, 8)
+    assert len(figures.per_frame) == 16
     sharper = score_mixtures([store], {'sharper': (ALONE[0], 0.2)})['sharper']
     np.testing.assert_array_equal(sharper.confusion.counts, scores.confusion.counts)
 

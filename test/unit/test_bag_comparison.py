@@ -50,7 +50,7 @@ def test_both_models_are_scored_and_compared(
         matrix = ConfusionMatrix(YCOR8)
         for index, (_, _, mask) in enumerate(read_images(out / masks, MASK_TOPIC)):
             matrix.add(drive.labels(index), mask)
-        assert scored['segmentation'] == matrix.to_dict()
+        assert scored['segmentation'] == matrix.metrics().model_dump()
         assert scored['frames']['out'] == drive.num_frames
         assert scored['latency_ms']['inference']['count'] == drive.num_frames
         assert scored['flicker']['pairs'] == drive.num_frames - 1

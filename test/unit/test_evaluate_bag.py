@@ -150,7 +150,7 @@ def test_scores_equal_a_count_by_hand(tmp_path: Path, tiny_bundle: Path) -> None
     for index in (0, 3):
         matrix.add(drive.labels(index), read_images(out / 'masks', MASK_TOPIC)[index][2])
     metrics = read_metrics(out)
-    assert metrics['segmentation'] == matrix.to_dict()
+    assert metrics['segmentation'] == matrix.metrics().model_dump()
     assert metrics['segmentation']['miou_present'] > 0.5
     assert metrics['labels'] == {
         'topic': LABEL_TOPIC,
@@ -205,7 +205,7 @@ def test_labels_may_lie_anywhere_in_the_bag(
     for index in range(4):
         mask = read_images(out / 'masks', MASK_TOPIC)[index][2]
         matrix.add(TinyDrive().labels(index), mask)
-    assert metrics['segmentation'] == matrix.to_dict()
+    assert metrics['segmentation'] == matrix.metrics().model_dump()
 
 
 @pytest.mark.parametrize('with_labels', [False, True])
