@@ -6,7 +6,7 @@ from pathlib import Path
 import sys
 
 from desertmind_seg.options import ALL_DONE, add_backend, command_parser, probability, run_command
-from training.options import add_dataset, checkpoint_file
+from training.options import add_dataset, bundle_file, checkpoint_file
 
 _DESCRIPTION = """\
 Score a checkpoint or a bundle on a labelled split, at the frames' own resolution.
@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         help='checkpoint.pt of training.train',
     )
     source.add_argument(
-        '--bundle', metavar='FILE', type=Path, help='ONNX bundle, scored by the runtime'
+        '--bundle', metavar='FILE', type=bundle_file, help='ONNX bundle, scored by the runtime'
     )
     add_dataset(parser, required=True)
     parser.add_argument(

@@ -39,3 +39,13 @@ def checkpoint_file(text: str) -> Path:
             f'no checkpoint at {text!r}; python -m training.train RECIPE --out DIR writes one'
         )
     return path
+
+
+def bundle_file(text: str) -> Path:
+    """Parse the path of a bundle; whether it is there is asked before torch is imported."""
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(
+            f'no bundle at {text!r}; python -m training.export CHECKPOINT --out FILE writes one'
+        )
+    return path

@@ -121,7 +121,7 @@ def test_frames_are_shown_from_the_worst_and_from_the_best_in_the_classes_colour
     sky = (1, 250, 3)
     classes = list(YCOR8.classes)
     classes[SKY] = classes[SKY].model_copy(update={'color_rgb': sky})
-    recoloured = Ontology.model_validate({**YCOR8.model_dump(), 'classes': classes})
+    recoloured = Ontology.model_validate({**YCOR8.model_dump(), 'classes': tuple(classes)})
     recipe = tiny_recipe.model_copy(update={'parent': 'mother'})
     predict = _predict_with_errors(0.4)
     scored = _metrics(recipe, val_frames, predict)
