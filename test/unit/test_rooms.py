@@ -35,7 +35,7 @@ ROOMS: dict[str, dict[str, str]] = {
         'simulator': '',
         'data': 'recipes simulator',
         'networks': 'recipes',
-        'inspection': 'data networks recipes',
+        'inspection': 'data recipes',
         'evaluation': 'data networks recipes',
         'bundles': 'data evaluation networks recipes',
         'ensembles': 'data evaluation networks recipes',
