@@ -253,6 +253,15 @@ def test_small_depth_is_brought_to_the_size_of_its_image(tmp_path: Path) -> None
     assert np.array_equal(frame.read_depth(), expected)
 
 
+def test_a_compressed_image_has_its_labels_and_depth(tmp_path: Path) -> None:
+    bgr = np.full((*_HW, 3), _RGB[::-1], np.uint8)
+    fields = {'format': 'rgb8; png compressed bgr8', 'data': cv2.imencode('.png', bgr)[1].ravel()}
+    image = _Recorded('/rgb', 100, fields)
+    (frame,) = _read(_write(tmp_path / 'bag', image, _labelled(100)[1], _depth(100))).frames
+    assert (frame.read_rgb() == _RGB).all()
+    assert (frame.read_depth() == np.float32(0.1)).all()
+
+
 def test_of_several_messages_with_one_stamp_the_node_s_choice_counts(tmp_path: Path) -> None:
     first, labels = _labelled(100)
     again = _Recorded('/rgb', 100, _image('rgb8', np.zeros((*_HW, 3), np.uint8)), log_delay_ms=4)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 import csv
 from importlib.metadata import version
+import inspect
 import json
 import os
 from pathlib import Path
@@ -32,9 +33,8 @@ from training.networks.checkpoint import (
     read_last,
     save_checkpoint,
 )
-from training.recipes.load import parse_recipe
-from training.recipes.schema import Recipe, RecipeError
-from training.train import main
+from training.recipe import Recipe, RecipeError, parse_recipe
+from training.train import build_parser, main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -232,11 +232,16 @@ def test_the_command_reports_a_wrong_recipe(
     assert 'No recipe at' in capsys.readouterr().err
 
 
+def test_the_command_saves_as_often_as_the_function() -> None:
+    default = inspect.signature(train).parameters['save_every_min'].default
+    assert build_parser().get_default('save_every_min') == default
+
+
 # What the child does: train as the command would, and be killed at the start of a batch.
 _KILLED = """
 import os, signal, sys
 from training.fit.task import SegmentationTask
-from training.train import main
+from training.train import build_parser, main
 step, left = SegmentationTask.training_step, [int(sys.argv.pop(1))]
 def killed(self, *arguments):
     left[0] -= 1

@@ -37,19 +37,9 @@ def list_drives(root: str, ontology: Ontology) -> Listing:
             for name in names
         }
         for key, (image, labels, depth) in whole_frames(listing, kinds):
-            listing.frames.append(
-                FileFrame(
-                    f'{drive.name}/{key}',
-                    'synthetic',
-                    drive.name,
-                    0,
-                    None,
-                    image,
-                    labels,
-                    depth,
-                    label_form='ids',
-                )
-            )
+            group, files = (drive.name, 0, None), (image, labels, depth)
+            name = f'{drive.name}/{key}'
+            listing.frames.append(FileFrame(name, 'synthetic', *group, *files, label_form='ids'))
     return with_numbered_groups(listing)
 
 
@@ -69,23 +59,13 @@ def _rendered_drives(root: str, ontology: Ontology) -> Listing:
     known = ('desert-10', 'ycor-8')
     if ontology.name not in known:
         raise DatasetError(f'{root}: drawn with the labels of {known}, not of {ontology.name}')
-    return Listing(
-        [
-            RenderedFrame(
-                f'drive_{seed:06d}/{index:06d}',
-                'synthetic',
-                f'drive_{seed:06d}',
-                number,
-                None,
-                seed=seed,
-                index=index,
-                size_hw=(height, width),
-                rate_hz=rate_hz,
-            )
-            for number, seed in enumerate(seeds)
-            for index in range(frames)
-        ]
-    )
+    listing = Listing()
+    for number, seed in enumerate(seeds):
+        drive = f'drive_{seed:06d}'
+        for index in range(frames):
+            group = (f'{drive}/{index:06d}', 'synthetic', drive, number, None)
+            listing.frames.append(RenderedFrame(*group, seed, index, (height, width), rate_hz))
+    return listing
 
 
 @dataclass(frozen=True)

@@ -52,12 +52,9 @@ def _nyuv2(root: Path, block_frames: int) -> Listing:
             'depth': by_stem(part / 'depths'),
         }
         for name, (image, labels, depth) in whole_frames(listing, kinds):
-            group = block_of(frame_number(Path(name)), block_frames)
-            listing.frames.append(
-                FileFrame(
-                    name, 'nyuv2', *group, official, image, labels, depth, depth_steps_per_m=25.4
-                )
-            )
+            group = (*block_of(frame_number(image), block_frames), official)
+            frame = FileFrame(name, 'nyuv2', *group, image, labels, depth, depth_steps_per_m=25.4)
+            listing.frames.append(frame)
     return listing
 
 
@@ -65,25 +62,12 @@ def _desert(root: Path, block_frames: int) -> Listing:
     """Read the desert set: Color_Images/ and Segmentation/ of equal names, 16-bit raw codes."""
     listing = Listing()
     for part, official in parts_of(root):
-        kinds = {
-            'image': by_stem(part / 'Color_Images'),
-            'labels': by_stem(part / 'Segmentation'),
-        }
+        prefix = f'{official}/' if official else ''  # the parts count their frames each from 0
+        kinds = {'image': by_stem(part / 'Color_Images'), 'labels': by_stem(part / 'Segmentation')}
         for stem, (image, labels) in whole_frames(listing, kinds):
             block, number = block_of(frame_number(image), block_frames)
-            # The parts count their frames each from 0.
-            prefix = f'{official}/' if official else ''
-            listing.frames.append(
-                FileFrame(
-                    f'{prefix}{stem}',
-                    'desert',
-                    f'{prefix}{block}',
-                    number,
-                    official,
-                    image,
-                    labels,
-                )
-            )
+            group = (f'{prefix}{block}', number, official)
+            listing.frames.append(FileFrame(f'{prefix}{stem}', 'desert', *group, image, labels))
     return listing
 
 
@@ -108,18 +92,9 @@ def _rugd(root: Path, block_frames: int) -> Listing:
     }
     for key, (image, labels) in whole_frames(listing, kinds):
         sequence = key.partition('/')[0]
-        listing.frames.append(
-            FileFrame(
-                key,
-                'rugd',
-                sequence,
-                0,
-                _RUGD_SPLIT.get(sequence),
-                image,
-                labels,
-                label_form='rugd_colors',
-            )
-        )
+        group = (sequence, 0, _RUGD_SPLIT.get(sequence))
+        frame = FileFrame(key, 'rugd', *group, image, labels, label_form='rugd_colors')
+        listing.frames.append(frame)
     return with_numbered_groups(listing)
 
 
@@ -182,17 +157,8 @@ def _goose(root: Path, block_frames: int) -> Listing:
                 'labelids': _goose_files(base / 'labels' / part, '_labelids'),
             }
             for key, (image, labels) in whole_frames(listing, kinds):
-                listing.frames.append(
-                    FileFrame(
-                        f'{part}/{key}',
-                        'goose',
-                        key.partition('/')[0],
-                        0,
-                        SPLIT_OF_NAME.get(part),
-                        image,
-                        labels,
-                    )
-                )
+                group = (key.partition('/')[0], 0, SPLIT_OF_NAME.get(part))
+                listing.frames.append(FileFrame(f'{part}/{key}', 'goose', *group, image, labels))
     return with_numbered_groups(listing)
 
 
@@ -218,22 +184,10 @@ def _folder(root: Path, block_frames: int) -> Listing:
         *folders, _ = key.split('/')
         official = SPLIT_OF_NAME.get(folders[0]) if folders else None
         sequence = '/'.join(folders[official is not None :])
-        if sequence:
-            group, number = sequence, -1
-        else:
-            group, number = block_of(frame_number(image), block_frames)
-        listing.frames.append(
-            FileFrame(
-                key,
-                'folder',
-                f'{official}/{group}' if official else group,
-                number,
-                official,
-                image,
-                mask,
-                depth[0] if depth else None,
-            )
-        )
+        name, number = (sequence, -1) if sequence else block_of(frame_number(image), block_frames)
+        group = (f'{official}/{name}' if official else name, number, official)
+        files = (image, mask, depth[0] if depth else None)
+        listing.frames.append(FileFrame(key, 'folder', *group, *files))
     with_sequences = {frame.group_number < 0 for frame in listing.frames}
     if with_sequences == {True, False}:
         raise DatasetError(

@@ -139,7 +139,7 @@ class SegmentationTask(L.LightningModule):
             self.log('train_distillation', from_teachers)
             loss = loss + self.recipe.distillation.weight * from_teachers
         if not torch.isfinite(loss):
-            self._refuse(batch, batch_idx, float(loss))
+            self._refuse(batch, batch_idx, float(loss.detach()))
         self.log('train_loss', loss, prog_bar=True)
         return loss
 
