@@ -33,7 +33,8 @@ from training.networks.checkpoint import (
     read_last,
     save_checkpoint,
 )
-from training.recipe import Recipe, RecipeError, parse_recipe
+from training.recipes.load import parse_recipe
+from training.recipes.schema import Recipe, RecipeError
 from training.train import build_parser, main
 
 ROOT = Path(__file__).resolve().parents[2]
