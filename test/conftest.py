@@ -24,6 +24,10 @@ APT_MODULES = ('cv_bridge', 'message_filters', 'vision_msgs')
 _DOMAINS = range(1, 101)
 _DOMAIN_LOCK = pytest.StashKey[TextIO]()
 
+# One thread for torch, before anything imports it, and in child processes: the networks of tests
+# are so small that a second one mostly spins between operators, at 5 to 8 times the CPU time.
+os.environ['OMP_NUM_THREADS'] = '1'
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep this session's ROS traffic from every other session's, and shared memory on."""
