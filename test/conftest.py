@@ -1,6 +1,6 @@
 """Fixtures and rules of all tests: what a machine cannot run is skipped with its reason."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 import fcntl
 import importlib.util
 import os
@@ -108,6 +108,18 @@ def _refuse_bare_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
         if message.removeprefix('Skipped').removeprefix(':').strip() in ('', 'unconditional skip'):
             report.outcome = 'failed'
             report.longrepr = f'{path}:{line}: skipped without a reason; give one'
+
+
+@pytest.fixture(scope='session', autouse=True)
+def one_cpu() -> Iterator[None]:
+    """Show this process one CPU: ONNX Runtime then takes one thread, and none spins for another.
+
+    The processes that tests start see all CPUs.
+    """
+    cpu = min(os.sched_getaffinity(0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, 'sched_getaffinity', lambda _pid: {cpu})
+        yield
 
 
 @pytest.fixture(scope='session')
