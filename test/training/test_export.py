@@ -1,6 +1,8 @@
 """A checkpoint becomes a bundle that computes what torch computes, or nothing is written."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+import hashlib
 import json
 from pathlib import Path
 import shutil
@@ -27,8 +29,30 @@ from desertmind_seg.segmenter import Segmenter
 from desertmind_seg.temporal import TemporalFilter, decide
 from training import evaluate, export
 from training.checkpoint import Checkpoint, save_checkpoint
+from training.export import to_onnx
 from training.model import VehicleGraph
 from training.parity import MIN_PIXEL_AGREEMENT, Precision, fault, made_up_depth
+
+
+@pytest.fixture(scope='module', autouse=True)
+def traced_once() -> Iterator[None]:
+    """Trace each network once, 4 to 9 s of CPU time; all its exports get copies of that model."""
+    models: dict[str, onnx.ModelProto] = {}
+
+    def copy_of_traced(graph: VehicleGraph) -> onnx.ModelProto:
+        digest = hashlib.sha256(f'{graph.network.section} {graph.temperature}'.encode())
+        for name, value in graph.state_dict().items():
+            digest.update(name.encode() + value.numpy().tobytes())
+        key = digest.hexdigest()
+        if key not in models:
+            models[key] = to_onnx(graph)
+        model = onnx.ModelProto()
+        model.CopyFrom(models[key])
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(to_onnx.__globals__, 'to_onnx', copy_of_traced)
+        yield
 
 
 @pytest.fixture(scope='module')
