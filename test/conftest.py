@@ -1,6 +1,6 @@
 """Fixtures and rules of all tests: what a machine cannot run is skipped with its reason."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 import fcntl
 import importlib.util
 import os
@@ -23,6 +23,10 @@ APT_MODULES = ('cv_bridge', 'message_filters', 'vision_msgs')
 # DDS domains 1..100 keep their ports below Linux's ephemeral range; 0 is the user's own.
 _DOMAINS = range(1, 101)
 _DOMAIN_LOCK = pytest.StashKey[TextIO]()
+
+# One thread for torch, before anything imports it, and in child processes: the networks of tests
+# are so small that a second one mostly spins between operators, at 5 to 8 times the CPU time.
+os.environ['OMP_NUM_THREADS'] = '1'
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -104,6 +108,18 @@ def _refuse_bare_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
         if message.removeprefix('Skipped').removeprefix(':').strip() in ('', 'unconditional skip'):
             report.outcome = 'failed'
             report.longrepr = f'{path}:{line}: skipped without a reason; give one'
+
+
+@pytest.fixture(scope='session', autouse=True)
+def one_cpu() -> Iterator[None]:
+    """Show this process one CPU: ONNX Runtime then takes one thread, and none spins for another.
+
+    The processes that tests start see all CPUs.
+    """
+    cpu = min(os.sched_getaffinity(0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, 'sched_getaffinity', lambda _pid: {cpu})
+        yield
 
 
 @pytest.fixture(scope='session')

@@ -1,6 +1,8 @@
 """For tests only: the node with an engine that is made slow on purpose.
 
-SLOW_ENGINE_MS in the environment is how long each frame takes in the engine.
+SLOW_ENGINE_MS in the environment is how long each frame takes in the engine. Each inference is
+printed with the frame's number, which the sender wrote into its first pixel (`number_frame`), and
+its begin and end on the monotonic clock, which all processes of a machine share.
 """
 
 from collections.abc import Sequence
@@ -16,6 +18,11 @@ from desertmind_seg.engines.protocol import Engine
 from desertmind_seg.model.arrays import Depth, Rgb
 from desertmind_seg.model.bundle import Bundle
 from desertmind_seg.node.run import run_node
+
+
+def number_frame(rgb: Rgb, number: int) -> None:
+    """Write a number below 2^24 into the first pixel of a frame."""
+    rgb[0, 0] = list(number.to_bytes(3, 'big'))
 
 
 class SlowEngine:
@@ -35,9 +42,12 @@ class SlowEngine:
         depth: Depth | None = None,
         outputs: Sequence[str] = ('mask', 'confidence'),
     ) -> dict[str, npt.NDArray[np.uint8]]:
-        end = time.perf_counter() + self._inference_ms / 1e3
+        begin_sec = time.monotonic()
         arrays = self._engine.infer(rgb, depth, outputs)
-        time.sleep(max(0.0, end - time.perf_counter()))
+        time.sleep(max(0.0, begin_sec + self._inference_ms / 1e3 - time.monotonic()))
+        number = int.from_bytes(rgb[0, 0].tobytes(), 'big')
+        end_sec = time.monotonic()
+        sys.stdout.write(f'frame {number} was in the engine from {begin_sec} to {end_sec} s\n')
         return arrays
 
     def close(self) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect
+from itertools import pairwise
 from pathlib import Path
+import re
 import signal
 import time
 
 import cv2
 from lifecycle_msgs.msg import Transition
 from node_process import (
+    CONSUMER_QOS,
     IMAGE_TOPIC,
     MASK,
     NODE,
@@ -28,7 +32,8 @@ import psutil
 import pytest
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CompressedImage
+from sensor_msgs.msg import CompressedImage, Image
+from slow_engine_node import number_frame
 
 from desertmind_seg.messages.images import decode_compressed_image
 from desertmind_seg.model.ontology import load_ontology
@@ -282,45 +287,83 @@ def test_old_frames_are_dropped(tiny_bundle: Path, peer: Peer, asymmetric_rgb: R
 
 
 def overload(peer: Peer, tiny_bundle: Path, rgb: Rgb, duration_sec: float) -> None:
-    """Send twice as many frames as the engine can take; check age, order and memory."""
+    """Send twice as many frames as the engine can take; check order, age and memory.
+
+    Age shows in the order of events and in ratios, not in milliseconds: on a busy machine all of
+    it takes longer, in the same order.
+    """
     inference_ms, period_sec = 200.0, 0.1
-    limit_ms = 2 * period_sec * 1e3 + inference_ms
     with NodeProcess(
-        {'autostart': 'true', 'model.bundle': tiny_bundle, 'diagnostics.period_sec': 0.5},
+        {**ACTIVE, 'model.bundle': tiny_bundle, 'diagnostics.period_sec': 0.5},
         command=SLOW_NODE,
         environment={'SLOW_ENGINE_MS': str(inference_ms)},
     ) as process:
-        masks = peer.collect(MASK)
+        memory = psutil.Process(process.pid)
+        sent_ns, sent_sec = [], []
+        masks, arrived_sec, ages_ms, rss_mb = [], {}, [], []
+
+        def on_mask(mask: Image) -> None:
+            masks.append(mask)
+            arrived_sec[sent_ns.index(stamp_ns_of(mask)) + 1] = time.monotonic()
+            ages_ms.append((now_ns() - stamp_ns_of(mask)) / 1e6)
+            rss_mb.append(memory.memory_info().rss / 2**20)
+
+        peer.node.create_subscription(Image, MASK, on_mask, CONSUMER_QOS)
         camera = peer.camera()
         peer.wait_for_match(camera, [MASK])
-        memory = psutil.Process(process.pid)
-        ages_ms, sent_ns, rss_mb, known = [], [], [], 0
         begin = next_sec = time.monotonic()
         while time.monotonic() < begin + duration_sec:
             if time.monotonic() >= next_sec:
                 next_sec += period_sec
                 sent_ns.append(now_ns())
-                camera.publish(rgb8(rgb, sent_ns[-1]))
+                number_frame(rgb, len(sent_ns))
+                message = rgb8(rgb, sent_ns[-1])
+                sent_sec.append(time.monotonic())
+                camera.publish(message)
             peer.spin(max(0.0, next_sec - time.monotonic()))
-            for mask in masks[known:]:
-                ages_ms.append((now_ns() - stamp_ns_of(mask)) / 1e6)
-                known += 1
-                rss_mb.append(memory.memory_info().rss / 2**20)
-        values = peer.wait_for_diagnostic('Inference', age_at_publish_ms_max=r'\d')
-        counts = peer.wait_for_diagnostic('Input', dropped_superseded='[1-9]')
+        counts = peer.wait_until(lambda: settled_counts(peer), 'every frame is accounted for')
+        values = peer.diagnostic('Inference')
+        lines = re.findall(r'frame (\d+) was in the engine from (\S+) to (\S+) s', process.log)
+    # Frame 0 is the one that warms up.
+    inferences = [(int(number), float(b), float(e)) for number, b, e in lines if int(number)]
     stamps = [stamp_ns_of(mask) for mask in masks]
     assert stamps == sorted(stamps)
-    assert set(stamps) <= set(sent_ns)
-    # The engine is busy all the time, and every frame is accounted for.
-    assert len(masks) > 0.85 * duration_sec * 1e3 / inference_ms
-    accounted = len(masks) + int(counts['dropped_superseded'])
-    assert abs(accounted - int(counts['received'])) <= 2
-    assert int(counts['dropped_too_old']) == 0
-    # Measured where masks arrive, so transport and this process are included.
-    assert float(np.percentile(ages_ms[2:], 99)) < limit_ms, sorted(ages_ms)[-5:]
-    assert float(values['age_at_publish_ms_p99']) < limit_ms
+    assert len(set(stamps)) == len(stamps)
+    assert set(arrived_sec) <= {number for number, _, _ in inferences}
+    assert abs(len(masks) - counts['published']) <= 2
+    assert counts['dropped_superseded'] > 0
+    # The engine is busy all the time.
+    in_engine_sec = sum(end - begin for _, begin, end in inferences)
+    assert in_engine_sec > 0.85 * (inferences[-1][2] - inferences[0][1])
+    # It takes the newest frame that was sent: one frame waiting in a queue would make this 1 or
+    # more, a growing queue would show in the later half.
+    newer = [bisect(sent_sec, begin) - number for number, begin, _ in inferences]
+    half = len(newer) // 2
+    assert (np.median(newer[:half]), np.median(newer[half:])) == (0, 0), newer
+    # A mask arrives here before the engine has finished the next frame.
+    late = [
+        arrived_sec[number] > next_end
+        for (number, _, _), (_, _, next_end) in pairwise(inferences)
+        if number in arrived_sec
+    ]
+    assert np.mean(late) < 0.1, late
+    # The ages that the node tells are those seen here.
+    assert inference_ms < float(values['age_at_publish_ms_p50']) < 1.25 * np.median(ages_ms)
+    assert float(values['age_at_publish_ms_p99']) < 1.25 * max(ages_ms)
     half = len(rss_mb) // 2
     assert max(rss_mb[half:]) - max(rss_mb[:half]) < 4.0, rss_mb[:: max(1, half // 10)]
+
+
+def settled_counts(peer: Peer) -> dict[str, int] | None:
+    """Return the node's counts once each frame is published or dropped, None before."""
+    values = {**peer.diagnostic('Input'), **peer.diagnostic('Inference')}
+    counts = {
+        key: int(value)
+        for key, value in values.items()
+        if key in ('received', 'published') or key.startswith('dropped_')
+    }
+    accounted = sum(count for key, count in counts.items() if key != 'received')
+    return counts if counts.get('received') == accounted else None
 
 
 def test_newest_frame_wins_at_twice_the_load(

@@ -1,6 +1,8 @@
 """A checkpoint becomes a bundle that computes what torch computes, or nothing is written."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+import hashlib
 import json
 from pathlib import Path
 import shutil
@@ -28,11 +30,31 @@ from desertmind_seg.model.bundle import MAX_SIZE_HW, MIN_SIZE_HW, read_bundle
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.pipeline.temporal import TemporalFilter, decide
 from training import evaluate, export
-from training.bundles.frame_choice import calibration_frames, parity_frames
-from training.bundles.parity import MIN_PIXEL_AGREEMENT, broken_limit, made_up_depth
-from training.bundles.precision import Precision
-from training.networks.checkpoint import Checkpoint, save_checkpoint
-from training.networks.vehicle_graph import VehicleGraph
+from training.checkpoint import Checkpoint, save_checkpoint
+from training.export import to_onnx
+from training.model import VehicleGraph
+from training.parity import MIN_PIXEL_AGREEMENT, Precision, fault, made_up_depth
+
+
+@pytest.fixture(scope='module', autouse=True)
+def traced_once() -> Iterator[None]:
+    """Trace each network once, 4 to 9 s of CPU time; all its exports get copies of that model."""
+    models: dict[str, onnx.ModelProto] = {}
+
+    def copy_of_traced(graph: VehicleGraph) -> onnx.ModelProto:
+        digest = hashlib.sha256(f'{graph.network.section} {graph.temperature}'.encode())
+        for name, value in graph.state_dict().items():
+            digest.update(name.encode() + value.numpy().tobytes())
+        key = digest.hexdigest()
+        if key not in models:
+            models[key] = to_onnx(graph)
+        model = onnx.ModelProto()
+        model.CopyFrom(models[key])
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(to_onnx.__globals__, 'to_onnx', copy_of_traced)
+        yield
 
 
 @pytest.fixture(scope='module')

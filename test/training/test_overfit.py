@@ -1,4 +1,4 @@
-"""A network learns four real frames by heart: data, loss, optimizer and scores fit together."""
+"""A network learns two real frames by heart: data, loss, optimizer and scores fit together."""
 
 from pathlib import Path
 
@@ -7,16 +7,15 @@ import pytest
 from training.fit.run import train
 from training.recipes.load import load_recipe
 
-# Of four places; together six classes, each large in its frame, so that edges decide little.
-_FRAMES = ('iid000000', 'iid000474', 'iid001079', 'iid001185')
-# 100 steps reach 0.955; at 128x224 the logits, one for 17 pixels, are too coarse for 0.95.
-_STEPS = 120
+# Of two places; together five classes, each large in its frame, so that edges decide little.
+_FRAMES = ('iid000000', 'iid000474')
+# 60 steps reach 0.959; at 128x224 the logits, one for 17 pixels, are too coarse for 0.95.
+_STEPS = 70
 
 
 @pytest.mark.slow
 @pytest.mark.data
-@pytest.mark.timeout(600)  # 95 s of CPU time
-def test_four_real_frames_are_learned_by_heart(shared_data_dir: Path, tmp_path: Path) -> None:
+def test_two_real_frames_are_learned_by_heart(shared_data_dir: Path, tmp_path: Path) -> None:
     for name in _FRAMES:
         link = tmp_path / 'ycor' / 'train' / name
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +41,7 @@ def test_four_real_frames_are_learned_by_heart(shared_data_dir: Path, tmp_path: 
             'loss.label_smoothing=0.0',
             'loss.class_weights=none',
             'optim.epochs=1',
-            'optim.batch_size=4',
+            'optim.batch_size=2',
             'optim.lr=2.0e-3',
             'optim.encoder_lr_factor=1.0',
             'optim.ema_decay=0.9',
@@ -52,6 +51,6 @@ def test_four_real_frames_are_learned_by_heart(shared_data_dir: Path, tmp_path: 
         ],
     )
     scores = train(recipe, tmp_path / 'run').scores
-    assert scores['frames'] == 4
+    assert scores['frames'] == len(_FRAMES)
     assert scores['steps'] == _STEPS
     assert scores['miou_present'] > 0.95
