@@ -30,10 +30,12 @@ from desertmind_seg.model.bundle import MAX_SIZE_HW, MIN_SIZE_HW, read_bundle
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.pipeline.temporal import TemporalFilter, decide
 from training import evaluate, export
-from training.checkpoint import Checkpoint, save_checkpoint
-from training.export import to_onnx
-from training.model import VehicleGraph
-from training.parity import MIN_PIXEL_AGREEMENT, Precision, fault, made_up_depth
+from training.bundles.exporting import to_onnx
+from training.bundles.frame_choice import calibration_frames, parity_frames
+from training.bundles.parity import MIN_PIXEL_AGREEMENT, broken_limit, made_up_depth
+from training.bundles.precision import Precision
+from training.networks.checkpoint import Checkpoint, save_checkpoint
+from training.networks.vehicle_graph import VehicleGraph
 
 
 @pytest.fixture(scope='module', autouse=True)
