@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from desertmind_seg.engines.profiles import Profile
 from desertmind_seg.engines.protocol import EngineBuildError
 from desertmind_seg.model.bundle import Bundle
-from desertmind_seg.model.files import cache_dir, whole_file
+from desertmind_seg.model.files import atomic_write, cache_dir
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -210,9 +210,9 @@ def find_or_build(
             parity=bundle.metadata.parity,
         )
         with _naming_the_folder(path):
-            with whole_file(path) as temporary:
+            with atomic_write(path) as temporary:
                 temporary.write_bytes(built.plan)
-            with whole_file(path.with_suffix('.json')) as temporary:
+            with atomic_write(path.with_suffix('.json')) as temporary:
                 temporary.write_text(record.model_dump_json(indent=2), encoding='utf-8')
         return StoredEngine(path, record, built.plan, built_now=True)
     finally:

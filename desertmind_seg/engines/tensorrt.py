@@ -18,7 +18,7 @@ from desertmind_seg.engines.tensorrt_build import BuildOptions, stored_engine
 from desertmind_seg.engines.tensorrt_library import CURRENT, TensorRt, choose_tensorrt
 from desertmind_seg.model.arrays import Depth, Rgb
 from desertmind_seg.model.bundle import DEPTH_INPUT, IMAGE_INPUT, OUTPUTS, Bundle
-from desertmind_seg.model.files import whole_file
+from desertmind_seg.model.files import atomic_write
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -322,7 +322,7 @@ class TensorRtEngine:
         if content == self._jit_saved:
             return
         try:
-            with whole_file(self._jit_path) as temporary:
+            with atomic_write(self._jit_path) as temporary:
                 temporary.write_bytes(content)
         except OSError as err:
             # Frames go on; only the next start is slower.

@@ -11,7 +11,7 @@ from desertmind_seg.evaluation.comparison import BLOCK_FRAMES
 from desertmind_seg.evaluation.results import LabelCounts
 from desertmind_seg.messages.bags import IMAGE_TYPE, Bag, BagError, header_stamp_ns
 from desertmind_seg.messages.images import MessageError, decode_labels
-from desertmind_seg.model.arrays import Depth, Image
+from desertmind_seg.model.arrays import Depth, Mask
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 from desertmind_seg.scores.confusion import ConfusionMatrix, Counts, MetricsError, RangeConfusion
 from desertmind_seg.scores.records import BandMetrics, SegmentationMetrics
@@ -57,7 +57,7 @@ class RecordedLabels:
             if stamp_ns not in self._png:
                 self._png[stamp_ns] = cv2.imencode('.png', labels)[1]
 
-    def at(self, stamp_ns: int) -> Image | None:
+    def at(self, stamp_ns: int) -> Mask | None:
         """Return the labels of this stamp, (H, W) uint8 class ids or UNLABELED."""
         png = self._png.get(stamp_ns)
         if png is None:
@@ -69,7 +69,7 @@ class RecordedLabels:
         return BagError(f'Label image of {self.topic!r} with stamp {stamp_ns} ns: {err}')
 
 
-def _decode(message: Any) -> Image:
+def _decode(message: Any) -> Mask:
     labels = decode_labels(message)
     if labels.dtype != np.uint8 and labels.max() > UNLABELED:
         largest = int(labels.max())
@@ -101,7 +101,7 @@ class LabelScore:
         self._ranges = RangeConfusion(labels.ontology) if by_range else None
         self._masks = 0
 
-    def add(self, stamp_ns: int, mask: Image, depth: Depth | None = None) -> None:
+    def add(self, stamp_ns: int, mask: Mask, depth: Depth | None = None) -> None:
         """Score a mask, (H, W) uint8, where it has labels; (H, W) float32 metres tell its range.
 
         Raises:

@@ -17,7 +17,7 @@ from desertmind_seg.evaluation.sections import (
     shown,
     source_section,
 )
-from desertmind_seg.model.arrays import Image
+from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.reports.charts import latency_section
 from desertmind_seg.reports.page import Fact, Section, write_report
@@ -35,7 +35,7 @@ def write_evaluation_report(
     metrics: EvaluationMetrics,
     inference_ms: tuple[Sequence[float], Sequence[float]],
     flicker_lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    sheet: Image,
+    sheet: Rgb,
     ontology: Ontology,
 ) -> None:
     """Write the page on one model, and on both where there are two.

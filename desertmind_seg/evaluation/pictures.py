@@ -14,7 +14,7 @@ from desertmind_seg.messages.bags import (
     header_stamp_ns,
 )
 from desertmind_seg.messages.images import decode_labels
-from desertmind_seg.model.arrays import Image
+from desertmind_seg.model.arrays import Mask, Rgb
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.rendering import contact_sheet
 
@@ -61,7 +61,7 @@ def frames_sheet(
     chosen: Sequence[tuple[int, str]],
     log_times_ns: Mapping[int, int],
     ontology: Ontology,
-) -> Image:
+) -> Rgb:
     """Draw frames with their masks, confidences and the legend.
 
     Args:
@@ -91,7 +91,7 @@ def frames_sheet(
     return contact_sheet(rows, ontology, [title for _, title in chosen])
 
 
-def decode_mask(message: Any) -> Image:
+def decode_mask(message: Any) -> Mask:
     """Decode a message of a bag of masks, mask or confidence, to (H, W) uint8."""
     return decode_labels(message).astype(np.uint8, copy=False)
 

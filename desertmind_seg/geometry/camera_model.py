@@ -50,7 +50,7 @@ class Rays:
 
 
 class CameraRays:
-    """Gives the rays of a camera, and computes them anew only when its CameraInfo changes.
+    """Gives the rays of a camera, and computes them again only when its CameraInfo changes.
 
     Args:
         rectified: whether the images are rectified (image_proc's image_rect), so that P and no
@@ -182,7 +182,7 @@ def _distortion(camera_info: Any) -> tuple[str, Float64]:
     if not np.isfinite(values).all():
         raise CameraInfoError(
             f'camera_info has the distortion coefficients {values.tolist()}; expected numbers: '
-            'calibrate the camera anew.'
+            'calibrate the camera again.'
         )
     return name, values
 

@@ -18,10 +18,10 @@ import numpy.typing as npt
 
 from desertmind_seg.geometry.camera_model import Rays
 from desertmind_seg.geometry.frame_transforms import CameraPose
+from desertmind_seg.model.arrays import Depth
 
 UInt8 = npt.NDArray[np.uint8]
 Int8 = npt.NDArray[np.int8]
-Depth = npt.NDArray[np.float32]
 Index = npt.NDArray[np.intp]
 
 RESOLUTION_M = 0.2
@@ -49,7 +49,7 @@ _MIN_EVIDENCE = 3.0
 # cost comes from the newest frame, 0.87 of it from the newest five.
 _FRAME_EVIDENCE = 10.0
 _MAX_EVIDENCE = 20.0
-# Stamps of frames that overtook each other; further back, a bag began anew.
+# Stamps of frames that overtook each other; further back, a bag began again.
 _TIME_JUMP_SEC = 0.1
 
 
@@ -260,7 +260,7 @@ def _overlap(shift: int) -> tuple[slice, slice]:
 
 
 class OutgoingCostmap:
-    """A nav_msgs/OccupancyGrid that is filled anew for each frame; one thread at a time."""
+    """A nav_msgs/OccupancyGrid that is filled again for each frame; one thread at a time."""
 
     def __init__(self, frame_id: str) -> None:
         """Make an empty grid of the gravity-aligned frame `frame_id`."""

@@ -62,7 +62,7 @@ class Extrinsics(Protocol):
         ...
 
     def reset(self) -> None:
-        """Begin anew after a jump of time."""
+        """Start over after a jump of time."""
         ...
 
     def close(self) -> None:

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from desertmind_seg.geometry.camera_model import Rays
+from desertmind_seg.model.arrays import Depth
 
 UInt8 = npt.NDArray[np.uint8]
-Depth = npt.NDArray[np.float32]
 
 # sensor_msgs/PointField
 _UINT8, _FLOAT32 = 2, 7
@@ -34,7 +34,7 @@ _COLOR_BITS = np.uint32(0x00FFFFFF)
 
 
 class OutgoingPoints:
-    """A sensor_msgs/PointCloud2 that is filled anew for each frame, in the same memory.
+    """A sensor_msgs/PointCloud2 that is filled again for each frame, in the same memory.
 
     640 x 480 points are 6.1 MB. `publish` copies, so the message may be filled again as soon as it
     returns; one thread at a time.

@@ -12,13 +12,9 @@ from desertmind_seg.messages.bags import (
     header_frame_id,
     header_stamp_ns,
 )
-from desertmind_seg.messages.depth import (
-    Depth,
-    at_image_size,
-    decode_compressed_depth,
-    decode_depth,
-)
+from desertmind_seg.messages.depth import at_image_size, decode_compressed_depth, decode_depth
 from desertmind_seg.messages.pairing import DepthPairing, Pair, Stamped
+from desertmind_seg.model.arrays import Depth
 
 
 def pair_recorded(

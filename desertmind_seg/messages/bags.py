@@ -32,7 +32,7 @@ from rosbags.typesys import Stores, TypesysError, get_typestore
 from rosbags.typesys.store import Typestore
 
 from desertmind_seg.messages.images import decode_compressed_image, decode_image, nanoseconds
-from desertmind_seg.model.arrays import Image
+from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.errors import DesertmindError
 
 IMAGE_TYPE = 'sensor_msgs/msg/Image'
@@ -416,7 +416,7 @@ def _offered_qos(connections: Sequence[Connection]) -> OfferedQos | None:
     )
 
 
-def decode_frame(bag: Bag, topic: str, message: Any) -> Image:
+def decode_frame(bag: Bag, topic: str, message: Any) -> Rgb:
     """Decode a deserialized frame of `topic`, raw or compressed, to (H, W, 3) uint8 RGB."""
     if bag.topics[topic].type == COMPRESSED_IMAGE_TYPE:
         return decode_compressed_image(message)

@@ -57,7 +57,7 @@ def with_background_sending(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def missing_image_profile(rmw_implementation: str, environ: Mapping[str, str]) -> str | None:
-    """Say in words that large images will be lost in this process, or return None.
+    """Say that large images will be lost in this process, or return None.
 
     Args:
         rmw_implementation: such as 'rmw_fastrtps_cpp'; another middleware needs no profile.
@@ -96,7 +96,7 @@ def _small_shared_memory() -> str | None:
 
 
 def qos_conflicts(topic: str, sender: str, offered: Any, receiver: str, requested: Any) -> str:
-    """Say in words why a publisher and a subscriber of a topic do not talk to each other.
+    """Say why a publisher and a subscriber of a topic do not talk to each other.
 
     Args:
         topic: full name.
@@ -128,7 +128,7 @@ def keep_frame_memory() -> bool:
     """Ask the C allocator to keep the memory of freed images instead of returning it.
 
     Every image passes through several buffers of its size; by default glibc gives each back to
-    the kernel and faults its pages in anew. Measured on 2 cores, receiving rgb8: CPU per frame
+    the kernel and faults its pages in again. Measured on 2 cores, receiving rgb8: CPU per frame
     5.5 -> 1.7 ms at 1280x720, 45 -> 14 ms at 3840x2160. Blocks up to 32 MB (glibc's maximum,
     a 2160x3840 rgb8 frame has 25) come from the heap, which keeps up to 256 MB of free memory.
 

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from desertmind_seg.messages.images import MessageError, image_rows
+from desertmind_seg.model.arrays import Depth
 
-Depth = npt.NDArray[np.float32]
 UInt16 = npt.NDArray[np.uint16]
 
 DEPTH_ENCODINGS = ('32FC1', '16UC1')

@@ -26,7 +26,7 @@ MAX_WAITING_RGB = 8
 MAX_HELD_DEPTH = 16
 # Stamps of one camera rise. Two cameras on one topic, by mistake, differ by less than this.
 TIME_JUMP_NS = 100_000_000
-# Depth pipelines exchange neighbours; a stamp further back is a bag that began anew.
+# Depth pipelines exchange neighbours; a stamp further back is a bag that began again.
 _DEPTH_JUMP_NS = 500_000_000
 # Of one jump of time, the two streams tell within this long of each other.
 _ONE_JUMP_NS = 1_000_000_000
@@ -206,7 +206,7 @@ class DepthPairing(Generic[R, D]):
         return [self._decide() for _ in range(len(self._waiting))]
 
     def reset(self) -> list[Pair[R, D]]:
-        """Begin anew after a jump of time; returns the images that were waiting."""
+        """Start over after a jump of time; returns the images that were waiting."""
         pairs = self.flush()
         self._depths.clear()
         self._forget_lags()
@@ -275,17 +275,17 @@ class DepthPairing(Generic[R, D]):
         candidates = [held for held in self._depths if _same_frame(rgb.frame_id, held.frame_id)]
         if not self._depths:
             return self._without(rgb, None, NO_DEPTH, f'{REASONS[NO_DEPTH]}.')
-        fault = frame_fault(rgb.frame_id, self._depths[-1].frame_id)
+        mismatch = frame_mismatch(rgb.frame_id, self._depths[-1].frame_id)
         if not candidates:
-            return self._without(rgb, None, OTHER_FRAME, fault)
+            return self._without(rgb, None, OTHER_FRAME, mismatch)
         # Of two that are equally near the one that arrived last.
         nearest = min(reversed(candidates), key=lambda held: abs(held.stamp_ns - rgb.stamp_ns))
         dt_ns = nearest.stamp_ns - rgb.stamp_ns
         dt_ms = dt_ns / 1e6
         self._dt_ms.append(dt_ms)
         self._bins[sum(dt_ms >= edge for edge in DT_EDGES_MS) - 1] += 1
-        if abs(dt_ns) > self._max_dt_ns and fault:
-            return self._without(rgb, dt_ms, OTHER_FRAME, fault)
+        if abs(dt_ns) > self._max_dt_ns and mismatch:
+            return self._without(rgb, dt_ms, OTHER_FRAME, mismatch)
         if abs(dt_ns) > self._max_dt_ns:
             return self._without(
                 rgb,
@@ -367,7 +367,7 @@ class DepthPairing(Generic[R, D]):
         }
 
 
-def frame_fault(rgb_frame_id: str, depth_frame_id: str) -> str:
+def frame_mismatch(rgb_frame_id: str, depth_frame_id: str) -> str:
     """Say why depth of another frame cannot be used; '' where the frames are one."""
     if _same_frame(rgb_frame_id, depth_frame_id):
         return ''

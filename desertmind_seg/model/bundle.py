@@ -11,7 +11,7 @@ import onnx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.files import whole_file
+from desertmind_seg.model.files import atomic_write
 from desertmind_seg.model.ontology import Ontology, describe_validation_error
 
 METADATA_KEY = 'desertmind_seg'
@@ -171,7 +171,7 @@ def write_bundle(model: onnx.ModelProto, metadata: BundleMetadata, path: str | P
     except onnx.checker.ValidationError as err:
         raise BundleError(f'{path}: the graph is not valid ONNX: {err}') from err
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(stamped.SerializeToString())
         written = read_bundle(temporary)
     return Bundle(path, written.sha256, written.metadata, written.outputs)

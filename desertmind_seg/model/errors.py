@@ -4,5 +4,5 @@
 class DesertmindError(Exception):
     """What is wrong, the value, what was expected and how to mend it, in one message.
 
-    Commands print it as one line; everything else that is raised is a fault of ours.
+    Commands print it as one line; everything else that is raised is an error of ours.
     """

@@ -64,7 +64,7 @@ def cache_dir() -> Path:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that becomes `path` only when the block succeeds.
 
     The suffix is kept, because OpenCV and ffmpeg choose the format by it. When the block raises,

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from desertmind_seg.messages.depth import Depth, at_image_size
+from desertmind_seg.messages.depth import at_image_size
 from desertmind_seg.messages.frame_slot import Frame
 from desertmind_seg.messages.images import MessageError
 from desertmind_seg.messages.pairing import REASONS, DepthPairing, Pair, Stamped
+from desertmind_seg.model.arrays import Depth
 from desertmind_seg.node.health import WARN, Rate, Status, status_of
 
 RGBD, RGB = 'RGB-D', 'RGB'
@@ -97,7 +98,7 @@ class DepthInput:
         return _ready(self._pairing.flush())
 
     def reset(self) -> list[Frame]:
-        """Begin anew after a jump of time; returns the frames that were waiting."""
+        """Start over after a jump of time; returns the frames that were waiting."""
         return _ready(self._pairing.reset())
 
     def depth_of(self, pair: Pair[Frame, Any], size_hw: tuple[int, int]) -> Depth | None:

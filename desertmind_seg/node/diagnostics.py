@@ -17,7 +17,7 @@ from desertmind_seg.node.health import (
     PipelineHealth,
     Status,
     engine_status,
-    gate_values,
+    parity_values,
 )
 from desertmind_seg.node.inputs import NodeInputs, Source
 from desertmind_seg.node.outputs import NodeOutputs
@@ -174,7 +174,7 @@ class Diagnostics:
                 'ontology': bundle.metadata.ontology.name,
                 'ontology_sha256': bundle.metadata.ontology_sha256,
                 **state.segmenter.engine.details,
-                **gate_values(bundle.metadata.parity),
+                **parity_values(bundle.metadata.parity),
             }
         statuses = [
             self._health.input_status(transport, self._image_problems(state), drops),

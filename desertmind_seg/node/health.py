@@ -206,10 +206,10 @@ def engine_status(values: Mapping[str, str], state: str, failure: str) -> Status
     return status_of('Engine', ERROR, [failure] if failure else [], state, values)
 
 
-def gate_values(parity: Mapping[str, Any]) -> dict[str, str]:
-    """Return the figures of a bundle's parity gate that are single numbers or words."""
+def parity_values(parity: Mapping[str, Any]) -> dict[str, str]:
+    """Return the figures of a bundle's parity parity check that are single numbers or words."""
     return {
-        f'gate_{name}': f'{value:.6g}' if isinstance(value, float) else str(value)
+        f'parity_{name}': f'{value:.6g}' if isinstance(value, float) else str(value)
         for name, value in parity.items()
         if isinstance(value, (int, float, str))
     }

@@ -98,7 +98,7 @@ class NodeOutputs:
         return [*(publisher for publisher, _ in self._images.values()), self._label_info]
 
     def described(self) -> list[tuple[Any, str]]:
-        """Return each publisher with the type of what it sends, in words."""
+        """Return each publisher with the name of the type that it sends."""
         images = [
             (publisher, f'Image {outgoing.encoding}')
             for publisher, outgoing in self._images.values()

@@ -43,7 +43,7 @@ class ParameterSpec:
 
     @property
     def constraints(self) -> str:
-        """The allowed values in words; empty where any value of the type will do."""
+        """The allowed values as text; empty where any value of the type will do."""
         if self.range is not None:
             return f'{self.range[0]} to {self.range[1]}'
         return ' or '.join(self.choices)

@@ -9,7 +9,7 @@ import numpy as np
 
 from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.files import whole_file
+from desertmind_seg.model.files import atomic_write
 from desertmind_seg.pipeline.rendering import overlay
 from desertmind_seg.pipeline.segmenter import ImageError, Segmenter
 
@@ -95,6 +95,6 @@ def segment_image(segmenter: Segmenter, image: Path, target: Path) -> float:
     for suffix, picture in zip(OUTPUT_SUFFIXES, pictures, strict=True):
         path = target.with_name(target.name + suffix)
         _, encoded = cv2.imencode(path.suffix, picture)
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(encoded.tobytes())
     return result.inference_ms

@@ -49,7 +49,7 @@ class Segmenter:
     Args:
         engine: what runs the bundle.
         confidence_threshold: see the property.
-        temporal: makes the masks of a sequence steadier; None for each frame on its own.
+        temporal: lessens the flicker of a sequence; None for each frame on its own.
 
     Raises:
         EngineError: the filter needs probabilities, which bundle or backend do not give.

@@ -1,4 +1,4 @@
-"""Steadier masks: probabilities of the frames before, moved along with the scene, blended in.
+"""Less flicker: probabilities of the frames before, moved along with the scene, blended in.
 
 The history is warped by dense optical flow (`flow.FrameFlow`) at the network's size. Flow needs
 nothing but the images, so that it always works; depth and TF would need a camera model, an

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from desertmind_seg.evaluation.sections import score_facts, score_sections, source_section
-from desertmind_seg.model.arrays import Pixels
+from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.replay.node_process import NODE_LOG
 from desertmind_seg.replay.results import ReplayMetrics
@@ -24,8 +24,8 @@ def write_replay_report(
     metrics: ReplayMetrics,
     result: Replay,
     ontology: Ontology,
-    sheet: Pixels,
-    extremes: Pixels | None,
+    sheet: Rgb,
+    extremes: Rgb | None,
     *,
     video: bool,
 ) -> None:

@@ -20,7 +20,7 @@ from desertmind_seg.evaluation.results import (
     utc_now,
 )
 from desertmind_seg.messages.bags import MASK_TOPIC, Bag, header_stamp_ns
-from desertmind_seg.model.arrays import Image
+from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.bundle import Bundle
 from desertmind_seg.model.records import Environment
 from desertmind_seg.replay.node_process import NODE_LOG, NodeOptions
@@ -73,7 +73,7 @@ def replay_bag(
         result = replay_through_node(bag, image_topic, options, rate, ontology, new, stop)
         with Bag(new / MASKS) as masks:
 
-            def sheet(frame_miou: dict[int, float]) -> Image:
+            def sheet(frame_miou: dict[int, float]) -> Rgb:
                 chosen = select_frames(result.mask_stamps_ns, frame_miou)
                 return frames_sheet(bag, image_topic, masks, chosen, result.log_times_ns, ontology)
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from desertmind_seg.evaluation.pictures import decode_mask
 from desertmind_seg.messages.bags import MASK_TOPIC, Bag, decode_frame, pair_by_stamp
-from desertmind_seg.model.arrays import Pixels
+from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.rendering import legend, overlay
 from desertmind_seg.replay.node_process import ReplayError
@@ -71,7 +71,7 @@ def write_video(
     """Write frame, overlay and legend side by side, at the speed of the drive."""
     chosen, rate_hz = video_stamps(stamps_ns)
     writer = None
-    key: Pixels | None = None
+    key: Rgb | None = None
     pairs = pair_by_stamp((bag, topic), (masks, MASK_TOPIC), chosen)
     for _, image, mask_message in tqdm(
         pairs, total=len(chosen), desc='video', unit='frame', disable=None
@@ -95,7 +95,7 @@ def write_video(
         writer.release()
 
 
-def _padded_legend(ontology: Ontology, height_px: int) -> Pixels:
+def _padded_legend(ontology: Ontology, height_px: int) -> Rgb:
     drawn = legend(ontology, height_px)
     paper = [int(value) for value in drawn[-1, -1]]
     left = 12

@@ -7,13 +7,13 @@ from pathlib import Path
 import tempfile
 from typing import Any
 
-from desertmind_seg.model.files import whole_file
+from desertmind_seg.model.files import atomic_write
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all. NaN and infinity are refused: JSON has neither."""
     text = json.dumps(document, indent=2, allow_nan=False) + '\n'
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding='utf-8')
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from desertmind_seg.model.files import whole_file
+from desertmind_seg.model.files import atomic_write
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -54,5 +54,5 @@ def write_report(
         headline=headline,
         sections=sections,
     )
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(page, encoding='utf-8')

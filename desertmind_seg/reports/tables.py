@@ -98,7 +98,7 @@ def classes_section(
     """Show IoU and pixels of each class.
 
     Args:
-        segmentation: `ConfusionMatrix.to_dict()`.
+        segmentation: a `SegmentationMetrics`, dumped.
         ontology: its class table.
         note: text below the title.
         changes: by class name, a column of its own.

@@ -41,13 +41,9 @@ from desertmind_seg.geometry.camera_model import CameraRays
 from desertmind_seg.geometry.costmap import OutgoingCostmap, RollingCostmap
 from desertmind_seg.geometry.frame_transforms import StaticExtrinsics, body_transform
 from desertmind_seg.geometry.points import POINT_BYTES, OutgoingPoints
-from desertmind_seg.messages.depth import (
-    Depth,
-    at_image_size,
-    decode_compressed_depth,
-    decode_depth,
-)
+from desertmind_seg.messages.depth import at_image_size, decode_compressed_depth, decode_depth
 from desertmind_seg.messages.pairing import DepthPairing, Stamped
+from desertmind_seg.model.arrays import Depth
 from desertmind_seg.reports.provenance import environment
 from desertmind_seg.timing.limits import CpuCopy
 

@@ -130,7 +130,7 @@ def test_unusable_depth_is_refused_with_the_reason_and_masks_go_on(
         assert int(values[key]) == before + 1
         # The next frame is to be further from this depth than max_dt_ms.
         peer.wait_until(lambda sent_ns=stamp_ns: now_ns() > sent_ns + 50 * MS, '50 ms pass')
-    # Bytes the other way round are no fault where the field says so.
+    # Bytes the other way round are no error where the field says so.
     stamp_ns = now_ns()
     big_endian = depth_16uc1(metres, stamp_ns, is_bigendian=1)
     big_endian.data = type(big_endian.data)('B', (metres * 1000).round().astype('>u2').tobytes())

@@ -99,9 +99,13 @@ def test_a_named_tensorrt_without_a_driver_ends_with_status_1(
 
 def test_diagnostics_show_the_build_then_the_gate(tmp_path: Path) -> None:
     ontology = load_ontology('ycor-8')
-    gate = {'reference': 'torch fp32', 'pixel_agreement': 0.99987654321, 'by_class': {'sky': 1.0}}
+    parity = {
+        'reference': 'torch fp32',
+        'pixel_agreement': 0.99987654321,
+        'by_class': {'sky': 1.0},
+    }
     path = tmp_path / 'tiny.onnx'
-    write_bundle(tiny_model(ontology), tiny_metadata(ontology, parity=gate), path)
+    write_bundle(tiny_model(ontology), tiny_metadata(ontology, parity=parity), path)
     arguments = [f'model.bundle:={path}', 'diagnostics.period_sec:=0.2']
     rclpy.init(args=['--ros-args', *(part for item in arguments for part in ('-p', item))])
     stop, going_on = Event(), []
@@ -124,9 +128,9 @@ def test_diagnostics_show_the_build_then_the_gate(tmp_path: Path) -> None:
         peer.wait_until(lambda: peer.diagnostic('Engine').get('message') == 'active', 'active')
         values = peer.diagnostic('Engine')
         assert (values['backend'], values['lifecycle']) == ('onnxruntime-cpu', 'active')
-        assert values['gate_pixel_agreement'] == '0.999877'
-        assert values['gate_reference'] == 'torch fp32'
-        assert 'gate_by_class' not in values
+        assert values['parity_pixel_agreement'] == '0.999877'
+        assert values['parity_reference'] == 'torch fp32'
+        assert 'parity_by_class' not in values
         assert values['onnxruntime']
 
         # A signal stops a builder.

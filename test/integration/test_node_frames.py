@@ -227,7 +227,7 @@ def test_parameters_change_while_frames_flow(
     np.testing.assert_array_equal(pixels_of(after) == 255, confidence < np.ceil(0.9 * 255))
     assert (pixels_of(after) == 255).any()
     peer.wait_until(
-        lambda: infos and json.loads(infos[-1].data)['threshold'] == 0.9, 'label_info anew'
+        lambda: infos and json.loads(infos[-1].data)['threshold'] == 0.9, 'label_info again'
     )
 
     refused = peer.set_parameter('confidence.threshold', float('nan'))

@@ -1,4 +1,4 @@
-"""Frames are read as labelled, split by blocks, and faults are named."""
+"""Frames are read as labelled, split by blocks, and errors are named."""
 
 from pathlib import Path
 
@@ -213,7 +213,7 @@ def test_a_class_that_a_fold_cannot_learn_is_named(
     (fold,) = faulty
     with pytest.raises(DatasetError, match=f'fold {fold} of 3 has no training pixel of rocks'):
         _desert(root, 'train', by='folds', fold=fold)
-    # Classes that the whole set lacks are no fault of the fold.
+    # Classes that the whole set lacks are no error of the fold.
     assert _desert(root, 'train', by='folds', fold=(fold + 1) % 3)
     assert 'no frame has a pixel of lush bushes' in caplog.text
 

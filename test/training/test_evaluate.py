@@ -248,7 +248,8 @@ def test_the_command_names_what_is_missing(
     with pytest.raises(SystemExit, match='2'):
         main(['--checkpoint', str(tmp_path / 'x.pt'), *arguments])
     assert 'no checkpoint at' in capsys.readouterr().err
-    assert main(['--bundle', str(tmp_path / 'x.onnx'), *arguments]) == NOTHING_WRITTEN
+    with pytest.raises(SystemExit, match='2'):
+        main(['--bundle', str(tmp_path / 'x.onnx'), *arguments])
     assert 'x.onnx' in capsys.readouterr().err
     empty = ['--dataset', 'ycor', '--root', str(tmp_path), '--out', str(tmp_path / 'out')]
     assert main(['--bundle', str(ROOT / DEFAULT_BUNDLE), *empty]) == NOTHING_WRITTEN

@@ -1,4 +1,4 @@
-"""Every published layout is read as its publisher describes it, and its faults are named."""
+"""Every published layout is read as its publisher describes it, and its errors are named."""
 
 from pathlib import Path
 import pickle
@@ -338,7 +338,7 @@ def test_a_drive_has_only_its_own_class_tables(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------
-# Faults of any layout
+# Errors of any layout
 
 
 def test_a_frame_without_its_other_half_is_listed(tmp_path: Path) -> None:

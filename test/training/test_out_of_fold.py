@@ -210,7 +210,7 @@ def test_one_frame_is_in_memory_at_a_time(
     score_mixtures([store], {'one': ALONE})
     sample_pixels([store], 0, max_pixels=2000)
     assert len(alive) == 48
-    assert max(alive) <= 2  # one, and the one before until its name is given anew
+    assert max(alive) <= 2  # one, and the one before until its name is given again
 
 
 @pytest.fixture

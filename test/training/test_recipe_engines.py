@@ -70,7 +70,7 @@ def tensorrt() -> TensorRt:
 
 
 def _write(recipe: Recipe, path: Path) -> Bundle:
-    """Export as training.export does; its gate, and the checks of write_bundle, have own tests."""
+    """Export as training.export does; parity check and write_bundle have tests of their own."""
     ontology = load_ontology(recipe.ontology)
     torch.manual_seed(0)
     network = SegmentationNetwork(recipe.model, ontology.num_classes).drop_depth_head()

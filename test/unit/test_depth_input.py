@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from desertmind_seg.messages.depth import Depth
 from desertmind_seg.messages.frame_slot import Frame, FrameSlot
 from desertmind_seg.messages.images import MessageError
 from desertmind_seg.messages.pairing import DepthPairing
+from desertmind_seg.model.arrays import Depth
 from desertmind_seg.node.depth_input import RGB, RGBD, DepthInput, no_depth_status
 from desertmind_seg.node.health import OK, WARN
 

@@ -12,13 +12,9 @@ import numpy as np
 import pytest
 from rvl_encoder import rvl_encode, rvl_nibbles
 
-from desertmind_seg.messages.depth import (
-    Depth,
-    at_image_size,
-    decode_compressed_depth,
-    decode_depth,
-)
+from desertmind_seg.messages.depth import at_image_size, decode_compressed_depth, decode_depth
 from desertmind_seg.messages.images import MessageError
+from desertmind_seg.model.arrays import Depth
 
 MILLIMETRES = np.array([[0, 1, 500], [1000, 4321, 65535]], np.uint16)
 METRES = np.array([[0.0, 0.001, 0.5], [1.0, 4.321, 65.535]], np.float32)

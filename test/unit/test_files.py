@@ -72,7 +72,7 @@ def test_cache_dir_follows_xdg(
 
 def test_whole_file_appears_only_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / 'a.b.png'
-    with files.whole_file(path) as temporary:
+    with files.atomic_write(path) as temporary:
         assert temporary.parent == tmp_path
         assert temporary.suffix == '.png'
         temporary.write_bytes(b'new')
@@ -88,7 +88,7 @@ def test_whole_file_keeps_the_old_file_on_failure(tmp_path: Path) -> None:
     path.write_bytes(b'old')
 
     def write_half() -> None:
-        with files.whole_file(path) as temporary:
+        with files.atomic_write(path) as temporary:
             temporary.write_bytes(b'half')
             raise OSError('disk full')
 

@@ -85,7 +85,7 @@ def test_frames_without_one_before_them() -> None:
     assert not has_way_back(0)
     assert has_way_back(STEP_NS)
     assert not has_way_back(STEP_NS)
-    assert not has_way_back(STEP_NS - 1)  # a bag that began anew
+    assert not has_way_back(STEP_NS - 1)  # a bag that began again
     assert has_way_back(STEP_NS - 1 + MAX_GAP_NS)
     assert not has_way_back(STEP_NS + 2 * MAX_GAP_NS)
     assert not has_way_back(2 * STEP_NS + 2 * MAX_GAP_NS, (60, 80))

@@ -18,7 +18,7 @@ from desertmind_seg.messages.pairing import (
     DepthPairing,
     Pair,
     Stamped,
-    frame_fault,
+    frame_mismatch,
 )
 
 MS = 1_000_000
@@ -178,7 +178,7 @@ def test_depth_of_another_frame_is_refused_with_the_fix_and_does_not_delay() -> 
     assert stream.pairs[0].dt_ms is None
     stream.depth(33, 34, f'/{FRAME}').rgb(33, 35)
     assert stream.out[1] == ('rgb 33', 'depth 33')
-    assert frame_fault(FRAME, FRAME) == frame_fault(f'/{FRAME}', FRAME) == ''
+    assert frame_mismatch(FRAME, FRAME) == frame_mismatch(f'/{FRAME}', FRAME) == ''
 
 
 @pytest.mark.parametrize('depth_first', [False, True])
@@ -413,7 +413,7 @@ def test_a_jump_of_time_is_no_second_clock() -> None:
     stream = Stream(max_dt_ms=40, max_wait_ms=50)
     for stamp in range(0, 3000, 100):
         stream.depth(stamp, stamp + 5).rgb(stamp, stamp + 5)
-    # The bag begins again: for a while only depth has come anew.
+    # The bag begins again: for a while only depth has come again.
     stream.rgb(0, 3105).rgb(100, 3205)
     for stamp in range(200, 1000, 100):
         stream.depth(stamp, stamp + 3105).rgb(stamp, stamp + 3105)

@@ -6,7 +6,7 @@ from jinja2 import Environment, StrictUndefined
 import yaml
 
 from desertmind_seg.model.bundle import Bundle, read_bundle
-from desertmind_seg.model.files import whole_file
+from desertmind_seg.model.files import atomic_write
 from training.recipes.load import parse_recipe
 from training.recipes.schema import SplitSection
 
@@ -161,7 +161,7 @@ def write_model_card(bundle_path: Path, out: Path) -> None:
     """Write the card of a bundle file as Markdown."""
     card = model_card(read_bundle(bundle_path))
     out.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(out) as temporary:
+    with atomic_write(out) as temporary:
         temporary.write_text(card, encoding='utf-8')
 
 

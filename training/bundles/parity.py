@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from desertmind_seg.engines.protocol import Engine
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.files import whole_file
+from desertmind_seg.model.files import atomic_write
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.rendering import colorize, overlay
 from desertmind_seg.scores.confusion import ConfusionMatrix
@@ -225,5 +225,5 @@ def write_worst_frame(
     picture = np.hstack([overlay(rgb, mask, ontology), overlay(rgb, found, ontology), apart])
     written, png = cv2.imencode('.png', cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     assert written
-    with whole_file(out) as temporary:
+    with atomic_write(out) as temporary:
         temporary.write_bytes(png.tobytes())

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from desertmind_seg.model.files import whole_file
+from desertmind_seg.model.files import atomic_write
 from desertmind_seg.model.ontology import Ontology
 from training.data.frames import DepthArray, LabelledFrame, UInt8Array
 
@@ -82,7 +82,7 @@ class CachedFrame(LabelledFrame):
 def _store(path: Path, decoded: npt.NDArray[Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             np.save(temporary, decoded)
     except OSError as err:
         if err.errno not in {errno.ENOSPC, errno.EDQUOT}:

@@ -25,7 +25,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.files import whole_file
+from desertmind_seg.model.files import atomic_write
 from desertmind_seg.model.ontology import Ontology
 from training.data.frames import LabelledFrame
 from training.evaluation.tta import Probabilities
@@ -59,7 +59,7 @@ class Record(BaseModel):
 
     def write(self, path: Path) -> None:
         """Write the file whole or not at all."""
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(self.model_dump_json(indent=1) + '\n', encoding='utf-8')
 
 
@@ -182,7 +182,7 @@ def write_fold(
         small = functional.interpolate(predicted[None], sides, mode='area')[0].numpy()
         # Names may hold slashes; a flat folder is easier to count and to carry.
         file = f'{frame.dataset}-{quote(frame.name, safe="")}.npz'
-        with whole_file(folder / file) as temporary:
+        with atomic_write(folder / file) as temporary:
             np.savez_compressed(
                 temporary,
                 probabilities=encode(small, views.store_dtype),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from desertmind_seg.model.files import whole_file
+from desertmind_seg.model.files import atomic_write
 from desertmind_seg.model.ontology import Ontology, load_ontology
 from desertmind_seg.reports.output import write_json
 from desertmind_seg.reports.page import Fact, write_report
@@ -183,7 +183,7 @@ def write(path: Path, compared: ComparedRuns) -> None:
         parts = [as_markdown(rows), *compared.warnings]
         for comparison in compared.comparisons:
             parts += [f'**{comparison.sentence}.**', as_markdown(difference_rows(comparison))]
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text('\n\n'.join(parts) + '\n', encoding='utf-8')
     else:
         _write_page(path, rows, compared)

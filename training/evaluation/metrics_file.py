@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.files import whole_file
+from desertmind_seg.model.files import atomic_write
 from desertmind_seg.model.records import Record
 from desertmind_seg.scores.confusion import Counts
 from desertmind_seg.scores.records import Interval, Score, ScoreInterval, SplitMetrics
@@ -102,7 +102,7 @@ def write_metrics(path: Path, metrics: Metrics) -> None:
     """
     document = metrics.model_dump(exclude_unset=True)
     lines = [f'  {json.dumps(key)}: {_json(value)}' for key, value in document.items()]
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text('{\n' + ',\n'.join(lines) + '\n}\n', encoding='utf-8')
 
 

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.files import whole_file
+from desertmind_seg.model.files import atomic_write
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.scores.records import SplitMetrics
 from training.data.datasets import data_hash, list_frames
@@ -145,7 +145,7 @@ def score_store(recipe: Recipe, store: OutOfFoldStore, folder: Path) -> FoldScor
         rule += ', its epoch chosen by the score on the fold (optim.keep, early stopping)'
     fitted = next(row.temperature for row in rows if row.fitted)
     figures = write_mixture_metrics(folder, scores, store, recipe, rule, fitted)
-    with whole_file(folder / TEMPERATURES_FILE) as temporary:
+    with atomic_write(folder / TEMPERATURES_FILE) as temporary:
         text = json.dumps([row.model_dump() for row in rows], indent=1)
         temporary.write_text(text + '\n', encoding='utf-8')
     return figures, rows
@@ -190,7 +190,7 @@ def run_folds(
     if ours.is_file():
         check_same_recipe(load_recipe(ours).model_dump(mode='json'), recipe, out)
     out.mkdir(parents=True, exist_ok=True)
-    with whole_file(ours) as temporary:
+    with atomic_write(ours) as temporary:
         tree = recipe.model_dump(mode='json')
         temporary.write_text(yaml.safe_dump(tree, sort_keys=False), encoding='utf-8')
     store = out / store_name(ensemble)

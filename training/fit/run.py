@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 import yaml
 
-from desertmind_seg.model.files import whole_file
+from desertmind_seg.model.files import atomic_write
 from desertmind_seg.model.ontology import Ontology, load_ontology
 from training.data.datasets import choose_frames, data_hash, list_frames
 from training.data.frames import LabelledFrame
@@ -251,7 +251,7 @@ def _initialise(task: SegmentationTask) -> None:
 def _write_recipe(recipe: Recipe, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     tree = recipe.model_dump(mode='json')
-    with whole_file(out / 'recipe.yaml') as temporary:
+    with atomic_write(out / 'recipe.yaml') as temporary:
         temporary.write_text(yaml.safe_dump(tree, sort_keys=False), encoding='utf-8')
 
 

@@ -11,7 +11,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.files import whole_file
+from desertmind_seg.model.files import atomic_write
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.scores.confusion import ConfusionMatrix
 from training.data.augment import class_mix, drop_depth, thin_some_depth
@@ -158,7 +158,7 @@ class SegmentationTask(L.LightningModule):
         path = self.out / f'bad_batch_rank{self.global_rank}.pt'
         dataset = self.trainer.train_dataloader.dataset  # type: ignore[union-attr]
         names = [dataset.frames[index].name for index in batch['index'].tolist()]
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             torch.save(
                 {
                     'batch': {name: value.cpu() for name, value in batch.items()},

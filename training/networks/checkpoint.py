@@ -15,7 +15,7 @@ from lightning.fabric.plugins import CheckpointIO
 import torch
 
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.files import whole_file
+from desertmind_seg.model.files import atomic_write
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.reports.provenance import environment as runtime_environment
 from training.networks.network import SegmentationNetwork
@@ -126,7 +126,7 @@ def read_last(path: Path) -> dict[str, Any]:
 def _save(tree: Mapping[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             torch.save(tree, temporary)
     except (OSError, RuntimeError) as err:  # torch's writer says RuntimeError for a full disk
         raise CheckpointError(

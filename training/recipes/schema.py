@@ -275,7 +275,7 @@ class EvaluationSection(_Section):
     tta_scales: Annotated[list[Positive], Field(min_length=1)]
     tta_flip: bool
     temperatures: list[Positive]
-    # BatchNorm's statistics anew, from training frames as they are. No rule: +0.01 mIoU on YCOR,
+    # BatchNorm's statistics again, from training frames as they are. No rule: +0.01 mIoU on YCOR,
     # -0.01 on NYUv2.
     refresh_batch_norm: bool
     calibrate_class_bias: bool  # undo what class weights and rare-frame sampling did to the odds
