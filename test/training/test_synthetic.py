@@ -17,7 +17,7 @@ import yaml
 
 from desertmind_seg.model.ontology import load_ontology
 from training import simulator
-from training.data.frames import _renderer_sha256
+from training.data.drives import _renderer_sha256
 from training.simulator import writers
 from training.simulator.drive import SyntheticDrive, SyntheticFrame, label_table, sensor_depth_mm
 from training.simulator.parameters import CLASS_NAMES, Material

@@ -24,6 +24,7 @@ import pytest
 from tiny_bag import DepthShot, TinyDrive, write_drive
 
 from desertmind_seg.node.parameters import PARAMETERS
+from training import options
 from training.recipes.load import load_ensemble, load_recipe
 from training.recipes.schema import RecipeError
 
@@ -123,6 +124,8 @@ def _stop_after_parsing() -> None:
     for name in ('parse_args', 'parse_intermixed_args'):
         parse = getattr(argparse.ArgumentParser, name)
         setattr(argparse.ArgumentParser, name, stop_after(parse))
+    # Documents name checkpoints and bundles that the command before would have written.
+    options.checkpoint_file = options.bundle_file = Path
 
 
 def _why_refused(program: str, arguments: list[str]) -> str | None:
