@@ -271,7 +271,7 @@ def test_a_wrong_network_size_is_refused(
     source, out = str(trained[1] / 'checkpoint.pt'), str(tmp_path / 'x.pt')
     with pytest.raises(SystemExit, match='2'):
         main([source, '--network-size', '384', '--out', out])
-    assert "'384' is not HEIGHTxWIDTH" in capsys.readouterr().err
+    assert "'384' is no size; expected height x width" in capsys.readouterr().err
     assert main([source, '--network-size', '100x192', '--out', out]) == 2
     assert 'multiples of output_stride' in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
