@@ -30,6 +30,7 @@ from tiny_bag import (
 )
 
 from desertmind_seg.bags import Bag
+from desertmind_seg.play_bag import main
 
 DEADLINE_SEC = 30.0
 TYPES = {
@@ -229,15 +230,20 @@ def test_types_without_a_package_are_named_and_left_out(tmp_path: Path) -> None:
     assert '/std_msgs: 1 published' in out
 
 
-def test_errors_exit_two(tmp_path: Path) -> None:
+@pytest.mark.usefixtures('process_state')
+def test_errors_exit_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(write_drive(tmp_path / 'drive', TinyDrive()))
     for arguments, expected in (
         ((str(tmp_path / 'none'),), 'does not exist'),
         ((path, '--topics', '/nothing'), f"has no topic '/nothing'; its topics: {INFO_TOPIC}"),
         ((path, '--wait-for-subscribers', '0.2'), 'No subscriber for'),
+    ):
+        assert main(arguments) == 2, arguments
+        assert expected in capsys.readouterr().err
+    for arguments, expected in (
         ((path, '--rate', '0'), 'is not positive'),
         ((path, '--remap', 'oops'), 'is not of the form from:=to'),
     ):
-        code, _, err = play(*arguments)
-        assert code == 2, arguments
-        assert expected in err
+        with pytest.raises(SystemExit, match='2'):
+            main(arguments)
+        assert expected in capsys.readouterr().err
