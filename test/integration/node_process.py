@@ -76,6 +76,7 @@ class NodeProcess:
             'PYTHONUNBUFFERED': '1',
             **(environment or {}),
         }
+        self._begin_sec = time.monotonic()
         self._log = tempfile.NamedTemporaryFile('w+', suffix='.log', prefix='segmentation_')  # noqa: SIM115
         self._process = subprocess.Popen(
             [*arguments, *ros_arguments],
@@ -111,6 +112,11 @@ class NodeProcess:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    def wait_for_start(self) -> float:
+        """Wait until the imports are done; return the seconds since the process began."""
+        self.wait_for_log('backend auto chose')
+        return time.monotonic() - self._begin_sec
 
     def shared_memory(self) -> set[str]:
         """Return the Fast DDS segments, 70 MB each, that the process has mapped."""

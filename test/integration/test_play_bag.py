@@ -153,6 +153,7 @@ def test_loops_with_a_clock_until_interrupted(tmp_path: Path, listener: Listener
     path = write_drive(tmp_path / 'drive', drive)
     listener.listen(IMAGE_TOPIC, Image)
     listener.listen('/clock', Clock, raw=False)
+    begin = time.monotonic()
     player = start_player(str(path), '--loop', '--clock', '100', '--topics', IMAGE_TOPIC)
     frames, ticks = listener.heard[IMAGE_TOPIC], listener.heard['/clock']
     first = recorded(path, IMAGE_TOPIC)[0]
@@ -165,10 +166,11 @@ def test_loops_with_a_clock_until_interrupted(tmp_path: Path, listener: Listener
     # The clock of the third pass may come after its first frame.
     listener.wait_until(lambda: len(jumps_back()) >= 2)
 
-    start = time.monotonic()
+    signalled = time.monotonic()
     player.send_signal(signal.SIGINT)
     assert player.wait(timeout=10) == 0
-    assert time.monotonic() - start < 2.0
+    # The first frame comes after 1.5 s; a machine that took more than 2 s is busy.
+    assert time.monotonic() - signalled < max(2.0, frames[0][0] - begin)
 
     times_ns = [tick.clock.sec * 10**9 + tick.clock.nanosec for _, tick in ticks]
     back = jumps_back()
@@ -184,9 +186,11 @@ def test_single_message_of_a_longer_bag_loops(tmp_path: Path, listener: Listener
     path = write_drive(tmp_path / 'drive', TinyDrive(num_frames=4, label_every=9))
     listener.listen(LABEL_TOPIC, Image)
     player = start_player(str(path), '--loop', '--topics', LABEL_TOPIC)
-    listener.wait_until(lambda: len(listener.heard[LABEL_TOPIC]) >= 2)
-    (first, _), (second, _) = listener.heard[LABEL_TOPIC][:2]
-    assert second - first == pytest.approx(1.3, abs=0.2)  # the bag's 0.3 s and a second
+    heard = listener.heard[LABEL_TOPIC]
+    listener.wait_until(lambda: len(heard) >= 4)
+    # The bag's 0.3 s and a second; the median, since a busy machine delivers one of them late.
+    gaps = sorted(later - earlier for (earlier, _), (later, _) in pairwise(heard[:4]))
+    assert gaps[1] == pytest.approx(1.3, abs=0.2)
     player.send_signal(signal.SIGINT)
     assert player.wait(timeout=10) == 0
 
