@@ -44,6 +44,12 @@ SENSOR_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
+def node_arguments(parameters: Mapping[str, object], remap: str = IMAGE_TOPIC) -> list[str]:
+    """Write parameters and the input topic as the node's command line has them."""
+    assigned = (part for item in parameters.items() for part in ('-p', '{}:={}'.format(*item)))
+    return ['--ros-args', '-r', f'image:={remap}', *assigned]
+
+
 class NodeProcess:
     """`python -m desertmind_seg.segmentation_node` with parameters, its log kept.
 
@@ -63,15 +69,14 @@ class NodeProcess:
         environment: Mapping[str, str | None] | None = None,
         ros_arguments: Sequence[str] = (),
     ) -> None:
-        arguments = [sys.executable, *command, '--ros-args', '-r', f'image:={remap}']
-        for name, value in parameters.items():
-            arguments += ['-p', f'{name}:={value}']
+        arguments = [sys.executable, *command, *node_arguments(parameters, remap)]
         variables = {
             **os.environ,
             'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]),
             'PYTHONUNBUFFERED': '1',
             **(environment or {}),
         }
+        self._begin_sec = time.monotonic()
         self._log = tempfile.NamedTemporaryFile('w+', suffix='.log', prefix='segmentation_')  # noqa: SIM115
         self._process = subprocess.Popen(
             [*arguments, *ros_arguments],
@@ -107,6 +112,11 @@ class NodeProcess:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    def wait_for_start(self) -> float:
+        """Wait until the imports are done; return the seconds since the process began."""
+        self.wait_for_log('backend auto chose')
+        return time.monotonic() - self._begin_sec
 
     def shared_memory(self) -> set[str]:
         """Return the Fast DDS segments, 70 MB each, that the process has mapped."""

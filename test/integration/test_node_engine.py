@@ -7,20 +7,18 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from node_process import NodeProcess, Peer
+from node_process import NodeProcess, Peer, node_arguments
 import numpy as np
 import numpy.typing as npt
 import pytest
 import rclpy
 from tiny_bundle import tiny_metadata, tiny_model
 
-from desertmind_seg.engines.load import load_engine
-from desertmind_seg.engines.protocol import Engine, EngineError
-from desertmind_seg.engines.tensorrt_build import BuildOptions
-from desertmind_seg.model.arrays import Rgb
-from desertmind_seg.model.bundle import Bundle, write_bundle
-from desertmind_seg.model.ontology import load_ontology
-from desertmind_seg.node.node import SegmentationNode
+from desertmind_seg.build_engine import BuildOptions
+from desertmind_seg.bundle import Bundle, write_bundle
+from desertmind_seg.engine import Engine, EngineError, Rgb, load_engine
+from desertmind_seg.ontology import load_ontology
+from desertmind_seg.segmentation_node import SegmentationNode, main
 
 
 def building(bundle: Path, folder: Path, **changes: object) -> dict[str, object]:
@@ -33,17 +31,19 @@ def building(bundle: Path, folder: Path, **changes: object) -> dict[str, object]
     }
 
 
-def test_build_only_builds_and_ends_with_status_0(tiny_bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures('process_state')
+def test_build_only_builds_and_ends_with_status_0(
+    tiny_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / 'engines'
-    with NodeProcess(building(tiny_bundle, folder)) as process:
-        assert process.wait() == 0
-        assert 'Building the fp32 engine of tiny for sm86 with tensorrt_rtx' in process.log
-        assert 'building the engine, 0%: Building engine' in process.log
-        (engine,) = folder.glob('*.engine')
-        assert f'Engine for sm86 was built: {engine}' in process.log
-    with NodeProcess(building(tiny_bundle, folder)) as process:
-        assert process.wait() == 0
-        assert f'Engine for sm86 was there: {engine}' in process.log
+    assert main(node_arguments(building(tiny_bundle, folder))) == 0
+    log = capfd.readouterr().err
+    assert 'Building the fp32 engine of tiny for sm86 with tensorrt_rtx' in log
+    assert 'building the engine, 0%: Building engine' in log
+    (engine,) = folder.glob('*.engine')
+    assert f'Engine for sm86 was built: {engine}' in log
+    assert main(node_arguments(building(tiny_bundle, folder))) == 0
+    assert f'Engine for sm86 was there: {engine}' in capfd.readouterr().err
 
 
 def test_two_nodes_at_once_build_once(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -73,16 +73,21 @@ def test_two_nodes_at_once_build_once(tiny_bundle: Path, tmp_path: Path) -> None
         ),
     ],
 )
+@pytest.mark.usefixtures('process_state')
 def test_what_cannot_be_built_ends_with_status_1(
-    changes: Mapping[str, object], message: str, tiny_bundle: Path, tmp_path: Path
+    changes: Mapping[str, object],
+    message: str,
+    tiny_bundle: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with NodeProcess({**building(tiny_bundle, tmp_path), **changes}) as process:
-        assert process.wait() == 1
-        assert message in process.log
+    assert main(node_arguments({**building(tiny_bundle, tmp_path), **changes})) == 1
+    assert message in capfd.readouterr().err
 
 
+@pytest.mark.usefixtures('process_state')
 def test_a_named_tensorrt_without_a_driver_ends_with_status_1(
-    tiny_bundle: Path, tmp_path: Path
+    tiny_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     if Path('/dev/nvidiactl').exists():
         pytest.skip('this machine has an NVIDIA driver')
@@ -92,9 +97,8 @@ def test_a_named_tensorrt_without_a_driver_ends_with_status_1(
         'engine.backend': 'tensorrt',
         'engine.cache_dir': tmp_path,
     }
-    with NodeProcess(parameters) as process:
-        assert process.wait() == 1
-        assert 'Cannot configure: no NVIDIA GPU can be used' in process.log
+    assert main(node_arguments(parameters)) == 1
+    assert 'Cannot configure: no NVIDIA GPU can be used' in capfd.readouterr().err
 
 
 def test_diagnostics_show_the_build_then_the_gate(tmp_path: Path) -> None:

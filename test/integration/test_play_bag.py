@@ -29,7 +29,8 @@ from tiny_bag import (
     write_drive,
 )
 
-from desertmind_seg.messages.bags import Bag
+from desertmind_seg.bags import Bag
+from desertmind_seg.play_bag import main
 
 DEADLINE_SEC = 30.0
 TYPES = {
@@ -152,6 +153,7 @@ def test_loops_with_a_clock_until_interrupted(tmp_path: Path, listener: Listener
     path = write_drive(tmp_path / 'drive', drive)
     listener.listen(IMAGE_TOPIC, Image)
     listener.listen('/clock', Clock, raw=False)
+    begin = time.monotonic()
     player = start_player(str(path), '--loop', '--clock', '100', '--topics', IMAGE_TOPIC)
     frames, ticks = listener.heard[IMAGE_TOPIC], listener.heard['/clock']
     first = recorded(path, IMAGE_TOPIC)[0]
@@ -164,10 +166,11 @@ def test_loops_with_a_clock_until_interrupted(tmp_path: Path, listener: Listener
     # The clock of the third pass may come after its first frame.
     listener.wait_until(lambda: len(jumps_back()) >= 2)
 
-    start = time.monotonic()
+    signalled = time.monotonic()
     player.send_signal(signal.SIGINT)
     assert player.wait(timeout=10) == 0
-    assert time.monotonic() - start < 2.0
+    # The first frame comes after 1.5 s; a machine that took more than 2 s is busy.
+    assert time.monotonic() - signalled < max(2.0, frames[0][0] - begin)
 
     times_ns = [tick.clock.sec * 10**9 + tick.clock.nanosec for _, tick in ticks]
     back = jumps_back()
@@ -183,9 +186,11 @@ def test_single_message_of_a_longer_bag_loops(tmp_path: Path, listener: Listener
     path = write_drive(tmp_path / 'drive', TinyDrive(num_frames=4, label_every=9))
     listener.listen(LABEL_TOPIC, Image)
     player = start_player(str(path), '--loop', '--topics', LABEL_TOPIC)
-    listener.wait_until(lambda: len(listener.heard[LABEL_TOPIC]) >= 2)
-    (first, _), (second, _) = listener.heard[LABEL_TOPIC][:2]
-    assert second - first == pytest.approx(1.3, abs=0.2)  # the bag's 0.3 s and a second
+    heard = listener.heard[LABEL_TOPIC]
+    listener.wait_until(lambda: len(heard) >= 4)
+    # The bag's 0.3 s and a second; the median, since a busy machine delivers one of them late.
+    gaps = sorted(later - earlier for (earlier, _), (later, _) in pairwise(heard[:4]))
+    assert gaps[1] == pytest.approx(1.3, abs=0.2)
     player.send_signal(signal.SIGINT)
     assert player.wait(timeout=10) == 0
 
@@ -229,15 +234,20 @@ def test_types_without_a_package_are_named_and_left_out(tmp_path: Path) -> None:
     assert '/std_msgs: 1 published' in out
 
 
-def test_errors_exit_two(tmp_path: Path) -> None:
+@pytest.mark.usefixtures('process_state')
+def test_errors_exit_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(write_drive(tmp_path / 'drive', TinyDrive()))
     for arguments, expected in (
         ((str(tmp_path / 'none'),), 'does not exist'),
         ((path, '--topics', '/nothing'), f"has no topic '/nothing'; its topics: {INFO_TOPIC}"),
         ((path, '--wait-for-subscribers', '0.2'), 'No subscriber for'),
-        ((path, '--rate', '0'), 'is not above 0'),
+    ):
+        assert main(arguments) == 2, arguments
+        assert expected in capsys.readouterr().err
+    for arguments, expected in (
+        ((path, '--rate', '0'), 'is not positive'),
         ((path, '--remap', 'oops'), 'is not of the form from:=to'),
     ):
-        code, _, err = play(*arguments)
-        assert code == 2, arguments
-        assert expected in err
+        with pytest.raises(SystemExit, match='2'):
+            main(arguments)
+        assert expected in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """replay_bag end to end: the node in its own process, the bag over DDS, the results on disk."""
 
+from collections.abc import Callable
 import json
 import os
 from pathlib import Path
@@ -26,29 +27,29 @@ from tiny_bag import (
 from tiny_bundle import write_tiny_bundle
 
 from desertmind_seg.evaluate_bag import main as evaluate_bag
-from desertmind_seg.messages.bags import CONFIDENCE_TOPIC, MASK_TOPIC, Bag, stamp_ns
+from desertmind_seg.replay_bag import main as replay_bag
 
+Replay = Callable[..., tuple[int, str, str]]
 RESULTS = ['masks', 'metrics.json', 'node.log', 'overlay.png', 'overlay.webm', 'report.html']
 
 
-def start_replay(bag: Path, bundle: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+def replay_arguments(bag: Path, bundle: Path, out: Path, *more: str) -> list[str]:
     arguments = [str(bag), '--bundle', str(bundle), '--out', str(out), *more]
     if '--image' not in more:
         arguments += ['--image', IMAGE_TOPIC]
     # The domain of this test session, which no other session on this machine uses.
-    arguments += ['--domain', os.environ['ROS_DOMAIN_ID']]
-    return subprocess.Popen(
-        [sys.executable, '-m', 'desertmind_seg.replay_bag', *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return [*arguments, '--domain', os.environ['ROS_DOMAIN_ID']]
 
 
-def replay(bag: Path, bundle: Path, out: Path, *more: str) -> tuple[int, str, str]:
-    process = start_replay(bag, bundle, out, *more)
-    printed, complained = process.communicate(timeout=120)
-    return process.returncode, printed, complained
+@pytest.fixture
+def replay(process_state: None, capsys: pytest.CaptureFixture[str]) -> Replay:
+    """Run replay_bag, the node in its own process; return status, stdout and stderr."""
+
+    def run(bag: Path, bundle: Path, out: Path, *more: str) -> tuple[int, str, str]:
+        status = replay_bag(replay_arguments(bag, bundle, out, *more))
+        return status, *capsys.readouterr()
+
+    return run
 
 
 def read_metrics(out: Path) -> dict[str, Any]:
@@ -89,7 +90,9 @@ def assert_masks_equal_those_of_evaluate_bag(
 
 
 @pytest.mark.parametrize('topic', [IMAGE_TOPIC, COMPRESSED_TOPIC])
-def test_drive_through_the_node(tmp_path: Path, tiny_bundle: Path, topic: str) -> None:
+def test_drive_through_the_node(
+    replay: Replay, tmp_path: Path, tiny_bundle: Path, topic: str
+) -> None:
     drive = TinyDrive(num_frames=15, size_hw=(131, 217), padding=9, label_every=2)
     bag = write_drive(tmp_path / 'drive', drive)
     out = tmp_path / 'out'
@@ -137,7 +140,7 @@ def test_drive_through_the_node(tmp_path: Path, tiny_bundle: Path, topic: str) -
 
 
 @pytest.mark.parametrize('topic', [DEPTH_TOPIC, COMPRESSED_DEPTH_TOPIC])
-def test_depth_through_the_node(tmp_path: Path, topic: str) -> None:
+def test_depth_through_the_node(replay: Replay, tmp_path: Path, topic: str) -> None:
     rgbd = write_tiny_bundle(tmp_path / 'rgbd.onnx', modality='rgbd', depth_class=4).path
     rows = np.linspace(30_000, 1_000, 131).astype(np.uint16)
     depth = np.repeat(rows[:, None], 217, axis=1)
@@ -161,7 +164,7 @@ def test_depth_through_the_node(tmp_path: Path, topic: str) -> None:
     assert equal >= int(values['frames_with_depth']) >= len(from_node) - 2
 
 
-def test_rgbd_bundle_without_depth_is_refused(tmp_path: Path) -> None:
+def test_rgbd_bundle_without_depth_is_refused(replay: Replay, tmp_path: Path) -> None:
     rgbd = write_tiny_bundle(tmp_path / 'rgbd.onnx', modality='rgbd').path
     bag = write_drive(tmp_path / 'drive', TinyDrive(num_frames=2))
     code, _, complained = replay(bag, rgbd, tmp_path / 'out')
@@ -172,7 +175,9 @@ def test_rgbd_bundle_without_depth_is_refused(tmp_path: Path) -> None:
     assert 'is given as topic of the images and of their depth' in complained
 
 
-def test_results_of_an_earlier_run_are_replaced(tmp_path: Path, tiny_bundle: Path) -> None:
+def test_results_of_an_earlier_run_are_replaced(
+    replay: Replay, tmp_path: Path, tiny_bundle: Path
+) -> None:
     bag = write_drive(tmp_path / 'drive', TinyDrive(num_frames=4))
     out = tmp_path / 'out'
     out.mkdir()
@@ -191,7 +196,7 @@ def test_results_of_an_earlier_run_are_replaced(tmp_path: Path, tiny_bundle: Pat
 
 
 def test_node_that_cannot_start_is_shown(
-    tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    replay: Replay, tmp_path: Path, tiny_bundle: Path
 ) -> None:
     bag = write_drive(tmp_path / 'drive', TinyDrive(num_frames=3))
     out = tmp_path / 'out'
@@ -206,7 +211,9 @@ def test_node_that_cannot_start_is_shown(
     assert list(out.iterdir()) == []
 
 
-def test_no_mask_is_an_error_with_a_diagnosis(tmp_path: Path, tiny_bundle: Path) -> None:
+def test_no_mask_is_an_error_with_a_diagnosis(
+    replay: Replay, tmp_path: Path, tiny_bundle: Path
+) -> None:
     broken = {index: {'encoding': 'yuv9'} for index in range(3)}
     bag = write_drive(tmp_path / 'drive', TinyDrive(num_frames=3, broken=broken))
     out = tmp_path / 'out'
@@ -221,7 +228,14 @@ def test_no_mask_is_an_error_with_a_diagnosis(tmp_path: Path, tiny_bundle: Path)
 def test_interrupt_stops_the_node_and_leaves_nothing(tmp_path: Path, tiny_bundle: Path) -> None:
     bag = write_drive(tmp_path / 'drive', TinyDrive(num_frames=600))
     out = tmp_path / 'out'
-    process = start_replay(bag, tiny_bundle, out, '--no-video')
+    process = subprocess.Popen(
+        [
+            *(sys.executable, '-m', 'desertmind_seg.replay_bag'),
+            *replay_arguments(bag, tiny_bundle, out, '--no-video'),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     deadline = time.monotonic() + 60.0
     while not (logs := list(out.glob('.partial-*/new/node.log'))) or not logs[0].stat().st_size:
         assert time.monotonic() < deadline
@@ -234,7 +248,7 @@ def test_interrupt_stops_the_node_and_leaves_nothing(tmp_path: Path, tiny_bundle
     assert list(out.iterdir()) == []
 
 
-def test_bad_arguments_exit_two(tmp_path: Path, tiny_bundle: Path) -> None:
+def test_bad_arguments_exit_two(replay: Replay, tmp_path: Path, tiny_bundle: Path) -> None:
     bag = write_drive(tmp_path / 'drive', TinyDrive(num_frames=2))
     out = tmp_path / 'out'
     code, _, complained = replay(bag, tiny_bundle, out, '--image', '/nothing')
@@ -253,7 +267,7 @@ def test_bad_arguments_exit_two(tmp_path: Path, tiny_bundle: Path) -> None:
     'topic', ['/camera/color/image_raw', '/camera/color/image_raw/compressed']
 )
 def test_real_drive_through_the_node(
-    tmp_path: Path, tiny_bundle: Path, shared_data_dir: Path, topic: str
+    replay: Replay, tmp_path: Path, tiny_bundle: Path, shared_data_dir: Path, topic: str
 ) -> None:
     bag = shared_data_dir / 'bags' / 'orfd_rgbd'
     out = tmp_path / 'out'
