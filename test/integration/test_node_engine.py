@@ -14,11 +14,14 @@ import pytest
 import rclpy
 from tiny_bundle import tiny_metadata, tiny_model
 
-from desertmind_seg.build_engine import BuildOptions
-from desertmind_seg.bundle import Bundle, write_bundle
-from desertmind_seg.engine import Engine, EngineError, Rgb, load_engine
-from desertmind_seg.ontology import load_ontology
-from desertmind_seg.segmentation_node import SegmentationNode, main
+from desertmind_seg.engines.load import load_engine
+from desertmind_seg.engines.protocol import Engine, EngineError
+from desertmind_seg.engines.tensorrt_build import BuildOptions
+from desertmind_seg.model.arrays import Rgb
+from desertmind_seg.model.bundle import Bundle, write_bundle
+from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.node.node import SegmentationNode
+from desertmind_seg.node.run import main
 
 
 def building(bundle: Path, folder: Path, **changes: object) -> dict[str, object]:

@@ -37,10 +37,11 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 from slow_engine_node import number_frame
 
-from desertmind_seg.messages import decode_compressed_image
-from desertmind_seg.ontology import load_ontology
-from desertmind_seg.segmentation_node import SegmentationNode, main
-from desertmind_seg.segmenter import Segmenter
+from desertmind_seg.messages.images import decode_compressed_image
+from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.node.node import SegmentationNode
+from desertmind_seg.node.run import main
+from desertmind_seg.pipeline.segmenter import Segmenter
 
 Rgb = npt.NDArray[np.uint8]
 

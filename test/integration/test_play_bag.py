@@ -29,7 +29,7 @@ from tiny_bag import (
     write_drive,
 )
 
-from desertmind_seg.bags import Bag
+from desertmind_seg.messages.bags import Bag
 from desertmind_seg.play_bag import main
 
 DEADLINE_SEC = 30.0

@@ -27,6 +27,7 @@ from tiny_bag import (
 from tiny_bundle import write_tiny_bundle
 
 from desertmind_seg.evaluate_bag import main as evaluate_bag
+from desertmind_seg.messages.bags import CONFIDENCE_TOPIC, MASK_TOPIC, Bag, stamp_ns
 from desertmind_seg.replay_bag import main as replay_bag
 
 Replay = Callable[..., tuple[int, str, str]]
@@ -196,7 +197,7 @@ def test_results_of_an_earlier_run_are_replaced(
 
 
 def test_node_that_cannot_start_is_shown(
-    replay: Replay, tmp_path: Path, tiny_bundle: Path
+    replay: Replay, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_bundle: Path
 ) -> None:
     bag = write_drive(tmp_path / 'drive', TinyDrive(num_frames=3))
     out = tmp_path / 'out'
