@@ -1,5 +1,7 @@
 # make demo   a sample drive goes through the node over ROS 2: out/demo/report.html
 # make test   format, lint, types and the whole test suite
+# make check  format, lint, types and the unit tests, which need no torch and no ROS traffic
+# make docs   the documents, built strictly: out/docs/index.html
 # make docs   the pages of docs/ and the API: out/docs/index.html
 # All make .venv themselves. Nothing outside this folder is changed.
 
@@ -17,7 +19,7 @@ TEST_apt = .[train,dev,tensorrt]
 DOCS_pypi = .[ros,docs]
 DOCS_apt = .[docs]
 
-.PHONY: demo test docs constraints clean
+.PHONY: demo test check docs constraints clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.runtime out/demo/sample_drive/metadata.yaml
@@ -29,6 +31,9 @@ test: .venv/.test
 	.venv/bin/ruff check
 	.venv/bin/mypy
 	.venv/bin/pytest $(PYTEST_ARGS)
+
+check: PYTEST_ARGS += test/unit
+check: test
 
 # Warnings are errors: a broken link, a name that is gone, a page that no other leads to.
 docs: .venv/.docs

@@ -245,7 +245,7 @@ def test_errors_exit_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert main(arguments) == 2, arguments
         assert expected in capsys.readouterr().err
     for arguments, expected in (
-        ((path, '--rate', '0'), 'is not positive'),
+        ((path, '--rate', '0'), 'is not above 0'),
         ((path, '--remap', 'oops'), 'is not of the form from:=to'),
     ):
         with pytest.raises(SystemExit, match='2'):
