@@ -32,7 +32,7 @@ test: .venv/.test
 	.venv/bin/mypy
 	.venv/bin/pytest $(PYTEST_ARGS)
 
-check: PYTEST_ARGS += test/unit
+check: override PYTEST_ARGS += test/unit
 check: test
 
 # Warnings are errors: a broken link, a name that is gone, a page that no other leads to.

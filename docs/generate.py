@@ -5,20 +5,107 @@
 Needs the runtime, not torch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+import inspect
+import json
 from pathlib import Path
+import sys
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from desertmind_seg.node.parameters import config_yaml, parameters_page
+from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # training is not installed
+
+from desertmind_seg.evaluation.results import EvaluationMetrics
+from desertmind_seg.node.parameters import config_yaml, parameters_page
+from desertmind_seg.replay.results import ReplayMetrics
+from desertmind_seg.timing.results import BenchmarkMetrics
+from training.evaluation.metrics_file import Metrics
+
 PACKAGE = ROOT / 'desertmind_seg'
 API = ROOT / 'docs' / 'api'
+
+# Commands -> the model of the metrics.json that they write.
+METRICS: dict[str, type[BaseModel]] = {
+    'evaluate_bag': EvaluationMetrics,
+    'replay_bag': ReplayMetrics,
+    'benchmark': BenchmarkMetrics,
+    'training.train, training.evaluate and training.folds': Metrics,
+}
+
+
+def metrics_page() -> str:
+    """Return the page of every key of every metrics.json, each record once."""
+    blocks = [
+        '# metrics.json',
+        'Written from the models in the code by `python docs/generate.py`. Scores and shares are '
+        'fractions of 1; what is not known or not defined is null.',
+    ]
+    written: set[type[BaseModel]] = set()
+    for commands, model in METRICS.items():
+        blocks.append(f'## {commands}')
+        waiting = [model]
+        while waiting:
+            record = waiting.pop(0)
+            if record in written:
+                continue
+            written.add(record)
+            title = [] if record is model else [f'### {record.__name__}']
+            keys = []
+            for name, field in record.model_fields.items():
+                waiting += records_in(field.annotation)
+                text = f': {field.description}' if field.description else ''
+                line = f'- `{field.alias or name}`, {type_name(field.annotation)}{text}'
+                keys.append(line.replace('null: null:', 'null:'))
+            blocks += [*title, inspect.cleandoc(record.__doc__ or ''), '\n'.join(keys)]
+    return '\n\n'.join(blocks) + '\n'
+
+
+def records_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return the records that a type is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [record for part in get_args(annotation) for record in records_in(part)]
+
+
+def type_name(annotation: Any) -> str:
+    """Say what JSON holds for a type."""
+    parts = get_args(annotation)
+    if annotation in JSON_TYPES:
+        return JSON_TYPES[annotation]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f'[{annotation.__name__}](#{annotation.__name__.lower()})'
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return type_name(parts[0])
+    if origin is Literal:
+        return ' or '.join(f'`{json.dumps(part)}`' for part in parts)
+    if origin is list:
+        return f'list of {type_name(parts[0])}'
+    if origin is tuple:
+        count = '' if Ellipsis in parts else f'{len(parts)} times '
+        return f'list of {count}{type_name(parts[0])}'
+    if origin is dict or origin is Mapping:
+        return f'object of {type_name(parts[1])}'
+    return ' or '.join(type_name(part) for part in parts)  # of a union
+
+
+JSON_TYPES = {
+    str: 'text',
+    int: 'whole number',
+    float: 'number',
+    bool: 'true or false',
+    type(None): 'null',
+    Any: 'anything',
+}
 
 # Path below the root -> what returns its text. These files are committed, so that they can be read
 # without a build; test/unit/test_docs.py compares them.
 WRITERS: dict[str, Callable[[], str]] = {
     'config/seg.yaml': config_yaml,
     'docs/parameters.md': parameters_page,
+    'docs/metrics.md': metrics_page,
 }
 
 

@@ -29,7 +29,7 @@ class Calibration:
     def ece(self) -> float:
         """Expected calibration error, 0..1; NaN without a pixel.
 
-        Sum over bins of share * |accuracy - confidence| (Guo et al. 2017, equation 3).
+        Sum over bins of share * abs(accuracy - confidence) (Guo et al. 2017, equation 3).
         """
         pixels, confidence, correct = self._binned()
         return float(ratio(np.abs(correct - confidence).sum(), pixels.sum()))
