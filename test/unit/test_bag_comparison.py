@@ -18,6 +18,8 @@ from desertmind_seg.flicker import Flicker
 from desertmind_seg.metrics import ConfusionMatrix
 from desertmind_seg.ontology import load_ontology
 
+pytestmark = pytest.mark.usefixtures('undrawn_charts')
+
 YCOR8 = load_ontology('ycor-8')
 
 
@@ -38,6 +40,7 @@ def drive() -> TinyDrive:
     return TinyDrive(num_frames=3 * BLOCK_FRAMES + 4)
 
 
+@pytest.mark.usefixtures('drawn_charts')
 def test_both_models_are_scored_and_compared(
     tmp_path: Path, tiny_bundle: Path, colour_blind: Path, drive: TinyDrive
 ) -> None:

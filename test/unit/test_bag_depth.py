@@ -29,6 +29,8 @@ from desertmind_seg.evaluate_bag import evaluate_bag, main
 from desertmind_seg.metrics import ConfusionMatrix
 from desertmind_seg.segmenter import Segmenter
 
+pytestmark = pytest.mark.usefixtures('undrawn_charts')
+
 SIZE_HW = (66, 90)
 
 
@@ -254,6 +256,7 @@ def command(tmp_path: Path, bag: Path, bundle: Path, *more: str) -> int:
     return main([*arguments, '--out', str(tmp_path / 'out'), '--backend', 'onnxruntime-cpu'])
 
 
+@pytest.mark.usefixtures('drawn_charts')
 @pytest.mark.parametrize('storage', ['mcap', 'sqlite3', 'ros1'])
 def test_command_and_report(
     tmp_path: Path, rgbd_bundle: Path, storage: str, capsys: pytest.CaptureFixture[str]

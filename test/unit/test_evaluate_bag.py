@@ -25,6 +25,8 @@ from desertmind_seg.metrics import ConfusionMatrix
 from desertmind_seg.ontology import load_ontology
 from desertmind_seg.segmenter import Segmenter
 
+pytestmark = pytest.mark.usefixtures('undrawn_charts')
+
 
 @pytest.fixture
 def bag(tmp_path: Path) -> Path:
@@ -315,6 +317,7 @@ def test_repeated_stamps_are_counted(tmp_path: Path, tiny_bundle: Path) -> None:
     assert len(read_images(tmp_path / 'out' / 'masks', MASK_TOPIC)) == 4
 
 
+@pytest.mark.usefixtures('drawn_charts')
 def test_flicker_leaves_out_what_follows_a_bad_frame(tmp_path: Path, tiny_bundle: Path) -> None:
     path = write_drive(tmp_path / 'drive', TinyDrive(broken={2: {'encoding': 'yuv9'}}))
     out = tmp_path / 'out'
