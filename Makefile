@@ -1,6 +1,7 @@
 # make demo   a sample drive goes through the node over ROS 2: out/demo/report.html
-# make test   format, lint, types and the whole test suite
-# Both make .venv themselves. Nothing outside this folder is changed.
+# make check  format, lint, types and the unit tests, for before a commit: a minute
+# make test   the same with the whole test suite
+# All make .venv themselves. Nothing outside this folder is changed.
 
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -14,17 +15,22 @@ RUNTIME_apt = .
 TEST_pypi = .[train,dev,ros,tensorrt]
 TEST_apt = .[train,dev,tensorrt]
 
-.PHONY: demo test constraints clean
+.PHONY: demo lint check test constraints clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.runtime out/demo/sample_drive/metadata.yaml
 	.venv/bin/python -m desertmind_seg.replay_bag out/demo/sample_drive \
 	  --image /camera/color/image_raw --labels /labels/ycor_8 --out out/demo
 
-test: .venv/.test
+lint: .venv/.test
 	.venv/bin/ruff format --check
 	.venv/bin/ruff check
 	.venv/bin/mypy
+
+check: lint
+	.venv/bin/pytest $(PYTEST_ARGS) test/unit
+
+test: lint
 	.venv/bin/pytest $(PYTEST_ARGS)
 
 out/demo/sample_drive/metadata.yaml: $(wildcard training/synthetic*.py) | .venv/.runtime
