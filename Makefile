@@ -1,8 +1,6 @@
 # make demo   a sample drive goes through the node over ROS 2: out/demo/report.html
-# make test   format, lint, types and the whole test suite
-# make check  format, lint, types and the unit tests, which need no torch and no ROS traffic
-# make docs   the documents, built strictly: out/docs/index.html
-# make docs   the pages of docs/ and the API: out/docs/index.html
+# make check  format, lint, types and the unit tests, for before a commit: a minute
+# make test   the same with the whole test suite
 # All make .venv themselves. Nothing outside this folder is changed.
 
 PYTHON ?= python3
@@ -19,17 +17,22 @@ TEST_apt = .[train,dev,tensorrt]
 DOCS_pypi = .[ros,docs]
 DOCS_apt = .[docs]
 
-.PHONY: demo test check docs constraints clean
+.PHONY: demo lint check test constraints clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.runtime out/demo/sample_drive/metadata.yaml
 	.venv/bin/python -m desertmind_seg.replay_bag out/demo/sample_drive \
 	  --image /camera/color/image_raw --labels /labels/ycor_8 --out out/demo
 
-test: .venv/.test
+lint: .venv/.test
 	.venv/bin/ruff format --check
 	.venv/bin/ruff check
 	.venv/bin/mypy
+
+check: lint
+	.venv/bin/pytest $(PYTEST_ARGS) test/unit
+
+test: lint
 	.venv/bin/pytest $(PYTEST_ARGS)
 
 check: override PYTEST_ARGS += test/unit

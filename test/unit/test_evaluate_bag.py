@@ -43,6 +43,8 @@ from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.scores.confusion import ConfusionMatrix
 
+pytestmark = pytest.mark.usefixtures('undrawn_charts')
+
 
 @pytest.fixture
 def bag(tmp_path: Path) -> Path:
@@ -445,6 +447,7 @@ def test_repeated_stamps_are_counted(tmp_path: Path, tiny_bundle: Path) -> None:
     assert len(read_images(tmp_path / 'out' / 'masks', MASK_TOPIC)) == 4
 
 
+@pytest.mark.usefixtures('drawn_charts')
 def test_flicker_leaves_out_what_follows_a_bad_frame(tmp_path: Path, tiny_bundle: Path) -> None:
     path = write_drive(tmp_path / 'drive', TinyDrive(broken={2: {'encoding': 'yuv9'}}))
     out = tmp_path / 'out'

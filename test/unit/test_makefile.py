@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -73,6 +74,24 @@ def test_sourced_workspace_without_rclpy_is_not_taken_for_apts_ros(tmp_path: Pat
     demo = make('--dry-run', '--always-make', 'demo', environment=workspace).stdout
 
     assert "--editable '.[ros]'" in demo
+
+
+def test_a_check_is_the_lint_of_the_test_and_the_unit_tests() -> None:
+    check, test = (make('--dry-run', target).stdout for target in ('check', 'test'))
+
+    tools = ['.venv/bin/ruff format --check', '.venv/bin/ruff check', '.venv/bin/mypy']
+    assert check.splitlines()[-4:-1] == test.splitlines()[-4:-1] == tools
+    assert check.splitlines()[-1].split() == ['.venv/bin/pytest', 'test/unit']
+    assert test.splitlines()[-1].split() == ['.venv/bin/pytest']
+
+
+def test_the_hooks_of_a_commit_run_the_tools_of_a_check() -> None:
+    config = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())
+    (repository,) = config['repos']
+
+    check = make('--dry-run', 'check').stdout
+    commands = [hook['entry'].removesuffix(' --force-exclude') for hook in repository['hooks']]
+    assert [line.removesuffix(' --check') for line in check.splitlines()[-4:-1]] == commands
 
 
 def test_ros_of_another_python_is_named(tmp_path: Path, apt_ros: dict[str, str]) -> None:
