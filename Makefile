@@ -1,6 +1,7 @@
 # make demo   a sample drive goes through the node over ROS 2: out/demo/report.html
 # make check  format, lint, types and the unit tests, for before a commit: a minute
 # make test   the same with the whole test suite
+# make docs   the documents, built strictly: out/docs/index.html
 # All make .venv themselves. Nothing outside this folder is changed.
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ TEST_apt = .[train,dev,tensorrt]
 DOCS_pypi = .[ros,docs]
 DOCS_apt = .[docs]
 
-.PHONY: demo lint check test constraints clean
+.PHONY: demo lint check test docs constraints clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.runtime out/demo/sample_drive/metadata.yaml
@@ -34,9 +35,6 @@ check: lint
 
 test: lint
 	.venv/bin/pytest $(PYTEST_ARGS)
-
-check: override PYTEST_ARGS += test/unit
-check: test
 
 # Warnings are errors: a broken link, a name that is gone, a page that no other leads to.
 docs: .venv/.docs
