@@ -20,7 +20,6 @@ from training.bundles.frame_choice import stratified
 from training.bundles.precision import Calibration, PrecisionError
 from training.bundles.quantization import (
     SENSITIVE_DB,
-    Calibration,
     Feeds,
     layers,
     network_feeds,

@@ -84,8 +84,8 @@ Of the depth that was measured a part is kept; patches and what is far go first.
 {%- if curve.dataset == 'synthetic' %}
 **No real off-road depth with labels was at hand**: what depth is worth is measured on rendered
 drives alone, and the real frames above are scored without any. On real frames with labels depth
-was tried in NYUv2's rooms only, where no gain could be shown (training/README.md, "Does depth
-help?").
+was tried in NYUv2's rooms only, where no gain could be shown (docs/experiments.md, "Does depth
+help indoors?").
 {% endif -%}
 {% else -%}
 The scores by share of valid depth were not measured.

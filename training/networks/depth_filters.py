@@ -65,7 +65,7 @@ def widened(rgb: torch.Tensor, depth: DepthSection) -> torch.Tensor:
     move in short training (RMS 0.003 beside 0.7 for RGB after the 564 steps of ycor8_rgbd). The
     mean of the RGB filters treats nearness as brightness, the validity channel starts at zero.
     Their contrast, that mean less its own mean over the window, sees steps of depth and outlines
-    of holes as steps of brightness, and constant depth not at all (training/README.md says what
+    of holes as steps of brightness, and constant depth not at all (docs/experiments.md says what
     came of it).
     """
     mean = rgb.mean(dim=1, keepdim=True)
