@@ -21,7 +21,7 @@ from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.bundle import Bundle, write_bundle
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.node.node import SegmentationNode
-from desertmind_seg.node.run import main
+from desertmind_seg.node.run import run_node
 
 
 def building(bundle: Path, folder: Path, **changes: object) -> dict[str, object]:
@@ -39,13 +39,13 @@ def test_build_only_builds_and_ends_with_status_0(
     tiny_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / 'engines'
-    assert main(node_arguments(building(tiny_bundle, folder))) == 0
+    assert run_node(node_arguments(building(tiny_bundle, folder))) == 0
     log = capfd.readouterr().err
     assert 'Building the fp32 engine of tiny for sm86 with tensorrt_rtx' in log
     assert 'building the engine, 0%: Building engine' in log
     (engine,) = folder.glob('*.engine')
     assert f'Engine for sm86 was built: {engine}' in log
-    assert main(node_arguments(building(tiny_bundle, folder))) == 0
+    assert run_node(node_arguments(building(tiny_bundle, folder))) == 0
     assert f'Engine for sm86 was there: {engine}' in capfd.readouterr().err
 
 
@@ -84,7 +84,7 @@ def test_what_cannot_be_built_ends_with_status_1(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(node_arguments({**building(tiny_bundle, tmp_path), **changes})) == 1
+    assert run_node(node_arguments({**building(tiny_bundle, tmp_path), **changes})) == 1
     assert message in capfd.readouterr().err
 
 
@@ -100,7 +100,7 @@ def test_a_named_tensorrt_without_a_driver_ends_with_status_1(
         'engine.backend': 'tensorrt',
         'engine.cache_dir': tmp_path,
     }
-    assert main(node_arguments(parameters)) == 1
+    assert run_node(node_arguments(parameters)) == 1
     assert 'Cannot configure: no NVIDIA GPU can be used' in capfd.readouterr().err
 
 

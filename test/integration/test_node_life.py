@@ -40,7 +40,7 @@ from slow_engine_node import number_frame
 from desertmind_seg.messages.images import decode_compressed_image
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.node.node import SegmentationNode
-from desertmind_seg.node.run import main
+from desertmind_seg.node.run import run_node
 from desertmind_seg.pipeline.segmenter import Segmenter
 
 Rgb = npt.NDArray[np.uint8]
@@ -52,8 +52,8 @@ MODULE = ('-m', 'desertmind_seg.segmentation_node')
 # The executor of ROS 2 Humble and Jazzy, whose rclpy has no EventsExecutor.
 PORTABLE_EXECUTOR = (
     '-c',
-    'import sys; from desertmind_seg import segmentation_node as node; '
-    'node.EventsExecutor = node.SingleThreadedExecutor; sys.exit(node.main())',
+    'import sys; from desertmind_seg.node import run; '
+    'run.EventsExecutor = run.SingleThreadedExecutor; sys.exit(run.run_node())',
 )
 CONFIDENCE = f'{NODE}/confidence'
 MASK_QOS = QoSProfile(depth=1)
@@ -441,7 +441,7 @@ def test_a_start_that_fails_ends_with_status_1_and_the_reason(
     if parameters.get('model.bundle') == 'CORRUPT':
         parameters = {'model.bundle': str(corrupt_bundle(tiny_bundle, tmp_path))}
     given = {'autostart': 'true', 'model.bundle': tiny_bundle, **parameters}
-    assert main(node_arguments(given)) == 1
+    assert run_node(node_arguments(given)) == 1
     log = capfd.readouterr().err
     assert re.search(words, log)
     assert 'Traceback' not in log

@@ -110,7 +110,8 @@ def test_the_table_has_every_command() -> None:
 
 @pytest.mark.parametrize('command', _COMMANDS)
 def test_help_and_an_unknown_option_are_answered_at_once(command: str, tmp_path: Path) -> None:
-    given = _MISSING_INPUT.get(command, '').format(none='none', new=tmp_path / 'new').split()
+    needed = _MISSING_INPUT.get(command, '--folder {new}')
+    given = needed.format(none='none', new=tmp_path / 'new').split()
     # A positional path that has to be there is refused before the option is looked at.
     given = [str(ROOT / 'setup.py') if word == 'none' else word for word in given]
     of_help, of_option = _ask_at_once(command, ['--help'], [*given, '--no-such-option'])

@@ -20,7 +20,7 @@ from tiny_bundle import write_tiny_bundle
 from desertmind_seg import options
 from desertmind_seg.engines import load as load_module
 from desertmind_seg.engines.load import load_engine
-from desertmind_seg.engines.onnxruntime import OnnxRuntimeEngine
+from desertmind_seg.engines.onnxruntime import OnnxRuntimeEngine, physical_cores
 from desertmind_seg.engines.protocol import EngineBuildError, EngineError
 from desertmind_seg.model.bundle import MAX_SIZE_HW, OUTPUTS, read_bundle
 from desertmind_seg.model.ontology import load_ontology
@@ -290,7 +290,7 @@ def test_threads_are_the_physical_cores_of_this_process(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, 'sched_getaffinity', lambda _pid: {0, 1})
-    cores = load_module.physical_cores({0, 1})
+    cores = physical_cores({0, 1})
     assert 1 <= len(cores) <= 2
     engine = load_engine(read_bundle(tiny_bundle), 'onnxruntime-cpu')
     assert engine.device == f'cpu, {len(cores)} threads'
