@@ -20,8 +20,6 @@ import numpy as np
 import onnx
 from onnx.utils import Extractor
 import onnxruntime
-import torch
-from torch.nn import functional
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,10 +28,6 @@ sys.path[:0] = [str(ROOT)]
 from desertmind_seg.model.bundle import IMAGE_INPUT, read_bundle
 from desertmind_seg.model.files import DEFAULT_BUNDLE
 from desertmind_seg.scores.confusion import ConfusionMatrix
-from training.bundles.half_precision import network_nodes
-from training.data.datasets import choose_frames, split_rule
-from training.networks.checkpoint import environment
-from training.recipes.schema import DatasetSection
 
 MAX_LOSS = 0.003
 
@@ -46,6 +40,15 @@ def main() -> int:
     parser.add_argument('--dataset', default='ycor')
     parser.add_argument('--root', required=True)
     arguments = parser.parse_args()
+
+    # Torch takes seconds, and arguments need none of it.
+    import torch
+    from torch.nn import functional
+
+    from training.bundles.half_precision import network_nodes
+    from training.data.datasets import choose_frames, split_rule
+    from training.networks.checkpoint import environment
+    from training.recipes.schema import DatasetSection
 
     metadata = read_bundle(arguments.bundle).metadata
     ontology = metadata.ontology
