@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 import difflib
-import textwrap
 from typing import Any, Literal
 
 from rcl_interfaces.msg import (
@@ -425,66 +424,3 @@ def misspelt_parameters(names: Sequence[str]) -> list[str]:
             hint = f'; did you mean {close[0]}?' if close else '.'
             sentences.append(f'There is no parameter {name}, its value is ignored{hint}')
     return sentences
-
-
-_CONFIG_HEAD = """\
-# Every parameter of the node at its default. Copy it, keep the lines you change, and pass it:
-#   ros2 launch desertmind_seg seg.launch.py params_file:=/path/to/my.yaml
-# The key /** fits the node under any name and namespace.
-# Written from the table in the code by `python docs/generate.py`.
-/**:
-  ros__parameters:"""
-
-_PAGE_HEAD = """\
-# Parameters
-
-<!-- Written from the table in the code by `python docs/generate.py`. -->
-
-Of each parameter of the node: its default, what is allowed, and when it may be set. **at start**:
-read-only afterwards. **unconfigured**: the node reads it when it is configured. **any time**: from
-the next frame on. [config/seg.yaml](../config/seg.yaml) holds all of them at their
-defaults: start from a copy."""
-
-
-def _literal(value: bool | int | float | str) -> str:
-    """Write a default as YAML."""
-    return str(value).lower() if isinstance(value, bool) else str(value) or "''"
-
-
-def _by_group() -> dict[str, list[ParameterSpec]]:
-    """Sort the table by what stands before the dot of the name; '' for names without one."""
-    groups: dict[str, list[ParameterSpec]] = {}
-    for spec in PARAMETERS:
-        groups.setdefault(spec.name.rpartition('.')[0], []).append(spec)
-    return groups
-
-
-def config_yaml() -> str:
-    """Return config/seg.yaml: every parameter at its default, below what it means."""
-    lines = [_CONFIG_HEAD]
-    for group, specs in _by_group().items():
-        indent = '      ' if group else '    '
-        if group:
-            lines.append(f'    {group}:')
-        for spec in specs:
-            limits = f' Allowed: {spec.constraints} {spec.unit}'.rstrip() + '.'
-            text = spec.description + (limits if spec.constraints else '')
-            lines += [f'{indent}# {line}' for line in textwrap.wrap(text, 97 - len(indent))]
-            lines.append(f'{indent}{spec.name.rpartition(".")[2]}: {_literal(spec.default)}')
-    return '\n'.join(lines) + '\n'
-
-
-def parameters_page() -> str:
-    """Return docs/parameters.md: lists by group, because a phone cannot show so wide a table."""
-    lines = [_PAGE_HEAD]
-    for group, specs in _by_group().items():
-        lines += [f'\n## {group or "The process"}\n']
-        for spec in specs:
-            unit = f' {spec.unit}' if spec.unit else ''
-            limits = f'; {spec.constraints}{unit}' if spec.constraints else ''
-            item = (
-                f'- `{spec.name}`: `{_literal(spec.default)}`{unit}{limits}; {spec.settable}. '
-                f'{spec.description}'
-            )
-            lines += textwrap.wrap(item, 99, subsequent_indent='  ', break_on_hyphens=False)
-    return '\n'.join(lines) + '\n'
