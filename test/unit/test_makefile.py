@@ -19,7 +19,8 @@ def make(
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if name not in ('AMENT_PREFIX_PATH', 'MAKEFLAGS', 'MAKELEVEL', 'PYTHONPATH')
+        if name not in ('AMENT_PREFIX_PATH', 'PYTHONPATH', 'PYTEST_ARGS')
+        and not name.startswith(('MAKE', 'MFLAGS'))  # of the make that runs the tests
     }
     return subprocess.run(
         ['make', *arguments],
