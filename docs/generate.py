@@ -165,7 +165,7 @@ JSON_TYPES = {
 }
 
 # Path below the root -> what returns its text. These files are committed, so that they can be read
-# without a build; test/unit/test_docs.py compares them.
+# without a build; test/integration/test_docs.py compares them.
 WRITERS: dict[str, Callable[[], str]] = {
     'config/seg.yaml': config_yaml,
     'docs/parameters.md': parameters_page,
