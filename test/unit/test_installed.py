@@ -116,6 +116,7 @@ def test_a_failed_import_names_what_brings_it(site: Path, module: str, remedy: s
 
 @pytest.mark.parametrize('command', ['desertmind_seg.nav2_config', 'training.audit'])
 def test_a_command_says_so_in_one_line(command: str, tmp_path: Path) -> None:
+    _install(tmp_path, 'desertmind_seg', '0.1.0', f'{_NEEDED}Requires-Dist: matplotlib>=3.9\n')
     _install(tmp_path, 'matplotlib', '3.6.3')
     arguments = {
         'desertmind_seg.nav2_config': ['--ontology', 'ycor-8'],
