@@ -70,7 +70,8 @@ def _required() -> list[Requirement]:
 
 
 def _what_is_wrong(needed: Requirement) -> str | None:
-    version = place = None
+    version: str | None = None
+    place: object = None
     for name in (needed.name, *_STAND_INS.get(needed.name, ())):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found = metadata.distribution(name)
