@@ -26,7 +26,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from desertmind_seg.engines.profiles import Profile
-from desertmind_seg.engines.protocol import EngineBuildError
+from desertmind_seg.engines.protocol import EngineBuildError, Progress
 from desertmind_seg.model.bundle import Bundle
 from desertmind_seg.model.documents import read_json
 from desertmind_seg.model.errors import DesertmindError
@@ -38,9 +38,6 @@ _LOGGER = logging.getLogger(__name__)
 CACHE_VARIABLE = 'DESERTMIND_SEG_ENGINE_CACHE'
 
 _MAX_ENGINE_BYTES = 2**31
-
-# Says what is being done and how much of it, 0 to 1; returns whether to go on.
-Progress = Callable[[str, float], bool]
 
 
 class EngineKey(BaseModel):
