@@ -9,24 +9,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import json
-from typing import Any
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from desertmind_seg.decoding.image_bytes import decode_color
+from desertmind_seg.decoding.image_bytes import decode_color, decode_unchanged
 from desertmind_seg.decoding.image_header import TOPIC_LIMITS, DecodeError
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 
 UInt8 = npt.NDArray[np.uint8]
 
+# How the colours of a compressed image are read: as its `format` says, as the image itself says,
+# or with red and blue exchanged.
+CompressedColors = Literal['auto', 'as_stored', 'exchanged']
+COMPRESSED_COLORS: tuple[str, ...] = get_args(CompressedColors)
+
 
 class MessageError(DesertmindError):
     """A message cannot be decoded; says which field is wrong, its value and what was expected."""
 
 
+# ROS names a mosaic by its first two pixels in each of its first two rows; OpenCV's names start at
+# the second row's second pixel, so ROS's rggb is OpenCV's BG.
+_BAYER = {
+    'bayer_rggb': cv2.COLOR_BayerBG2RGB,
+    'bayer_bggr': cv2.COLOR_BayerRG2RGB,
+    'bayer_gbrg': cv2.COLOR_BayerGR2RGB,
+    'bayer_grbg': cv2.COLOR_BayerGB2RGB,
+}
 # Interleaved formats: channels, and the OpenCV conversion to RGB (None: it is RGB already).
 _INTERLEAVED: dict[str, tuple[int, int | None]] = {
     'rgb': (3, None),
@@ -34,12 +47,7 @@ _INTERLEAVED: dict[str, tuple[int, int | None]] = {
     'rgba': (4, cv2.COLOR_RGBA2RGB),
     'bgra': (4, cv2.COLOR_BGRA2RGB),
     'mono': (1, cv2.COLOR_GRAY2RGB),
-    # ROS names a mosaic by its first two pixels in each of its first two rows; OpenCV's names
-    # start at the second row's second pixel, so ROS's rggb is OpenCV's BG.
-    'bayer_rggb': (1, cv2.COLOR_BayerBG2RGB),
-    'bayer_bggr': (1, cv2.COLOR_BayerRG2RGB),
-    'bayer_gbrg': (1, cv2.COLOR_BayerGR2RGB),
-    'bayer_grbg': (1, cv2.COLOR_BayerGB2RGB),
+    **{kind: (1, conversion) for kind, conversion in _BAYER.items()},
 }
 # Two pixels in four bytes. 'yuv422' is U Y V Y, in ROS and in OpenCV BT.601 with 16..235.
 _PACKED_422: dict[str, int] = {
@@ -58,6 +66,14 @@ _INTERLEAVED_ENCODINGS = {
     f'{kind}{8 * value_bytes}': (kind, value_bytes, channels, conversion)
     for kind, (channels, conversion) in _INTERLEAVED.items()
     for value_bytes in (1, 2)
+}
+# What cv_bridge calls arrays of OpenCV that nobody gave a name, and how RViz shows them. 16UC1 is
+# not among them: that is how depth travels.
+_INTERLEAVED_ENCODINGS |= {
+    f'{8 * value_bytes}UC{channels}': _INTERLEAVED_ENCODINGS[f'{kind}{8 * value_bytes}']
+    for channels, kind in ((1, 'mono'), (3, 'bgr'), (4, 'bgra'))
+    for value_bytes in (1, 2)
+    if (channels, value_bytes) != (1, 2)
 }
 SUPPORTED_ENCODINGS = (*_INTERLEAVED_ENCODINGS, *_PACKED_422, *_SEMI_PLANAR_420)
 _LABEL_BYTES = {'mono8': 1, '8UC1': 1, 'mono16': 2, '16UC1': 2}
@@ -86,8 +102,8 @@ def decode_image(message: Any) -> UInt8:
     if encoding in _INTERLEAVED_ENCODINGS:
         kind, value_bytes, channels, conversion = _INTERLEAVED_ENCODINGS[encoding]
         pixels = _pixels(message, channels, value_bytes)
-        if kind.startswith('bayer') and min(pixels.shape[:2]) < 3:
-            raise MessageError(f'{_describe(message)}: a colour mosaic is at least 3 x 3 pixels')
+        if kind in _BAYER:
+            return _demosaic(pixels, kind)
         rgb = pixels if conversion is None else cv2.cvtColor(pixels, conversion)
         return np.ascontiguousarray(rgb, np.uint8)
     if encoding in _PACKED_422:
@@ -99,12 +115,21 @@ def decode_image(message: Any) -> UInt8:
     )
 
 
-def decode_compressed_image(message: Any) -> UInt8:
+def decode_compressed_image(message: Any, colors: CompressedColors = 'auto') -> UInt8:
     """Decode a sensor_msgs/CompressedImage (JPEG, PNG or TIFF) to RGB.
 
     16-bit images keep the high byte, alpha is dropped, grey becomes RGB, EXIF rotation is ignored
     (the camera's calibration belongs to the pixels as they are stored). Damage inside a JPEG that
     leaves its structure whole cannot be told from picture content and is decoded.
+
+    `format` is 'SOURCE; CODEC compressed STORED', or a part of it. Where STORED is missing, a
+    source of bayer_* is a mosaic that was compressed as it is, and is interpolated as in
+    `decode_image`.
+
+    Args:
+        message: any with the fields `format` and `data`.
+        colors: 'auto' exchanges red and blue where the sender says that it stored them so:
+            docs/formats.md tells who does. The others overrule what `format` says.
 
     Returns:
         (H, W, 3) uint8, C-contiguous.
@@ -112,20 +137,29 @@ def decode_compressed_image(message: Any) -> UInt8:
     Raises:
         MessageError: empty, truncated or corrupt data, or a format that holds no colour image.
     """
-    # 'rgb8; jpeg compressed bgr8' is image_transport's way to say: an ordinary JPEG.
-    source, _, compressed = message.format.partition(';')
-    if 'compressedDepth' in compressed:
+    source, _, words = (part.strip() for part in message.format.partition(';'))
+    codec, _, stored = words.partition(' compressed')
+    stored = stored.strip()
+    if codec.startswith('compressedDepth'):
         raise MessageError(
             f'Compressed image of format {message.format!r} holds depth; expected a colour image. '
             'Subscribe to the topic that ends in /compressed, not in /compressedDepth.'
         )
+    content = bytes(message.data)
+    mosaic = stored or source
     try:
-        rgb = decode_color(bytes(message.data), TOPIC_LIMITS)
+        if mosaic.startswith('bayer_'):
+            pixels = decode_unchanged(content, TOPIC_LIMITS)
+            if pixels.ndim == 2:
+                values = pixels >> 8 if pixels.dtype == np.uint16 else pixels
+                return _demosaic(values.astype(np.uint8, copy=False), mosaic.rstrip('0123456789'))
+        rgb = decode_color(content, TOPIC_LIMITS)
     except DecodeError as err:
         raise MessageError(f'Compressed image of format {message.format!r}: {err}.') from err
-    # As in compressed_image_transport: 'rgb8; jpeg compressed rgb8' was encoded with R and B
-    # exchanged, and what the decoder calls R, G, B is B, G, R.
-    if source.strip().startswith('rgb') and compressed and 'compressed bgr' not in compressed:
+    # image_transport hands OpenCV, which takes arrays for blue, green, red, the source as it is
+    # where it writes TIFF; 'compressed rgb8' says that somebody did so with another codec.
+    said = stored.startswith('rgb') or (codec == 'tiff' and source.startswith('rgb'))
+    if colors == 'exchanged' or (colors == 'auto' and said):
         return np.ascontiguousarray(rgb[..., ::-1])
     return rgb
 
@@ -182,6 +216,16 @@ def _pixels(message: Any, channels: int, value_bytes: int) -> UInt8:
     if channels == 1:
         return rows
     return rows.reshape(message.height, message.width, channels)
+
+
+def _demosaic(values: UInt8, kind: str) -> UInt8:
+    """Interpolate the colours of a mosaic (H, W), named 'bayer_' and its first four pixels."""
+    if kind not in _BAYER or min(values.shape) < 3:
+        raise MessageError(
+            f'{kind} image of {values.shape[1]} x {values.shape[0]} pixels (width x height): a '
+            'colour mosaic is at least 3 x 3 pixels, and bayer_rggb, _bggr, _gbrg or _grbg'
+        )
+    return np.ascontiguousarray(cv2.cvtColor(values, _BAYER[kind]), np.uint8)
 
 
 def _decode_packed_422(message: Any, conversion: int) -> UInt8:
