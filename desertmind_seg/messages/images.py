@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import json
-from typing import Any, Literal, get_args
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,15 +17,11 @@ import numpy.typing as npt
 
 from desertmind_seg.decoding.image_bytes import decode_color, decode_unchanged
 from desertmind_seg.decoding.image_header import TOPIC_LIMITS, DecodeError
+from desertmind_seg.messages.compressed_format import CompressedColors, CompressedFormat
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 
 UInt8 = npt.NDArray[np.uint8]
-
-# How the colours of a compressed image are read: as its `format` says, as the image itself says,
-# or with red and blue exchanged.
-CompressedColors = Literal['auto', 'as_stored', 'exchanged']
-COMPRESSED_COLORS: tuple[str, ...] = get_args(CompressedColors)
 
 
 class MessageError(DesertmindError):
@@ -137,29 +133,24 @@ def decode_compressed_image(message: Any, colors: CompressedColors = 'auto') -> 
     Raises:
         MessageError: empty, truncated or corrupt data, or a format that holds no colour image.
     """
-    source, _, words = (part.strip() for part in message.format.partition(';'))
-    codec, _, stored = words.partition(' compressed')
-    stored = stored.strip()
-    if codec.startswith('compressedDepth'):
+    said = CompressedFormat.of(message.format)
+    if said.codec.startswith('compressedDepth'):
         raise MessageError(
             f'Compressed image of format {message.format!r} holds depth; expected a colour image. '
             'Subscribe to the topic that ends in /compressed, not in /compressedDepth.'
         )
     content = bytes(message.data)
-    mosaic = stored or source
     try:
-        if mosaic.startswith('bayer_'):
+        if said.mosaic:
             pixels = decode_unchanged(content, TOPIC_LIMITS)
             if pixels.ndim == 2:
                 values = pixels >> 8 if pixels.dtype == np.uint16 else pixels
-                return _demosaic(values.astype(np.uint8, copy=False), mosaic.rstrip('0123456789'))
+                kind = said.mosaic.rstrip('0123456789')
+                return _demosaic(values.astype(np.uint8, copy=False), kind)
         rgb = decode_color(content, TOPIC_LIMITS)
     except DecodeError as err:
         raise MessageError(f'Compressed image of format {message.format!r}: {err}.') from err
-    # image_transport hands OpenCV, which takes arrays for blue, green, red, the source as it is
-    # where it writes TIFF; 'compressed rgb8' says that somebody did so with another codec.
-    said = stored.startswith('rgb') or (codec == 'tiff' and source.startswith('rgb'))
-    if colors == 'exchanged' or (colors == 'auto' and said):
+    if colors == 'exchanged' or (colors == 'auto' and said.exchanged):
         return np.ascontiguousarray(rgb[..., ::-1])
     return rgb
 
