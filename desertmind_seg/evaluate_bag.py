@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 import sys
 
+from desertmind_seg.messages.compressed_format import COMPRESSED_COLORS
 from desertmind_seg.messages.pairing import MAX_DT_MS, MAX_WAIT_MS
 from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
 from desertmind_seg.options import (
@@ -84,6 +85,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='MS',
         help='how long an image waits for its depth, by the log time (default: %(default)g)',
     )
+    parser.add_argument(
+        '--compressed-colors',
+        choices=COMPRESSED_COLORS,
+        default='auto',
+        help='how compressed images are read where their format string is wrong: with the colours '
+        'that they store, or with red and blue exchanged (default: %(default)s)',
+    )
     add_bundle(parser)
     parser.add_argument(
         '--against',
@@ -146,6 +154,7 @@ def _run(options: argparse.Namespace) -> int:
         options.out,
         against=options.against and segmenter(options.against, options.against_temporal_alpha),
         depth=options.depth and DepthTopic(options.depth, options.max_dt_ms, options.max_wait_ms),
+        compressed_colors=options.compressed_colors,
         force=options.force,
     )
     frames, inference = metrics.frames, metrics.latency_ms.inference

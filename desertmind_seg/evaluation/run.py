@@ -34,6 +34,7 @@ from desertmind_seg.messages.bags import (
     Bag,
     BagError,
 )
+from desertmind_seg.messages.compressed_format import CompressedColors
 from desertmind_seg.model.records import Environment
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.reports.output import output_folder, write_json
@@ -49,6 +50,7 @@ def evaluate_bag(
     *,
     against: Segmenter | None = None,
     depth: DepthTopic | None = None,
+    compressed_colors: CompressedColors = 'auto',
     force: bool = False,
 ) -> EvaluationMetrics:
     """Segment and score a bag; write masks/, metrics.json and report.html; return the metrics.
@@ -71,6 +73,7 @@ def evaluate_bag(
     names = run_names(segmenters)
     results = (MASKS, MASKS_AGAINST, METRICS, REPORT)
     with Bag(bag_path) as bag, output_folder(out, results, replace=force) as new:
+        bag.compressed_colors = compressed_colors
         bag.topic(image_topic)
         for each in segmenters:
             check_depth(

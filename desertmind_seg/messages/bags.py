@@ -31,6 +31,7 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, TypesysError, get_typestore
 from rosbags.typesys.store import Typestore
 
+from desertmind_seg.messages.compressed_format import CompressedColors
 from desertmind_seg.messages.images import decode_compressed_image, decode_image, nanoseconds
 from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.errors import DesertmindError
@@ -165,6 +166,8 @@ class Bag:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # How `decode_frame` reads compressed frames: set it before.
+        self.compressed_colors: CompressedColors = 'auto'
         self.topics: dict[str, Topic] = {}
         self.custom_data: dict[str, str] = {}
         self._connections: dict[str, list[Connection]] = {}
@@ -419,5 +422,5 @@ def _offered_qos(connections: Sequence[Connection]) -> OfferedQos | None:
 def decode_frame(bag: Bag, topic: str, message: Any) -> Rgb:
     """Decode a deserialized frame of `topic`, raw or compressed, to (H, W, 3) uint8 RGB."""
     if bag.topics[topic].type == COMPRESSED_IMAGE_TYPE:
-        return decode_compressed_image(message)
+        return decode_compressed_image(message, bag.compressed_colors)
     return decode_image(message)

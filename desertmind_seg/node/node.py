@@ -292,7 +292,11 @@ class SegmentationNode(LifecycleNode):
         message = frame.message
         try:
             compressed = isinstance(message, CompressedImage)
-            rgb = decode_compressed_image(message) if compressed else decode_image(message)
+            rgb = (
+                decode_compressed_image(message, self.settings['input.compressed_colors'])
+                if compressed
+                else decode_image(message)
+            )
             depth = self._inputs.depth_of(frame, rgb.shape[:2])
             needed = {'confidence', 'cost'} & set(wanted) | planner_outputs.needed(for_planners)
             segmentation = segmenter.segment(

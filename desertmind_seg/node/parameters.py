@@ -17,6 +17,7 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from desertmind_seg.messages.compressed_format import COMPRESSED_COLORS
 from desertmind_seg.model.errors import DesertmindError
 
 # When a parameter may be set: 'any time', 'unconfigured' (the node reads it when it is configured)
@@ -137,6 +138,13 @@ PARAMETERS = (
         'raw subscribes to sensor_msgs/Image on image, compressed to '
         'sensor_msgs/CompressedImage on image/compressed.',
         choices=('raw', 'compressed'),
+    ),
+    ParameterSpec(
+        'input.compressed_colors',
+        'auto',
+        'How compressed images are read: auto as their format string says, as_stored or exchanged '
+        '(red and blue) where that is wrong; docs/formats.md tells who writes what.',
+        choices=COMPRESSED_COLORS,
     ),
     ParameterSpec(
         'input.rectified',
