@@ -165,25 +165,68 @@ def file_version(path: Path) -> str:
 
 
 def _read_label_file(path: Path, form: LabelForm) -> npt.NDArray[Any]:
-    """Return a label file's values as integers (H, W).
+    """Return a label file's values as integers (H, W), as they are stored.
 
     OpenCV would expand a palette PNG to its colours; Pillow keeps the indices, which are the
     labels.
     """
     try:
         with Image.open(path) as image:
-            if form == 'rugd_colors' and image.mode in {'RGB', 'RGBA'}:
-                return _rugd_codes(np.asarray(image)[..., :3], str(path))
-            if image.mode not in {'P', 'L', 'I;16', 'I'}:
+            if image.format in _LOSSY or image.info.get('compression') == 'jpeg':
                 raise DatasetError(
-                    f'{path}: mode {image.mode!r}, expected a palette PNG of 8 bits or a grey one '
-                    'of 8 or 16 bits'
+                    f'{path}: {image.format} changes values, and a changed code is another class; '
+                    'export the masks again as PNG (converting this file would keep the damage)'
                 )
-            return np.asarray(image)
+            # Before the pixels are read: it is Pillow's only trace of the bits of a sample.
+            raw = image.tile[0][3] if image.tile else image.mode
+            raw_mode = str(raw[0] if isinstance(raw, tuple) else raw)
+            if form == 'rugd_colors' and image.mode in {'P', 'RGB', 'RGBA'}:
+                return _rugd_codes(np.asarray(image.convert('RGB')), str(path))
+            return _values(np.asarray(image), image.mode, raw_mode, path)
     except (OSError, UnidentifiedImageError) as err:
         raise DatasetError(
             f'{path}: cannot be read as labels ({err}); restore the file or drop the frame'
         ) from err
+
+
+_LOSSY = {'JPEG', 'MPO', 'JPEG2000', 'WEBP'}
+_EXPECTED = 'a palette PNG, or a grey one of 1 to 16 bits, with one code a pixel'
+
+
+def _values(pixels: npt.NDArray[Any], mode: str, raw_mode: str, path: Path) -> npt.NDArray[Any]:
+    """Return the stored values of a mask where they are certain.
+
+    Palette files hold indices, grey ones values. Grey that was saved as RGB, which OpenCV's imread
+    and imwrite do by default, has the value three times.
+    """
+    if mode in {'P', 'I', 'I;16', 'I;16B'}:
+        return pixels
+    if mode == '1':
+        return pixels.astype(np.uint8)
+    if mode == 'L':  # Pillow stretches 2 and 4 bits to 0..255
+        return pixels // {'L;2': 85, 'L;4': 17}.get(raw_mode, 1)
+    if mode not in {'LA', 'RGB', 'RGBA'} or '16' in raw_mode:
+        raise DatasetError(f'{path}: pixels are {raw_mode}, expected {_EXPECTED}')
+    if mode != 'RGB' and (pixels[..., -1] != 255).any():
+        raise DatasetError(
+            f'{path}: {mode} with transparent pixels, of which nobody can say whether they have a '
+            f'label; expected {_EXPECTED}'
+        )
+    if mode == 'LA':
+        return pixels[..., 0]
+    rgb = pixels[..., :3]
+    if (rgb == rgb[..., :1]).all():
+        return rgb[..., 0]
+    colors, counts = np.unique(_packed(rgb), return_counts=True)
+    listed = ', '.join(
+        f'{_unpacked(color)} ({count} px)'
+        for color, count in list(zip(colors.tolist(), counts.tolist(), strict=True))[:5]
+    )
+    raise DatasetError(
+        f'{path}: mode {mode!r} with {len(colors)} colours, {listed}: which class each is, the '
+        f'file does not say; expected {_EXPECTED}. Write the code of each colour: '
+        'codes[(rgb == color).all(-1)] = code'
+    )
 
 
 def translated(values: npt.NDArray[Any], ontology: Ontology, source: str) -> UInt8Array:
@@ -241,6 +284,10 @@ def _packed(rgb: UInt8Array) -> npt.NDArray[np.uint32]:
     return np.asarray(wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2], np.uint32)
 
 
+def _unpacked(color: int) -> tuple[int, int, int]:
+    return color >> 16, color >> 8 & 255, color & 255
+
+
 def _rugd_codes(rgb: UInt8Array, source: str) -> UInt8Array:
     packed = _packed(rgb)
     codes = _rugd_table()[packed]
@@ -248,7 +295,7 @@ def _rugd_codes(rgb: UInt8Array, source: str) -> UInt8Array:
     if unknown.any():
         colors, counts = np.unique(packed[unknown], return_counts=True)
         pixels = {
-            str((color >> 16, color >> 8 & 255, color & 255)): count
+            str(_unpacked(color)): count
             for color, count in zip(colors.tolist(), counts.tolist(), strict=True)
         }
         listed = ', '.join(f'{color} ({count} px)' for color, count in list(pixels.items())[:5])
