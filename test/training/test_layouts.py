@@ -246,7 +246,7 @@ def test_leftovers_are_no_frames_and_links_are_followed(tmp_path: Path) -> None:
     assert twice.endswith('hill/a_1.png and a_1.jpg are one frame twice; keep one of them')
 
     (tmp_path / 'disk/masks/again').symlink_to(tmp_path / 'set/masks')
-    with pytest.raises(DatasetError, match='masks/hill/again is a link to .*set/masks, in which'):
+    with pytest.raises(DatasetError, match=r'masks/hill/again is a link to .*set/masks, in which'):
         _read('folder', root, ontology)
 
 

@@ -144,8 +144,8 @@ def _rellis_lists(folders: Sequence[Path]) -> dict[str, Split]:
     return part_of
 
 
-# SEQUENCE__NUMBER_TIME, then the camera: GOOSE's windshield_vis, GOOSE-Ex's camera_left (excavator),
-# front and realsense (Spot).
+# SEQUENCE__NUMBER_TIME, then the camera: windshield_vis in GOOSE; in GOOSE-Ex camera_left, front
+# and realsense.
 _GOOSE_NAME = re.compile(r'(.+__\d+_\d+|.*\d)(?:_(\D.*))?')
 
 

@@ -22,7 +22,7 @@ SPLIT_OF_NAME: dict[str, Split] = {
 
 # Of the file formats, those that keep a frame in one file.
 IMAGE_SUFFIXES = {'.png', '.jpg', '.jpeg', '.webp', '.tif', '.tiff', '.bmp'}
-# What macOS, Windows and network drives leave beside the frames; so are all names with a dot first.
+# What macOS, Windows and network drives leave beside the frames, and all names with a dot first.
 _LEFTOVERS = {'__MACOSX', '@eaDir', '$RECYCLE.BIN', 'System Volume Information', 'Thumbs.db'}
 
 
