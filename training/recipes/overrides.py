@@ -61,7 +61,7 @@ def _place(node: Any, part: str) -> str | int:
     """Return the key or the position; KeyError if the node does not have it."""
     if isinstance(node, dict) and part in node:
         return part
-    if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+    if isinstance(node, list) and part in map(str, range(len(node))):
         return int(part)
     raise KeyError(part)
 
