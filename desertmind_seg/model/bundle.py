@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 import hashlib
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,12 +9,18 @@ from google.protobuf.message import DecodeError
 import onnx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from desertmind_seg.model.documents import DocumentError, parse_json
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.files import atomic_write
+from desertmind_seg.model.files import FileError, atomic_write, read_file
 from desertmind_seg.model.ontology import Ontology, describe_validation_error
 
 METADATA_KEY = 'desertmind_seg'
 FORMAT_VERSION = 1
+
+# Protobuf's own limit.
+_MAX_BYTES = 2**31 - 1
+# The shipped ones have 10,000; 255 classes with all their scores and raw codes 200,000.
+MAX_METADATA_CHARS = 2**21
 
 # Frame sizes for which every bundle must work, (height, width) in pixels.
 MIN_SIZE_HW = (64, 64)
@@ -118,17 +123,21 @@ def read_bundle(path: str | Path) -> Bundle:
     """Read and check a bundle without building an engine for it.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        BundleError: the file is not ONNX, was not exported by this project, its ontology does not
-            match its hash, or its graph does not have the inputs and outputs of a bundle.
+        OSError: there is no such file, or it cannot be read.
+        BundleError: the file is no regular one, is not ONNX, was not exported by this project, its
+            ontology does not match its hash, or its graph does not have the inputs and outputs of
+            a bundle.
     """
     path = Path(path)
-    if not path.is_file():
-        state = 'is not a file' if path.exists() else 'does not exist'
+    try:
+        content = read_file(path, _MAX_BYTES)
+    except FileNotFoundError:
         raise FileNotFoundError(
-            f'bundle {path} {state}; give the path of an .onnx file that training.export wrote'
-        )
-    content = path.read_bytes()
+            f'bundle {path} does not exist; give the path of an .onnx file that training.export '
+            'wrote'
+        ) from None
+    except FileError as err:
+        raise BundleError(f'bundle {err}; give an .onnx file that training.export wrote') from err
     try:
         model = onnx.load_model_from_string(content)
     except DecodeError as err:
@@ -184,10 +193,16 @@ def _parse_metadata(model: onnx.ModelProto, path: Path) -> BundleMetadata:
             f'{path} has no {METADATA_KEY!r} entry among its ONNX metadata {sorted(props)}: it is '
             'a foreign or incomplete model. Export it with python -m training.export.'
         )
+    text = props[METADATA_KEY]
+    if len(text) > MAX_METADATA_CHARS:
+        raise BundleError(
+            f'{path}: its metadata has {len(text)} characters, expected at most '
+            f'{MAX_METADATA_CHARS}. Export it again, with fewer scores.'
+        )
     try:
-        document = json.loads(props[METADATA_KEY])
-    except json.JSONDecodeError as err:
-        raise BundleError(f'{path}: its metadata is not JSON: {err}. Export it again.') from err
+        document = parse_json(text, f'{path}: its metadata')
+    except DocumentError as err:
+        raise BundleError(f'{err}. Export it again.') from err
     version = document.get('format_version') if isinstance(document, dict) else None
     if version != FORMAT_VERSION:
         raise BundleError(
@@ -195,7 +210,7 @@ def _parse_metadata(model: onnx.ModelProto, path: Path) -> BundleMetadata:
             'it again, or use the desertmind_seg that wrote it'
         )
     try:
-        return BundleMetadata.model_validate_json(props[METADATA_KEY])
+        return BundleMetadata.model_validate_json(text)
     except ValidationError as err:
         raise BundleError(
             f'{path}: bad metadata: {describe_validation_error(err, document)}'

@@ -116,7 +116,9 @@ def test_file_mode_follows_the_umask(tmp_path: Path) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r'absent\.onnx does not exist; give the path'):
         read_bundle(tmp_path / 'absent.onnx')
-    with pytest.raises(FileNotFoundError, match='is not a file'):
+    with pytest.raises(
+        BundleError, match=r'^bundle .* is a folder; expected a file; give an \.onnx'
+    ):
         read_bundle(tmp_path)
 
 
