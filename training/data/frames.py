@@ -31,9 +31,11 @@ class UnknownCodesError(DatasetError):
         unknown: pixels of each such code.
     """
 
-    def __init__(self, message: str, unknown: Mapping[str, int]) -> None:
-        super().__init__(message, unknown)  # both: a worker process pickles an error by its args
-        self.unknown = dict(unknown)
+    def __init__(self, message: str, unknown: Mapping[str, int] | None = None) -> None:
+        # Both: a worker process pickles an error by its args. torch raises that of a loader's
+        # worker again with its message alone.
+        super().__init__(message, unknown)
+        self.unknown = dict(unknown or {})
 
     def __str__(self) -> str:
         return str(self.args[0])

@@ -88,7 +88,9 @@ class ModelSection(_Section):
     normalisation: Literal['encoder', 'symmetric']
     initial_checkpoint: Text
     # A number: the first stages.
-    frozen_encoder: Literal['none', 'all', 'all_but_depth'] | Annotated[int, Field(strict=True, ge=1, le=1000)]
+    frozen_encoder: (
+        Literal['none', 'all', 'all_but_depth'] | Annotated[int, Field(strict=True, ge=1, le=1000)]
+    )
     drop_path: Annotated[float, Field(ge=0.0, lt=1.0)]  # stochastic depth; timm encoders only
     output_stride: Literal[8, 16, 32]
     decoder_channels: Annotated[int, Field(strict=True, ge=8, le=4096)]
