@@ -50,6 +50,7 @@ setup(
         'onnxruntime',
         # 4.6 fills truncated JPEGs with grey instead of refusing them.
         'opencv-python-headless>=4.11',
+        'pillow',
         'protobuf',
         'pydantic>=2',
         'pyyaml',

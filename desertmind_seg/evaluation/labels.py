@@ -7,6 +7,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from desertmind_seg.decoding.image_bytes import decode_unchanged
+from desertmind_seg.decoding.image_header import FILE_LIMITS
 from desertmind_seg.evaluation.comparison import BLOCK_FRAMES
 from desertmind_seg.evaluation.results import LabelCounts
 from desertmind_seg.messages.bags import IMAGE_TYPE, Bag, BagError, header_stamp_ns
@@ -62,7 +64,7 @@ class RecordedLabels:
         png = self._png.get(stamp_ns)
         if png is None:
             return None
-        return np.asarray(cv2.imdecode(png, cv2.IMREAD_UNCHANGED), np.uint8)
+        return np.asarray(decode_unchanged(png.tobytes(), FILE_LIMITS), np.uint8)
 
     def error(self, stamp_ns: int, err: Exception) -> BagError:
         """Say which label image an error is about."""

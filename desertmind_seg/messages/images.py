@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from desertmind_seg.decoding.image_bytes import decode_color
+from desertmind_seg.decoding.image_header import TOPIC_LIMITS, DecodeError
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 
@@ -98,7 +100,7 @@ def decode_image(message: Any) -> UInt8:
 
 
 def decode_compressed_image(message: Any) -> UInt8:
-    """Decode a sensor_msgs/CompressedImage (JPEG, PNG and what else OpenCV reads) to RGB.
+    """Decode a sensor_msgs/CompressedImage (JPEG, PNG or TIFF) to RGB.
 
     16-bit images keep the high byte, alpha is dropped, grey becomes RGB, EXIF rotation is ignored
     (the camera's calibration belongs to the pixels as they are stored). Damage inside a JPEG that
@@ -110,7 +112,6 @@ def decode_compressed_image(message: Any) -> UInt8:
     Raises:
         MessageError: empty, truncated or corrupt data, or a format that holds no colour image.
     """
-    data = np.frombuffer(message.data, np.uint8)
     # 'rgb8; jpeg compressed bgr8' is image_transport's way to say: an ordinary JPEG.
     source, _, compressed = message.format.partition(';')
     if 'compressedDepth' in compressed:
@@ -118,20 +119,15 @@ def decode_compressed_image(message: Any) -> UInt8:
             f'Compressed image of format {message.format!r} holds depth; expected a colour image. '
             'Subscribe to the topic that ends in /compressed, not in /compressedDepth.'
         )
-    bgr = None
-    if data.size:
-        bgr = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if bgr is None:
-        raise MessageError(
-            f'Compressed image of format {message.format!r} with {data.size} bytes (the first are '
-            f'{data[:4].tobytes().hex(" ")!r}) does not decode: it is truncated, corrupt, or '
-            'neither JPEG nor PNG.'
-        )
+    try:
+        rgb = decode_color(bytes(message.data), TOPIC_LIMITS)
+    except DecodeError as err:
+        raise MessageError(f'Compressed image of format {message.format!r}: {err}.') from err
     # As in compressed_image_transport: 'rgb8; jpeg compressed rgb8' was encoded with R and B
-    # exchanged, and what the decoder calls B, G, R is R, G, B.
+    # exchanged, and what the decoder calls R, G, B is B, G, R.
     if source.strip().startswith('rgb') and compressed and 'compressed bgr' not in compressed:
-        return np.ascontiguousarray(bgr, np.uint8)
-    return np.ascontiguousarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+        return np.ascontiguousarray(rgb[..., ::-1])
+    return rgb
 
 
 def decode_labels(message: Any) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:

@@ -351,12 +351,14 @@ def test_exif_rotation_is_ignored() -> None:
 def test_truncated_compressed_image_is_refused(extension: str, kept: float) -> None:
     message = compressed(extension, scene(64, 96), extension)
     message.data = message.data[: int(len(message.data) * kept)]
-    with pytest.raises(MessageError, match=f'{len(message.data)} bytes .* does not decode'):
+    with pytest.raises(MessageError, match=r'it is empty|its .* is truncated|it is truncated'):
         decode_compressed_image(message)
 
 
 def test_foreign_bytes_and_depth_are_refused() -> None:
-    with pytest.raises(MessageError, match=r"the first are '64 65 73 65'.* neither JPEG nor PNG"):
+    with pytest.raises(
+        MessageError, match=r'it is no image .*64 65 73 65.*; expected JPEG or PNG or TIFF'
+    ):
         decode_compressed_image(SimpleNamespace(format='jpeg', data=b'desert' * 50))
     with pytest.raises(MessageError, match='holds depth; expected a colour image'):
         decode_compressed_image(SimpleNamespace(format='16UC1; compressedDepth', data=b'x'))

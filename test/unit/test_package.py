@@ -16,12 +16,18 @@ import desertmind_seg
 ROOT = Path(__file__).resolve().parents[2]
 
 # Import name -> name on PyPI, where the two differ.
-PYPI_NAMES = {'cv2': 'opencv-python-headless', 'google': 'protobuf', 'yaml': 'pyyaml'}
+PYPI_NAMES = {
+    'cv2': 'opencv-python-headless',
+    'google': 'protobuf',
+    'PIL': 'pillow',
+    'yaml': 'pyyaml',
+}
 # rosdep key -> name on PyPI.
 FROM_APT = {
     'python3-jinja2': 'jinja2',
     'python3-matplotlib': 'matplotlib',
     'python3-numpy': 'numpy',
+    'python3-pil': 'pillow',
     'python3-tqdm': 'tqdm',
     'python3-yaml': 'pyyaml',
 }

@@ -1,0 +1,98 @@
+"""Image, label and depth files to arrays. What is no regular file is not waited for."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+import stat
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from desertmind_seg.decoding.image_bytes import decode_color, decode_unchanged
+from desertmind_seg.decoding.image_header import (
+    FILE_LIMITS,
+    LABEL_FILE_LIMITS,
+    DecodeError,
+    checked_image,
+    one_line,
+)
+from desertmind_seg.model.arrays import Rgb
+
+EXTENSIONS = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+# The largest image that is decoded takes 8 bytes a pixel where nothing is compressed.
+_MAX_FILE_BYTES = 1 << 29
+
+
+def read_color_file(path: Path) -> Rgb:
+    """Read an image file as RGB, upright by its EXIF orientation.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        OSError: the file cannot be read.
+        DecodeError: it is no regular file, or no whole image within FILE_LIMITS.
+    """
+    return decode_color(_content(path), FILE_LIMITS, upright=True)
+
+
+def read_depth_file(path: Path) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+    """Read a grey image of 8 or 16 bits, values as stored.
+
+    Returns:
+        (H, W) uint8 or uint16.
+
+    Raises:
+        OSError: the file cannot be read.
+        DecodeError: as `read_color_file`, a JPEG (it changes values), or no grey image.
+    """
+    image = decode_unchanged(_content(path), LABEL_FILE_LIMITS)
+    if image.ndim != 2 or image.dtype not in (np.uint8, np.uint16):
+        raise DecodeError(
+            f'it holds an image of shape {image.shape} and type {image.dtype}; expected a grey '
+            'one of 8 or 16 bits'
+        )
+    return image
+
+
+def read_label_file(path: Path) -> npt.NDArray[Any]:
+    """Read labels with the values that are stored: of a palette the indices, not the colours.
+
+    Returns:
+        (H, W) uint8 or uint16 of a palette or grey image, (H, W, 3) uint8 of a colour image.
+
+    Raises:
+        OSError: the file cannot be read.
+        DecodeError: as `read_color_file`, a JPEG or WebP (they change values), or another kind of
+            pixels.
+    """
+    # OpenCV expands a palette to its colours.
+    from PIL import Image
+
+    header, content = checked_image(_content(path), LABEL_FILE_LIMITS)
+    try:
+        with Image.open(BytesIO(content), formats=(header.format,)) as image:
+            mode, values = image.mode, np.asarray(image)
+    except Exception as err:  # as in image_bytes
+        raise DecodeError(f'its {header.format} does not decode: {one_line(err)}') from err
+    if mode in {'RGB', 'RGBA'}:
+        return values[..., :3]
+    if mode not in {'P', 'L', 'I;16', 'I;16B', 'I'}:
+        raise DecodeError(
+            f'its pixels are of mode {mode!r} (Pillow); expected palette indices of 8 bits or '
+            'grey of 8 or 16 bits: save it as such'
+        )
+    # Pillow before 11.3 gives 16 bits as 32.
+    return values if values.dtype == np.uint8 else values.astype(np.uint16)
+
+
+def _content(path: Path) -> bytes:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        kind = 'a folder' if stat.S_ISDIR(status.st_mode) else 'a FIFO, socket or device'
+        raise DecodeError(f'it is {kind}; expected a file')
+    if status.st_size > _MAX_FILE_BYTES:
+        raise DecodeError(f'it has {status.st_size} bytes; expected at most {_MAX_FILE_BYTES}')
+    return path.read_bytes()
