@@ -1,11 +1,12 @@
 """Frames are read as labelled, split by blocks, and errors are named."""
 
 from collections.abc import Callable
+import os
 from pathlib import Path
-import struct
 import zlib
 
 import cv2
+from image_attacks import jpeg, png
 import numpy as np
 from PIL import Image
 import pytest
@@ -105,22 +106,8 @@ def _as_png(path: Path, mode: str) -> None:
         samples = _CODES % (1 << bits)
         each = np.unpackbits(samples[..., None], axis=-1)[..., 8 - bits :]
         rows = np.packbits(each.reshape(68, -1), axis=-1)
-        raw = b''.join(b'\0' + row.tobytes() for row in rows)
-        chunks = (
-            (b'IHDR', struct.pack('>IIBBBBB', 128, 68, bits, 0, 0, 0, 0)),
-            (b'IDAT', zlib.compress(raw)),
-            (b'IEND', b''),
-        )
-        path.write_bytes(
-            b'\x89PNG\r\n\x1a\n'
-            + b''.join(
-                struct.pack('>I', len(data))
-                + kind
-                + data
-                + struct.pack('>I', zlib.crc32(kind + data))
-                for kind, data in chunks
-            )
-        )
+        packed = zlib.compress(b''.join(b'\0' + row.tobytes() for row in rows))
+        path.write_bytes(png(128, 68, packed, color=0, bits=bits))
     elif mode.startswith('palette'):
         image = Image.fromarray(_CODES)
         image.putpalette([200, 0, 0, 0, 200, 0, 0, 0, 200, 9, 9, 9])
@@ -160,15 +147,15 @@ def _real_numbers(path: Path) -> None:
 @pytest.mark.parametrize(
     ('write', 'message'),
     [
-        (_colored, r"mode 'RGB' with 4 colours, \(.* px\).* codes\[\(rgb == color\)"),
-        (_deep_color, r'pixels are RGB;16B, expected a palette PNG'),
-        (_transparent, 'RGBA with transparent pixels'),
-        (_real_numbers, 'pixels are F.*, expected a palette PNG'),
-        (lambda path: Image.fromarray(_CODES).save(path, 'JPEG'), 'JPEG changes values'),
-        (lambda path: Image.fromarray(_CODES).save(path, 'WEBP'), 'WEBP changes values'),
+        (_colored, r'a colour image with 4 colours, \(.* px\).*codes\[\(rgb == color\)'),
+        (_deep_color, 'cannot be read as labels: its pixels are RGB;16B .*grey of 1 to 16 bits'),
+        (_transparent, '.*it is RGBA with transparent pixels'),
+        (_real_numbers, '.*its pixels are F;32F'),
+        (lambda path: Image.fromarray(_CODES).save(path, 'JPEG'), '.*it is JPEG; expected PNG'),
+        (lambda path: Image.fromarray(_CODES).save(path, 'WEBP'), '.*it is WebP; expected PNG'),
         (
             lambda path: Image.fromarray(_CODES).save(path, 'TIFF', compression='jpeg'),
-            'TIFF changes values',
+            '.*its TIFF of .* not supported',
         ),
     ],
 )
@@ -184,8 +171,14 @@ def test_masks_are_refused_where_they_are_not(
 @pytest.mark.parametrize('name', ['rgb.jpg', 'labels.png'])
 def test_a_broken_file_is_named(tmp_path: Path, name: str) -> None:
     folder, dataset = _break(tmp_path)
-    (folder / name).write_bytes(b'nothing')
-    with pytest.raises(DatasetError, match=f'{name}: cannot be read'):
+    half = (folder / name).read_bytes()[:-200]  # OpenCV fills the rest of a JPEG with grey
+    for content in (b'nothing', b'', half, b'P5\n2097152 1\n255\n', jpeg(30000, 30000)):
+        (folder / name).write_bytes(content)
+        with pytest.raises(DatasetError, match=f'{name}: cannot be read'):
+            dataset[0]
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(DatasetError, match=f'{name}: cannot be read .*it is a FIFO'):
         dataset[0]
 
 

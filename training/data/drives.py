@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from functools import cache, lru_cache
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 
+from desertmind_seg.model.documents import read_json
 from desertmind_seg.model.ontology import Ontology
 from training import simulator
 from training.data.frames import DatasetError, DepthArray, FileFrame, LabelledFrame, UInt8Array
@@ -24,8 +24,8 @@ def list_drives(root: str, ontology: Ontology) -> Listing:
         return _rendered_drives(root, ontology)
     listing = Listing()
     for drive in (path.parent for path in entries(Path(root).expanduser(), '*/drive.json')):
-        known = json.loads((drive / 'drive.json').read_text(encoding='utf-8'))['ontologies']
-        if known.get(ontology.name) != ontology.sha256:
+        known = read_json(drive / 'drive.json').get('ontologies')
+        if not isinstance(known, dict) or known.get(ontology.name) != ontology.sha256:
             raise DatasetError(
                 f'{drive}: its labels are those of {known}, not of {ontology.name} '
                 f'{ontology.sha256}; choose one of them or render the drive again'

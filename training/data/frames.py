@@ -1,23 +1,28 @@
 """What a labelled frame is, and the frame that lies in files: image, labels, depth."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
+from desertmind_seg.decoding.image_files import (
+    read_color_file,
+    read_depth_file,
+    read_label_file,
+)
+from desertmind_seg.decoding.image_header import DecodeError
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, Ontology, OntologyError
 
 Split = Literal['train', 'val', 'test']
 UInt8Array = npt.NDArray[np.uint8]
 DepthArray = npt.NDArray[np.float32]
+_Pixels = TypeVar('_Pixels', bound=npt.NDArray[Any])
 
 
 class DatasetError(DesertmindError):
@@ -104,9 +109,9 @@ class FileFrame(LabelledFrame):
     """A frame of one file each for image, labels and (where there is any) depth.
 
     Attributes:
-        image: JPEG or PNG.
-        labels: PNG.
-        depth: grey PNG of 8 or 16 bits, 0 = missing.
+        image: JPEG, PNG, WebP, TIFF or BMP.
+        labels: PNG, TIFF or BMP.
+        depth: grey PNG or TIFF of 8 or 16 bits, 0 = missing.
         label_form: what the label file's values are.
         depth_steps_per_m: how many steps of the depth file are a metre.
     """
@@ -122,12 +127,7 @@ class FileFrame(LabelledFrame):
         return self.depth is not None
 
     def read_rgb(self) -> UInt8Array:
-        bgr = cv2.imread(str(self.image), cv2.IMREAD_COLOR)
-        if bgr is None:
-            raise DatasetError(
-                f'{self.image}: cannot be read as an image; restore the file or drop the frame'
-            )
-        return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+        return _read(self.image, 'an image', read_color_file)
 
     def read_labels(self, ontology: Ontology) -> UInt8Array:
         values = _read_label_file(self.labels, self.label_form)
@@ -138,13 +138,7 @@ class FileFrame(LabelledFrame):
     def read_depth(self) -> DepthArray:
         if self.depth is None:
             return np.zeros(self.read_rgb().shape[:2], np.float32)
-        steps = cv2.imread(str(self.depth), cv2.IMREAD_UNCHANGED)
-        if steps is None or steps.ndim != 2 or steps.dtype not in (np.uint8, np.uint16):
-            found = 'nothing' if steps is None else f'{steps.dtype} {steps.shape}'
-            raise DatasetError(
-                f'{self.depth}: cannot be read as depth (decoded: {found}); expected a grey PNG '
-                'of 8 or 16 bits, restore the file or drop the frame'
-            )
+        steps = _read(self.depth, 'depth', read_depth_file)
         metres: DepthArray = np.divide(steps, self.depth_steps_per_m, dtype=np.float32)
         return metres
 
@@ -166,68 +160,35 @@ def file_version(path: Path) -> str:
     return f'{path.resolve()}:{status.st_mtime_ns}:{status.st_size}'
 
 
-def _read_label_file(path: Path, form: LabelForm) -> npt.NDArray[Any]:
-    """Return a label file's values as integers (H, W), as they are stored.
-
-    OpenCV would expand a palette PNG to its colours; Pillow keeps the indices, which are the
-    labels.
-    """
+def _read(path: Path, what: str, read: Callable[[Path], _Pixels]) -> _Pixels:
     try:
-        with Image.open(path) as image:
-            if image.format in _LOSSY or image.info.get('compression') == 'jpeg':
-                raise DatasetError(
-                    f'{path}: {image.format} changes values, and a changed code is another class; '
-                    'export the masks again as PNG (converting this file would keep the damage)'
-                )
-            # Before the pixels are read: it is Pillow's only trace of the bits of a sample.
-            raw = image.tile[0][3] if image.tile else image.mode
-            raw_mode = str(raw[0] if isinstance(raw, tuple) else raw)
-            if form == 'rugd_colors' and image.mode in {'P', 'RGB', 'RGBA'}:
-                return _rugd_codes(np.asarray(image.convert('RGB')), str(path))
-            return _values(np.asarray(image), image.mode, raw_mode, path)
-    except (OSError, UnidentifiedImageError) as err:
+        return read(path)
+    except (DecodeError, OSError) as err:
         raise DatasetError(
-            f'{path}: cannot be read as labels ({err}); restore the file or drop the frame'
+            f'{path}: cannot be read as {what}: {err}; restore the file or drop the frame'
         ) from err
 
 
-_LOSSY = {'JPEG', 'MPO', 'JPEG2000', 'WEBP'}
-_EXPECTED = 'a palette PNG, or a grey one of 1 to 16 bits, with one code a pixel'
-
-
-def _values(pixels: npt.NDArray[Any], mode: str, raw_mode: str, path: Path) -> npt.NDArray[Any]:
-    """Return the stored values of a mask where they are certain.
-
-    Palette files hold indices, grey ones values. Grey that was saved as RGB, which OpenCV's imread
-    and imwrite do by default, has the value three times.
-    """
-    if mode in {'P', 'I', 'I;16', 'I;16B'}:
-        return pixels
-    if mode == '1':
-        return pixels.astype(np.uint8)
-    if mode == 'L':  # Pillow stretches 2 and 4 bits to 0..255
-        return pixels // {'L;2': 85, 'L;4': 17}.get(raw_mode, 1)
-    if mode not in {'LA', 'RGB', 'RGBA'} or '16' in raw_mode:
-        raise DatasetError(f'{path}: pixels are {raw_mode}, expected {_EXPECTED}')
-    if mode != 'RGB' and (pixels[..., -1] != 255).any():
-        raise DatasetError(
-            f'{path}: {mode} with transparent pixels, of which nobody can say whether they have a '
-            f'label; expected {_EXPECTED}'
-        )
-    if mode == 'LA':
-        return pixels[..., 0]
-    rgb = pixels[..., :3]
-    if (rgb == rgb[..., :1]).all():
-        return rgb[..., 0]
-    colors, counts = np.unique(_packed(rgb), return_counts=True)
+def _read_label_file(path: Path, form: LabelForm) -> npt.NDArray[Any]:
+    """Return a label file's values as integers (H, W)."""
+    in_colors = form == 'rugd_colors'
+    values = _read(path, 'labels', partial(read_label_file, palette_colors=in_colors))
+    if values.ndim == 2:
+        return values
+    if in_colors:
+        return _rugd_codes(values, str(path))
+    # Grey that was saved in colour, which imread and imwrite of OpenCV do if not told otherwise.
+    if (values == values[..., :1]).all():
+        return values[..., 0]
+    colors, counts = np.unique(_packed(values), return_counts=True)
     listed = ', '.join(
         f'{_unpacked(color)} ({count} px)'
         for color, count in list(zip(colors.tolist(), counts.tolist(), strict=True))[:5]
     )
     raise DatasetError(
-        f'{path}: mode {mode!r} with {len(colors)} colours, {listed}: which class each is, the '
-        f'file does not say; expected {_EXPECTED}. Write the code of each colour: '
-        'codes[(rgb == color).all(-1)] = code'
+        f'{path}: a colour image with {len(colors)} colours, {listed}: it does not say which '
+        'class each is. Write the code of each colour into a grey PNG: '
+        'codes[(rgb == color).all(axis=-1)] = code'
     )
 
 

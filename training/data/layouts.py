@@ -137,7 +137,8 @@ def _rellis_lists(folders: Sequence[Path]) -> dict[str, Split]:
     part_of: dict[str, Split] = {}
     for split in ('train', 'val', 'test'):
         found = [path for folder in folders if (path := folder / f'{split}.lst').is_file()]
-        for line in found[0].read_text(encoding='utf-8').splitlines() if found else ():
+        text = found[0].read_text('utf-8', 'surrogateescape') if found else ''  # as paths are
+        for line in text.splitlines():
             if line.strip():
                 image = Path(line.split()[0])
                 part_of[f'{image.parent.parent.name}/{image.stem}'] = split

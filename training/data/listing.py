@@ -7,6 +7,7 @@ from pathlib import Path
 import re
 from urllib.parse import parse_qsl
 
+from desertmind_seg.decoding.image_files import EXTENSIONS
 from training.data.frames import DatasetError, LabelledFrame, Split
 
 # What publishers call the parts of a set, also as folder names.
@@ -20,8 +21,6 @@ SPLIT_OF_NAME: dict[str, Split] = {
 }
 
 
-# Of the file formats, those that keep a frame in one file.
-IMAGE_SUFFIXES = {'.png', '.jpg', '.jpeg', '.webp', '.tif', '.tiff', '.bmp'}
 # What macOS, Windows and network drives leave beside the frames, and all names with a dot first.
 _LEFTOVERS = {'__MACOSX', '@eaDir', '$RECYCLE.BIN', 'System Volume Information', 'Thumbs.db'}
 
@@ -138,7 +137,7 @@ def images_below(folder: Path, listing: Listing) -> dict[str, Path]:
     """
     files: dict[str, Path] = {}
     for path in files_below(folder):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
+        if path.suffix.lower() in EXTENSIONS:
             key = path.relative_to(folder).with_suffix('').as_posix()
             if files.setdefault(key, path) != path:
                 listing.unpaired.append(
