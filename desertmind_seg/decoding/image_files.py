@@ -57,16 +57,21 @@ def read_depth_file(path: Path) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16
     return image
 
 
-def read_label_file(path: Path) -> npt.NDArray[Any]:
+def read_label_file(path: Path, *, palette_colors: bool = False) -> npt.NDArray[Any]:
     """Read labels with the values that are stored: of a palette the indices, not the colours.
 
+    Args:
+        path: PNG, TIFF or BMP.
+        palette_colors: of a palette the colours all the same, where these are the labels.
+
     Returns:
-        (H, W) uint8 or uint16 of a palette or grey image, (H, W, 3) uint8 of a colour image.
+        (H, W) uint8 or uint16 of a palette or a grey image of 1 to 16 bits, (H, W, 3) uint8 of a
+        colour image.
 
     Raises:
         OSError: the file cannot be read.
-        DecodeError: as `read_color_file`, a JPEG or WebP (they change values), or another kind of
-            pixels.
+        DecodeError: as `read_color_file`, a JPEG or WebP (they change values), transparent pixels,
+            or another kind of pixels.
     """
     # OpenCV expands a palette to its colours.
     from PIL import Image
@@ -74,18 +79,34 @@ def read_label_file(path: Path) -> npt.NDArray[Any]:
     header, content = checked_image(_content(path), LABEL_FILE_LIMITS)
     try:
         with Image.open(BytesIO(content), formats=(header.format,)) as image:
+            # Its name for the stored samples, 'L;4' for grey of 4 bits; gone once they are read.
+            stored = image.tile[0][3]
+            kind = str(stored[0] if isinstance(stored, tuple) else stored)
+            if palette_colors and image.mode == 'P':
+                image = image.convert('RGB')
             mode, values = image.mode, np.asarray(image)
     except Exception as err:  # as in image_bytes
         raise DecodeError(f'its {header.format} does not decode: {one_line(err)}') from err
-    if mode in {'RGB', 'RGBA'}:
-        return values[..., :3]
-    if mode not in {'P', 'L', 'I;16', 'I;16B', 'I'}:
+    # Of 16 bits in colour Pillow keeps 8.
+    if mode not in _LABEL_MODES or (mode in {'LA', 'RGB', 'RGBA'} and '16' in kind):
         raise DecodeError(
-            f'its pixels are of mode {mode!r} (Pillow); expected palette indices of 8 bits or '
-            'grey of 8 or 16 bits: save it as such'
+            f"its pixels are {kind} (Pillow's name); expected palette indices, or grey of 1 to 16 "
+            'bits: save it as such'
         )
-    # Pillow before 11.3 gives 16 bits as 32.
-    return values if values.dtype == np.uint8 else values.astype(np.uint16)
+    if mode in {'LA', 'RGBA'}:
+        if (values[..., -1] != 255).any():
+            raise DecodeError(
+                f'it is {mode} with transparent pixels, of which nobody can say whether they have '
+                'a label; save it without transparency'
+            )
+        return values[..., 0] if mode == 'LA' else values[..., :3]
+    if mode == 'L':  # Pillow stretches 2 and 4 bits to 0..255
+        return values // np.uint8({'L;2': 85, 'L;4': 17}.get(kind, 1))
+    # Pillow before 11.3 gives 16 bits as 32, and 1 bit is bool.
+    return values.astype(np.uint16 if mode.startswith('I') else np.uint8, copy=False)
+
+
+_LABEL_MODES = {'1', 'P', 'L', 'LA', 'I', 'I;16', 'I;16B', 'RGB', 'RGBA'}
 
 
 def _content(path: Path) -> bytes:
