@@ -28,7 +28,7 @@ from sensor_msgs.msg import CompressedImage
 
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.engines.protocol import EngineError
-from desertmind_seg.messages.dds import missing_image_profile
+from desertmind_seg.messages.dds import image_transport_problems
 from desertmind_seg.messages.frame_slot import Frame
 from desertmind_seg.messages.images import (
     MessageError,
@@ -110,9 +110,8 @@ class SegmentationNode(LifecycleNode):
         )
         for sentence in misspelt_parameters(list(self._parameter_overrides)):
             self.get_logger().warning(sentence)
-        lost_images = missing_image_profile(get_rmw_implementation_identifier(), os.environ)
-        if lost_images:
-            self.get_logger().warning(lost_images)
+        for sentence in image_transport_problems(get_rmw_implementation_identifier(), os.environ):
+            self.get_logger().warning(sentence)
         self._inputs = NodeInputs(
             self, self.settings, self.health, self._connections.on_incompatible_qos, self._forget
         )
