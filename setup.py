@@ -44,12 +44,15 @@ setup(
         'apsw',
         'jinja2',
         'markupsafe',
-        'matplotlib',
-        'numpy',
+        # 3.8 and older are built for NumPy 1, as apt's 3.5 and 3.6 are.
+        'matplotlib>=3.9',
+        'numpy>=1.26',
         'onnx',
-        'onnxruntime',
+        # The first that loads CUDA from where pip puts it.
+        'onnxruntime>=1.21',
         # 4.6 fills truncated JPEGs with grey instead of refusing them.
         'opencv-python-headless>=4.11',
+        'packaging',
         'pillow',
         'protobuf',
         'pydantic>=2',
