@@ -173,10 +173,8 @@ class CostmapOutput:
                 return
             self._waiting.popleft()
         if isinstance(pose, TransformError):
-            waited = f', also not {self._wait_sec * 1e3:.0f} ms later (costmap.tf_wait_ms)'
-            self._lose(
-                _NO_TRANSFORM, f'{str(pose).rstrip(".")}{waited if self._wait_sec else ""}.'
-            )
+            waited_ms = self._wait_sec * 1e3
+            self._lose(_NO_TRANSFORM, f'{pose} Waited {waited_ms:.0f} ms (costmap.tf_wait_ms).')
             return
         stamp_ns = nanoseconds(frame.header.stamp)
         if frame.depth is None:
