@@ -7,8 +7,12 @@ one function with typed arguments, and prints what came of it.
 import argparse
 from collections.abc import Callable
 from math import isfinite
+import os
 from pathlib import Path
+import signal
 import sys
+import threading
+from types import FrameType
 
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import DEFAULT_BUNDLE
@@ -37,13 +41,45 @@ def run_command(parser: argparse.ArgumentParser, work: Callable[[], int]) -> int
     argparse says what is wrong with an option.
     """
     try:
-        return work()
+        return _interruptible(work)
     except (DesertmindError, OSError) as err:
         print(f'{parser.prog}: error: {err}', file=sys.stderr)
         return NOTHING_WRITTEN
     except KeyboardInterrupt:
         print(f'{parser.prog}: stopped', file=sys.stderr)
         return STOPPED
+
+
+def _interruptible(work: Callable[[], int]) -> int:
+    """Do a command's work; Ctrl-C ends it as KeyboardInterrupt, and again at once.
+
+    Ctrl-C may come during an import, where libraries turn it into errors of their own, and once
+    more while the first is put away or Python ends, where it would print a traceback.
+    """
+    interrupted = False
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        nonlocal interrupted
+        if interrupted:
+            os._exit(STOPPED)
+        interrupted = True
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        return work()
+    except Exception as err:
+        if interrupted:
+            raise KeyboardInterrupt from err
+        raise
+    finally:
+        interrupted = True
+
+
+def exit_on_interrupt() -> None:
+    """Let Ctrl-C end the process at once, until another handler is set."""
+    signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(STOPPED))
 
 
 def exit_code(done: int, wanted: int) -> int:

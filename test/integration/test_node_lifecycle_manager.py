@@ -9,6 +9,7 @@ dead when no heartbeat has come for bond_timeout. With bond_timeout 0 there is n
 from __future__ import annotations
 
 from collections.abc import Iterator
+import importlib
 import importlib.util
 from pathlib import Path
 import signal
@@ -64,9 +65,9 @@ class Manager:
             self.close()
 
     def _form_bond(self) -> None:
-        from bondpy.bondpy import Bond
-
-        self.bond = Bond(self._peer.node, 'bond', NODE.strip('/'))
+        self.bond = importlib.import_module('bondpy.bondpy').Bond(
+            self._peer.node, 'bond', NODE.strip('/')
+        )
         self.bond.heartbeat_timeout = self._bond_timeout_sec
         self.bond.heartbeat_period = 0.1
         self.bond.start()
