@@ -41,10 +41,11 @@ setup(
     python_requires='>=3.10',
     # The runtime: no torch. rclpy and the messages come from apt's ROS 2 or from the extra 'ros'.
     install_requires=[
-        'apsw',
         'jinja2',
+        'lz4',
         'markupsafe',
         'matplotlib',
+        'mcap',
         'numpy',
         'onnx',
         'onnxruntime',
@@ -55,6 +56,7 @@ setup(
         'pyyaml',
         'rosbags>=0.11',
         'tqdm',
+        'zstandard',
     ],
     extras_require={
         # ROS 2 Kilted as wheels, for machines without apt's ROS 2; never both on one path. More

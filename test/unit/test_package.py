@@ -26,7 +26,12 @@ FROM_APT = {
     'python3-yaml': 'pyyaml',
 }
 # Imported by us, but always installed by another that we import too.
-COME_ALONG = {'apsw': 'rosbags', 'markupsafe': 'jinja2', 'protobuf': 'onnx'}
+COME_ALONG = {
+    'lz4': 'mcap',
+    'markupsafe': 'jinja2',
+    'protobuf': 'onnx',
+    'zstandard': 'mcap',
+}
 # Imported in the constructor of an engine that not every machine can run -> the extra with it.
 OF_EXTRAS = {'cuda': 'tensorrt'}
 # Types of services that the node offers; rclpy imports them.
