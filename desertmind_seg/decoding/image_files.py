@@ -101,9 +101,9 @@ def read_label_file(path: Path, *, palette_colors: bool = False) -> npt.NDArray[
             )
         return values[..., 0] if mode == 'LA' else values[..., :3]
     if mode == 'L':  # Pillow stretches 2 and 4 bits to 0..255
-        return values // np.uint8({'L;2': 85, 'L;4': 17}.get(kind, 1))
+        return np.asarray(values // np.uint8({'L;2': 85, 'L;4': 17}.get(kind, 1)))
     # Pillow before 11.3 gives 16 bits as 32, and 1 bit is bool.
-    return values.astype(np.uint16 if mode.startswith('I') else np.uint8, copy=False)
+    return np.asarray(values, np.uint16 if mode.startswith('I') else np.uint8)
 
 
 _LABEL_MODES = {'1', 'P', 'L', 'LA', 'I', 'I;16', 'I;16B', 'RGB', 'RGBA'}
