@@ -1,6 +1,7 @@
 # make demo   a sample drive goes through the node over ROS 2: out/demo/report.html
 # make check  format, lint, types and the unit tests, for before a commit: a minute
 # make test   the same with the whole test suite
+# make soak   the node under twice its load for SOAK_MINUTES (30): out/soak/report.html
 # make docs   the documents, built strictly: out/docs/index.html
 # All make .venv themselves. Nothing outside this folder is changed.
 
@@ -11,6 +12,7 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 INSTALL = $(PIP) --require-hashes $(patsubst %,-r requirements/%.txt,$(1)) && \
   $(PIP) --no-deps --no-build-isolation --editable .
 PYTEST_ARGS ?=
+SOAK_MINUTES ?= 30
 
 # Where apt's ROS 2 is sourced, the environment sees it, and PyPI's ROS wheels stay out of its way.
 ROS := $(if $(wildcard $(addsuffix /share/rclpy/package.xml,$(subst :, ,$(AMENT_PREFIX_PATH)))),apt,pypi)
@@ -18,7 +20,7 @@ VENV_ARGS_apt = --system-site-packages
 RUNTIME_pypi = runtime ros
 RUNTIME_apt = runtime
 
-.PHONY: demo lint check test docs constraints clean
+.PHONY: demo lint check test soak docs constraints clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.runtime out/demo/sample_drive/metadata.yaml
@@ -35,6 +37,9 @@ check: lint
 
 test: lint
 	.venv/bin/pytest $(PYTEST_ARGS)
+
+soak: .venv/.test
+	.venv/bin/python test/soak/run.py --minutes $(SOAK_MINUTES) --out out/soak
 
 # Warnings are errors: a broken link, a name that is gone, a page that no other leads to.
 docs: .venv/.docs

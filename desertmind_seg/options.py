@@ -10,7 +10,10 @@ from math import isfinite
 import os
 from pathlib import Path
 import select
+import signal
 import sys
+import threading
+from types import FrameType
 from typing import NoReturn
 
 from desertmind_seg.model.errors import DesertmindError
@@ -54,7 +57,7 @@ def run_command(parser: argparse.ArgumentParser, work: Callable[[], int]) -> int
 def _work_or_reason(parser: argparse.ArgumentParser, work: Callable[[], int]) -> int:
     try:
         check_installed()
-        status = work()
+        status = _interruptible(work)
         sys.stdout.flush()
         return status
     except (DesertmindError, OSError) as err:
@@ -98,6 +101,38 @@ def _drop_unread_output() -> bool:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             dropped = True
     return dropped
+
+
+def _interruptible(work: Callable[[], int]) -> int:
+    """Do a command's work; Ctrl-C ends it as KeyboardInterrupt, and again at once.
+
+    Ctrl-C may come during an import, where libraries turn it into errors of their own, and once
+    more while the first is put away or Python ends, where it would print a traceback.
+    """
+    interrupted = False
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        nonlocal interrupted
+        if interrupted:
+            os._exit(STOPPED)
+        interrupted = True
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        return work()
+    except Exception as err:
+        if interrupted:
+            raise KeyboardInterrupt from err
+        raise
+    finally:
+        interrupted = True
+
+
+def exit_on_interrupt() -> None:
+    """Let Ctrl-C end the process at once, until another handler is set."""
+    signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(STOPPED))
 
 
 def exit_code(done: int, wanted: int) -> int:

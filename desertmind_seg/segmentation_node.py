@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 import sys
 
-from desertmind_seg.options import ALL_DONE, command_parser, run_command
+from desertmind_seg.options import ALL_DONE, command_parser, exit_on_interrupt, run_command
 
 _EXAMPLES = """\
 examples:
@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.parse_args(['--help'])
     if status := run_command(parser, _import_node):
         return status
+    exit_on_interrupt()  # until run_node sets its own handlers
     from desertmind_seg.node.run import run_node
 
     return run_node([sys.argv[0], *arguments])

@@ -75,7 +75,7 @@ def _what_is_wrong(needed: Requirement) -> str | None:
     for name in (needed.name, *_STAND_INS.get(needed.name, ())):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found = metadata.distribution(name)
-            version, place = found.version, found.locate_file('')
+            version, place = found.version, str(found.locate_file(''))
             break
     if version is None and needed.name in _WITHOUT_METADATA:
         # Here alone the module has to be asked, and NumPy says its own about a wrong one.
@@ -87,7 +87,7 @@ def _what_is_wrong(needed: Requirement) -> str | None:
             except ImportError as err:
                 return f'{needed} is needed, but the {needed.name} found: {_first_line(err)}'
             else:
-                version, place = module.__version__, module.__file__
+                version, place = module.__version__, str(module.__file__)
     if version is None:
         return f'{needed} is needed, but not installed'
     if version in needed.specifier:

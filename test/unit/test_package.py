@@ -16,7 +16,12 @@ import desertmind_seg
 ROOT = Path(__file__).resolve().parents[2]
 
 # Import name -> name on PyPI, where the two differ.
-PYPI_NAMES = {'cv2': 'opencv-python-headless', 'google': 'protobuf', 'yaml': 'pyyaml'}
+PYPI_NAMES = {
+    'cv2': 'opencv-python-headless',
+    'google': 'protobuf',
+    'PIL': 'pillow',
+    'yaml': 'pyyaml',
+}
 # Imported in the constructor of an engine that not every machine can run -> the extra with it.
 OF_EXTRAS = {'cuda': 'tensorrt'}
 # Types of services that the node offers; rclpy imports them.
