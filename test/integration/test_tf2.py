@@ -51,9 +51,7 @@ def test_poses_are_those_of_the_stamp_until_time_jumps(peer: Peer) -> None:
         return found
 
     pose = drive(100)  # half way between two transforms, and the camera is 0.5 m ahead
-    assert pose.optical_to_world[0, 3] == pytest.approx(
-        101.0
-    )
+    assert pose.optical_to_world[0, 3] == pytest.approx(101.0)
     assert pose.base_xyz_m[0] == pytest.approx(100.5)
     with pytest.raises(TransformError, match='extrapolation into the future'):
         extrinsics.pose(stamp_header(102 * SEC, CAMERA))
