@@ -102,6 +102,7 @@ setup(
         ],
         'dev': [
             'colcon-common-extensions',
+            'hypothesis',
             'mypy',
             'psutil',
             'pytest',

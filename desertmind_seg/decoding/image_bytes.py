@@ -6,6 +6,7 @@ nothing, runs out of memory, or gives another size than the header's) is one Dec
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Any
 
 import cv2
@@ -46,6 +47,35 @@ def decode_unchanged(content: bytes, limits: Limits) -> npt.NDArray[Any]:
         DecodeError: as `decode_color`.
     """
     return _decode(content, limits, cv2.IMREAD_UNCHANGED)
+
+
+def decode_palette(content: bytes, limits: Limits) -> npt.NDArray[Any]:
+    """Decode an image with the values that it stores, and of a palette the indices.
+
+    Returns:
+        (H, W) uint8 or uint16 of a palette or grey image, (H, W, 3) uint8 of a colour image.
+
+    Raises:
+        DecodeError: as `decode_color`, or another kind of pixels.
+    """
+    # OpenCV expands a palette to its colours.
+    from PIL import Image
+
+    header, content = checked_image(content, limits)
+    try:
+        with Image.open(BytesIO(content), formats=(header.format,)) as image:
+            mode, values = image.mode, np.asarray(image)
+    except Exception as err:  # as below
+        raise DecodeError(f'its {header.format} does not decode: {one_line(err)}') from err
+    if mode in {'RGB', 'RGBA'}:
+        return values[..., :3]
+    if mode not in {'P', 'L', 'I;16', 'I;16B', 'I'}:
+        raise DecodeError(
+            f'its pixels are of mode {mode!r} (Pillow); expected palette indices of 8 bits or '
+            'grey of 8 or 16 bits: save it as such'
+        )
+    # Pillow before 11.3 gives 16 bits as 32.
+    return values if values.dtype == np.uint8 else values.astype(np.uint16)
 
 
 def _decode(content: bytes, limits: Limits, flags: int) -> npt.NDArray[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 import stat
 from typing import Any
@@ -10,13 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from desertmind_seg.decoding.image_bytes import decode_color, decode_unchanged
+from desertmind_seg.decoding.image_bytes import (
+    decode_color,
+    decode_palette,
+    decode_unchanged,
+)
 from desertmind_seg.decoding.image_header import (
     FILE_LIMITS,
     LABEL_FILE_LIMITS,
     DecodeError,
-    checked_image,
-    one_line,
 )
 from desertmind_seg.model.arrays import Rgb
 
@@ -68,24 +69,7 @@ def read_label_file(path: Path) -> npt.NDArray[Any]:
         DecodeError: as `read_color_file`, a JPEG or WebP (they change values), or another kind of
             pixels.
     """
-    # OpenCV expands a palette to its colours.
-    from PIL import Image
-
-    header, content = checked_image(_content(path), LABEL_FILE_LIMITS)
-    try:
-        with Image.open(BytesIO(content), formats=(header.format,)) as image:
-            mode, values = image.mode, np.asarray(image)
-    except Exception as err:  # as in image_bytes
-        raise DecodeError(f'its {header.format} does not decode: {one_line(err)}') from err
-    if mode in {'RGB', 'RGBA'}:
-        return values[..., :3]
-    if mode not in {'P', 'L', 'I;16', 'I;16B', 'I'}:
-        raise DecodeError(
-            f'its pixels are of mode {mode!r} (Pillow); expected palette indices of 8 bits or '
-            'grey of 8 or 16 bits: save it as such'
-        )
-    # Pillow before 11.3 gives 16 bits as 32.
-    return values if values.dtype == np.uint8 else values.astype(np.uint16)
+    return decode_palette(_content(path), LABEL_FILE_LIMITS)
 
 
 def _content(path: Path) -> bytes:
