@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+import re
 
 from node_process import (
     MASK,
@@ -96,7 +97,10 @@ def encoded_frames(rgb: Rgb) -> Iterator[tuple[str, Image]]:
     for encoding in SUPPORTED_ENCODINGS:
         wide = 2 if encoding.endswith('16') else 1
         name = encoding.removesuffix('16').removesuffix('8')
-        if name in ('rgb', 'bgr', 'rgba', 'bgra'):
+        unnamed = re.fullmatch(r'(8|16)UC([134])', encoding)
+        if unnamed:
+            row_bytes, num_rows = width * int(unnamed[1]) // 8 * int(unnamed[2]), height
+        elif name in ('rgb', 'bgr', 'rgba', 'bgra'):
             row_bytes, num_rows = width * len(name) * wide, height
         elif name == 'mono' or name.startswith('bayer'):
             row_bytes, num_rows = width * wide, height

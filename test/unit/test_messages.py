@@ -278,6 +278,13 @@ def test_malformed_image_is_refused_in_words(message: SimpleNamespace, words: st
         decode_image(message)
 
 
+def test_whatever_fails_is_a_message_error() -> None:
+    with pytest.raises(MessageError, match=r'The message does not decode: .*encoding'):
+        decode_image(SimpleNamespace())
+    with pytest.raises(MessageError, match=r'The message does not decode: .*byte'):
+        decode_compressed_image(SimpleNamespace(format='jpeg', data=[300]))
+
+
 def test_no_combination_of_fields_gets_past_the_checks() -> None:
     """Whatever the fields say, decoding gives an image of their size or a MessageError."""
     rng = np.random.default_rng(2)
