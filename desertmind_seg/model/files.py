@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+import errno
 import fcntl
 from functools import cache
 import os
@@ -123,7 +124,7 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[Path]:
             half minute may leave it empty under that name: right for files of which there are
             many and that are soon made again, such as the masks of a folder of images.
     """
-    with _new_file(path.parent, path.suffix) as (temporary, descriptor):
+    with _naming(path), _new_file(path.parent, path.suffix) as (temporary, descriptor):
         yield temporary
         if durable:
             os.fsync(descriptor)
@@ -136,6 +137,47 @@ def partial_folder(parent: Path) -> Iterator[Path]:
 
     One that a process left which was killed is removed as with `atomic_write`.
     """
+    with _naming(parent), _new_folder(parent) as folder:
+        yield folder
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name what was being written where a failed write does not, in Python or a library."""
+    try:
+        yield
+    except OSError as err:
+        is_named = err.filename and not Path(os.fsdecode(err.filename)).name.startswith(_PARTIAL)
+        if err.errno is not None and not is_named:
+            err.filename = str(path)
+        raise
+    except DesertmindError:
+        raise
+    except Exception as err:
+        number = _errno_of(err)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from err
+
+
+# What SQLite and torch say of a full disk instead of an error number.
+_FULL_DISK = ('disk is full', 'file write failed')
+
+
+def _errno_of(err: BaseException | None) -> int | None:
+    """Return the number of the system's error that an exception was made of, or speaks of."""
+    while err is not None:
+        if isinstance(err, OSError) and err.errno is not None:
+            return err.errno
+        if any(words in str(err) for words in _FULL_DISK):
+            return errno.ENOSPC
+        err = err.__cause__ or err.__context__
+    return None
+
+
+@contextmanager
+def _new_folder(parent: Path) -> Iterator[Path]:
+    """Yield a new folder whose lock this process holds."""
     _remove_abandoned(str(parent.absolute()))
     while True:
         folder = parent / f'{_PARTIAL}{secrets.token_hex(8)}'
