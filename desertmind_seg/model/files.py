@@ -5,8 +5,10 @@ from contextlib import contextmanager, suppress
 import errno
 import fcntl
 from functools import cache
+import grp
 import os
 from pathlib import Path
+import pwd
 import re
 import secrets
 import shutil
@@ -69,11 +71,54 @@ def share_path(relative: str) -> Path:
 
 
 def cache_dir() -> Path:
-    """Return the cache folder by the XDG base directory specification; it may not exist."""
+    """Return the cache folder by the XDG base directory specification; it may not exist.
+
+    Raises:
+        FileError: the user has no home folder, as one that only a container's options name.
+    """
     configured = Path(os.environ.get('XDG_CACHE_HOME', ''))
     # The specification asks for relative values to be ignored.
-    base = configured if configured.is_absolute() else Path.home() / '.cache'
-    return base / PACKAGE
+    if configured.is_absolute():
+        return configured / PACKAGE
+    try:
+        return Path.home() / '.cache' / PACKAGE
+    except RuntimeError:
+        raise FileError(
+            f'user {os.geteuid()} has no home folder for a cache; set XDG_CACHE_HOME, or HOME, to '
+            'a folder that it may write to'
+        ) from None
+
+
+def check_only_we_write(path: Path) -> None:
+    """Raise FileError where another user could have put something else in the place of `path`.
+
+    So that nobody's code is run as ours: `path` and every folder above it belong to this user or
+    to root, and nobody else may write to them. A folder with the sticky bit, as /tmp, is as good
+    where each file in it is checked. A group may write if it is root's, or this user's alone.
+    """
+    absolute, real = path.absolute(), path.resolve()
+    for each in dict.fromkeys([absolute, real, *absolute.parents, *real.parents]):
+        info = each.stat()
+        if info.st_uid not in (0, os.geteuid()):
+            raise FileError(
+                f'{each} belongs to user {info.st_uid}, not to user {os.geteuid()} who runs this'
+            )
+        others = stat.S_IWOTH | (0 if _is_private(info.st_gid) else stat.S_IWGRP)
+        is_sticky = stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISVTX
+        if info.st_mode & others and not is_sticky:
+            raise FileError(
+                f'{each} may be written to by others (mode {stat.S_IMODE(info.st_mode):o}); if '
+                f'you trust what is in it, chmod go-w {each}'
+            )
+
+
+def _is_private(group_id: int) -> bool:
+    """Whether a group is root's, or has the name of this user and no other member."""
+    try:
+        group, name = grp.getgrgid(group_id), pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a number without a name, as in a container
+        return group_id == 0
+    return group_id == 0 or (group.gr_name == name and set(group.gr_mem) <= {name})
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
