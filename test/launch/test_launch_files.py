@@ -431,11 +431,3 @@ def test_values_of_cameras_are_launch_arguments(
         {'image': '/a', 'respawn': 'True', 'name': 'eyes'},
         {'image': '/b', 'bundle': ''},
     ]
-
-
-def test_rviz_layout_shows_topics_of_the_node() -> None:
-    layout = yaml.safe_load((ROOT / 'config/seg.rviz').read_text(encoding='utf-8'))
-    topics = [display['Topic']['Value'] for display in layout['Visualization Manager']['Displays']]
-    assert len(topics) >= 3
-    names = {*ENCODINGS, 'points', 'costmap'}
-    assert set(topics) <= {f'/segmentation/{name}' for name in names}
