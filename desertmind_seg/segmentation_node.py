@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 import sys
 
-from desertmind_seg.options import command_parser
+from desertmind_seg.options import command_parser, exit_on_interrupt
 
 _EXAMPLES = """\
 examples:
@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {'-h', '--help'} & set(arguments):
         parser.parse_args(['--help'])
+    exit_on_interrupt()  # rclpy and ONNX Runtime take a second; run_node sets its own handlers
     from desertmind_seg.node.run import run_node
 
     return run_node([sys.argv[0], *arguments])

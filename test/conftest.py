@@ -6,6 +6,7 @@ import importlib.util
 import os
 from pathlib import Path
 import shutil
+import signal
 import tempfile
 from typing import TextIO
 
@@ -120,6 +121,14 @@ def one_cpu() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, 'sched_getaffinity', lambda _pid: {cpu})
         yield
+
+
+@pytest.fixture(autouse=True)
+def interrupts() -> Iterator[None]:
+    """Put back what Ctrl-C does: a command that runs in this process changes it for good."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
 
 
 @pytest.fixture(scope='session')

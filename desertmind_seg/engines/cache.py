@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 import errno
 import fcntl
 import hashlib
+import json
 import logging
 import os
 from pathlib import Path
@@ -25,17 +26,18 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from desertmind_seg.engines.profiles import Profile
-from desertmind_seg.engines.protocol import EngineBuildError
+from desertmind_seg.engines.protocol import EngineBuildError, Progress
 from desertmind_seg.model.bundle import Bundle
-from desertmind_seg.model.files import atomic_write, cache_dir
+from desertmind_seg.model.documents import read_json
+from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.model.files import atomic_write, cache_dir, read_file
 
 _LOGGER = logging.getLogger(__name__)
 
 # Moves the engines to another folder.
 CACHE_VARIABLE = 'DESERTMIND_SEG_ENGINE_CACHE'
 
-# Says what is being done and how much of it, 0 to 1; returns whether to go on.
-Progress = Callable[[str, float], bool]
+_MAX_ENGINE_BYTES = 2**31
 
 
 class EngineKey(BaseModel):
@@ -142,8 +144,10 @@ def find_engine(bundle: Bundle, key: EngineKey, folder: Path) -> StoredEngine | 
     """Return the engine for exactly this key, or None; one that does not fit is logged."""
     path = engine_path(bundle, key, folder)
     try:
-        record = EngineRecord.model_validate_json(path.with_suffix('.json').read_bytes())
-        plan = path.read_bytes()
+        document = read_json(path.with_suffix('.json'))
+        # By way of JSON: strict mode takes a JSON array for a tuple, but no Python list.
+        record = EngineRecord.model_validate_json(json.dumps(document))
+        plan = read_file(path, _MAX_ENGINE_BYTES)
     except FileNotFoundError:
         return None
     except ValidationError as err:
@@ -152,6 +156,9 @@ def find_engine(bundle: Bundle, key: EngineKey, folder: Path) -> StoredEngine | 
             path,
             err.error_count(),
         )
+        return None
+    except DesertmindError as err:
+        _LOGGER.warning('engine %s is built again: %s', path, err)
         return None
     differing = [
         f'{name} is {getattr(record.key, name)!r}, not {getattr(key, name)!r}'
@@ -194,10 +201,6 @@ def find_or_build(
         stored = find_engine(bundle, key, folder)
         if stored is not None:
             return stored
-        with _naming_the_folder(path):
-            # What a killed builder was writing; nobody else writes while we hold the lock.
-            for left in folder.glob(f'.{path.stem}.*.tmp.*'):
-                left.unlink(missing_ok=True)
         built = build()
         record = EngineRecord(
             key=key,

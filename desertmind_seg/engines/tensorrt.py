@@ -13,7 +13,7 @@ import numpy.typing as npt
 from desertmind_seg.engines.cache import CACHE_VARIABLE, StoredEngine
 from desertmind_seg.engines.cuda import Cuda
 from desertmind_seg.engines.profiles import TensorPlan, plan_tensors, tensor_shape
-from desertmind_seg.engines.protocol import EngineError, check_request
+from desertmind_seg.engines.protocol import EngineError, check_outputs, check_request
 from desertmind_seg.engines.tensorrt_build import BuildOptions, stored_engine
 from desertmind_seg.engines.tensorrt_library import CURRENT, TensorRt, choose_tensorrt
 from desertmind_seg.model.arrays import Depth, Rgb
@@ -142,7 +142,9 @@ class TensorRtEngine:
         self._cuda.call('cudaStreamSynchronize', self._stream)
         if new_size:
             self._save_jit_cache()
-        return {name: self._view(name).copy() for name in outputs}
+        given = {name: self._view(name).copy() for name in outputs}
+        check_outputs(self.bundle, size_hw, given, is_first=new_size)
+        return given
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -1,13 +1,25 @@
 """Where the package finds the files it ships, keeps its cache, and how it writes a file whole."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+import fcntl
+from functools import cache
 import os
 from pathlib import Path
+import re
+import secrets
+import shutil
+import stat
 import sysconfig
+
+from desertmind_seg.model.errors import DesertmindError
 
 PACKAGE = 'desertmind_seg'
 DEFAULT_BUNDLE = 'models/ycor8_rgb.onnx'
+
+
+class FileError(DesertmindError):
+    """A path is not the kind of file that is expected there."""
 
 
 def share_roots() -> list[Path]:
@@ -63,16 +75,157 @@ def cache_dir() -> Path:
     return base / PACKAGE
 
 
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """Read a regular file, never more than `max_bytes`; nothing that would block is opened.
+
+    Raises:
+        OSError: it does not exist or cannot be read.
+        FileError: it is a folder, pipe, device or socket, or larger.
+    """
+    _check_regular(path, path.stat().st_mode)
+    # Not blocking, for what may have come to stand there meanwhile.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, 'rb') as file:
+        _check_regular(path, os.fstat(descriptor).st_mode)
+        content = file.read(max_bytes + 1)  # some files of /proc say that they have 0 bytes
+    if len(content) > max_bytes:
+        raise FileError(
+            f'{path} has more than {max_bytes} bytes, the most that are read of such a file; is '
+            'it the right one?'
+        )
+    return content
+
+
+def _check_regular(path: Path, mode: int) -> None:
+    kinds = {
+        stat.S_IFDIR: 'a folder',
+        stat.S_IFIFO: 'a pipe',
+        stat.S_IFSOCK: 'a socket',
+        stat.S_IFCHR: 'a device',
+        stat.S_IFBLK: 'a device',
+    }
+    if not stat.S_ISREG(mode):
+        raise FileError(f'{path} is {kinds[stat.S_IFMT(mode)]}; expected a file')
+
+
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path` that becomes `path` only when the block succeeds.
 
     The suffix is kept, because OpenCV and ffmpeg choose the format by it. When the block raises,
-    the temporary file is removed and whatever stood at `path` before is untouched.
+    the temporary file is removed and whatever stood at `path` before is untouched. The temporary
+    file is there already, empty, new and of this process alone; one that a process left which was
+    killed is removed by the next process that writes to the folder.
+
+    Args:
+        path: what is written.
+        durable: wait for the disk before the file takes its name. Else a power cut in the next
+            half minute may leave it empty under that name: right for files of which there are
+            many and that are soon made again, such as the masks of a folder of images.
     """
-    temporary = path.with_name(f'.{path.stem}.{os.getpid()}.tmp{path.suffix}')
-    try:
+    with _new_file(path.parent, path.suffix) as (temporary, descriptor):
         yield temporary
+        if durable:
+            os.fsync(descriptor)
         temporary.replace(path)
+
+
+@contextmanager
+def partial_folder(parent: Path) -> Iterator[Path]:
+    """Yield a new folder below `parent` for results that are not whole yet; it goes in the end.
+
+    One that a process left which was killed is removed as with `atomic_write`.
+    """
+    _remove_abandoned(str(parent.absolute()))
+    while True:
+        folder = parent / f'{_PARTIAL}{secrets.token_hex(8)}'
+        folder.mkdir()
+        try:
+            lock = _open(folder / _LOCK, os.O_CREAT)
+        except FileNotFoundError:  # removed by a process that cleans up, just now
+            continue
+        if _claims(lock, folder / _LOCK):
+            break
+        os.close(lock)
+    try:
+        yield folder
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+# What is not whole yet is named .partial-16 hexadecimal digits, and its owner holds a lock on it.
+# The kernel frees the lock with the process, whatever ends it, and knows it across containers; NFS
+# asks its server. Nothing depends on clocks, or on process ids, which other containers have too.
+_PARTIAL = '.partial-'
+_PARTIAL_NAME = re.compile(r'\.partial-[0-9a-f]{16}(\.[^.]*)?')
+_LOCK = 'lock'
+
+
+@contextmanager
+def _new_file(folder: Path, suffix: str) -> Iterator[tuple[Path, int]]:
+    """Yield the path and the descriptor of a new file whose lock this process holds."""
+    _remove_abandoned(str(folder.absolute()))
+    while True:
+        path = folder / f'{_PARTIAL}{secrets.token_hex(8)}{suffix}'
+        # O_EXCL follows no link and takes no file of another's; the mode is that of any new file.
+        lock = _open(path, os.O_CREAT | os.O_EXCL)
+        if _claims(lock, path):
+            break
+        os.close(lock)
+    try:
+        yield path, lock
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _open(path: Path, flags: int) -> int:
+    return os.open(
+        path, flags | os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode=0o666
+    )
+
+
+def _holds(lock: int, path: Path) -> bool:
+    """Take the lock of what was opened as `path`; False where another has it, or it has gone.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Between opening and locking, a process that cleans up may have removed it.
+        return os.path.samestat(os.fstat(lock), path.lstat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
+def _claims(lock: int, path: Path) -> bool:
+    try:
+        return _holds(lock, path)
+    except OSError:  # without locks nobody can tell that its owner died, so nobody removes it
+        return True
+
+
+@cache  # once a process: a folder of 10,000 masks is not listed 10,000 times
+def _remove_abandoned(folder: str) -> None:
+    """Remove what processes left in `folder` that were killed while they wrote."""
+    with suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            if _PARTIAL_NAME.fullmatch(entry.name):
+                with suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        _remove_if_abandoned(Path(entry.path), Path(entry.path, _LOCK))
+                    elif entry.is_file(follow_symlinks=False):
+                        _remove_if_abandoned(Path(entry.path), Path(entry.path))
+
+
+def _remove_if_abandoned(path: Path, lock_path: Path) -> None:
+    # A folder without a lock gets one: its owner, if it has just been made, then makes another.
+    is_folder = path != lock_path
+    lock = _open(lock_path, os.O_CREAT if is_folder else 0)
+    try:
+        if _holds(lock, lock_path):
+            shutil.rmtree(path) if is_folder else path.unlink()
+    finally:
+        os.close(lock)

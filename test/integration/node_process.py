@@ -59,6 +59,7 @@ class NodeProcess:
         command: other Python arguments than the module, for a script that wraps the node.
         environment: changes of the environment; None removes a variable.
         ros_arguments: further arguments after --ros-args.
+        prefix: command that runs the process, such as nsenter with its options.
     """
 
     def __init__(
@@ -68,8 +69,9 @@ class NodeProcess:
         command: Sequence[str] = ('-m', 'desertmind_seg.segmentation_node'),
         environment: Mapping[str, str | None] | None = None,
         ros_arguments: Sequence[str] = (),
+        prefix: Sequence[str] = (),
     ) -> None:
-        arguments = [sys.executable, *command, *node_arguments(parameters, remap)]
+        arguments = [*prefix, sys.executable, *command, *node_arguments(parameters, remap)]
         variables = {
             **os.environ,
             'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]),

@@ -18,7 +18,6 @@ from desertmind_seg.node.outputs import ENCODINGS
 ROOT = Path(__file__).resolve().parents[2]
 TOPICS = {f'/segmentation/{name}' for name in (*ENCODINGS, 'points', 'costmap')}
 UNIT = ROOT / 'config/systemd/desertmind_seg.service'
-DIAGNOSTICS = (ROOT / 'desertmind_seg/node').glob('*.py')
 
 
 def load_yaml(path: str) -> Any:
@@ -33,7 +32,7 @@ def foxglove() -> dict[str, Any]:
 
 @pytest.fixture(scope='module')
 def node_sources() -> str:
-    return '\n'.join(path.read_text() for path in DIAGNOSTICS)
+    return '\n'.join(path.read_text() for path in (ROOT / 'desertmind_seg').rglob('*.py'))
 
 
 def test_rviz_layout_shows_topics_of_the_node() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+from image_attacks import attacks
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -141,6 +142,24 @@ def test_each_fault_is_named_and_fails_the_audit(
     assert f'fault: {kind}: ' in capsys.readouterr().out
     # All other frames are still looked at.
     assert document['readable_frames'] >= 5
+
+
+def test_an_audit_lists_every_bad_file_and_goes_on(tmp_path: Path) -> None:
+    root = _write_set(tmp_path / 'set')
+    bad = {
+        f'images/bad_{number}.png': content for number, content in enumerate(attacks().values())
+    }
+    half = cv2.imencode('.jpg', _picture(9))[1].tobytes()[:-200]
+    bad['images/bad_99.png'] = half  # OpenCV fills the rest with grey
+    for name, content in bad.items():
+        _write(root / name.replace('images', 'masks'), np.full(_HW, 8, np.uint8))
+        _write(root / name.replace('images', 'depth'), np.ones(_HW, np.uint16))
+        (root / name).write_bytes(content)
+    code, document, _ = _audit(root, '--val-every-groups', '99')
+    named = {fault['text'].partition(':')[0] for fault in document['faults']}
+    assert code == 1
+    assert named == {f'{root}/{name}' for name in bad}
+    assert document['readable_frames'] == 6
 
 
 def test_unknown_codes_are_counted_by_file(tmp_path: Path) -> None:
