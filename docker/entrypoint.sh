@@ -9,8 +9,10 @@ if [ -n "$ROS_DISTRO" ]; then
   source /ros2_ws/install/setup.bash
   PATH=/ros2_ws/install/desertmind_seg/lib/desertmind_seg:$PATH
 fi
-profile=/ros2_ws/src/desertmind_seg/config/fastdds.xml
-# Fast DDS 3 reads the first name, Fast DDS 2 (Humble, Jazzy) the second.
-export FASTDDS_DEFAULT_PROFILES_FILE="${FASTDDS_DEFAULT_PROFILES_FILE:-$profile}"
-export FASTRTPS_DEFAULT_PROFILES_FILE="${FASTRTPS_DEFAULT_PROFILES_FILE:-$FASTDDS_DEFAULT_PROFILES_FILE}"
+# Fast DDS 3 reads the first name, Fast DDS 2 the second.
+name=FASTDDS_DEFAULT_PROFILES_FILE
+case $ROS_DISTRO in humble | iron | jazzy) name=FASTRTPS_DEFAULT_PROFILES_FILE ;; esac
+if [ -z "${!name}" ]; then
+  export "$name=/ros2_ws/src/desertmind_seg/config/fastdds.xml"
+fi
 exec "$@"

@@ -215,7 +215,13 @@ def test_every_command_has_its_test_or_a_reason() -> None:
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
 def test_commands_stand_in_blocks_that_are_read(page: Path) -> None:
-    assert {language for language, _ in blocks(page)} <= {'sh', 'yaml', '{toctree}'}
+    assert {language for language, _ in blocks(page)} <= {
+        'sh',
+        'yaml',
+        'python',
+        'ini',
+        '{toctree}',
+    }
 
 
 @pytest.mark.parametrize('command', PROGRAMS)
