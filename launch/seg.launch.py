@@ -194,6 +194,10 @@ def start_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         # The node, as image_transport, adds the suffix itself.
         if given[topic].endswith(suffix) and given[transport] != 'raw':
             given[topic], given[transport] = given[topic].removesuffix(suffix), 'compressed'
+    topics = dict(TOPICS)
+    if given['depth'].endswith('/compressed') and given['depth_transport'] != 'raw':
+        # Depth as plain PNG or TIFF.
+        given['depth_transport'], topics['depth'] = 'compressed', 'depth/image/compressedDepth'
     for path in ('bundle', 'params_file'):
         # A shell leaves the ~ of name:=~/file alone.
         given[path] = os.path.expanduser(given[path])  # noqa: PTH111, as '' must stay ''
@@ -231,7 +235,7 @@ def start_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             parameters=[*filter(None, [given['params_file'], parameters])],
             remappings=[
                 (topic, given[argument])
-                for argument, topic in TOPICS.items()
+                for argument, topic in topics.items()
                 if given[argument] != topic
             ],
             output='screen',

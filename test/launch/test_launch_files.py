@@ -197,18 +197,26 @@ def test_arguments_reach_parameters_and_topics(
 
 
 @pytest.mark.parametrize(
-    ('argument', 'topic', 'parameter', 'input_name'),
+    ('argument', 'topic', 'parameter', 'remapping'),
     [
-        ('image', '/camera/image_raw/compressed', 'input.transport', 'image'),
-        ('depth', '/camera/depth/compressedDepth', 'depth.transport', 'depth/image'),
+        ('image', '/a/image/compressed', 'input.transport', ('image', '/a/image')),
+        ('depth', '/a/depth/compressedDepth', 'depth.transport', ('depth/image', '/a/depth')),
+        (
+            *('depth', '/a/depth/compressed', 'depth.transport'),
+            ('depth/image/compressedDepth', '/a/depth/compressed'),
+        ),
     ],
 )
 def test_a_topic_of_image_transport_says_its_transport(
-    argument: str, topic: str, parameter: str, input_name: str, monkeypatch: pytest.MonkeyPatch
+    argument: str,
+    topic: str,
+    parameter: str,
+    remapping: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     node = node_of(monkeypatch, **{argument: topic})
     assert plain(parameters_of(node)[parameter]) == 'compressed'
-    assert dict(node.remappings) == {input_name: topic.rpartition('/')[0]}
+    assert node.remappings == [remapping]
 
 
 def test_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -431,11 +439,3 @@ def test_values_of_cameras_are_launch_arguments(
         {'image': '/a', 'respawn': 'True', 'name': 'eyes'},
         {'image': '/b', 'bundle': ''},
     ]
-
-
-def test_rviz_layout_shows_topics_of_the_node() -> None:
-    layout = yaml.safe_load((ROOT / 'config/seg.rviz').read_text(encoding='utf-8'))
-    topics = [display['Topic']['Value'] for display in layout['Visualization Manager']['Displays']]
-    assert len(topics) >= 3
-    names = {*ENCODINGS, 'points', 'costmap'}
-    assert set(topics) <= {f'/segmentation/{name}' for name in names}

@@ -269,13 +269,14 @@ def test_a_camera_that_fails_leaves_the_others(
     cameras.write_text(
         '[{namespace: front, image: /front/image, name: eyes}, '
         '{namespace: rear, image: /rear/image/compressed, bundle: /nowhere.onnx}, '
-        '{namespace: left, image: /left/image}]'
+        '{namespace: left, image: /left/image, depth: /left/depth/compressed, depth_use: always}]'
     )
     with Launch(log, MULTI_CAMERA, f'cameras:={cameras}', f'bundle:={tiny_bundle}') as launch:
         launch.wait_for('/rear/segmentation ended with exit code 2')
         launch.wait_for('in  /front/image ')
         launch.wait_for('out /front/eyes/mask ')
         launch.wait_for('in  /left/image  *Image ')
+        launch.wait_for('in  /left/depth/compressed ')
         assert launch.interrupt() == 1, launch.log
 
 
