@@ -23,7 +23,7 @@ Each image NAME.jpg becomes
   NAME.overlay.jpg     the classes' colours over the image, to look at
 below --out, in the folders in which the images lie below IMAGE_OR_FOLDER. The orientation that a
 camera noted in the EXIF data is applied first, as image viewers do. Names that begin with a dot
-are skipped. Images are taken by their extension: .bmp .jpeg .jpg .pgm .png .ppm .tif .tiff .webp
+are skipped. Images are taken by their extension: .bmp .jpeg .jpg .png .tif .tiff .webp
 
 examples:
   one image with the model that is shipped

@@ -1,8 +1,9 @@
-"""Depth messages to metres: raw 32FC1 and 16UC1, and what compressed_depth_image_transport sends.
+"""Depth messages to metres: raw, and what image_transport sends, compressedDepth or compressed.
 
-What a pixel means comes from the message's encoding and never from a divisor set by hand: 16UC1
-is millimetres with 0 for missing, 32FC1 metres (REP 118), with NaN for missing, -Inf for too near
-and +Inf for too far (REP 117). What comes out has 0 for missing and too near, +Inf for too far.
+What a pixel means comes from the message's encoding and never from a divisor set by hand: 16UC1,
+which some call mono16, is millimetres with 0 for missing, 32FC1 metres (REP 118), with NaN for
+missing, -Inf for too near and +Inf for too far (REP 117). What comes out has 0 for missing and too
+near, +Inf for too far.
 """
 
 from __future__ import annotations
@@ -14,26 +15,27 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from desertmind_seg.messages.images import MessageError, image_rows
+from desertmind_seg.decoding.depth_bytes import decode_depth_image, decode_rvl
+from desertmind_seg.decoding.image_bytes import decode_unchanged
+from desertmind_seg.decoding.image_header import TOPIC_LIMITS, DecodeError
+from desertmind_seg.messages.images import MessageError, image_rows, message_decoder
 from desertmind_seg.model.arrays import Depth
 
 UInt16 = npt.NDArray[np.uint16]
 
-DEPTH_ENCODINGS = ('32FC1', '16UC1')
+DEPTH_ENCODINGS = ('32FC1', '16UC1', 'mono16')
 # Without a codec it is PNG: compressed_depth_image_transport knew no other one before RVL.
-_CODECS = {'compressedDepth': 'png', 'compressedDepth png': 'png', 'compressedDepth rvl': 'rvl'}
+_CODECS = {
+    'compressedDepth': decode_depth_image,
+    'compressedDepth png': decode_depth_image,
+    'compressedDepth rvl': decode_rvl,
+}
 # enum compressionFormat and float depthParam[2], as an x86 or ARM lays them out.
 _CONFIG_HEADER = struct.Struct('<iff')
 _INVERSE_DEPTH = 0
-_RVL_SIZE = struct.Struct('<II')  # columns, rows
-# A run of zeros can claim any number of pixels in a few bytes; no depth camera has more than this.
-_MAX_PIXELS = 1 << 26
-# Nibbles that are put together at a time.
-_PIECE = 1 << 13
-# 3 bits each: enough for a run of _MAX_PIXELS; a difference of two values takes 6.
-_MAX_NIBBLES = 9
 
 
+@message_decoder
 def decode_depth(message: Any) -> Depth:
     """Decode a sensor_msgs/Image of depth.
 
@@ -42,15 +44,15 @@ def decode_depth(message: Any) -> Depth:
         far.
 
     Raises:
-        MessageError: an encoding other than 32FC1 and 16UC1, zero size, `step` too small for the
+        MessageError: an encoding other than DEPTH_ENCODINGS, zero size, `step` too small for the
             width, or data shorter than step x rows.
     """
     encoding = message.encoding
     if encoding not in DEPTH_ENCODINGS:
         raise MessageError(
-            f'Depth image has encoding {encoding!r}; expected 32FC1 (metres) or 16UC1 '
-            '(millimetres). Subscribe to the depth topic of the camera, not to an image made of '
-            'it for people to see.'
+            f'Depth image has encoding {encoding!r}; expected 32FC1 (metres), 16UC1 or '
+            'mono16 (millimetres). Subscribe to the depth topic of the camera, not to an image '
+            'made of it for people to see.'
         )
     value_bytes = 4 if encoding == '32FC1' else 2
     rows = np.ascontiguousarray(image_rows(message, value_bytes * message.width, message.height))
@@ -60,44 +62,67 @@ def decode_depth(message: Any) -> Depth:
     return _metres_of_millimetres(rows.view(f'{byte_order}u2'))
 
 
+@message_decoder
 def decode_compressed_depth(message: Any) -> Depth:
-    """Decode a sensor_msgs/CompressedImage of compressed_depth_image_transport.
+    """Decode a sensor_msgs/CompressedImage of depth.
 
-    32FC1 travels as 16-bit inverse depth: the nearer, the finer. What its sender held for missing
-    or beyond its `depth_max` is one code, and comes out as missing.
+    compressed_depth_image_transport sends 32FC1 as 16-bit inverse depth: the nearer, the finer.
+    What its sender held for missing or beyond its `depth_max` is one code, and comes out as
+    missing. compressed_image_transport keeps the values: 16UC1 in PNG, that and 32FC1 in TIFF.
 
     Returns:
         (H, W) float32 metres as from `decode_depth`.
 
     Raises:
-        MessageError: a format that is not compressedDepth, or empty, truncated or corrupt data.
+        MessageError: a format that is no depth without loss, or empty, truncated or corrupt data.
     """
-    encoding, _, codec_text = (part.strip() for part in message.format.partition(';'))
-    codec = _CODECS.get(codec_text)
-    if codec is None or encoding not in DEPTH_ENCODINGS:
-        raise MessageError(
-            f'Compressed depth has format {message.format!r}; expected 16UC1 or 32FC1, then '
-            f'one of {", ".join(repr(f"; {name}") for name in _CODECS)}. Subscribe to the topic '
-            'that ends in /compressedDepth, not in /compressed.'
+    encoding, _, codec = (part.strip() for part in message.format.partition(';'))
+    if (encoding, codec) == ('png', ''):  # 16 bits of grey can only be 16UC1
+        encoding, codec = '16UC1', 'png'
+    try:
+        if encoding in DEPTH_ENCODINGS and codec in _CODECS:
+            return _decode_compressed_depth(encoding, codec, bytes(message.data))
+        if encoding in DEPTH_ENCODINGS and codec.partition(' ')[0] in ('png', 'tiff'):
+            return _decode_compressed(encoding, bytes(message.data))
+    except DecodeError as err:
+        raise MessageError(f'Compressed depth of format {message.format!r}: {err}.') from err
+    raise MessageError(
+        f'Compressed depth has format {message.format!r}; expected {", ".join(DEPTH_ENCODINGS)}, '
+        f'then one of {", ".join(repr(f"; {name}") for name in (*_CODECS, "png", "tiff"))}: JPEG '
+        'loses depth. Subscribe to the topic that ends in /compressedDepth.'
+    )
+
+
+def _decode_compressed(encoding: str, data: bytes) -> Depth:
+    """Decode what compressed_image_transport sends without loss."""
+    if encoding != '32FC1':
+        return _metres_of_millimetres(decode_depth_image(data, TOPIC_LIMITS))
+    stored = decode_unchanged(data, TOPIC_LIMITS)
+    if stored.ndim != 2 or stored.dtype != np.float32:
+        raise DecodeError(
+            f'it holds an image of shape {stored.shape} and type {stored.dtype}; expected one '
+            'channel of 32-bit floats, which TIFF can hold and PNG cannot'
         )
-    data = np.frombuffer(message.data, np.uint8)
-    if data.size <= _CONFIG_HEADER.size:
-        raise MessageError(
-            f'Compressed depth of format {message.format!r} has {data.size} bytes; expected a '
-            f'header of {_CONFIG_HEADER.size} and then the image: it is truncated.'
+    return _metres(stored)
+
+
+def _decode_compressed_depth(encoding: str, codec: str, data: bytes) -> Depth:
+    """Decode what compressed_depth_image_transport sends."""
+    if len(data) <= _CONFIG_HEADER.size:
+        raise DecodeError(
+            f'it has {len(data)} bytes; expected a header of {_CONFIG_HEADER.size} and then the '
+            'image: it is truncated'
         )
-    kind, *quantization = _CONFIG_HEADER.unpack_from(data.data)
-    body = data[_CONFIG_HEADER.size :]
-    decode = _decode_png if codec == 'png' else _decode_rvl
-    if encoding == '16UC1':
+    kind, a, b = _CONFIG_HEADER.unpack_from(data)
+    stored = _CODECS[codec](data[_CONFIG_HEADER.size :], TOPIC_LIMITS)
+    if encoding != '32FC1':
         # The header says nothing here: the transport does not even fill it in.
-        return _metres_of_millimetres(decode(body, message.format))
+        return _metres_of_millimetres(stored)
     if kind != _INVERSE_DEPTH:
-        raise MessageError(
-            f'Compressed depth of format {message.format!r} has compression {kind} in its header; '
-            f'expected {_INVERSE_DEPTH} (inverse depth).'
+        raise DecodeError(
+            f'it has compression {kind} in its header; expected {_INVERSE_DEPTH} (inverse depth)'
         )
-    return _metres_of_inverse_depth(decode(body, message.format), quantization, message.format)
+    return _metres_of_inverse_depth(stored, a, b)
 
 
 def at_image_size(depth: Depth, size_hw: tuple[int, int]) -> Depth:
@@ -142,16 +167,13 @@ def _metres_of_millimetres(stored: npt.NDArray[Any]) -> Depth:
     return depth
 
 
-def _metres_of_inverse_depth(
-    codes: UInt16, quantization: list[float], message_format: str
-) -> Depth:
+def _metres_of_inverse_depth(codes: UInt16, a: float, b: float) -> Depth:
     """Undo code = a / depth + b, rounded down."""
-    a, b = quantization
     # b = 1 - a / depth_max, so that code 1 is depth_max.
     if not (np.isfinite(a) and a > 0 and np.isfinite(b) and b <= 1):
-        raise MessageError(
-            f'Compressed depth of format {message_format!r} has quantization parameters a = {a}, '
-            f'b = {b} in its header; expected a finite a > 0 and a finite b <= 1.'
+        raise DecodeError(
+            f'it has quantization parameters a = {a}, b = {b} in its header; expected a finite '
+            'a > 0 and a finite b <= 1'
         )
     with np.errstate(divide='ignore'):  # b = 1: an unlimited depth_max
         depth: Depth = np.float32(a) / (codes.astype(np.float32) - np.float32(b))
@@ -159,132 +181,3 @@ def _metres_of_inverse_depth(
     # an ARM processor, and would be read as an obstacle 15 cm before the camera.
     depth[(codes == 0) | (codes == 65535)] = 0.0
     return depth
-
-
-def _decode_png(data: npt.NDArray[np.uint8], message_format: str) -> UInt16:
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    except cv2.error as err:  # a header that claims more pixels than OpenCV allows
-        raise MessageError(
-            f'Compressed depth of format {message_format!r} does not decode: {err}'
-        ) from err
-    if image is None:
-        raise MessageError(
-            f'Compressed depth of format {message_format!r} with {data.size} bytes of image (the '
-            f'first are {data[:4].tobytes().hex(" ")!r}) does not decode: it is truncated, '
-            'corrupt, or no PNG.'
-        )
-    if image.ndim != 2 or image.dtype != np.uint16:
-        raise MessageError(
-            f'Compressed depth of format {message_format!r} holds an image of shape '
-            f'{image.shape} and type {image.dtype}; expected one channel of 16 bits.'
-        )
-    return np.asarray(image, np.uint16)
-
-
-def _decode_rvl(data: npt.NDArray[np.uint8], message_format: str) -> UInt16:
-    """Undo run length and variable length coding.
-
-    Wilson, Fast Lossless Depth Image Compression, ISS 2017. The image is a chain of runs: how
-    many zeros, how many values that are not zero, then the difference of each of these to the
-    one before it, the sign in its lowest bit. Every number is a chain of nibbles, 3 bits each, the
-    lowest first, with the fourth bit set in all but its last. Eight nibbles fill a 32-bit word
-    from its highest bits.
-    """
-
-    def corrupt(detail: str) -> MessageError:
-        return MessageError(
-            f'Compressed depth of format {message_format!r} is no whole RVL stream: {detail}.'
-        )
-
-    if data.size < _RVL_SIZE.size or data.size % 4:
-        raise corrupt(
-            f'it has {data.size} bytes; expected 8 for its size, then words of 4: it is truncated'
-        )
-    columns, rows = _RVL_SIZE.unpack_from(data.data)
-    num_pixels = columns * rows
-    if not 0 < num_pixels <= _MAX_PIXELS:
-        raise corrupt(
-            f'its size is {columns} x {rows} pixels (width x height); expected 1 to {_MAX_PIXELS}'
-        )
-    nibbles = _nibbles(data[_RVL_SIZE.size :])
-    numbers = _numbers(nibbles)
-    if numbers is None:
-        raise corrupt(f'a number takes more than {_MAX_NIBBLES} nibbles')
-
-    # Where each run begins depends on the run before it: the one loop that cannot be vectorised.
-    # Items of a memoryview, `data`, are plain ints, at a fifth of the price of numpy's.
-    counts = numbers.data
-    begins: list[int] = []
-    covered, position, total = 0, 0, len(counts)
-    while covered < num_pixels:
-        if position + 2 > total:
-            raise corrupt(f'it ends after {covered} of {num_pixels} pixels: it is truncated')
-        begins.append(position)
-        step = counts[position + 1]
-        covered += counts[position] + step
-        position += step + 2
-    if covered > num_pixels:
-        raise corrupt(f'its runs cover {covered} pixels; expected {num_pixels}')
-    if position > total:
-        raise corrupt(f'it ends within the last {step} values: it is truncated')
-    if numbers[position:].any() or nibbles[-1] >= 8:
-        raise corrupt(f'data follow after its {num_pixels} pixels')
-
-    at = np.array(begins)
-    is_value = np.ones(position, bool)
-    is_value[at] = is_value[at + 1] = False
-    # In place where possible: fresh memory costs more here than the arithmetic.
-    signs = numbers[:position][is_value]
-    values = signs >> 1
-    signs &= 1
-    np.negative(signs, out=signs)
-    values ^= signs
-    np.cumsum(values, out=values)
-    if values.size and not (values.min() >= 1 and values.max() <= 65535):
-        raise corrupt(f'its values go from {values.min()} to {values.max()}; expected 1 to 65535')
-    lengths = np.stack([numbers[at], numbers[at + 1]], axis=1).reshape(-1)
-    image = np.zeros(num_pixels, np.uint16)
-    image[np.repeat(np.arange(lengths.size) % 2 == 1, lengths)] = values
-    return image.reshape(rows, columns)
-
-
-def _nibbles(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Part little-endian 32-bit words into nibbles, the highest of each word first."""
-    in_order = data.reshape(-1, 4)[:, ::-1].reshape(-1)
-    nibbles = np.empty(2 * in_order.size, np.uint8)
-    np.right_shift(in_order, 4, out=nibbles[0::2])
-    np.bitwise_and(in_order, 15, out=nibbles[1::2])
-    return nibbles
-
-
-def _numbers(nibbles: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32] | None:
-    """Put the numbers together that are whole; None where one is too long."""
-    numbers = np.empty(np.count_nonzero(nibbles < 8), np.int32)
-    begin, filled = 0, 0
-    # Piece by piece, for the sake of the cache and of memory that is reused.
-    while begin < nibbles.size:
-        piece = nibbles[begin : begin + _PIECE]
-        ends = np.flatnonzero(piece < 8)
-        if not ends.size:
-            if piece.size > _MAX_NIBBLES:
-                return None
-            break
-        starts = np.empty_like(ends)
-        starts[0] = 0
-        starts[1:] = ends[:-1] + 1
-        found = numbers[filled : filled + ends.size]
-        digits = piece & 7
-        found[:] = digits[starts]
-        longer = np.flatnonzero(ends > starts)
-        for place in range(1, _MAX_NIBBLES):
-            at = starts[longer] + place
-            found[longer] |= digits[at].astype(np.int32) << (3 * place)
-            longer = longer[ends[longer] > at]
-            if not longer.size:
-                break
-        if longer.size:
-            return None
-        filled += ends.size
-        begin += int(ends[-1]) + 1
-    return numbers

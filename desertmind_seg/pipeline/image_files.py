@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import cast
 
 import cv2
-import numpy as np
 
+from desertmind_seg.decoding.image_files import EXTENSIONS, read_color_file
 from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import atomic_write
 from desertmind_seg.pipeline.rendering import overlay
-from desertmind_seg.pipeline.segmenter import ImageError, Segmenter
+from desertmind_seg.pipeline.segmenter import Segmenter
 
-EXTENSIONS = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 OUTPUT_SUFFIXES = ('.mask.png', '.confidence.png', '.overlay.jpg')
 
 
@@ -62,31 +61,9 @@ def find_images(source: Path, out: Path) -> list[tuple[Path, Path]]:
     return [(image, target) for target, image in owners.items()]
 
 
-def read_image(path: Path) -> Rgb:
-    """Read an image file as (H, W, 3) uint8 RGB, upright by its EXIF orientation.
-
-    Raises:
-        OSError: the file cannot be read.
-        ImageError: it is no whole image.
-    """
-    content = path.read_bytes()
-    try:
-        # Not imread, which fills what a truncated JPEG lacks with grey. Empty input is the one
-        # that imdecode raises on instead of returning None.
-        bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
-    except cv2.error as err:
-        raise ImageError(f'not a readable image: {err.err}') from err
-    if bgr is None:
-        raise ImageError(
-            f'not a readable image ({len(content)} bytes); it is truncated, damaged, or '
-            'another format than its name says'
-        )
-    return cast('Rgb', cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
-
-
 def segment_image(segmenter: Segmenter, image: Path, target: Path) -> float:
     """Segment one file and write its three results; return the inference time in milliseconds."""
-    rgb = read_image(image)
+    rgb = read_color_file(image)
     result = segmenter.segment(rgb)
     painted = overlay(rgb, result.mask, segmenter.ontology)
     confidence = cast('Rgb', result.confidence)  # segment() computes it unless told otherwise

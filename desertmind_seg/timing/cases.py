@@ -16,13 +16,13 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from desertmind_seg.decoding.image_files import read_color_file
 from desertmind_seg.engines.onnxruntime import physical_cores
 from desertmind_seg.engines.protocol import EngineBuildError, EngineError
 from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.bundle import Bundle
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.records import Environment
-from desertmind_seg.pipeline.image_files import read_image
 from desertmind_seg.pipeline.segmenter import check_frame
 from desertmind_seg.reports.provenance import environment
 from desertmind_seg.timing.engine_case import (
@@ -75,7 +75,8 @@ def benchmark(
 
     Raises:
         OSError: the picture cannot be read.
-        ImageError: it is no whole image, or no bundle takes frames of a size.
+        DecodeError: it is no whole image.
+        ImageError: no bundle takes frames of a size.
         EngineError: a bundle's file changed meanwhile.
         BenchmarkError: no case could be measured.
     """
@@ -221,7 +222,7 @@ def _frames(sizes_hw: Sequence[tuple[int, int]], image: Path | None) -> list[Rgb
         check_frame(np.broadcast_to(np.uint8(0), (*size_hw, 3)))
     if image is None:
         return [made_up_frame(size_hw) for size_hw in sizes_hw]
-    rgb = read_image(image)
+    rgb = read_color_file(image)
     return [
         np.asarray(cv2.resize(rgb, size_hw[::-1], interpolation=cv2.INTER_AREA), np.uint8)
         for size_hw in sizes_hw

@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from desertmind_seg.decoding.image_files import EXTENSIONS, read_color_file
+from desertmind_seg.decoding.image_header import DecodeError
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.model.ontology import load_ontology
-from desertmind_seg.pipeline.image_files import EXTENSIONS, read_image
 from desertmind_seg.pipeline.rendering import overlay
-from desertmind_seg.pipeline.segmenter import ImageError, Segmenter
+from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.segment import build_parser, main
 
 ERROR = 'python -m desertmind_seg.segment: error: '
@@ -75,7 +76,7 @@ def test_folder_keeps_its_structure(
     assert np.array_equal(mask, expected.mask)
     confidence = cv2.imread(str(out / 'a.confidence.png'), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(confidence, expected.confidence)
-    painted = read_image(out / 'a.overlay.jpg').astype(int)
+    painted = read_color_file(out / 'a.overlay.jpg').astype(int)
     ideal = overlay(asymmetric_rgb, expected.mask, load_ontology('ycor-8'))
     assert np.abs(painted - ideal).mean() < 4  # JPEG
     assert cv2.imread(str(out / 'deep/er/b.v1.mask.png'), cv2.IMREAD_UNCHANGED).shape == (80, 131)
@@ -106,40 +107,42 @@ def test_threshold_marks_unlabelled(
 def test_exif_orientation_is_applied(tmp_path: Path, jpeg: bytes, orientation: int) -> None:
     path = tmp_path / 'a.jpg'
     path.write_bytes(jpeg)
-    stored = read_image(path)
+    stored = read_color_file(path)
     path.write_bytes(with_exif_orientation(jpeg, orientation))
     # EXIF 2.3: 3 is half a turn, 6 needs a quarter turn clockwise to be upright, 8 one against.
     quarter_turns = {1: 0, 3: 2, 6: 3, 8: 1}[orientation]
-    assert np.array_equal(read_image(path), np.rot90(stored, quarter_turns))
+    assert np.array_equal(read_color_file(path), np.rot90(stored, quarter_turns))
 
 
 def test_grey_16_bit_and_alpha_images(tmp_path: Path, asymmetric_rgb: Image) -> None:
     grey = asymmetric_rgb[..., 2]
     assert cv2.imwrite(str(tmp_path / 'grey.png'), grey)
-    assert np.array_equal(read_image(tmp_path / 'grey.png'), np.dstack([grey] * 3))
+    assert np.array_equal(read_color_file(tmp_path / 'grey.png'), np.dstack([grey] * 3))
     deep = cv2.cvtColor(asymmetric_rgb, cv2.COLOR_RGB2BGR).astype(np.uint16) * 257
     assert cv2.imwrite(str(tmp_path / 'deep.png'), deep)
-    assert np.array_equal(read_image(tmp_path / 'deep.png'), asymmetric_rgb)
+    assert np.array_equal(read_color_file(tmp_path / 'deep.png'), asymmetric_rgb)
     rgba = cv2.cvtColor(asymmetric_rgb, cv2.COLOR_RGB2BGRA)
     assert cv2.imwrite(str(tmp_path / 'alpha.png'), rgba)
-    assert np.array_equal(read_image(tmp_path / 'alpha.png'), asymmetric_rgb)
+    assert np.array_equal(read_color_file(tmp_path / 'alpha.png'), asymmetric_rgb)
 
 
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        (b'', r'not a readable image \(0 bytes\); it is truncated'),
-        (b'GIF89a' + bytes(50), r'not a readable image \(56 bytes\)'),
-        (b'\xff\xd8\xff\xe0', 'not a readable image'),
+        (b'', 'it is empty; expected JPEG or PNG or TIFF or WebP or BMP'),
+        (b'GIF89a' + bytes(50), 'it is GIF; expected JPEG'),
+        (b'P6\n64 64\n255\n', 'it is PNM; expected JPEG'),
+        (b'version https://git-lfs.github.com/spec/v1\n', 'a Git LFS pointer and not the image'),
+        (b'\xff\xd8\xff\xe0', 'its JPEG of 4 bytes is truncated, damaged or not supported'),
     ],
 )
 def test_unreadable_content(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / 'a.jpg').write_bytes(content)
-    with pytest.raises(ImageError, match=message):
-        read_image(tmp_path / 'a.jpg')
+    with pytest.raises(DecodeError, match=message):
+        read_color_file(tmp_path / 'a.jpg')
 
 
-def test_image_larger_than_opencv_allows(tmp_path: Path) -> None:
+def test_image_larger_than_the_limit(tmp_path: Path) -> None:
     def chunk(kind: bytes, body: bytes) -> bytes:
         checksum = zlib.crc32(kind + body)
         return struct.pack('>I', len(body)) + kind + body + struct.pack('>I', checksum)
@@ -148,8 +151,10 @@ def test_image_larger_than_opencv_allows(tmp_path: Path) -> None:
     pixels = chunk(b'IDAT', zlib.compress(bytes(10)))
     path = tmp_path / 'a.png'
     path.write_bytes(b'\x89PNG\r\n\x1a\n' + header + pixels + chunk(b'IEND', b''))
-    with pytest.raises(ImageError, match=r'not a readable image: pixels <= CV_IO_MAX_IMAGE_PIX'):
-        read_image(path)
+    with pytest.raises(
+        DecodeError, match=r'it claims 60000 x 60000 pixels .*; expected 1 x 1 to 8192 x 8192'
+    ):
+        read_color_file(path)
 
 
 @pytest.mark.parametrize('share', [0.5, 0.9, 0.999])
@@ -158,10 +163,10 @@ def test_truncated_jpeg(tmp_path: Path, jpeg: bytes, share: float) -> None:
     whole = jpeg[:2] + b'\xff\xe2\x00\x06\xff\xd8\xff\xd9' + jpeg[2:]
     path = tmp_path / 'a.jpg'
     path.write_bytes(whole)
-    assert read_image(path).shape == (97, 131, 3)
+    assert read_color_file(path).shape == (97, 131, 3)
     path.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(ImageError, match=r'not a readable image \(\d+ bytes\); it is trunc'):
-        read_image(path)
+    with pytest.raises(DecodeError, match=r'its JPEG .* is truncated'):
+        read_color_file(path)
 
 
 def test_bad_images_are_named_and_the_others_done(
@@ -180,8 +185,14 @@ def test_bad_images_are_named_and_the_others_done(
     assert files(out) == results('good')
     captured = capsys.readouterr()
     assert captured.out.startswith('1 of 4 images segmented')
-    assert f'{ERROR}{source}/cut.jpg: not a readable image' in captured.err
-    assert f'{ERROR}{source}/text.png: not a readable image (12 bytes)' in captured.err
+    assert (
+        f'{ERROR}{source}/cut.jpg: its JPEG of 131 x 97 pixels does not decode: it is truncated'
+        in captured.err
+    )
+    assert (
+        f'{ERROR}{source}/text.png: it is no image (it begins with the bytes 6e 6f 74 20)'
+        in captured.err
+    )
     assert f'{ERROR}{source}/small.png: frame is 131 x 20 pixels; expected 64 x 64' in captured.err
     summary = captured.err.splitlines()[-1]
     assert summary.startswith(f'{ERROR}3 of 4 images failed: {source}/cut.jpg, ')

@@ -1,0 +1,119 @@
+"""An image in memory, as a message or a file holds it, to an array.
+
+The header is judged first, then OpenCV decodes. Whatever goes wrong in it (it raises, gives
+nothing, runs out of memory, or gives another size than the header's) is one DecodeError.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from desertmind_seg.decoding.image_header import DecodeError, Limits, checked_image, one_line
+from desertmind_seg.model.arrays import Rgb
+
+
+def decode_color(content: bytes, limits: Limits, *, upright: bool = False) -> Rgb:
+    """Decode an image to RGB: 16-bit values keep their high byte, alpha is dropped.
+
+    Args:
+        content: the whole image.
+        limits: TOPIC_LIMITS or FILE_LIMITS.
+        upright: turn it as its EXIF orientation says. Not for a camera's frames, whose calibration
+            belongs to the pixels as they are stored.
+
+    Returns:
+        (H, W, 3) uint8, C-contiguous.
+
+    Raises:
+        DecodeError: empty, truncated or corrupt, another format, or larger than the limits. Damage
+            inside a JPEG that leaves its structure whole cannot be told from picture content.
+    """
+    flags = cv2.IMREAD_COLOR_RGB | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
+    return np.asarray(_decode(content, limits, flags), np.uint8)
+
+
+def decode_unchanged(content: bytes, limits: Limits) -> npt.NDArray[Any]:
+    """Decode an image with the values that it stores, as depth and labels need it.
+
+    Returns:
+        (H, W), or (H, W, C) in OpenCV's order (B, G, R, A); uint8, uint16 or float32.
+
+    Raises:
+        DecodeError: as `decode_color`.
+    """
+    return _decode(content, limits, cv2.IMREAD_UNCHANGED)
+
+
+def decode_palette(content: bytes, limits: Limits, *, colors: bool = False) -> npt.NDArray[Any]:
+    """Decode labels with the values that are stored: of a palette the indices, not the colours.
+
+    Args:
+        content: the whole image.
+        limits: LABEL_FILE_LIMITS.
+        colors: of a palette the colours all the same, where these are the labels.
+
+    Returns:
+        (H, W) uint8 or uint16 of a palette or a grey image of 1 to 16 bits, (H, W, 3) uint8 of a
+        colour image.
+
+    Raises:
+        DecodeError: as `decode_color`, transparent pixels, or another kind of pixels.
+    """
+    # OpenCV expands a palette to its colours.
+    from PIL import Image
+
+    header, content = checked_image(content, limits)
+    try:
+        with Image.open(BytesIO(content), formats=(header.format,)) as image:
+            # Its name for the stored samples, 'L;4' for grey of 4 bits; gone once they are read.
+            stored = image.tile[0][3]
+            kind = str(stored[0] if isinstance(stored, tuple) else stored)
+            if colors and image.mode == 'P':
+                image = image.convert('RGB')
+            mode, values = image.mode, np.asarray(image)
+    except Exception as err:  # as below
+        raise DecodeError(f'its {header.format} does not decode: {one_line(err)}') from err
+    # Of 16 bits in colour Pillow keeps 8.
+    if mode not in _LABEL_MODES or (mode in {'LA', 'RGB', 'RGBA'} and '16' in kind):
+        raise DecodeError(
+            f"its pixels are {kind} (Pillow's name); expected palette indices, or grey of 1 to 16 "
+            'bits: save it as such'
+        )
+    if mode in {'LA', 'RGBA'}:
+        if (values[..., -1] != 255).any():
+            raise DecodeError(
+                f'it is {mode} with transparent pixels, of which nobody can say whether they have '
+                'a label; save it without transparency'
+            )
+        return np.asarray(values[..., 0] if mode == 'LA' else values[..., :3])
+    if mode == 'L':  # Pillow stretches 2 and 4 bits to 0..255
+        return np.asarray(values // np.uint8({'L;2': 85, 'L;4': 17}.get(kind, 1)))
+    # Pillow before 11.3 gives 16 bits as 32, and 1 bit is bool.
+    return np.asarray(values, np.uint16 if mode.startswith('I') else np.uint8)
+
+
+_LABEL_MODES = {'1', 'P', 'L', 'LA', 'I', 'I;16', 'I;16B', 'RGB', 'RGBA'}
+
+
+def _decode(content: bytes, limits: Limits, flags: int) -> npt.NDArray[Any]:
+    header, content = checked_image(content, limits)
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except Exception as err:  # cv2.error, MemoryError ...: no frame may end a node or a run
+        raise DecodeError(f'its {header.format} does not decode: {one_line(err)}') from err
+    if image is None:
+        raise DecodeError(
+            f'its {header.format} of {header.width} x {header.height} pixels does not decode: it '
+            f'is truncated or corrupt ({len(content)} bytes)'
+        )
+    if sorted(image.shape[:2]) != sorted((header.height, header.width)):
+        raise DecodeError(
+            f'its {header.format} header says {header.width} x {header.height} pixels (width x '
+            f'height), its content {image.shape[1]} x {image.shape[0]}'
+        )
+    return image

@@ -1,0 +1,86 @@
+"""A PNG's size, and the PNG without what makes no pixels or would unpack to no end."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+SIGNATURE = b'\x89PNG\r\n\x1a\n'
+# All that the pixels and the image's orientation depend on. Of the others some unpack to 8 MB
+# each; without them an animation is its first image.
+_CHUNKS = {b'IHDR', b'PLTE', b'tRNS', b'IDAT', b'IEND', b'eXIf'}
+_MAX_EXIF_BYTES = 1 << 16
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+# A byte unpacks to 1,032 at most, and libpng unpacks all, beyond the last row too: 256 KB take it
+# half a second, 1 MB two.
+_MAX_UNSEEN_BYTES = 1 << 18
+_MAX_REPACKED_BYTES = 1 << 25
+
+
+def read_png(content: bytes) -> tuple[int, int]:
+    """Return width and height in pixels.
+
+    Raises:
+        ValueError: it does not begin with a size.
+        struct.error: it is cut off.
+    """
+    if content[8:16] != b'\0\0\0\rIHDR':
+        raise ValueError('no IHDR chunk')
+    width, height = struct.unpack_from('>II', content, 16)
+    return width, height
+
+
+def plain_png(content: bytes) -> bytes:
+    """Return the PNG as a decoder may have it: whole, and its rows as many as its size says.
+
+    Costs 1 % of decoding up to 256 KB, 4 % above (640x480 photographs).
+
+    Args:
+        content: a PNG whose size has been judged, which bounds the memory that this takes.
+
+    Raises:
+        ValueError: it is damaged, cut off, or holds more than its size says.
+        struct.error: it is cut off.
+    """
+    width, height, bits, color = struct.unpack_from('>IIBB', content, 16)
+    kept: list[bytes] = []
+    packed: list[bytes] = []
+    position, name = len(SIGNATURE), b''
+    while name != b'IEND':
+        (length,) = struct.unpack_from('>I', content, position)
+        begin, end = position + 4, position + 8 + length
+        name, position = content[begin : begin + 4], end + 4
+        if position > len(content):
+            raise ValueError(f'chunk {name!r} is cut off')
+        if name not in _CHUNKS or (name == b'eXIf' and length > _MAX_EXIF_BYTES):
+            continue
+        # OpenCV does not have libpng look.
+        if zlib.crc32(content[begin:end]) != int.from_bytes(content[end:position], 'big'):
+            raise ValueError(f'the checksum of chunk {name!r} is wrong')
+        if name == b'IDAT':
+            packed.append(content[begin + 4 : end])
+        else:
+            kept.append(content[begin - 4 : position])
+    row_bytes = width * bits * _CHANNELS.get(color, 4) // 8
+    # The rest is for an interlaced image, which has more and shorter rows.
+    rows = _packed_rows(b''.join(packed), (row_bytes + 16) * (height + 8))
+    return b''.join([SIGNATURE, *kept[:-1], _chunk(b'IDAT', rows), kept[-1]])
+
+
+def _packed_rows(packed: bytes, max_bytes: int) -> bytes:
+    if len(packed) <= _MAX_UNSEEN_BYTES:
+        return packed
+    unpacking = zlib.decompressobj()
+    try:
+        rows = unpacking.decompress(packed, max_bytes)
+    except zlib.error as err:
+        raise ValueError(str(err)) from err
+    if not unpacking.eof:
+        raise ValueError('its rows are cut off, or more than its size says')
+    # So that they are unpacked once and not twice, where that takes no more memory than decoding.
+    return zlib.compress(rows, 0) if len(rows) <= _MAX_REPACKED_BYTES else packed
+
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    checksum = zlib.crc32(body, zlib.crc32(name))
+    return b''.join([struct.pack('>I', len(body)), name, body, struct.pack('>I', checksum)])

@@ -1,0 +1,72 @@
+"""The first image of a TIFF: its size, and whether decoding it takes no more than it seems to."""
+
+from __future__ import annotations
+
+import struct
+
+# Tags.
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
+_SAMPLES, _TILE_WIDTH, _TILE_HEIGHT = 277, 322, 323
+_READ = {
+    *(_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC),
+    *(_SAMPLES, _TILE_WIDTH, _TILE_HEIGHT),
+}
+# Type -> struct character of what a tag's values are: byte, 16 and 32 bits.
+_TYPES = {1: 'B', 3: 'H', 4: 'I'}
+# None, LZW, deflate under both its numbers, PackBits. The others wrap a codec with limits of its
+# own (JPEG, WebP, ZSTD, LZMA), or are for fax machines.
+_COMPRESSIONS = {1, 5, 8, 32946, 32773}
+# Grey (white or black is 0), RGB, palette.
+_PHOTOMETRICS = {0, 1, 2, 3}
+# A decoder holds one whole tile, or one strip, which is not larger than the image.
+_MAX_TILE_SIDE = 1024
+
+
+def read_tiff(content: bytes) -> tuple[int, int]:
+    """Return width and height of the first image in pixels.
+
+    Raises:
+        ValueError: the directory is damaged, or the image is of a kind that is not decoded.
+        struct.error: it is cut off.
+    """
+    order = '<' if content.startswith(b'II') else '>'
+    if (
+        content[2:4] not in (b'*\0', b'\0*')
+        or struct.unpack_from(f'{order}H', content, 2)[0] != 42
+    ):
+        raise ValueError('BigTIFF; expected classic TIFF')
+    (begin,) = struct.unpack_from(f'{order}I', content, 4)
+    (num_entries,) = struct.unpack_from(f'{order}H', content, begin)
+    tags: dict[int, tuple[int, ...]] = {}
+    for entry in range(begin + 2, begin + 2 + 12 * num_entries, 12):
+        tag, kind, count = struct.unpack_from(f'{order}HHI', content, entry)
+        if tag not in _READ:
+            continue
+        if tag in tags or kind not in _TYPES or not 1 <= count <= 4:
+            raise ValueError(f'tag {tag} is given twice, or has type {kind} and {count} values')
+        values = struct.Struct(f'{order}{count}{_TYPES[kind]}')
+        at = entry + 8
+        if values.size > 4:
+            (at,) = struct.unpack_from(f'{order}I', content, at)
+        tags[tag] = values.unpack_from(content, at)
+
+    def one_of(tag: int, default: int, allowed: set[int], what: str) -> int:
+        value = tags.get(tag, (default,))[0]
+        if value not in allowed:
+            listed = ', '.join(map(str, sorted(allowed)))
+            raise ValueError(f'{what} {value}; expected {listed}')
+        return value
+
+    samples = one_of(_SAMPLES, 1, {1, 2, 3, 4}, 'samples a pixel')
+    # 32 bits: depth in metres.
+    bits = one_of(_BITS, 1, {1, 4, 8, 16, 32} if samples == 1 else {8, 16}, 'bits a sample')
+    if set(tags.get(_BITS, ())) - {bits}:
+        raise ValueError(f'samples of {tags[_BITS]} bits; expected the same for all')
+    one_of(_COMPRESSION, 1, _COMPRESSIONS, 'compression')
+    one_of(_PHOTOMETRIC, 1, _PHOTOMETRICS, 'photometric interpretation')
+    for tag in (_TILE_WIDTH, _TILE_HEIGHT):
+        if not 0 < tags.get(tag, (1,))[0] <= _MAX_TILE_SIDE:
+            raise ValueError(f'tiles of {tags[tag][0]} pixels; expected 1 to {_MAX_TILE_SIDE}')
+    if _WIDTH not in tags or _HEIGHT not in tags:
+        raise ValueError('no size')
+    return tags[_WIDTH][0], tags[_HEIGHT][0]

@@ -1,0 +1,253 @@
+"""The one room that decodes bytes: what it refuses, how, and at what price."""
+
+import ast
+import io
+import os
+from pathlib import Path
+import struct
+import subprocess
+import sys
+import zlib
+
+import cv2
+from image_attacks import LARGEST, attacks, heavy, jpeg, png
+import numpy as np
+from PIL import Image
+import pytest
+
+from desertmind_seg.decoding.depth_bytes import decode_depth_image, decode_rvl
+from desertmind_seg.decoding.image_bytes import decode_color, decode_unchanged
+from desertmind_seg.decoding.image_files import (
+    read_color_file,
+    read_depth_file,
+    read_label_file,
+)
+from desertmind_seg.decoding.image_header import (
+    FILE_LIMITS,
+    TOPIC_LIMITS,
+    DecodeError,
+    checked_image,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+ATTACKS = attacks()
+RGB = np.random.default_rng(1).integers(0, 256, (48, 64, 3), np.uint8)
+# What is written without loss, and by how much the others may differ.
+LOSSLESS = ('.png', '.tiff', '.bmp')
+
+
+def encoded(extension: str, pixels: np.ndarray, *flags: int) -> bytes:
+    stored = pixels[..., ::-1] if pixels.ndim == 3 else pixels
+    return cv2.imencode(extension, stored, flags)[1].tobytes()
+
+
+@pytest.mark.parametrize('name', ATTACKS)
+def test_what_claims_too_much_is_refused(name: str) -> None:
+    for decode in (decode_color, decode_unchanged, decode_depth_image):
+        with pytest.raises(DecodeError):
+            decode(ATTACKS[name], TOPIC_LIMITS)
+
+
+def test_the_heaviest_messages_take_little_memory(tmp_path: Path) -> None:
+    for name, content in {**heavy(), **ATTACKS}.items():
+        (tmp_path / name.replace(' ', '_')).write_bytes(content)
+    code = """
+from pathlib import Path
+import resource, sys
+from desertmind_seg.decoding.image_bytes import decode_color
+from desertmind_seg.decoding.image_header import TOPIC_LIMITS, DecodeError
+peak_kb = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    content, before = path.read_bytes(), peak_kb()
+    try:
+        decode_color(content, TOPIC_LIMITS)
+    except DecodeError:
+        pass
+    assert peak_kb() - before < 200_000, path
+print('done')
+"""
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    command = [sys.executable, '-c', code, str(tmp_path)]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+    assert ran.stdout == 'done\n', ran.stderr
+
+
+@pytest.mark.parametrize(('name', 'content'), heavy().items())
+def test_what_is_within_the_limits_is_decoded(name: str, content: bytes) -> None:
+    assert decode_color(content, TOPIC_LIMITS).shape[2] == 3, name
+
+
+@pytest.mark.parametrize('extension', [*LOSSLESS, '.webp', '.jpg'])
+def test_formats_of_files_decode_and_are_refused_when_cut(extension: str) -> None:
+    content = encoded(extension, cv2.GaussianBlur(RGB, (0, 0), 3))
+    decoded = decode_color(content, FILE_LIMITS)
+
+    assert decoded.flags.c_contiguous
+    assert np.abs(decoded.astype(int) - cv2.GaussianBlur(RGB, (0, 0), 3)).mean() < 3
+    for share in (0.1, 0.5, 0.9, 0.99):
+        with pytest.raises(DecodeError):
+            decode_color(content[: int(share * len(content))], FILE_LIMITS)
+
+
+@pytest.mark.parametrize('extension', LOSSLESS)
+def test_pixels_without_loss_come_out_unchanged(extension: str) -> None:
+    np.testing.assert_array_equal(decode_color(encoded(extension, RGB), FILE_LIMITS), RGB)
+    grey = RGB[..., 0]
+    np.testing.assert_array_equal(decode_unchanged(encoded(extension, grey), FILE_LIMITS), grey)
+
+
+@pytest.mark.parametrize('size', [LARGEST, LARGEST[::-1]])
+def test_the_largest_frame_decodes_upright_and_on_its_side(size: tuple[int, int]) -> None:
+    assert decode_color(jpeg(*size), TOPIC_LIMITS).shape == (size[1], size[0], 3)
+
+
+def test_progressive_jpeg_of_encoders_decodes() -> None:
+    for quality in (10, 50, 95):
+        for subsampling in (0, 2):
+            stored = io.BytesIO()
+            options = {'quality': quality, 'subsampling': subsampling, 'progressive': True}
+            Image.fromarray(RGB).save(stored, 'JPEG', **options)
+            assert decode_color(stored.getvalue(), TOPIC_LIMITS).shape == RGB.shape
+
+
+def test_a_flipped_bit_of_a_png_is_found() -> None:
+    content = encoded('.png', RGB)
+    for at in range(30, len(content) - 12, 997):
+        damaged = bytearray(content)
+        damaged[at] ^= 4
+        with pytest.raises(DecodeError):
+            decode_color(bytes(damaged), TOPIC_LIMITS)
+
+
+def test_a_png_above_256_kb_decodes_as_below() -> None:
+    large = np.random.default_rng(2).integers(0, 256, (480, 640, 3), np.uint8)
+    content = encoded('.png', large)
+
+    assert len(content) > 1 << 18
+    np.testing.assert_array_equal(decode_color(content, TOPIC_LIMITS), large)
+    interlaced = png(640, 480, zlib.compress(bytes(1_000_000)))
+    with pytest.raises(DecodeError):
+        decode_color(interlaced[:-30], TOPIC_LIMITS)
+
+
+def test_chunks_that_make_no_pixels_do_not_reach_the_decoder() -> None:
+    content = heavy()['png with 900 MB of text']
+    header, plain = checked_image(content, TOPIC_LIMITS)
+
+    assert (header.width, header.height) == (64, 64)
+    assert len(plain) < 1000 < len(content)
+
+
+def test_a_size_other_than_the_header_says_is_refused() -> None:
+    # A WebP whose canvas is not that of its frame.
+    content = bytearray(cv2.imencode('.webp', RGB, [cv2.IMWRITE_WEBP_QUALITY, 101])[1].tobytes())
+    assert content[12:16] in (b'VP8L', b'VP8 ')
+    canvas = struct.pack('<B3xHBHB', 0, 99, 0, 99, 0)
+    extended = b'VP8X' + struct.pack('<I', 10) + canvas
+    content[12:12] = extended
+    content[4:8] = struct.pack('<I', len(content) - 8)
+    with pytest.raises(DecodeError):
+        decode_color(bytes(content), FILE_LIMITS)
+
+
+@pytest.mark.parametrize(
+    ('size', 'match'),
+    [((0, 5), 'claims 0 x 5'), ((2**32 - 1, 1), 'claims'), ((3840, 2161), 'claims 3840 x 2161')],
+)
+def test_rvl_that_claims_too_much_is_refused(size: tuple[int, int], match: str) -> None:
+    with pytest.raises(DecodeError, match=match):
+        decode_rvl(struct.pack('<II', *size) + bytes(64), TOPIC_LIMITS)
+
+
+def test_no_regular_file_is_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / 'fifo.png')
+    (tmp_path / 'folder.png').mkdir()
+    (tmp_path / 'zero.png').symlink_to('/dev/zero')
+    (tmp_path / 'empty.png').touch()
+    for name, match in (
+        *(('fifo.png', 'a FIFO, socket or device'), ('folder.png', 'it is a folder')),
+        *(('zero.png', 'a FIFO, socket or device'), ('empty.png', 'it is empty')),
+    ):
+        for read in (read_color_file, read_label_file, read_depth_file):
+            with pytest.raises(DecodeError, match=match):
+                read(tmp_path / name)
+
+
+def test_label_files_keep_their_values(tmp_path: Path) -> None:
+    codes = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    palette = Image.fromarray(codes)
+    palette.putpalette(list(range(255, -1, -1)) * 3)
+    for stored, expected in (
+        (palette, codes),
+        (Image.fromarray(codes), codes),
+        (Image.fromarray(codes.astype(np.uint16) * 257), codes.astype(np.uint16) * 257),
+        (Image.fromarray(np.dstack([codes] * 3)), np.dstack([codes] * 3)),
+        (
+            Image.fromarray(np.dstack([codes] * 3 + [np.full_like(codes, 255)])),
+            np.dstack([codes] * 3),
+        ),
+        (Image.fromarray(codes > 99), (codes > 99).astype(np.uint8)),
+    ):
+        stored.save(tmp_path / 'labels.png')
+        values = read_label_file(tmp_path / 'labels.png')
+        assert values.dtype == expected.dtype
+        np.testing.assert_array_equal(values, expected)
+
+
+def test_label_files_of_other_pixels_are_refused(tmp_path: Path) -> None:
+    Image.new('RGBA', (16, 16)).save(tmp_path / 'clear.png')
+    with pytest.raises(DecodeError, match='it is RGBA with transparent pixels'):
+        read_label_file(tmp_path / 'clear.png')
+    assert cv2.imwrite(str(tmp_path / 'deep.png'), np.zeros((16, 16, 3), np.uint16))
+    with pytest.raises(DecodeError, match=r'its pixels are RGB;16B .*; expected palette indices'):
+        read_label_file(tmp_path / 'deep.png')
+    Image.new('L', (16, 16)).save(tmp_path / 'labels.jpg')
+    with pytest.raises(DecodeError, match='it is JPEG; expected PNG or TIFF or BMP'):
+        read_label_file(tmp_path / 'labels.jpg')
+
+
+def test_depth_files_keep_their_values(tmp_path: Path) -> None:
+    for dtype in (np.uint8, np.uint16):
+        steps = np.arange(200, dtype=dtype).reshape(10, 20)
+        assert cv2.imwrite(str(tmp_path / 'depth.png'), steps)
+        values = read_depth_file(tmp_path / 'depth.png')
+        assert values.dtype == dtype
+        np.testing.assert_array_equal(values, steps)
+    assert cv2.imwrite(str(tmp_path / 'depth.png'), RGB)
+    with pytest.raises(DecodeError, match=r'shape \(48, 64, 3\)'):
+        read_depth_file(tmp_path / 'depth.png')
+
+
+def test_nobody_else_decodes() -> None:
+    decoders = {'imdecode', 'imread', 'imreadmulti', 'imdecodemulti', 'Image.open'}
+    found = {
+        str(path.relative_to(ROOT)): sorted(calls)
+        for path in (ROOT / 'desertmind_seg').rglob('*.py')
+        if path.parent.name != 'decoding'
+        and (
+            calls := decoders
+            & {
+                text
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Attribute)
+                for text in (node.attr, ast.unparse(node)[-10:])
+            }
+        )
+    }
+
+    assert found == {}
+
+
+def test_opencv_has_a_wall_of_its_own() -> None:
+    def limit(given: str) -> str:
+        code = 'import desertmind_seg, os; print(os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"])'
+        environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OPENCV_IO_MAX_IMAGE_PIXELS': given}
+        command = [sys.executable, '-c', code]
+        return subprocess.run(
+            command, capture_output=True, text=True, env=environment, check=True
+        ).stdout.strip()
+
+    assert [limit(given) for given in ('', '1000', str(1 << 40))] == [
+        *(str(1 << 26), '1000', str(1 << 26))
+    ]
