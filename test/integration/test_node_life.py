@@ -92,11 +92,15 @@ def test_qos_override_and_mismatch_of_the_input(
 
 def test_silence_is_explained(tiny_bundle: Path, peer: Peer) -> None:
     parameters = {**ACTIVE, 'model.bundle': tiny_bundle, 'input.timeout_sec': 0.5}
-    with NodeProcess(parameters) as process:
+    at_home = {'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', 'ROS_STATIC_PEERS': None}
+    with NodeProcess(parameters, environment=at_home) as process:
         peer.wait_for_diagnostic(
             'Input', level='1', message=f'No image for .* on {IMAGE_TOPIC}: it has no publisher'
         )
-        process.wait_for_log('No image for .* it has no publisher. Remap image')
+        process.wait_for_log(
+            'No image for .* it has no publisher. Remap image.* '
+            'ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST: nodes of other computers are not found.'
+        )
         peer.camera(message_type=CompressedImage)
         peer.wait_for_diagnostic(
             'Input',
