@@ -73,7 +73,7 @@ def time_ns(index: int) -> int:
     return START_NS + index * STEP_NS
 
 
-@dataclass
+@dataclass(frozen=True)
 class Beside:
     """Another channel: its schema, and one message."""
 
@@ -466,6 +466,26 @@ WHOLE: dict[str, Kind] = {
 }
 
 
+# Topics that are not asked for: why they are listed in the report, '' for those that are not.
+LISTED = {
+    Beside('/json', ('foxglove.Log', 'jsonschema', b'{}'), 'json'): "encoding 'json'",
+    Beside('/proto', ('p.M', 'protobuf', b'\xff'), 'protobuf'): "encoding 'protobuf'",
+    Beside('/none', None, ''): "encoding ''; expected cdr or ros1",
+    Beside('/empty', ('a/msg/B', 'ros2msg', b''), 'cdr'): 'is none of ROS, and the file does not',
+    Beside('/srv', ('a/srv/B', 'ros2msg', b'int64 a\n---\nint64 b'), 'cdr'): 'cannot be parsed',
+    Beside('/idl', ('a/msg/C', 'ros2idl', b'#include "x"\nmodule a {};'), 'cdr'): '',
+    Beside('/odom', ('nav_msgs/msg/Odometry', 'unknown', b'\xff'), 'cdr'): '',
+}
+
+
+def test_topics_that_nobody_could_read_are_listed(tmp_path: Path) -> None:
+    with Bag(write_mcap(tmp_path / 'a.mcap', *LISTED)) as bag:
+        listed = bag.unreadable_topics()
+    assert set(listed) == {beside.topic for beside, why in LISTED.items() if why}
+    for beside, why in LISTED.items():
+        assert why in listed.get(beside.topic, '')
+
+
 @dataclass
 class Read:
     """What came out of a bag."""
@@ -681,7 +701,7 @@ REFUSED: dict[str, Kind] = {
     ),
     'image as json': (
         lambda at: write_mcap(at / 'a.mcap', schema=(IMAGE, 'jsonschema', b'{}'), encoding='json'),
-        "messages are 'json' encoding; expected cdr or ros1",
+        "messages are of encoding 'json'; expected cdr or ros1",
     ),
     'image of protobuf': (
         lambda at: write_mcap(
