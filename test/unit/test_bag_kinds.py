@@ -193,6 +193,11 @@ def packed(path: Path, suffix: str, data: bytes | None = None) -> Path:
     return target
 
 
+def corrupt(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[:4] + b'\xff' * 40)
+    return path
+
+
 def splits(folder: Path, *names: str) -> Path:
     """Write a file for each frame, in a folder without metadata.yaml."""
     folder.mkdir(parents=True)
@@ -292,6 +297,16 @@ WHOLE: dict[str, Kind] = {
         '',
     ),
     'ros1 own empty': (lambda at: write_ros1(at / 'a.bag', definition=' '), ''),
+    'ros1 own without header': (
+        lambda at: write_ros1(
+            at / 'a.bag', definition=STORE1.generate_msgdef(IMAGE)[0].partition(RULE)[0]
+        ),
+        '',
+    ),
+    'ros1 folder': (
+        lambda at: [(at / 'a').mkdir(), write_ros1(at / 'a' / 'd_0.bag'), at / 'a'][2],
+        r'd_0\.bag was read without',
+    ),
     'ros1 other md5': (lambda at: write_ros1(at / 'a.bag', md5='f' * 32), ''),
     'ros1 in mcap': (
         lambda at: write_mcap(
@@ -691,6 +706,18 @@ REFUSED: dict[str, Kind] = {
         r'pass one of dawn\.mcap, dusk_0\.mcap, noon\.mcap',
     ),
     'folder without a bag': (lambda at: at, 'holds no file of a bag; expected a rosbag2 folder'),
+    'folder of a bag': (
+        lambda at: [write_bag(at / 'a'), at][1],
+        'Bags in it: a; pass one of them',
+    ),
+    'zst cut off': (
+        lambda at: cut(packed(write_mcap(at / 'a.mcap'), '.zst'), lambda data: len(data) // 2),
+        'a.mcap is empty .* not copied whole',
+    ),
+    'zst that is none': (
+        lambda at: packed(write_mcap(at / 'a.mcap'), '.zst', b'') and corrupt(at / 'a.mcap.zst'),
+        r'`zstd --test a\.mcap\.zst`',
+    ),
     'sqlite cut off': (
         lambda at: cut(next(write_bag(at / 'a', 'sqlite3').glob('*.db3')), lambda d: len(d) // 2),
         r'\.recover \| sqlite3',
