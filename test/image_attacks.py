@@ -70,6 +70,7 @@ def attacks() -> dict[str, bytes]:
         'jpeg of 3841 x 2160': jpeg(3841, 2160),
         'jpeg without rows': jpeg(64, 0),
         'jpeg of 1000 scans': jpeg(*LARGEST, scans=1000),
+        'jpeg of 200000 comments': jpeg(64, 64)[:2] + b'\xff\xfe\0\2' * 200_000 + jpeg(64, 64)[2:],
         'arithmetic jpeg': jpeg(64, 64).replace(b'\xff\xc0', b'\xff\xc9'),
         'jpeg without a scan': jpeg(64, 64)[: jpeg(64, 64).index(b'\xff\xda')],
         'png of 2^31 columns': png(2**31 - 1, 1, zlib.compress(b'\0')),
@@ -79,6 +80,7 @@ def attacks() -> dict[str, bytes]:
         'tiff of 2^31 columns': tiff(2**31, 1, b''),
         'tiff of 60000 x 60000': tiff(60_000, 60_000, b''),
         'tiff of large tiles': tiff(64, 64, b'', t322=1 << 20, t323=1 << 20),
+        'tiff of small tiles': tiff(*LARGEST, b'', t322=16, t323=16),
         'tiff with a jpeg inside': tiff(64, 64, jpeg(65500, 65500), t259=7),
         'tiff of 65535 samples': tiff(64, 64, b'', t277=65535),
         'tiff that ends in its directory': tiff(64, 64, b'')[:40],
@@ -96,7 +98,7 @@ def heavy() -> dict[str, bytes]:
         'png with 900 MB of text': png(
             64, 64, zlib.compress(bytes(193 * 64)), extra=unpacked * 115
         ),
-        'jpeg of 20 scans': jpeg(*LARGEST, scans=20),
+        'jpeg of 30 scans': jpeg(*LARGEST, scans=30),
         'tiff': tiff(*LARGEST, zlib.compress(bytes(3 * width * height), 9)),
         'tiff of strips without end': tiff(
             64, 64, zlib.compress(bytes(3 * 64 * 64)), t278=2**32 - 1
