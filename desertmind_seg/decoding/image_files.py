@@ -58,18 +58,23 @@ def read_depth_file(path: Path) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16
     return image
 
 
-def read_label_file(path: Path) -> npt.NDArray[Any]:
+def read_label_file(path: Path, *, palette_colors: bool = False) -> npt.NDArray[Any]:
     """Read labels with the values that are stored: of a palette the indices, not the colours.
 
+    Args:
+        path: PNG, TIFF or BMP.
+        palette_colors: of a palette the colours all the same, where these are the labels.
+
     Returns:
-        (H, W) uint8 or uint16 of a palette or grey image, (H, W, 3) uint8 of a colour image.
+        (H, W) uint8 or uint16 of a palette or a grey image of 1 to 16 bits, (H, W, 3) uint8 of a
+        colour image.
 
     Raises:
         OSError: the file cannot be read.
-        DecodeError: as `read_color_file`, a JPEG or WebP (they change values), or another kind of
-            pixels.
+        DecodeError: as `read_color_file`, a JPEG or WebP (they change values), transparent pixels,
+            or another kind of pixels.
     """
-    return decode_palette(_content(path), LABEL_FILE_LIMITS)
+    return decode_palette(_content(path), LABEL_FILE_LIMITS, colors=palette_colors)
 
 
 def _content(path: Path) -> bytes:

@@ -16,12 +16,12 @@ def _tensorrt(bundle: Bundle, _num_threads: int, build: BuildOptions) -> Engine:
     return TensorRtEngine(bundle, build)
 
 
-def _onnxruntime_cpu(bundle: Bundle, num_threads: int, _build: BuildOptions) -> Engine:
-    return OnnxRuntimeEngine(bundle, 'cpu', num_threads)
+def _onnxruntime_cpu(bundle: Bundle, num_threads: int, build: BuildOptions) -> Engine:
+    return OnnxRuntimeEngine(bundle, 'cpu', num_threads, build.progress)
 
 
-def _onnxruntime_cuda(bundle: Bundle, num_threads: int, _build: BuildOptions) -> Engine:
-    return OnnxRuntimeEngine(bundle, 'cuda', num_threads)
+def _onnxruntime_cuda(bundle: Bundle, num_threads: int, build: BuildOptions) -> Engine:
+    return OnnxRuntimeEngine(bundle, 'cuda', num_threads, build.progress)
 
 
 # By name; 'auto' tries them in this order.
@@ -45,7 +45,8 @@ def load_engine(
         backend: a name in `BACKENDS`, or 'auto' for the first of them that runs here; `auto` logs
             what it chose and why it passed over the others.
         num_threads: CPU threads of one operator; 0 takes one for each physical core.
-        build: how a TensorRT engine is built that is not in the cache.
+        build: how a TensorRT engine is built that is not in the cache, and who is told how far
+            the loading is.
 
     Raises:
         EngineBuildError: a TensorRT engine could run here, but was not built.

@@ -1,18 +1,40 @@
 """Runs a bundle with ONNX Runtime."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 import os
 from pathlib import Path
-from typing import Any, Literal
+from threading import Thread
+import time
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx.utils import Extractor
 
-from desertmind_seg.engines.protocol import EngineError, check_request, read_unchanged
+from desertmind_seg.engines.protocol import (
+    EngineBuildError,
+    EngineError,
+    Progress,
+    check_outputs,
+    check_request,
+    read_unchanged,
+)
 from desertmind_seg.model.arrays import Depth, Rgb
 from desertmind_seg.model.bundle import DEPTH_INPUT, IMAGE_INPUT, Bundle
+
+_Result = TypeVar('_Result')
+
+# How long a bundle may take to load, or the first frame of a size to be computed. The shipped ones
+# take 0.5 s and 0.1 s on two cores. On CUDA kernels may be compiled, and convolutions tried out.
+LIMIT_SEC: dict[str, float] = {'cpu': 60.0, 'cuda': 600.0}
+# What takes no longer than this is not reported.
+_QUIET_SEC = 1.0
+# How long ONNX Runtime may take to stop when it is told to: it looks between two nodes.
+_STOP_SEC = 2.0
 
 
 class OnnxRuntimeEngine:
@@ -28,13 +50,21 @@ class OnnxRuntimeEngine:
         provider: 'cpu' or 'cuda'.
         num_threads: threads of one operator; 0 takes one for each physical core that this process
             may use.
+        progress: told how long it has been loading, or computing the first frame of a size; may
+            stop that.
 
     Raises:
-        EngineError: the provider cannot run here, or the graph cannot be loaded.
+        EngineBuildError: `progress` said stop.
+        EngineError: the provider cannot run here, or the graph cannot be loaded, or not within
+            `LIMIT_SEC`.
     """
 
     def __init__(
-        self, bundle: Bundle, provider: Literal['cpu', 'cuda'], num_threads: int = 0
+        self,
+        bundle: Bundle,
+        provider: Literal['cpu', 'cuda'],
+        num_threads: int = 0,
+        progress: Progress = lambda what, fraction: True,
     ) -> None:
         import onnxruntime
 
@@ -82,6 +112,9 @@ class OnnxRuntimeEngine:
         if bundle.metadata.modality == 'rgbd':
             self._inputs.append(DEPTH_INPUT)
         self._sessions: dict[frozenset[str], Any] = {}
+        self._limit_sec = LIMIT_SEC[provider]
+        self._progress = progress
+        self._known: set[tuple[Any, ...]] = set()  # outputs and frame sizes that were computed
         self._session(frozenset(('mask', 'confidence')))
 
     def infer(
@@ -97,13 +130,23 @@ class OnnxRuntimeEngine:
         if depth is not None:
             feeds[DEPTH_INPUT] = np.ascontiguousarray(depth)[None]
         session = self._session(frozenset(outputs))
+        kind = (*sorted(outputs), *rgb.shape)
+        is_first = kind not in self._known
         try:
-            arrays = session.run(list(outputs), feeds)
+            arrays = (
+                self._first_run(session, outputs, feeds)
+                if is_first
+                else session.run(list(outputs), feeds)
+            )
         except self._failures as err:
             raise EngineError(
-                f'{self.backend} failed on a frame of shape {rgb.shape}, type {rgb.dtype}: {err}'
+                f'{self.backend} failed on a frame of shape {rgb.shape}, type {rgb.dtype}: '
+                f'{_one_line(err)}'
             ) from err
-        return {name: array[0] for name, array in zip(outputs, arrays, strict=True)}
+        given = {name: array[0] for name, array in zip(outputs, arrays, strict=True)}
+        check_outputs(self.bundle, (rgb.shape[0], rgb.shape[1]), given, is_first=is_first)
+        self._known.add(kind)
+        return given
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -117,11 +160,20 @@ class OnnxRuntimeEngine:
             raise EngineError('the engine is closed; load it again')
         model = self._extractor.extract_model(self._inputs, sorted(outputs))
         try:
-            session = self._onnxruntime.InferenceSession(
-                model.SerializeToString(), self._options, providers=self._providers
+            session = self._supervised(
+                'loading the model',
+                lambda: self._onnxruntime.InferenceSession(
+                    model.SerializeToString(),
+                    self._options,
+                    providers=self._providers,
+                    enable_fallback=0,  # it prints what happened, and tries the same again
+                ),
+                self._cancel_loading,
             )
         except self._failures as err:
-            raise EngineError(f'{self.backend} cannot load {self.bundle.path}: {err}') from err
+            raise EngineError(
+                f'{self.backend} cannot load {self.bundle.path}: {_one_line(err)}'
+            ) from err
         # ONNX Runtime falls back to the CPU with a log line when CUDA does not start.
         if session.get_providers()[0] != self._providers[0]:
             raise EngineError(
@@ -134,16 +186,75 @@ class OnnxRuntimeEngine:
         self._sessions[outputs] = session
         return session
 
+    def _cancel_loading(self) -> None:
+        # Since 1.21; an older one goes on loading until it has done.
+        getattr(self._options, 'set_load_cancellation_flag', lambda _: None)(True)
+
+    def _first_run(
+        self, session: Any, outputs: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]]
+    ) -> list[npt.NDArray[Any]]:
+        """Run a frame of a new size, which may take for ever in a graph that nobody has run."""
+        options = self._onnxruntime.RunOptions()
+        return self._supervised(
+            'computing the first frame',
+            lambda: session.run(list(outputs), feeds, options),
+            lambda: setattr(options, 'terminate', True),
+        )
+
+    def _supervised(
+        self, what: str, work: Callable[[], _Result], cancel: Callable[[], None]
+    ) -> _Result:
+        """Do `work` in a thread, until it has done, `progress` says stop, or it takes too long."""
+        result: Future[_Result] = Future()
+
+        def run() -> None:
+            try:
+                result.set_result(work())
+            except BaseException as err:  # noqa: BLE001 - raised where it is waited for
+                result.set_exception(err)
+
+        began = time.monotonic()
+        # A daemon: where ONNX Runtime does not stop, the process can still end.
+        Thread(target=run, name='onnxruntime', daemon=True).start()
+        while True:
+            try:
+                return result.result(timeout=0.1)
+            except FutureTimeoutError:
+                elapsed_sec = time.monotonic() - began
+            is_late = elapsed_sec > self._limit_sec
+            told = f'{what} on {self.backend}, {elapsed_sec:.0f} of {self._limit_sec:.0f} s'
+            done = elapsed_sec / self._limit_sec
+            if is_late or (elapsed_sec > _QUIET_SEC and not self._progress(told, done)):
+                break
+        cancel()
+        with suppress(Exception):
+            result.result(timeout=_STOP_SEC)
+        goes_on = '' if result.done() else ' ONNX Runtime does not stop: end this process.'
+        if not is_late:
+            raise EngineBuildError(f'stopped while {what} of {self.bundle.path}.{goes_on}')
+        reason = f'{what} takes more than {self._limit_sec:g} s'
+        raise EngineError(
+            f'{self.bundle.path}: {reason} on {self.backend}, {self.device}; the shipped models '
+            f'take less than 1 s. Export a smaller network.{goes_on}',
+            reason,
+        )
+
 
 def _onnxruntime_failures() -> tuple[type[Exception], ...]:
-    """Return ONNX Runtime's own exceptions; they have no base of their own."""
+    """Return the exceptions of ONNX Runtime; they have no base of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    return tuple(
+    own = (
         member
         for member in vars(state).values()
         if isinstance(member, type) and issubclass(member, Exception)
     )
+    # What pybind11 makes of C++'s; ValueError is also that of a text which is not UTF-8.
+    return (*own, RuntimeError, ValueError, MemoryError)
+
+
+def _one_line(err: Exception) -> str:
+    return ' '.join(str(err).split()) or type(err).__name__
 
 
 def physical_cores(cpus: set[int]) -> set[str]:

@@ -1,15 +1,19 @@
 """What every engine is to the code that runs one: the protocol, its error, its checks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import hashlib
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from desertmind_seg.model.arrays import Depth, Rgb
-from desertmind_seg.model.bundle import Bundle
+from desertmind_seg.model.bundle import PROBABILITIES, Bundle
 from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.model.ontology import UNLABELED
+
+# Says what is being done and how much of it, 0 to 1; returns whether to go on.
+Progress = Callable[[str, float], bool]
 
 
 class EngineError(DesertmindError):
@@ -93,6 +97,47 @@ def check_request(
         raise EngineError(
             f'bundle {bundle.metadata.name!r} takes RGB only, but depth was given; pass none, or '
             'use an rgbd bundle'
+        )
+
+
+def check_outputs(
+    bundle: Bundle,
+    size_hw: tuple[int, int],
+    given: Mapping[str, npt.NDArray[Any]],
+    *,
+    is_first: bool,
+) -> None:
+    """Raise EngineError unless what a graph gave is what a bundle promises.
+
+    Args:
+        bundle: what was run.
+        size_hw: of the frame.
+        given: arrays by output, without the batch.
+        is_first: whether to look at the confidence too, which is 0 where a network computes NaN.
+    """
+    metadata = bundle.metadata
+    classes = metadata.ontology.num_classes
+    for name, array in given.items():
+        expected = (classes, *metadata.network_size_hw) if name == PROBABILITIES else size_hw
+        if array.shape != expected or array.dtype != np.uint8:
+            raise EngineError(
+                f'{bundle.path} gives a {name} of shape {array.shape} and type {array.dtype} for '
+                f'a frame of {size_hw}, expected {expected} uint8; export it again'
+            )
+    mask, confidence = given.get('mask'), given.get('confidence')
+    if mask is not None and mask.max() >= classes:
+        unknown = np.setdiff1d(np.unique(mask), [*range(classes), UNLABELED])
+        if unknown.size:
+            raise EngineError(
+                f'{bundle.path} gives the class {unknown[0]}, but its ontology '
+                f'{metadata.ontology.name} has the classes 0 to {classes - 1}; export it again'
+            )
+    # The largest of C probabilities is at least 1 / C; 1 for rounding.
+    if is_first and confidence is not None and confidence.min() < 255 // classes - 1:
+        raise EngineError(
+            f'{bundle.path} gives a confidence of {confidence.min()}/255 for the best of '
+            f'{classes} classes, which is at least 1/{classes}: it computes NaN or infinity. Its '
+            'weights are damaged, or overflow; export it again, fp16 as fp32'
         )
 
 

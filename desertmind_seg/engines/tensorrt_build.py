@@ -10,13 +10,12 @@ from typing import Any
 from desertmind_seg.engines.cache import (
     BuiltEngine,
     EngineKey,
-    Progress,
     StoredEngine,
     engine_folder,
     find_or_build,
 )
 from desertmind_seg.engines.profiles import Profile, parse_shape
-from desertmind_seg.engines.protocol import EngineBuildError
+from desertmind_seg.engines.protocol import EngineBuildError, Progress
 from desertmind_seg.engines.tensorrt_library import TensorRt
 from desertmind_seg.engines.tensorrt_network import ParsedNetwork
 from desertmind_seg.model.bundle import Bundle

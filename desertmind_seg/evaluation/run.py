@@ -40,6 +40,9 @@ from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.reports.output import output_folder, write_json
 from desertmind_seg.reports.provenance import environment
 
+# So many bad frames are said as they come; all of them are counted.
+_MAX_SAID = 5
+
 
 def evaluate_bag(
     bag_path: Path,
@@ -134,10 +137,12 @@ def _segment(frames: RecordedFrames, runs: list[ModelRun]) -> None:
         else:
             for run in runs:
                 run.reset()
-            text = f'Frame with stamp {frame.stamp_ns} ns left out: {frame.error}'
-            tqdm.write(text, file=sys.stderr)
+            if frames.bad.count <= _MAX_SAID:
+                text = f'Frame with stamp {frame.stamp_ns} ns left out: {frame.error}'
+                tqdm.write(text, file=sys.stderr)
     if not frames.times_ns:
+        first = frames.bad.first[0].error if frames.bad.first else 'lost, its bytes are damaged'
         raise BagError(
-            f'None of the {len(frames.bad)} frames of {frames.topic!r} could be segmented; the '
-            f'first one: {frames.bad[0].error}'
+            f'None of the {len(frames)} frames of {frames.topic!r} could be segmented; the first '
+            f'one: {first}'
         )

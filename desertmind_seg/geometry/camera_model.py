@@ -82,6 +82,12 @@ class CameraRays:
         return self._rays
 
 
+def image_size_hw(camera_info: Any) -> tuple[int, int]:
+    """Return height and width in pixels of the images that a sensor_msgs/CameraInfo is of."""
+    (height, width), (binning_x, binning_y) = _region_hw(camera_info), _binning(camera_info)
+    return height // binning_y, width // binning_x
+
+
 def image_camera_info(camera_info: Any, header: Any, size_hw: tuple[int, int]) -> Any:
     """Build the sensor_msgs/CameraInfo that goes with a mask.
 
@@ -134,6 +140,13 @@ def _binning(camera_info: Any) -> tuple[int, int]:
     return max(camera_info.binning_x, 1), max(camera_info.binning_y, 1)
 
 
+def _region_hw(camera_info: Any) -> tuple[int, int]:
+    # A region without a size is the whole sensor.
+    roi = camera_info.roi
+    region = roi if roi.height and roi.width else camera_info
+    return region.height, region.width
+
+
 def _of_the_image(camera_info: Any, matrix: Float64) -> Float64:
     """Return K or P for the image's pixels; as image_geometry does, region first, then binning."""
     binning_x, binning_y = _binning(camera_info)
@@ -163,18 +176,15 @@ def _camera_matrix(camera_info: Any, rectified: bool) -> Float64:
 
 
 def _check_size(camera_info: Any, size_hw: tuple[int, int]) -> None:
-    roi, (binning_x, binning_y) = camera_info.roi, _binning(camera_info)
-    full_hw = camera_info.height, camera_info.width
-    # A region without a size is the whole sensor.
-    region_hw = (roi.height, roi.width) if roi.height and roi.width else full_hw
-    expected_hw = region_hw[0] // binning_y, region_hw[1] // binning_x
+    (binning_x, binning_y), region_hw = _binning(camera_info), _region_hw(camera_info)
+    expected_hw = image_size_hw(camera_info)
     if expected_hw != tuple(size_hw):
         raise CameraInfoError(
             f'camera_info is of images of {expected_hw[1]} x {expected_hw[0]} pixels (width x '
-            f'height: the sensor has {full_hw[1]} x {full_hw[0]}, region of interest '
-            f'{region_hw[1]} x {region_hw[0]}, binning {binning_x} x {binning_y}), but the image '
-            f'has {size_hw[1]} x {size_hw[0]}. Take both topics from one camera and stream; '
-            'whoever resizes images has to publish a camera_info of their size.'
+            f'height: the sensor has {camera_info.width} x {camera_info.height}, region of '
+            f'interest {region_hw[1]} x {region_hw[0]}, binning {binning_x} x {binning_y}), but '
+            f'the image has {size_hw[1]} x {size_hw[0]}. Take both topics from one camera and '
+            'stream; whoever resizes images has to publish a camera_info of their size.'
         )
 
 

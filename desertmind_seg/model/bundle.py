@@ -1,8 +1,7 @@
 """The bundle: one ONNX file that holds network, pre- and post-processing, ontology and history."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import hashlib
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,12 +9,21 @@ from google.protobuf.message import DecodeError
 import onnx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from desertmind_seg.model.documents import DocumentError, parse_json
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.files import atomic_write
+from desertmind_seg.model.files import FileError, atomic_write, read_file
+from desertmind_seg.model.graph import GraphError, check_graph_is_plain, graph_sha256
 from desertmind_seg.model.ontology import Ontology, describe_validation_error
 
 METADATA_KEY = 'desertmind_seg'
+# The ONNX metadata's entry with `graph_sha256`, by which damage is noticed.
+HASH_KEY = 'desertmind_seg.graph_sha256'
 FORMAT_VERSION = 1
+
+# Protobuf's own limit.
+_MAX_BYTES = 2**31 - 1
+# The shipped ones have 10,000; 255 classes with all their scores and raw codes 200,000.
+MAX_METADATA_CHARS = 2**21
 
 # Frame sizes for which every bundle must work, (height, width) in pixels.
 MIN_SIZE_HW = (64, 64)
@@ -26,6 +34,22 @@ DEPTH_INPUT = 'depth'
 OUTPUTS: tuple[str, ...] = ('mask', 'confidence', 'cost')
 # Of every class, at the network's size; for the temporal filter. Older bundles do not have it.
 PROBABILITIES = 'probabilities'
+
+_CHECKPOINT = 'a checkpoint. Export it: python -m training.export CHECKPOINT --out BUNDLE.onnx'
+_WEB_PAGE = 'a web page, perhaps that about the file. Download the file itself'
+_PLAN = 'a built TensorRT engine. Give the .onnx file of which it was built'
+# What people give instead of a bundle, by how the file begins.
+_OTHER_FILES = {
+    b'version https://git-lfs': 'a pointer of Git LFS. Fetch the file itself: git lfs pull',
+    b'<!': _WEB_PAGE,
+    b'<h': _WEB_PAGE,
+    b'<H': _WEB_PAGE,
+    b'PK\x03\x04': _CHECKPOINT,
+    b'\x80\x02': _CHECKPOINT,  # of torch before 1.6
+    b'vtrt': _PLAN,  # of TensorRT-RTX
+    b'ptrt': _PLAN,
+    b'ftrt': _PLAN,
+}
 
 
 class BundleError(DesertmindError):
@@ -118,26 +142,48 @@ def read_bundle(path: str | Path) -> Bundle:
     """Read and check a bundle without building an engine for it.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        BundleError: the file is not ONNX, was not exported by this project, its ontology does not
-            match its hash, or its graph does not have the inputs and outputs of a bundle.
+        OSError: there is no such file, or it cannot be read.
+        BundleError: the file is no regular one, is not ONNX, was not exported by this project, is
+            damaged, its ontology does not match its hash, or its graph is not that of a bundle.
     """
     path = Path(path)
-    if not path.is_file():
-        state = 'is not a file' if path.exists() else 'does not exist'
+    try:
+        content = read_file(path, _MAX_BYTES)
+    except FileNotFoundError:
         raise FileNotFoundError(
-            f'bundle {path} {state}; give the path of an .onnx file that training.export wrote'
-        )
-    content = path.read_bytes()
+            f'bundle {path} does not exist; give the path of an .onnx file that training.export '
+            'wrote'
+        ) from None
+    except FileError as err:
+        raise BundleError(f'bundle {err}; give an .onnx file that training.export wrote') from err
+    for start, is_what in _OTHER_FILES.items():
+        if content.startswith(start):
+            raise BundleError(f'{path} is no bundle: it is {is_what}')
     try:
         model = onnx.load_model_from_string(content)
-    except DecodeError as err:
+        found = graph_sha256(content)
+    except (DecodeError, GraphError) as err:
         raise BundleError(
-            f'bundle {path} ({len(content)} bytes) is not a whole ONNX file: {err}. Copy it '
-            'again, and compare its SHA-256 with the one in the model card.'
+            f'bundle {path} ({len(content)} bytes) is not a whole ONNX file: {err}. Copy it again.'
         ) from err
+    promised = _prop(model, HASH_KEY)
+    if promised not in (None, found):
+        raise BundleError(
+            f'bundle {path} is damaged, or was edited after the export: its graph and weights '
+            f'hash to {found[:16]}..., not to the {promised[:16]!r} that it holds. Copy it again, '
+            'or export it again with python -m training.export.'
+        )
     metadata = _parse_metadata(model, path)
     outputs = _check_graph(model, metadata, path)
+    try:
+        check_graph_is_plain(model, path)
+    except GraphError as err:
+        raise BundleError(str(err)) from err
+    if promised is None:
+        raise BundleError(
+            f'bundle {path} has no {HASH_KEY!r} entry among its ONNX metadata, so damage to it '
+            'would not be noticed. Export it again with python -m training.export.'
+        )
     return Bundle(path, hashlib.sha256(content).hexdigest(), metadata, outputs)
 
 
@@ -152,42 +198,57 @@ def write_bundle(model: onnx.ModelProto, metadata: BundleMetadata, path: str | P
     path = Path(path)
     stamped = onnx.ModelProto()
     stamped.CopyFrom(model)
-    kept = [entry for entry in stamped.metadata_props if entry.key != METADATA_KEY]
+    ours = (METADATA_KEY, HASH_KEY)
+    kept = [entry for entry in stamped.metadata_props if entry.key not in ours]
     del stamped.metadata_props[:]
     stamped.metadata_props.extend(kept)
     stamped.metadata_props.add(key=METADATA_KEY, value=metadata.model_dump_json())
-    external = [
-        tensor.name
-        for tensor in stamped.graph.initializer
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-    ]
-    if external:
-        raise BundleError(
-            f'{path}: {len(external)} weights, {external[0]!r} first, lie outside the ONNX file; '
-            'a bundle is one file, so load the model with its external data before writing it'
-        )
+    try:
+        check_graph_is_plain(stamped, path)
+    except GraphError as err:
+        raise BundleError(str(err)) from err
     try:
         onnx.checker.check_model(stamped)
     except onnx.checker.ValidationError as err:
         raise BundleError(f'{path}: the graph is not valid ONNX: {err}') from err
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
-        temporary.write_bytes(stamped.SerializeToString())
+        temporary.write_bytes(with_hash(stamped.SerializeToString()))
         written = read_bundle(temporary)
-    return Bundle(path, written.sha256, written.metadata, written.outputs)
+    return replace(written, path=path)
+
+
+def with_hash(content: bytes) -> bytes:
+    """Return the content of an ONNX file with the hash of its graph as one more metadata entry."""
+    entry = onnx.StringStringEntryProto(key=HASH_KEY, value=graph_sha256(content))
+    # Two messages in a row are to protobuf one message with the fields of both.
+    addition: bytes = onnx.ModelProto(metadata_props=[entry]).SerializeToString()
+    return content + addition
+
+
+def _prop(model: onnx.ModelProto, key: str) -> str | bytes | None:
+    """Return a metadata entry; bytes where it is not UTF-8."""
+    values = [entry.value for entry in model.metadata_props if entry.key == key]
+    return values[-1] if values else None
 
 
 def _parse_metadata(model: onnx.ModelProto, path: Path) -> BundleMetadata:
-    props = {entry.key: entry.value for entry in model.metadata_props}
-    if METADATA_KEY not in props:
+    text = _prop(model, METADATA_KEY)
+    if text is None:
+        keys = sorted({str(entry.key)[:60] for entry in model.metadata_props})[:20]
         raise BundleError(
-            f'{path} has no {METADATA_KEY!r} entry among its ONNX metadata {sorted(props)}: it is '
-            'a foreign or incomplete model. Export it with python -m training.export.'
+            f'{path} has no {METADATA_KEY!r} entry among its ONNX metadata {keys}: it is a '
+            'foreign or incomplete model. Export it with python -m training.export.'
+        )
+    if len(text) > MAX_METADATA_CHARS:
+        raise BundleError(
+            f'{path}: its metadata has {len(text)} characters, expected at most '
+            f'{MAX_METADATA_CHARS}. Export it again, with fewer scores.'
         )
     try:
-        document = json.loads(props[METADATA_KEY])
-    except json.JSONDecodeError as err:
-        raise BundleError(f'{path}: its metadata is not JSON: {err}. Export it again.') from err
+        document = parse_json(text, f'{path}: its metadata')
+    except DocumentError as err:
+        raise BundleError(f'{err}. Export it again.') from err
     version = document.get('format_version') if isinstance(document, dict) else None
     if version != FORMAT_VERSION:
         raise BundleError(
@@ -195,7 +256,7 @@ def _parse_metadata(model: onnx.ModelProto, path: Path) -> BundleMetadata:
             'it again, or use the desertmind_seg that wrote it'
         )
     try:
-        return BundleMetadata.model_validate_json(props[METADATA_KEY])
+        return BundleMetadata.model_validate_json(text)
     except ValidationError as err:
         raise BundleError(
             f'{path}: bad metadata: {describe_validation_error(err, document)}'
@@ -227,7 +288,7 @@ def _check_graph(model: onnx.ModelProto, metadata: BundleMetadata, path: Path) -
         ('inputs', inputs, expected),
         ('outputs', list(model.graph.output), outputs),
     ):
-        found = [value.name for value in values]
+        found = [str(value.name) for value in values]  # bytes where it is not UTF-8
         if sorted(found) != sorted(names):
             raise BundleError(
                 f'{path}: the graph of this {metadata.modality} bundle has {kind} {found}, '
@@ -252,4 +313,6 @@ def _signature(value: onnx.ValueInfoProto) -> _Signature:
 def _show(signature: _Signature) -> str:
     element, shape = signature
     sizes = ', '.join('dynamic' if size is None else str(size) for size in shape)
-    return f'{onnx.TensorProto.DataType.Name(element).lower()} ({sizes})'
+    known = element in onnx.TensorProto.DataType.values()
+    name = onnx.TensorProto.DataType.Name(element).lower() if known else f'type {element}'
+    return f'{name} ({sizes})'

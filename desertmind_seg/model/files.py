@@ -1,13 +1,28 @@
 """Where the package finds the files it ships, keeps its cache, and how it writes a file whole."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+import errno
+import fcntl
+from functools import cache
+import grp
 import os
 from pathlib import Path
+import pwd
+import re
+import secrets
+import shutil
+import stat
 import sysconfig
+
+from desertmind_seg.model.errors import DesertmindError
 
 PACKAGE = 'desertmind_seg'
 DEFAULT_BUNDLE = 'models/ycor8_rgb.onnx'
+
+
+class FileError(DesertmindError):
+    """A path is not the kind of file that is expected there."""
 
 
 def share_roots() -> list[Path]:
@@ -56,23 +71,248 @@ def share_path(relative: str) -> Path:
 
 
 def cache_dir() -> Path:
-    """Return the cache folder by the XDG base directory specification; it may not exist."""
+    """Return the cache folder by the XDG base directory specification; it may not exist.
+
+    Raises:
+        FileError: the user has no home folder, as one that only a container's options name.
+    """
     configured = Path(os.environ.get('XDG_CACHE_HOME', ''))
     # The specification asks for relative values to be ignored.
-    base = configured if configured.is_absolute() else Path.home() / '.cache'
-    return base / PACKAGE
+    if configured.is_absolute():
+        return configured / PACKAGE
+    try:
+        return Path.home() / '.cache' / PACKAGE
+    except RuntimeError:
+        raise FileError(
+            f'user {os.geteuid()} has no home folder for a cache; set XDG_CACHE_HOME, or HOME, to '
+            'a folder that it may write to'
+        ) from None
+
+
+def check_only_we_write(path: Path) -> None:
+    """Raise FileError where another user could have put something else in the place of `path`.
+
+    So that nobody's code is run as ours: `path` and every folder above it belong to this user or
+    to root, and nobody else may write to them. A folder with the sticky bit, as /tmp, is as good
+    where each file in it is checked. A group may write if it is root's, or this user's alone.
+    """
+    absolute, real = path.absolute(), path.resolve()
+    for each in dict.fromkeys([absolute, real, *absolute.parents, *real.parents]):
+        info = each.stat()
+        if info.st_uid not in (0, os.geteuid()):
+            raise FileError(
+                f'{each} belongs to user {info.st_uid}, not to user {os.geteuid()} who runs this'
+            )
+        others = stat.S_IWOTH | (0 if _is_private(info.st_gid) else stat.S_IWGRP)
+        is_sticky = stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISVTX
+        if info.st_mode & others and not is_sticky:
+            raise FileError(
+                f'{each} may be written to by others (mode {stat.S_IMODE(info.st_mode):o}); if '
+                f'you trust what is in it, chmod go-w {each}'
+            )
+
+
+def _is_private(group_id: int) -> bool:
+    """Whether a group is root's, or has the name of this user and no other member."""
+    try:
+        group, name = grp.getgrgid(group_id), pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a number without a name, as in a container
+        return group_id == 0
+    return group_id == 0 or (group.gr_name == name and set(group.gr_mem) <= {name})
+
+
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """Read a regular file, never more than `max_bytes`; nothing that would block is opened.
+
+    Raises:
+        OSError: it does not exist or cannot be read.
+        FileError: it is a folder, pipe, device or socket, or larger.
+    """
+    _check_regular(path, path.stat().st_mode)
+    # Not blocking, for what may have come to stand there meanwhile.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, 'rb') as file:
+        _check_regular(path, os.fstat(descriptor).st_mode)
+        content = file.read(max_bytes + 1)  # some files of /proc say that they have 0 bytes
+    if len(content) > max_bytes:
+        raise FileError(
+            f'{path} has more than {max_bytes} bytes, the most that are read of such a file; is '
+            'it the right one?'
+        )
+    return content
+
+
+def _check_regular(path: Path, mode: int) -> None:
+    kinds = {
+        stat.S_IFDIR: 'a folder',
+        stat.S_IFIFO: 'a pipe',
+        stat.S_IFSOCK: 'a socket',
+        stat.S_IFCHR: 'a device',
+        stat.S_IFBLK: 'a device',
+    }
+    if not stat.S_ISREG(mode):
+        raise FileError(f'{path} is {kinds[stat.S_IFMT(mode)]}; expected a file')
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path` that becomes `path` only when the block succeeds.
 
     The suffix is kept, because OpenCV and ffmpeg choose the format by it. When the block raises,
-    the temporary file is removed and whatever stood at `path` before is untouched.
+    the temporary file is removed and whatever stood at `path` before is untouched. The temporary
+    file is there already, empty, new and of this process alone; one that a process left which was
+    killed is removed by the next process that writes to the folder.
+
+    Args:
+        path: what is written.
+        durable: wait for the disk before the file takes its name. Else a power cut in the next
+            half minute may leave it empty under that name: right for files of which there are
+            many and that are soon made again, such as the masks of a folder of images.
     """
-    temporary = path.with_name(f'.{path.stem}.{os.getpid()}.tmp{path.suffix}')
-    try:
+    with _naming(path), _new_file(path.parent, path.suffix) as (temporary, descriptor):
         yield temporary
+        if durable:
+            os.fsync(descriptor)
         temporary.replace(path)
+
+
+@contextmanager
+def partial_folder(parent: Path) -> Iterator[Path]:
+    """Yield a new folder below `parent` for results that are not whole yet; it goes in the end.
+
+    One that a process left which was killed is removed as with `atomic_write`.
+    """
+    with _naming(parent), _new_folder(parent) as folder:
+        yield folder
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name what was being written where a failed write does not, in Python or a library."""
+    try:
+        yield
+    except OSError as err:
+        is_named = err.filename and not Path(os.fsdecode(err.filename)).name.startswith(_PARTIAL)
+        if err.errno is not None and not is_named:
+            err.filename = str(path)
+        raise
+    except DesertmindError:
+        raise
+    except Exception as err:
+        number = _errno_of(err)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from err
+
+
+# What SQLite and torch say of a full disk instead of an error number.
+_FULL_DISK = ('disk is full', 'file write failed')
+
+
+def _errno_of(err: BaseException | None) -> int | None:
+    """Return the number of the system's error that an exception was made of, or speaks of."""
+    while err is not None:
+        if isinstance(err, OSError) and err.errno is not None:
+            return err.errno
+        if any(words in str(err) for words in _FULL_DISK):
+            return errno.ENOSPC
+        err = err.__cause__ or err.__context__
+    return None
+
+
+@contextmanager
+def _new_folder(parent: Path) -> Iterator[Path]:
+    """Yield a new folder whose lock this process holds."""
+    _remove_abandoned(str(parent.absolute()))
+    while True:
+        folder = parent / f'{_PARTIAL}{secrets.token_hex(8)}'
+        folder.mkdir()
+        try:
+            lock = _open(folder / _LOCK, os.O_CREAT)
+        except FileNotFoundError:  # removed by a process that cleans up, just now
+            continue
+        if _claims(lock, folder / _LOCK):
+            break
+        os.close(lock)
+    try:
+        yield folder
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+# What is not whole yet is named .partial-16 hexadecimal digits, and its owner holds a lock on it.
+# The kernel frees the lock with the process, whatever ends it, and knows it across containers; NFS
+# asks its server. Nothing depends on clocks, or on process ids, which other containers have too.
+_PARTIAL = '.partial-'
+_PARTIAL_NAME = re.compile(r'\.partial-[0-9a-f]{16}(\.[^.]*)?')
+_LOCK = 'lock'
+
+
+@contextmanager
+def _new_file(folder: Path, suffix: str) -> Iterator[tuple[Path, int]]:
+    """Yield the path and the descriptor of a new file whose lock this process holds."""
+    _remove_abandoned(str(folder.absolute()))
+    while True:
+        path = folder / f'{_PARTIAL}{secrets.token_hex(8)}{suffix}'
+        # O_EXCL follows no link and takes no file of another's; the mode is that of any new file.
+        lock = _open(path, os.O_CREAT | os.O_EXCL)
+        if _claims(lock, path):
+            break
+        os.close(lock)
+    try:
+        yield path, lock
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _open(path: Path, flags: int) -> int:
+    return os.open(
+        path, flags | os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode=0o666
+    )
+
+
+def _holds(lock: int, path: Path) -> bool:
+    """Take the lock of what was opened as `path`; False where another has it, or it has gone.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Between opening and locking, a process that cleans up may have removed it.
+        return os.path.samestat(os.fstat(lock), path.lstat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
+def _claims(lock: int, path: Path) -> bool:
+    try:
+        return _holds(lock, path)
+    except OSError:  # without locks nobody can tell that its owner died, so nobody removes it
+        return True
+
+
+@cache  # once a process: a folder of 10,000 masks is not listed 10,000 times
+def _remove_abandoned(folder: str) -> None:
+    """Remove what processes left in `folder` that were killed while they wrote."""
+    with suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            if _PARTIAL_NAME.fullmatch(entry.name):
+                with suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        _remove_if_abandoned(Path(entry.path), Path(entry.path, _LOCK))
+                    elif entry.is_file(follow_symlinks=False):
+                        _remove_if_abandoned(Path(entry.path), Path(entry.path))
+
+
+def _remove_if_abandoned(path: Path, lock_path: Path) -> None:
+    # A folder without a lock gets one: its owner, if it has just been made, then makes another.
+    is_folder = path != lock_path
+    lock = _open(lock_path, os.O_CREAT if is_folder else 0)
+    try:
+        if _holds(lock, lock_path):
+            shutil.rmtree(path) if is_folder else path.unlink()
+    finally:
+        os.close(lock)

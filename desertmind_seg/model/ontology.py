@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-import yaml
 
+from desertmind_seg.model.documents import DocumentError, read_yaml
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import share_path
 
@@ -234,7 +234,9 @@ def load_ontology(name_or_path: str | Path) -> Ontology:
 
     Raises:
         FileNotFoundError: no such table; the message lists the shipped ones.
-        OntologyError: the file is no valid table; the message names class, field and value.
+        OSError, FileError: the file cannot be read.
+        OntologyError: it is no valid table; the message names class, field and value, or the line
+            that is no YAML.
     """
     path = Path(name_or_path)
     if path.suffix not in ('.yaml', '.yml'):
@@ -245,13 +247,11 @@ def load_ontology(name_or_path: str | Path) -> Ontology:
             )
         path = share_path(f'config/ontologies/{name_or_path}.yaml')
     try:
-        document = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except yaml.YAMLError as err:
-        raise OntologyError(f'{path} is not YAML: {err}') from err
+        document = read_yaml(path)
+    except DocumentError as err:
+        raise OntologyError(str(err)) from err
     try:
         # By way of JSON: strict mode takes a JSON array for a tuple, but no Python list.
         return Ontology.model_validate_json(json.dumps(document))
     except ValidationError as err:
         raise OntologyError(f'{path}: {describe_validation_error(err, document)}') from err
-    except TypeError as err:
-        raise OntologyError(f'{path}: {err}; use plain numbers, strings and lists') from err

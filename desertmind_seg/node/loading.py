@@ -53,6 +53,7 @@ class SegmenterLoader:
         self._log = log
         self._on_progress = on_progress
         self._stop = stop
+        self._is_loading = False
         self._reported_sec = 0.0
 
     def load(self) -> Segmenter:
@@ -73,6 +74,7 @@ class SegmenterLoader:
             )
         sizes_hw = self._sizes_to_warm_up(metadata.network_size_hw)
         begin = time.perf_counter()
+        self._is_loading = True
         try:
             engine = self._load_engine(
                 bundle,
@@ -80,13 +82,25 @@ class SegmenterLoader:
                 settings['engine.num_threads'],
                 self.build_options(),
             )
+            segmenter = self._warmed_up(engine, sizes_hw)
         finally:
             self.building = ''
-        alpha = settings['temporal.alpha']
+            self._is_loading = False
+        self._log(
+            f'Bundle {metadata.name} ({bundle.path}, {metadata.precision}, network '
+            f'{metadata.network_size_hw[1]}x{metadata.network_size_hw[0]}), '
+            f'{metadata.ontology.num_classes} classes of {metadata.ontology.name}, runs on '
+            f'{engine.backend} ({engine.device}); ready after {time.perf_counter() - begin:.1f} s.'
+        )
+        return segmenter
+
+    def _warmed_up(self, engine: Engine, sizes_hw: list[tuple[int, int]]) -> Segmenter:
+        """Run the first frames, which shows whether the graph does what its bundle promises."""
+        alpha = self._settings['temporal.alpha']
         try:
             segmenter = Segmenter(
                 engine,
-                settings['confidence.threshold'],
+                self._settings['confidence.threshold'],
                 TemporalFilter(alpha) if alpha > 0 else None,
             )
             for size_hw in sizes_hw:
@@ -94,12 +108,6 @@ class SegmenterLoader:
         except EngineError:
             engine.close()  # what it holds on a GPU is not given back by itself
             raise
-        self._log(
-            f'Bundle {metadata.name} ({bundle.path}, {metadata.precision}, network '
-            f'{metadata.network_size_hw[1]}x{metadata.network_size_hw[0]}), '
-            f'{metadata.ontology.num_classes} classes of {metadata.ontology.name}, runs on '
-            f'{engine.backend} ({engine.device}); ready after {time.perf_counter() - begin:.1f} s.'
-        )
         return segmenter
 
     def build_only(self) -> None:
@@ -117,10 +125,12 @@ class SegmenterLoader:
             )
         bundle = self._bundle()
         tensorrt, target = choose_target(self._settings['engine.target'])
+        self._is_loading = True
         try:
             stored = stored_engine(bundle, tensorrt, target, self.build_options())
         finally:
             self.building = ''
+            self._is_loading = False
         how = 'was built' if stored.built_now else 'was there'
         self._log(f'Engine for {target} {how}: {stored.path}')
 
@@ -132,12 +142,13 @@ class SegmenterLoader:
 
     def _on_build(self, what: str, fraction: float) -> bool:
         """Report the progress of an engine that is being built; returns whether to go on."""
-        self.building = f'building the engine, {fraction:.0%}: {what}'
         now_sec = time.monotonic()
-        if now_sec - self._reported_sec >= _REPORT_SEC:
-            self._reported_sec = now_sec
-            self._log(self.building)
-            self._on_progress()
+        if self._is_loading:  # else it is a frame of a new size, later
+            self.building = f'building the engine, {fraction:.0%}: {what}'
+            if now_sec - self._reported_sec >= _REPORT_SEC:
+                self._reported_sec = now_sec
+                self._log(self.building)
+                self._on_progress()
         return not self._stop.is_set()
 
     def _bundle(self) -> Bundle:

@@ -238,6 +238,14 @@ PARAMETERS = (
         'Gravity-aligned frame that stands still, in which the costmap is; tf only.',
     ),
     ParameterSpec(
+        'costmap.tf_wait_ms',
+        500,
+        'How long a frame of the costmap waits for transforms of its stamp, which come later than '
+        'the image; masks do not wait. tf only.',
+        unit='ms',
+        range=(0, 5_000),
+    ),
+    ParameterSpec(
         'costmap.base_frame',
         'base_link',
         'Base of the vehicle, on the ground; with static extrinsics the frame of the costmap.',

@@ -4,10 +4,9 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 import json
 from pathlib import Path
-import tempfile
 from typing import Any
 
-from desertmind_seg.model.files import atomic_write
+from desertmind_seg.model.files import atomic_write, partial_folder
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
@@ -37,8 +36,8 @@ def output_folder(out: Path, names: Collection[str], *, replace: bool) -> Iterat
             '--force to replace them.'
         )
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix='.partial-', dir=out) as scratch:
-        partial, old = Path(scratch, 'new'), Path(scratch, 'old')
+    with partial_folder(out) as scratch:
+        partial, old = scratch / 'new', scratch / 'old'
         partial.mkdir()
         old.mkdir()
         yield partial

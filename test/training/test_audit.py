@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+import re
 from typing import Any
 
 import cv2
+from image_attacks import attacks
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -141,6 +143,20 @@ def test_each_fault_is_named_and_fails_the_audit(
     assert f'fault: {kind}: ' in capsys.readouterr().out
     # All other frames are still looked at.
     assert document['readable_frames'] >= 5
+
+
+def test_an_audit_lists_every_bad_file_and_goes_on(tmp_path: Path) -> None:
+    root = _write_set(tmp_path / 'set')
+    half = cv2.imencode('.jpg', _picture(9))[1].tobytes()[:-200]  # OpenCV makes the rest grey
+    bad = {f'junk_{number}': content for number, content in enumerate([half, *attacks().values()])}
+    for name, content in bad.items():
+        _write(root / f'masks/{name}.png', np.full(_HW, 8, np.uint8))
+        _write(root / f'depth/{name}.png', np.ones(_HW, np.uint16))
+        (root / f'images/{name}.png').write_bytes(content)
+    code, document, _ = _audit(root, '--val-every-groups', '99')
+    assert code == 1
+    assert sorted(re.findall(r'junk_\d+', str(document['faults']))) == sorted(bad)
+    assert document['readable_frames'] == 6
 
 
 def test_unknown_codes_are_counted_by_file(tmp_path: Path) -> None:

@@ -1,8 +1,12 @@
 """Frames are read as labelled, split by blocks, and errors are named."""
 
+from collections.abc import Callable
+import os
 from pathlib import Path
+import zlib
 
 import cv2
+from image_attacks import jpeg, png
 import numpy as np
 from PIL import Image
 import pytest
@@ -91,18 +95,90 @@ def test_labels_of_another_size_are_refused(tmp_path: Path) -> None:
         dataset[0]
 
 
-def test_labels_in_colour_are_refused(tmp_path: Path) -> None:
+_CODES = (np.arange(68 * 128).reshape(68, 128) // 4 % 4).astype(np.uint8)  # 0..3
+_CODES[0] = 1
+
+
+def _as_png(path: Path, mode: str) -> None:
+    """Write `_CODES` in a form in which people keep masks."""
+    if mode in {'1', '2', '4'}:  # bits of a grey sample; Pillow writes neither 2 nor 4
+        bits = int(mode)
+        samples = _CODES % (1 << bits)
+        each = np.unpackbits(samples[..., None], axis=-1)[..., 8 - bits :]
+        rows = np.packbits(each.reshape(68, -1), axis=-1)
+        packed = zlib.compress(b''.join(b'\0' + row.tobytes() for row in rows))
+        path.write_bytes(png(128, 68, packed, color=0, bits=bits))
+    elif mode.startswith('palette'):
+        image = Image.fromarray(_CODES)
+        image.putpalette([200, 0, 0, 0, 200, 0, 0, 0, 200, 9, 9, 9])
+        image.save(path, bits=int(mode[-1]))
+    elif mode == '16':
+        Image.fromarray(_CODES.astype(np.uint16)).save(path)
+    else:
+        Image.fromarray(_CODES).convert(mode).save(path)
+
+
+@pytest.mark.parametrize(
+    'mode', ['1', '2', '4', 'L', '16', 'palette of 2', 'palette of 8', 'RGB', 'RGBA', 'LA']
+)
+def test_masks_are_read_where_their_codes_are_certain(tmp_path: Path, mode: str) -> None:
     folder, dataset = _break(tmp_path)
-    Image.fromarray(np.ones((68, 128, 3), np.uint8)).save(folder / 'labels.png')
-    with pytest.raises(DatasetError, match="mode 'RGB', expected a palette PNG"):
+    _as_png(folder / 'labels.png', mode)
+    codes = _CODES % 2 if mode == '1' else _CODES
+    assert np.array_equal(dataset[0]['labels'], YCOR8.from_raw(codes, mode))
+
+
+def _colored(path: Path) -> None:
+    Image.fromarray(YCOR8.colors_rgb[_CODES]).save(path, 'PNG')
+
+
+def _deep_color(path: Path) -> None:
+    assert cv2.imwrite(str(path), np.full((68, 128, 3), 300, np.uint16))
+
+
+def _transparent(path: Path) -> None:
+    Image.fromarray(np.dstack([_CODES] * 3 + [_CODES * 80])).save(path)
+
+
+def _real_numbers(path: Path) -> None:
+    Image.fromarray(_CODES.astype(np.float32)).save(path, 'TIFF')
+
+
+@pytest.mark.parametrize(
+    ('write', 'message'),
+    [
+        (_colored, r'a colour image with 4 colours, \(.* px\).*codes\[\(rgb == color\)'),
+        (_deep_color, 'cannot be read as labels: its pixels are RGB;16B .*grey of 1 to 16 bits'),
+        (_transparent, '.*it is RGBA with transparent pixels'),
+        (_real_numbers, '.*its pixels are F;32F'),
+        (lambda path: Image.fromarray(_CODES).save(path, 'JPEG'), '.*it is JPEG; expected PNG'),
+        (lambda path: Image.fromarray(_CODES).save(path, 'WEBP'), '.*it is WebP; expected PNG'),
+        (
+            lambda path: Image.fromarray(_CODES).save(path, 'TIFF', compression='jpeg'),
+            '.*its TIFF of .* not supported',
+        ),
+    ],
+)
+def test_masks_are_refused_where_they_are_not(
+    tmp_path: Path, write: Callable[[Path], None], message: str
+) -> None:
+    folder, dataset = _break(tmp_path)
+    write(folder / 'labels.png')
+    with pytest.raises(DatasetError, match=f'labels.png: {message}'):
         dataset[0]
 
 
 @pytest.mark.parametrize('name', ['rgb.jpg', 'labels.png'])
 def test_a_broken_file_is_named(tmp_path: Path, name: str) -> None:
     folder, dataset = _break(tmp_path)
-    (folder / name).write_bytes(b'nothing')
-    with pytest.raises(DatasetError, match=f'{name}: cannot be read'):
+    half = (folder / name).read_bytes()[:-200]  # OpenCV fills the rest of a JPEG with grey
+    for content in (b'nothing', b'', half, b'P5\n2097152 1\n255\n', jpeg(30000, 30000)):
+        (folder / name).write_bytes(content)
+        with pytest.raises(DatasetError, match=f'{name}: cannot be read'):
+            dataset[0]
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(DatasetError, match=f'{name}: cannot be read .*it is a FIFO'):
         dataset[0]
 
 

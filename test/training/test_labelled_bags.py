@@ -267,7 +267,10 @@ def test_of_several_messages_with_one_stamp_the_node_s_choice_counts(tmp_path: P
     again = _Recorded('/rgb', 100, _image('rgb8', np.zeros((*_HW, 3), np.uint8)), log_delay_ms=4)
     early = _Recorded('/depth', 100, _image('16UC1', np.full(_HW, 1000, np.uint16)), 1)
     late = _Recorded('/depth', 100, _image('16UC1', np.full(_HW, 2000, np.uint16)), 2)
-    (frame,) = _read(_write(tmp_path / 'bag', first, again, labels, early, late)).frames
+    listing = _read(_write(tmp_path / 'bag', first, again, labels, early, late))
+    (frame,), (note,) = listing.frames, listing.notes
+    assert '1 of 2 messages of /rgb have the stamp of an earlier one' in note
+    assert 'message 2 of stamp 100000000' in note
     assert (frame.read_rgb() == _RGB).all()
     assert (frame.read_depth() == 2.0).all()
 

@@ -206,6 +206,56 @@ def test_goose_parts_lie_together_or_as_unpacked(tmp_path: Path, archives: bool)
     assert listing.frames[0].read_labels(ontology)[:3, 0].tolist() == [UNLABELED, 0, 62]
 
 
+def test_goose_ex_has_other_cameras(tmp_path: Path) -> None:
+    frames = {
+        'alice_scenario03__0000_16584945000': 'camera_left',
+        'spot_scenario01__0001_16584945013': 'front',
+        'spot_scenario02__0001_16584945015': 'realsense',
+        '2022-07-22_flight__0000_16584945006': 'windshield_vis',
+        'own_scenario__0000_16584': 'cam2_rear',
+    }
+    base = tmp_path / 'gooseEx_2d_train'
+    for stem, camera in frames.items():
+        sequence = stem.partition('__')[0]
+        _write_image(base / f'images/train/{sequence}/{stem}_{camera}.png')
+        _write_codes(base / f'labels/train/{sequence}/{stem}_labelids.png', 1)
+    listing = _read('goose', tmp_path, load_ontology('goose-64'))
+    assert listing.unpaired == []
+    assert {frame.name.rpartition('/')[2] for frame in listing.frames} == set(frames)
+    _write_image(base / f'images/train/spot_scenario01/{[*frames][1]}_realsense.png')
+    (twice,) = _read('goose', tmp_path, load_ontology('goose-64')).unpaired
+    assert 'two images of one frame, and its labels do not say of which' in twice
+
+
+def test_leftovers_are_no_frames_and_links_are_followed(tmp_path: Path) -> None:
+    ontology = load_ontology('ycor-8')
+    for kind, write in (('images', _write_image), ('masks', lambda path: _write_codes(path, 1))):
+        write(tmp_path / f'disk/{kind}/a_1.png')
+        (tmp_path / f'set/{kind}').mkdir(parents=True)
+        (tmp_path / f'set/{kind}/hill').symlink_to(tmp_path / f'disk/{kind}')
+        for name in ('._a_1.png', '.DS_Store', 'Thumbs.db', '__MACOSX/a_1.png', '@eaDir/a_2.png'):
+            path = tmp_path / f'disk/{kind}/{name}'
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b'junk')
+    root = tmp_path / 'set'
+    listing = _read('folder', root, ontology)
+    assert (_parts(listing), listing.unpaired) == ({'hill/a_1': ('hill', None)}, [])
+
+    _write_image(tmp_path / 'disk/images/a_1.jpg')
+    (twice,) = _read('folder', root, ontology).unpaired
+    assert twice.endswith('hill/a_1.png and a_1.jpg are one frame twice; keep one of them')
+
+    (tmp_path / 'disk/masks/again').symlink_to(tmp_path / 'set/masks')
+    with pytest.raises(DatasetError, match=r'masks/hill/again is a link to .*set/masks, in which'):
+        _read('folder', root, ontology)
+
+
+@pytest.mark.data
+def test_the_published_names_of_goose_ex_are_read(shared_data_dir: Path) -> None:
+    listing = _read('goose', shared_data_dir / 'cases/goose_ex', load_ontology('goose-64'))
+    assert (len(listing.frames), listing.unpaired) == (16, [])
+
+
 def test_a_plain_folder_may_have_parts_sequences_and_depth(tmp_path: Path) -> None:
     ontology = load_ontology('ycor-8')
     for key in ('train/wood/f_1', 'train/wood/f_2', 'val/hill/f_1'):
@@ -367,10 +417,12 @@ def test_unreadable_depth_is_named(tmp_path: Path) -> None:
     _write_codes(tmp_path / 'masks/1.png', 1)
     _write_image(tmp_path / 'depth/1.png')
     (frame,) = _read('folder', tmp_path, load_ontology('ycor-8')).frames
-    with pytest.raises(DatasetError, match=r'depth/1.png: cannot be read as depth .*uint8 \(6, 9'):
+    with pytest.raises(
+        DatasetError, match=r'depth/1.png: cannot be read as depth: .* shape \(6, 9, 3\)'
+    ):
         frame.read_depth()
     (tmp_path / 'depth/1.png').write_bytes(b'nothing')
-    with pytest.raises(DatasetError, match='decoded: nothing'):
+    with pytest.raises(DatasetError, match='cannot be read as depth: it is no image'):
         frame.read_depth()
 
 

@@ -2,7 +2,9 @@
 
 import ast
 import hashlib
+from itertools import pairwise
 import json
+import os
 from pathlib import Path
 import subprocess
 import sys
@@ -208,7 +210,28 @@ def test_overrides_take_dotted_keys_and_list_positions() -> None:
     ('override', 'expected'),
     [
         ('optim.epochs', 'not of the form section.key=value'),
-        ('optim.lr=[', r"'\[' is not a YAML value"),
+        ('optim.lr=[', r"^Override 'optim.lr=\[' is not YAML: line 1: expected the node content"),
+        ('seed=-1', r'seed: Input should be greater than or equal to 0 \(got -1\)$'),
+        ('seed=4294967296', 'seed: Input should be less than 4294967296'),
+        ('seed=true', 'seed: Input should be a valid integer'),
+        pytest.param('seed=1' + '0' * 400, '10{59} is a number beyond 64 bits$', id='10**400'),
+        pytest.param('seed=1' + '0' * 6000, 'is a number beyond 64 bits$', id='10**6000'),
+        ('optim.lr=.inf', 'inf is not a finite number'),
+        ('optim.lr=1e400', r"optim.lr: Input should be a finite number \(got '1e400'\)$"),
+        ('optim.lr=.nan', 'nan is not a finite number'),
+        ('optim.lr=-1', 'optim.lr: Input should be greater than 0'),
+        ('loss.dice=-1', 'loss.dice: Input should be greater than or equal to 0'),
+        ('loss.class_weights=[.inf]', 'inf is not a finite number'),
+        ('optim.epochs=99999999999', 'less than or equal to 1000000'),
+        ('model.network_size_hw=[99999, 64]', 'size_hw.0: Input should be less than or equal to'),
+        ('evaluation.temperatures=[0]', 'temperatures.0: Input should be greater than'),
+        ('name=&a [*a]', 'nested deeper than 40 levels'),
+        pytest.param('name=' + '[' * 3000, 'nested deeper than 40 levels', id='deep'),
+        ('optim={lr: 1, lr: 2}', "key 'lr' is given twice"),
+        ('name=!!python/object:os.system x', 'is no kind of value that is read here'),
+        ('optim.epochs=2\nseed=3', r"valid integer \(got '2 seed=3'\)$"),
+        ('data.cache_dir="\\0"', 'data.cache_dir: String should match pattern'),
+        ('data.train.\u00b2=x', 'there is no key'),
         ('optim.epoch=3', "no key 'optim.epoch'; the nearest is 'optim.epochs'"),
         ('modle.depth=null', "the nearest is 'model.depth'"),
         ('lr=1', "the nearest is 'optim.lr'"),
@@ -245,9 +268,41 @@ def test_a_missing_file_names_where_recipes_are() -> None:
         load_recipe('nowhere.yaml')
 
 
-@pytest.mark.parametrize(
-    ('text', 'expected'), [('a: [', 'not valid YAML'), ('- 1', 'expected sections')]
+_LAUGHS = '\n'.join(
+    ['a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]']
+    + [f'{b}: &{b} [{", ".join([f"*{a}"] * 9)}]' for a, b in pairwise('abcdefghi')]
 )
-def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str, expected: str) -> None:
-    with pytest.raises(RecipeError, match=expected):
-        load_recipe(_write(tmp_path / 'recipe.yaml', text))
+
+
+@pytest.mark.parametrize(
+    ('text', 'expected'),
+    [
+        ('a: [', r'recipe\.yaml is not YAML: line 1: expected the node content'),
+        ('- 1', r'recipe\.yaml is a list; expected a mapping'),
+        ('', r'recipe\.yaml is empty; expected a mapping'),
+        ('name: n\xe9'.encode('latin-1'), 'is not UTF-8: byte 7 is 0xe9'),
+        ('name: n'.encode('utf-16'), 'is not UTF-8: byte 0 is 0xff'),
+        ('seed: 1\nseed: 2', "key 'seed' is given twice, in line 1 and in line 2"),
+        ('name: &a [*a]', 'nested deeper than 40 levels'),
+        (_LAUGHS, 'its aliases unfold to more than'),
+        ('optim: {lr: .inf}', 'line 1: inf is not a finite number'),
+        ('seed: 1' + '0' * 400, 'is a number beyond 64 bits'),
+        ('name: recipe\nparent: recipe', 'parent leads in a circle, recipe -> recipe'),
+        ('a: 1\n' * 100_000, 'has more than 262144 bytes'),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_file_that_is_no_recipe_is_refused(
+    tmp_path: Path, text: str | bytes, expected: str
+) -> None:
+    path = tmp_path / 'recipe.yaml'
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(RecipeError, match=expected) as refused:
+        load_recipe(path)
+    assert '\n' not in str(refused.value)
+
+
+def test_a_recipe_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / 'recipe.yaml')
+    with pytest.raises(RecipeError, match='is a pipe; expected a file'):
+        load_recipe(tmp_path / 'recipe.yaml')

@@ -8,7 +8,7 @@ import inspect
 import json
 import os
 from pathlib import Path
-import pickle
+import random
 import resource
 import signal
 import subprocess
@@ -29,6 +29,7 @@ from training.fit.trainer import TimmSyncBatchNorm
 from training.networks.checkpoint import (
     Checkpoint,
     CheckpointError,
+    WholeFileIO,
     load_checkpoint,
     read_last,
     save_checkpoint,
@@ -214,16 +215,45 @@ def test_a_full_disk_while_training_keeps_the_last_state(
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     path = tmp_path / 'checkpoint.pt'
-    path.write_bytes(pickle.dumps({'state_dict': Path}))
+    WholeFileIO().save_checkpoint({'state_dict': Path}, path)  # with the hash of its content
     with pytest.raises(CheckpointError, match='not a readable checkpoint'):
         load_checkpoint(path)
 
 
 def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     path = tmp_path / 'checkpoint.pt'
-    torch.save({'epoch': 3}, path)
+    WholeFileIO().save_checkpoint({'epoch': 3}, path)
     with pytest.raises(CheckpointError, match=r'not a checkpoint of training.train .*epoch'):
         load_checkpoint(path)
+
+
+def test_a_damaged_checkpoint_is_refused_in_one_line(
+    trained: tuple[Checkpoint, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / 'checkpoint.pt'
+    save_checkpoint(trained[0], path)
+    whole = path.read_bytes()
+    rng = random.Random(0)
+    damaged = [whole[: rng.randrange(len(whole))] for _ in range(5)] + [b'', b'P', whole + b'\0']
+    for _ in range(40):
+        flipped = bytearray(whole)
+        flipped[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        damaged.append(bytes(flipped))
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match='cut short, damaged, or not written') as caught:
+            load_checkpoint(path)
+        assert '\n' not in str(caught.value)
+    torch.save({'epoch': 3}, path)
+    with pytest.raises(CheckpointError, match='cut short, damaged, or not written'):
+        read_last(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match='not a file'):
+        read_last(path)
+    path.unlink()
+    path.write_bytes(whole)
+    assert load_checkpoint(path).data_hash == trained[0].data_hash
 
 
 def test_the_command_reports_a_wrong_recipe(

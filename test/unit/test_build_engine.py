@@ -35,7 +35,7 @@ from desertmind_seg.engines.tensorrt_library import (
     installed_tensorrt,
 )
 from desertmind_seg.engines.tensorrt_network import ParsedNetwork, graph_for_tensorrt
-from desertmind_seg.model.bundle import Bundle, read_bundle
+from desertmind_seg.model.bundle import Bundle, read_bundle, with_hash
 
 ROOT = Path(__file__).resolve().parents[2]
 ERROR = 'python -m desertmind_seg.build_engine: error: '
@@ -174,7 +174,7 @@ def test_uint8_activations_are_refused(
         model = onnx.load(path)
         (quantize,) = (node for node in model.graph.node if node.op_type == 'QuantizeLinear')
         del quantize.input[2]
-        path.write_bytes(model.SerializeToString())
+        path.write_bytes(with_hash(model.SerializeToString()))
         bundle = read_bundle(path)
     pattern = r'quantizes activations to uint8, .* Use the fp16 bundle of this model'
     with pytest.raises(EngineError, match=pattern):
@@ -231,7 +231,7 @@ def test_a_graph_that_tensorrt_refuses_is_explained(tensorrt: TensorRt, tmp_path
     cast.input[0], cast.output[0] = 'image_nchw', 'nchw'
     model.graph.node[0].CopyFrom(transpose)
     model.graph.node[1].CopyFrom(onnx.helper.make_node('Cast', ['image_nchw'], ['nchw'], to=1))
-    path.write_bytes(model.SerializeToString())
+    path.write_bytes(with_hash(model.SerializeToString()))
     bundle = read_bundle(path)
     pattern = r'tensorrt_rtx [\d.]+ could not (parse|build the engine of) .*tiny.onnx.*UInt8'
     with pytest.raises(EngineError, match=re.compile(pattern, re.DOTALL | re.IGNORECASE)):

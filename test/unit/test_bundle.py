@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import hashlib
+from itertools import pairwise
 import json
 import os
 from pathlib import Path
@@ -15,13 +16,16 @@ import pytest
 from tiny_bundle import tiny_metadata, tiny_model, write_tiny_bundle
 
 from desertmind_seg.model.bundle import (
+    HASH_KEY,
     METADATA_KEY,
     Bundle,
     BundleError,
     BundleMetadata,
     read_bundle,
+    with_hash,
     write_bundle,
 )
+from desertmind_seg.model.graph import MAX_NODES, graph_sha256
 from desertmind_seg.model.ontology import Ontology, load_ontology
 
 
@@ -100,7 +104,7 @@ def test_other_onnx_metadata_are_kept_and_old_ours_replaced(
     model.metadata_props.add(key=METADATA_KEY, value='old')
     bundle = write_bundle(model, tiny_metadata(ontology), tmp_path / 'tiny.onnx')
     keys = [entry.key for entry in onnx.load(bundle.path).metadata_props]
-    assert sorted(keys) == [METADATA_KEY, 'exporter']
+    assert sorted(keys) == [METADATA_KEY, HASH_KEY, 'exporter']
     assert model.metadata_props[1].value == 'old'  # the caller's model is not touched
 
 
@@ -116,7 +120,9 @@ def test_file_mode_follows_the_umask(tmp_path: Path) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r'absent\.onnx does not exist; give the path'):
         read_bundle(tmp_path / 'absent.onnx')
-    with pytest.raises(FileNotFoundError, match='is not a file'):
+    with pytest.raises(
+        BundleError, match=r'^bundle .* is a folder; expected a file; give an \.onnx'
+    ):
         read_bundle(tmp_path)
 
 
@@ -144,6 +150,14 @@ def test_cut_where_the_graph_ends(tmp_path: Path, tiny_bundle: Path) -> None:
     [
         (b'', r"no 'desertmind_seg' entry among its ONNX metadata \[\]"),
         (b'\x89PNG\r\n\x1a\n' + bytes(100), r'\(108 bytes\) is not a whole ONNX file'),
+        (
+            b'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 15800432\n',
+            r'foreign\.onnx is no bundle: it is a pointer of Git LFS\. Fetch .*: git lfs pull',
+        ),
+        (b'<!DOCTYPE html>\n<html>', 'it is a web page, .* Download the file itself'),
+        (b'<html lang="en">', 'it is a web page, .* Download the file itself'),
+        (b'PK\x03\x04' + bytes(60), r'it is a checkpoint\. Export it: python -m training\.export'),
+        (b'vtrt' + bytes(60), r'it is a built TensorRT engine\. Give the \.onnx file'),
     ],
 )
 def test_foreign_file(tmp_path: Path, content: bytes, message: str) -> None:
@@ -151,6 +165,14 @@ def test_foreign_file(tmp_path: Path, content: bytes, message: str) -> None:
     path.write_bytes(content)
     with pytest.raises(BundleError, match=message):
         read_bundle(path)
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    path = tmp_path / 'pipe.onnx'
+    os.mkfifo(path)
+    for other, kind in ((path, 'a pipe'), (Path('/dev/zero'), 'a device')):
+        with pytest.raises(BundleError, match=rf'bundle {other} is {kind}; expected a file; give'):
+            read_bundle(other)
 
 
 def test_metadata_that_are_not_json(tmp_path: Path, model: onnx.ModelProto) -> None:
@@ -336,3 +358,168 @@ def test_weights_outside_the_file(
 def test_metadata_round_trip_through_json(ontology: Ontology) -> None:
     metadata = tiny_metadata(ontology, scores={'ratio': 0.1 + 0.2})
     assert BundleMetadata.model_validate_json(metadata.model_dump_json()) == metadata
+
+
+def test_a_changed_byte_of_graph_or_weights_is_noticed(tmp_path: Path, tiny_bundle: Path) -> None:
+    content, expected = bytearray(tiny_bundle.read_bytes()), read_bundle(tiny_bundle).metadata
+    path = tmp_path / 'flipped.onnx'
+    refused = damaged = 0
+    positions = range(0, len(content), 7)
+    for position in positions:
+        content[position] ^= 1 << position % 8
+        path.write_bytes(content)
+        content[position] ^= 1 << position % 8
+        try:
+            found = read_bundle(path).metadata
+        except BundleError as err:
+            refused += 1
+            damaged += 'is damaged, or was edited after the export: its graph and' in str(err)
+        else:  # in the prose of the metadata
+            assert graph_sha256(path.read_bytes()) == graph_sha256(content)
+            assert found.ontology.sha256 == expected.ontology.sha256
+    assert damaged > 0.2 * len(positions)
+    assert refused > 0.5 * len(positions)
+
+
+def test_the_hash_does_not_depend_on_metadata_or_their_place(
+    tmp_path: Path, model: onnx.ModelProto
+) -> None:
+    content = model.SerializeToString()
+    entry = onnx.ModelProto(
+        metadata_props=[onnx.StringStringEntryProto(key='a', value='b' * 1000)]
+    ).SerializeToString()
+    assert graph_sha256(entry + content) == graph_sha256(content + entry) == graph_sha256(content)
+    assert graph_sha256(content) == hashlib.sha256(content).hexdigest()
+    model.ir_version += 1
+    assert graph_sha256(model.SerializeToString()) != graph_sha256(content)
+
+
+def test_a_bundle_without_its_hash_is_refused(
+    tmp_path: Path, model: onnx.ModelProto, ontology: Ontology
+) -> None:
+    model.metadata_props.add(key=METADATA_KEY, value=tiny_metadata(ontology).model_dump_json())
+    path = tmp_path / 'tiny.onnx'
+    onnx.save(model, path)
+    with pytest.raises(
+        BundleError, match=r"has no 'desertmind_seg\.graph_sha256' entry .* Export"
+    ):
+        read_bundle(path)
+    path.write_bytes(with_hash(path.read_bytes()))
+    assert read_bundle(path).metadata == tiny_metadata(ontology)
+
+
+def _loop(model: onnx.ModelProto) -> None:
+    """Run 2^60 times, which ONNX Runtime does while it loads."""
+    flag = helper.make_tensor_value_info('flag', TensorProto.BOOL, [])
+    number = helper.make_tensor_value_info('number', TensorProto.INT64, [])
+    same = helper.make_node('Identity', ['flag'], ['flag_out'])
+    out = helper.make_tensor_value_info('flag_out', TensorProto.BOOL, [])
+    body = helper.make_graph([same], 'body', [number, flag], [out])
+    model.graph.initializer.append(helper.make_tensor('count', TensorProto.INT64, [], [2**60]))
+    model.graph.node.append(helper.make_node('Loop', ['count', ''], [], body=body, name='forever'))
+
+
+def _chain(model: onnx.ModelProto) -> None:
+    names = ['image_float', *(f'chain{i}' for i in range(MAX_NODES))]
+    for above, below in pairwise(names):
+        model.graph.node.append(helper.make_node('Neg', [above], [below]))
+
+
+def _foreign_operator(model: onnx.ModelProto) -> None:
+    node = helper.make_node('Gelu', ['image_float'], ['gelu'], domain='com.microsoft', name='g')
+    model.graph.node.append(node)
+    model.opset_import.add(domain='com.microsoft', version=1)
+
+
+def _function(model: onnx.ModelProto) -> None:
+    node = helper.make_node('Neg', ['x'], ['y'])
+    function = helper.make_function('mine', 'F', ['x'], ['y'], [node], model.opset_import)
+    model.functions.append(function)
+    model.opset_import.add(domain='mine', version=1)
+
+
+def _weights_elsewhere(model: onnx.ModelProto) -> None:
+    tensor = model.graph.initializer[0]
+    tensor.ClearField('raw_data')
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key='location', value='../../../etc/passwd')
+
+
+def _constant_elsewhere(model: onnx.ModelProto) -> None:
+    tensor = TensorProto(name='c', data_type=TensorProto.FLOAT, dims=[1])
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key='location', value='/dev/zero')
+    model.graph.node.append(helper.make_node('Constant', [], ['c'], value=tensor))
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (_loop, "node 'forever' is a Loop, which loops or branches"),
+        (_chain, rf'its graph has \d+ nodes, expected at most {MAX_NODES}'),
+        (
+            _foreign_operator,
+            r"node 'g' is com\.microsoft\.Gelu; a bundle has the operators of ONNX",
+        ),
+        (_function, r"its graph defines functions, 'F' first"),
+        (_weights_elsewhere, r"1 weights, 'unit' first, lie outside the ONNX file"),
+        (_constant_elsewhere, r"1 weights, 'c' first, lie outside the ONNX file"),
+    ],
+)
+def test_graphs_that_no_bundle_has(
+    tmp_path: Path,
+    ontology: Ontology,
+    model: onnx.ModelProto,
+    change: Callable[[onnx.ModelProto], None],
+    message: str,
+) -> None:
+    change(model)
+    path = tmp_path / 'odd.onnx'
+    with pytest.raises(BundleError, match=message):
+        write_bundle(model, tiny_metadata(ontology), path)
+    model.metadata_props.add(key=METADATA_KEY, value=tiny_metadata(ontology).model_dump_json())
+    path.write_bytes(with_hash(model.SerializeToString()))
+    with pytest.raises(BundleError, match=message):
+        read_bundle(path)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('{"format_version":1,"recipe":' + '{"a":' * 5000 + '1' + '}' * 5001, 'nested deeper tha'),
+        ('{"format_version":1,"recipe":' + '[' * 100 + ']' * 100 + '}', 'nested deeper than 40'),
+        ('{"name":"a","format_version":1,"name":"b"}', "key 'name' is given twice"),
+        ('{"format_version":1,"temperature":Infinity}', 'Infinity is not a finite number'),
+        ('[]', 'has bundle format None'),
+        ('"' + 'a' * 2**21 + '"', 'its metadata has 2097154 characters, expected at most 2097152'),
+    ],
+)
+def test_odd_metadata(tmp_path: Path, model: onnx.ModelProto, text: str, message: str) -> None:
+    model.metadata_props.add(key=METADATA_KEY, value=text)
+    path = tmp_path / 'odd.onnx'
+    path.write_bytes(with_hash(model.SerializeToString()))
+    with pytest.raises(BundleError, match=message) as caught:
+        read_bundle(path)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize('classes', [255, 256])
+def test_the_largest_ontology(classes: int) -> None:
+    entries = [
+        {
+            'id': i,
+            'name': f'c{i}',
+            'raw': [i],
+            'color_rgb': [i, 0, 0],
+            'group': 'obstacle',
+            'cost': 9,
+        }
+        for i in range(classes)
+    ]
+    document = {'name': 'large', 'description': '', 'source': '', 'classes': entries}
+    text = json.dumps(document)
+    if classes == 255:
+        assert Ontology.model_validate_json(text).num_classes == 255
+    else:
+        with pytest.raises(ValidationError, match=r'at most 255 items|less than or equal to 254'):
+            Ontology.model_validate_json(text)

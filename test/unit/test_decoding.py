@@ -183,7 +183,11 @@ def test_label_files_keep_their_values(tmp_path: Path) -> None:
         (Image.fromarray(codes), codes),
         (Image.fromarray(codes.astype(np.uint16) * 257), codes.astype(np.uint16) * 257),
         (Image.fromarray(np.dstack([codes] * 3)), np.dstack([codes] * 3)),
-        (Image.fromarray(np.dstack([codes] * 4)), np.dstack([codes] * 3)),
+        (
+            Image.fromarray(np.dstack([codes] * 3 + [np.full_like(codes, 255)])),
+            np.dstack([codes] * 3),
+        ),
+        (Image.fromarray(codes > 99), (codes > 99).astype(np.uint8)),
     ):
         stored.save(tmp_path / 'labels.png')
         values = read_label_file(tmp_path / 'labels.png')
@@ -192,9 +196,12 @@ def test_label_files_keep_their_values(tmp_path: Path) -> None:
 
 
 def test_label_files_of_other_pixels_are_refused(tmp_path: Path) -> None:
-    Image.new('1', (16, 16)).save(tmp_path / 'one_bit.png')
-    with pytest.raises(DecodeError, match=r"mode '1' .*; expected palette indices of 8 bits or"):
-        read_label_file(tmp_path / 'one_bit.png')
+    Image.new('RGBA', (16, 16)).save(tmp_path / 'clear.png')
+    with pytest.raises(DecodeError, match='it is RGBA with transparent pixels'):
+        read_label_file(tmp_path / 'clear.png')
+    assert cv2.imwrite(str(tmp_path / 'deep.png'), np.zeros((16, 16, 3), np.uint16))
+    with pytest.raises(DecodeError, match=r'its pixels are RGB;16B .*; expected palette indices'):
+        read_label_file(tmp_path / 'deep.png')
     Image.new('L', (16, 16)).save(tmp_path / 'labels.jpg')
     with pytest.raises(DecodeError, match='it is JPEG; expected PNG or TIFF or BMP'):
         read_label_file(tmp_path / 'labels.jpg')

@@ -1,7 +1,8 @@
 """The ONNX Runtime engine: results, cut graphs, idling, and refusals."""
 
 from collections import Counter
-from itertools import chain, combinations
+from collections.abc import Callable
+from itertools import chain, combinations, pairwise
 import json
 import logging
 import os
@@ -13,16 +14,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
 import onnxruntime
 import pytest
-from tiny_bundle import write_tiny_bundle
+from tiny_bundle import tiny_metadata, tiny_model, write_tiny_bundle
 
 from desertmind_seg import options
 from desertmind_seg.engines import load as load_module
+from desertmind_seg.engines import onnxruntime as onnxruntime_module
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.engines.onnxruntime import OnnxRuntimeEngine, physical_cores
-from desertmind_seg.engines.protocol import EngineBuildError, EngineError
-from desertmind_seg.model.bundle import MAX_SIZE_HW, OUTPUTS, read_bundle
+from desertmind_seg.engines.protocol import EngineBuildError, EngineError, Progress
+from desertmind_seg.model.bundle import MAX_SIZE_HW, OUTPUTS, read_bundle, write_bundle
 from desertmind_seg.model.ontology import load_ontology
 
 SUBSETS = list(chain.from_iterable(combinations(OUTPUTS, count) for count in (1, 2, 3)))
@@ -205,6 +209,134 @@ def test_graph_that_onnx_runtime_refuses(
         load_engine(read_bundle(tiny_bundle), 'onnxruntime-cpu')
 
 
+def heavy_model(of: str, side: int, count: int) -> onnx.ModelProto:
+    """Return the tiny model, with matrix products of `side` x `side` before the mask.
+
+    Of the frame they take long in each run; of constants, while ONNX Runtime loads the graph.
+    """
+    model = tiny_model(load_ontology('ycor-8'))
+    graph = model.graph
+    (cast,) = (node for node in graph.node if list(node.output) == ['mask'])
+    cast.output[0] = 'light_mask'
+    zero = numpy_helper.from_array(np.zeros((side, side), np.float32), 'matrix')
+    graph.initializer.extend([zero, numpy_helper.from_array(np.int64([0, 1]), 'axes')])
+    seed = 'matrix'
+    if of == 'frame':
+        graph.node.append(helper.make_node('ReduceMin', ['below_best'], ['least'], keepdims=0))
+        graph.node.append(helper.make_node('Add', ['matrix', 'least'], ['product_seed']))
+        seed = 'product_seed'
+    names = [seed, *(f'product{i}' for i in range(count))]
+    for above, below in pairwise(names):
+        graph.node.append(helper.make_node('MatMul', [above, seed], [below]))
+    graph.node.extend(
+        [
+            helper.make_node('ReduceMin', [names[-1], 'axes'], ['nothing'], keepdims=0),
+            helper.make_node('Cast', ['nothing'], ['nothing_uint8'], to=onnx.TensorProto.UINT8),
+            helper.make_node('BitwiseOr', ['light_mask', 'nothing_uint8'], ['mask']),
+        ]
+    )
+    return model
+
+
+def heavy_engine(path: Path, of: str, count: int, progress: Progress) -> OnnxRuntimeEngine:
+    """Load a bundle of `count` products that take about 0.1 s each."""
+    metadata = tiny_metadata(load_ontology('ycor-8'))
+    return OnnxRuntimeEngine(
+        write_bundle(heavy_model(of, 1500, count), metadata, path), 'cpu', 1, progress
+    )
+
+
+def await_onnxruntime() -> None:
+    """Wait for the threads that load or run."""
+    for thread in threading.enumerate():
+        if thread.name == 'onnxruntime':
+            thread.join(30.0)
+            assert not thread.is_alive()
+
+
+def test_loading_that_takes_too_long_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(onnxruntime_module.LIMIT_SEC, 'cpu', 0.2)
+    monkeypatch.setattr(onnxruntime_module, '_STOP_SEC', 0.1)
+    pattern = (
+        r'heavy\.onnx: loading the model takes more than 0\.2 s on .* does not stop: end this'
+    )
+    with pytest.raises(EngineError, match=pattern):
+        heavy_engine(tmp_path / 'heavy.onnx', 'constants', 20, lambda *_: True)
+
+
+def test_a_first_frame_that_takes_too_long_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def progress(done: str, fraction: float) -> bool:
+        told.append(done)
+        return not done.startswith('computing')
+
+    rgb = np.zeros((64, 64, 3), np.uint8)
+    engine = heavy_engine(tmp_path / 'heavy.onnx', 'frame', 1000, progress)
+    with pytest.raises(EngineBuildError, match=r'computing the first frame of .*heavy\.onnx'):
+        engine.infer(rgb)
+    assert told[-1] == 'computing the first frame on onnxruntime-cpu, 1 of 60 s'
+    monkeypatch.setattr(engine, '_limit_sec', 0.2)
+    pattern = r'computing the first frame takes more than 0\.2 s on .* Export a smaller network\.$'
+    with pytest.raises(EngineError, match=pattern):
+        engine.infer(rgb)
+    await_onnxruntime()  # it stopped: all the products would take minutes
+
+
+def _small_mask(model: onnx.ModelProto) -> None:
+    """Give 10 x 10 pixels whatever the frame."""
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.int64(value), name)
+        for name, value in (('ten', [10, 10]), ('from', [0, 0]), ('plane', [1, 2]))
+    )
+    _replace_output(model, 'mask', [('Slice', ['mask_old', 'from', 'ten', 'plane'])])
+
+
+def _replace_output(model: onnx.ModelProto, name: str, nodes: list[tuple[str, list[str]]]) -> None:
+    (node,) = (node for node in model.graph.node if list(node.output) == [name])
+    node.output[0] = f'{name}_old'
+    for operator, inputs in nodes:
+        model.graph.node.append(helper.make_node(operator, inputs, [name]))
+
+
+def _unknown_class(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.uint8(8), 'eight'))
+    _replace_output(model, 'mask', [('BitwiseOr', ['mask_old', 'eight'])])
+
+
+def _nan_weights(model: onnx.ModelProto) -> None:
+    (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == 'bias')
+    values = numpy_helper.to_array(bias).copy()
+    values[3] = np.nan
+    bias.CopyFrom(numpy_helper.from_array(values, 'bias'))
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (
+            _small_mask,
+            r'gives a mask of shape \(10, 10\) and type uint8 for a frame of \(64, 96\)',
+        ),
+        (_unknown_class, r'gives the class \d+, but its ontology ycor-8 has the classes 0 to 7'),
+        (_nan_weights, r'gives a confidence of \d+/255 for the best of 8 classes, .* NaN'),
+    ],
+)
+def test_a_graph_that_does_not_do_what_bundles_promise(
+    tmp_path: Path, change: Callable[[onnx.ModelProto], None], message: str
+) -> None:
+    model = tiny_model(load_ontology('ycor-8'))
+    change(model)
+    bundle = write_bundle(model, tiny_metadata(load_ontology('ycor-8')), tmp_path / 'odd.onnx')
+    engine = OnnxRuntimeEngine(bundle, 'cpu')
+    with pytest.raises(EngineError, match=message):
+        engine.infer(np.zeros((64, 96, 3), np.uint8))
+
+
 def test_unknown_backend_and_thread_count(tiny_bundle: Path) -> None:
     bundle = read_bundle(tiny_bundle)
     with pytest.raises(
@@ -229,7 +361,7 @@ def broken_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU build whose CUDA does not start: ONNX Runtime then falls back to the CPU by itself."""
     session = onnxruntime.InferenceSession
 
-    def on_cpu(model: bytes, options: Any, providers: list[str]) -> Any:
+    def on_cpu(model: bytes, options: Any, **_: object) -> Any:
         return session(model, options, providers=['CPUExecutionProvider'])
 
     both = ['CUDAExecutionProvider', 'CPUExecutionProvider']

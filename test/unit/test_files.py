@@ -1,6 +1,12 @@
 """Where shipped files are found in each way of installing, and files that appear whole or not."""
 
+from contextlib import ExitStack
+import os
 from pathlib import Path
+import signal
+import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -96,3 +102,121 @@ def test_whole_file_keeps_the_old_file_on_failure(tmp_path: Path) -> None:
         write_half()
     assert path.read_bytes() == b'old'
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_temporary_names_cannot_be_foretold_and_follow_no_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = tmp_path / 'victim'
+    victim.write_text('dear')
+    tokens = iter(['0' * 16, '1' * 16])
+    monkeypatch.setattr(files.secrets, 'token_hex', lambda _: next(tokens))
+    (tmp_path / f'.partial-{"0" * 16}.txt').symlink_to(victim)
+    with pytest.raises(FileExistsError), files.atomic_write(tmp_path / 'a.txt'):
+        pass
+    assert victim.read_text() == 'dear'
+    monkeypatch.undo()
+    names = set()
+    for _ in range(20):
+        with files.atomic_write(tmp_path / 'a.txt') as temporary:
+            names.add(temporary.name)
+            assert temporary.stat().st_size == 0
+    assert len(names) == 20
+
+
+def test_a_link_under_the_final_name_is_replaced_not_followed(tmp_path: Path) -> None:
+    victim, path = tmp_path / 'victim', tmp_path / 'a.txt'
+    victim.write_text('dear')
+    path.symlink_to(victim)
+    with files.atomic_write(path) as temporary:
+        temporary.write_text('new')
+    assert (victim.read_text(), path.read_text()) == ('dear', 'new')
+    assert not path.is_symlink()
+
+
+@pytest.mark.parametrize(('umask', 'expected'), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_modes_are_those_of_any_new_file(tmp_path: Path, umask: int, expected: int) -> None:
+    previous = os.umask(umask)
+    try:
+        with files.atomic_write(tmp_path / 'a') as temporary:
+            temporary.write_text('a')
+    finally:
+        os.umask(previous)
+    assert stat.S_IMODE((tmp_path / 'a').stat().st_mode) == expected
+
+
+def test_the_longest_names_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ('a' * 251 + '.png')
+    with files.atomic_write(path) as temporary:
+        temporary.write_text('a')
+    assert path.read_text() == 'a'
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from desertmind_seg.model.files import atomic_write, partial_folder
+folder = Path(sys.argv[1])
+with atomic_write(folder / 'a.png') as file, partial_folder(folder) as partial:
+    file.write_text('half')
+    (partial / 'half').mkdir()
+    print(file.name, partial.name, flush=True)
+    sys.stdin.read()
+"""
+
+
+def start_writer(folder: Path) -> tuple[subprocess.Popen[str], set[str]]:
+    """Start a process that is in the middle of writing; return it and what it writes to."""
+    process = subprocess.Popen(
+        [sys.executable, '-c', _WRITER, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    assert process.stdout is not None
+    return process, set(process.stdout.readline().split())
+
+
+def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(
+    tmp_path: Path,
+) -> None:
+    with ExitStack() as stack:
+        killed, of_killed = start_writer(tmp_path)
+        stack.enter_context(killed)
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        others = ('.partial-0123456789abcdef0.png', '.partial-notes.txt', '.a.4711.tmp.png')
+        for name in others:
+            (tmp_path / name).touch()
+        (tmp_path / f'.partial-{"a" * 16}').symlink_to(tmp_path)
+        os.mkfifo(tmp_path / f'.partial-{"b" * 16}')
+        foreign = {*others, f'.partial-{"a" * 16}', f'.partial-{"b" * 16}'}
+        assert len(of_killed) == 2
+        assert {path.name for path in tmp_path.iterdir()} == of_killed | foreign
+
+        living, of_living = start_writer(tmp_path)
+        stack.enter_context(living)
+        assert {path.name for path in tmp_path.iterdir()} == of_living | foreign
+
+        third, of_third = start_writer(tmp_path)
+        stack.enter_context(third)
+        assert {path.name for path in tmp_path.iterdir()} == of_living | of_third | foreign
+        for process in (living, third):
+            process.communicate('')
+        assert {path.name for path in tmp_path.iterdir()} == {'a.png', *foreign}
+
+
+def test_nothing_is_removed_where_the_file_system_has_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_descriptor: int, _operation: int) -> None:
+        raise OSError(37, os.strerror(37))
+
+    left = tmp_path / f'.partial-{"a" * 16}.png'
+    left.touch()
+    monkeypatch.setattr(files.fcntl, 'flock', refuse)
+    with files.atomic_write(tmp_path / 'a') as temporary, files.partial_folder(tmp_path) as folder:
+        temporary.write_text('a')
+        assert folder.is_dir()
+    assert {path.name for path in tmp_path.iterdir()} == {'a', left.name}

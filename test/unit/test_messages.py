@@ -552,10 +552,10 @@ def test_label_info_with_vision_msgs(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.apt_ros
+@pytest.mark.apt_ros('cv_bridge')
 def test_conversions_equal_cv_bridge() -> None:
     """Compare with apt's cv_bridge (PyPI's is broken with numpy 2)."""
-    cv_bridge = pytest.importorskip('cv_bridge', reason='cv_bridge comes with apt ROS 2 only')
+    cv_bridge = pytest.importorskip('cv_bridge')
     rgb = np.random.default_rng(5).integers(0, 256, (24, 32, 3), np.uint8)
     for kind in (*INTERLEAVED, *BAYER):
         rows = interleaved_rows(rgb, kind)

@@ -7,6 +7,7 @@ import yaml
 
 from desertmind_seg.model.bundle import Bundle, read_bundle
 from desertmind_seg.model.files import atomic_write
+from desertmind_seg.model.graph import graph_sha256
 from training.recipes.load import parse_recipe
 from training.recipes.schema import SplitSection
 
@@ -16,6 +17,8 @@ _TEMPLATE = """\
 {{ model.architecture }} with encoder {{ model.encoder }}, {{ m.modality }}, {{ m.ontology.name }},
 {{ m.precision }}, network size {{ m.network_size_hw | join('x') }} (height x width),
 {{ '%.1f' % megabytes }} MB. Written by `python -m training.model_card` from the bundle's metadata.
+SHA-256 of graph and weights, in the bundle too and checked whenever it is loaded:
+`{{ graph_sha256 }}`.
 {% if m.depth_range_m %}
 Takes depth in metres too, registered to the image: {{ m.depth_range_m | join(' to ') }} m, what is
 nearer or farther counts as the limit; 0 or NaN is a pixel without depth.
@@ -202,6 +205,7 @@ def model_card(bundle: Bundle) -> str:
             recipe.name,
         ],
         megabytes=bundle.path.stat().st_size / 1e6,
+        graph_sha256=graph_sha256(bundle.path.read_bytes()),
         machine=scores['environment']['machine'],
         recipe_yaml=yaml.safe_dump(metadata.recipe, sort_keys=False),
     )

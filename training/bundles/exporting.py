@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-import tempfile
 from typing import Any
 
 import onnx
@@ -20,6 +19,7 @@ from desertmind_seg.model.bundle import (
     read_bundle,
     write_bundle,
 )
+from desertmind_seg.model.files import partial_folder
 from training.bundles.frame_choice import calibration_frames, parity_frames
 from training.bundles.half_precision import to_half
 from training.bundles.parity import (
@@ -188,8 +188,8 @@ def export(
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     predict = predict_with_graph(graph)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'.{out.name}.') as folder:
-        candidate = Path(folder) / out.name
+    with partial_folder(out.parent) as folder:
+        candidate = folder / out.name
         write_bundle(model, metadata, candidate)
         engine = load_engine(read_bundle(candidate), 'onnxruntime-cpu')
         figures = parity(predict, engine, frames, ontology)

@@ -31,7 +31,7 @@ from training.data.frames import (
     checked_ids,
     file_version,
 )
-from training.data.listing import Listing, block_of, split_root
+from training.data.listing import Listing, block_of, entries, split_root
 
 _log = logging.getLogger(__name__)
 _Decoded = TypeVar('_Decoded')
@@ -68,19 +68,23 @@ def list_bags(root: str, ontology: Ontology, block_frames: int) -> Listing:
         )
     bags = [folder]
     if folder.is_dir() and not (folder / 'metadata.yaml').is_file():
-        bags = sorted(
+        bags = [
             entry
-            for entry in folder.iterdir()
+            for entry in entries(folder)
             if entry.suffix in {'.mcap', '.db3', '.bag'} or (entry / 'metadata.yaml').is_file()
-        )
+        ]
     topics = _Topics(options['image'], options['labels'], options.get('depth'))
     listing = Listing()
     for number, path_of_bag in enumerate(bags):
         try:
             found = _frames_of(path_of_bag, topics, ontology)
         except BagError as err:
-            raise DatasetError(str(err)) from err
+            if len(bags) == 1:
+                raise DatasetError(str(err)) from err
+            listing.unpaired.append(str(err))  # the other bags are looked at all the same
+            continue
         listing.unpaired.extend(found.unpaired)
+        listing.notes.extend(found.notes)
         for position, frame in enumerate(found.frames):
             group = (path_of_bag.name, number)
             if len(bags) == 1:
@@ -101,18 +105,18 @@ def _frames_of(path: Path, topics: _Topics, ontology: Ontology) -> Listing:
                 f'to {ontology.name} with {ontology.sha256}; name another topic or ontology'
             )
         bag.topic(topics.labels, {IMAGE_TYPE})
-        labels = _by_stamp(bag, topics.labels)
+        listing = Listing()
+        labels = _by_stamp(bag, topics.labels, listing)
+        images = _by_stamp(bag, topics.image, listing)
         depths: dict[int, _Place] = {}
-        if topics.depth is None:
-            images = _by_stamp(bag, topics.image)
-        else:
+        if topics.depth is not None:
             bag.topic(topics.depth)
             images, depths = _with_depth(bag, topics.image, topics.depth, set(labels))
-    unpaired = [
+    listing.unpaired.extend(
         f'{path}: {topics.labels} of stamp {stamp} has no {topics.image}'
         for stamp in sorted(set(labels) - set(images))
-    ]
-    frames: list[LabelledFrame] = [
+    )
+    listing.frames.extend(
         BagFrame(
             f'{path.name}/{stamp}',
             'bag',
@@ -125,20 +129,37 @@ def _frames_of(path: Path, topics: _Topics, ontology: Ontology) -> Listing:
             depth=depths.get(stamp),
         )
         for stamp in sorted(set(labels) & set(images))
-    ]
-    return Listing(frames, unpaired)
+    )
+    return listing
 
 
 def _place(raw: RawMessage) -> _Place:
     return _Place(raw.topic, raw.log_time_ns, header_stamp_ns(raw.cdr))
 
 
-def _by_stamp(bag: Bag, topic: str) -> dict[int, _Place]:
-    """Return where the message of each stamp is: of several the first."""
+def _by_stamp(bag: Bag, topic: str, listing: Listing) -> dict[int, _Place]:
+    """Return where the message of each stamp is: of several the first, and a note of the others.
+
+    A stamp is all that says which labels belong to which image. A message without a whole header
+    is no half of any frame.
+    """
     places: dict[int, _Place] = {}
-    for raw in bag.messages(topic):
-        place = _place(raw)
-        places.setdefault(place.stamp_ns, place)
+    lost: list[str] = []
+    count = 0
+    for count, raw in enumerate(bag.messages(topic), start=1):
+        try:
+            place = _place(raw)
+        except BagError as err:
+            listing.unpaired.append(f'{bag.path}: message {count} of {topic}: {err}')
+            continue
+        if places.setdefault(place.stamp_ns, place) is not place:
+            lost.append(f'message {count} of stamp {place.stamp_ns}')
+    if lost:
+        listing.notes.append(
+            f'{bag.path}: {len(lost)} of {count} messages of {topic} have the stamp of an earlier '
+            f'one and are left out: {", ".join(lost[:5])}{", ..." if len(lost) > 5 else ""}; '
+            'record again with stamps that differ'
+        )
     return places
 
 

@@ -50,6 +50,8 @@ def list_frames(
             class is in none of a fold's training frames.
     """
     listing = read_layout(section.dataset, section.root, ontology, data.split.block_frames)
+    for note in listing.notes:
+        _log.warning('%s', note)
     if listing.unpaired:
         raise DatasetError(
             f'{section.root}: {len(listing.unpaired)} frames are not whole: '

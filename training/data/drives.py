@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from functools import cache, lru_cache
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 
+from desertmind_seg.model.documents import read_json
 from desertmind_seg.model.ontology import Ontology
 from training import simulator
 from training.data.frames import DatasetError, DepthArray, FileFrame, LabelledFrame, UInt8Array
-from training.data.listing import Listing, split_root, whole_frames, with_numbered_groups
+from training.data.listing import Listing, entries, split_root, whole_frames, with_numbered_groups
 from training.simulator.drive import SyntheticDrive, frame_depth_mm
 
 
@@ -23,14 +23,14 @@ def list_drives(root: str, ontology: Ontology) -> Listing:
     if root.startswith('seeds:'):
         return _rendered_drives(root, ontology)
     listing = Listing()
-    for drive in sorted(path.parent for path in Path(root).expanduser().glob('*/drive.json')):
-        known = json.loads((drive / 'drive.json').read_text(encoding='utf-8'))['ontologies']
-        if known.get(ontology.name) != ontology.sha256:
+    for drive in (path.parent for path in entries(Path(root).expanduser(), '*/drive.json')):
+        known = read_json(drive / 'drive.json').get('ontologies')
+        if not isinstance(known, dict) or known.get(ontology.name) != ontology.sha256:
             raise DatasetError(
                 f'{drive}: its labels are those of {known}, not of {ontology.name} '
                 f'{ontology.sha256}; choose one of them or render the drive again'
             )
-        folders = sorted(path for path in drive.iterdir() if path.is_dir())
+        folders = [path for path in entries(drive) if path.is_dir()]
         names = ('rgb.jpg', f'labels_{ontology.name.replace("-", "")}.png', 'depth.png')
         kinds = {
             name: {folder.name: folder / name for folder in folders if (folder / name).is_file()}

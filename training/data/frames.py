@@ -1,23 +1,28 @@
 """What a labelled frame is, and the frame that lies in files: image, labels, depth."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
+from desertmind_seg.decoding.image_files import (
+    read_color_file,
+    read_depth_file,
+    read_label_file,
+)
+from desertmind_seg.decoding.image_header import DecodeError
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, Ontology, OntologyError
 
 Split = Literal['train', 'val', 'test']
 UInt8Array = npt.NDArray[np.uint8]
 DepthArray = npt.NDArray[np.float32]
+_Pixels = TypeVar('_Pixels', bound=npt.NDArray[Any])
 
 
 class DatasetError(DesertmindError):
@@ -31,9 +36,11 @@ class UnknownCodesError(DatasetError):
         unknown: pixels of each such code.
     """
 
-    def __init__(self, message: str, unknown: Mapping[str, int]) -> None:
-        super().__init__(message, unknown)  # both: a worker process pickles an error by its args
-        self.unknown = dict(unknown)
+    def __init__(self, message: str, unknown: Mapping[str, int] | None = None) -> None:
+        # Both: a worker process pickles an error by its args. torch raises that of a loader's
+        # worker again with its message alone.
+        super().__init__(message, unknown)
+        self.unknown = dict(unknown or {})
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -102,9 +109,9 @@ class FileFrame(LabelledFrame):
     """A frame of one file each for image, labels and (where there is any) depth.
 
     Attributes:
-        image: JPEG or PNG.
-        labels: PNG.
-        depth: grey PNG of 8 or 16 bits, 0 = missing.
+        image: JPEG, PNG, WebP, TIFF or BMP.
+        labels: PNG, TIFF or BMP.
+        depth: grey PNG or TIFF of 8 or 16 bits, 0 = missing.
         label_form: what the label file's values are.
         depth_steps_per_m: how many steps of the depth file are a metre.
     """
@@ -120,12 +127,7 @@ class FileFrame(LabelledFrame):
         return self.depth is not None
 
     def read_rgb(self) -> UInt8Array:
-        bgr = cv2.imread(str(self.image), cv2.IMREAD_COLOR)
-        if bgr is None:
-            raise DatasetError(
-                f'{self.image}: cannot be read as an image; restore the file or drop the frame'
-            )
-        return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+        return _read(self.image, 'an image', read_color_file)
 
     def read_labels(self, ontology: Ontology) -> UInt8Array:
         values = _read_label_file(self.labels, self.label_form)
@@ -136,13 +138,7 @@ class FileFrame(LabelledFrame):
     def read_depth(self) -> DepthArray:
         if self.depth is None:
             return np.zeros(self.read_rgb().shape[:2], np.float32)
-        steps = cv2.imread(str(self.depth), cv2.IMREAD_UNCHANGED)
-        if steps is None or steps.ndim != 2 or steps.dtype not in (np.uint8, np.uint16):
-            found = 'nothing' if steps is None else f'{steps.dtype} {steps.shape}'
-            raise DatasetError(
-                f'{self.depth}: cannot be read as depth (decoded: {found}); expected a grey PNG '
-                'of 8 or 16 bits, restore the file or drop the frame'
-            )
+        steps = _read(self.depth, 'depth', read_depth_file)
         metres: DepthArray = np.divide(steps, self.depth_steps_per_m, dtype=np.float32)
         return metres
 
@@ -164,26 +160,36 @@ def file_version(path: Path) -> str:
     return f'{path.resolve()}:{status.st_mtime_ns}:{status.st_size}'
 
 
-def _read_label_file(path: Path, form: LabelForm) -> npt.NDArray[Any]:
-    """Return a label file's values as integers (H, W).
-
-    OpenCV would expand a palette PNG to its colours; Pillow keeps the indices, which are the
-    labels.
-    """
+def _read(path: Path, what: str, read: Callable[[Path], _Pixels]) -> _Pixels:
     try:
-        with Image.open(path) as image:
-            if form == 'rugd_colors' and image.mode in {'RGB', 'RGBA'}:
-                return _rugd_codes(np.asarray(image)[..., :3], str(path))
-            if image.mode not in {'P', 'L', 'I;16', 'I'}:
-                raise DatasetError(
-                    f'{path}: mode {image.mode!r}, expected a palette PNG of 8 bits or a grey one '
-                    'of 8 or 16 bits'
-                )
-            return np.asarray(image)
-    except (OSError, UnidentifiedImageError) as err:
+        return read(path)
+    except (DecodeError, OSError) as err:
         raise DatasetError(
-            f'{path}: cannot be read as labels ({err}); restore the file or drop the frame'
+            f'{path}: cannot be read as {what}: {err}; restore the file or drop the frame'
         ) from err
+
+
+def _read_label_file(path: Path, form: LabelForm) -> npt.NDArray[Any]:
+    """Return a label file's values as integers (H, W)."""
+    in_colors = form == 'rugd_colors'
+    values = _read(path, 'labels', partial(read_label_file, palette_colors=in_colors))
+    if values.ndim == 2:
+        return values
+    if in_colors:
+        return _rugd_codes(values, str(path))
+    # Grey that was saved in colour, which imread and imwrite of OpenCV do if not told otherwise.
+    if (values == values[..., :1]).all():
+        return values[..., 0]
+    colors, counts = np.unique(_packed(values), return_counts=True)
+    listed = ', '.join(
+        f'{_unpacked(color)} ({count} px)'
+        for color, count in list(zip(colors.tolist(), counts.tolist(), strict=True))[:5]
+    )
+    raise DatasetError(
+        f'{path}: a colour image with {len(colors)} colours, {listed}: it does not say which '
+        'class each is. Write the code of each colour into a grey PNG: '
+        'codes[(rgb == color).all(axis=-1)] = code'
+    )
 
 
 def translated(values: npt.NDArray[Any], ontology: Ontology, source: str) -> UInt8Array:
@@ -241,6 +247,10 @@ def _packed(rgb: UInt8Array) -> npt.NDArray[np.uint32]:
     return np.asarray(wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2], np.uint32)
 
 
+def _unpacked(color: int) -> tuple[int, int, int]:
+    return color >> 16, color >> 8 & 255, color & 255
+
+
 def _rugd_codes(rgb: UInt8Array, source: str) -> UInt8Array:
     packed = _packed(rgb)
     codes = _rugd_table()[packed]
@@ -248,7 +258,7 @@ def _rugd_codes(rgb: UInt8Array, source: str) -> UInt8Array:
     if unknown.any():
         colors, counts = np.unique(packed[unknown], return_counts=True)
         pixels = {
-            str((color >> 16, color >> 8 & 255, color & 255)): count
+            str(_unpacked(color)): count
             for color, count in zip(colors.tolist(), counts.tolist(), strict=True)
         }
         listed = ', '.join(f'{color} ({count} px)' for color, count in list(pixels.items())[:5])

@@ -3,8 +3,9 @@
 A reader lists what lies in a folder and opens no picture; the frames decode when they are read.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+import re
 
 from desertmind_seg.model.ontology import Ontology
 from training.data.bags import list_bags
@@ -15,6 +16,7 @@ from training.data.listing import (
     Listing,
     block_of,
     by_stem,
+    entries,
     frame_number,
     images_below,
     parts_of,
@@ -28,7 +30,7 @@ def _ycor(root: Path, block_frames: int) -> Listing:
     """Yamaha-CMU Off-Road: train/ and valid/, a folder for each frame."""
     listing = Listing()
     for part, official in parts_of(root):
-        folders = sorted(part.glob('iid*'))
+        folders = entries(part, 'iid*')
         files = {
             kind: {folder.name: folder / name for folder in folders if (folder / name).is_file()}
             for kind, name in {'rgb.jpg': 'rgb.jpg', 'labels.png': 'labels.png'}.items()
@@ -47,7 +49,7 @@ def _nyuv2(root: Path, block_frames: int) -> Listing:
     listing = Listing()
     for part, official in parts_of(root):
         kinds = {
-            'image': images_below(part / 'images'),
+            'image': images_below(part / 'images', listing),
             'labels40': by_stem(part / 'labels40'),
             'depth': by_stem(part / 'depths'),
         }
@@ -87,8 +89,8 @@ def _rugd(root: Path, block_frames: int) -> Listing:
     del block_frames
     listing = Listing()
     kinds = {
-        'image': images_below(root / 'RUGD_frames-with-annotations'),
-        'annotation': images_below(root / 'RUGD_annotations'),
+        'image': images_below(root / 'RUGD_frames-with-annotations', listing),
+        'annotation': images_below(root / 'RUGD_annotations', listing),
     }
     for key, (image, labels) in whole_frames(listing, kinds):
         sequence = key.partition('/')[0]
@@ -110,12 +112,12 @@ def _rellis(root: Path, block_frames: int) -> Listing:
     listing = Listing()
     images = {
         f'{path.parent.parent.name}/{path.stem}': path
-        for path in sorted(base.glob('*/pylon_camera_node/*'))
+        for path in entries(base, '*/pylon_camera_node/*')
         if path.suffix in {'.jpg', '.png'}
     }
     labels = {
         f'{path.parent.parent.name}/{path.stem}': path
-        for path in sorted(base.glob('*/pylon_camera_node_label_id/*.png'))
+        for path in entries(base, '*/pylon_camera_node_label_id/*.png')
     }
     part_of = _rellis_lists([root, base, root / 'Rellis_3D_image_split'])
     if part_of:
@@ -135,26 +137,36 @@ def _rellis_lists(folders: Sequence[Path]) -> dict[str, Split]:
     part_of: dict[str, Split] = {}
     for split in ('train', 'val', 'test'):
         found = [path for folder in folders if (path := folder / f'{split}.lst').is_file()]
-        for line in found[0].read_text(encoding='utf-8').splitlines() if found else ():
+        text = found[0].read_text('utf-8', 'surrogateescape') if found else ''  # as paths are
+        for line in text.splitlines():
             if line.strip():
                 image = Path(line.split()[0])
                 part_of[f'{image.parent.parent.name}/{image.stem}'] = split
     return part_of
 
 
-def _goose(root: Path, block_frames: int) -> Listing:
-    """GOOSE: images/PART/SEQUENCE/*_windshield_vis.png, labels/PART/SEQUENCE/*_labelids.png.
+# SEQUENCE__NUMBER_TIME, then the camera: windshield_vis in GOOSE; in GOOSE-Ex camera_left, front
+# and realsense.
+_GOOSE_NAME = re.compile(r'(.+__\d+_\d+|.*\d)(?:_(\D.*))?')
 
-    The archives goose_2d_train, goose_2d_val, ... may lie unpacked beside each other. Parts
-    without published labels are left out.
+
+def _goose(root: Path, block_frames: int) -> Listing:
+    """GOOSE and GOOSE-Ex: images/PART/SEQUENCE/*_CAMERA.png, labels/PART/SEQUENCE/*_labelids.png.
+
+    The archives goose_2d_train, gooseEx_2d_val, ... may lie unpacked beside each other. Parts
+    without published labels are left out, and near-infrared images (windshield_nir).
     """
     del block_frames
     listing = Listing()
-    for base in (root, *sorted(root.glob('goose_2d_*'))):
-        for part in sorted(path.name for path in base.glob('labels/*') if path.is_dir()):
+    for base in (root, *entries(root, 'goose*_2d_*')):
+        for part in sorted(path.name for path in entries(base / 'labels') if path.is_dir()):
+            labels_of = {
+                f'{path.parent.name}/{path.stem.removesuffix("_labelids")}': path
+                for path in entries(base / 'labels' / part, '*/*_labelids.png')
+            }
             kinds = {
-                'image': _goose_files(base / 'images' / part, '_windshield_vis'),
-                'labelids': _goose_files(base / 'labels' / part, '_labelids'),
+                'image': _goose_images(base / 'images' / part, labels_of, listing),
+                'labelids': labels_of,
             }
             for key, (image, labels) in whole_frames(listing, kinds):
                 group = (key.partition('/')[0], 0, SPLIT_OF_NAME.get(part))
@@ -162,11 +174,24 @@ def _goose(root: Path, block_frames: int) -> Listing:
     return with_numbered_groups(listing)
 
 
-def _goose_files(folder: Path, suffix: str) -> dict[str, Path]:
-    return {
-        f'{path.parent.name}/{path.stem.removesuffix(suffix)}': path
-        for path in sorted(folder.glob(f'*/*{suffix}.png'))
-    }
+def _goose_images(
+    folder: Path, labels_of: Mapping[str, Path], listing: Listing
+) -> dict[str, Path]:
+    """Find the image of each frame, by the name of its labels, which has no camera."""
+    images: dict[str, Path] = {}
+    for path in entries(folder, '*/*.png'):
+        parts = _GOOSE_NAME.fullmatch(path.stem)
+        frame, camera = parts.groups('') if parts else (path.stem, '')
+        if camera.endswith('nir'):
+            continue
+        whole = f'{path.parent.name}/{path.stem}'
+        key = whole if whole in labels_of else f'{path.parent.name}/{frame}'
+        if images.setdefault(key, path) != path:
+            listing.unpaired.append(
+                f'{path} and {images[key].name} are two images of one frame, and its labels do '
+                'not say of which; keep one of them'
+            )
+    return images
 
 
 def _folder(root: Path, block_frames: int) -> Listing:
@@ -177,13 +202,14 @@ def _folder(root: Path, block_frames: int) -> Listing:
     16-bit PNG in millimetres, 0 = missing.
     """
     listing = Listing()
-    kinds = {'image': images_below(root / 'images'), 'mask': images_below(root / 'masks')}
+    folders = {'image': 'images', 'mask': 'masks'}
     if (root / 'depth').is_dir():
-        kinds['depth'] = images_below(root / 'depth')
+        folders['depth'] = 'depth'
+    kinds = {kind: images_below(root / name, listing) for kind, name in folders.items()}
     for key, (image, mask, *depth) in whole_frames(listing, kinds):
-        *folders, _ = key.split('/')
-        official = SPLIT_OF_NAME.get(folders[0]) if folders else None
-        sequence = '/'.join(folders[official is not None :])
+        *above, _ = key.split('/')
+        official = SPLIT_OF_NAME.get(above[0]) if above else None
+        sequence = '/'.join(above[official is not None :])
         name, number = (sequence, -1) if sequence else block_of(frame_number(image), block_frames)
         group = (f'{official}/{name}' if official else name, number, official)
         files = (image, mask, depth[0] if depth else None)
@@ -210,7 +236,7 @@ _FOLDERS: dict[str, tuple[Callable[[Path, int], Listing], str]] = {
     ),
     'goose': (
         _goose,
-        'images/[train|val]/SEQUENCE/*_windshield_vis.png and labels/.../*_labelids.png',
+        'images/[train|val]/SEQUENCE/*_CAMERA.png and labels/.../*_labelids.png',
     ),
     'folder': (_folder, 'images/**, masks/** and optionally depth/** of equal names'),
 }

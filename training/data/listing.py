@@ -7,6 +7,7 @@ from pathlib import Path
 import re
 from urllib.parse import parse_qsl
 
+from desertmind_seg.decoding.image_files import EXTENSIONS
 from training.data.frames import DatasetError, LabelledFrame, Split
 
 # What publishers call the parts of a set, also as folder names.
@@ -20,12 +21,61 @@ SPLIT_OF_NAME: dict[str, Split] = {
 }
 
 
+# What macOS, Windows and network drives leave beside the frames, and all names with a dot first.
+_LEFTOVERS = {'__MACOSX', '@eaDir', '$RECYCLE.BIN', 'System Volume Information', 'Thumbs.db'}
+
+
 @dataclass(frozen=True)
 class Listing:
-    """What a reader found: whole frames, and a sentence for each that lacks its other half."""
+    """What a reader found.
+
+    Attributes:
+        frames: whole ones.
+        unpaired: a sentence for each that lacks its other half, or has two.
+        notes: a sentence for what was left out without being a fault.
+    """
 
     frames: list[LabelledFrame] = field(default_factory=list)
     unpaired: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def entries(folder: Path, pattern: str = '*') -> list[Path]:
+    """List what lies in a folder, by name, without what systems leave there ('._a.png').
+
+    Args:
+        folder: nothing is found where there is none.
+        pattern: may lead into folders below, linked ones too ('*/drive.json').
+    """
+    return sorted(
+        path
+        for path in folder.glob(pattern)
+        if not any(
+            part.startswith('.') or part in _LEFTOVERS for part in path.relative_to(folder).parts
+        )
+    )
+
+
+def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Yield the files below a folder, by name; linked folders are followed, leftovers are not.
+
+    Args:
+        folder: nothing is found where there is none.
+        above: the folders in which it lies, without links.
+
+    Raises:
+        DatasetError: a link leads back to a folder in which it lies.
+    """
+    real = folder.resolve()
+    if real in above:
+        raise DatasetError(
+            f'{folder} is a link to {real}, in which it lies: there is no end to follow; remove it'
+        )
+    for path in entries(folder):
+        if path.is_dir():
+            yield from files_below(path, (*above, real))
+        else:
+            yield path
 
 
 def parts_of(folder: Path) -> list[tuple[Path, Split | None]]:
@@ -75,16 +125,25 @@ def whole_frames(
 
 def by_stem(folder: Path) -> dict[str, Path]:
     """PNG files of a folder by their name without extension."""
-    return {path.stem: path for path in sorted(folder.glob('*.png'))}
+    return {path.stem: path for path in entries(folder, '*.png')}
 
 
-def images_below(folder: Path) -> dict[str, Path]:
-    """JPEG and PNG files below a folder, by relative path without extension."""
-    return {
-        path.relative_to(folder).with_suffix('').as_posix(): path
-        for path in sorted(folder.rglob('*'))
-        if path.suffix.lower() in {'.png', '.jpg', '.jpeg'}
-    }
+def images_below(folder: Path, listing: Listing) -> dict[str, Path]:
+    """Image files below a folder, by relative path without extension.
+
+    Args:
+        folder: where they are.
+        listing: takes a sentence for every two files of one name.
+    """
+    files: dict[str, Path] = {}
+    for path in files_below(folder):
+        if path.suffix.lower() in EXTENSIONS:
+            key = path.relative_to(folder).with_suffix('').as_posix()
+            if files.setdefault(key, path) != path:
+                listing.unpaired.append(
+                    f'{path} and {files[key].name} are one frame twice; keep one of them'
+                )
+    return files
 
 
 def with_numbered_groups(listing: Listing) -> Listing:
@@ -98,7 +157,7 @@ def with_numbered_groups(listing: Listing) -> Listing:
         dataclasses.replace(frame, group_number=position[frame.official, frame.group])
         for frame in listing.frames
     ]
-    return Listing(frames, listing.unpaired)
+    return dataclasses.replace(listing, frames=frames)
 
 
 def split_root(root: str, allowed: Collection[str]) -> tuple[str, dict[str, str]]:

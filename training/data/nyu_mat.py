@@ -114,7 +114,13 @@ class NyuMatFrame(LabelledFrame):
         return True
 
     def _read(self, name: str) -> npt.NDArray[Any]:
-        stored: npt.NDArray[Any] = _open_hdf5(self.mat, os.getpid())[name][self.index]
+        try:
+            stored: npt.NDArray[Any] = _open_hdf5(self.mat, os.getpid())[name][self.index]
+        except (OSError, KeyError, ValueError, RuntimeError) as err:  # of damaged HDF5
+            raise DatasetError(
+                f'{self.mat}: {name} of frame {self.name} cannot be read ({err}); download the '
+                'file again'
+            ) from err
         return np.ascontiguousarray(stored.T)  # (W, H) -> (H, W), (3, W, H) -> (H, W, 3)
 
     def read_rgb(self) -> UInt8Array:

@@ -12,6 +12,7 @@ round(255 * p) turns all below 2e-3 into 0. Read back, each pixel sums to 1 and 
 
 from collections.abc import Sequence
 import hashlib
+import json
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
@@ -24,6 +25,7 @@ import torch
 from torch.nn import functional
 from tqdm import tqdm
 
+from desertmind_seg.model.documents import DocumentError, read_json
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import atomic_write
 from desertmind_seg.model.ontology import Ontology
@@ -51,8 +53,9 @@ class Record(BaseModel):
     def read(cls: type[_Kind], path: Path) -> _Kind:
         """Read a file; EnsembleError says where it is not such a record."""
         try:
-            return cls.model_validate_json(path.read_text(encoding='utf-8'))
-        except ValidationError as err:
+            # By way of JSON: strict fields take a JSON array for a tuple, but no Python list.
+            return cls.model_validate_json(json.dumps(read_json(path)))
+        except (DocumentError, ValidationError) as err:
             raise EnsembleError(
                 f'{path}: not readable, delete it and write it again: {err}'
             ) from err

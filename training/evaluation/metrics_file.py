@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, ValidationError
 
+from desertmind_seg.model.documents import DocumentError, read_json
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import atomic_write
 from desertmind_seg.model.records import Record
@@ -121,9 +122,9 @@ def read_metrics(path: Path) -> Metrics:
             'training.evaluate write them'
         )
     try:
-        return Metrics.model_validate(json.loads(path.read_text(encoding='utf-8')))
-    except json.JSONDecodeError as err:
-        raise MetricsFileError(f'{path}: not JSON ({err}); evaluate the model again') from err
+        return Metrics.model_validate(read_json(path))
+    except DocumentError as err:
+        raise MetricsFileError(f'{err}; evaluate the model again') from err
     except ValidationError as err:
         errors = [f'{".".join(map(str, e["loc"]))}: {e["msg"]}' for e in err.errors()]
         raise MetricsFileError(

@@ -17,7 +17,7 @@ import yaml
 from desertmind_seg.model.files import atomic_write
 from desertmind_seg.model.ontology import Ontology, load_ontology
 from training.data.datasets import choose_frames, data_hash, list_frames
-from training.data.frames import LabelledFrame
+from training.data.frames import DatasetError, LabelledFrame
 from training.data.samples import Sample
 from training.evaluation.calibration import calibrate
 from training.evaluation.metrics_file import (
@@ -177,7 +177,13 @@ def _fit(
         warnings.filterwarnings('ignore', '.*does not have many workers.*')
         # Not so: _GrowingCsvLogger puts the earlier rows back.
         warnings.filterwarnings('ignore', '.*Previous log files in this directory will be.*')
-        trainer.fit(task, loader, val_loader, ckpt_path=resumed_from, weights_only=True)
+        try:
+            trainer.fit(task, loader, val_loader, ckpt_path=resumed_from, weights_only=True)
+        except DatasetError as err:
+            # A worker's message is its whole traceback, which ends with the error's own line.
+            kind = type(err)
+            said = str(err).rpartition(f'{kind.__module__}.{kind.__qualname__}: ')[2].strip()
+            raise DatasetError(said) from err
 
 
 def _check_folder(out: Path, resume: bool) -> None:

@@ -51,7 +51,7 @@ def audit_to_folder(
     with output_folder(out, (REPORT, JSON), replace=replace) as new:
         listing = read_layout(dataset, root, ontology, split.block_frames)
         side_of = split_frames(listing.frames, split)
-        result = AuditResult(ontology)
+        result = AuditResult(ontology, warnings=list(listing.notes))
         for text in listing.unpaired:
             result.add_fault('unpaired', text)
         for frame in tqdm(listing.frames, desc='reading', unit='frame'):

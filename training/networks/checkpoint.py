@@ -1,12 +1,16 @@
 """Checkpoints: weights together with everything that says where they came from.
 
 ``checkpoint.pt`` is what a run leaves and what is exported. ``last.ckpt`` is the trainer's state
-while it runs: weights, their average, optimizer, schedule and the place in the data.
+while it runs: weights, their average, optimizer, schedule and the place in the data. Both end with
+the SHA-256 of all that stands before it, as the comment of a zip archive, which torch passes over:
+it reads a file with a changed bit without a word.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+import hashlib
 import json
+import mmap
 from pathlib import Path
 import pickle
 from typing import Any
@@ -123,11 +127,21 @@ def read_last(path: Path) -> dict[str, Any]:
     return dict(tree)
 
 
+_SEAL_BYTES = len('sha256:') + 64
+
+
 def _save(tree: Mapping[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic_write(path) as temporary:
             torch.save(tree, temporary)
+            with temporary.open('r+b') as file:
+                # A zip archive ends with the length of its comment, and the comment.
+                file.seek(-2, 2)
+                file.write(_SEAL_BYTES.to_bytes(2, 'little'))
+            seal = _seal(temporary)
+            with temporary.open('ab') as file:
+                file.write(seal)
     except (OSError, RuntimeError) as err:  # torch's writer says RuntimeError for a full disk
         raise CheckpointError(
             f'{path}: could not be written ({err}); free some space on its disk. What stood there '
@@ -135,7 +149,32 @@ def _save(tree: Mapping[str, Any], path: Path) -> None:
         ) from err
 
 
+def _seal(path: Path, size: int | None = None) -> bytes:
+    """Return the hash of a file, or of its first `size` bytes; 200 MB take 0.16 s."""
+    with (
+        path.open('rb') as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+        memoryview(content)[:size] as hashed,
+    ):
+        return f'sha256:{hashlib.sha256(hashed).hexdigest()}'.encode()
+
+
+def _check_whole(path: Path) -> None:
+    if not path.is_file():
+        raise CheckpointError(f'{path}: not a file; expected a checkpoint of training.train')
+    size = path.stat().st_size
+    with path.open('rb') as file:
+        file.seek(max(0, size - _SEAL_BYTES))
+        found = file.read()
+    if size <= _SEAL_BYTES or found != _seal(path, -_SEAL_BYTES):
+        raise CheckpointError(
+            f'{path}: cut short, damaged, or not written by training.train: its {size} bytes do '
+            'not end with the hash of those before; restore it from a copy, or train again'
+        )
+
+
 def _load(path: Path) -> Mapping[str, Any]:
+    _check_whole(path)
     try:
         tree = torch.load(path, map_location='cpu', weights_only=True)
     except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as err:

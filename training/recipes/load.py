@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-import yaml
 
-from training.recipes.overrides import advice, apply_override
+from desertmind_seg.model.documents import DocumentError, read_yaml
+from desertmind_seg.model.files import FileError
+from training.recipes.overrides import advice, apply_override, shown
 from training.recipes.schema import EnsembleRecipe, Recipe, RecipeError
 
 RECIPES = Path(__file__).resolve().parent
@@ -35,9 +36,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises:
         FileNotFoundError: there is no such file.
-        RecipeError: the YAML is broken, a parent is unknown or inherits from it, a key is unknown,
-            missing or out of range, an override does not name an existing key, or the file
-            describes an ensemble.
+        RecipeError: the file is no YAML that is taken, a parent is unknown or inherits from it, a
+            key is unknown, missing or out of range, an override does not name an existing key, or
+            the file describes an ensemble.
     """
     file = _find(path)
     tree = _resolve(file)
@@ -68,7 +69,7 @@ def _find(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix not in {'.yaml', '.yml'}:
         path = RECIPES / f'{path}.yaml'
-    if not path.is_file():
+    if not path.exists():
         shipped = ', '.join(sorted(file.stem for file in RECIPES.glob('*.yaml')))
         raise FileNotFoundError(f'No recipe at {str(path)!r}; shipped are {shipped}')
     return path
@@ -76,14 +77,9 @@ def _find(path: str | Path) -> Path:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(file.read_text(encoding='utf-8'))
-    except yaml.YAMLError as err:
-        raise RecipeError(f'{file}: not valid YAML: {err}') from err
-    if not isinstance(tree, dict):
-        raise RecipeError(
-            f'{file}: expected sections (name, seed, model, ...), found {type(tree).__name__}'
-        )
-    return tree
+        return read_yaml(file)
+    except (DocumentError, FileError) as err:
+        raise RecipeError(str(err)) from err
 
 
 def _resolve(file: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -145,7 +141,7 @@ def _overridden(
         return recipe
     for override in overrides:
         apply_override(tree, override, schema)
-    return _validated(schema, tree, f'{file} with {" ".join(overrides)}')
+    return _validated(schema, tree, f'{file} with {" ".join(map(shown, overrides))}')
 
 
 def _validated(schema: type[_Schema], tree: dict[str, Any], source: str) -> _Schema:
@@ -163,4 +159,5 @@ def _message(error: ErrorDetails, schema: type[BaseModel]) -> str:
         return advice(key, schema)
     message = f'{key or "recipe"}: {error["msg"].removeprefix("Value error, ")}'
     # A whole section would bury the message, which quotes the values that it is about.
-    return message if isinstance(error['input'], dict) else f'{message} (got {error["input"]!r})'
+    given = error['input']
+    return message if isinstance(given, dict) else f'{message} (got {shown(repr(given))})'

@@ -5,8 +5,8 @@ from difflib import get_close_matches
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
-import yaml
 
+from desertmind_seg.model.documents import DocumentError, parse_yaml
 from training.recipes.schema import RecipeError
 
 
@@ -20,13 +20,12 @@ def apply_override(tree: dict[str, Any], override: str, schema: type[BaseModel])
         schema: the recipe's, which knows the nearest key.
 
     Raises:
-        RecipeError: the recipe has no such key, or the value is not YAML.
+        RecipeError: the recipe has no such key, or the value is no YAML that is taken.
     """
     key, separator, value = override.partition('=')
+    named = f'Override {shown(override)!r}'
     if not separator:
-        raise RecipeError(
-            f'Override {override!r} is not of the form section.key=value, e.g. optim.epochs=2'
-        )
+        raise RecipeError(f'{named} is not of the form section.key=value, e.g. optim.epochs=2')
     *sections, last = key.split('.')
     node: Any = tree
     try:
@@ -34,11 +33,17 @@ def apply_override(tree: dict[str, Any], override: str, schema: type[BaseModel])
             node = node[_place(node, part)]
         place = _place(node, last)
     except KeyError:
-        raise RecipeError(f'Override {override!r}: {advice(key, schema)}') from None
+        raise RecipeError(f'{named}: {advice(key, schema)}') from None
     try:
-        node[place] = yaml.safe_load(value)
-    except yaml.YAMLError as err:
-        raise RecipeError(f'Override {override!r}: {value!r} is not a YAML value') from err
+        node[place] = parse_yaml(value, named)
+    except DocumentError as err:
+        raise RecipeError(str(err)) from err
+
+
+def shown(text: str) -> str:
+    """Return the text in one line, shortened."""
+    line = ' '.join(text.split())
+    return line if len(line) <= 80 else f'{line[:80]} ...'
 
 
 def advice(key: str, schema: type[BaseModel]) -> str:
@@ -61,7 +66,7 @@ def _place(node: Any, part: str) -> str | int:
     """Return the key or the position; KeyError if the node does not have it."""
     if isinstance(node, dict) and part in node:
         return part
-    if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+    if isinstance(node, list) and part in map(str, range(len(node))):
         return int(part)
     raise KeyError(part)
 

@@ -10,11 +10,18 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from desertmind_seg.model.errors import DesertmindError
 
+# The upper ends are far beyond use; they are for a slip of the keyboard, such as 1e6 for 1e-6.
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Weight = Annotated[float, Field(ge=0.0)]
-Count = Annotated[int, Field(ge=1)]
-SizeHw = tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]]
+Positive = Annotated[float, Field(gt=0.0, le=1e6)]
+Weight = Annotated[float, Field(ge=0.0, le=1e6)]
+Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
+_Side = Annotated[int, Field(strict=True, ge=32, le=8192)]
+SizeHw = tuple[_Side, _Side]
+Rate = Annotated[float, Field(gt=0.0, le=10.0)]
+Temperature = Annotated[float, Field(ge=0.01, le=100.0)]
+Scale = Annotated[float, Field(ge=0.1, le=4.0)]
+Text = Annotated[str, Field(max_length=4096, pattern=r'^[^\x00-\x1f]*$')]  # one line
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]  # what NumPy's generator takes
 DatasetName = Literal[
     'ycor', 'nyuv2', 'nyuv2_mat', 'desert', 'rugd', 'rellis', 'goose', 'folder', 'bag', 'synthetic'
 ]
@@ -25,7 +32,7 @@ class RecipeError(DesertmindError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra='forbid', frozen=True)
+    model_config = ConfigDict(extra='forbid', frozen=True, allow_inf_nan=False)
 
 
 class DepthSection(_Section):
@@ -76,15 +83,17 @@ class ModelSection(_Section):
     """
 
     architecture: Literal['deeplabv3', 'lraspp', 'deeplabv3plus', 'fpn']
-    encoder: str
-    encoder_weights: str
+    encoder: Text
+    encoder_weights: Text
     normalisation: Literal['encoder', 'symmetric']
-    initial_checkpoint: str
+    initial_checkpoint: Text
     # A number: the first stages.
-    frozen_encoder: Literal['none', 'all', 'all_but_depth'] | Annotated[int, Field(ge=1)]
+    frozen_encoder: (
+        Literal['none', 'all', 'all_but_depth'] | Annotated[int, Field(strict=True, ge=1, le=1000)]
+    )
     drop_path: Annotated[float, Field(ge=0.0, lt=1.0)]  # stochastic depth; timm encoders only
     output_stride: Literal[8, 16, 32]
-    decoder_channels: Annotated[int, Field(ge=8)]
+    decoder_channels: Annotated[int, Field(strict=True, ge=8, le=4096)]
     network_size_hw: SizeHw  # the size the exported network sees; smp's need multiples of stride
     depth: DepthSection | None
 
@@ -119,7 +128,7 @@ class DatasetSection(_Section):
     """One source of frames. ``repeat`` counts it several times in an epoch."""
 
     dataset: DatasetName
-    root: str
+    root: Text
     split: Literal['train', 'val', 'test', 'all']
     repeat: Count
 
@@ -135,9 +144,9 @@ class SplitSection(_Section):
 
     by: Literal['official', 'groups', 'folds']
     block_frames: Count
-    val_every_groups: Annotated[int, Field(ge=2)]
-    folds: Annotated[int, Field(ge=2)]
-    fold: Annotated[int, Field(ge=0)]
+    val_every_groups: Annotated[int, Field(strict=True, ge=2, le=1_000_000)]
+    folds: Annotated[int, Field(strict=True, ge=2, le=1000)]
+    fold: Annotated[int, Field(strict=True, ge=0)]
 
     @model_validator(mode='after')
     def _fold_exists(self) -> 'SplitSection':
@@ -153,8 +162,8 @@ class DataSection(_Section):
     val: Annotated[list[DatasetSection], Field(min_length=1)]
     split: SplitSection
     rare_class_boost: Weight  # 0 samples every frame equally often
-    num_workers: Annotated[int, Field(ge=0)]
-    cache_dir: str | None  # decoded frames, kept between runs; null decodes every time
+    num_workers: Annotated[int, Field(strict=True, ge=0, le=1024)]
+    cache_dir: Text | None  # decoded frames, kept between runs; null decodes every time
 
 
 class AugmentSection(_Section):
@@ -213,7 +222,7 @@ class LossSection(_Section):
         ]
         | list[Weight]
     )
-    boundary_weight: Annotated[float, Field(ge=1.0)]
+    boundary_weight: Annotated[float, Field(ge=1.0, le=1e6)]
     boundary_px: Count
     soft_iou: Weight
     dice: Weight
@@ -230,9 +239,9 @@ class DistillationSection(_Section):
     and Dean, 2015). The teachers see each frame as the student does, augmented.
     """
 
-    teachers: Annotated[list[str], Field(min_length=1)]
+    teachers: Annotated[list[Text], Field(min_length=1)]
     weight: Positive
-    temperature: Positive
+    temperature: Temperature
 
 
 class OptimSection(_Section):
@@ -246,7 +255,7 @@ class OptimSection(_Section):
     epochs: Count
     batch_size: Count
     accumulate_batches: Count
-    lr: Positive
+    lr: Rate
     encoder_lr_factor: Weight
     weight_decay: Weight
     schedule: Literal['constant', 'cosine', 'one_cycle', 'poly']
@@ -272,9 +281,9 @@ class OptimSection(_Section):
 class EvaluationSection(_Section):
     """Test-time augmentation (scales x flip, probabilities averaged) and temperatures to list."""
 
-    tta_scales: Annotated[list[Positive], Field(min_length=1)]
+    tta_scales: Annotated[list[Scale], Field(min_length=1)]
     tta_flip: bool
-    temperatures: list[Positive]
+    temperatures: list[Temperature]
     # BatchNorm's statistics again, from training frames as they are. No rule: +0.01 mIoU on YCOR,
     # -0.01 on NYUv2.
     refresh_batch_norm: bool
@@ -284,10 +293,10 @@ class EvaluationSection(_Section):
 class Recipe(_Section):
     """A whole experiment, validated. ``parent`` names the one that it changes, or is ``none``."""
 
-    name: str
-    parent: str
-    seed: int
-    ontology: str
+    name: Text
+    parent: Text
+    seed: Seed
+    ontology: Text
     model: ModelSection
     data: DataSection
     augment: AugmentSection
@@ -319,17 +328,17 @@ class Recipe(_Section):
 class MemberSection(_Section):
     """One member of an ensemble: a recipe by name; all its folds take part."""
 
-    recipe: str
+    recipe: Text
     folds: Count
 
 
 class EnsembleRecipe(_Section):
     """Members whose out-of-fold probabilities are averaged with weights fitted for mIoU."""
 
-    name: str
-    parent: str
-    seed: int
-    ontology: str
+    name: Text
+    parent: Text
+    seed: Seed
+    ontology: Text
     members: Annotated[list[MemberSection], Field(min_length=2)]
     base_size_hw: SizeHw
     store_scale: Fraction  # out-of-fold probabilities are kept at this share of the frame's sides
