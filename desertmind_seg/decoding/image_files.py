@@ -101,7 +101,7 @@ def read_label_file(path: Path, *, palette_colors: bool = False) -> npt.NDArray[
             )
         return values[..., 0] if mode == 'LA' else values[..., :3]
     if mode == 'L':  # Pillow stretches 2 and 4 bits to 0..255
-        return values // np.uint8({'L;2': 85, 'L;4': 17}.get(kind, 1))
+        values = values // np.uint8({'L;2': 85, 'L;4': 17}.get(kind, 1))
     # Pillow before 11.3 gives 16 bits as 32, and 1 bit is bool.
     return values.astype(np.uint16 if mode.startswith('I') else np.uint8, copy=False)
 

@@ -143,7 +143,9 @@ def prepare(inputs: Path) -> None:
     recipe = load_recipe('ycor8_rgb_ycor_only', overrides).model_dump(mode='json')
     (inputs / 'recipe.yaml').write_text(yaml.safe_dump(recipe))
     for name, out in (('train', inputs / 'run'), ('synthetic_bag', inputs)):
-        status = _wait(_start(COMMANDS[name], COMMANDS[name].arguments(inputs, out), inputs / 'log'))
+        status = _wait(
+            _start(COMMANDS[name], COMMANDS[name].arguments(inputs, out), inputs / 'log')
+        )
         if status:
             raise SystemExit(f'{name} ended with {status}; see {inputs / "log"}')
 

@@ -43,7 +43,7 @@ from training.networks.checkpoint import (
 )
 from training.networks.vehicle_graph import VehicleGraph
 from training.recipes.changes import recipe_changes
-from training.recipes.schema import Recipe
+from training.recipes.schema import Recipe, RecipeError
 
 _log = logging.getLogger(__name__)
 LAST = 'last.ckpt'
@@ -87,6 +87,11 @@ def train(
     """
     _check_folder(out, resume)
     ontology = load_ontology(recipe.ontology)
+    if ontology.num_classes < 2:
+        raise RecipeError(
+            f'{ontology.name} has one class, {ontology.names[0]!r}: there is nothing to tell apart; '
+            'give what is not of it a class of its own'
+        )
     if resume and (out / CHECKPOINT).is_file() and not (out / LAST).is_file():
         return _finished_run(recipe, ontology, out)
     state = read_last(out / LAST) if resume and (out / LAST).is_file() else None
@@ -122,6 +127,9 @@ def train(
     task.start_averaging()
     if trainer.is_global_zero:
         _write_recipe(recipe, out)
+        if state is None:  # curves of a run that was stopped before its first save
+            for events in out.glob('events.out.tfevents.*'):
+                events.unlink()
     _fit(trainer, task, loader, val_loader, out, resume=state is not None)
     training_sec = last.training_sec
     if trainer.is_global_zero:

@@ -186,7 +186,7 @@ def _write_image(
     path: Path, image: npt.NDArray[Any] | cv2.typing.MatLike, options: list[int]
 ) -> None:
     # imwrite says nothing of why a file was not written, such as a full disk.
-    path.write_bytes(cv2.imencode(path.suffix, image, options)[1])
+    path.write_bytes(cv2.imencode(path.suffix, image, options)[1].tobytes())
 
 
 # ---------------------------------------------------------------------------------------------
