@@ -1,24 +1,26 @@
 # make demo   a sample drive goes through the node over ROS 2: out/demo/report.html
 # make check  format, lint, types and the unit tests, for before a commit: a minute
 # make test   the same with the whole test suite
+# make soak   the node under twice its load for SOAK_MINUTES (30): out/soak/report.html
 # make docs   the documents, built strictly: out/docs/index.html
 # All make .venv themselves. Nothing outside this folder is changed.
 
 PYTHON ?= python3
-PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
+# Every file from outside is checked against its hash. pip has none for a folder, so the package
+# follows alone: without what it requires, and built by the setuptools that is there by then.
+INSTALL = $(PIP) --require-hashes $(patsubst %,-r requirements/%.txt,$(1)) && \
+  $(PIP) --no-deps --no-build-isolation --editable .
 PYTEST_ARGS ?=
+SOAK_MINUTES ?= 30
 
 # Where apt's ROS 2 is sourced, the environment sees it, and PyPI's ROS wheels stay out of its way.
 ROS := $(if $(wildcard $(addsuffix /share/rclpy/package.xml,$(subst :, ,$(AMENT_PREFIX_PATH)))),apt,pypi)
 VENV_ARGS_apt = --system-site-packages
-RUNTIME_pypi = .[ros]
-RUNTIME_apt = .
-TEST_pypi = .[train,dev,ros,tensorrt]
-TEST_apt = .[train,dev,tensorrt]
-DOCS_pypi = .[ros,docs]
-DOCS_apt = .[docs]
+RUNTIME_pypi = runtime ros
+RUNTIME_apt = runtime
 
-.PHONY: demo lint check test docs constraints clean
+.PHONY: demo lint check test soak docs constraints clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.runtime out/demo/sample_drive/metadata.yaml
@@ -36,6 +38,9 @@ check: lint
 test: lint
 	.venv/bin/pytest $(PYTEST_ARGS)
 
+soak: .venv/.test
+	.venv/bin/python test/soak/run.py --minutes $(SOAK_MINUTES) --out out/soak
+
 # Warnings are errors: a broken link, a name that is gone, a page that no other leads to.
 docs: .venv/.docs
 	.venv/bin/python docs/generate.py
@@ -47,19 +52,19 @@ out/demo/sample_drive/metadata.yaml: $(wildcard training/synthetic.py training/s
 	.venv/bin/python -m training.synthetic --bag out/demo/sample_drive \
 	  --frames 60 --jobs 2 --force
 
-.venv/.runtime: .venv/.ros-$(ROS) setup.py package.xml constraints.txt
+.venv/.runtime: .venv/.ros-$(ROS) setup.py package.xml $(wildcard requirements/*.txt)
 	@echo 'Installing the runtime into .venv'
-	$(PIP) --editable '$(RUNTIME_$(ROS))'
+	$(call INSTALL,$(RUNTIME_$(ROS)))
 	@touch $@
 
-.venv/.test: .venv/.ros-$(ROS) setup.py package.xml constraints.txt
+.venv/.test: .venv/.ros-$(ROS) setup.py package.xml $(wildcard requirements/*.txt)
 	@echo 'Installing the runtime, training and development tools into .venv (several GB)'
-	$(PIP) --editable '$(TEST_$(ROS))'
+	$(call INSTALL,$(RUNTIME_$(ROS)) test)
 	@touch .venv/.runtime $@
 
 .venv/.docs: .venv/.runtime
 	@echo 'Installing what builds the documents into .venv'
-	$(PIP) --editable '$(DOCS_$(ROS))'
+	$(call INSTALL,$(RUNTIME_$(ROS)) docs)
 	@touch $@
 
 .venv/.ros-$(ROS):
@@ -79,12 +84,23 @@ out/demo/sample_drive/metadata.yaml: $(wildcard training/synthetic.py training/s
 	$(PYTHON) -m venv $(VENV_ARGS_$(ROS)) .venv
 	@touch $@
 
-# Resolves for all of Python 3.10 to 3.13 at once.
+# Resolves for all of Python 3.10 to 3.13 at once: constraints.txt has every version, and each file
+# in requirements/ one set of packages with their hashes, without those that every Python gets from
+# runtime.txt.
+COMPILE = .venv/bin/uv pip compile --quiet --no-python-downloads --universal \
+  --python-version 3.10 --no-annotate --custom-compile-command 'make constraints'
+UPGRADE = --upgrade
+HASHES = $(COMPILE) --generate-hashes --constraints constraints.txt
 constraints: .venv/.test
 	$(PIP) uv
-	.venv/bin/uv pip compile --no-python-downloads --universal --python-version 3.10 --upgrade \
-	  --all-extras --constraints constraints.in --no-annotate \
-	  --custom-compile-command 'make constraints' --output-file constraints.txt setup.py
+	$(COMPILE) $(UPGRADE) --all-extras --constraints constraints.in \
+	  --output-file constraints.txt setup.py
+	mkdir -p requirements
+	echo setuptools | $(HASHES) --output-file requirements/runtime.txt setup.py -
+	known=$$(sed -nE 's/^([a-z0-9-]+)==[^;]+$$/--no-emit-package \1/p' requirements/runtime.txt); \
+	compile() { $(HASHES) $$known --output-file requirements/$$1.txt setup.py $$2; } && \
+	compile ros '--extra ros' && compile docs '--extra docs' && \
+	compile test '--extra train --extra dev --extra tensorrt'
 
 clean:
 	rm -rf .venv out build install log

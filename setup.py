@@ -41,21 +41,26 @@ setup(
     python_requires='>=3.10',
     # The runtime: no torch. rclpy and the messages come from apt's ROS 2 or from the extra 'ros'.
     install_requires=[
-        'apsw',
         'jinja2',
+        'lz4',
         'markupsafe',
-        'matplotlib',
-        'numpy',
+        # 3.8 and older are built for NumPy 1, as apt's 3.5 and 3.6 are.
+        'matplotlib>=3.9',
+        'mcap',
+        'numpy>=1.26',
         'onnx',
-        'onnxruntime',
+        # The first that loads CUDA from where pip puts it.
+        'onnxruntime>=1.21',
         # 4.6 fills truncated JPEGs with grey instead of refusing them.
         'opencv-python-headless>=4.11',
+        'packaging',
         'pillow',
         'protobuf',
         'pydantic>=2',
         'pyyaml',
         'rosbags>=0.11',
         'tqdm',
+        'zstandard',
     ],
     extras_require={
         # ROS 2 Kilted as wheels, for machines without apt's ROS 2; never both on one path. More
@@ -102,6 +107,7 @@ setup(
         ],
         'dev': [
             'colcon-common-extensions',
+            'hypothesis',
             'mypy',
             'psutil',
             'pytest',

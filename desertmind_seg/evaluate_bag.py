@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 import sys
 
+from desertmind_seg.messages.compressed_format import COMPRESSED_COLORS
 from desertmind_seg.messages.pairing import MAX_DT_MS, MAX_WAIT_MS
 from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
 from desertmind_seg.options import (
@@ -84,6 +85,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='MS',
         help='how long an image waits for its depth, by the log time (default: %(default)g)',
     )
+    parser.add_argument(
+        '--compressed-colors',
+        choices=COMPRESSED_COLORS,
+        default='auto',
+        help='how compressed images are read where their format string is wrong: with the colours '
+        'that they store, or with red and blue exchanged (default: %(default)s)',
+    )
     add_bundle(parser)
     parser.add_argument(
         '--against',
@@ -123,7 +131,12 @@ def _run(options: argparse.Namespace) -> int:
     from desertmind_seg.evaluation.depth import DepthTopic
     from desertmind_seg.evaluation.results import MASKS, METRICS, REPORT
     from desertmind_seg.evaluation.run import evaluate_bag
-    from desertmind_seg.evaluation.sections import depth_facts, flicker_facts, score_facts
+    from desertmind_seg.evaluation.sections import (
+        depth_facts,
+        flicker_facts,
+        reasons_of,
+        score_facts,
+    )
     from desertmind_seg.model.bundle import MIN_SIZE_HW, read_bundle
     from desertmind_seg.pipeline.segmenter import Segmenter
     from desertmind_seg.pipeline.temporal import TemporalFilter
@@ -146,6 +159,7 @@ def _run(options: argparse.Namespace) -> int:
         options.out,
         against=options.against and segmenter(options.against, options.against_temporal_alpha),
         depth=options.depth and DepthTopic(options.depth, options.max_dt_ms, options.max_wait_ms),
+        compressed_colors=options.compressed_colors,
         force=options.force,
     )
     frames, inference = metrics.frames, metrics.latency_ms.inference
@@ -168,10 +182,20 @@ def _run(options: argparse.Namespace) -> int:
         problems = [problem.error for problem in metrics.depth.problems]
         for text in filter(None, [metrics.depth.hint, *problems]):
             print(f'Depth: {text}', file=sys.stderr)
-    if frames.bad:
-        print(f'{len(frames.bad)} frames were left out, see the report.', file=sys.stderr)
-        return DONE_IN_PART
-    return ALL_DONE
+    labels, depth, bag = metrics.labels, metrics.depth, metrics.bag
+    for what, of in (('frames', frames), ('label images', labels)):
+        if of is not None and of.bad.count:
+            print(f'{of.bad.count} {what} left out: {reasons_of(of.bad)}.', file=sys.stderr)
+        if of is not None and of.lost:
+            print(f'{of.lost} {what} lost: the bag is damaged.', file=sys.stderr)
+    if bag.unreadable_topics:
+        print(f'Topics not read: {", ".join(bag.unreadable_topics)}.', file=sys.stderr)
+    in_part = [
+        *(frames.bad.count, frames.lost, bag.losses),
+        *((labels.bad.count, labels.lost) if labels else ()),
+        *((depth.images_unreadable, depth.frames_without_depth['refused']) if depth else ()),
+    ]
+    return DONE_IN_PART if any(in_part) else ALL_DONE
 
 
 if __name__ == '__main__':

@@ -1,13 +1,14 @@
 """Command: write the parameters of Nav2's semantic segmentation layer for a class table.
 
-The layer (kiwicampus/semantic_segmentation_layer) knows classes by their names and logs an error
-for each name in ~/label_info that its parameters lack; so the names are never typed by hand.
+The layer (ros-navigation/semantic_segmentation_layer) knows classes by their names and logs an
+error for each name in ~/label_info that its parameters lack; so the names are never typed by hand.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 import sys
+from typing import Any
 
 from desertmind_seg.options import ALL_DONE, command_parser, run_command
 
@@ -17,7 +18,14 @@ examples:
     python -m desertmind_seg.nav2_config --ontology ycor-8 > config/nav2.yaml
   for a bundle of your own, whose node runs in the namespace /front
     python -m desertmind_seg.nav2_config --bundle mine.onnx --node /front/segmentation > nav2.yaml
+  with the fields of view of the camera that runs, or of one in a bag
+    python -m desertmind_seg.nav2_config --ontology ycor-8 \\
+        --camera-info /camera/color/camera_info > nav2.yaml
+    python -m desertmind_seg.nav2_config --ontology ycor-8 \\
+        --camera-info /camera/color/camera_info --bag drive > nav2.yaml
 """
+# Discovery can take 3 s, and a camera that starts some more.
+_WAIT_SEC = 10.0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,6 +45,15 @@ def build_parser() -> argparse.ArgumentParser:
         default='/segmentation',
         help='the segmentation node with its namespace (default: %(default)s)',
     )
+    parser.add_argument(
+        '--camera-info', metavar='TOPIC', help="take the camera's fields of view from this topic"
+    )
+    parser.add_argument(
+        '--bag', type=Path, help='the bag that has this topic (default: ask the running camera)'
+    )
+    parser.add_argument(
+        '--rectified', action='store_true', help='the images are rectified (input.rectified)'
+    )
     return parser
 
 
@@ -44,11 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = build_parser()
     options = parser.parse_args(argv)
+    if not options.camera_info and (options.bag or options.rectified):
+        parser.error('--bag and --rectified need --camera-info')
     return run_command(parser, lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> int:
-    from desertmind_seg.geometry.nav2_layer import nav2_yaml
+    from desertmind_seg.geometry.nav2_layer import fields_of_view_rad, nav2_yaml
     from desertmind_seg.model.bundle import read_bundle
     from desertmind_seg.model.ontology import load_ontology
 
@@ -56,8 +75,23 @@ def _run(options: argparse.Namespace) -> int:
         ontology = read_bundle(options.bundle).metadata.ontology
     else:
         ontology = load_ontology(options.ontology)
-    print(nav2_yaml(ontology, options.node.rstrip('/')), end='')
+    fields_of_view = None
+    if options.camera_info:
+        camera_info = _camera_info(options.camera_info, options.bag)
+        fields_of_view = fields_of_view_rad(camera_info, rectified=options.rectified)
+    print(nav2_yaml(ontology, options.node.rstrip('/'), fields_of_view), end='')
     return ALL_DONE
+
+
+def _camera_info(topic: str, bag_path: Path | None) -> Any:
+    from desertmind_seg.geometry.camera_info_topic import wait_for_camera_info
+    from desertmind_seg.messages.bags import Bag
+
+    if bag_path is None:
+        return wait_for_camera_info(topic, _WAIT_SEC)
+    with Bag(bag_path) as bag:
+        bag.topic(topic, ['sensor_msgs/msg/CameraInfo'])
+        return bag.deserialize(next(bag.messages(topic)))
 
 
 if __name__ == '__main__':

@@ -7,22 +7,32 @@ one function with typed arguments, and prints what came of it.
 import argparse
 from collections.abc import Callable
 from math import isfinite
+import os
 from pathlib import Path
+import select
+import signal
 import sys
+import threading
+from types import FrameType
+from typing import NoReturn
 
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import DEFAULT_BUNDLE
+from desertmind_seg.model.installed import check_installed, import_failure
 
 ALL_DONE, DONE_IN_PART, NOTHING_WRITTEN, STOPPED = 0, 1, 2, 130
+# What a shell shows of a program that SIGPIPE (13) ended, as in `segment ... | head`.
+NO_READER = 128 + 13
 EXIT_CODES = """\
-exit status: 0 all done, 1 done in part, 2 nothing written, 130 stopped by Ctrl-C"""
+exit status: 0 all done, 1 done in part, 2 nothing written, 130 stopped by Ctrl-C, 141 nobody reads
+what it prints"""
 # In the order in which auto tries them; engines/load.py has what they are, a test compares.
 BACKENDS = ('tensorrt', 'onnxruntime-cuda', 'onnxruntime-cpu')
 
 
 def command_parser(module: str, description: str, examples: str = '') -> argparse.ArgumentParser:
     """Build the parser of the command `python -m MODULE`, with its examples below the options."""
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=f'python -m {module}',
         description=description,
         epilog='\n\n'.join(filter(None, [examples.rstrip(), EXIT_CODES])),
@@ -37,13 +47,92 @@ def run_command(parser: argparse.ArgumentParser, work: Callable[[], int]) -> int
     argparse says what is wrong with an option.
     """
     try:
-        return work()
+        return _work_or_reason(parser, work)
+    except BrokenPipeError:
+        if _drop_unread_output():
+            return NO_READER
+        raise
+
+
+def _work_or_reason(parser: argparse.ArgumentParser, work: Callable[[], int]) -> int:
+    try:
+        check_installed()
+        status = _interruptible(work)
+        sys.stdout.flush()
+        return status
     except (DesertmindError, OSError) as err:
+        if isinstance(err, BrokenPipeError) and _drop_unread_output():
+            return NO_READER
         print(f'{parser.prog}: error: {err}', file=sys.stderr)
+        return NOTHING_WRITTEN
+    except ImportError as err:
+        if (err.name or '').startswith(('desertmind_seg', 'training')):
+            raise
+        print(f'{parser.prog}: error: {import_failure(err)}', file=sys.stderr)
         return NOTHING_WRITTEN
     except KeyboardInterrupt:
         print(f'{parser.prog}: stopped', file=sys.stderr)
         return STOPPED
+
+
+class _Parser(argparse.ArgumentParser):
+    """Ends `--help | head` as quietly as the commands end."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            if _drop_unread_output():
+                sys.exit(NO_READER)
+            raise
+        super().exit(status, message)
+
+
+def _drop_unread_output() -> bool:
+    """Send stdout and stderr nowhere where their pipe has no reader; return whether one had none.
+
+    Not every broken pipe is one of these two, and Python would flush them once more at its end.
+    """
+    dropped = False
+    for stream in (sys.stdout, sys.stderr):
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        if any(event & select.POLLERR for _, event in poll.poll(0)):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            dropped = True
+    return dropped
+
+
+def _interruptible(work: Callable[[], int]) -> int:
+    """Do a command's work; Ctrl-C ends it as KeyboardInterrupt, and again at once.
+
+    Ctrl-C may come during an import, where libraries turn it into errors of their own, and once
+    more while the first is put away or Python ends, where it would print a traceback.
+    """
+    interrupted = False
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        nonlocal interrupted
+        if interrupted:
+            os._exit(STOPPED)
+        interrupted = True
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        return work()
+    except Exception as err:
+        if interrupted:
+            raise KeyboardInterrupt from err
+        raise
+    finally:
+        interrupted = True
+
+
+def exit_on_interrupt() -> None:
+    """Let Ctrl-C end the process at once, until another handler is set."""
+    signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(STOPPED))
 
 
 def exit_code(done: int, wanted: int) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 import sys
 
-from desertmind_seg.options import ALL_DONE, command_parser, positive, run_command
+from desertmind_seg.options import ALL_DONE, DONE_IN_PART, command_parser, positive, run_command
 
 _LATE_WARNING_MS = 100.0  # three periods of a 30 Hz camera
 _DEFAULT_CLOCK_HZ = 40.0  # as `ros2 bag play --clock`
@@ -23,7 +23,8 @@ examples:
     python -m desertmind_seg.play_bag drive --topics /camera/color/image_raw --rate 0.5 \\
         --remap /camera/color/image_raw:=/front/image_raw --clock
 
-Ctrl-C ends a play in order: all done."""
+Ctrl-C ends a play in order: all done. Messages that are damaged or that the middleware refuses are
+left out and counted: done in part."""
 
 
 def _remap(text: str) -> tuple[str, str]:
@@ -81,7 +82,7 @@ def _run(options: argparse.Namespace) -> int:
 
     logging.basicConfig(format='%(message)s')
     with ros_session() as stop:
-        statistics = play_bag(
+        statistics, losses = play_bag(
             options.bag,
             stop,
             topics=options.topics,
@@ -92,10 +93,11 @@ def _run(options: argparse.Namespace) -> int:
             wait_sec=options.wait_for_subscribers,
         )
     for name, published in statistics.published.items():
-        failed = statistics.failed[name]
+        failed, damaged = statistics.failed[name], statistics.damaged[name]
         print(
             f'{name}: {published} published'
             + (f', {failed} refused by the middleware' if failed else '')
+            + (f', {damaged} damaged and left out' if damaged else '')
         )
     if statistics.max_late_ms > _LATE_WARNING_MS:
         print(
@@ -103,7 +105,8 @@ def _run(options: argparse.Namespace) -> int:
             f'{options.rate:g} would keep its pace.',
             file=sys.stderr,
         )
-    return ALL_DONE
+    in_part = losses or statistics.failed or statistics.damaged
+    return DONE_IN_PART if in_part else ALL_DONE
 
 
 if __name__ == '__main__':

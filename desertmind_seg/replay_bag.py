@@ -22,6 +22,7 @@ import sys
 from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
 from desertmind_seg.options import (
     ALL_DONE,
+    DONE_IN_PART,
     add_backend,
     add_bundle,
     add_confidence_threshold,
@@ -38,7 +39,10 @@ _EXAMPLES = """\
 examples:
   masks, scores, latency and a video, as the vehicle would have had them
     python -m desertmind_seg.replay_bag drive --image /camera/color/image_raw \\
-        --labels /labels/ycor_8 --out result"""
+        --labels /labels/ycor_8 --out result
+
+Frames that are damaged are counted in the report: done in part. That the node drops frames while
+it is busy is what a replay measures."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -82,6 +86,7 @@ def _run(options: argparse.Namespace) -> int:
     from desertmind_seg.evaluation.sections import score_facts
     from desertmind_seg.model.bundle import read_bundle
     from desertmind_seg.replay.node_process import NodeOptions
+    from desertmind_seg.replay.page import what_became_of
     from desertmind_seg.replay.run import replay_bag
     from desertmind_seg.replay.session import ros_session
     from desertmind_seg.replay.video import OVERLAY, VIDEO
@@ -108,7 +113,7 @@ def _run(options: argparse.Namespace) -> int:
             video=not options.no_video,
         )
     frames, latency = metrics.frames, metrics.latency_ms.publish_to_mask
-    print(f'{frames.in_} frames in, {frames.out} masks out, {frames.dropped} dropped.')
+    print(f'{frames.in_} frames in, {frames.out} masks out: {what_became_of(frames)}.')
     print(
         f'Latency from frame to mask: p50 {latency.p50:.0f}, p95 {latency.p95:.0f}, '
         f'p99 {latency.p99:.0f} ms on this machine.'
@@ -119,7 +124,15 @@ def _run(options: argparse.Namespace) -> int:
         print(f'{label + ":":9}{options.out / name}')
     if not options.no_video:
         print(f'{"Video:":9}{options.out / VIDEO}')
-    return ALL_DONE
+    bag, labels = metrics.bag, metrics.labels
+    if bag.unreadable_topics:
+        print(f'Topics not read: {", ".join(bag.unreadable_topics)}.', file=sys.stderr)
+    in_part = [
+        *(frames.damaged, frames.refused, frames.lost, bag.losses),
+        frames.dropped_by_reason.get('bad_frame'),
+        *((labels.bad.count, labels.lost) if labels else ()),
+    ]
+    return DONE_IN_PART if any(in_part) else ALL_DONE
 
 
 if __name__ == '__main__':

@@ -70,7 +70,9 @@ def config_yaml() -> str:
             limits = f' Allowed: {spec.constraints} {spec.unit}'.rstrip() + '.'
             text = spec.description + (limits if spec.constraints else '')
             lines += [f'{indent}# {line}' for line in textwrap.wrap(text, 97 - len(indent))]
-            lines.append(f'{indent}{spec.name.rpartition(".")[2]}: {_literal(spec.default)}')
+            # A whole copy of the file must not undo the autostart of seg.launch.py.
+            mark = '# ' if spec.name == 'autostart' else ''
+            lines.append(f'{indent}{mark}{spec.name.rpartition(".")[2]}: {_literal(spec.default)}')
     return '\n'.join(lines) + '\n'
 
 

@@ -3,11 +3,10 @@
 ros2 launch desertmind_seg replay.launch.py bag:=/data/drive image:=/camera/color/image_raw
 
 The bag is played by desertmind_seg's own player, which reads rosbag2 (MCAP, sqlite3) and ROS 1
-bags. The launch ends with the bag.
+bags. The launch ends with the bag, or with the node; `ros2 launch` returns 1 when one failed.
 """
 
 from pathlib import Path
-import sys
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import (
@@ -15,28 +14,44 @@ from launch.actions import (
     ExecuteProcess,
     IncludeLaunchDescription,
     OpaqueFunction,
+    RegisterEventHandler,
     Shutdown,
 )
+from launch.event_handlers import OnProcessExit
+from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
+from launch_ros.substitutions import ExecutableInPackage
 
 LAUNCH = Path(__file__).resolve().parent
-PLAYER = 'desertmind_seg.play_bag'
 # How long the player waits for the node, which loads its bundle first.
 START_TIMEOUT_SEC = 120
+TRUE = ('true', 'True', 'TRUE', '1')
+BOOLEAN = [*TRUE, 'false', 'False', 'FALSE', '0']
 
 
 def start_player(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """Make the player's command, with the values of the launch arguments known."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ('bag', 'rate', 'loop')}
-    command = [sys.executable, '-m', PLAYER, given['bag'], '--clock', '--rate', given['rate']]
+    # The installed executable has the right interpreter in its first line; `ros2 launch` runs in
+    # another one, which need not have what the player needs.
+    player = ExecutableInPackage(package='desertmind_seg', executable='play_bag')
+    command = [player, given['bag'], '--clock', '--rate', given['rate']]
     command += ['--wait-for-subscribers', str(START_TIMEOUT_SEC)]
-    if given['loop'] == 'true':
+    if given['loop'] in TRUE:
         command.append('--loop')
-    player = ExecuteProcess(
-        cmd=command, output='screen', on_exit=[Shutdown(reason='the bag has ended')]
-    )
-    return [player]
+    return [ExecuteProcess(cmd=command, output='screen')]
+
+
+def end_all(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """End the launch with the first process that ends, as failed if it did."""
+    if context.is_shutdown:
+        return []
+    ended = f'{event.process_name} ended with exit code {event.returncode}'
+    if event.returncode:
+        # Makes LaunchService.run() return 1.
+        context.asyncio_loop.call_exception_handler({'message': f'desertmind_seg: {ended}.'})
+    return [Shutdown(reason=ended)]
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -54,8 +69,9 @@ def generate_launch_description() -> LaunchDescription:
                 'loop',
                 default_value='false',
                 description='Begin again at the end.',
-                choices=['true', 'false'],
+                choices=BOOLEAN,
             ),
+            RegisterEventHandler(OnProcessExit(on_exit=end_all)),
             node,
             OpaqueFunction(function=start_player),
         ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 import time
 from typing import Any
 
 from desertmind_seg.evaluation.depth import RecordedDepth
-from desertmind_seg.evaluation.results import BadFrame, FrameCounts
+from desertmind_seg.evaluation.results import BadMessage, BadMessages, FrameCounts
 from desertmind_seg.messages.bags import (
     Bag,
     BagError,
@@ -16,9 +17,45 @@ from desertmind_seg.messages.bags import (
     decode_frame,
     header_stamp_ns,
 )
-from desertmind_seg.messages.images import MessageError
 from desertmind_seg.model.arrays import Depth, Rgb
-from desertmind_seg.pipeline.segmenter import ImageError, check_frame
+from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.pipeline.segmenter import check_frame
+
+# Why a message is left out.
+CUT_OFF, DAMAGED = 'header is cut off', 'message does not deserialize'
+UNDECODABLE, UNFIT = 'image does not decode', 'no model takes this size'
+OTHER_SIZE = 'other size than its mask'
+# So many of the messages that are left out are kept with their text.
+_MAX_FIRST = 20
+
+
+class Refused:
+    """Messages that are left out: all of them counted, the first few kept."""
+
+    def __init__(self) -> None:
+        self.first: list[BadMessage] = []
+        self.reasons: Counter[str] = Counter()
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self.reasons.total()
+
+    def add(self, reason: str, stamp_ns: int | None, err: Exception) -> BadMessage:
+        """Count one and return it."""
+        bad = BadMessage(stamp_ns=stamp_ns, reason=reason, error=str(err))
+        self.reasons[reason] += 1
+        if len(self.first) < _MAX_FIRST:
+            self.first.append(bad)
+        return bad
+
+    def metrics(self, *others: Refused) -> BadMessages:
+        """Return the part of metrics.json on these and those of others."""
+        reasons = sum((other.reasons for other in others), self.reasons)
+        first = [bad for each in (self, *others) for bad in each.first]
+        return BadMessages(
+            count=reasons.total(), reasons=dict(reasons.most_common()), first=first[:_MAX_FIRST]
+        )
 
 
 @dataclass(frozen=True)
@@ -52,6 +89,7 @@ class RecordedFrames:
 
     Attributes:
         bad: those that no model can take.
+        lost: how many the bag's damaged bytes have not, after the last one.
         repeated_stamps: how many have the stamp of an earlier one.
         times_ns: stamp and log time of each good one.
         decode_ms: of each good one.
@@ -59,7 +97,8 @@ class RecordedFrames:
 
     def __init__(self, bag: Bag, topic: str, depth: RecordedDepth | None = None) -> None:
         self.topic = topic
-        self.bad: list[BadFrame] = []
+        self.bad = Refused()
+        self.lost = 0
         self.repeated_stamps = 0
         self.times_ns: list[tuple[int, int]] = []
         self.decode_ms: list[float] = []
@@ -70,41 +109,45 @@ class RecordedFrames:
     def __len__(self) -> int:
         return self._bag.topics[self.topic].count
 
-    def __iter__(self) -> Iterator[Frame | BadFrame]:
-        """Yield every frame, a bad one as what is wrong with it.
-
-        Raises:
-            BagError: the bag is corrupt from here on.
-        """
+    def __iter__(self) -> Iterator[Frame | BadMessage]:
+        """Yield every frame, a bad one as what is wrong with it."""
         pairs = (
             ((raw, None) for raw in self._bag.messages(self.topic))
             if self._depth is None
             else self._depth.pairs()
         )
         for raw, depth_raw in pairs:
-            stamp_ns = None
             try:
                 stamp_ns = header_stamp_ns(raw.cdr)
-                self.repeated_stamps += stamp_ns in self._stamps
-                self._stamps.add(stamp_ns)
-                frame = self._decode(stamp_ns, raw, depth_raw)
-            except (BagError, MessageError, ImageError) as err:
-                self.bad.append(BadFrame(stamp_ns=stamp_ns, error=str(err)))
-                yield self.bad[-1]
+            except BagError as err:
+                yield self.bad.add(CUT_OFF, None, err)
                 continue
-            self.times_ns.append((stamp_ns, raw.log_time_ns))
-            self.decode_ms.append(frame.decode_ms)
+            self.repeated_stamps += stamp_ns in self._stamps
+            self._stamps.add(stamp_ns)
+            frame = self._decode(stamp_ns, raw, depth_raw)
+            if isinstance(frame, Frame):
+                self.times_ns.append((stamp_ns, raw.log_time_ns))
+                self.decode_ms.append(frame.decode_ms)
             yield frame
+        self.lost = max(0, len(self) - len(self.times_ns) - self.bad.count)
 
-    def _decode(self, stamp_ns: int, raw: RawMessage, depth_raw: RawMessage | None) -> Frame:
+    def _decode(
+        self, stamp_ns: int, raw: RawMessage, depth_raw: RawMessage | None
+    ) -> Frame | BadMessage:
         start = time.perf_counter()
-        message = self._bag.deserialize(raw)
-        rgb = decode_frame(self._bag, self.topic, message)
+        reason = DAMAGED
+        try:
+            message = self._bag.deserialize(raw)
+            reason = UNDECODABLE
+            rgb = decode_frame(self._bag, self.topic, message)
+            reason = UNFIT
+            check_frame(rgb)
+        except DesertmindError as err:
+            return self.bad.add(reason, stamp_ns, err)
         depth = None
         if self._depth is not None:
             depth = self._depth.decode(depth_raw, (rgb.shape[0], rgb.shape[1]))
         decode_ms = (time.perf_counter() - start) * 1e3
-        check_frame(rgb)
         return Frame(stamp_ns, raw.log_time_ns, message.header, rgb, depth, decode_ms)
 
     def log_times_ns(self) -> dict[int, int]:
@@ -115,8 +158,9 @@ class RecordedFrames:
         """Return the part of metrics.json on the frames that came."""
         out = len(self.times_ns)
         return FrameCounts(
-            in_=out + len(self.bad),
+            in_=out + self.bad.count + self.lost,
             out=out,
-            bad=self.bad,
+            bad=self.bad.metrics(),
+            lost=self.lost,
             repeated_stamps=self.repeated_stamps,
         )

@@ -6,14 +6,17 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from desertmind_seg.decoding.image_bytes import decode_unchanged
 from desertmind_seg.decoding.image_header import FILE_LIMITS
 from desertmind_seg.evaluation.comparison import BLOCK_FRAMES
+from desertmind_seg.evaluation.frames import CUT_OFF, DAMAGED, OTHER_SIZE, UNDECODABLE, Refused
 from desertmind_seg.evaluation.results import LabelCounts
 from desertmind_seg.messages.bags import IMAGE_TYPE, Bag, BagError, header_stamp_ns
-from desertmind_seg.messages.images import MessageError, decode_labels
+from desertmind_seg.messages.images import decode_labels
 from desertmind_seg.model.arrays import Depth, Mask
+from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 from desertmind_seg.scores.confusion import ConfusionMatrix, Counts, MetricsError, RangeConfusion
 from desertmind_seg.scores.records import BandMetrics, SegmentationMetrics
@@ -23,7 +26,8 @@ class RecordedLabels:
     """The label images of a topic, read and checked before hours go into inference.
 
     They are kept as PNG (12 KB each at 640x480), so that they may lie anywhere in the bag, before
-    or after their frames. Of several with one stamp the first counts.
+    or after their frames. Of several with one stamp the first counts. One that is damaged is left
+    out; one of other classes is a mistake in the command.
 
     Args:
         bag: open; it is read once.
@@ -31,8 +35,8 @@ class RecordedLabels:
         ontology: their class table.
 
     Raises:
-        BagError: the topic is missing or no image, its labels belong to another ontology, or a
-            label image cannot be decoded or holds an id outside of the ontology.
+        BagError: the topic is missing or no image, its labels belong to another ontology or hold
+            an id outside of it, or all of them are damaged.
     """
 
     def __init__(self, bag: Bag, topic: str, ontology: Ontology) -> None:
@@ -48,16 +52,47 @@ class RecordedLabels:
                 f'{recorded}, the bundle to {ontology.name} with {ontology.sha256}. Label topics '
                 f'of the bundle in this bag: {", ".join(fitting) or "none"}.'
             )
+        self.bad = Refused()
         self._png: dict[int, Any] = {}
+        read = 0
         for raw in bag.messages(topic):
-            stamp_ns = header_stamp_ns(raw.cdr)
+            read += 1
+            stamp_ns = None
+            reason = CUT_OFF
             try:
-                labels = _decode(bag.deserialize(raw))
-                ConfusionMatrix(ontology).add(labels, labels)
-            except (MessageError, MetricsError) as err:
-                raise self.error(stamp_ns, err) from err
+                stamp_ns = header_stamp_ns(raw.cdr)
+                reason = DAMAGED
+                message = bag.deserialize(raw)
+                reason = UNDECODABLE
+                labels = decode_labels(message)
+            except DesertmindError as err:
+                self.bad.add(reason, stamp_ns, err)
+                continue
             if stamp_ns not in self._png:
-                self._png[stamp_ns] = cv2.imencode('.png', labels)[1]
+                self._png[stamp_ns] = cv2.imencode('.png', self._checked(stamp_ns, labels))[1]
+        self.lost = max(0, self.images - read)
+        if not self._png:
+            raise BagError(
+                f'None of the {self.images} label images of {topic!r} can be read; the first one: '
+                f'{self.bad.first[0].error if self.bad.first else "lost, its bytes are damaged"}'
+            )
+
+    def _checked(self, stamp_ns: int, labels: npt.NDArray[Any]) -> Mask:
+        try:
+            if labels.max() > UNLABELED:
+                largest = int(labels.max())
+                raise MetricsError(
+                    f'it holds id {largest} ({int((labels == largest).sum())} px); expected class '
+                    f'ids or {UNLABELED} (unlabelled). Translate raw codes with Ontology.from_raw '
+                    'when recording.'
+                )
+            ids: Mask = labels.astype(np.uint8, copy=False)
+            ConfusionMatrix(self.ontology).add(ids, ids)
+        except MetricsError as err:
+            raise BagError(
+                f'Label image of {self.topic!r} with stamp {stamp_ns} ns: {err}'
+            ) from err
+        return ids
 
     def at(self, stamp_ns: int) -> Mask | None:
         """Return the labels of this stamp, (H, W) uint8 class ids or UNLABELED."""
@@ -65,21 +100,6 @@ class RecordedLabels:
         if png is None:
             return None
         return np.asarray(decode_unchanged(png.tobytes(), FILE_LIMITS), np.uint8)
-
-    def error(self, stamp_ns: int, err: Exception) -> BagError:
-        """Say which label image an error is about."""
-        return BagError(f'Label image of {self.topic!r} with stamp {stamp_ns} ns: {err}')
-
-
-def _decode(message: Any) -> Mask:
-    labels = decode_labels(message)
-    if labels.dtype != np.uint8 and labels.max() > UNLABELED:
-        largest = int(labels.max())
-        raise MessageError(
-            f'it holds id {largest} ({int((labels == largest).sum())} px); expected class ids or '
-            f'{UNLABELED} (unlabelled). Translate raw codes with Ontology.from_raw when recording.'
-        )
-    return labels.astype(np.uint8, copy=False)
 
 
 class LabelScore:
@@ -102,12 +122,12 @@ class LabelScore:
         self._labels = labels
         self._ranges = RangeConfusion(labels.ontology) if by_range else None
         self._masks = 0
+        self._bad = Refused()
 
     def add(self, stamp_ns: int, mask: Mask, depth: Depth | None = None) -> None:
         """Score a mask, (H, W) uint8, where it has labels; (H, W) float32 metres tell its range.
 
-        Raises:
-            BagError: mask and labels differ in size.
+        Labels of another size are counted, and left out.
         """
         self._masks += 1
         labels = None if stamp_ns in self.frame_miou else self._labels.at(stamp_ns)
@@ -117,7 +137,8 @@ class LabelScore:
         try:
             frame.add(labels, mask)
         except MetricsError as err:
-            raise self._labels.error(stamp_ns, err) from err
+            self._bad.add(OTHER_SIZE, stamp_ns, err)
+            return
         if self._ranges is not None:
             missing: Depth = np.zeros(mask.shape, np.float32)
             self._ranges.add(labels, mask, missing if depth is None else depth)
@@ -128,14 +149,17 @@ class LabelScore:
 
     def counts(self) -> LabelCounts:
         """Return the part of metrics.json on the label images."""
-        matched = len(self.frame_miou)
+        labels, matched = self._labels, len(self.frame_miou)
+        bad = labels.bad.metrics(self._bad)
         return LabelCounts(
-            topic=self._labels.topic,
-            images=self._labels.images,
+            topic=labels.topic,
+            images=labels.images,
             matched=matched,
-            without_frame=self._labels.images - matched,
-            frames_without_label=self._masks - matched,
-            ontology_recorded=self._labels.ontology_recorded,
+            without_frame=labels.images - matched - bad.count - labels.lost,
+            bad=bad,
+            lost=labels.lost,
+            frames_without_label=self._masks - matched - self._bad.count,
+            ontology_recorded=labels.ontology_recorded,
         )
 
     def segmentation(self) -> SegmentationMetrics:

@@ -56,7 +56,6 @@ class ModelRun:
         """Segment the next frame. An rgbd model without depth sees depth missing everywhere.
 
         Raises:
-            BagError: its mask and its labels differ in size.
             EngineError: the engine failed.
         """
         start = time.perf_counter()

@@ -8,6 +8,8 @@ from pathlib import Path
 from desertmind_seg.evaluation.comparison import FEW_BLOCKS, LEADING
 from desertmind_seg.evaluation.results import Comparison, EvaluationMetrics
 from desertmind_seg.evaluation.sections import (
+    bad_sections,
+    bag_sections,
     depth_facts,
     depth_sections,
     flicker_facts,
@@ -24,7 +26,6 @@ from desertmind_seg.reports.page import Fact, Section, write_report
 from desertmind_seg.reports.tables import (
     environment_section,
     images_section,
-    pairs_section,
     table_section,
 )
 from desertmind_seg.scores.records import BandMetrics
@@ -51,7 +52,7 @@ def write_evaluation_report(
     frames, latency, bag = metrics.frames, metrics.latency_ms, metrics.bag
     headline = [
         Fact('frames', f'{frames.in_}', f'{bag.duration_s:.1f} s of {bag.image_topic}'),
-        Fact('masks', f'{frames.out}', f'{len(frames.bad)} frames left out'),
+        Fact('masks', f'{frames.out}', f'{frames.bad.count} frames left out, {frames.lost} lost'),
         Fact('inference p50', f'{latency.inference.p50:.1f} ms', 'of this machine'),
         Fact('inference p99', f'{latency.inference.p99:.1f} ms', 'of this machine'),
         *score_facts(metrics),
@@ -74,10 +75,9 @@ def write_evaluation_report(
             f'{latency.decode.p50:.1f} ms (p50).',
         ),
     ]
-    if frames.bad:
-        rows = {f'{bad.stamp_ns} ns': bad.error for bad in frames.bad}
-        sections.append(pairs_section('Frames left out', rows, 'By the stamp in the header.'))
     sections += [
+        *bad_sections('Frames', frames.bad),
+        *bag_sections(metrics),
         source_section(metrics, metrics.temporal_filter),
         environment_section(metrics.environment.model_dump()),
     ]

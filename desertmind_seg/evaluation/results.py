@@ -49,16 +49,24 @@ class BagInfo(Record):
     label_topic: str | None
     start_ns: int = Field(description='log time of the first message of the bag')
     duration_s: float = Field(description='log time from the first message to the last')
+    losses: list[str] = Field(description='what is damaged or missing and could not be read')
+    notes: list[str] = Field(description='what is odd, while every message is there')
+    unreadable_topics: dict[str, str] = Field(
+        description='topics that nothing here could read, none of them asked for, and why'
+    )
 
     @classmethod
     def of(cls, bag: Bag, image_topic: str, label_topic: str | None) -> BagInfo:
-        """Describe an open bag."""
+        """Describe an open bag, after all of it was read."""
         return cls(
             path=str(bag.path),
             image_topic=image_topic,
             label_topic=label_topic,
             start_ns=bag.start_ns,
             duration_s=bag.duration_ns / 1e9,
+            losses=bag.findings.losses,
+            notes=bag.findings.notes,
+            unreadable_topics=bag.unreadable_topics(),
         )
 
 
@@ -112,19 +120,29 @@ class TemporalFilterMetrics(Record):
     frames_without_history: dict[str, int] = Field(description='by reason')
 
 
-class BadFrame(Record):
-    """A frame that was left out."""
+class BadMessage(Record):
+    """A frame or label image that was left out."""
 
     stamp_ns: int | None = Field(description='in its header; null where the header is cut off')
+    reason: str
     error: str
 
 
+class BadMessages(Record):
+    """Messages that were left out."""
+
+    count: int
+    reasons: dict[str, int] = Field(description='how many for each reason')
+    first: list[BadMessage] = Field(description='the first of them, at most 20')
+
+
 class FrameCounts(Record):
-    """The frames of the image topic."""
+    """The frames of the image topic: `in` is the sum of `out`, `bad.count` and `lost`."""
 
     in_: int = Field(description='frames in the bag')
     out: int = Field(description='masks')
-    bad: list[BadFrame] = Field(description='frames that could not be decoded or segmented')
+    bad: BadMessages = Field(description='frames that could not be decoded or segmented')
+    lost: int = Field(description="frames that the bag's index has and its damaged bytes have not")
     repeated_stamps: int = Field(description='frames whose stamp an earlier one has')
 
 
@@ -137,12 +155,14 @@ class StageLatencies(Record):
 
 
 class LabelCounts(Record):
-    """The label images of the bag."""
+    """The label images: `images` is the sum of matched, without_frame, bad.count and lost."""
 
     topic: str
     images: int
     matched: int = Field(description='scored: a mask has their stamp')
     without_frame: int = Field(description='the other label images: no mask, or a repeated stamp')
+    bad: BadMessages = Field(description='damaged ones, and those of another size than the mask')
+    lost: int = Field(description="those that the bag's index has and its damaged bytes have not")
     frames_without_label: int = Field(description='masks whose stamp no label image has')
     ontology_recorded: bool = Field(description='whether the bag says which ontology they follow')
 

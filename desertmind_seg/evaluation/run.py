@@ -34,10 +34,14 @@ from desertmind_seg.messages.bags import (
     Bag,
     BagError,
 )
+from desertmind_seg.messages.compressed_format import CompressedColors
 from desertmind_seg.model.records import Environment
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.reports.output import output_folder, write_json
 from desertmind_seg.reports.provenance import environment
+
+# So many bad frames are said as they come; all of them are counted.
+_MAX_SAID = 5
 
 
 def evaluate_bag(
@@ -49,6 +53,7 @@ def evaluate_bag(
     *,
     against: Segmenter | None = None,
     depth: DepthTopic | None = None,
+    compressed_colors: CompressedColors = 'auto',
     force: bool = False,
 ) -> EvaluationMetrics:
     """Segment and score a bag; write masks/, metrics.json and report.html; return the metrics.
@@ -71,6 +76,7 @@ def evaluate_bag(
     names = run_names(segmenters)
     results = (MASKS, MASKS_AGAINST, METRICS, REPORT)
     with Bag(bag_path) as bag, output_folder(out, results, replace=force) as new:
+        bag.compressed_colors = compressed_colors
         bag.topic(image_topic)
         for each in segmenters:
             check_depth(
@@ -131,10 +137,12 @@ def _segment(frames: RecordedFrames, runs: list[ModelRun]) -> None:
         else:
             for run in runs:
                 run.reset()
-            text = f'Frame with stamp {frame.stamp_ns} ns left out: {frame.error}'
-            tqdm.write(text, file=sys.stderr)
+            if frames.bad.count <= _MAX_SAID:
+                text = f'Frame with stamp {frame.stamp_ns} ns left out: {frame.error}'
+                tqdm.write(text, file=sys.stderr)
     if not frames.times_ns:
+        first = frames.bad.first[0].error if frames.bad.first else 'lost, its bytes are damaged'
         raise BagError(
-            f'None of the {len(frames.bad)} frames of {frames.topic!r} could be segmented; the '
-            f'first one: {frames.bad[0].error}'
+            f'None of the {len(frames)} frames of {frames.topic!r} could be segmented; the first '
+            f'one: {first}'
         )

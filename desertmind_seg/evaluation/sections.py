@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from desertmind_seg.evaluation.results import (
+    BadMessages,
     BagMetrics,
     DepthMetrics,
     HistogramBin,
@@ -77,6 +78,34 @@ def source_section(metrics: BagMetrics, temporal: TemporalFilterMetrics | None =
             + ', '.join(f'{count} ({reason})' for reason, count in resets.items())
         )
     return pairs_section('Source', rows)
+
+
+def bag_sections(metrics: BagMetrics) -> list[Section]:
+    """Return the report's part on what is lost or odd, or nothing where all was read."""
+    bag, labels = metrics.bag, metrics.labels
+    rows = [('what', '')]
+    rows += [('lost', text) for text in bag.losses]
+    rows += [('note', text) for text in bag.notes]
+    rows += [(f'not read: {topic}', why) for topic, why in bag.unreadable_topics.items()]
+    sections = [table_section('What the bag lacks', rows)] if len(rows) > 1 else []
+    return sections + ([] if labels is None else bad_sections('Label images', labels.bad))
+
+
+def bad_sections(what: str, bad: BadMessages) -> list[Section]:
+    """Return the report's part on messages that were left out, or nothing without any."""
+    if not bad.count:
+        return []
+    rows = [('stamp', 'reason', 'error')]
+    rows += [
+        ('none' if each.stamp_ns is None else f'{each.stamp_ns} ns', each.reason, each.error)
+        for each in bad.first
+    ]
+    return [table_section(f'{what} left out', rows, f'{bad.count} in all: {reasons_of(bad)}.')]
+
+
+def reasons_of(bad: BadMessages) -> str:
+    """Write out how many were left out for which reason."""
+    return ', '.join(f'{count} ({reason})' for reason, count in bad.reasons.items())
 
 
 def depth_facts(depth: DepthMetrics | None) -> list[Fact]:

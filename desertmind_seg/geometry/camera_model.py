@@ -82,11 +82,18 @@ class CameraRays:
         return self._rays
 
 
+def image_size_hw(camera_info: Any) -> tuple[int, int]:
+    """Return height and width in pixels of the images that a sensor_msgs/CameraInfo is of."""
+    (height, width), (binning_x, binning_y) = _region_hw(camera_info), _binning(camera_info)
+    return height // binning_y, width // binning_x
+
+
 def image_camera_info(camera_info: Any, header: Any, size_hw: tuple[int, int]) -> Any:
     """Build the sensor_msgs/CameraInfo that goes with a mask.
 
     Region of interest and binning are worked into width, height, K and P, because consumers such
-    as nvblox read only these. Distortion is of rays, not of pixels, and stays.
+    as nvblox read only these. Distortion is of rays, not of pixels, and stays. An empty K, of a
+    driver that gives rectified images alone, becomes that of P.
 
     Args:
         camera_info: that of the camera.
@@ -99,14 +106,15 @@ def image_camera_info(camera_info: Any, header: Any, size_hw: tuple[int, int]) -
     """
     from sensor_msgs.msg import CameraInfo
 
-    _check(camera_info, size_hw)
+    matrix = _camera_matrix(camera_info, rectified=not np.any(camera_info.k))
+    _check_size(camera_info, size_hw)
     return CameraInfo(
         header=header,
         height=size_hw[0],
         width=size_hw[1],
         distortion_model=camera_info.distortion_model,
         d=[float(value) for value in camera_info.d],
-        k=_of_the_image(camera_info, _matrix(camera_info.k, 3)).reshape(-1),
+        k=_of_the_image(camera_info, matrix).reshape(-1),
         r=[float(value) for value in camera_info.r],
         p=_of_the_image(camera_info, _matrix(camera_info.p, 4)).reshape(-1),
     )
@@ -132,6 +140,13 @@ def _binning(camera_info: Any) -> tuple[int, int]:
     return max(camera_info.binning_x, 1), max(camera_info.binning_y, 1)
 
 
+def _region_hw(camera_info: Any) -> tuple[int, int]:
+    # A region without a size is the whole sensor.
+    roi = camera_info.roi
+    region = roi if roi.height and roi.width else camera_info
+    return region.height, region.width
+
+
 def _of_the_image(camera_info: Any, matrix: Float64) -> Float64:
     """Return K or P for the image's pixels; as image_geometry does, region first, then binning."""
     binning_x, binning_y = _binning(camera_info)
@@ -142,26 +157,34 @@ def _of_the_image(camera_info: Any, matrix: Float64) -> Float64:
     return matrix
 
 
-def _check(camera_info: Any, size_hw: tuple[int, int]) -> None:
-    focal = np.array((camera_info.k[0], camera_info.k[4]), float)
-    if not (np.isfinite(np.asarray(camera_info.k, float)).all() and (focal > 0).all()):
+def _camera_matrix(camera_info: Any, rectified: bool) -> Float64:
+    """Return the 3 x 3 matrix of the sensor's pixels: of P for rectified images, else K.
+
+    Of a camera whose driver gives rectified images alone, K may be empty.
+    """
+    name = 'P' if rectified else 'K'
+    matrix = _matrix(camera_info.p, 4)[:, :3] if rectified else _matrix(camera_info.k, 3)
+    if not (matrix[0, 0] > 0 and matrix[1, 1] > 0 and np.isfinite(matrix).all()):
         raise CameraInfoError(
-            f'camera_info has the focal lengths {focal[0]:g} and {focal[1]:g} in K; expected '
-            'pixels above 0: the camera is not calibrated. Calibrate it (ros2 run '
-            'camera_calibration cameracalibrator) and give its driver the file (camera_info_url).'
+            f'camera_info has the focal lengths {matrix[0, 0]:g} and {matrix[1, 1]:g} in {name}, '
+            f'which {"" if rectified else "un"}rectified images have; expected pixels above 0: '
+            'the camera is not calibrated. Calibrate it (ros2 run camera_calibration '
+            'cameracalibrator) and give its driver the file (camera_info_url), or set '
+            f'input.rectified to {str(not rectified).lower()} if the other is true of the images.'
         )
-    roi, (binning_x, binning_y) = camera_info.roi, _binning(camera_info)
-    full_hw = camera_info.height, camera_info.width
-    # A region without a size is the whole sensor.
-    region_hw = (roi.height, roi.width) if roi.height and roi.width else full_hw
-    expected_hw = region_hw[0] // binning_y, region_hw[1] // binning_x
+    return matrix
+
+
+def _check_size(camera_info: Any, size_hw: tuple[int, int]) -> None:
+    (binning_x, binning_y), region_hw = _binning(camera_info), _region_hw(camera_info)
+    expected_hw = image_size_hw(camera_info)
     if expected_hw != tuple(size_hw):
         raise CameraInfoError(
             f'camera_info is of images of {expected_hw[1]} x {expected_hw[0]} pixels (width x '
-            f'height: the sensor has {full_hw[1]} x {full_hw[0]}, region of interest '
-            f'{region_hw[1]} x {region_hw[0]}, binning {binning_x} x {binning_y}), but the image '
-            f'has {size_hw[1]} x {size_hw[0]}. Take both topics from one camera and stream; '
-            'whoever resizes images has to publish a camera_info of their size.'
+            f'height: the sensor has {camera_info.width} x {camera_info.height}, region of '
+            f'interest {region_hw[1]} x {region_hw[0]}, binning {binning_x} x {binning_y}), but '
+            f'the image has {size_hw[1]} x {size_hw[0]}. Take both topics from one camera and '
+            'stream; whoever resizes images has to publish a camera_info of their size.'
         )
 
 
@@ -188,16 +211,10 @@ def _distortion(camera_info: Any) -> tuple[str, Float64]:
 
 
 def _rays(camera_info: Any, size_hw: tuple[int, int], rectified: bool) -> Rays:
-    _check(camera_info, size_hw)
+    matrix = _camera_matrix(camera_info, rectified)
+    _check_size(camera_info, size_hw)
     height, width = size_hw
     model, coefficients = ('', np.empty(0)) if rectified else _distortion(camera_info)
-    matrix = _matrix(camera_info.p, 4)[:, :3] if rectified else _matrix(camera_info.k, 3)
-    if rectified and not (matrix[0, 0] > 0 and matrix[1, 1] > 0 and np.isfinite(matrix).all()):
-        raise CameraInfoError(
-            f'camera_info has the focal lengths {matrix[0, 0]:g} and {matrix[1, 1]:g} in P, which '
-            'rectified images have; expected pixels above 0. Calibrate the camera, or say that '
-            'the images are not rectified.'
-        )
     matrix = _of_the_image(camera_info, matrix)
     (fx, _, cx), (_, fy, cy) = matrix[:2]
     columns, rows = np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64)

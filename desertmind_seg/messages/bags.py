@@ -1,8 +1,8 @@
-"""Read recorded drives (rosbag2 sqlite3 and MCAP, ROS 1 .bag) and write bags of masks.
+"""Read recorded drives (rosbag2 sqlite3 and MCAP, ROS 1 .bag): topics, messages, decoded frames.
 
-The only file that knows the rosbags library. No ROS installation is needed: a bag carries the
-definitions of its messages, and one that does not (sqlite3 before ROS 2 Iron) is read with those
-of ROS 2 Kilted, whose image messages equal those of every release back to Humble.
+No ROS installation is needed: ROS's own messages are built in, and others have their definition in
+the bag. Only the topics that are asked for are parsed, so that whatever else is in a bag does not
+matter.
 
 Times are integers in nanoseconds. A message has two of them: `log_time_ns`, when the recorder
 received it, which orders the bag and paces its playback, and the stamp in its header, when the
@@ -11,7 +11,7 @@ camera exposed it, which identifies the frame.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 import heapq
@@ -20,20 +20,26 @@ import struct
 from types import TracebackType
 from typing import Any, NamedTuple
 
-import apsw
 from rosbags.convert.converter import is_same_wireformat
-from rosbags.highlevel import AnyReader, AnyReaderError
-from rosbags.interfaces import Connection, ConnectionExtRosbag1, QosDurability, QosReliability
-from rosbags.rosbag1 import ReaderError as Rosbag1Error
-from rosbags.rosbag2 import Reader as Rosbag2Reader
-from rosbags.rosbag2 import ReaderError as Rosbag2Error
 from rosbags.serde import SerdeError
-from rosbags.typesys import Stores, TypesysError, get_typestore
 from rosbags.typesys.store import Typestore
+import zstandard
 
+from desertmind_seg.messages.compressed_format import CompressedColors
 from desertmind_seg.messages.images import decode_compressed_image, decode_image, nanoseconds
 from desertmind_seg.model.arrays import Rgb
-from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.storage.connection import (
+    BagError,
+    Connection,
+    Findings,
+    OfferedQos,
+    in_time_order,
+    strongest,
+)
+from desertmind_seg.storage.definitions import message_types, standard_types
+from desertmind_seg.storage.recording import ZSTD_MAGIC, Recording, open_recording
+
+__all__ = ['BagError', 'OfferedQos']
 
 IMAGE_TYPE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE_TYPE = 'sensor_msgs/msg/CompressedImage'
@@ -45,46 +51,25 @@ CONFIDENCE_TOPIC = '/segmentation/confidence'
 LABEL_INFO_TOPIC = '/segmentation/label_info'
 # custom_data of a bag's metadata.yaml: this prefix + topic -> SHA-256 of the topic's ontology.
 ONTOLOGY_KEY_PREFIX = 'desertmind_seg.ontology/'
+# Of a compressed message: 3840 x 2160 pixels of 8 bytes are 66 MB.
+_MAX_MESSAGE_BYTES = 128 * 2**20
 # CDR: 4 bytes of encapsulation, then sec and nanosec of the stamp.
 _HEADER_BYTES = 12
-# What rosbags lets through when the bytes of a bag are not what its format promises. Flipping and
-# cutting bytes at random, as test_bags.py does, meets about ten of these.
-_CORRUPTION_ERRORS = (
-    AnyReaderError,
-    Rosbag1Error,
-    Rosbag2Error,
+# What rosbags and zstandard let through when the bytes of a message do not fit its type.
+_DAMAGE = (
     SerdeError,
-    TypesysError,
-    apsw.Error,
+    zstandard.ZstdError,
     struct.error,
     AssertionError,
     AttributeError,
     EOFError,
     LookupError,
     MemoryError,
-    OSError,
     OverflowError,
     RuntimeError,
     TypeError,
     ValueError,
 )
-
-
-class BagError(DesertmindError):
-    """A bag cannot be read, or does not hold what was asked for."""
-
-
-@dataclass(frozen=True)
-class OfferedQos:
-    """The quality of service the recorded publishers of a topic offered together.
-
-    Where several publishers differed, the stronger offer is kept: it satisfies every subscriber
-    that any of them satisfied.
-    """
-
-    reliable: bool
-    transient_local: bool
-    depth: int
 
 
 @dataclass(frozen=True)
@@ -98,11 +83,15 @@ class Topic:
 
 
 class RawMessage(NamedTuple):
-    """A message as CDR bytes, the form in which ROS 2 sends it over the wire."""
+    """A message as CDR bytes, the form in which ROS 2 sends it over the wire.
+
+    `damage` says why the bytes are not those of a whole message; '' where they may be.
+    """
 
     topic: str
     log_time_ns: int
     cdr: bytes | memoryview
+    damage: str = ''
 
 
 def header_stamp_ns(cdr: bytes | memoryview) -> int:
@@ -156,7 +145,8 @@ def stamp_ns(message: Any) -> int:
 class Bag:
     """A bag opened for reading: a rosbag2 folder, a bare .mcap or .db3 file, or a ROS 1 .bag.
 
-    A context manager. Messages of ROS 1 bags come out as their ROS 2 equivalents.
+    A context manager. Messages of ROS 1 come out as their ROS 2 equivalents. What is damaged or
+    missing is left out, said in the log, and kept in `findings`.
 
     Raises:
         FileNotFoundError: There is nothing at `path`.
@@ -165,40 +155,35 @@ class Bag:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # How `decode_frame` reads compressed frames: set it before.
+        self.compressed_colors: CompressedColors = 'auto'
         self.topics: dict[str, Topic] = {}
         self.custom_data: dict[str, str] = {}
+        self.findings = Findings(path)
         self._connections: dict[str, list[Connection]] = {}
-        self._typestore = get_typestore(Stores.EMPTY)
-        self._reader: AnyReader | None = None
+        self._types: dict[str, Typestore] = {}
+        self._recording: Recording | None = None
+        self._stack = ExitStack()
 
     def __enter__(self) -> Bag:
-        if not self.path.exists():
-            raise FileNotFoundError(
-                f'Bag {str(self.path)!r} does not exist; expected a rosbag2 folder, '
-                'a .mcap or .db3 file, or a ROS 1 .bag file.'
-            )
-        if self.path.is_dir() and not (self.path / 'metadata.yaml').is_file():
-            storages = sorted(
-                entry.name for entry in self.path.iterdir() if entry.suffix in {'.mcap', '.db3'}
-            )
-            fix = (
-                f'pass the file itself, {str(self.path / storages[0])!r}'
-                if storages
-                else 'expected a rosbag2 folder, which holds metadata.yaml and .mcap or .db3 files'
-            )
-            raise BagError(f'Folder {str(self.path)!r} has no metadata.yaml: {fix}.')
         with ExitStack() as stack:
             try:
-                reader = AnyReader(
-                    [self.path], default_typestore=get_typestore(Stores.ROS2_KILTED)
-                )
-                stack.enter_context(reader)
-                self._typestore = _ros2_typestore(reader)
-                self._read_topics(reader)
-            except _CORRUPTION_ERRORS as err:
-                raise self._corrupt(err) from err
-            self._reader = reader
-            stack.pop_all()
+                recording = open_recording(self.path, stack, self.findings)
+            except BagError as err:
+                raise BagError(f'Bag {str(self.path)!r} cannot be read: {err}') from err
+            self._stack = stack.pop_all()
+        self._recording = recording
+        self.custom_data = recording.custom_data
+        for file in recording.files:
+            for connection in file.connections:
+                self._connections.setdefault(connection.topic, []).append(connection)
+        for name, connections in sorted(self._connections.items()):
+            # A topic that changed its type has one that no caller asks for, and is named by it.
+            types = ' and '.join(sorted({connection.type for connection in connections}))
+            count = sum(connection.count for connection in connections)
+            offered = strongest([entry.qos for entry in connections if entry.qos is not None])
+            # As `ros2 bag play`: metadata.yaml is where a QoS is edited.
+            self.topics[name] = Topic(name, types, count, recording.qos.get(name, offered))
         return self
 
     def __exit__(
@@ -207,46 +192,57 @@ class Bag:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.close()
+        self._recording = None
+        self._stack.close()
 
-    def _read_topics(self, reader: AnyReader) -> None:
-        for connection in reader.connections:
-            self._connections.setdefault(connection.topic, []).append(connection)
-        for name, connections in sorted(self._connections.items()):
-            # A topic that changed its type has one that no caller asks for, and is named by it.
-            types = ' and '.join(sorted({connection.msgtype for connection in connections}))
-            count = sum(connection.msgcount for connection in connections)
-            self.topics[name] = Topic(name, types, count, _offered_qos(connections))
-        first = reader.readers[0]
-        if isinstance(first, Rosbag2Reader):
-            self.custom_data = dict(first.storage.metadata.custom or {})
-
-    def _corrupt(self, err: BaseException) -> BagError:
-        if isinstance(err, BagError):
-            return err
-        detail = str(err) or type(err).__name__
-        return BagError(
-            f'Bag {str(self.path)!r} cannot be read: {detail} A recording that was cut off can be '
-            'repaired with `ros2 bag reindex` or `mcap recover`.'
-        )
-
-    def _open_reader(self) -> AnyReader:
-        if self._reader is None:
+    def _open_recording(self) -> Recording:
+        if self._recording is None:
             raise BagError(f'Bag {str(self.path)!r} is not open; use it in a with statement.')
-        return self._reader
+        return self._recording
+
+    def _types_of(self, name: str) -> Typestore:
+        """Return what reads the messages of a topic.
+
+        Raises:
+            BagError: nothing does; says why.
+        """
+        if name not in self._types:
+            self._types[name], note = self._parse_types(name)
+            if note:
+                self.findings.note(note)
+        return self._types[name]
+
+    def _parse_types(self, name: str) -> tuple[Typestore, str]:
+        reasons = []
+        for connection in self._connections[name]:
+            try:
+                return message_types(connection)
+            except BagError as err:
+                reasons.append(str(err))
+        raise BagError(reasons[0])
+
+    def unreadable_topics(self) -> dict[str, str]:
+        """Return the topics whose messages nobody here could deserialize, and why."""
+        unreadable = {}
+        for name in self.topics.keys() - self._types.keys():
+            try:
+                self._parse_types(name)
+            except BagError as err:
+                unreadable[name] = str(err)
+        return dict(sorted(unreadable.items()))
 
     @property
     def start_ns(self) -> int:
-        """Log time of the first message."""
-        return int(self._open_reader().start_time)
+        """Log time of the first message; 0 for an empty bag."""
+        files = self._open_recording().files
+        return min((file.start_ns for file in files if file.start_ns is not None), default=0)
 
     @property
     def duration_ns(self) -> int:
         """Log time from the first message to the last; 0 for an empty bag."""
-        reader = self._open_reader()
-        return max(0, int(reader.end_time) - 1 - int(reader.start_time))
+        files = self._open_recording().files
+        end_ns = max((file.end_ns for file in files if file.end_ns is not None), default=0)
+        return end_ns - self.start_ns
 
     def topic(self, name: str, types: Collection[str] = IMAGE_TYPES) -> Topic:
         """Return the topic of this name, which must have one of `types` and a message.
@@ -274,6 +270,10 @@ class Bag:
                 f'Topic {name!r} of bag {str(self.path)!r} holds no message; '
                 f'its {kind}: {listing}.'
             )
+        try:
+            self._types_of(name)
+        except BagError as err:
+            raise BagError(f'Topic {name!r} of bag {str(self.path)!r}: {err}.') from err
         return topic
 
     def ontology_sha256(self, topic: str) -> str | None:
@@ -290,25 +290,44 @@ class Bag:
             start_ns: skip messages that were logged before; an index makes that cheap.
             stop_ns: end before the first message that was logged then or later.
 
-        Raises:
-            BagError: The bag's bytes are corrupt from here on.
+        A message that is damaged comes with what is wrong with it; of one that ROS 1 wrote at
+        least the stamp is left.
         """
-        reader = self._open_reader()
-        connections = [
-            connection for name in (names or self.topics) for connection in self._connections[name]
+        recording = self._open_recording()
+        asked = set(names or self.topics)
+        streams = [
+            (
+                0 if file.start_ns is None else file.start_ns,
+                file.messages(
+                    {entry.id for entry in file.connections if entry.topic in asked},
+                    start_ns,
+                    stop_ns,
+                ),
+            )
+            for file in recording.files
+            if any(entry.topic in asked for entry in file.connections)
         ]
-        if not connections:
-            return
-        stream = reader.messages(connections=connections, start=start_ns, stop=stop_ns)
-        while True:
-            try:
-                connection, log_time_ns, data = next(stream)
-                cdr = data if reader.is2 else self._typestore.ros1_to_cdr(data, connection.msgtype)
-            except StopIteration:
-                return
-            except _CORRUPTION_ERRORS as err:
-                raise self._corrupt(err) from err
-            yield RawMessage(connection.topic, log_time_ns, cdr)
+        for log_time_ns, connection, data in in_time_order(streams):
+            yield self._message(connection, log_time_ns, data)
+
+    def _message(
+        self, connection: Connection, log_time_ns: int, data: bytes | memoryview
+    ) -> RawMessage:
+        topic = connection.topic
+        try:
+            # CDR begins with a zero: compressed messages are known without metadata.yaml.
+            if data[:4] == ZSTD_MAGIC and connection.encoding == 'cdr':
+                if (size := zstandard.frame_content_size(data)) > _MAX_MESSAGE_BYTES:
+                    raise BagError(f'{size:,} bytes; expected at most {_MAX_MESSAGE_BYTES:,}')
+                data = zstandard.ZstdDecompressor().decompress(data)
+            if connection.encoding != 'ros1':
+                return RawMessage(topic, log_time_ns, data)
+            cdr = self._types_of(topic).ros1_to_cdr(data, connection.type)
+        except (*_DAMAGE, BagError) as err:
+            detail = f'{len(data)} bytes of {connection.type}: {str(err) or type(err).__name__}'
+            left = b'' if connection.encoding == 'cdr' else b'\0\1\0\0' + bytes(data[4:12])
+            return RawMessage(topic, log_time_ns, left, detail)
+        return RawMessage(topic, log_time_ns, cdr)
 
     def deserialize(self, message: RawMessage) -> Any:
         """Return the message as an object with ROS field names; its arrays are numpy arrays.
@@ -318,26 +337,35 @@ class Bag:
         """
         msgtype = self.topics[message.topic].type
         try:
-            return self._typestore.deserialize_cdr(message.cdr, msgtype)
-        except _CORRUPTION_ERRORS as err:
+            if message.damage:
+                raise BagError(message.damage)
+            return self._types_of(message.topic).deserialize_cdr(message.cdr, msgtype)
+        except (*_DAMAGE, BagError) as err:
             raise BagError(
                 f'A message of {message.topic!r} ({msgtype}, {len(message.cdr)} bytes, log time '
                 f'{message.log_time_ns} ns) does not deserialize: {err}'
             ) from err
 
-    def plays_as_ros2(self, name: str) -> bool:
-        """Tell whether this topic's bytes are what a ROS 2 subscriber of its type expects.
+    def unplayable(self, name: str) -> str:
+        """Say why a topic's bytes are not what a ROS 2 subscriber of its type expects.
 
-        Always true for a ROS 2 bag. A ROS 1 message qualifies where ROS 2 has a type of the same
-        name and layout.
+        Returns:
+            '' where they are. A ROS 1 message qualifies where ROS 2 has a type of the same name
+            and layout.
         """
-        if self._open_reader().is2:
-            return True
         msgtype = self.topics[name].type
-        ros2 = get_typestore(Stores.ROS2_KILTED)
-        return msgtype in ros2.fielddefs and is_same_wireformat(
-            self._typestore, ros2, msgtype, msgtype
-        )
+        encodings = {connection.encoding for connection in self._connections[name]}
+        if encodings <= {'cdr'}:
+            return ''
+        if encodings != {'ros1'}:
+            return f'its messages are {" and ".join(sorted(encodings))!r}; expected cdr'
+        try:
+            types, ros2 = self._types_of(name), standard_types('cdr')
+        except BagError as err:
+            return str(err)
+        if msgtype in ros2.fielddefs and is_same_wireformat(types, ros2, msgtype, msgtype):
+            return ''
+        return f'{msgtype} of ROS 1 has another layout in ROS 2'
 
 
 def stamps_of(bag: Bag, topic: str) -> set[int]:
@@ -355,7 +383,7 @@ def pair_by_stamp(
     Only the first half of a pair whose second half will come waits in memory. Which will is known
     from a first pass over the headers, or from the caller: `only` are stamps that both topics
     have, and the only ones to be paired. Of several messages with one stamp on one topic the first
-    counts. The bags must be two: an MCAP without index has one read position.
+    that deserializes counts.
     """
     sources = (first, second)
 
@@ -372,7 +400,10 @@ def pair_by_stamp(
         stamp = header_stamp_ns(raw.cdr)
         if stamp not in common or stamp in waiting[side]:
             continue
-        message = sources[side][0].deserialize(raw)
+        try:
+            message = sources[side][0].deserialize(raw)
+        except BagError:
+            continue
         if stamp in waiting[1 - side]:
             common.remove(stamp)
             other = waiting[1 - side].pop(stamp)
@@ -381,43 +412,8 @@ def pair_by_stamp(
             waiting[side][stamp] = message
 
 
-def _ros2_typestore(reader: AnyReader) -> Typestore:
-    """Return the bag's own definitions, with the header of ROS 2 (no seq) in a ROS 1 bag."""
-    if reader.is2:
-        return reader.typestore
-    ros2 = get_typestore(Stores.ROS2_KILTED)
-    typestore = get_typestore(Stores.EMPTY)
-    header = 'std_msgs/msg/Header'
-    typestore.register({**reader.typestore.fielddefs, header: ros2.fielddefs[header]})
-    return typestore
-
-
-def _offered_qos(connections: Sequence[Connection]) -> OfferedQos | None:
-    offers: list[OfferedQos] = []
-    for connection in connections:
-        if isinstance(connection.ext, ConnectionExtRosbag1):
-            # ROS 1 is TCP, and its latched topics are what transient local is in ROS 2.
-            offers.append(OfferedQos(True, bool(connection.ext.latching), 10))
-        else:
-            offers += [
-                OfferedQos(
-                    reliable=qos.reliability != QosReliability.BEST_EFFORT,
-                    transient_local=qos.durability == QosDurability.TRANSIENT_LOCAL,
-                    depth=qos.depth,
-                )
-                for qos in connection.ext.offered_qos_profiles
-            ]
-    if not offers:
-        return None
-    return OfferedQos(
-        reliable=any(offer.reliable for offer in offers),
-        transient_local=any(offer.transient_local for offer in offers),
-        depth=max(1, *(offer.depth for offer in offers)),
-    )
-
-
 def decode_frame(bag: Bag, topic: str, message: Any) -> Rgb:
     """Decode a deserialized frame of `topic`, raw or compressed, to (H, W, 3) uint8 RGB."""
     if bag.topics[topic].type == COMPRESSED_IMAGE_TYPE:
-        return decode_compressed_image(message)
+        return decode_compressed_image(message, bag.compressed_colors)
     return decode_image(message)

@@ -1,17 +1,24 @@
 """Process settings under which camera images travel between processes whole and quickly.
 
 With Fast DDS's defaults, best-effort images of 0.5 MB and more are lost between processes: at
-30 Hz, 2 of 150 arrive at 640x480. The shipped profile (config/fastdds.xml) delivers 150 of 150.
-Sender and receiver both need it: the camera driver as well as the node.
+30 Hz, 2 of 150 arrive at 640x480. The shipped profile (config/fastdds.xml) delivers 150 of 150,
+and 100 of 100 at 10 Hz between two hosts. Sender and receiver both need it: the camera driver as
+well as the node. docs/network.md is about what users see of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 import ctypes
+import fcntl
+import os
 from pathlib import Path
+import re
 import shutil
+import socket
+import stat
 from typing import Any
+from xml.etree import ElementTree
 
 from desertmind_seg.model.files import share_path
 
@@ -20,9 +27,11 @@ PROFILE = 'config/fastdds.xml'
 PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
 _FAST_DDS_2_DISTROS = ('humble', 'iron', 'jazzy')
 
-# Each process takes its segment (67 MB with its administration) whole from /dev/shm.
-_SHARED_MEMORY = '/dev/shm'
-_SEGMENT_BYTES = 70_255_136
+_SHARED_MEMORY = Path('/dev/shm')
+# Of Fast DDS 3 and 2. Each process takes its segment whole from /dev/shm; with its administration
+# one of 67.1 MB takes 70.3.
+_SEGMENT_NAME = re.compile('fast(dds|rtps)_[0-9a-f]{16}')
+_WITH_ADMINISTRATION = 1.05
 
 # glibc's mallopt parameters and our values, see `keep_frame_memory`.
 _M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES = -1, 256 << 20
@@ -56,15 +65,18 @@ def with_background_sending(environ: Mapping[str, str]) -> dict[str, str]:
     return {'RMW_FASTRTPS_PUBLICATION_MODE': 'ASYNCHRONOUS', **environ}
 
 
-def missing_image_profile(rmw_implementation: str, environ: Mapping[str, str]) -> str | None:
-    """Say that large images will be lost in this process, or return None.
+def image_transport_problems(rmw_implementation: str, environ: Mapping[str, str]) -> list[str]:
+    """Say why large images will be lost in this process; call it once the first node is there.
 
     Args:
         rmw_implementation: such as 'rmw_fastrtps_cpp'; another middleware needs no profile.
         environ: the environment the process was started with.
+
+    Returns:
+        A sentence for each problem, with its remedy.
     """
     if not rmw_implementation.startswith('rmw_fastrtps'):
-        return None
+        return []
     fix = (
         f'export {_profile_variable(environ)}={share_path(PROFILE)} for this node and for the '
         'camera driver'
@@ -72,27 +84,122 @@ def missing_image_profile(rmw_implementation: str, environ: Mapping[str, str]) -
     for name in PROFILE_VARIABLES:
         path = environ.get(name)
         if path:
-            if Path(path).is_file():
-                return _small_shared_memory()
-            return f'{name} names {path!r}, which does not exist: {fix}.'
+            if not Path(path).is_file():
+                return [f'{name} names {path!r}, which does not exist: {fix}.']
+            try:
+                profile = ElementTree.parse(path).getroot()
+            except (OSError, ElementTree.ParseError) as err:
+                return [f'{name} names {path!r}, which is no XML file ({err}): {fix}.']
+            return [*_small_shared_memory(profile), *_small_udp_buffers(profile)]
     # The one built-in choice that also carries images (discovery takes 1.5 to 3.3 s with it).
     if environ.get('FASTDDS_BUILTIN_TRANSPORTS', '').startswith('LARGE_DATA'):
-        return None
-    return (
+        return []
+    return [
         'No Fast DDS profile is set: between processes, Fast DDS loses most best-effort images '
         f'above 0.5 MB. Use `ros2 launch desertmind_seg seg.launch.py`, which sets one, or {fix}.'
-    )
+    ]
 
 
-def _small_shared_memory() -> str | None:
-    size = shutil.disk_usage(_SHARED_MEMORY).total
-    if size >= 2 * _SEGMENT_BYTES:
-        return None
-    return (
-        f'{_SHARED_MEMORY} has {size / 1e6:.0f} MB, but camera driver and node take '
-        f'{_SEGMENT_BYTES / 1e6:.0f} MB each for images. Without them Fast DDS falls back to UDP '
-        'and loses images: start the container with --shm-size=512m or --ipc=host.'
-    )
+def discovery_limit(environ: Mapping[str, str]) -> str | None:
+    """Say that the environment keeps this process from nodes of other computers, or return None.
+
+    For a log at level INFO: on one computer that is what people want.
+    """
+    only = environ.get('ROS_LOCALHOST_ONLY')
+    reach = environ.get('ROS_AUTOMATIC_DISCOVERY_RANGE')
+    if only == '1':
+        return 'ROS_LOCALHOST_ONLY=1: nodes of other computers are not found.'
+    if reach == 'OFF':
+        return 'ROS_AUTOMATIC_DISCOVERY_RANGE=OFF: other nodes are not found, on no computer.'
+    if reach == 'LOCALHOST' and not environ.get('ROS_STATIC_PEERS'):
+        return f'ROS_AUTOMATIC_DISCOVERY_RANGE={reach}: nodes of other computers are not found.'
+    return None
+
+
+def _largest(profile: ElementTree.Element, name: str) -> int:
+    """Return the largest value of a size in bytes, 0 where the profile has none."""
+    sizes = [(element.text or '').strip() for element in profile.iterfind(f'.//{{*}}{name}')]
+    return max((int(size) for size in sizes if size.isdecimal()), default=0)
+
+
+def _small_shared_memory(profile: ElementTree.Element) -> list[str]:
+    need = int(_largest(profile, 'segment_size') * _WITH_ADMINISTRATION)
+    if not (need and _SHARED_MEMORY.is_dir()):
+        return []
+    usage = shutil.disk_usage(_SHARED_MEMORY)
+    has_its_own = _SEGMENT_NAME.search(Path('/proc/self/maps').read_text()) is not None
+    if usage.total >= 2 * need and (has_its_own or usage.free >= need):
+        return []
+    return [
+        f'{_SHARED_MEMORY} has {usage.total / 1e6:.0f} MB, of which {usage.free / 1e6:.0f} are '
+        f'free, but camera driver and node take {need / 1e6:.0f} MB each for images. Without them '
+        'Fast DDS falls back to UDP, which is slower and loses some of the largest images: start '
+        'a container with --shm-size=512m or --ipc=host; what killed processes left goes with '
+        '`fastdds shm clean`.'
+    ]
+
+
+def _small_udp_buffers(profile: ElementTree.Element) -> list[str]:
+    # Asked of a socket, not of /proc: most containers do not show the limit that they are under.
+    settings, given = [], []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        for name, option, limit in (
+            ('receiveBufferSize', socket.SO_RCVBUF, 'net.core.rmem_max'),
+            ('sendBufferSize', socket.SO_SNDBUF, 'net.core.wmem_max'),
+        ):
+            size = min(_largest(profile, name), 2**31 - 1)
+            if size:
+                udp.setsockopt(socket.SOL_SOCKET, option, size)
+            # Linux doubles what it grants, for its own administration.
+            granted = udp.getsockopt(socket.SOL_SOCKET, option) // 2
+            if granted < size:
+                settings.append(f'{limit}={size}')
+                given.append(f'{limit} {granted}')
+    if not settings:
+        return []
+    return [
+        f'The UDP buffers are smaller than the Fast DDS profile asks for ({", ".join(given)}): '
+        'raw images between two computers will be lost; on one computer nothing is. '
+        f'On the host: sudo sysctl -w {" ".join(settings)}; for good, the same settings, a line '
+        'each, in /etc/sysctl.d/60-desertmind_seg.conf.'
+    ]
+
+
+def remove_dead_segments(folder: Path = _SHARED_MEMORY) -> dict[str, int]:
+    """Remove the shared memory that killed processes of this user left behind.
+
+    By Fast DDS's own rule, that of `fastdds shm clean`: a process locks the file NAME_el before
+    it makes the segment NAME, and the kernel frees the lock with the process, whoever's it is and
+    in whichever container it ran. Readers that still map such a segment keep their memory.
+
+    Args:
+        folder: where Fast DDS keeps its segments; need not exist.
+
+    Returns:
+        Name -> bytes of each segment that was removed.
+    """
+    removed = {}
+    for segment in folder.iterdir() if folder.is_dir() else ():
+        if _SEGMENT_NAME.fullmatch(segment.name) is None:
+            continue
+        lock = segment.with_name(f'{segment.name}_el')
+        try:
+            found = segment.lstat()
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+                continue
+            held = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:  # it went meanwhile, or has no lock to ask
+            continue
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            segment.unlink()
+            lock.unlink(missing_ok=True)
+        except OSError:  # its process lives, or another one was faster
+            continue
+        finally:
+            os.close(held)
+        removed[segment.name] = found.st_size
+    return removed
 
 
 def qos_conflicts(topic: str, sender: str, offered: Any, receiver: str, requested: Any) -> str:

@@ -1,8 +1,9 @@
-"""Depth messages to metres: raw 32FC1 and 16UC1, and what compressed_depth_image_transport sends.
+"""Depth messages to metres: raw, and what image_transport sends, compressedDepth or compressed.
 
-What a pixel means comes from the message's encoding and never from a divisor set by hand: 16UC1
-is millimetres with 0 for missing, 32FC1 metres (REP 118), with NaN for missing, -Inf for too near
-and +Inf for too far (REP 117). What comes out has 0 for missing and too near, +Inf for too far.
+What a pixel means comes from the message's encoding and never from a divisor set by hand: 16UC1,
+which some call mono16, is millimetres with 0 for missing, 32FC1 metres (REP 118), with NaN for
+missing, -Inf for too near and +Inf for too far (REP 117). What comes out has 0 for missing and too
+near, +Inf for too far.
 """
 
 from __future__ import annotations
@@ -15,20 +16,26 @@ import numpy as np
 import numpy.typing as npt
 
 from desertmind_seg.decoding.depth_bytes import decode_depth_image, decode_rvl
+from desertmind_seg.decoding.image_bytes import decode_unchanged
 from desertmind_seg.decoding.image_header import TOPIC_LIMITS, DecodeError
-from desertmind_seg.messages.images import MessageError, image_rows
+from desertmind_seg.messages.images import MessageError, image_rows, message_decoder
 from desertmind_seg.model.arrays import Depth
 
 UInt16 = npt.NDArray[np.uint16]
 
-DEPTH_ENCODINGS = ('32FC1', '16UC1')
+DEPTH_ENCODINGS = ('32FC1', '16UC1', 'mono16')
 # Without a codec it is PNG: compressed_depth_image_transport knew no other one before RVL.
-_CODECS = {'compressedDepth': 'png', 'compressedDepth png': 'png', 'compressedDepth rvl': 'rvl'}
+_CODECS = {
+    'compressedDepth': decode_depth_image,
+    'compressedDepth png': decode_depth_image,
+    'compressedDepth rvl': decode_rvl,
+}
 # enum compressionFormat and float depthParam[2], as an x86 or ARM lays them out.
 _CONFIG_HEADER = struct.Struct('<iff')
 _INVERSE_DEPTH = 0
 
 
+@message_decoder
 def decode_depth(message: Any) -> Depth:
     """Decode a sensor_msgs/Image of depth.
 
@@ -37,15 +44,15 @@ def decode_depth(message: Any) -> Depth:
         far.
 
     Raises:
-        MessageError: an encoding other than 32FC1 and 16UC1, zero size, `step` too small for the
+        MessageError: an encoding other than DEPTH_ENCODINGS, zero size, `step` too small for the
             width, or data shorter than step x rows.
     """
     encoding = message.encoding
     if encoding not in DEPTH_ENCODINGS:
         raise MessageError(
-            f'Depth image has encoding {encoding!r}; expected 32FC1 (metres) or 16UC1 '
-            '(millimetres). Subscribe to the depth topic of the camera, not to an image made of '
-            'it for people to see.'
+            f'Depth image has encoding {encoding!r}; expected 32FC1 (metres), 16UC1 or '
+            'mono16 (millimetres). Subscribe to the depth topic of the camera, not to an image '
+            'made of it for people to see.'
         )
     value_bytes = 4 if encoding == '32FC1' else 2
     rows = np.ascontiguousarray(image_rows(message, value_bytes * message.width, message.height))
@@ -55,47 +62,67 @@ def decode_depth(message: Any) -> Depth:
     return _metres_of_millimetres(rows.view(f'{byte_order}u2'))
 
 
+@message_decoder
 def decode_compressed_depth(message: Any) -> Depth:
-    """Decode a sensor_msgs/CompressedImage of compressed_depth_image_transport.
+    """Decode a sensor_msgs/CompressedImage of depth.
 
-    32FC1 travels as 16-bit inverse depth: the nearer, the finer. What its sender held for missing
-    or beyond its `depth_max` is one code, and comes out as missing.
+    compressed_depth_image_transport sends 32FC1 as 16-bit inverse depth: the nearer, the finer.
+    What its sender held for missing or beyond its `depth_max` is one code, and comes out as
+    missing. compressed_image_transport keeps the values: 16UC1 in PNG, that and 32FC1 in TIFF.
 
     Returns:
         (H, W) float32 metres as from `decode_depth`.
 
     Raises:
-        MessageError: a format that is not compressedDepth, or empty, truncated or corrupt data.
+        MessageError: a format that is no depth without loss, or empty, truncated or corrupt data.
     """
-    encoding, _, codec_text = (part.strip() for part in message.format.partition(';'))
-    codec = _CODECS.get(codec_text)
-    if codec is None or encoding not in DEPTH_ENCODINGS:
-        raise MessageError(
-            f'Compressed depth has format {message.format!r}; expected 16UC1 or 32FC1, then '
-            f'one of {", ".join(repr(f"; {name}") for name in _CODECS)}. Subscribe to the topic '
-            'that ends in /compressedDepth, not in /compressed.'
-        )
-    data = bytes(message.data)
-    if len(data) <= _CONFIG_HEADER.size:
-        raise MessageError(
-            f'Compressed depth of format {message.format!r} has {len(data)} bytes; expected a '
-            f'header of {_CONFIG_HEADER.size} and then the image: it is truncated.'
-        )
-    kind, *quantization = _CONFIG_HEADER.unpack_from(data)
-    decode = decode_depth_image if codec == 'png' else decode_rvl
+    encoding, _, codec = (part.strip() for part in message.format.partition(';'))
+    if (encoding, codec) == ('png', ''):  # 16 bits of grey can only be 16UC1
+        encoding, codec = '16UC1', 'png'
     try:
-        stored = decode(data[_CONFIG_HEADER.size :], TOPIC_LIMITS)
+        if encoding in DEPTH_ENCODINGS and codec in _CODECS:
+            return _decode_compressed_depth(encoding, codec, bytes(message.data))
+        if encoding in DEPTH_ENCODINGS and codec.partition(' ')[0] in ('png', 'tiff'):
+            return _decode_compressed(encoding, bytes(message.data))
     except DecodeError as err:
         raise MessageError(f'Compressed depth of format {message.format!r}: {err}.') from err
-    if encoding == '16UC1':
+    raise MessageError(
+        f'Compressed depth has format {message.format!r}; expected {", ".join(DEPTH_ENCODINGS)}, '
+        f'then one of {", ".join(repr(f"; {name}") for name in (*_CODECS, "png", "tiff"))}: JPEG '
+        'loses depth. Subscribe to the topic that ends in /compressedDepth.'
+    )
+
+
+def _decode_compressed(encoding: str, data: bytes) -> Depth:
+    """Decode what compressed_image_transport sends without loss."""
+    if encoding != '32FC1':
+        return _metres_of_millimetres(decode_depth_image(data, TOPIC_LIMITS))
+    stored = decode_unchanged(data, TOPIC_LIMITS)
+    if stored.ndim != 2 or stored.dtype != np.float32:
+        raise DecodeError(
+            f'it holds an image of shape {stored.shape} and type {stored.dtype}; expected one '
+            'channel of 32-bit floats, which TIFF can hold and PNG cannot'
+        )
+    return _metres(stored)
+
+
+def _decode_compressed_depth(encoding: str, codec: str, data: bytes) -> Depth:
+    """Decode what compressed_depth_image_transport sends."""
+    if len(data) <= _CONFIG_HEADER.size:
+        raise DecodeError(
+            f'it has {len(data)} bytes; expected a header of {_CONFIG_HEADER.size} and then the '
+            'image: it is truncated'
+        )
+    kind, a, b = _CONFIG_HEADER.unpack_from(data)
+    stored = _CODECS[codec](data[_CONFIG_HEADER.size :], TOPIC_LIMITS)
+    if encoding != '32FC1':
         # The header says nothing here: the transport does not even fill it in.
         return _metres_of_millimetres(stored)
     if kind != _INVERSE_DEPTH:
-        raise MessageError(
-            f'Compressed depth of format {message.format!r} has compression {kind} in its header; '
-            f'expected {_INVERSE_DEPTH} (inverse depth).'
+        raise DecodeError(
+            f'it has compression {kind} in its header; expected {_INVERSE_DEPTH} (inverse depth)'
         )
-    return _metres_of_inverse_depth(stored, quantization, message.format)
+    return _metres_of_inverse_depth(stored, a, b)
 
 
 def at_image_size(depth: Depth, size_hw: tuple[int, int]) -> Depth:
@@ -140,16 +167,13 @@ def _metres_of_millimetres(stored: npt.NDArray[Any]) -> Depth:
     return depth
 
 
-def _metres_of_inverse_depth(
-    codes: UInt16, quantization: list[float], message_format: str
-) -> Depth:
+def _metres_of_inverse_depth(codes: UInt16, a: float, b: float) -> Depth:
     """Undo code = a / depth + b, rounded down."""
-    a, b = quantization
     # b = 1 - a / depth_max, so that code 1 is depth_max.
     if not (np.isfinite(a) and a > 0 and np.isfinite(b) and b <= 1):
-        raise MessageError(
-            f'Compressed depth of format {message_format!r} has quantization parameters a = {a}, '
-            f'b = {b} in its header; expected a finite a > 0 and a finite b <= 1.'
+        raise DecodeError(
+            f'it has quantization parameters a = {a}, b = {b} in its header; expected a finite '
+            'a > 0 and a finite b <= 1'
         )
     with np.errstate(divide='ignore'):  # b = 1: an unlimited depth_max
         depth: Depth = np.float32(a) / (codes.astype(np.float32) - np.float32(b))

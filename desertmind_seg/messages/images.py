@@ -8,15 +8,17 @@ numpy array) both work. ROS types are imported only where a message is built.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 import json
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from desertmind_seg.decoding.image_bytes import decode_color
-from desertmind_seg.decoding.image_header import TOPIC_LIMITS, DecodeError
+from desertmind_seg.decoding.image_bytes import decode_color, decode_unchanged
+from desertmind_seg.decoding.image_header import TOPIC_LIMITS, DecodeError, one_line
+from desertmind_seg.messages.compressed_format import CompressedColors, CompressedFormat
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 
@@ -27,6 +29,37 @@ class MessageError(DesertmindError):
     """A message cannot be decoded; says which field is wrong, its value and what was expected."""
 
 
+_Parameters = ParamSpec('_Parameters')
+_Decoded = TypeVar('_Decoded')
+
+
+def message_decoder(decode: Callable[_Parameters, _Decoded]) -> Callable[_Parameters, _Decoded]:
+    """Make every failure of a decoder a MessageError, which costs one frame and not the node.
+
+    What is known to be wrong with messages is told before, in words. This is for the rest, such as
+    memory that runs out or an array that OpenCV does not like.
+    """
+
+    @wraps(decode)
+    def refusing(*arguments: _Parameters.args, **options: _Parameters.kwargs) -> _Decoded:
+        try:
+            return decode(*arguments, **options)
+        except DesertmindError:
+            raise
+        except Exception as err:
+            raise MessageError(f'The message does not decode: {one_line(err)}') from err
+
+    return refusing
+
+
+# ROS names a mosaic by its first two pixels in each of its first two rows; OpenCV's names start at
+# the second row's second pixel, so ROS's rggb is OpenCV's BG.
+_BAYER = {
+    'bayer_rggb': cv2.COLOR_BayerBG2RGB,
+    'bayer_bggr': cv2.COLOR_BayerRG2RGB,
+    'bayer_gbrg': cv2.COLOR_BayerGR2RGB,
+    'bayer_grbg': cv2.COLOR_BayerGB2RGB,
+}
 # Interleaved formats: channels, and the OpenCV conversion to RGB (None: it is RGB already).
 _INTERLEAVED: dict[str, tuple[int, int | None]] = {
     'rgb': (3, None),
@@ -34,12 +67,7 @@ _INTERLEAVED: dict[str, tuple[int, int | None]] = {
     'rgba': (4, cv2.COLOR_RGBA2RGB),
     'bgra': (4, cv2.COLOR_BGRA2RGB),
     'mono': (1, cv2.COLOR_GRAY2RGB),
-    # ROS names a mosaic by its first two pixels in each of its first two rows; OpenCV's names
-    # start at the second row's second pixel, so ROS's rggb is OpenCV's BG.
-    'bayer_rggb': (1, cv2.COLOR_BayerBG2RGB),
-    'bayer_bggr': (1, cv2.COLOR_BayerRG2RGB),
-    'bayer_gbrg': (1, cv2.COLOR_BayerGR2RGB),
-    'bayer_grbg': (1, cv2.COLOR_BayerGB2RGB),
+    **{kind: (1, conversion) for kind, conversion in _BAYER.items()},
 }
 # Two pixels in four bytes. 'yuv422' is U Y V Y, in ROS and in OpenCV BT.601 with 16..235.
 _PACKED_422: dict[str, int] = {
@@ -59,6 +87,14 @@ _INTERLEAVED_ENCODINGS = {
     for kind, (channels, conversion) in _INTERLEAVED.items()
     for value_bytes in (1, 2)
 }
+# What cv_bridge calls arrays of OpenCV that nobody gave a name, and how RViz shows them. 16UC1 is
+# not among them: that is how depth travels.
+_INTERLEAVED_ENCODINGS |= {
+    f'{8 * value_bytes}UC{channels}': _INTERLEAVED_ENCODINGS[f'{kind}{8 * value_bytes}']
+    for channels, kind in ((1, 'mono'), (3, 'bgr'), (4, 'bgra'))
+    for value_bytes in (1, 2)
+    if (channels, value_bytes) != (1, 2)
+}
 SUPPORTED_ENCODINGS = (*_INTERLEAVED_ENCODINGS, *_PACKED_422, *_SEMI_PLANAR_420)
 _LABEL_BYTES = {'mono8': 1, '8UC1': 1, 'mono16': 2, '16UC1': 2}
 
@@ -68,6 +104,7 @@ def nanoseconds(stamp: Any) -> int:
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
 
+@message_decoder
 def decode_image(message: Any) -> UInt8:
     """Decode a sensor_msgs/Image to RGB.
 
@@ -86,8 +123,8 @@ def decode_image(message: Any) -> UInt8:
     if encoding in _INTERLEAVED_ENCODINGS:
         kind, value_bytes, channels, conversion = _INTERLEAVED_ENCODINGS[encoding]
         pixels = _pixels(message, channels, value_bytes)
-        if kind.startswith('bayer') and min(pixels.shape[:2]) < 3:
-            raise MessageError(f'{_describe(message)}: a colour mosaic is at least 3 x 3 pixels')
+        if kind in _BAYER:
+            return _demosaic(pixels, kind)
         rgb = pixels if conversion is None else cv2.cvtColor(pixels, conversion)
         return np.ascontiguousarray(rgb, np.uint8)
     if encoding in _PACKED_422:
@@ -99,12 +136,22 @@ def decode_image(message: Any) -> UInt8:
     )
 
 
-def decode_compressed_image(message: Any) -> UInt8:
+@message_decoder
+def decode_compressed_image(message: Any, colors: CompressedColors = 'auto') -> UInt8:
     """Decode a sensor_msgs/CompressedImage (JPEG, PNG or TIFF) to RGB.
 
     16-bit images keep the high byte, alpha is dropped, grey becomes RGB, EXIF rotation is ignored
     (the camera's calibration belongs to the pixels as they are stored). Damage inside a JPEG that
     leaves its structure whole cannot be told from picture content and is decoded.
+
+    `format` is 'SOURCE; CODEC compressed STORED', or a part of it. Where STORED is missing, a
+    source of bayer_* is a mosaic that was compressed as it is, and is interpolated as in
+    `decode_image`.
+
+    Args:
+        message: any with the fields `format` and `data`.
+        colors: 'auto' exchanges red and blue where the sender says that it stored them so:
+            docs/formats.md tells who does. The others overrule what `format` says.
 
     Returns:
         (H, W, 3) uint8, C-contiguous.
@@ -112,24 +159,29 @@ def decode_compressed_image(message: Any) -> UInt8:
     Raises:
         MessageError: empty, truncated or corrupt data, or a format that holds no colour image.
     """
-    # 'rgb8; jpeg compressed bgr8' is image_transport's way to say: an ordinary JPEG.
-    source, _, compressed = message.format.partition(';')
-    if 'compressedDepth' in compressed:
+    said = CompressedFormat.of(message.format)
+    if said.codec.startswith('compressedDepth'):
         raise MessageError(
             f'Compressed image of format {message.format!r} holds depth; expected a colour image. '
             'Subscribe to the topic that ends in /compressed, not in /compressedDepth.'
         )
+    content = bytes(message.data)
     try:
-        rgb = decode_color(bytes(message.data), TOPIC_LIMITS)
+        if said.mosaic:
+            pixels = decode_unchanged(content, TOPIC_LIMITS)
+            if pixels.ndim == 2:
+                values = pixels >> 8 if pixels.dtype == np.uint16 else pixels
+                kind = said.mosaic.rstrip('0123456789')
+                return _demosaic(values.astype(np.uint8, copy=False), kind)
+        rgb = decode_color(content, TOPIC_LIMITS)
     except DecodeError as err:
         raise MessageError(f'Compressed image of format {message.format!r}: {err}.') from err
-    # As in compressed_image_transport: 'rgb8; jpeg compressed rgb8' was encoded with R and B
-    # exchanged, and what the decoder calls R, G, B is B, G, R.
-    if source.strip().startswith('rgb') and compressed and 'compressed bgr' not in compressed:
+    if colors == 'exchanged' or (colors == 'auto' and said.exchanged):
         return np.ascontiguousarray(rgb[..., ::-1])
     return rgb
 
 
+@message_decoder
 def decode_labels(message: Any) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
     """Decode a sensor_msgs/Image of class ids or raw codes: mono8, 8UC1, mono16 or 16UC1.
 
@@ -182,6 +234,16 @@ def _pixels(message: Any, channels: int, value_bytes: int) -> UInt8:
     if channels == 1:
         return rows
     return rows.reshape(message.height, message.width, channels)
+
+
+def _demosaic(values: UInt8, kind: str) -> UInt8:
+    """Interpolate the colours of a mosaic (H, W), named 'bayer_' and its first four pixels."""
+    if kind not in _BAYER or min(values.shape) < 3:
+        raise MessageError(
+            f'{kind} image of {values.shape[1]} x {values.shape[0]} pixels (width x height): a '
+            'colour mosaic is at least 3 x 3 pixels, and bayer_rggb, _bggr, _gbrg or _grbg'
+        )
+    return np.ascontiguousarray(cv2.cvtColor(values, _BAYER[kind]), np.uint8)
 
 
 def _decode_packed_422(message: Any, conversion: int) -> UInt8:

@@ -1,1 +1,1 @@
-"""The lifecycle node: wiring, parameters, inputs, outputs, diagnostics."""
+"""The lifecycle node: wiring, parameters, inputs, outputs, what it reports."""

@@ -21,7 +21,7 @@ from desertmind_seg.messages.frame_slot import Frame
 from desertmind_seg.messages.images import MessageError
 from desertmind_seg.messages.pairing import REASONS, DepthPairing, Pair, Stamped
 from desertmind_seg.model.arrays import Depth
-from desertmind_seg.node.health import WARN, Rate, Status, status_of
+from desertmind_seg.monitoring.health import WARN, Rate, Status, status_of
 
 RGBD, RGB = 'RGB-D', 'RGB'
 # Beside the pairing's own reasons for a frame without depth.
@@ -51,6 +51,7 @@ class DepthInput:
         decode: depth message to (H, W) float32 metres, 0 for missing; raises MessageError.
         min_valid_share: of the pixels 0..1; depth with fewer is not used.
         clock_ns: a clock that rises.
+        rgbd: whether masks are made with depth; without, it is for points and costmap alone.
     """
 
     def __init__(
@@ -59,12 +60,15 @@ class DepthInput:
         decode: Callable[[Any], Depth],
         min_valid_share: float,
         clock_ns: Callable[[], int] = time.monotonic_ns,
+        *,
+        rgbd: bool = True,
     ) -> None:
         self.received = Rate()
         self._pairing = pairing
         self._decode = decode
         self._min_valid_share = min_valid_share
         self._clock_ns = clock_ns
+        self._rgbd = rgbd
         # Depth at half the rate belongs to two frames: it is decoded once. The worker's own.
         self._latest: tuple[Any, Depth] | None = None
         self._lock = Lock()
@@ -162,10 +166,14 @@ class DepthInput:
                     return None
                 back = f' after {without_ns / 1e9:.1f} s without' if self._announced else ''
                 self._announced = RGBD
+                if not self._rgbd:
+                    return ModeChange(RGBD, f'Points and costmap have depth{back}.')
                 return ModeChange(RGBD, f'Mode RGB-D: masks are made with depth{back}.')
             if self._announced == RGB or without_ns < _ANNOUNCE_AFTER_NS:
                 return None
             self._announced = RGB
+            if not self._rgbd:
+                return ModeChange(RGB, f'Points and costmap are without depth: {self._detail}')
             return ModeChange(RGB, f'Mode RGB: masks are made without depth: {self._detail}')
 
     def status(self, values: Mapping[str, str], problems: Sequence[str]) -> Status:
@@ -173,7 +181,8 @@ class DepthInput:
         summary = self._pairing.summary()
         with self._lock:
             with_depth, missed = self._with_depth, self._missed.copy()
-            mode, detail, valid_share = self._mode, self._detail, self._valid_share
+            has_depth = self._mode == RGBD
+            detail, valid_share = self._detail, self._valid_share
             mode_changes = self._mode_changes
             new_with = with_depth - self._reported[0]
             new_missed = missed - self._reported[1]
@@ -184,15 +193,16 @@ class DepthInput:
             problems.append(f'{count} of {count + new_with} frames without depth: {detail}')
             if summary['hint']:
                 problems.append(summary['hint'])
+        mode = RGBD if has_depth and self._rgbd else RGB
         share = '' if valid_share is None else f'{valid_share:.3f}'
         median_ms, offset_ms = summary['dt_ms']['median'], summary['clock_offset_ms']
-        if problems:
+        if problems and self._rgbd:
             problems[0] = f'{mode}: {problems[0]}'
         return status_of(
             'Depth',
             WARN,
             problems,
-            mode,
+            mode if self._rgbd else 'for points and costmap',
             {
                 'mode': mode,
                 'mode_changes': str(mode_changes),
@@ -215,9 +225,9 @@ class DepthInput:
         )
 
 
-def no_depth_status(why: str, problems: Sequence[str]) -> Status:
+def no_depth_status(why: str, values: Mapping[str, str], problems: Sequence[str]) -> Status:
     """Return the Depth status of a node that takes none."""
-    return status_of('Depth', WARN, problems, f'not used: {why}', {'mode': RGB})
+    return status_of('Depth', WARN, problems, f'not used: {why}', {'mode': RGB, **values})
 
 
 def _ready(pairs: Sequence[Pair[Frame, Any]]) -> list[Frame]:

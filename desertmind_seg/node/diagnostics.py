@@ -2,102 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from math import inf
 import time
-from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
-from desertmind_seg.messages.dds import qos_conflicts
-from desertmind_seg.node.depth_input import no_depth_status
-from desertmind_seg.node.health import (
+from desertmind_seg.monitoring.bond import LifecycleBond
+from desertmind_seg.monitoring.connections import Connections, Source
+from desertmind_seg.monitoring.health import (
     PipelineHealth,
+    ProblemLog,
     Status,
     engine_status,
     parity_values,
 )
-from desertmind_seg.node.inputs import NodeInputs, Source
+from desertmind_seg.node.depth_input import no_depth_status
+from desertmind_seg.node.inputs import NodeInputs
 from desertmind_seg.node.outputs import NodeOutputs
 from desertmind_seg.node.parameters import NodeParameters
 from desertmind_seg.node.planner_outputs import PlannerOutputs
 from desertmind_seg.pipeline.segmenter import Segmenter
 
-_SILENCE_EVERY_SEC = 30.0
-
-
-class Connections:
-    """Asks the graph why messages do not pass; logs each QoS problem once.
-
-    Args:
-        node: whose connections these are.
-    """
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self._incompatible_policy = ''
-        self._known: set[str] = set()
-        self._silence_told_sec: dict[str, float] = {}
-
-    def on_incompatible_qos(self, event: Any) -> None:
-        """Note what a middleware event says; `qos_problems` finds out whom it is about."""
-        # The event names a policy but no node, and the graph lags behind it: the next diagnostics
-        # ask the graph.
-        self._incompatible_policy = str(event.last_policy_kind)
-
-    def qos_problems(self, sources: Iterable[Source], publishers: Iterable[Any]) -> list[str]:
-        """Return a sentence for each peer with which no message passes."""
-        own, problems = self._node.get_fully_qualified_name(), []
-        for source in sources:
-            requested = source.subscription.qos_profile
-            problems += [
-                qos_conflicts(source.topic, _node_of(sender), sender.qos_profile, own, requested)
-                for sender in self._node.get_publishers_info_by_topic(source.topic)
-            ]
-        for publisher in publishers:
-            topic, offered = publisher.topic_name, publisher.qos_profile
-            problems += [
-                qos_conflicts(topic, own, offered, _node_of(receiver), receiver.qos_profile)
-                for receiver in self._node.get_subscriptions_info_by_topic(topic)
-            ]
-        problems = [problem for problem in problems if problem]
-        if self._incompatible_policy and not problems:
-            problems = [f'A peer offers or requests another QoS {self._incompatible_policy}.']
-        for problem in set(problems) - self._known:
-            self._node.get_logger().warning(problem)
-        self._known = set(problems)
-        self._incompatible_policy = ''
-        return problems
-
-    def silence(self, source: Source, silent_sec: float) -> str:
-        """Say why nothing may have come from a source, and log it now and then."""
-        senders = self._node.get_publishers_info_by_topic(source.topic)
-        expected = f'sensor_msgs/msg/{source.message_type.__name__}'
-        listed = ', '.join(f'{_node_of(sender)} ({sender.topic_type})' for sender in senders)
-        if not senders:
-            why = f'it has no publisher. {source.advice}'
-        elif all(sender.topic_type != expected for sender in senders):
-            why = f'expected {expected}, but its publishers are {listed}.'
-        else:
-            why = (
-                f'its publishers are {listed}. Is the camera running, and was its driver '
-                'started with the Fast DDS profile?'
-            )
-        problem = f'No {source.what} for {silent_sec:.0f} s on {source.topic}: {why}'
-        # rclpy throttles by the line that logs, not by topic.
-        now_sec = time.monotonic()
-        if now_sec - self._silence_told_sec.get(source.topic, -inf) > _SILENCE_EVERY_SEC:
-            self._silence_told_sec[source.topic] = now_sec
-            self._node.get_logger().warning(problem)
-        return problem
-
-
-def _node_of(endpoint: Any) -> str:
-    if endpoint.node_name == '_NODE_NAME_UNKNOWN_':
-        return 'a node not known yet'
-    return f'{endpoint.node_namespace.rstrip("/")}/{endpoint.node_name}'
+# A node that nobody configures says so after this long; a launch file takes a second or two.
+_UNCONFIGURED_SEC = 5.0
 
 
 @dataclass(frozen=True)
@@ -129,6 +57,7 @@ class Diagnostics:
         health: what happened to its frames.
         inputs: what it hears.
         connections: what is wrong between it and its peers.
+        bond: with a lifecycle manager.
     """
 
     def __init__(
@@ -138,6 +67,7 @@ class Diagnostics:
         health: PipelineHealth,
         inputs: NodeInputs,
         connections: Connections,
+        bond: LifecycleBond,
     ) -> None:
         self.publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self._node = node
@@ -145,6 +75,9 @@ class Diagnostics:
         self._health = health
         self._inputs = inputs
         self._connections = connections
+        self._bond = bond
+        self._log = ProblemLog(node.get_logger().warning)
+        self._created_sec = time.monotonic()
 
     def publish(self, state: NodeState) -> None:
         """Report what happened since the last report, and the totals."""
@@ -187,6 +120,7 @@ class Diagnostics:
         array = DiagnosticArray(status=[self._to_message(status, engine) for status in statuses])
         array.header.stamp = self._node.get_clock().now().to_msg()
         self.publisher.publish(array)
+        self._tell_how_to_go_on(state)
 
     def _to_message(self, status: Status, engine: str) -> DiagnosticStatus:
         return DiagnosticStatus(
@@ -206,8 +140,8 @@ class Diagnostics:
         """
         if source is None:
             return []
-        if silent_sec is None:
-            silent_sec = time.monotonic() - self._inputs.active_since_sec
+        active_sec = time.monotonic() - self._inputs.active_since_sec
+        silent_sec = active_sec if silent_sec is None else min(silent_sec, active_sec)
         if silent_sec <= self._settings['input.timeout_sec']:
             return []
         return [self._connections.silence(source, silent_sec)]
@@ -219,24 +153,45 @@ class Diagnostics:
             if outputs is not None
             for publisher in outputs.publishers
         ]
-        sources, clock = self._inputs.sources, self._inputs.stamp_clock
-        problems = self._connections.qos_problems(sources.values(), publishers)
-        if sources and clock.foreign:
-            problems.append(
-                f'Stamps differ from the node clock by {clock.offset_ms / 1e3:.1f} s, '
-                'so age counts from arrival: set use_sim_time for a bag played with --clock, '
-                'synchronise the clocks of camera and computer otherwise.'
+        sources = self._inputs.sources
+        problems = {'bond': self._bond.problem()}
+        if 'image' in sources:
+            problems |= {'publishers': self._connections.mixed_publishers(sources['image'])}
+            problems |= self._inputs.stamp_clock.problems(
+                self._settings['input.max_age_ms'], self._inputs.camera_infos.hz()
             )
-        return problems + self._silence(
-            sources.get('image'), self._health.received.seconds_since_latest()
-        )
+        # Not logged: after a crash the node before this one is still listed for a while.
+        names = self._connections.name_problem()
+        return [
+            *([names] if names else []),
+            *self._connections.qos_problems(sources.values(), publishers),
+            *self._log.tell(problems),
+            *self._silence(sources.get('image'), self._health.received.seconds_since_latest()),
+        ]
+
+    def _tell_how_to_go_on(self, state: NodeState) -> None:
+        """Log, once, that the node waits to be configured."""
+        waits = state.label == 'unconfigured' and not (state.failure or state.building)
+        if waits and time.monotonic() - self._created_sec > _UNCONFIGURED_SEC:
+            name = self._node.get_fully_qualified_name()
+            sentence = (
+                f'The node waits, unconfigured: run `ros2 lifecycle set {name} configure` and '
+                '`... activate`, or start it with -p autostart:=true.'
+            )
+            self._log.tell({'unconfigured': sentence})
 
     def _depth_status(self, state: NodeState) -> Status:
         problems = self._planner_problems(state.planner_outputs)
+        outputs = state.planner_outputs
+        costmap = {} if outputs is None else outputs.costmap.values()
         source, depth = self._inputs.sources.get('depth'), self._inputs.depth
         if depth is not None and source is not None:
             return depth.status(
-                {'topic': source.topic, 'transport': self._settings['depth.transport']},
+                {
+                    'topic': source.topic,
+                    'transport': self._settings['depth.transport'],
+                    **costmap,
+                },
                 [*self._silence(source, depth.received.seconds_since_latest()), *problems],
             )
         why = 'the node is not active'
@@ -244,7 +199,7 @@ class Diagnostics:
             why = 'depth.use is never'
         elif state.segmenter is not None and not state.uses_depth:
             why = 'the bundle takes RGB only'
-        return no_depth_status(why, problems)
+        return no_depth_status(why, costmap, problems)
 
     def _planner_problems(self, outputs: PlannerOutputs | None) -> list[str]:
         if outputs is None:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from copy import copy
-from dataclasses import dataclass
 import time
-from typing import Any
+from typing import Any, cast
 
-from rclpy.clock import Clock, ClockType, JumpThreshold  # type: ignore[attr-defined]
+from rclpy.clock import Clock, ClockType, JumpThreshold, ROSClock  # type: ignore[attr-defined]
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from desertmind_seg.messages.depth import decode_compressed_depth, decode_depth
-from desertmind_seg.messages.frame_slot import Frame, FrameSlot, StampClock
+from desertmind_seg.messages.frame_slot import Frame, FrameSlot
 from desertmind_seg.messages.images import nanoseconds
 from desertmind_seg.messages.pairing import DepthPairing
 from desertmind_seg.model.arrays import Depth
+from desertmind_seg.monitoring.connections import Source
+from desertmind_seg.monitoring.health import SUPERSEDED, TIME_JUMP, PipelineHealth, Rate
+from desertmind_seg.monitoring.stamps import StampClock
 from desertmind_seg.node.depth_input import RGB, DepthInput
-from desertmind_seg.node.health import SUPERSEDED, TIME_JUMP, PipelineHealth
 from desertmind_seg.node.outputs import OVERRIDABLE
 from desertmind_seg.node.parameters import NodeParameters
 
@@ -31,25 +32,6 @@ except ImportError:  # ROS 2 Humble
 
 IMAGE_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 _SHORTEST_TIMER_SEC = 0.002
-
-
-@dataclass
-class Source:
-    """A topic that the node hears, and what to do when nobody speaks on it.
-
-    Attributes:
-        what: what it carries, in a word.
-        topic: resolved name.
-        message_type: class of its messages.
-        advice: an imperative for a topic without publisher.
-        subscription: of the node; None before it subscribes.
-    """
-
-    what: str
-    topic: str
-    message_type: type[Any]
-    advice: str
-    subscription: Any = None
 
 
 class NodeInputs:
@@ -68,7 +50,8 @@ class NodeInputs:
     Attributes:
         sources: by what they carry; empty while the node is not active.
         depth: None without depth.
-        stamp_clock: tells how old frames are.
+        stamp_clock: tells how old images are when they come.
+        camera_infos: how many CameraInfo come.
         active_since_sec: `time.monotonic()` when the node was activated.
     """
 
@@ -83,6 +66,7 @@ class NodeInputs:
         self.sources: dict[str, Source] = {}
         self.depth: DepthInput | None = None
         self.stamp_clock = StampClock()
+        self.camera_infos = Rate()
         self.active_since_sec = 0.0
         self._node = node
         self._settings = settings
@@ -92,7 +76,8 @@ class NodeInputs:
         self._wants_depth: Callable[[], bool] = lambda: False
         self._slot = FrameSlot()
         self._depth_timer: Any = None
-        self._clock_jumps = node.get_clock().create_jump_callback(
+        self._clock = cast(ROSClock, node.get_clock())
+        self._clock_jumps = self._clock.create_jump_callback(
             JumpThreshold(
                 min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True
             ),
@@ -113,17 +98,23 @@ class NodeInputs:
     def open(self) -> None:
         """Begin with an empty slot; comes before the worker, `subscribe` after it."""
         self._slot = FrameSlot()
-        self.stamp_clock.reset()
+        self.stamp_clock = StampClock()
+        self.camera_infos.clear()
         self.active_since_sec = time.monotonic()
 
     def subscribe(
-        self, on_camera_info: Callable[[Any], None], wants_depth: Callable[[], bool] | None
+        self,
+        on_camera_info: Callable[[Any], None],
+        wants_depth: Callable[[], bool] | None,
+        *,
+        rgbd: bool,
     ) -> None:
         """Subscribe to camera_info, depth and images.
 
         Args:
             on_camera_info: takes the messages.
             wants_depth: whether the next frame needs depth; None to take no depth at all.
+            rgbd: whether masks are made with it, not only points and costmap.
         """
         camera_info = Source(
             'camera_info',
@@ -131,10 +122,15 @@ class NodeInputs:
             CameraInfo,
             'Remap camera_info to that of the camera (-r camera_info:=/...).',
         )
-        self._subscribe(camera_info, on_camera_info)
+
+        def on_info(message: Any) -> None:
+            self.camera_infos.tick()
+            on_camera_info(message)
+
+        self._subscribe(camera_info, on_info)
         if wants_depth is not None:
             self._wants_depth = wants_depth
-            self._start_depth()
+            self._start_depth(rgbd)
         self._subscribe(self.image_source(), self.on_image)
 
     def close(self) -> None:
@@ -147,7 +143,7 @@ class NodeInputs:
         self.sources.clear()
         self._slot.close()
 
-    def _start_depth(self) -> None:
+    def _start_depth(self, rgbd: bool) -> None:
         compressed = self._settings['depth.transport'] == 'compressed'
         topic = self._node.resolve_topic_name('depth/image')
         max_wait_ms = self._settings['depth.max_wait_ms']
@@ -155,6 +151,7 @@ class NodeInputs:
             DepthPairing(self._settings['depth.max_dt_ms'], max_wait_ms),
             decode_compressed_depth if compressed else decode_depth,
             self._settings['depth.min_valid_share'],
+            rgbd=rgbd,
         )
         if max_wait_ms > 0:
             # A frame whose depth does not come goes on at most a fifth later than it might.
@@ -188,11 +185,14 @@ class NodeInputs:
     def on_image(self, message: Any) -> None:
         """Take an image."""
         arrived_sec = time.perf_counter()
-        self._health.frame_received()
         stamp_ns = nanoseconds(message.header.stamp)
         if self._slot.jumps_back(stamp_ns):
             self.time_jumped('Image stamps jumped back')
-        frame = self._slot.admit(message, stamp_ns, arrived_sec)
+        self._health.frame_received()
+        now_ns = self._clock.now().nanoseconds
+        steady_ns = None if self._clock.ros_time_is_active else time.monotonic_ns()
+        age_ms = self.stamp_clock.arrive(stamp_ns, now_ns, steady_ns)
+        frame = self._slot.admit(message, stamp_ns, arrived_sec, now_ns, age_ms)
         if self.depth is None:
             self._offer([frame])
         elif self._wants_depth():
@@ -246,10 +246,12 @@ class NodeInputs:
         return frame.epoch == self._slot.epoch
 
     def age_ms(self, frame: Frame) -> float:
-        """Return how old a frame is now."""
-        since_arrival_ms = (time.perf_counter() - frame.arrived_sec) * 1e3
-        now_ns = self._node.get_clock().now().nanoseconds
-        return self.stamp_clock.age_ms(frame.stamp_ns, now_ns, since_arrival_ms)
+        """Return how old a frame is now, as far as its stamp tells."""
+        if self._clock.ros_time_is_active:
+            since_arrival_ms = (self._clock.now().nanoseconds - frame.arrived_ns) / 1e6
+        else:
+            since_arrival_ms = (time.perf_counter() - frame.arrived_sec) * 1e3
+        return frame.age_on_arrival_ms + max(since_arrival_ms, 0.0)
 
     def depth_of(self, frame: Frame, size_hw: tuple[int, int]) -> Depth | None:
         """Return depth (H, W) float32 metres of a frame; None where it goes on without."""

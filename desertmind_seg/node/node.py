@@ -28,7 +28,7 @@ from sensor_msgs.msg import CompressedImage
 
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.engines.protocol import EngineError
-from desertmind_seg.messages.dds import missing_image_profile
+from desertmind_seg.messages.dds import discovery_limit, image_transport_problems
 from desertmind_seg.messages.frame_slot import Frame
 from desertmind_seg.messages.images import (
     MessageError,
@@ -36,8 +36,9 @@ from desertmind_seg.messages.images import (
     decode_image,
 )
 from desertmind_seg.model.bundle import BundleError
-from desertmind_seg.node.diagnostics import Connections, Diagnostics, NodeState
-from desertmind_seg.node.health import (
+from desertmind_seg.monitoring.bond import LifecycleBond, bond_status_type
+from desertmind_seg.monitoring.connections import Connections
+from desertmind_seg.monitoring.health import (
     BAD_FRAME,
     ENGINE_FAILED,
     NOT_SUBSCRIBED,
@@ -46,6 +47,7 @@ from desertmind_seg.node.health import (
     TOO_OLD,
     PipelineHealth,
 )
+from desertmind_seg.node.diagnostics import Diagnostics, NodeState
 from desertmind_seg.node.inputs import NodeInputs
 from desertmind_seg.node.loading import LoadEngine, SegmenterLoader
 from desertmind_seg.node.outputs import NodeOutputs
@@ -110,14 +112,16 @@ class SegmentationNode(LifecycleNode):
         )
         for sentence in misspelt_parameters(list(self._parameter_overrides)):
             self.get_logger().warning(sentence)
-        lost_images = missing_image_profile(get_rmw_implementation_identifier(), os.environ)
-        if lost_images:
-            self.get_logger().warning(lost_images)
+        for sentence in image_transport_problems(get_rmw_implementation_identifier(), os.environ):
+            self.get_logger().warning(sentence)
+        if limit := discovery_limit(os.environ):
+            self.get_logger().info(limit)
         self._inputs = NodeInputs(
             self, self.settings, self.health, self._connections.on_incompatible_qos, self._forget
         )
+        self._bond = LifecycleBond(self, bond_status_type())
         self._diagnostics = Diagnostics(
-            self, self.settings, self.health, self._inputs, self._connections
+            self, self.settings, self.health, self._inputs, self._connections, self._bond
         )
         # A steady clock: a paused or looping bag must not stop the watchdog.
         self.create_timer(
@@ -135,7 +139,9 @@ class SegmentationNode(LifecycleNode):
             self._segmenter = self._loader.load()
             on_incompatible_qos = self._connections.on_incompatible_qos
             self._outputs = NodeOutputs(self, on_incompatible_qos)
-            self._planner_outputs = PlannerOutputs(self, self.settings, on_incompatible_qos)
+            self._planner_outputs = PlannerOutputs(
+                self, self.settings, on_incompatible_qos, self.worker_failed
+            )
         except (OSError, BundleError, EngineError, ParameterError) as err:
             self._failure = str(err)
             self.get_logger().error(f'Cannot configure: {err}')
@@ -159,8 +165,11 @@ class SegmentationNode(LifecycleNode):
         assert outputs is not None
         assert planner_outputs is not None
         self._inputs.subscribe(
-            planner_outputs.on_camera_info, self._wants_depth if self._uses_depth else None
+            planner_outputs.on_camera_info,
+            self._wants_depth if self._uses_depth else None,
+            rgbd=self._segmenter is not None and self._segmenter.takes_depth,
         )
+        self._bond.start()
         self._state_label = 'active'
         self._diagnostics.log_topics(outputs, planner_outputs)
         return result
@@ -225,12 +234,15 @@ class SegmentationNode(LifecycleNode):
         return bool(use == 'always' or (use == 'auto' and takes_depth))
 
     def _stop_input(self, timeout_sec: float | None = None) -> bool:
+        self._bond.stop()
         self._inputs.close()
         if self._worker is not None:
             self._worker.join(timeout_sec)
             if self._worker.is_alive():
                 return False
             self._worker = None
+        if self._planner_outputs is not None:
+            self._planner_outputs.costmap.forget()
         self._inputs.depth = None
         return True
 
@@ -255,7 +267,7 @@ class SegmentationNode(LifecycleNode):
     def _forget(self) -> None:
         """Forget the vehicle's surroundings of before a jump of time."""
         if self._planner_outputs is not None:
-            self._planner_outputs.reset()
+            self._planner_outputs.costmap.reset()
 
     def _work(self) -> None:
         finished = False
@@ -288,11 +300,15 @@ class SegmentationNode(LifecycleNode):
         if frame.epoch != self._epoch:
             self._epoch = frame.epoch
             segmenter.reset()
-            planner_outputs.forget()
+            planner_outputs.costmap.forget()
         message = frame.message
         try:
             compressed = isinstance(message, CompressedImage)
-            rgb = decode_compressed_image(message) if compressed else decode_image(message)
+            rgb = (
+                decode_compressed_image(message, self.settings['input.compressed_colors'])
+                if compressed
+                else decode_image(message)
+            )
             depth = self._inputs.depth_of(frame, rgb.shape[:2])
             needed = {'confidence', 'cost'} & set(wanted) | planner_outputs.needed(for_planners)
             segmentation = segmenter.segment(

@@ -17,6 +17,7 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from desertmind_seg.messages.compressed_format import COMPRESSED_COLORS
 from desertmind_seg.model.errors import DesertmindError
 
 # When a parameter may be set: 'any time', 'unconfigured' (the node reads it when it is configured)
@@ -139,6 +140,13 @@ PARAMETERS = (
         choices=('raw', 'compressed'),
     ),
     ParameterSpec(
+        'input.compressed_colors',
+        'auto',
+        'How compressed images are read: auto as their format string says, as_stored or exchanged '
+        '(red and blue) where that is wrong; docs/formats.md tells who writes what.',
+        choices=COMPRESSED_COLORS,
+    ),
+    ParameterSpec(
         'input.rectified',
         False,
         'The images are rectified (image_rect): points come from P of camera_info, not from K and '
@@ -228,6 +236,14 @@ PARAMETERS = (
         'costmap.world_frame',
         'odom',
         'Gravity-aligned frame that stands still, in which the costmap is; tf only.',
+    ),
+    ParameterSpec(
+        'costmap.tf_wait_ms',
+        500,
+        'How long a frame of the costmap waits for transforms of its stamp, which come later than '
+        'the image; masks do not wait. tf only.',
+        unit='ms',
+        range=(0, 5_000),
     ),
     ParameterSpec(
         'costmap.base_frame',

@@ -6,7 +6,7 @@ All of it needs `camera_info`, points and costmap also depth; the mask waits for
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 
 from nav_msgs.msg import OccupancyGrid
@@ -18,17 +18,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, PointCloud2
 
 from desertmind_seg.geometry.camera_model import CameraInfoError, CameraRays, image_camera_info
-from desertmind_seg.geometry.costmap import UNTRACKED_DECAY_SEC, OutgoingCostmap, RollingCostmap
-from desertmind_seg.geometry.frame_transforms import (
-    Extrinsics,
-    StaticExtrinsics,
-    TfExtrinsics,
-    TransformError,
-    body_transform,
-    tf2_is_installed,
-)
 from desertmind_seg.geometry.points import OutgoingPoints
-from desertmind_seg.messages.images import nanoseconds
+from desertmind_seg.node.costmap_output import CostmapOutput
 from desertmind_seg.node.outputs import OUTPUT_QOS, create_output
 from desertmind_seg.node.parameters import NodeParameters, ParameterError
 from desertmind_seg.pipeline.segmenter import Segmentation
@@ -45,13 +36,17 @@ _NO_CAMERA_INFO = 'no camera_info has come: remap camera_info to that of the cam
 class PlannerOutputs:
     """The publishers for planners of a configured node.
 
-    `publish` and `forget` belong to the worker, `wanted`, `needed` and `needs_depth` to it and to
-    the callbacks' thread, all else to the latter.
+    `publish` belongs to the worker, `wanted`, `needed` and `needs_depth` to it and to the
+    callbacks, all else to the latter.
+
+    Attributes:
+        costmap: what makes it.
 
     Args:
         node: on which to create them.
         settings: its parameters.
         on_incompatible_qos: called with the middleware's event.
+        failed: set when a thread ends by what should not happen.
 
     Raises:
         ParameterError: two of the costmap's parameters do not go together.
@@ -62,18 +57,12 @@ class PlannerOutputs:
         node: LifecycleNode,
         settings: NodeParameters,
         on_incompatible_qos: Callable[[Any], None],
+        failed: Event,
     ) -> None:
         self._node = node
         self._camera_info: Any = None
         self._camera_rays = CameraRays(rectified=settings['input.rectified'])
         self._points = OutgoingPoints()
-        self._extrinsics = _extrinsics(node, settings)
-        try:
-            self._costmap = _costmap(settings, self._extrinsics)
-        except ValueError as err:
-            self._extrinsics.close()
-            raise ParameterError(f'costmap: {err}.') from err
-        self._grid = OutgoingCostmap(self._extrinsics.frame_id)
         self._lock = Lock()
         self._failed: dict[str, tuple[int, str]] = {}
         self._publishers = {
@@ -84,6 +73,17 @@ class PlannerOutputs:
                 (MASK_CAMERA_INFO, CameraInfo, OUTPUT_QOS),
             )
         }
+        try:
+            self.costmap = CostmapOutput(
+                node,
+                settings,
+                self._publishers[COSTMAP],
+                lambda reason: self._count(COSTMAP, reason),
+                failed,
+            )
+        except ParameterError:
+            self._destroy_publishers()
+            raise
 
     @property
     def publishers(self) -> list[Any]:
@@ -141,7 +141,7 @@ class PlannerOutputs:
                 message = self._message(name, rgb, depth, segmentation, header)
                 if message is not None:
                     self._publishers[name].publish(message)
-            except (CameraInfoError, TransformError, RCLError) as err:
+            except (CameraInfoError, RCLError) as err:
                 self._count(name, str(err))
 
     def _message(
@@ -160,13 +160,8 @@ class PlannerOutputs:
         rays = self._camera_rays.of(camera_info, size_hw)
         if name == COSTMAP:
             assert segmentation.cost is not None  # `needed` names it
-            pose = self._extrinsics.pose(header)
-            stamp_ns = nanoseconds(header.stamp)
-            if depth is None:
-                self._costmap.advance(pose, stamp_ns)
-            else:
-                self._costmap.update(depth, segmentation.cost, rays, pose, stamp_ns)
-            return self._grid.fill(self._costmap, header.stamp)
+            self.costmap.offer(header, depth, segmentation.cost, rays)
+            return None
         if depth is None:
             return None
         assert segmentation.confidence is not None  # `needed` names it
@@ -187,50 +182,11 @@ class PlannerOutputs:
             failed, self._failed = self._failed, {}
         return [f'{count} times: {text}' for count, text in failed.values()]
 
-    def forget(self) -> None:
-        """Forget what frames from before a jump of time showed; for the worker."""
-        self._costmap.reset()
-
-    def reset(self) -> None:
-        """Forget transforms from before a jump of time."""
-        self._extrinsics.reset()
-
     def destroy(self) -> None:
         """Remove the publishers and stop listening to transforms."""
-        self._extrinsics.close()
+        self.costmap.close()
+        self._destroy_publishers()
+
+    def _destroy_publishers(self) -> None:
         for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
-
-
-def _extrinsics(node: LifecycleNode, settings: NodeParameters) -> Extrinsics:
-    source = settings['costmap.extrinsics']
-    base_frame = settings['costmap.base_frame']
-    if source == 'tf' and not tf2_is_installed():
-        raise ParameterError(
-            "costmap.extrinsics is 'tf', but tf2_ros is not installed: install ros-$ROS_DISTRO-"
-            "tf2-ros-py, or set costmap.extrinsics to 'static'."
-        )
-    if source == 'tf' or (source == 'auto' and tf2_is_installed()):
-        return TfExtrinsics(node, settings['costmap.world_frame'], base_frame)
-    names = ('x_m', 'y_m', 'z_m', 'roll_deg', 'pitch_deg', 'yaw_deg')
-    values = {name: settings[f'costmap.{name}'] for name in names}
-    shown = ', '.join(f'{name} {value:g}' for name, value in values.items())
-    why = '' if source == 'static' else ' (tf2_ros is not installed)'
-    node.get_logger().info(
-        f'Costmap: the camera is fixed on {base_frame}{why}: {shown}. The motion of the vehicle '
-        'is not known: what it saw fades soon.'
-    )
-    return StaticExtrinsics(body_transform(**values), base_frame)
-
-
-def _costmap(settings: NodeParameters, extrinsics: Extrinsics) -> RollingCostmap:
-    names = (
-        *('resolution_m', 'size_m', 'min_range_m', 'max_range_m'),
-        *('min_height_m', 'max_height_m', 'stride'),
-    )
-    decay_sec = settings['costmap.decay_sec']
-    if not extrinsics.tracks_motion:
-        decay_sec = min(decay_sec, UNTRACKED_DECAY_SEC)
-    return RollingCostmap(
-        **{name: settings[f'costmap.{name}'] for name in names}, decay_sec=decay_sec
-    )

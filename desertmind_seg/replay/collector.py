@@ -14,6 +14,7 @@ from desertmind_seg.messages.bags import (
     CONFIDENCE_TOPIC,
     IMAGE_TYPE,
     MASK_TOPIC,
+    BagError,
     RawMessage,
     header_stamp_ns,
 )
@@ -23,8 +24,12 @@ from desertmind_seg.replay.results import NodeStatus
 class MaskCollector:
     """Matches what the node sends to the frames it was sent, and writes it to a bag of masks.
 
-    `note_frame` is called by the player's thread, everything else that changes it by the
-    executor's.
+    `note_frame` and `forget_frame` are called by the player's thread, everything else that changes
+    it by the executor's.
+
+    Attributes:
+        headless: frames without a whole header, which cannot be matched.
+        repeated_stamps: frames with the stamp of an earlier one; the mask of that stamp is its.
     """
 
     def __init__(self, node: Node, writer: BagWriter) -> None:
@@ -33,6 +38,7 @@ class MaskCollector:
         self.confidences: set[int] = set()
         self.diagnostics: dict[str, NodeStatus] = {}
         self.log_times_ns: dict[int, int] = {}
+        self.headless = self.repeated_stamps = 0
         self._writer = writer
         self._arrived = threading.Condition()
         self._num_diagnostics = 0
@@ -44,9 +50,28 @@ class MaskCollector:
 
     def note_frame(self, message: RawMessage) -> None:
         """Remember when a frame goes out; called just before it does."""
-        stamp = header_stamp_ns(message.cdr)
-        self.log_times_ns.setdefault(stamp, message.log_time_ns)
+        try:
+            stamp = header_stamp_ns(message.cdr)
+        except BagError:
+            self.headless += 1
+            return
+        if stamp in self.sent_at_s:
+            self.repeated_stamps += 1
+            return
+        self.log_times_ns[stamp] = message.log_time_ns
         self.sent_at_s[stamp] = time.perf_counter()
+
+    def forget_frame(self, message: RawMessage) -> None:
+        """Take back a frame that did not go out."""
+        try:
+            stamp = header_stamp_ns(message.cdr)
+        except BagError:
+            self.headless -= 1
+            return
+        if self.log_times_ns[stamp] == message.log_time_ns:
+            del self.sent_at_s[stamp]
+        else:
+            self.repeated_stamps -= 1
 
     def wait_for_mask(self, stamp_ns: int, timeout_sec: float) -> bool:
         """Wait until the mask of this stamp is here; False after the timeout."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+import os
 from pathlib import Path
 import signal
 import subprocess
@@ -13,6 +14,15 @@ from desertmind_seg.model.errors import DesertmindError
 
 NODE_LOG = 'node.log'
 _STOP_TIMEOUT_SEC = 10.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# Becomes the node, which the kernel interrupts when this process ends, were it by kill -9. A
+# program of its own: between fork and exec of a process with threads, as DDS has them, Python may
+# hang.
+_TIED = (
+    'import ctypes, os, sys\n'
+    f'ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, {int(signal.SIGINT)})\n'
+    'if os.getppid() == int(sys.argv[1]): os.execv(sys.argv[2], sys.argv[2:])'
+)
 _LOG_TAIL_LINES = 15
 
 
@@ -67,9 +77,8 @@ def node_command(image: NodeInput, depth: NodeInput | None, options: NodeOptions
     parameters = {
         'autostart': 'true',
         'use_sim_time': 'true',
-        # Quoted: a path or number-like name has to stay a string.
-        'model.bundle': f"'{options.bundle}'",
-        'engine.backend': f"'{options.backend}'",
+        'model.bundle': _quoted(options.bundle),
+        'engine.backend': _quoted(options.backend),
         'input.transport': image.transport,
         'confidence.threshold': f'{options.confidence_threshold:f}',
     }
@@ -83,13 +92,26 @@ def node_command(image: NodeInput, depth: NodeInput | None, options: NodeOptions
     return [sys.executable, '-m', module, '--ros-args', *arguments]
 
 
+def _quoted(value: object) -> str:
+    """Write a value so that YAML reads a string, whatever path or number it looks like."""
+    text = str(value).replace("'", "''")
+    return f"'{text}'"
+
+
 @contextmanager
 def running_node(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the node; on leaving, interrupt it and wait for its end."""
+    """Run the node; on leaving, interrupt it and wait for its end.
+
+    It ends with this process, too; the thread that calls must be the main one.
+    """
     with log.open('wb') as output:
         # A session of its own: Ctrl-C comes here, and the node is stopped in order after that.
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            [sys.executable, '-I', '-S', '-c', _TIED, str(os.getpid()), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         yield process

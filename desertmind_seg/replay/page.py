@@ -2,11 +2,16 @@
 
 from pathlib import Path
 
-from desertmind_seg.evaluation.sections import score_facts, score_sections, source_section
+from desertmind_seg.evaluation.sections import (
+    bag_sections,
+    score_facts,
+    score_sections,
+    source_section,
+)
 from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.replay.node_process import NODE_LOG
-from desertmind_seg.replay.results import ReplayMetrics
+from desertmind_seg.replay.results import ReplayFrames, ReplayMetrics
 from desertmind_seg.replay.through_node import Replay
 from desertmind_seg.replay.video import MAX_VIDEO_RATE_HZ, VIDEO
 from desertmind_seg.reports.charts import latency_section
@@ -33,7 +38,7 @@ def write_replay_report(
     bag, frames, latency = metrics.bag, metrics.frames, metrics.latency_ms.publish_to_mask
     headline = [
         Fact('frames in', f'{frames.in_}', f'{bag.duration_s:.1f} s of {bag.image_topic}'),
-        Fact('masks out', f'{frames.out}', f'{frames.dropped} frames superseded or dropped'),
+        Fact('masks out', f'{frames.out}', what_became_of(frames)),
         Fact('latency p50', f'{latency.p50:.0f} ms', 'frame published to mask received'),
         Fact('latency p95', f'{latency.p95:.0f} ms', f'p99 {latency.p99:.0f} ms'),
         *score_facts(metrics),
@@ -75,6 +80,7 @@ def write_replay_report(
             },
             f'Its last report on /diagnostics. What it printed is in {NODE_LOG}.',
         ),
+        *bag_sections(metrics),
         source_section(metrics),
         environment_section(metrics.environment.model_dump()),
     ]
@@ -84,3 +90,17 @@ def write_replay_report(
         f'at {metrics.play.rate:g} times the speed of the recording.'
     ]
     write_report(path, title, subtitle, headline, sections)
+
+
+def what_became_of(frames: ReplayFrames) -> str:
+    """Write out what became of the frames without a mask."""
+    numbers = {
+        'superseded or dropped': frames.dropped,
+        'with the stamp of another': frames.repeated_stamps,
+        'damaged': frames.damaged,
+        'refused by the middleware': frames.refused,
+        'lost in the bag': frames.lost,
+    }
+    text = ', '.join(f'{count} {what}' for what, count in numbers.items() if count)
+    reasons = ', '.join(f'{count} {reason}' for reason, count in frames.dropped_by_reason.items())
+    return (text or 'a mask for each frame') + (f' (the node says: {reasons})' if reasons else '')

@@ -42,12 +42,14 @@ class PlayStatistics:
     Attributes:
         published: messages per topic that is played, by the name in the bag.
         failed: messages per topic that the middleware refused.
+        damaged: messages per topic that are not whole, and were not sent.
         passes: how often the bag was begun.
         max_late_ms: the longest that a message went out after its time.
     """
 
     published: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
+    damaged: Counter[str] = field(default_factory=Counter)
     passes: int = 0
     max_late_ms: float = 0.0
 
@@ -103,8 +105,8 @@ class BagPlayer:
                     f'no Python package for {topic.type} is installed '
                     f'(ros-<distro>-{topic.type.partition("/")[0].replace("_", "-")} from apt)'
                 )
-            elif not bag.plays_as_ros2(name):
-                self.skipped[name] = f'{topic.type} of ROS 1 has another layout in ROS 2'
+            elif reason := bag.unplayable(name):
+                self.skipped[name] = reason
             else:
                 self._publishers[name] = node.create_publisher(
                     message_class, remaps.get(name, name), publisher_qos(topic)
@@ -162,6 +164,7 @@ class BagPlayer:
         loop: bool = False,
         lead_in_sec: float = 0.0,
         before_publish: Callable[[RawMessage], object] | None = None,
+        on_refused: Callable[[RawMessage], object] | None = None,
     ) -> PlayStatistics:
         """Play the bag once, or again and again, until it ends or `stop` is set.
 
@@ -173,6 +176,7 @@ class BagPlayer:
             loop: begin again when the bag ends, one frame period after its last message.
             lead_in_sec: so long before the first message only /clock is published.
             before_publish: called with each message just before it goes out.
+            on_refused: called with each that the middleware did not take then.
         """
         statistics = PlayStatistics(published=Counter(dict.fromkeys(self._publishers, 0)))
         start_ns, duration_ns = self._bag.start_ns, self._bag.duration_ns
@@ -189,12 +193,20 @@ class BagPlayer:
                 next_tick_s = self._wait_until(due_s, pass_start_s, next_tick_s, stop)
                 if stop.is_set():
                     return statistics
+                # CDR says in four bytes how it is written.
+                if message.damage or len(message.cdr) < 4:
+                    statistics.damaged[message.topic] += 1
+                    continue
                 late_ms = (time.monotonic() - due_s) * 1e3
                 statistics.max_late_ms = max(statistics.max_late_ms, late_ms)
                 if before_publish is not None:
                     before_publish(message)
-                went_out = self._publish(message)
-                (statistics.published if went_out else statistics.failed)[message.topic] += 1
+                if self._publish(message):
+                    statistics.published[message.topic] += 1
+                    continue
+                statistics.failed[message.topic] += 1
+                if on_refused is not None:
+                    on_refused(message)
             if not loop:
                 break
             messages = self._begin()
@@ -246,10 +258,13 @@ def play_bag(
     clock_hz: float = 0.0,
     loop: bool = False,
     wait_sec: float | None = None,
-) -> PlayStatistics:
+) -> tuple[PlayStatistics, list[str]]:
     """Play a bag from a node of its own, until it ends or `stop` is set; see `BagPlayer`.
 
     With `wait_sec` the play begins with the first subscriber.
+
+    Returns:
+        What was done, and what of the bag could not be read.
 
     Raises:
         FileNotFoundError: There is no such bag.
@@ -265,7 +280,8 @@ def play_bag(
             player.wait_for_subscribers(wait_sec, stop)
         total = None if loop else player.num_messages
         with tqdm(total=total, desc='playing', unit='message', disable=None) as bar:
-            return player.play(stop, loop=loop, before_publish=lambda _: bar.update())
+            statistics = player.play(stop, loop=loop, before_publish=lambda _: bar.update())
+        return statistics, bag.findings.losses
 
 
 def find_message_class(msgtype: str) -> Any:

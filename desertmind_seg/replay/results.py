@@ -9,12 +9,21 @@ from desertmind_seg.model.records import Record
 
 
 class ReplayFrames(Record):
-    """The frames that were played."""
+    """The frames of the bag: `in` is the sum of all numbers up to `lost`."""
 
-    in_: int = Field(description='published')
+    in_: int = Field(description='frames in the bag')
     out: int = Field(description='masks that came back')
-    dropped: int = Field(description='frames without a mask')
+    dropped: int = Field(description='frames that went out and whose mask did not come')
+    repeated_stamps: int = Field(
+        description='frames whose stamp an earlier one has: which the mask is of cannot be told'
+    )
+    damaged: int = Field(description='frames that are not whole; those with bytes were played')
     refused: int = Field(description='frames that the middleware did not take')
+    lost: int = Field(description="frames that the bag's index has and its damaged bytes have not")
+    dropped_by_reason: dict[str, int] = Field(
+        description="of the frames that reached the node, by the node's last report"
+    )
+    first_dropped_ns: list[int] = Field(description='stamps of the first 20 that were dropped')
     without_confidence: int = Field(description='masks whose confidence did not come')
 
 

@@ -38,6 +38,10 @@ from desertmind_seg.replay.video import OVERLAY, VIDEO, open_video, write_video
 from desertmind_seg.reports.output import output_folder, write_json
 from desertmind_seg.reports.provenance import environment
 
+# Keys of the node's report on its input: this and the reason.
+_DROPPED = 'dropped_'
+_MAX_STAMPS = 20
+
 
 def replay_bag(
     bag_path: Path,
@@ -91,13 +95,7 @@ def replay_bag(
             engine=_engine(result, options),
             labels=None if score is None else score.counts(),
             segmentation=None if score is None else score.segmentation(),
-            frames=ReplayFrames(
-                in_=result.played.published[image_topic],
-                out=len(result.mask_stamps_ns),
-                dropped=len(result.frame_stamps_ns) - len(result.mask_stamps_ns),
-                refused=result.played.failed[image_topic],
-                without_confidence=result.without_confidence,
-            ),
+            frames=_frames(result, image_topic),
             latency_ms=ReplayLatency(publish_to_mask=Percentiles.of(result.latencies_ms)),
             depth=None
             if options.depth_topic is None
@@ -119,6 +117,30 @@ def _score(masks: Bag, labels: RecordedLabels) -> LabelScore:
     for raw in masks.messages(MASK_TOPIC):
         score.add(header_stamp_ns(raw.cdr), decode_mask(masks.deserialize(raw)))
     return score
+
+
+def _frames(result: Replay, topic: str) -> ReplayFrames:
+    """Say what became of every frame."""
+    played, masked = result.played, set(result.mask_stamps_ns)
+    dropped = [stamp for stamp in result.frame_stamps_ns if stamp not in masked]
+    status = result.diagnostics.get('segmentation: Input')
+    values = {} if status is None else status.values
+    return ReplayFrames(
+        in_=played.published[topic] + played.failed[topic] + played.damaged[topic] + result.lost,
+        out=len(masked),
+        dropped=len(dropped),
+        repeated_stamps=result.repeated_stamps,
+        damaged=played.damaged[topic] + result.headless,
+        refused=played.failed[topic],
+        lost=result.lost,
+        dropped_by_reason={
+            key.removeprefix(_DROPPED): int(value)
+            for key, value in values.items()
+            if key.startswith(_DROPPED) and value != '0'
+        },
+        first_dropped_ns=dropped[:_MAX_STAMPS],
+        without_confidence=result.without_confidence,
+    )
 
 
 def _engine(result: Replay, options: NodeOptions) -> EngineInfo:

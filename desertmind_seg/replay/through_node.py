@@ -49,7 +49,10 @@ class Replay:
     """What a replay measured, in order of the stamps.
 
     Attributes:
-        frame_stamps_ns: of what was published.
+        frame_stamps_ns: of what was published; of several with one stamp the first.
+        repeated_stamps: frames with the stamp of an earlier one.
+        headless: frames without a whole header, whose masks cannot be matched.
+        lost: frames that the bag's index has and its damaged bytes have not.
         mask_stamps_ns: of what came back.
         log_times_ns: in the bag, of each frame's stamp.
         latencies_ms: of each mask, from just before its frame was published.
@@ -60,6 +63,9 @@ class Replay:
     """
 
     frame_stamps_ns: list[int]
+    repeated_stamps: int
+    headless: int
+    lost: int
     mask_stamps_ns: list[int]
     log_times_ns: dict[int, int]
     latencies_ms: list[float]
@@ -113,9 +119,24 @@ def replay_through_node(
                         collector.note_frame(message)
                         bar.update()
 
-                played = player.play(stop, lead_in_sec=_LEAD_IN_SEC, before_publish=before_publish)
+                def on_refused(message: RawMessage) -> None:
+                    if message.topic == image_topic:
+                        collector.forget_frame(message)
+
+                played = player.play(
+                    stop,
+                    lead_in_sec=_LEAD_IN_SEC,
+                    before_publish=before_publish,
+                    on_refused=on_refused,
+                )
             if stop.is_set():
                 raise KeyboardInterrupt
+            if not collector.sent_at_s:
+                raise ReplayError(
+                    f'None of the {num_frames} frames of {image_topic!r} could be played: '
+                    f'{played.damaged[image_topic] + collector.headless} are damaged, the '
+                    f'middleware refused {played.failed[image_topic]}.'
+                )
             # Nothing newer can supersede the last frame: its mask comes, if any does.
             collector.wait_for_mask(max(collector.sent_at_s), _LAST_MASK_TIMEOUT_SEC)
             # So that the node's own counts have that frame too.
@@ -129,6 +150,15 @@ def replay_through_node(
     masked = sorted(collector.mask_at_s)
     return Replay(
         frame_stamps_ns=sorted(collector.sent_at_s),
+        repeated_stamps=collector.repeated_stamps,
+        headless=collector.headless,
+        lost=max(
+            0,
+            num_frames
+            - played.published[image_topic]
+            - played.failed[image_topic]
+            - played.damaged[image_topic],
+        ),
         mask_stamps_ns=masked,
         log_times_ns=collector.log_times_ns,
         latencies_ms=[

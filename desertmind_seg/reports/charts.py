@@ -6,10 +6,16 @@ from functools import partial
 import io
 import itertools
 from typing import Any
+import warnings
 
 from markupsafe import Markup
-from matplotlib import rc_context
-from matplotlib.figure import Figure
+
+with warnings.catch_warnings():
+    # Where apt has a matplotlib too, its mpl_toolkits hides the one that belongs to pip's. They
+    # draw in three dimensions, which no chart here does.
+    warnings.filterwarnings('ignore', 'Unable to import Axes3D')
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 import numpy as np
 
 from desertmind_seg.model.ontology import Ontology

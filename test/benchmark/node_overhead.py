@@ -50,7 +50,7 @@ from desertmind_seg.messages.dds import keep_frame_memory, with_image_profile
 from desertmind_seg.model.arrays import Depth, Rgb
 from desertmind_seg.model.bundle import Bundle, read_bundle
 from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
-from desertmind_seg.node.health import PipelineHealth
+from desertmind_seg.monitoring.health import PipelineHealth
 from desertmind_seg.node.run import run_node
 from desertmind_seg.reports.provenance import environment
 

@@ -3,9 +3,9 @@
     python test/fuzz/kill_commands.py                        # all commands, 20 times each
     python test/fuzz/kill_commands.py train audit --times 5 --seed 7
 
-What must hold: a file under its final name is whole, nothing that the command started lives on, and
-the next run of the command ends well and clears what the killed ones left. The command is forked
-off with its modules imported, so that the kill hits its work and not 10 s of imports.
+What must hold: a file under its final name is whole, nothing that the command started lives on,
+and the next run of the command ends well and clears what the killed ones left. The command is
+forked off with its modules imported, so that the kill hits its work and not 10 s of imports.
 """
 
 from __future__ import annotations
@@ -28,6 +28,15 @@ import traceback
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / 'test/training')]
+
+from tiny_ycor import write_tiny_ycor
+import yaml
+
+from desertmind_seg.decoding.image_files import read_color_file
+from desertmind_seg.messages.bags import Bag
+from desertmind_seg.model.bundle import read_bundle
+from training.networks.checkpoint import load_checkpoint, read_last
+from training.recipes.load import load_recipe
 
 _SMALL = ['--seed', '5', '--rate-hz', '1', '--size', '120x160']
 _TOPICS = ['--image', '/camera/color/image_raw', '--labels', '/labels/ycor_8']
@@ -125,11 +134,6 @@ COMMANDS = {
 
 def prepare(inputs: Path) -> None:
     """Make the inputs of all commands: frames, a recipe of seconds, its checkpoint, a bag."""
-    from tiny_ycor import write_tiny_ycor
-    import yaml
-
-    from training.recipes.load import load_recipe
-
     frames = write_tiny_ycor(inputs / 'ycor', [0, 1, 2, 3, 4, 5])
     changes = {
         **{f'data.{side}.0.root': frames for side in ('train', 'val')},
@@ -166,7 +170,7 @@ def _start(command: Command, argv: list[str], log: Path) -> int:
         status = import_module(command.module).main(argv)
     except SystemExit as err:
         status = int(err.code or 0)
-    except BaseException:  # noqa: BLE001 - what a process does that ends with an exception
+    except BaseException:
         traceback.print_exc()
     finally:
         os._exit(status)
@@ -199,19 +203,12 @@ def _wait_for_children(session: int, seconds: float = 30.0) -> list[int]:
 
 
 def _read_bag(path: Path) -> object:
-    from desertmind_seg.messages.bags import Bag
-
     with Bag(path.parent) as bag:
         return sum(1 for _ in bag.messages())
 
 
 def _readers() -> dict[str, Callable[[Path], object]]:
     """Return what reads the files of a suffix and raises where one is not whole."""
-    import yaml
-
-    from desertmind_seg.decoding.image_files import read_color_file
-    from desertmind_seg.model.bundle import read_bundle
-    from training.networks.checkpoint import load_checkpoint, read_last
 
     def page(path: Path) -> None:
         if not path.read_text().rstrip().endswith('</html>'):
@@ -248,7 +245,7 @@ def _names(out: Path) -> set[str]:
 
 
 def faults_of(command: Command, out: Path, whole: set[str]) -> Iterator[str]:
-    """Say what a killed run left that is not whole; `whole` are the results of a run that ended."""
+    """Say what a killed run left that is not whole; `whole` are the results of one that ended."""
     readers = _readers()
     for path in _files(out):
         name = path.relative_to(out).as_posix()
@@ -256,7 +253,7 @@ def faults_of(command: Command, out: Path, whole: set[str]) -> Iterator[str]:
             continue
         try:
             readers.get(path.suffix, lambda _: None)(path)
-        except Exception as err:  # noqa: BLE001 - whatever a reader says of half a file
+        except Exception as err:  # whatever a reader says of half a file
             yield f'{name}: {type(err).__name__}: {err}'
     for unit in out.glob(command.units) if command.units else ():
         missing = {name for name in whole if name.startswith(f'{unit.name}/')} - _names(out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+import json
 import os
 from pathlib import Path
 import re
@@ -28,7 +29,9 @@ from rclpy.parameter import Parameter as RclpyParameter
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
-from std_msgs.msg import Header
+from std_msgs.msg import Header, String
+
+from desertmind_seg.messages.images import label_info_type
 
 ROOT = Path(__file__).resolve().parents[2]
 # Discovery can take 3 s, and the machine may be busy with other work.
@@ -59,6 +62,7 @@ class NodeProcess:
         command: other Python arguments than the module, for a script that wraps the node.
         environment: changes of the environment; None removes a variable.
         ros_arguments: further arguments after --ros-args.
+        prefix: command that runs the process, such as nsenter with its options.
     """
 
     def __init__(
@@ -68,8 +72,9 @@ class NodeProcess:
         command: Sequence[str] = ('-m', 'desertmind_seg.segmentation_node'),
         environment: Mapping[str, str | None] | None = None,
         ros_arguments: Sequence[str] = (),
+        prefix: Sequence[str] = (),
     ) -> None:
-        arguments = [sys.executable, *command, *node_arguments(parameters, remap)]
+        arguments = [*prefix, sys.executable, *command, *node_arguments(parameters, remap)]
         variables = {
             **os.environ,
             'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]),
@@ -348,6 +353,19 @@ def pixels_of(message: Image) -> npt.NDArray[np.uint8]:
     pixels = np.frombuffer(message.data, np.uint8)
     shape = (message.height, message.width) + ((3,) if channels == 3 else ())
     return pixels.reshape(shape)
+
+
+def label_info_of(peer: Peer) -> list[Any]:
+    """Subscribe to the classes, latched, in the type that this machine publishes them in."""
+    return peer.collect(f'{NODE}/label_info', label_info_type()[0], LATCHED_QOS)
+
+
+def names_and_threshold(label_info: Any) -> tuple[list[str], float]:
+    """Read a vision_msgs/LabelInfo, or the JSON that stands for it where it is not installed."""
+    if isinstance(label_info, String):
+        document = json.loads(label_info.data)
+        return [entry['class_name'] for entry in document['class_map']], document['threshold']
+    return [entry.class_name for entry in label_info.class_map], label_info.threshold
 
 
 def now_ns() -> int:

@@ -1,11 +1,13 @@
 """replay_bag end to end: the node in its own process, the bag over DDS, the results on disk."""
 
 from collections.abc import Callable
+from contextlib import closing
 import json
 import os
 from pathlib import Path
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -119,6 +121,7 @@ def test_drive_through_the_node(
     assert metrics['labels']['matched'] >= 5
     assert metrics['segmentation']['miou_present'] > 0.5
 
+    assert frames['in'] == frames['out'] + frames['dropped'] + frames['repeated_stamps']
     assert f'15 frames in, {frames["out"]} masks out' in printed
     for name in ('report.html', 'overlay.png', 'metrics.json', 'overlay.webm'):
         assert str(out / name) in printed
@@ -247,6 +250,74 @@ def test_interrupt_stops_the_node_and_leaves_nothing(tmp_path: Path, tiny_bundle
     assert process.returncode == 130
     assert 'replay_bag: stopped' in complained
     assert list(out.iterdir()) == []
+
+
+def test_damaged_frames_are_played_around(
+    replay: Replay, tmp_path: Path, tiny_bundle: Path
+) -> None:
+    broken = {1: {'encoding': 'yuv9'}, 3: {'data': np.zeros(9, np.uint8)}}
+    bag = write_drive(tmp_path / 'drive', TinyDrive(num_frames=6, broken=broken), 'sqlite3')
+    with closing(sqlite3.connect(bag / 'drive.db3')) as database, database:
+        (topic,) = database.execute('SELECT id FROM topics WHERE name = ?', (IMAGE_TOPIC,))
+        rows = database.execute('SELECT id FROM messages WHERE topic_id = ?', topic).fetchall()
+        for (row,), length in ((rows[2], 2), (rows[4], 9)):
+            database.execute(
+                'UPDATE messages SET data = substr(data, 1, ?) WHERE id = ?', (length, row)
+            )
+    out = tmp_path / "driver's result"
+    code, printed, complained = replay(
+        bag, tiny_bundle, out, '--rate', '0.5', '--labels', LABEL_TOPIC
+    )
+    assert code == 1, complained
+    frames = read_metrics(out)['frames']
+    assert frames['in'] == 6
+    assert (frames['damaged'], frames['refused'], frames['lost']) == (2, 0, 0)
+    assert frames['in'] == sum(
+        frames[name] for name in ('out', 'dropped', 'repeated_stamps', 'damaged')
+    )
+    # A busy node may supersede a bad frame before it sees that.
+    assert sum(frames['dropped_by_reason'].values()) >= 2
+    assert {TinyDrive().stamp_ns(1), TinyDrive().stamp_ns(3)} <= set(frames['first_dropped_ns'])
+    assert '2 damaged (the node says: ' in printed
+    assert (out / 'overlay.webm').stat().st_size > 0
+
+
+def state_of(process: int) -> str:
+    """Return the letter of /proc/PID/stat; '' where the process is gone."""
+    try:
+        return Path(f'/proc/{process}/stat').read_text().rpartition(') ')[2][0]
+    except FileNotFoundError:
+        return ''
+
+
+def test_kill_takes_the_node_along(tmp_path: Path, tiny_bundle: Path) -> None:
+    bag = write_drive(tmp_path / 'drive', TinyDrive(num_frames=600))
+    out = tmp_path / 'out'
+    process = subprocess.Popen(
+        [
+            *(sys.executable, '-m', 'desertmind_seg.replay_bag'),
+            *replay_arguments(bag, tiny_bundle, out, '--no-video'),
+        ],
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60.0
+    while not (logs := list(out.glob('.partial-*/new/node.log'))) or not logs[0].stat().st_size:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    children = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
+    nodes = [
+        int(child)
+        for child in children
+        if b'desertmind_seg.segmentation_node' in Path(f'/proc/{child}/cmdline').read_bytes()
+    ]
+    assert len(nodes) == 1
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20.0
+    while state_of(nodes[0]) not in ('', 'Z'):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_bad_arguments_exit_two(replay: Replay, tmp_path: Path, tiny_bundle: Path) -> None:

@@ -1,7 +1,7 @@
 """A fake of the parts of `launch` and `launch_ros` that our launch files use; PyPI has neither.
 
 It has the signatures of ROS 2 Humble to Kilted, so that a wrong keyword fails, and does nothing
-but remember what it was given. Running for real is tested where launch_ros is installed.
+but remember what it was given. test_launch_for_real.py runs the files where launch_ros is there.
 """
 
 from __future__ import annotations
@@ -18,58 +18,121 @@ import pytest
 
 
 @dataclass
+class FakeLoop:
+    """The event loop of launch; a call of its exception handler makes launch return 1."""
+
+    failures: list[str] = field(default_factory=list)
+
+    def call_exception_handler(self, context: dict[str, str]) -> None:
+        self.failures.append(context['message'])
+
+
+@dataclass
 class FakeContext:
-    """The values of the launch arguments."""
+    """The values of the launch arguments, and the state of the launch."""
 
-    configurations: dict[str, str] = field(default_factory=dict)
+    launch_configurations: dict[str, str] = field(default_factory=dict)
+    is_shutdown: bool = False
+    asyncio_loop: FakeLoop = field(default_factory=FakeLoop)
 
 
+@dataclass
 class FakeLaunchConfiguration:
-    def __init__(self, variable_name: str, *, default: str | None = None) -> None:
-        self.name, self.default = variable_name, default
+    variable_name: str
 
     def perform(self, context: FakeContext) -> str:
-        return context.configurations[self.name]
+        return context.launch_configurations[self.variable_name]
 
 
+@dataclass
 class FakeDeclareLaunchArgument:
-    def __init__(
-        self,
-        name: str,
-        *,
-        default_value: str | None = None,
-        description: str | None = None,
-        choices: list[str] | None = None,
-    ) -> None:
-        self.name, self.default_value = name, default_value
-        self.description, self.choices = description, choices
+    name: str
+    default_value: str | None = None
+    description: str | None = None
+    choices: list[str] | None = None
 
 
+@dataclass(kw_only=True)
 class FakeOpaqueFunction:
-    def __init__(self, *, function: Callable[[FakeContext], list[Any] | None]) -> None:
-        self.function = function
+    function: Callable[[FakeContext], list[Any] | None]
 
 
+@dataclass
 class FakeSetEnvironmentVariable:
-    def __init__(self, name: str, value: str) -> None:
-        self.name, self.value = name, value
+    name: str
+    value: str
 
 
+@dataclass(kw_only=True)
+class FakeLogInfo:
+    msg: str
+
+
+@dataclass(kw_only=True)
 class FakeShutdown:
-    def __init__(self, *, reason: str = 'reason not given') -> None:
-        self.reason = reason
+    reason: str
 
 
+@dataclass(kw_only=True)
+class FakeEmitEvent:
+    event: Any
+
+
+@dataclass(kw_only=True)
+class FakeShutdownProcess:
+    process_matcher: Any
+
+
+@dataclass(kw_only=True)
+class FakeProcessExited:
+    action: Any
+    returncode: int
+    process_name: str = 'process-1'
+
+
+@dataclass(kw_only=True)
+class FakeOnProcessExit:
+    on_exit: Callable[[FakeProcessExited, FakeContext], list[Any]]
+
+
+@dataclass
+class FakeRegisterEventHandler:
+    event_handler: FakeOnProcessExit
+
+
+@dataclass(kw_only=True)
+class FakeExecutableInPackage:
+    executable: str
+    package: str
+
+
+@dataclass(kw_only=True)
 class FakeExecuteProcess:
-    def __init__(
-        self, *, cmd: list[str], output: str = 'log', on_exit: list[Any] | None = None
-    ) -> None:
-        self.cmd, self.output, self.on_exit = cmd, output, on_exit
+    cmd: list[Any]
+    output: str = 'log'
 
 
+class FakeLaunchDescription:
+    def __init__(self, initial_entities: list[Any]) -> None:
+        self.entities = initial_entities
+
+    def get_launch_arguments(self) -> list[FakeDeclareLaunchArgument]:
+        return [item for item in self.entities if isinstance(item, FakeDeclareLaunchArgument)]
+
+
+@dataclass
 class FakePythonLaunchDescriptionSource:
-    def __init__(self, launch_file_path: str) -> None:
-        self.path = launch_file_path
+    launch_file_path: str
+
+    def get_launch_description(self, _context: FakeContext) -> FakeLaunchDescription:
+        path = Path(self.launch_file_path)
+        spec = importlib.util.spec_from_file_location(path.stem.replace('.', '_'), path)
+        assert spec is not None
+        assert spec.loader is not None
+        launch_file = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(launch_file)
+        description: FakeLaunchDescription = launch_file.generate_launch_description()
+        return description
 
 
 class FakeIncludeLaunchDescription:
@@ -83,45 +146,33 @@ class FakeIncludeLaunchDescription:
         self.launch_arguments = dict(launch_arguments or ())
 
 
+@dataclass
+class FakeGroupAction:
+    actions: list[Any]
+
+
+@dataclass
 class FakeParameterValue:
-    def __init__(self, value: str, *, value_type: type | None = None) -> None:
-        self.value, self.value_type = value, value_type
+    value: str
+    value_type: type | None = None
 
 
+@dataclass(kw_only=True)
 class FakeNode:
-    def __init__(
-        self,
-        *,
-        executable: str,
-        package: str,
-        name: str | None = None,
-        namespace: str | None = None,
-        parameters: list[Any] | None = None,
-        remappings: list[tuple[str, str]] | None = None,
-        arguments: list[str] | None = None,
-        output: str = 'log',
-        respawn: bool = False,
-        respawn_delay: float | None = None,
-    ) -> None:
-        # Jazzy takes no string for respawn: 'false' would be true.
-        assert isinstance(respawn, bool)
-        self.executable, self.package, self.name, self.namespace = (
-            executable,
-            package,
-            name,
-            namespace,
-        )
-        self.parameters, self.remappings = parameters or [], remappings or []
-        self.arguments, self.output = arguments or [], output
-        self.respawn, self.respawn_delay = respawn, respawn_delay
+    executable: str
+    package: str
+    name: str | None = None
+    namespace: str | None = None
+    parameters: list[Any] = field(default_factory=list)
+    remappings: list[tuple[str, str]] = field(default_factory=list)
+    arguments: list[str] = field(default_factory=list)
+    output: str = 'log'
+    respawn: bool = False
+    respawn_delay: float | None = None
+    on_exit: Callable[[FakeProcessExited, FakeContext], list[Any]] | None = None
 
 
-class FakeLaunchDescription:
-    def __init__(self, initial_entities: list[Any]) -> None:
-        self.entities = initial_entities
-
-
-FAKES: dict[str, dict[str, type]] = {
+FAKES: dict[str, dict[str, Any]] = {
     'launch': {
         'LaunchDescription': FakeLaunchDescription,
         'LaunchContext': FakeContext,
@@ -129,11 +180,21 @@ FAKES: dict[str, dict[str, type]] = {
     },
     'launch.actions': {
         'DeclareLaunchArgument': FakeDeclareLaunchArgument,
+        'EmitEvent': FakeEmitEvent,
         'ExecuteProcess': FakeExecuteProcess,
+        'GroupAction': FakeGroupAction,
         'IncludeLaunchDescription': FakeIncludeLaunchDescription,
+        'LogInfo': FakeLogInfo,
         'OpaqueFunction': FakeOpaqueFunction,
+        'RegisterEventHandler': FakeRegisterEventHandler,
         'SetEnvironmentVariable': FakeSetEnvironmentVariable,
         'Shutdown': FakeShutdown,
+    },
+    'launch.event_handlers': {'OnProcessExit': FakeOnProcessExit},
+    'launch.events': {'matches_action': lambda action: action},
+    'launch.events.process': {
+        'ProcessExited': FakeProcessExited,
+        'ShutdownProcess': FakeShutdownProcess,
     },
     'launch.launch_description_sources': {
         'PythonLaunchDescriptionSource': FakePythonLaunchDescriptionSource
@@ -142,34 +203,31 @@ FAKES: dict[str, dict[str, type]] = {
     'launch_ros': {},
     'launch_ros.actions': {'Node': FakeNode},
     'launch_ros.parameter_descriptions': {'ParameterValue': FakeParameterValue},
+    'launch_ros.substitutions': {'ExecutableInPackage': FakeExecutableInPackage},
 }
 
 
 def run_launch_file(
-    path: Path, monkeypatch: pytest.MonkeyPatch, **arguments: str
+    path: Path, monkeypatch: pytest.MonkeyPatch, pushed: str = '', **arguments: str
 ) -> tuple[list[FakeDeclareLaunchArgument], list[Any]]:
-    """Execute a launch file; returns its declared arguments and what it would start."""
+    """Execute a launch file below a pushed namespace; returns what it declares and starts."""
     for name, members in FAKES.items():
         module = ModuleType(name)
         vars(module).update(members)
         monkeypatch.setitem(sys.modules, name, module)
-    spec = importlib.util.spec_from_file_location(path.stem.replace('.', '_'), path)
-    assert spec is not None
-    assert spec.loader is not None
-    launch_file = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(launch_file)
-    declared, started = [], []
-    context = FakeContext()
-    for entity in launch_file.generate_launch_description().entities:
-        if isinstance(entity, FakeDeclareLaunchArgument):
-            declared.append(entity)
-            value = arguments.pop(entity.name, entity.default_value)
-            assert value is not None, f'{entity.name} must be given'
-            assert entity.choices is None or value in entity.choices
-            context.configurations[entity.name] = value
-        elif isinstance(entity, FakeOpaqueFunction):
-            started += entity.function(context) or []
-        else:
-            started.append(entity)
+    context = FakeContext({'ros_namespace': pushed} if pushed else {})
+    description = FakePythonLaunchDescriptionSource(str(path)).get_launch_description(context)
+    declared = description.get_launch_arguments()
+    for argument in declared:
+        value = arguments.pop(argument.name, argument.default_value)
+        assert value is not None, f'{argument.name} must be given'
+        assert argument.choices is None or value in argument.choices
+        context.launch_configurations[argument.name] = value
     assert not arguments, f'not declared: {arguments}'
+    started: list[Any] = []
+    for entity in description.entities:
+        if isinstance(entity, FakeOpaqueFunction):
+            started += entity.function(context) or []
+        elif entity not in declared:
+            started.append(entity)
     return declared, started

@@ -116,6 +116,20 @@ def test_rectified_images_have_p_and_no_distortion() -> None:
         CameraRays(rectified=True).of(info, SIZE_HW)
 
 
+def test_rectified_images_need_no_k() -> None:
+    p = [300.0, 0.0, 310.0, 0.0, 0.0, 300.0, 240.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    info = camera_info(p=p, k=[0.0] * 9, d=[])
+
+    assert at(CameraRays(rectified=True).of(info, SIZE_HW), 400, 90) == pytest.approx((0.3, -0.5))
+    with pytest.raises(CameraInfoError, match=r'in K, which unrectified .*rectified to true'):
+        CameraRays().of(info, SIZE_HW)
+    of_mask = image_camera_info(info, Header(), SIZE_HW)
+    assert list(of_mask.k) == [300.0, 0.0, 310.0, 0.0, 300.0, 240.0, 0.0, 0.0, 1.0]
+    info.p = [0.0] * 12
+    with pytest.raises(CameraInfoError, match='focal lengths 0 and 0 in P'):
+        image_camera_info(info, Header(), SIZE_HW)
+
+
 def test_rays_are_computed_once_for_each_camera_info() -> None:
     camera = CameraRays()
     first = camera.of(camera_info(), SIZE_HW)

@@ -9,7 +9,11 @@ import resource
 import subprocess
 import sys
 
+import cv2
+import numpy as np
 import pytest
+
+from desertmind_seg.options import command_parser, run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 _HALVES = ('desertmind_seg', 'training')
@@ -159,3 +163,82 @@ def test_a_missing_file_is_named_and_nothing_is_written(
     assert 'argparse' in imported
     assert not imported & {'torch', 'lightning'}
     assert [path for path in tmp_path.rglob('*') if path.is_file()] == []
+
+
+# What is printed right after the start, at the end, and as an error; {bag} and {new} as above.
+_PRINTS = {
+    'desertmind_seg.nav2_config': ['--ontology', 'goose-64'],
+    'desertmind_seg.segment': ['{image}', '--out', '{new}'],
+    'desertmind_seg.segmentation_node': ['--help'],
+    'training.train': ['--help'],
+    'training.synthetic': ['--folder', '{new}', '--seeds', '0:1', '--frames', '1'],
+}
+
+
+@pytest.mark.parametrize(('command', 'arguments'), _PRINTS.items())
+def test_output_that_nobody_reads_ends_a_command_quietly(
+    command: str, arguments: list[str], tmp_path: Path
+) -> None:
+    image = tmp_path / 'image.png'
+    cv2.imwrite(str(image), np.zeros((64, 64, 3), np.uint8))
+    given = [word.format(image=image, new=tmp_path / 'new') for word in arguments]
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    with os.fdopen(writer) as stdout:
+        done = subprocess.run(
+            [sys.executable, '-m', command, *given],
+            cwd=ROOT,
+            env={**os.environ, 'PYTHONUNBUFFERED': ''},
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+        )
+
+    assert done.returncode == 141, done.stderr
+    assert 'BrokenPipe' not in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
+def test_an_error_that_nobody_reads_ends_a_command_quietly(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    with os.fdopen(writer) as output:
+        given = ['--bundle', str(tmp_path / 'none')]
+        done = subprocess.run(
+            [sys.executable, '-m', 'desertmind_seg.nav2_config', *given],
+            cwd=ROOT,
+            stdout=output,
+            stderr=output,
+            timeout=60,
+        )
+
+    assert done.returncode == 141
+
+
+def test_a_pipe_that_is_broken_elsewhere_is_an_error(capfd: pytest.CaptureFixture[str]) -> None:
+    parser = command_parser('desertmind_seg.segment', '')
+
+    def work() -> int:
+        raise BrokenPipeError(32, 'Broken pipe')
+
+    assert run_command(parser, work) == 2
+    assert capfd.readouterr().err.endswith('error: [Errno 32] Broken pipe\n')
+
+
+def test_head_gets_its_lines(tmp_path: Path) -> None:
+    line = f'{sys.executable} -m desertmind_seg.nav2_config --ontology goose-64 | head -1'
+    done = subprocess.run(
+        ['bash', '-c', f'{line}; echo "${{PIPESTATUS[0]}}"'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    first, status = done.stdout.splitlines()
+    assert 'goose-64' in first
+    assert status in ('0', '141')  # which one is for the scheduler to say
+    assert done.stderr == ''

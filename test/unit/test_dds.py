@@ -1,8 +1,11 @@
-"""What the process is told about images in DDS, and the words for a QoS mismatch."""
+"""Images in DDS: what a process is told, what killed ones left, words for a QoS mismatch."""
 
 from __future__ import annotations
 
 from collections import namedtuple
+import fcntl
+import os
+from pathlib import Path
 import shutil
 from xml.etree import ElementTree
 
@@ -10,9 +13,11 @@ import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from desertmind_seg.messages.dds import (
+    discovery_limit,
+    image_transport_problems,
     keep_frame_memory,
-    missing_image_profile,
     qos_conflicts,
+    remove_dead_segments,
     with_background_sending,
     with_image_profile,
 )
@@ -20,7 +25,27 @@ from desertmind_seg.model.files import share_path
 
 PROFILE = str(share_path('config/fastdds.xml'))
 FAST_DDS = 'rmw_fastrtps_cpp'
+SEGMENT = 'fastdds_0123456789abcdef'
 Usage = namedtuple('Usage', 'total used free')
+
+
+@pytest.fixture
+def room_for_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: Usage(10**9, 0, 10**9))
+
+
+def the_problem(environ: dict[str, str]) -> str:
+    """The one sentence about an environment with Fast DDS."""
+    problems = image_transport_problems(FAST_DDS, environ)
+    assert len(problems) == 1
+    return problems[0]
+
+
+def write_profile(path: Path, **sizes: int) -> dict[str, str]:
+    """Write a profile with these sizes in bytes; returns the environment that names it."""
+    elements = ''.join(f'<{name}>{size}</{name}>' for name, size in sizes.items())
+    path.write_text(f'<dds xmlns="http://www.eprosima.com"><profiles>{elements}</profiles></dds>')
+    return {'FASTDDS_DEFAULT_PROFILES_FILE': str(path)}
 
 
 def test_profile_holds_shared_memory_for_images_and_udp() -> None:
@@ -33,6 +58,9 @@ def test_profile_holds_shared_memory_for_images_and_udp() -> None:
     # The largest frame, 2160 x 3840 rgb8, twice: one may still be read while the next is written.
     assert segment >= 2 * 2160 * 3840 * 3
     assert int(transports['SHM'].findtext('{*}maxMessageSize') or 0) >= 8 << 20
+    # With the kernel's 208 kB, 60 of 100 raw 640x480 frames arrived from another host.
+    for name in ('sendBufferSize', 'receiveBufferSize'):
+        assert int(transports['UDPv4'].findtext(f'{{*}}{name}') or 0) == 4 << 20
 
 
 @pytest.mark.parametrize(
@@ -48,7 +76,7 @@ def test_profile_is_set_under_the_name_of_the_release(distro: str | None, name: 
     environ = {'HOME': '/root', **({'ROS_DISTRO': distro} if distro else {})}
     assert with_image_profile(environ) == {**environ, name: PROFILE}
     assert name not in environ
-    assert f'export {name}={PROFILE}' in (missing_image_profile(FAST_DDS, environ) or '')
+    assert f'export {name}={PROFILE}' in the_problem(environ)
 
 
 @pytest.mark.parametrize(
@@ -64,13 +92,14 @@ def test_sending_mode_that_is_set_is_kept() -> None:
     assert with_background_sending({name: 'SYNCHRONOUS'})[name] == 'SYNCHRONOUS'
 
 
-def test_missing_profile_is_put_in_words() -> None:
-    words = missing_image_profile(FAST_DDS, {})
-    assert words is not None
-    assert words.startswith('No Fast DDS profile is set')
-    words = missing_image_profile(FAST_DDS, {'FASTDDS_DEFAULT_PROFILES_FILE': '/nowhere.xml'})
-    assert words is not None
+def test_missing_profile_is_put_in_words(tmp_path: Path) -> None:
+    assert the_problem({}).startswith('No Fast DDS profile is set')
+    words = the_problem({'FASTDDS_DEFAULT_PROFILES_FILE': '/nowhere.xml'})
     assert words.startswith("FASTDDS_DEFAULT_PROFILES_FILE names '/nowhere.xml', which does not")
+    path = tmp_path / 'cut.xml'
+    path.write_text('<dds><profiles>')
+    words = the_problem({'FASTDDS_DEFAULT_PROFILES_FILE': str(path)})
+    assert words.startswith(f"FASTDDS_DEFAULT_PROFILES_FILE names '{path}', which is no XML")
 
 
 @pytest.mark.parametrize(
@@ -83,19 +112,103 @@ def test_missing_profile_is_put_in_words() -> None:
         ('rmw_zenoh_cpp', {}),
     ],
 )
+@pytest.mark.usefixtures('room_for_segments')
 def test_no_warning_without_need(
     rmw: str, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shutil, 'disk_usage', lambda _: Usage(10**9, 0, 10**9))
-    assert missing_image_profile(rmw, environ) is None
+    monkeypatch.setattr('desertmind_seg.messages.dds._small_udp_buffers', lambda _profile: [])
+    assert image_transport_problems(rmw, environ) == []
 
 
-def test_docker_default_shared_memory_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, 'disk_usage', lambda _: Usage(64 << 20, 0, 64 << 20))
-    words = missing_image_profile(FAST_DDS, {'FASTDDS_DEFAULT_PROFILES_FILE': PROFILE})
-    assert words is not None
-    assert words.startswith('/dev/shm has 67 MB')
-    assert '--shm-size=512m' in words
+@pytest.mark.parametrize(
+    ('usage', 'words'),
+    [
+        # Docker's default; and one that killed processes have filled.
+        (Usage(64 << 20, 0, 64 << 20), '/dev/shm has 67 MB, of which 67 are free'),
+        (Usage(512 << 20, 492 << 20, 20 << 20), '/dev/shm has 537 MB, of which 21 are free'),
+    ],
+)
+def test_shared_memory_without_room_for_images(
+    usage: Usage, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
+    problem = the_problem(write_profile(tmp_path / 'shm.xml', segment_size=64 << 20))
+    assert problem.startswith(words)
+    assert '--shm-size=512m' in problem
+    # A profile without shared memory does not need it.
+    environ = write_profile(tmp_path / 'udp.xml', receiveBufferSize=4096)
+    assert image_transport_problems(FAST_DDS, environ) == []
+
+
+@pytest.mark.usefixtures('room_for_segments')
+def test_udp_buffers_above_the_kernels_limit_are_named_with_the_remedy(tmp_path: Path) -> None:
+    name, limit = 'net.core.rmem_max', 2**31 - 1
+    problem = the_problem(write_profile(tmp_path / 'large.xml', receiveBufferSize=limit))
+    assert problem.startswith('The UDP buffers are smaller than the Fast DDS profile asks for')
+    assert f'sudo sysctl -w {name}={limit};' in problem
+    assert 'wmem_max' not in problem
+    environ = write_profile(tmp_path / 'small.xml', receiveBufferSize=4096, sendBufferSize=4096)
+    assert image_transport_problems(FAST_DDS, environ) == []
+
+
+@pytest.mark.parametrize(
+    ('environ', 'words'),
+    [
+        ({'ROS_LOCALHOST_ONLY': '1'}, 'ROS_LOCALHOST_ONLY=1: nodes of other computers are not'),
+        ({'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}, '=LOCALHOST: nodes of other computers'),
+        ({'ROS_AUTOMATIC_DISCOVERY_RANGE': 'OFF'}, '=OFF: other nodes are not found'),
+        ({'ROS_LOCALHOST_ONLY': '0', 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'SUBNET'}, None),
+        ({'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', 'ROS_STATIC_PEERS': '10.0.0.2'}, None),
+        ({}, None),
+    ],
+)
+def test_settings_that_hide_other_computers_are_named(
+    environ: dict[str, str], words: str | None
+) -> None:
+    said = discovery_limit(environ)
+    assert (said is None) == (words is None)
+    assert (words or '') in (said or '')
+
+
+@pytest.mark.parametrize('name', [SEGMENT, SEGMENT.replace('dds', 'rtps')])
+def test_segment_of_a_dead_process_goes(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b'1234')
+    lock = tmp_path / f'{name}_el'
+    with lock.open('w') as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert remove_dead_segments(tmp_path) == {}
+        assert (tmp_path / name).exists()
+    assert remove_dead_segments(tmp_path) == {name: 4}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_segments_of_fast_dds_that_are_ours_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / 'elsewhere'
+    elsewhere.touch()
+    kept = tmp_path / 'shm'
+    kept.mkdir()
+    names = ['fastdds_port7001', 'fastdds_0123', f'{SEGMENT}0', 'mine', 'sem.fastdds_port7_mutex']
+    for name in names:
+        (kept / name).touch()
+        (kept / f'{name}_el').touch()
+    (kept / SEGMENT).touch()  # no lock to ask
+    linked = kept / SEGMENT.replace('0', 'f')
+    linked.symlink_to(elsewhere)
+    (kept / f'{linked.name}_el').touch()
+    linked_lock = kept / SEGMENT.replace('1', 'e')
+    linked_lock.touch()
+    (kept / f'{linked_lock.name}_el').symlink_to(elsewhere)
+    before = sorted(kept.iterdir())
+    assert remove_dead_segments(kept) == {}
+    (kept / f'{SEGMENT}_el').touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'geteuid', lambda: 12345)
+        assert remove_dead_segments(kept) == {}
+    assert remove_dead_segments(kept) == {SEGMENT: 0}
+    assert sorted([*kept.iterdir(), kept / SEGMENT]) == before
+    assert remove_dead_segments(tmp_path / 'nowhere') == {}
 
 
 def test_qos_conflicts_name_topic_nodes_policy_and_fix() -> None:

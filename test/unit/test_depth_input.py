@@ -11,8 +11,8 @@ from desertmind_seg.messages.frame_slot import Frame, FrameSlot
 from desertmind_seg.messages.images import MessageError
 from desertmind_seg.messages.pairing import DepthPairing
 from desertmind_seg.model.arrays import Depth
+from desertmind_seg.monitoring.health import OK, WARN
 from desertmind_seg.node.depth_input import RGB, RGBD, DepthInput, no_depth_status
-from desertmind_seg.node.health import OK, WARN
 
 MS = 1_000_000
 SIZE_HW = (4, 6)
@@ -171,8 +171,8 @@ def test_problems_of_the_topic_are_in_the_status() -> None:
 
 
 def test_status_without_depth() -> None:
-    status = no_depth_status('the bundle takes RGB only', [])
+    status = no_depth_status('the bundle takes RGB only', {}, [])
     assert (status.level, status.values) == (OK, {'mode': RGB})
     assert status.message == 'not used: the bundle takes RGB only'
-    status = no_depth_status('the bundle takes RGB only', ['Somebody subscribes to points.'])
+    status = no_depth_status('the bundle takes RGB only', {}, ['Somebody subscribes to points.'])
     assert (status.level, status.message) == (WARN, 'Somebody subscribes to points')

@@ -95,7 +95,7 @@ def test_the_message_stays_as_it_is() -> None:
     ('changes', 'match'),
     [
         ({'encoding': '8UC1'}, "encoding '8UC1'; expected 32FC1"),
-        ({'encoding': 'mono16'}, "encoding 'mono16'"),
+        ({'encoding': 'mono8'}, "encoding 'mono8'"),
         ({'encoding': ''}, "encoding ''"),
         ({'encoding': '32FC1'}, 'step 6; expected at least 12 bytes a row'),
         ({'width': 0, 'step': 0}, 'is empty'),
@@ -125,6 +125,32 @@ def test_compressed_millimetres(message_format: str, encode: Any) -> None:
     depth = decode_compressed_depth(message)
     assert depth.dtype == np.float32
     np.testing.assert_array_equal(depth, METRES)
+
+
+@pytest.mark.parametrize('extension', ['.png', '.tiff'])
+@pytest.mark.parametrize('encoding', ['16UC1', 'mono16'])
+def test_millimetres_through_plain_compressed(encoding: str, extension: str) -> None:
+    _, data = cv2.imencode(extension, MILLIMETRES)
+    for words in (f'{encoding}; {extension[1:]} compressed ', f'{encoding}; {extension[1:]}'):
+        message = SimpleNamespace(format=words, data=data.tobytes())
+        np.testing.assert_array_equal(decode_compressed_depth(message), METRES)
+
+
+def test_metres_through_plain_compressed() -> None:
+    stored = np.array([[np.nan, -np.inf, np.inf], [0.0, 0.25, 12.5]], np.float32)
+    _, data = cv2.imencode('.tiff', stored)
+    message = SimpleNamespace(format='32FC1; tiff compressed ', data=data.tobytes())
+    depth = decode_compressed_depth(message)
+    np.testing.assert_array_equal(depth, [[0, 0, np.inf], [0, 0.25, 12.5]])
+    message = SimpleNamespace(format='32FC1; png compressed ', data=png(MILLIMETRES))
+    with pytest.raises(MessageError, match='32-bit floats, which TIFF can hold and PNG cannot'):
+        decode_compressed_depth(message)
+
+
+def test_mono16_is_millimetres() -> None:
+    np.testing.assert_array_equal(decode_depth(raw(MILLIMETRES, 'mono16')), METRES)
+    message = compressed(png(MILLIMETRES), 'mono16; compressedDepth png')
+    np.testing.assert_array_equal(decode_compressed_depth(message), METRES)
 
 
 @pytest.mark.parametrize('codec', ['png', 'rvl'])
@@ -162,7 +188,8 @@ def test_impossible_quantization_is_refused(quantization: tuple[float, float]) -
     [
         '',
         '16UC1',
-        '16UC1; png compressed ',
+        '16UC1; jpeg compressed ',
+        'jpeg',
         '8UC1; compressedDepth',
         '16UC1; compressedDepth zstd',
     ],

@@ -43,6 +43,8 @@ from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.scores.confusion import ConfusionMatrix
 
+NONE_BAD: dict[str, Any] = {'count': 0, 'reasons': {}, 'first': []}
+
 pytestmark = pytest.mark.usefixtures('undrawn_charts')
 
 
@@ -115,6 +117,9 @@ def test_metrics_follow_the_schema(
         'label_topic': LABEL_TOPIC,
         'start_ns': TinyDrive().stamp_ns(0) + 3_000_000,
         'duration_s': pytest.approx(0.5, abs=1e-6),
+        'losses': [],
+        'notes': [],
+        'unreadable_topics': {},
     }
     assert metrics['bundle']['sha256'] == bundle.sha256
     assert metrics['ontology'] == {
@@ -124,7 +129,13 @@ def test_metrics_follow_the_schema(
     assert metrics['engine']['backend'] == 'onnxruntime-cpu'
     assert metrics['flicker']['pairs'] == 5
     assert metrics['against'] is None
-    assert metrics['frames'] == {'in': 6, 'out': 6, 'bad': [], 'repeated_stamps': 0}
+    assert metrics['frames'] == {
+        'in': 6,
+        'out': 6,
+        'bad': NONE_BAD,
+        'lost': 0,
+        'repeated_stamps': 0,
+    }
     for part in ('decode', 'inference', 'total'):
         latency = metrics['latency_ms'][part]
         assert latency['count'] == 6
@@ -159,6 +170,8 @@ def test_scores_equal_a_count_by_hand(tmp_path: Path, tiny_bundle: Path) -> None
         'images': 2,
         'matched': 2,
         'without_frame': 0,
+        'bad': NONE_BAD,
+        'lost': 0,
         'frames_without_label': 4,
         'ontology_recorded': True,
     }
@@ -200,6 +213,8 @@ def test_labels_may_lie_anywhere_in_the_bag(
         'images': 6,
         'matched': 4,
         'without_frame': 2,
+        'bad': NONE_BAD,
+        'lost': 0,
         'frames_without_label': 1,
         'ontology_recorded': False,
     }
@@ -245,12 +260,12 @@ def test_every_message_is_read_once_and_shown_frames_twice(
     }
 
 
-def test_bad_labels_end_the_run_before_the_first_frame(
+def test_foreign_labels_end_the_run_before_the_first_frame(
     tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ModelRun, 'add', lambda *_: pytest.fail('a frame was segmented'))
-    broken = {5: {'encoding': 'yuv9'}}
-    path = write_drive(tmp_path / 'drive', TinyDrive(broken_labels=broken))
+    foreign = {5: {'data': np.full(66 * 90, 42, np.uint8)}}
+    path = write_drive(tmp_path / 'drive', TinyDrive(broken_labels=foreign))
     assert evaluate(path, tiny_bundle, tmp_path / 'out', '--labels', LABEL_TOPIC) == 2
     assert list((tmp_path / 'out').iterdir()) == []
 
@@ -291,8 +306,11 @@ def test_bad_frames_are_named_and_the_run_goes_on(
     metrics = read_metrics(out)
     assert (metrics['frames']['in'], metrics['frames']['out']) == (6, 3)
     bad = metrics['frames']['bad']
-    assert [entry['stamp_ns'] for entry in bad] == [drive.stamp_ns(index) for index in (1, 2, 4)]
-    assert 'yuv9' in bad[1]['error']
+    assert (bad['count'], bad['reasons']) == (3, {'image does not decode': 3})
+    assert [entry['stamp_ns'] for entry in bad['first']] == [
+        drive.stamp_ns(index) for index in (1, 2, 4)
+    ]
+    assert 'yuv9' in bad['first'][1]['error']
     assert metrics['labels']['without_frame'] == 3
     assert [entry[1] for entry in read_images(out / 'masks', MASK_TOPIC)] == [
         drive.stamp_ns(index) for index in (0, 3, 5)
@@ -300,7 +318,9 @@ def test_bad_frames_are_named_and_the_run_goes_on(
     report = (out / 'report.html').read_text()
     assert 'Frames left out' in report
     assert str(drive.stamp_ns(2)) in report
-    assert f'Frame with stamp {drive.stamp_ns(1)} ns left out' in capsys.readouterr().err
+    complained = capsys.readouterr().err
+    assert f'Frame with stamp {drive.stamp_ns(1)} ns left out' in complained
+    assert '3 frames left out: 3 (image does not decode).' in complained
 
 
 def test_only_bad_frames_leave_nothing(
@@ -349,15 +369,53 @@ def test_sixteen_bit_labels(
     assert f'stamp {drive.stamp_ns(1)} ns: it holds id 7100 (5 px)' in capsys.readouterr().err
 
 
-def test_label_size_other_than_the_frame_is_refused(
+def test_damaged_labels_are_counted_and_the_others_scored(
     tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = {'height': 33, 'width': 90, 'data': np.zeros(33 * 90, np.uint8)}
-    path = write_drive(tmp_path / 'drive', TinyDrive(broken_labels={1: small}))
-    assert evaluate(path, tiny_bundle, tmp_path / 'out', '--labels', LABEL_TOPIC) == 2
-    assert (
-        f'stamp {TinyDrive().stamp_ns(1)} ns: truth has shape (33, 90)' in capsys.readouterr().err
-    )
+    drive = TinyDrive(broken_labels={1: small, 4: {'encoding': 'yuv9'}})
+    out = tmp_path / 'out'
+    path = write_drive(tmp_path / 'drive', drive)
+    assert evaluate(path, tiny_bundle, out, '--labels', LABEL_TOPIC) == 1
+    labels = read_metrics(out)['labels']
+    assert (labels['images'], labels['matched'], labels['without_frame']) == (6, 4, 0)
+    assert labels['frames_without_label'] == 1
+    assert labels['bad']['reasons'] == {
+        'image does not decode': 1,
+        'other size than its mask': 1,
+    }
+    assert [entry['stamp_ns'] for entry in labels['bad']['first']] == [
+        drive.stamp_ns(4),
+        drive.stamp_ns(1),
+    ]
+    assert 'Label images left out' in (out / 'report.html').read_text()
+    assert '2 label images left out: ' in capsys.readouterr().err
+
+    broken = {index: {'encoding': 'yuv9'} for index in range(6)}
+    path = write_drive(tmp_path / 'none', TinyDrive(broken_labels=broken))
+    assert evaluate(path, tiny_bundle, tmp_path / 'out2', '--labels', LABEL_TOPIC) == 2
+    assert "None of the 6 label images of '/labels/ycor_8' can be" in capsys.readouterr().err
+
+
+def test_a_damaged_bag_is_evaluated_in_part(
+    tmp_path: Path, tiny_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "the driver's drive"
+    file = write_drive(folder, TinyDrive()) / f'{folder.name}.mcap'
+    data = file.read_bytes()
+    (folder / 'metadata.yaml').unlink()
+    out = tmp_path / "driver's result"
+    file.write_bytes(data[: len(data) // 2])
+    assert evaluate(folder, tiny_bundle, out) == 1
+    metrics = read_metrics(out)
+    frames, bag = metrics['frames'], metrics['bag']
+    assert frames['in'] == frames['out'] == len(read_images(out / 'masks', MASK_TOPIC)) > 0
+    assert len(bag['losses']) == len(bag['notes']) == 1
+    assert 'is cut off: the record at byte' in bag['losses'][0]
+    report = (out / 'report.html').read_text()
+    assert 'What the bag lacks' in report
+    assert 'was read without metadata.yaml' in report
+    assert 'is cut off: the record at byte' in caplog.text
 
 
 def test_labels_of_another_ontology_are_refused(

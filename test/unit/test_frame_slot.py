@@ -1,13 +1,11 @@
-"""Which frame is next, how old it is, and what a jump of time does to it."""
+"""Which frame is next, and what a jump of time does to it."""
 
 from __future__ import annotations
 
 from threading import Thread
 import time
 
-import pytest
-
-from desertmind_seg.messages.frame_slot import Frame, FrameSlot, StampClock
+from desertmind_seg.messages.frame_slot import Frame, FrameSlot
 
 SECOND_NS = 1_000_000_000
 
@@ -68,39 +66,3 @@ def test_clear_begins_a_new_epoch() -> None:
     frame = slot.take()
     assert frame is not None
     assert frame.epoch == slot.epoch == 2
-
-
-def test_age_is_clock_minus_stamp() -> None:
-    clock = StampClock()
-    assert clock.age_ms(100 * SECOND_NS, 100 * SECOND_NS + 40_000_000, 5.0) == pytest.approx(40.0)
-    assert not clock.foreign
-    assert clock.offset_ms == pytest.approx(35.0)
-    # A stamp slightly ahead of the clock is not older than new.
-    assert clock.age_ms(101 * SECOND_NS, 101 * SECOND_NS - 2_000_000, 5.0) == 0.0
-
-
-@pytest.mark.parametrize('offset_sec', [-1_000_000_000, -11, 11, 1_000_000_000])
-def test_age_counts_from_arrival_under_a_foreign_clock(offset_sec: int) -> None:
-    clock = StampClock()
-    now_ns = 1_700_000_000 * SECOND_NS
-    assert clock.age_ms(now_ns - offset_sec * SECOND_NS, now_ns, 7.0) == 7.0
-    assert clock.foreign
-    assert clock.offset_ms == pytest.approx(offset_sec * 1e3 - 7.0)
-
-
-def test_a_link_that_gets_slow_is_not_taken_for_a_foreign_clock() -> None:
-    clock = StampClock()
-    clock.age_ms(100 * SECOND_NS, 100 * SECOND_NS, 1.0)
-    assert clock.age_ms(101 * SECOND_NS, 131 * SECOND_NS, 1.0) == pytest.approx(30_000.0)
-    assert not clock.foreign
-
-
-def test_a_clock_that_is_set_right_is_noticed_and_reset_starts_over() -> None:
-    clock = StampClock()
-    clock.age_ms(0, 100 * SECOND_NS, 1.0)
-    assert clock.foreign
-    clock.age_ms(100 * SECOND_NS, 101 * SECOND_NS, 1.0)
-    assert not clock.foreign
-    clock.reset()
-    assert clock.age_ms(0, 102 * SECOND_NS, 1.0) == 1.0
-    assert clock.foreign

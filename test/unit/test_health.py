@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from desertmind_seg.node.health import (
+import pytest
+
+from desertmind_seg.monitoring.health import (
     BAD_FRAME,
     ENGINE_FAILED,
     ERROR,
@@ -14,6 +16,8 @@ from desertmind_seg.node.health import (
     TOO_OLD,
     WARN,
     PipelineHealth,
+    ProblemLog,
+    Status,
     engine_status,
 )
 
@@ -77,11 +81,51 @@ def test_time_jump_forgets_rates_and_latencies_but_not_totals() -> None:
     assert health.received.hz() > 0
     health.time_jumped()
     assert health.received.hz() == 0
-    assert health.received.seconds_since_latest() is None
+    # Frames still flow: the jump is no silence.
+    silent_sec = health.received.seconds_since_latest()
+    assert silent_sec is not None
+    assert silent_sec < 10.0
     status = health.inference_status({}, {})
     assert (status.values['inference_ms_p50'], status.values['mean_confidence']) == ('', '')
     assert status.values['published'] == '1'
     assert health.input_status({}, [], {}).values['time_jumps'] == '1'
+
+
+def test_a_node_that_does_not_keep_up_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock_sec = [100.0]
+    monkeypatch.setattr('time.monotonic', lambda: clock_sec[0])
+    health = PipelineHealth()
+
+    def second(superseded: int, published: int) -> Status:
+        clock_sec[0] += 1.0
+        for _ in range(superseded):
+            health.frame_dropped(SUPERSEDED)
+        for _ in range(published):
+            health.frame_published(480.0, 470.0, 500.0)
+        return health.inference_status({}, health.new_drops())
+
+    # 9 images a second, of which 2 are segmented; the first report has nothing to compare with.
+    levels = [second(7, 2).level for _ in range(4)]
+    assert levels == [OK, OK, OK, WARN]
+    assert second(7, 2).message.startswith(
+        'The node does not keep up: 8 of 36 images of the last 4 s were segmented, the newest '
+        'ones, each takes 480 ms. Take a GPU'
+    )
+    # Half of 60 Hz is no news.
+    assert [second(30, 30).level for _ in range(12)][-1] == OK
+
+
+def test_a_problem_is_logged_when_it_comes_up_and_when_it_lasts() -> None:
+    clock_sec, lines = [0.0], []
+    log = ProblemLog(lines.append, lambda: clock_sec[0])
+    for clock_sec[0] in (1.0, 2.0, 3.0):
+        assert log.tell({'late': 'Late.', 'names': ''}) == ['Late.']
+    assert lines == ['Late.']
+    log.tell({'late': 'Later still.', 'names': 'Two nodes.'})
+    assert lines == ['Late.', 'Two nodes.']
+    clock_sec[0] = 400.0
+    log.tell({'late': 'Late.'})
+    assert lines == ['Late.', 'Two nodes.', 'Late.']
 
 
 def test_engine_status() -> None:

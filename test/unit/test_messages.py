@@ -184,8 +184,21 @@ def test_semi_planar_420_decodes(encoding: str, size_hw: tuple[int, int], paddin
     np.testing.assert_allclose(decoded[-1, 0].astype(int), PATCH, atol=3)
 
 
+# cv_bridge's names for arrays that nobody gave another, and what RViz shows them as.
+UNNAMED = {'8UC1': 'mono8', '8UC3': 'bgr8', '8UC4': 'bgra8', '16UC3': 'bgr16', '16UC4': 'bgra16'}
+
+
+@pytest.mark.parametrize(('encoding', 'named'), UNNAMED.items())
+def test_arrays_without_a_name_are_read_as_rviz_reads_them(encoding: str, named: str) -> None:
+    rows = interleaved_rows(scene(6, 9), named.rstrip('0123456789'))
+    if named.endswith('16'):
+        rows = (rows.astype(np.uint16) * 256).view(np.uint8)
+    decoded = decode_image(image_message(encoding, 6, 9, rows, 2))
+    np.testing.assert_array_equal(decoded, decode_image(image_message(named, 6, 9, rows, 2)))
+
+
 def test_every_supported_encoding_is_tested_here() -> None:
-    tested = {f'{kind}{bits}' for kind in (*INTERLEAVED, *BAYER) for bits in (8, 16)}
+    tested = {f'{kind}{bits}' for kind in (*INTERLEAVED, *BAYER) for bits in (8, 16)} | {*UNNAMED}
     tested |= {'yuv422', 'uyvy', 'yuv422_yuy2', 'yuyv', 'nv12', 'nv21'}
     assert tested == set(SUPPORTED_ENCODINGS)
 
@@ -265,6 +278,13 @@ def test_malformed_image_is_refused_in_words(message: SimpleNamespace, words: st
         decode_image(message)
 
 
+def test_whatever_fails_is_a_message_error() -> None:
+    with pytest.raises(MessageError, match=r'The message does not decode: .*encoding'):
+        decode_image(SimpleNamespace())
+    with pytest.raises(MessageError, match=r'The message does not decode: .*byte'):
+        decode_compressed_image(SimpleNamespace(format='jpeg', data=[300]))
+
+
 def test_no_combination_of_fields_gets_past_the_checks() -> None:
     """Whatever the fields say, decoding gives an image of their size or a MessageError."""
     rng = np.random.default_rng(2)
@@ -313,10 +333,80 @@ def test_jpeg_decodes() -> None:
     np.testing.assert_allclose(decoded[30, 2].astype(int), PATCH, atol=12)
 
 
-def test_compressed_rgb_has_its_channels_exchanged() -> None:
+# What image_transport's plugins, drivers and scripts write for colour, and whether an array in the
+# order red, green, blue was handed to an encoder that takes blue, green, red.
+FORMATS = {
+    ('.png', 'rgb8; png compressed bgr8'): False,  # image_transport, both ROS
+    ('.jpg', 'rgb8; jpeg compressed bgr8'): False,
+    ('.jpg', 'bgra8; jpeg compressed bgr8'): False,
+    ('.jpg', 'yuv422_yuy2; jpeg compressed bgr8'): False,
+    ('.jpg', 'jpeg'): False,  # gscam, usb_cam, Foxglove
+    ('.jpg', 'rgb8; jpeg compressed'): False,  # drivers that pass the camera's own JPEG through
+    ('.jpg', 'rgb8; jpeg compressed '): False,
+    ('.jpg', 'rgb8; jpeg'): False,
+    ('.jpg', 'rgb8;jpeg'): False,
+    ('.png', 'rgb8; png'): False,
+    ('.png', 'bgr8; png compressed '): False,
+    ('.png', '8UC3; png compressed '): False,
+    ('.png', 'rgb8; png compressed rgb8'): True,
+    ('.jpg', 'rgb8; jpeg compressed rgb8'): True,
+    ('.tiff', 'rgb8; tiff compressed '): True,  # image_transport of ROS 2 converts nothing here
+    ('.tiff', 'rgba8; tiff compressed '): True,
+    ('.tiff', 'bgr8; tiff compressed '): False,
+}
+
+
+@pytest.mark.parametrize(('extension', 'message_format'), FORMATS)
+def test_colours_of_compressed_images(extension: str, message_format: str) -> None:
     rgb = scene(32, 48)
-    decoded = decode_compressed_image(compressed('.png', rgb, 'rgb8; png compressed rgb8'))
-    np.testing.assert_array_equal(decoded, rgb)
+    exchanged = FORMATS[extension, message_format]
+    handed_over = np.ascontiguousarray(rgb if exchanged else rgb[..., ::-1])
+    if 'a8; tiff' in message_format:
+        handed_over = np.dstack([handed_over, np.full((32, 48), 255, np.uint8)])
+    message = compressed(extension, handed_over, message_format)
+    decoded = decode_compressed_image(message)
+    np.testing.assert_allclose(decoded[2, 2].astype(int), COLOR, atol=4)
+    np.testing.assert_allclose(decoded[30, 2].astype(int), PATCH, atol=12)
+    as_stored = decode_compressed_image(message, 'as_stored')
+    np.testing.assert_array_equal(as_stored, decoded[..., ::-1] if exchanged else decoded)
+    other = decode_compressed_image(message, 'exchanged')
+    np.testing.assert_array_equal(other, as_stored[..., ::-1])
+    assert decoded.flags.c_contiguous
+    assert other.flags.c_contiguous
+
+
+@pytest.mark.parametrize('bits', [8, 16])
+@pytest.mark.parametrize('kind', BAYER)
+def test_a_compressed_mosaic_has_the_colours_of_the_raw_one(kind: str, bits: int) -> None:
+    mosaic = interleaved_rows(scene(32, 48), kind)
+    expected = decode_image(image_message(f'{kind}8', 32, 48, mosaic))
+    wide = mosaic.astype(np.uint16) * 256 + 99 if bits == 16 else mosaic
+    for extension in ('.png', '.tiff'):
+        message_format = f'{kind}{bits}; {extension[1:]} compressed '
+        decoded = decode_compressed_image(compressed(extension, wide, message_format))
+        np.testing.assert_array_equal(decoded, expected)
+    # ROS 1; and as FLIR's driver names it.
+    for stored in ('', f'{kind}8'):
+        message = compressed('.jpg', mosaic, f'{kind}8; jpeg compressed {stored}')
+        decoded = decode_compressed_image(message).astype(int)
+        np.testing.assert_allclose(decoded[3, 40], COLOR, atol=25)
+
+
+def test_a_mosaic_that_image_transport_made_grey_or_colour_is_none() -> None:
+    rgb = scene(32, 48)
+    grey = compressed('.jpg', rgb[:, :, 0], 'bayer_rggb8; jpeg compressed mono8')  # ROS 2
+    decoded = decode_compressed_image(grey)
+    np.testing.assert_array_equal(decoded[..., 0], decoded[..., 2])
+    for message_format in ('bayer_rggb8; png compressed bgr8', 'bayer_rggb8; png compressed'):
+        message = compressed('.png', rgb[..., ::-1], message_format)
+        np.testing.assert_array_equal(decode_compressed_image(message), rgb)
+
+
+def test_an_impossible_mosaic_is_refused() -> None:
+    for message_format, size in (('bayer_xyzw8; png compressed', 8), ('bayer_rggb8; png', 2)):
+        message = compressed('.png', np.zeros((size, size), np.uint8), message_format)
+        with pytest.raises(MessageError, match='a colour mosaic is at least 3 x 3'):
+            decode_compressed_image(message)
 
 
 def test_compressed_16_bit_and_grey_and_alpha_become_rgb() -> None:
@@ -462,10 +552,10 @@ def test_label_info_with_vision_msgs(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.apt_ros
+@pytest.mark.apt_ros('cv_bridge')
 def test_conversions_equal_cv_bridge() -> None:
     """Compare with apt's cv_bridge (PyPI's is broken with numpy 2)."""
-    cv_bridge = pytest.importorskip('cv_bridge', reason='cv_bridge comes with apt ROS 2 only')
+    cv_bridge = pytest.importorskip('cv_bridge')
     rgb = np.random.default_rng(5).integers(0, 256, (24, 32, 3), np.uint8)
     for kind in (*INTERLEAVED, *BAYER):
         rows = interleaved_rows(rgb, kind)

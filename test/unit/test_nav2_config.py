@@ -3,16 +3,52 @@
 from pathlib import Path
 from typing import Any
 
+from camera_infos import camera_info
+import numpy as np
 import pytest
 import yaml
 
-from desertmind_seg.geometry.nav2_layer import LAYER, layer_parameters, nav2_yaml
+from desertmind_seg.geometry.camera_model import CameraInfoError
+from desertmind_seg.geometry.nav2_layer import (
+    LAYER,
+    fields_of_view_rad,
+    layer_parameters,
+    nav2_yaml,
+)
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
 from desertmind_seg.model.ontology import available_ontologies, load_ontology
 from desertmind_seg.nav2_config import main
 
 ROOT = Path(__file__).resolve().parents[2]
+
+# What ros-navigation/semantic_segmentation_layer declares at b269885, with the types of its
+# defaults (src/semantic_segmentation_layer.cpp, onInitialize).
+OF_THE_LAYER = {
+    **dict.fromkeys(('enabled', 'publish_debug_topics', 'use_approximate_time_sync'), bool),
+    **dict.fromkeys(('combination_method', 'sensor_data_depth'), int),
+    'observation_sources': str,
+}
+OF_A_SOURCE = {
+    **dict.fromkeys(('segmentation_topic', 'confidence_topic', 'labels_topic'), str),
+    'pointcloud_topic': str,
+    **dict.fromkeys(('observation_persistence', 'expected_update_rate'), float),
+    **dict.fromkeys(('max_obstacle_distance', 'min_obstacle_distance'), float),
+    **dict.fromkeys(('tile_map_decay_time', 'fov_decay_time', 'outside_fov_decay_time'), float),
+    **dict.fromkeys(('camera_horizontal_fov', 'camera_vertical_fov'), float),
+    **dict.fromkeys(('visualize_tile_map', 'visualize_frustum_fov', 'use_cost_selection'), bool),
+    'class_types': list,
+}
+OF_A_CLASS_TYPE = {
+    'classes': list,
+    **dict.fromkeys(('base_cost', 'max_cost', 'mark_confidence', 'samples_to_max_cost'), int),
+    'dominant_priority': bool,
+}
+# kiwicampus/semantic_segmentation_layer at a70cf6e declares the rest.
+ONLY_IN_THE_NEW_HOME = {
+    *('camera_horizontal_fov', 'camera_vertical_fov', 'fov_decay_time', 'outside_fov_decay_time'),
+    'sensor_data_depth',
+}
 
 
 def source_of(document: Any) -> Any:
@@ -62,26 +98,93 @@ def test_every_class_of_every_table_has_its_cost(name: str) -> None:
     )
 
 
-def test_types_are_those_that_the_layer_declares() -> None:
-    # rclcpp refuses an integer for a parameter that was declared a double, and the reverse.
-    declared = {
-        **dict.fromkeys(('max_obstacle_distance', 'min_obstacle_distance'), float),
-        'tile_map_decay_time': float,
-        'use_cost_selection': bool,
-        **dict.fromkeys(('base_cost', 'max_cost', 'mark_confidence', 'samples_to_max_cost'), int),
-        'dominant_priority': bool,
-        'classes': list,
-        'class_types': list,
-    }
-    source = source_of(yaml.safe_load((ROOT / 'config/nav2.yaml').read_text()))
-    entries = [source, *(source[class_type] for class_type in source['class_types'])]
-    checked = 0
-    for entry in entries:
-        for name, value in entry.items():
-            if name in declared:
-                assert type(value) is declared[name], name
-                checked += 1
-    assert checked == 5 + 6 * len(source['class_types'])
+def test_names_and_types_are_those_that_the_layer_declares() -> None:
+    # rclcpp refuses an integer for a parameter that was declared a double, and the reverse; a name
+    # that nobody declares is not looked at.
+    layer = yaml.safe_load((ROOT / 'config/nav2.yaml').read_text())['local_costmap']
+    layer = layer['local_costmap']['ros__parameters'][LAYER]
+    source = layer.pop('camera')
+    class_types = {name: source.pop(name) for name in source['class_types']}
+
+    assert layer.pop('plugin') == 'semantic_segmentation_layer::SemanticSegmentationLayer'
+    assert {name: type(value) for name, value in layer.items()}.items() <= OF_THE_LAYER.items()
+    assert {name: type(value) for name, value in source.items()}.items() <= OF_A_SOURCE.items()
+    for of_type in class_types.values():
+        assert {name: type(value) for name, value in of_type.items()} == OF_A_CLASS_TYPE
+    assert {*layer, *source} >= ONLY_IN_THE_NEW_HOME
+
+
+def test_the_first_home_of_the_layer_decays_as_the_new_one() -> None:
+    source = layer_parameters(load_ontology('ycor-8'), '/segmentation')['camera']
+
+    # All else that it lacks is about the field of view, which does not count below 0.
+    assert source['outside_fov_decay_time'] < 0
+
+
+@pytest.mark.parametrize(
+    ('changes', 'horizontal_deg', 'vertical_deg'),
+    [
+        # 2 atan(320 / 320), 2 atan(240 / 320); the rays are those of the pixels' centres.
+        ({}, 90.0, 73.74),
+        # Half of the sensor's columns, and binned: 2 atan(160 / 320).
+        ({'roi': (160, 0, 480, 320), 'binning_x': 2, 'binning_y': 2}, 53.13, 73.74),
+        # Where each pixel is as far from the middle as its angle: 640 / 320 rad, 480 / 320 rad.
+        ({'distortion_model': 'equidistant', 'd': [1e-9] * 4}, 114.59, 85.94),
+        # 220 degrees on the diagonal of the sensor, where the model has no rays at the rim.
+        ({'distortion_model': 'equidistant', 'd': [1e-9] * 4, 'focal': (160.0,) * 2}, None, None),
+    ],
+)
+def test_fields_of_view_are_those_of_the_rays(
+    changes: dict[str, Any], horizontal_deg: float | None, vertical_deg: float | None
+) -> None:
+    info = camera_info(**{'focal': (320.0, 320.0), 'center': (319.5, 239.5), **changes})
+
+    horizontal, vertical = np.degrees(fields_of_view_rad(info))
+
+    if horizontal_deg is None:
+        assert 150 < vertical <= horizontal < 180
+    else:
+        assert (horizontal, vertical) == pytest.approx((horizontal_deg, vertical_deg), abs=0.4)
+
+
+def test_rectified_images_have_the_view_of_p() -> None:
+    info = camera_info(focal=(320.0, 320.0), center=(319.5, 239.5))
+    info.p[0] = info.p[5] = 640.0
+    info.d = [-0.3, 0.1, 0.0, 0.0, 0.0]
+
+    assert np.degrees(fields_of_view_rad(info, rectified=True)) == pytest.approx(
+        (53.13, 41.11), abs=0.2
+    )
+
+
+def test_a_camera_that_is_not_calibrated_has_no_view() -> None:
+    with pytest.raises(CameraInfoError, match='not calibrated'):
+        fields_of_view_rad(camera_info(focal=(0.0, 0.0)))
+
+
+@pytest.mark.data
+def test_the_view_comes_from_the_camera_in_a_bag(
+    shared_data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = str(shared_data_dir / 'bags/orfd_rgbd')
+    topic = '/camera/color/camera_info'
+
+    assert main(['--ontology', 'ycor-8', '--camera-info', topic, '--bag', bag]) == 0
+    text = capsys.readouterr().out
+    assert main(['--ontology', 'ycor-8', '--camera-info', '/none', '--bag', bag]) == 2
+
+    assert "NOT your camera's" not in text
+    source = source_of(yaml.safe_load(text))
+    assert (source['camera_horizontal_fov'], source['camera_vertical_fov']) == (0.8113, 0.4787)
+    assert topic in capsys.readouterr().err
+
+
+def test_a_bag_without_a_topic_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(['--ontology', 'ycor-8', '--bag', 'drive'])
+
+    assert stop.value.code == 2
+    assert '--bag and --rectified need --camera-info' in capsys.readouterr().err
 
 
 def test_one_observation_of_a_lethal_class_is_no_wall() -> None:

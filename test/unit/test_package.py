@@ -22,17 +22,6 @@ PYPI_NAMES = {
     'PIL': 'pillow',
     'yaml': 'pyyaml',
 }
-# rosdep key -> name on PyPI.
-FROM_APT = {
-    'python3-jinja2': 'jinja2',
-    'python3-matplotlib': 'matplotlib',
-    'python3-numpy': 'numpy',
-    'python3-pil': 'pillow',
-    'python3-tqdm': 'tqdm',
-    'python3-yaml': 'pyyaml',
-}
-# Imported by us, but always installed by another that we import too.
-COME_ALONG = {'apsw': 'rosbags', 'markupsafe': 'jinja2', 'protobuf': 'onnx'}
 # Imported in the constructor of an engine that not every machine can run -> the extra with it.
 OF_EXTRAS = {'cuda': 'tensorrt'}
 # Types of services that the node offers; rclpy imports them.
@@ -58,6 +47,17 @@ def required(distribution: PathDistribution, extra: str | None = None) -> set[st
         for line in distribution.requires or ()
         if (marker in line if extra else 'extra ==' not in line)
     }
+
+
+def pins(file: str) -> dict[str, set[str]]:
+    """Read requirements/FILE.txt: the package's name -> 'name==version', one for each Python."""
+    found: dict[str, set[str]] = {}
+    for line in (ROOT / f'requirements/{file}.txt').read_text().splitlines():
+        if '==' in line and not line.startswith('#'):
+            pin = re.match(r'[^ ]+', line)
+            assert pin
+            found.setdefault(normalized(line), set()).add(pin[0])
+    return found
 
 
 @pytest.fixture(scope='module')
@@ -148,27 +148,41 @@ def test_ros_extra_holds_what_package_xml_names(
     assert {normalized(f'ros-{name}') for name in ros_packages} <= required(distribution, 'ros')
 
 
-def test_apt_and_the_readme_bring_every_requirement_to_a_vehicle(
-    distribution: PathDistribution, package_xml: ElementTree.Element, readme: str
+def test_the_readme_brings_every_requirement_to_a_vehicle(
+    distribution: PathDistribution, readme: str
 ) -> None:
-    names = {element.text or '' for element in package_xml.iter('exec_depend')}
-    from_apt = {FROM_APT[name] for name in names if name.startswith('python3-')}
-    line = re.search(r'pip install -c src/desertmind_seg/constraints.txt \\\n(.+)', readme)
-    assert line
-    from_pypi = set(line[1].split())
+    line = 'pip install --require-hashes -r src/desertmind_seg/requirements/runtime.txt\n'
 
-    come_along = {name for name, other in COME_ALONG.items() if other in from_pypi | from_apt}
-    assert from_apt | from_pypi | come_along == required(distribution)
+    assert line in readme
+    assert required(distribution) <= pins('runtime').keys()
+    assert not any(name.startswith('ros-') for name in pins('runtime'))
 
 
-def test_every_requirement_is_pinned(distribution: PathDistribution) -> None:
-    lines = (ROOT / 'constraints.txt').read_text().splitlines()
-    pins = [line for line in lines if not line.startswith('#')]
+@pytest.mark.parametrize(
+    ('file', 'extras'),
+    [('ros', {'ros'}), ('docs', {'docs'}), ('test', {'train', 'dev', 'tensorrt'})],
+)
+def test_make_brings_every_requirement_of_its_extras(
+    distribution: PathDistribution, file: str, extras: set[str]
+) -> None:
+    needed = set[str]().union(*(required(distribution, extra) for extra in extras))
 
-    assert all(re.fullmatch(r'[\w.-]+==[\w.]+( ; .+)?', line) for line in pins)
-    assert {normalized(line) for line in distribution.requires or ()} <= {
-        normalized(pin) for pin in pins
-    }
+    assert needed <= pins(file).keys() | pins('runtime').keys()
+
+
+@pytest.mark.parametrize('file', ['runtime', 'ros', 'docs', 'test'])
+def test_hashes_are_of_the_versions_in_the_constraints(file: str) -> None:
+    constraints: dict[str, set[str]] = {}
+    for line in (ROOT / 'constraints.txt').read_text().splitlines():
+        if not line.startswith('#'):
+            constraints.setdefault(normalized(line), set()).add(line.partition(' ;')[0])
+    text = (ROOT / f'requirements/{file}.txt').read_text()
+
+    for name, versions in pins(file).items():
+        assert versions <= constraints[name]
+    # pip refuses the whole file where one line has no hash.
+    hashed = re.findall(r'^\w.*\\\n +--hash=sha256:[0-9a-f]{64}\b', text, re.MULTILINE)
+    assert len(hashed) == len(re.findall(r'^\w', text, re.MULTILINE))
 
 
 def test_runtime_requires_no_torch(distribution: PathDistribution) -> None:

@@ -21,12 +21,14 @@ ROOMS: dict[str, dict[str, str]] = {
         'model': '',
         'geometry': 'model',
         'decoding': 'model',
-        'messages': 'decoding model',
+        'storage': 'model',
+        'messages': 'decoding model storage',
         'reports': 'model',
         'engines': 'model',
         'pipeline': 'decoding engines model',
         'scores': 'model pipeline',
-        'node': 'engines geometry messages model pipeline',
+        'monitoring': 'messages pipeline',
+        'node': 'engines geometry messages model monitoring pipeline',
         'timing': 'decoding engines model pipeline reports',
         'evaluation': 'decoding messages model pipeline reports scores',
         'replay': 'evaluation messages model pipeline reports',
@@ -54,14 +56,15 @@ COMMANDS = {
     },
 }
 # Packages from outside -> the folders that may import them; '' is the root. Others are free.
-ROS_ROOMS = {'messages', 'geometry', 'node', 'replay'}
+ROS_ROOMS = {'messages', 'geometry', 'monitoring', 'node', 'replay'}
 OUTSIDE = {
     'desertmind_seg': (
         ('torch torchvision lightning timm segmentation_models_pytorch torchmetrics', set()),
         ('training cv_bridge', set()),
         ('rclpy builtin_interfaces diagnostic_msgs lifecycle_msgs rcl_interfaces', ROS_ROOMS),
-        ('nav_msgs rosgraph_msgs sensor_msgs std_msgs tf2_ros vision_msgs', ROS_ROOMS),
-        ('rosbags', {'messages'}),
+        ('bond bondpy nav_msgs rosgraph_msgs sensor_msgs std_msgs tf2_ros vision_msgs', ROS_ROOMS),
+        ('rosbags zstandard', {'messages', 'storage'}),
+        ('lz4 mcap', {'storage'}),
         ('onnx', {'model', 'engines', 'timing'}),
         ('onnxruntime tensorrt tensorrt_rtx tensorrt_rtx_bindings cuda', {'engines'}),
         ('jinja2 matplotlib', {'reports'}),

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from desertmind_seg.node.health import FrameCounters
+from desertmind_seg.monitoring.health import FrameCounters
 from desertmind_seg.pipeline.latency import LatencyWindow
 
 

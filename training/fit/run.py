@@ -89,8 +89,8 @@ def train(
     ontology = load_ontology(recipe.ontology)
     if ontology.num_classes < 2:
         raise RecipeError(
-            f'{ontology.name} has one class, {ontology.names[0]!r}: there is nothing to tell apart; '
-            'give what is not of it a class of its own'
+            f'{ontology.name} has one class, {ontology.names[0]!r}: there is nothing to tell '
+            'apart; give what is not of it a class of its own'
         )
     if resume and (out / CHECKPOINT).is_file() and not (out / LAST).is_file():
         return _finished_run(recipe, ontology, out)

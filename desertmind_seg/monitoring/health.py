@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from threading import Lock
 import time
 from typing import Any
@@ -32,6 +33,10 @@ REASONS = (
 )
 # Percentiles and rates look back this far: 10 s at 30 Hz.
 _WINDOW = 300
+_TELL_AGAIN_SEC = 300.0
+# Whether the node keeps up is judged over so long, and by so many frames.
+_KEEPS_UP_SEC = (3.0, 10.0)
+_KEEPS_UP_FRAMES = 10
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,12 @@ class Rate:
     """Events a second over the latest window."""
 
     _times: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    _latest_sec: float | None = None
 
     def tick(self) -> None:
         """Count an event now."""
-        self._times.append(time.monotonic())
+        self._latest_sec = time.monotonic()
+        self._times.append(self._latest_sec)
 
     def hz(self) -> float:
         """Return the rate up to now, so that it falls when events stop."""
@@ -62,12 +69,42 @@ class Rate:
         return (len(times) - 1) / max(time.monotonic() - times[0], 1e-9)
 
     def seconds_since_latest(self) -> float | None:
-        """Time since the latest event; None if there was none."""
-        return time.monotonic() - self._times[-1] if self._times else None
+        """Time since the latest event, also one that `clear` forgot; None if there was none."""
+        return None if self._latest_sec is None else time.monotonic() - self._latest_sec
 
     def clear(self) -> None:
-        """Forget all events."""
+        """Forget all events in the rate."""
         self._times.clear()
+
+
+class ProblemLog:
+    """Logs each kind of problem when it comes up, and again when it lasts.
+
+    Args:
+        warn: takes a line of the log.
+        clock_sec: a clock that rises.
+    """
+
+    def __init__(
+        self, warn: Callable[[str], object], clock_sec: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._warn = warn
+        self._clock_sec = clock_sec
+        self._told_sec: dict[str, float] = {}
+
+    def tell(self, problems: Mapping[str, str]) -> list[str]:
+        """Log what has not been logged for `_TELL_AGAIN_SEC`; returns the sentences.
+
+        Args:
+            problems: kind -> sentence, '' where all is well.
+        """
+        now_sec = self._clock_sec()
+        sentences = {kind: sentence for kind, sentence in problems.items() if sentence}
+        for kind, sentence in sentences.items():
+            if now_sec - self._told_sec.get(kind, -inf) > _TELL_AGAIN_SEC:
+                self._told_sec[kind] = now_sec
+                self._warn(sentence)
+        return list(sentences.values())
 
 
 class PipelineHealth:
@@ -88,6 +125,8 @@ class PipelineHealth:
         self._lock = Lock()
         self._reported = dict.fromkeys(REASONS, 0)
         self._latest_text: dict[str, str] = {}
+        # When, published and superseded until then; a report each.
+        self._history: deque[tuple[float, int, int]] = deque()
 
     def frame_received(self) -> None:
         """Count a frame that came in."""
@@ -120,6 +159,7 @@ class PipelineHealth:
         """Forget rates and latencies; totals stay."""
         for window in (self.inference_ms, self.callback_to_publish_ms, self.age_at_publish_ms):
             window.clear()
+        self._history.clear()
         self.received.clear()
         self.published.clear()
         self.mean_confidence = self.blended_share = None
@@ -177,6 +217,9 @@ class PipelineHealth:
             for reason in (ENGINE_FAILED, PUBLISH_FAILED)
             if reason in drops
         ]
+        too_slow = self._too_slow()
+        if too_slow:
+            problems.append(too_slow)
         level = ERROR if ENGINE_FAILED in drops else WARN
         summary = f'{self.published.hz():.1f} Hz'
         confidence = '' if self.mean_confidence is None else f'{self.mean_confidence:.3f}'
@@ -198,6 +241,27 @@ class PipelineHealth:
                 'mean_confidence': confidence,
                 'temporal_blended_share': blended,
             },
+        )
+
+    def _too_slow(self) -> str:
+        """Say when more than half of the frames are superseded before their turn comes; or ''."""
+        counts, now_sec = self.counters.snapshot(), time.monotonic()
+        superseded = counts['dropped'].get(SUPERSEDED, 0)
+        self._history.append((now_sec, counts['published'], superseded))
+        shortest_sec, longest_sec = _KEEPS_UP_SEC
+        while now_sec - self._history[0][0] > longest_sec:
+            self._history.popleft()
+        since_sec, published_before, superseded_before = self._history[0]
+        published, lost = counts['published'] - published_before, superseded - superseded_before
+        span_sec = now_sec - since_sec
+        if span_sec < shortest_sec or lost < _KEEPS_UP_FRAMES or lost <= published:
+            return ''
+        median_ms = self.callback_to_publish_ms.percentiles()['p50']
+        each = '' if median_ms is None else f', each takes {median_ms:.0f} ms'
+        return (
+            f'The node does not keep up: {published} of {published + lost} images of the last '
+            f'{span_sec:.0f} s were segmented, the newest ones{each}. Take a GPU '
+            '(engine.backend), a smaller bundle, fewer outputs, or have the camera send less.'
         )
 
 

@@ -1,0 +1,364 @@
+"""MCAP files, whole or cut off, of any profile and with schemas of any encoding.
+
+The records are parsed by the mcap library: rosbags decodes every schema as text and knows three
+encodings, so that one JSON or protobuf channel makes the file unreadable. The walk over the
+records is ours, because the library takes a record that the end of the file cuts off for a whole
+one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from io import BytesIO
+from pathlib import Path
+import struct
+from typing import NamedTuple, TypeVar
+import zlib
+
+import lz4.frame
+from mcap.data_stream import ReadDataStream
+from mcap.exceptions import McapError
+from mcap.opcode import Opcode
+from mcap.records import Channel, ChunkIndex, Schema, Statistics
+import zstandard
+
+from desertmind_seg.storage.connection import (
+    BagError,
+    Connection,
+    Findings,
+    Stored,
+    in_time_order,
+    ros_type,
+)
+from desertmind_seg.storage.qos import recorded_qos
+
+MCAP_MAGIC = b'\x89MCAP0\r\n'
+_RECORD = struct.Struct('<BQ')  # opcode, bytes that follow
+_MESSAGE = struct.Struct('<HIQQ')  # channel, sequence, log time, publish time
+_CHUNK = struct.Struct('<QQQII')  # first and last log time, size, CRC, bytes of compression's name
+_FOOTER = struct.Struct('<BQQQI8s')
+# Recorders write chunks of 1 to 10 MB, and a message at least.
+_MAX_CHUNK_BYTES = 2**30
+_DAMAGE = (
+    BagError,
+    McapError,
+    struct.error,
+    zstandard.ZstdError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+)
+_R = TypeVar('_R')
+
+
+class _Chunk(NamedTuple):
+    """Where a chunk lies: bytes from the start of the file, without the head of its record."""
+
+    offset: int
+    size: int
+    start_ns: int
+    end_ns: int
+    channels: frozenset[int]
+
+
+class _Loose(NamedTuple):
+    """A message outside of all chunks."""
+
+    time_ns: int
+    channel: int
+    offset: int
+    size: int
+
+
+class McapFile:
+    """An MCAP file. It is read by its index; one without an index is read through at first.
+
+    Raises:
+        BagError: the file begins with no record of MCAP.
+    """
+
+    def __init__(self, path: Path, findings: Findings) -> None:
+        self.path = path
+        self.connections: list[Connection] = []
+        self._findings = findings
+        self._file = path.open('rb')
+        self._size = path.stat().st_size
+        self._clear()
+        try:
+            if not self._read_summary():
+                self._clear()
+                self._scan()
+        except BaseException:
+            self._file.close()
+            raise
+        self._connect()
+
+    def _clear(self) -> None:
+        self._schemas: dict[int, Schema] = {}
+        self._channels: dict[int, Channel] = {}
+        self._counts: Counter[int] = Counter()
+        self._chunks: list[_Chunk] = []
+        self._loose: list[_Loose] = []
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def messages(
+        self, ids: Collection[int], start_ns: int | None, stop_ns: int | None
+    ) -> Iterator[Stored]:
+        """Yield messages of these connections in log-time order, from start to before stop."""
+        wanted = {entry.id: entry for entry in self.connections if entry.id in ids}
+        start = 0 if start_ns is None else start_ns
+        stop = 2**64 if stop_ns is None else stop_ns
+        streams = [
+            (chunk.start_ns, self._from_chunk(chunk, wanted, start, stop))
+            for chunk in self._chunks
+            if chunk.end_ns >= start and chunk.start_ns < stop and chunk.channels & wanted.keys()
+        ]
+        loose = [
+            entry for entry in self._loose if entry.channel in wanted and start <= entry[0] < stop
+        ]
+        if loose:
+            streams.append((loose[0].time_ns, self._read_loose(loose, wanted)))
+        yield from in_time_order(streams)
+
+    def _from_chunk(
+        self, chunk: _Chunk, wanted: Mapping[int, Connection], start: int, stop: int
+    ) -> Iterator[Stored]:
+        found: list[Stored] = []
+        try:
+            for opcode, body in _records(self._content(chunk.offset, chunk.size)):
+                if opcode == Opcode.MESSAGE:
+                    channel, _, time_ns, _ = _MESSAGE.unpack_from(body)
+                    if channel in wanted and start <= time_ns < stop:
+                        found.append((time_ns, wanted[channel], body[_MESSAGE.size :]))
+        except _DAMAGE as err:
+            # The last chunk of a file that is cut off was told of when the file was opened.
+            if chunk.offset + chunk.size < self._size:
+                self._lose_chunk(chunk.offset, err)
+        found.sort(key=lambda stored: stored[0])
+        yield from found
+
+    def _read_loose(
+        self, loose: list[_Loose], wanted: Mapping[int, Connection]
+    ) -> Iterator[Stored]:
+        for entry in loose:
+            yield entry.time_ns, wanted[entry.channel], self._bytes(entry.offset, entry.size)
+
+    def _bytes(self, offset: int, size: int) -> bytes:
+        self._file.seek(offset)
+        return self._file.read(size)
+
+    def _content(self, offset: int, size: int) -> memoryview:
+        """Return the records in a chunk; those before the tear of one that is cut off."""
+        record = memoryview(self._bytes(offset, size))
+        _, _, wanted_size, crc, name_size = _CHUNK.unpack_from(record)
+        at = _CHUNK.size + name_size
+        compression = str(record[_CHUNK.size : at], 'utf-8')
+        (packed_size,) = struct.unpack_from('<Q', record, at)
+        packed = record[at + 8 : at + 8 + packed_size]
+        torn = len(packed) < packed_size
+        if wanted_size > _MAX_CHUNK_BYTES:
+            raise BagError(f'{wanted_size:,} bytes; expected at most {_MAX_CHUNK_BYTES:,}')
+        if compression == '':
+            content = packed
+        elif compression == 'zstd' and torn:
+            unpacker = zstandard.ZstdDecompressor().decompressobj()
+            content = memoryview(unpacker.decompress(packed))
+        elif compression == 'zstd':
+            if zstandard.frame_content_size(packed) > wanted_size:
+                raise BagError(f'more than the {wanted_size} bytes that are expected')
+            content = memoryview(zstandard.ZstdDecompressor().decompress(packed, wanted_size))
+        elif compression == 'lz4':
+            content = memoryview(lz4.frame.LZ4FrameDecompressor().decompress(packed))
+        else:
+            raise BagError(f'compression {compression!r}; expected none, zstd or lz4')
+        if not torn and len(content) != wanted_size:
+            raise BagError(f'{len(content)} bytes where {wanted_size} are expected')
+        if not torn and crc and zlib.crc32(content) != crc:
+            raise BagError('its checksum does not fit')
+        return content
+
+    def _lose_chunk(self, offset: int, err: Exception) -> None:
+        self._findings.lose(
+            f'the chunk at byte {offset} of {self.path.name} is damaged '
+            f'({str(err) or type(err).__name__}), and messages in it are lost'
+        )
+
+    def _read_summary(self) -> bool:
+        """Read the index at the end; False where there is none that has every message."""
+        if self._size < len(MCAP_MAGIC) + _FOOTER.size:
+            return False
+        end = self._size - _FOOTER.size
+        footer = self._bytes(end, _FOOTER.size)
+        opcode, _, start, _, crc, magic = _FOOTER.unpack(footer)
+        if opcode != Opcode.FOOTER or magic != MCAP_MAGIC or not 0 < start < end:
+            return False
+        summary = self._bytes(start, end - start)
+        # The checksum covers the footer up to itself.
+        if crc and zlib.crc32(footer[:25], zlib.crc32(summary)) != crc:
+            return False
+        statistics = None
+        try:
+            for opcode, body in _records(memoryview(summary)):
+                if opcode == Opcode.STATISTICS:
+                    statistics = _parse(Statistics.read, body)
+                elif opcode == Opcode.CHUNK_INDEX:
+                    self._index(_parse(ChunkIndex.read, body))
+                else:
+                    self._describe(opcode, body)
+        except _DAMAGE:
+            return False
+        return (
+            statistics is not None
+            and statistics.message_count == self._counts.total()
+            and self._counts.keys() <= self._channels.keys()
+            and all(chunk.offset + chunk.size <= start for chunk in self._chunks)
+            and all(
+                entry.schema_id in self._schemas or not entry.schema_id
+                for entry in self._channels.values()
+            )
+        )
+
+    def _index(self, entry: ChunkIndex) -> None:
+        # The indexes of a chunk follow it and each other: 15 bytes, and 16 for each message.
+        places = sorted(
+            (offset, channel) for channel, offset in entry.message_index_offsets.items()
+        )
+        end = entry.chunk_start_offset + entry.chunk_length + entry.message_index_length
+        ends = [offset for offset, _ in places[1:]] + [end]
+        for (offset, channel), next_offset in zip(places, ends, strict=False):
+            self._counts[channel] += (next_offset - offset - 15) // 16
+        if places:
+            self._chunks.append(
+                _Chunk(
+                    entry.chunk_start_offset + _RECORD.size,
+                    entry.chunk_length - _RECORD.size,
+                    entry.message_start_time,
+                    entry.message_end_time,
+                    frozenset(entry.message_index_offsets),
+                )
+            )
+
+    def _describe(self, opcode: int, body: memoryview) -> None:
+        if opcode == Opcode.SCHEMA:
+            schema = _parse(Schema.read, body)
+            self._schemas[schema.id] = schema
+        elif opcode == Opcode.CHANNEL:
+            channel = _parse(Channel.read, body)
+            self._channels[channel.id] = channel
+
+    def _scan(self) -> None:
+        """Walk over the records from the start as far as they are whole."""
+        at = len(MCAP_MAGIC)
+        while True:
+            head = self._bytes(at, _RECORD.size)
+            if not head:
+                self._findings.note(
+                    f'{self.path.name} was not closed (a recorder that was killed); all of it '
+                    'was read'
+                )
+                break
+            opcode, size = _RECORD.unpack(head) if len(head) == _RECORD.size else (0, 0)
+            begin, end = at + _RECORD.size, at + _RECORD.size + size
+            if opcode in (Opcode.DATA_END, Opcode.FOOTER):
+                break
+            # No record has opcode 0: a disk that lost power leaves zeros.
+            torn = opcode == 0 or end > self._size
+            if opcode == Opcode.CHUNK:
+                self._scan_chunk(begin, min(end, self._size) - begin, torn=torn)
+            if torn:
+                self._findings.lose(
+                    f'{self.path.name} is cut off: the record at byte {at} of {self._size} is not '
+                    'whole, and messages that it would have are lost. `mcap recover` writes what '
+                    'is left as a whole file.'
+                )
+                break
+            if opcode == Opcode.MESSAGE and size >= _MESSAGE.size:
+                channel, _, time_ns, _ = _MESSAGE.unpack(self._bytes(begin, _MESSAGE.size))
+                place = (begin + _MESSAGE.size, size - _MESSAGE.size)
+                self._loose.append(_Loose(time_ns, channel, *place))
+                self._counts[channel] += 1
+            elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
+                try:
+                    self._describe(opcode, memoryview(self._bytes(begin, size)))
+                except _DAMAGE as err:
+                    self._findings.lose(f'the record at byte {at} is damaged ({err})')
+            at = end
+        self._loose.sort(key=lambda entry: entry.time_ns)
+
+    def _scan_chunk(self, offset: int, size: int, *, torn: bool) -> None:
+        channels: Counter[int] = Counter()
+        times_ns: list[int] = []
+        try:
+            for opcode, body in _records(self._content(offset, size)):
+                if opcode == Opcode.MESSAGE:
+                    channel, _, time_ns, _ = _MESSAGE.unpack_from(body)
+                    channels[channel] += 1
+                    times_ns.append(time_ns)
+                else:
+                    self._describe(opcode, body)
+        except _DAMAGE as err:
+            if not torn:
+                self._lose_chunk(offset, err)
+        if times_ns:
+            ids = frozenset(channels)
+            self._chunks.append(_Chunk(offset, size, min(times_ns), max(times_ns), ids))
+            self._counts.update(channels)
+
+    def _connect(self) -> None:
+        for channel in self._channels.values():
+            schema = self._schemas.get(channel.schema_id)
+            schema_encoding = schema.encoding if schema else ''
+            # A channel that names no encoding has that of its schema.
+            encoding = channel.message_encoding or {
+                'ros1msg': 'ros1',
+                'ros2msg': 'cdr',
+                'ros2idl': 'cdr',
+            }.get(schema_encoding, '')
+            self.connections.append(
+                Connection(
+                    channel.id,
+                    channel.topic,
+                    ros_type(schema.name) if schema else '',
+                    encoding,
+                    schema_encoding,
+                    schema.data.decode('utf-8', 'replace') if schema else '',
+                    self._counts[channel.id],
+                    recorded_qos(channel.metadata.get('offered_qos_profiles')),
+                )
+            )
+        if nameless := sum(self._counts[id_] for id_ in self._counts.keys() - self._channels):
+            self._findings.lose(f'{nameless} messages of {self.path.name} have no channel')
+        times = [(chunk.start_ns, chunk.end_ns) for chunk in self._chunks]
+        times += [(entry.time_ns, entry.time_ns) for entry in self._loose]
+        self.start_ns = min((start for start, _ in times), default=None)
+        self.end_ns = max((end for _, end in times), default=None)
+
+
+def _parse(read: Callable[[ReadDataStream], _R], body: memoryview) -> _R:
+    return read(ReadDataStream(BytesIO(body)))
+
+
+def _records(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Yield opcode and body of each record.
+
+    Raises:
+        BagError: the last one is not whole.
+    """
+    at = 0
+    while at < len(data):
+        if at + _RECORD.size > len(data):
+            raise BagError('it ends in the middle of a record')
+        opcode, size = _RECORD.unpack_from(data, at)
+        at += _RECORD.size
+        if at + size > len(data):
+            raise BagError('it ends in the middle of a record')
+        yield opcode, data[at : at + size]
+        at += size

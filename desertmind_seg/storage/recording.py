@@ -1,0 +1,251 @@
+"""Which files a recording has, and what metadata.yaml adds to them.
+
+The files decide: every message in them counts. metadata.yaml is read for their order, for the QoS
+to play with and for custom data; where it promises something else, the findings say so.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+import re
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import zstandard
+
+from desertmind_seg.storage.connection import BagError, Findings, OfferedQos, StorageFile
+from desertmind_seg.storage.mcap_file import MCAP_MAGIC, McapFile
+from desertmind_seg.storage.qos import load_yaml, recorded_qos
+from desertmind_seg.storage.ros1_file import ROS1_MAGIC, Ros1File
+from desertmind_seg.storage.sqlite_file import SQLITE_MAGIC, SqliteFile
+
+METADATA = 'metadata.yaml'
+ZSTD_MAGIC = b'\x28\xb5\x2f\xfd'
+_FORMATS = ((MCAP_MAGIC, McapFile), (SQLITE_MAGIC, SqliteFile), (ROS1_MAGIC, Ros1File))
+_PACKED = ('.zstd', '.zst')
+_SUFFIXES = ('.mcap', '.db3', '.bag')
+# A metadata.yaml of 100 splits with 100 topics has 2 MB.
+_MAX_METADATA_BYTES = 64 * 2**20
+# So many names, topics or files, are told in one sentence.
+_MAX_NAMES = 8
+
+
+@dataclass
+class Recording:
+    """What was opened.
+
+    Attributes:
+        files: in the order of the recording.
+        qos: topic -> what metadata.yaml says its publishers offered.
+        custom_data: of metadata.yaml.
+    """
+
+    files: list[StorageFile] = field(default_factory=list)
+    qos: dict[str, OfferedQos] = field(default_factory=dict)
+    custom_data: dict[str, str] = field(default_factory=dict)
+
+
+def open_recording(path: Path, stack: ExitStack, findings: Findings) -> Recording:
+    """Open a rosbag2 folder, or a file of any format; `stack` closes what was opened.
+
+    Raises:
+        FileNotFoundError: there is nothing at `path`.
+        BagError: none of it can be read.
+    """
+    if path.is_file():
+        return Recording([_open_file(path, stack, findings)])
+    if not path.exists():
+        raise FileNotFoundError(
+            f'Bag {str(path)!r} does not exist; expected a rosbag2 folder, a .mcap or .db3 file, '
+            'or a ROS 1 .bag file.'
+        )
+    if not path.is_dir():
+        raise BagError('it is neither a folder nor a regular file.')
+    metadata = _read_metadata(path, findings)
+    recording = Recording()
+    refused: list[str] = []
+    for file in _files(path, metadata, findings):
+        try:
+            recording.files.append(_open_file(file, stack, findings))
+        except BagError as err:
+            refused.append(str(err))
+    if not recording.files:
+        raise BagError(' '.join(refused))
+    for text in refused:
+        findings.lose(text)
+    if metadata is not None:
+        _take_over(metadata, recording, findings)
+    return recording
+
+
+def _open_file(path: Path, stack: ExitStack, findings: Findings) -> StorageFile:
+    """Open a file by what it begins with, whatever its name."""
+    try:
+        with path.open('rb') as stream:
+            head = stream.read(16)
+    except OSError as err:
+        raise BagError(f'{path.name} cannot be opened: {err.strerror}.') from err
+    if not head:
+        raise BagError(
+            f'{path.name} is empty (0 bytes): nothing was recorded, or it was not copied whole.'
+        )
+    if head.startswith(ZSTD_MAGIC):
+        return _open_file(_unpacked(path, stack), stack, findings)
+    for magic, opener in _FORMATS:
+        if head.startswith(magic):
+            file: StorageFile = opener(path, findings)
+            stack.callback(file.close)
+            return file
+    raise BagError(
+        f'{path.name} is no file of a bag: it begins with the bytes {head[:8].hex(" ")}; expected '
+        'MCAP, sqlite3 (rosbag2) or a ROS 1 bag.'
+    )
+
+
+def _unpacked(path: Path, stack: ExitStack) -> Path:
+    folder = Path(stack.enter_context(TemporaryDirectory(prefix='desertmind-bag-')))
+    name = path.name.removesuffix(path.suffix) if path.suffix in _PACKED else path.name
+    try:
+        with path.open('rb') as source, (folder / name).open('wb') as target:
+            zstandard.ZstdDecompressor().copy_stream(source, target)
+    except zstandard.ZstdError as err:
+        raise BagError(
+            f'{path.name} does not decompress ({err}); `zstd --test {path.name}` says whether it '
+            'is whole.'
+        ) from err
+    return folder / name
+
+
+def _read_metadata(folder: Path, findings: Findings) -> dict[str, Any] | None:
+    """Return what metadata.yaml says; None where there is none that can be read."""
+    file = folder / METADATA
+    if not file.is_file():
+        return None
+    try:
+        if file.stat().st_size > _MAX_METADATA_BYTES:
+            raise ValueError(f'it has {file.stat().st_size:,} bytes')
+        document = load_yaml(file.read_text(encoding='utf-8-sig'))
+        information = document['rosbag2_bagfile_information']
+        if not isinstance(information, dict):
+            raise TypeError('rosbag2_bagfile_information is no mapping')
+    except (OSError, KeyError, TypeError, ValueError) as err:
+        detail = ' '.join(str(err).split())
+        findings.note(f'{METADATA} cannot be read ({detail})')
+        return None
+    return information
+
+
+def _files(folder: Path, metadata: dict[str, Any] | None, findings: Findings) -> list[Path]:
+    """Return the files to read, in order."""
+    there = sorted(
+        (entry for entry in folder.iterdir() if entry.is_file() and _is_storage(entry)),
+        key=lambda entry: _natural(entry.name),
+    )
+    # Of a file and its compressed copy the first.
+    names = {entry.name for entry in there}
+    there = [
+        entry
+        for entry in there
+        if entry.suffix not in _PACKED or entry.name.removesuffix(entry.suffix) not in names
+    ]
+    if not there:
+        inside = sorted(entry.parent.name for entry in folder.glob(f'*/{METADATA}'))
+        raise BagError(
+            f'the folder holds no file of a bag; expected a rosbag2 folder, which has {METADATA} '
+            'and .mcap or .db3 files.'
+            + (f' Bags in it: {_names(inside)}; pass one of them.' if inside else '')
+        )
+    if metadata is None:
+        return _splits(there, findings)
+    listed = metadata.get('relative_file_paths')
+    entries = listed if isinstance(listed, list) else []
+    wanted = [PurePath(entry).name for entry in entries if isinstance(entry, str)]
+    missing = [name for name in wanted if not (folder / name).is_file()]
+    found = [folder / name for name in dict.fromkeys(wanted) if name not in missing]
+    others = [entry for entry in there if entry not in found]
+    if found and not missing:
+        if others:
+            findings.note(
+                f'{_names([entry.name for entry in others])} is not listed in {METADATA} and was '
+                'not read'
+            )
+        return found
+    # A recording that was renamed: what is there instead.
+    if missing and len(others) < len(missing):
+        findings.lose(f'{_names(missing)} is listed in {METADATA} and is not in the folder')
+    elif others:
+        findings.note(
+            f'{METADATA} lists {_names(wanted) or "no file"}; {_names([e.name for e in there])} '
+            'was read'
+        )
+    return sorted([*found, *others], key=lambda entry: _natural(entry.name))
+
+
+def _splits(there: Sequence[Path], findings: Findings) -> list[Path]:
+    """Return the splits of one recording, which rosbag2 numbers: NAME_0.mcap, NAME_1.mcap."""
+    stems = {re.sub(r'_\d+$', '', entry.name.partition('.')[0]) for entry in there}
+    names = _names([entry.name for entry in there], most=len(there))
+    if len(stems) > 1:
+        raise BagError(
+            f'the folder has several recordings and no {METADATA} to choose by: pass one of '
+            f'{names}.'
+        )
+    findings.note(f'{names} was read without {METADATA}')
+    return list(there)
+
+
+def _is_storage(path: Path) -> bool:
+    name = path.name.removesuffix(path.suffix) if path.suffix in _PACKED else path.name
+    return PurePath(name).suffix in _SUFFIXES and not name.startswith('.')
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Order drive_10 after drive_9."""
+    return [
+        (int(part), '') if part.isdecimal() else (0, part) for part in re.split(r'(\d+)', name)
+    ]
+
+
+def _names(names: Sequence[str], most: int = _MAX_NAMES) -> str:
+    rest = f' and {len(names) - most} more' if len(names) > most else ''
+    return ', '.join(names[:most]) + rest
+
+
+def _take_over(metadata: dict[str, Any], recording: Recording, findings: Findings) -> None:
+    """Take what the files do not have from metadata.yaml, and compare what they do."""
+    custom = metadata.get('custom_data')
+    if isinstance(custom, dict):
+        recording.custom_data = {
+            key: value
+            for key, value in custom.items()
+            if isinstance(key, str) and isinstance(value, str)
+        }
+    counts: Counter[str] = Counter()
+    for file in recording.files:
+        for connection in file.connections:
+            counts[connection.topic] += connection.count
+    promised: Counter[str] = Counter()
+    topics = metadata.get('topics_with_message_count')
+    for entry in topics if isinstance(topics, list) else []:
+        topic = entry.get('topic_metadata') if isinstance(entry, dict) else None
+        if not isinstance(topic, dict) or not isinstance(topic.get('name'), str):
+            continue
+        name = topic['name']
+        count = entry.get('message_count')
+        promised[name] += count if isinstance(count, int) else 0
+        if (qos := recorded_qos(topic.get('offered_qos_profiles'))) is not None:
+            recording.qos[name] = qos
+    differing = [
+        f'{promised[name]} of {name} ({counts[name]} are there)'
+        for name in promised
+        if promised[name] != counts[name]
+    ]
+    if differing:
+        findings.note(
+            f'{METADATA} promises another number of messages: {_names(differing)}. All that are '
+            'in the files count'
+        )

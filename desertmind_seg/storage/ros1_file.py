@@ -1,0 +1,124 @@
+"""ROS 1 bags, by the index that rosbag writes when it closes them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from heapq import merge
+from pathlib import Path
+import struct
+
+from rosbags.interfaces import ConnectionExtRosbag1
+from rosbags.rosbag1 import Reader, ReaderError
+
+from desertmind_seg.storage.connection import BagError, Connection, Findings, OfferedQos, Stored
+
+ROS1_MAGIC = b'#ROSBAG V'
+# What rosbags lets through when the bytes of a bag are not what its format promises.
+_DAMAGE = (
+    ReaderError,
+    struct.error,
+    AssertionError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+class Ros1File:
+    """A ROS 1 bag, below rosbags' AnyReader, which parses every definition.
+
+    Raises:
+        BagError: it has no index, or a damaged one.
+    """
+
+    def __init__(self, path: Path, findings: Findings) -> None:
+        self.path = path
+        self._findings = findings
+        self._reader = Reader(path)
+        try:
+            self._reader.open()
+        except _DAMAGE as err:
+            detail = (str(err) or type(err).__name__).rstrip('.')
+            if 'not supported' in detail:
+                raise BagError(f'{path.name} is a ROS 1 bag: {detail}.') from err
+            raise BagError(
+                f'{path.name} is a ROS 1 bag without a whole index ({detail}): the recorder was '
+                f'killed, or the file cut off. `rosbag reindex {path.name}` mends it.'
+            ) from err
+        self.connections = [
+            Connection(
+                entry.id,
+                entry.topic,
+                entry.msgtype,
+                'ros1',
+                'ros1msg',
+                entry.msgdef.data,
+                entry.msgcount,
+                # ROS 1 is TCP, and its latched topics are what transient local is in ROS 2.
+                OfferedQos(
+                    True,
+                    isinstance(entry.ext, ConnectionExtRosbag1) and bool(entry.ext.latching),
+                    10,
+                ),
+            )
+            for entry in self._reader.connections
+        ]
+        filled = any(entry.count for entry in self.connections)
+        self.start_ns = self._reader.start_time if filled else None
+        self.end_ns = self._reader.end_time - 1 if filled else None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._reader.close()
+
+    def messages(
+        self, ids: Collection[int], start_ns: int | None, stop_ns: int | None
+    ) -> Iterator[Stored]:
+        """Yield messages of these connections in log-time order, from start to before stop."""
+        by_id = {entry.id: entry for entry in self.connections}
+        wanted = [entry for entry in self._reader.connections if entry.id in ids]
+        if not wanted:
+            return
+        start: int | None = start_ns
+        while True:
+            last_ns = start
+            try:
+                for entry, time_ns, data in self._reader.messages(wanted, start, stop_ns):
+                    yield time_ns, by_id[entry.id], data
+                    last_ns = time_ns + 1
+            except _DAMAGE as err:
+                start = self._after_damage([entry.id for entry in wanted], last_ns, err)
+                if start is not None:
+                    continue
+            return
+
+    def _after_damage(self, ids: list[int], at_ns: int | None, err: Exception) -> int | None:
+        """Return the first log time after those of a damaged chunk, None at the end.
+
+        Messages of the damaged chunk are lost, and those of the same instant before it.
+        """
+        rest = [
+            entry
+            for entry in merge(*(self._reader.indexes[id_] for id_ in ids))
+            if at_ns is None or entry.time >= at_ns
+        ]
+        if not rest:
+            return None
+        bad = rest[0]
+        self._findings.lose(
+            f'the chunk at byte {bad.chunk_pos} of {self.path.name} is damaged '
+            f'({str(err) or type(err).__name__}), and messages in it are lost'
+        )
+        return next(
+            (
+                entry.time
+                for entry in rest
+                if entry.chunk_pos != bad.chunk_pos and entry.time > bad.time
+            ),
+            None,
+        )

@@ -1,0 +1,162 @@
+"""rosbag2's sqlite3 files, of every schema since ROS 2 Dashing; never changed, not even opened so.
+
+Read by Python's own sqlite3: rosbags' reader puts the path into a URI as it is, ignores what is
+still in the write-ahead log, and knows two encodings of definitions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, closing
+import os
+from pathlib import Path
+import shutil
+import sqlite3
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import quote
+
+from desertmind_seg.storage.connection import BagError, Connection, Findings, Stored, ros_type
+from desertmind_seg.storage.qos import recorded_qos
+
+SQLITE_MAGIC = b'SQLite format 3\0'
+# What a recorder that was killed leaves beside its file: messages that are not in it yet, or those
+# that a broken-off transaction had overwritten.
+_LOGS = ('-wal', '-journal')
+
+
+class SqliteFile:
+    """A sqlite3 file, read-only. What its write-ahead log holds is part of it.
+
+    Raises:
+        BagError: it is damaged, or no file of rosbag2.
+    """
+
+    def __init__(self, path: Path, findings: Findings) -> None:
+        self.path = path
+        self._findings = findings
+        self._stack = ExitStack()
+        try:
+            self._database = self._stack.enter_context(closing(_open(path, self._stack, findings)))
+            self.connections = self._read_connections()
+        except (sqlite3.Error, LookupError, TypeError, ValueError) as err:
+            self._stack.close()
+            raise BagError(
+                f'{path.name} is damaged ({err}). `sqlite3 {path.name} .recover | sqlite3 '
+                'mended.db3` saves what can be read.'
+            ) from err
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stack.close()
+
+    def _read_connections(self) -> list[Connection]:
+        tables = {name for (name,) in self._database.execute('SELECT name FROM sqlite_master')}
+        if not {'topics', 'messages'} <= tables:
+            raise BagError(
+                f'{self.path.name} is no file of rosbag2: it has the tables '
+                f'{", ".join(sorted(tables)) or "(none)"}; expected topics and messages.'
+            )
+        rows = self._database.execute(
+            'SELECT topic_id, COUNT(*), MIN(timestamp), MAX(timestamp) FROM messages '
+            'GROUP BY topic_id'
+        ).fetchall()
+        counts = {topic_id: count for topic_id, count, _, _ in rows}
+        self.start_ns = min((int(first) for _, _, first, _ in rows), default=None)
+        self.end_ns = max((int(last) for _, _, _, last in rows), default=None)
+        definitions: dict[str, tuple[str, str]] = {}
+        if 'message_definitions' in tables:
+            for row in self._rows('message_definitions'):
+                text = row.get('encoded_message_definition')
+                definitions[_text(row.get('topic_type'))] = (
+                    _text(row.get('encoding')),
+                    _text(text),
+                )
+        connections = []
+        for row in self._rows('topics'):
+            type_name = _text(row.get('type'))
+            schema_encoding, definition = definitions.get(type_name, ('', ''))
+            connections.append(
+                Connection(
+                    row['id'],
+                    _text(row.get('name')),
+                    ros_type(type_name),
+                    _text(row.get('serialization_format')) or 'cdr',
+                    schema_encoding,
+                    definition,
+                    counts.pop(row['id'], 0),
+                    recorded_qos(row.get('offered_qos_profiles')),
+                )
+            )
+        if counts:
+            self._findings.lose(
+                f'{sum(counts.values())} messages of {self.path.name} belong to no topic'
+            )
+        return connections
+
+    def _rows(self, table: str) -> Iterator[dict[str, Any]]:
+        cursor = self._database.execute(f'SELECT * FROM {table}')
+        names = [column[0] for column in cursor.description]
+        for row in cursor:
+            yield dict(zip(names, row, strict=True))
+
+    def messages(
+        self, ids: Collection[int], start_ns: int | None, stop_ns: int | None
+    ) -> Iterator[Stored]:
+        """Yield messages of these connections in log-time order, from start to before stop."""
+        wanted = {entry.id: entry for entry in self.connections if entry.id in ids}
+        query = (
+            'SELECT topic_id, timestamp, data FROM messages '
+            f'WHERE topic_id IN ({",".join("?" * len(wanted))}) AND timestamp >= ? '
+            'AND timestamp < ? ORDER BY timestamp, rowid'
+        )
+        times = (
+            -(2**63) if start_ns is None else start_ns,
+            2**63 - 1 if stop_ns is None else stop_ns,
+        )
+        time_ns = None
+        try:
+            for topic_id, time_ns, data in self._database.execute(query, (*wanted, *times)):
+                yield (
+                    time_ns,
+                    wanted[topic_id],
+                    data if isinstance(data, bytes) else _text(data).encode(),
+                )
+        except sqlite3.Error as err:
+            self._findings.lose(
+                f'{self.path.name} is damaged ({err}): what follows log time {time_ns} ns is lost'
+            )
+
+
+def _open(path: Path, stack: ExitStack, findings: Findings) -> sqlite3.Connection:
+    logs = [Path(f'{path}{suffix}') for suffix in _LOGS]
+    logs = [log for log in logs if log.is_file() and log.stat().st_size]
+    if logs:
+        # To read a log, sqlite writes beside it: a copy, for the recording stays as it is.
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix='desertmind-bag-')))
+        needed = sum(each.stat().st_size for each in (path, *logs))
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise BagError(
+                f'{logs[0].name} has messages that are not in {path.name} yet (the recorder was '
+                f'killed). To read both takes a copy of {needed:,} bytes, and {folder.parent} has '
+                f'{free:,}: set TMPDIR to a folder with more space.'
+            )
+        for each in (path, *logs):
+            shutil.copyfile(each, folder / f'copy{each.name.removeprefix(path.name)}')
+        location = f'file:{quote(os.fsencode(folder / "copy"))}'
+        findings.note(f'{logs[0].name} (of a recorder that was killed) was read with {path.name}')
+    else:
+        # Nothing is locked and nothing written: the folder may be read-only.
+        location = f'file:{quote(os.fsencode(path.absolute()))}?immutable=1'
+    # Training reads a bag in the process and thread that opened it, or after a fork in another.
+    database = sqlite3.connect(location, uri=True, check_same_thread=False)
+    database.text_factory = lambda data: data.decode('utf-8', 'replace')
+    return database
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ''

@@ -1,0 +1,96 @@
+"""Start one segmentation node a camera, from a YAML list.
+
+ros2 launch desertmind_seg multi_camera.launch.py cameras:=/path/to/cameras.yaml
+
+config/cameras.yaml is a sample: each entry has arguments of seg.launch.py. Arguments given to this
+file go to every camera whose entry has not its own. A node that fails does not end the others;
+`ros2 launch` returns 1 in the end.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import (
+    DeclareLaunchArgument,
+    GroupAction,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+)
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+import yaml
+
+LAUNCH = Path(__file__).resolve().parent
+
+
+def read_cameras(path: Path, known: set[str]) -> list[dict[str, str]]:
+    """Read the launch arguments of each camera; refuse what would start something else.
+
+    Args:
+        path: YAML file with a list of mappings.
+        known: names of the arguments of seg.launch.py.
+    """
+    try:
+        cameras = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
+        reason = ' '.join(str(getattr(err, 'strerror', None) or err).split())
+        raise RuntimeError(f'cameras:={path} cannot be read: {reason}') from err
+    if not isinstance(cameras, list) or not cameras:
+        raise RuntimeError(
+            f'cameras:={path} is not a list; write it as config/cameras.yaml of desertmind_seg is '
+            'written, an entry a camera'
+        )
+    places: set[tuple[str, str]] = set()
+    for number, camera in enumerate(cameras, 1):
+        entry = f'entry {number} of cameras:={path}'
+        if not isinstance(camera, dict) or 'image' not in camera:
+            raise RuntimeError(f'{entry} has no image; give the topic of its camera')
+        unknown = ', '.join(sorted(set(map(str, camera)) - known))
+        if unknown:
+            raise RuntimeError(
+                f'{entry} has {unknown}, which is not an argument of seg.launch.py; those are '
+                f'{", ".join(sorted(known))}'
+            )
+        place = (
+            str(camera.get('namespace', '')).strip('/'),
+            str(camera.get('name', 'segmentation')),
+        )
+        if place in places:
+            raise RuntimeError(
+                f'{entry} has namespace {place[0]!r} and name {place[1]!r} of another entry, so '
+                'that both would publish the same topics; give each camera a namespace of its own'
+            )
+        places.add(place)
+    return [{key: as_text(value) for key, value in camera.items()} for camera in cameras]
+
+
+def as_text(value: Any) -> str:
+    """Write a YAML value as a launch argument."""
+    return '' if value is None else str(value)
+
+
+def start_nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """Include seg.launch.py once a camera, with the values of the launch arguments known."""
+    source = PythonLaunchDescriptionSource(str(LAUNCH / 'seg.launch.py'))
+    arguments = source.get_launch_description(context).get_launch_arguments()
+    path = Path(LaunchConfiguration('cameras').perform(context)).expanduser()
+    # In a group of its own each, or the arguments of one camera would be the next one's too.
+    return [
+        GroupAction([IncludeLaunchDescription(source, launch_arguments=camera.items())])
+        for camera in read_cameras(path, {argument.name for argument in arguments})
+    ]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Declare the argument and start the nodes."""
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument(
+                'cameras',
+                description='YAML list with arguments of seg.launch.py, an entry a camera. '
+                'Arguments of seg.launch.py that are given here go to every camera.',
+            ),
+            OpaqueFunction(function=start_nodes),
+        ]
+    )

@@ -1,0 +1,80 @@
+"""Ctrl-C at any moment, once and twice: every command ends quietly, with 130 or 0."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+import os
+from pathlib import Path
+import random
+import signal
+import subprocess
+import sys
+
+import cv2
+from node_process import ROOT, node_arguments
+import numpy as np
+import pytest
+
+# What ends while Python itself begins, before the first line of ours, ends by the signal.
+QUIET = (0, 130, -signal.SIGINT)
+
+
+def run_until(
+    command: list[str], after_sec: float, again_sec: float | None, environment: dict[str, str]
+) -> tuple[int, str]:
+    """Start a command, send SIGINT after a while, perhaps once more; returns status and stderr."""
+    process = subprocess.Popen(
+        [sys.executable, '-m', *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    for wait_sec in (after_sec, again_sec):
+        if wait_sec is not None:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(wait_sec)
+            process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+@pytest.mark.parametrize('name', ['segmentation_node', 'segment', 'nav2_config'])
+def test_ctrl_c_at_random_times_ends_quietly(name: str, tiny_bundle: Path, tmp_path: Path) -> None:
+    images = tmp_path / 'images'
+    images.mkdir()
+    for index in range(20):
+        cv2.imwrite(str(images / f'{index}.png'), np.zeros((480, 640, 3), np.uint8))
+    bundle, out = str(tiny_bundle), str(tmp_path / 'out')
+    arguments = {
+        'segmentation_node': node_arguments({'autostart': 'true', 'model.bundle': bundle}),
+        'segment': [str(images), '--bundle', bundle, '--out', out],
+        'nav2_config': ['--bundle', bundle],
+    }[name]
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    generator = random.Random(name)
+    # Imports and configuring take 0.9 s, on a machine with nothing else to do.
+    for index in range(8):
+        after_sec = generator.uniform(0.0, 1.5)
+        again_sec = generator.uniform(0.0, 0.1) if index % 2 else None
+        status, errors = run_until(
+            [f'desertmind_seg.{name}', *arguments], after_sec, again_sec, environment
+        )
+        when = f'{name} after {after_sec:.3f} s, again {again_sec}: {status}\n{errors}'
+        # Python's own start, before the first line of ours, is not ours to keep quiet.
+        if 'Traceback' not in errors or str(ROOT) in errors:
+            assert 'Traceback' not in errors, when
+            assert status in QUIET, when
+
+
+@pytest.mark.parametrize('arguments', [['--help'], ['--ros-args', '--help'], ['-h', '-r', 'a:=b']])
+def test_help_of_the_node(arguments: list[str]) -> None:
+    run = subprocess.run(
+        [sys.executable, '-m', 'desertmind_seg.segmentation_node', *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert 'ros2 launch desertmind_seg seg.launch.py' in run.stdout
+    assert run.stderr == ''

@@ -1,0 +1,700 @@
+"""Bags as people have them: whatever lies beside the camera, its three frames are there.
+
+Each entry of the tables is a kind of bag that somebody had, written by the libraries that write
+such bags: the frames that come out of it, and what is said of it.
+"""
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+import logging
+from pathlib import Path
+import shutil
+import sqlite3
+from typing import Any
+
+from mcap.writer import CompressionType, IndexType
+from mcap.writer import Writer as McapWriter
+import numpy as np
+import pytest
+from rosbags.rosbag1 import Writer as Rosbag1Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+from tiny_bag import offered_qos
+import yaml
+import zstandard
+
+from desertmind_seg.evaluation.frames import RecordedFrames
+from desertmind_seg.messages.bags import Bag, BagError
+
+TOPIC = '/camera/image_raw'
+IMAGE = 'sensor_msgs/msg/Image'
+START_NS = 1_700_000_000_000_000_000
+STEP_NS = 100_000_000
+FRAMES = 3
+STORE = get_typestore(Stores.ROS2_KILTED)
+STORE1 = get_typestore(Stores.ROS1_NOETIC)
+DEFINITION = STORE.generate_msgdef(IMAGE, ros_version=2)[0]
+RULE = '=' * 80 + '\n'
+IDL_WITH_INCLUDES = (
+    f'{RULE}IDL: sensor_msgs/msg/Image\n#include "std_msgs/msg/Header.idl"\n'
+    'module sensor_msgs { module msg { struct Image {\n'
+    '  std_msgs::msg::Header header; @verbatim (language="comment", text="rows") uint32 height;\n'
+    '  uint32 width; string encoding; uint8 is_bigendian; uint32 step; sequence<uint8> data;\n'
+    '}; }; };\n'
+)
+
+
+def image(index: int, store: Any = STORE) -> Any:
+    types = store.types
+    stamp = types['builtin_interfaces/msg/Time'](*divmod(time_ns(index), 10**9))
+    extra = {'seq': index} if store is STORE1 else {}
+    pixels = np.full((64, 96, 3), 40 * index, np.uint8)
+    return types[IMAGE](
+        header=types['std_msgs/msg/Header'](stamp=stamp, frame_id='camera', **extra),
+        height=64,
+        width=96,
+        encoding='rgb8',
+        is_bigendian=0,
+        step=288,
+        data=pixels.reshape(-1),
+    )
+
+
+def cdr(index: int) -> bytes:
+    return bytes(STORE.serialize_cdr(image(index), IMAGE))
+
+
+def ros1(index: int) -> bytes:
+    return bytes(STORE1.serialize_ros1(image(index, STORE1), IMAGE))
+
+
+def time_ns(index: int) -> int:
+    return START_NS + index * STEP_NS
+
+
+@dataclass
+class Beside:
+    """Another channel: its schema, and one message."""
+
+    topic: str
+    schema: tuple[str, str, bytes] | None  # name, encoding, data
+    encoding: str
+    data: bytes = b'\0\1\0\0' + bytes(8)
+
+
+def write_mcap(
+    path: Path,
+    *beside: Beside,
+    schema: tuple[str, str, bytes] = (IMAGE, 'ros2msg', DEFINITION.encode()),
+    encoding: str = 'cdr',
+    payload: Callable[[int], bytes] = cdr,
+    order: tuple[int, ...] = (0, 1, 2),
+    profile: str = 'ros2',
+    **options: Any,
+) -> Path:
+    """Write the frames after one message of each other channel, by Foxglove's writer."""
+    with path.open('wb') as stream:
+        writer = McapWriter(stream, **options)
+        writer.start(profile)
+        for other in beside:
+            id_ = 0 if other.schema is None else writer.register_schema(*other.schema)
+            channel = writer.register_channel(other.topic, other.encoding, id_)
+            writer.add_message(channel, START_NS, other.data, START_NS)
+        channel = writer.register_channel(TOPIC, encoding, writer.register_schema(*schema))
+        for index in order:
+            writer.add_message(channel, time_ns(index), payload(index), time_ns(index))
+        writer.finish()
+    return path
+
+
+def write_bag(
+    path: Path,
+    storage: str = 'mcap',
+    version: int = 8,
+    compression: CompressionMode = CompressionMode.NONE,
+) -> Path:
+    """Write the frames as a rosbag2 folder."""
+    plugin = StoragePlugin.MCAP if storage == 'mcap' else StoragePlugin.SQLITE3
+    writer = Writer(path, version=version, storage_plugin=plugin)
+    if compression != CompressionMode.NONE:
+        writer.set_compression(compression, CompressionFormat.ZSTD)
+    with writer:
+        qos = [offered_qos(reliable=False, transient_local=False)]
+        connection = writer.add_connection(TOPIC, IMAGE, typestore=STORE, offered_qos_profiles=qos)
+        for index in range(FRAMES):
+            writer.write(connection, time_ns(index), cdr(index))
+    return path
+
+
+def write_ros1(
+    path: Path, definition: str | None = None, md5: str | None = None, name: str = IMAGE
+) -> Path:
+    with Rosbag1Writer(path) as writer:
+        own, digest = STORE1.generate_msgdef(IMAGE)
+        camera = writer.add_connection(
+            TOPIC, IMAGE, msgdef=own if definition is None else definition, md5sum=md5 or digest
+        )
+        lidar = writer.add_connection(
+            '/lidar', 'rslidar_msgs/msg/rslidarScan', msgdef=' ', md5sum='0' * 32
+        )
+        for index in range(FRAMES):
+            writer.write(camera, time_ns(index), ros1(index))
+            writer.write(lidar, time_ns(index), bytes(7))
+    return path
+
+
+def edited(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """Change metadata.yaml."""
+    file = folder / 'metadata.yaml'
+    document = yaml.safe_load(file.read_text())
+    change(document['rosbag2_bagfile_information'])
+    file.write_text(yaml.safe_dump(document))
+    return folder
+
+
+def database(folder: Path, *statements: str) -> Path:
+    """Change the sqlite3 file of a folder."""
+    (file,) = folder.glob('*.db3')
+    with closing(sqlite3.connect(file)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+    return folder
+
+
+def write_wal(folder: Path, suffixes: tuple[str, ...] = ('', '-wal')) -> Path:
+    """Record with a write-ahead log and be killed: two of three messages are only there."""
+    source = write_bag(folder.parent / 'whole', 'sqlite3')
+    (file,) = source.glob('*.db3')
+    folder.mkdir()
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute('PRAGMA journal_mode=WAL')
+        connection.execute('PRAGMA wal_autocheckpoint=0')
+        rows = connection.execute('SELECT * FROM messages WHERE id > 1').fetchall()
+        connection.execute('DELETE FROM messages WHERE id > 1')
+        connection.execute('PRAGMA wal_checkpoint(TRUNCATE)')
+        connection.executemany('INSERT INTO messages VALUES (?, ?, ?, ?)', rows)
+        for suffix in suffixes:
+            shutil.copyfile(f'{file}{suffix}', folder / f'crash.db3{suffix}')
+    return folder
+
+
+def cut(path: Path, keep: Callable[[bytes], int]) -> Path:
+    data = path.read_bytes()
+    path.write_bytes(data[: keep(data)])
+    return path
+
+
+def packed(path: Path, suffix: str, data: bytes | None = None) -> Path:
+    """Compress a file, which goes."""
+    target = path.with_name(path.name + suffix)
+    target.write_bytes(zstandard.compress(path.read_bytes() if data is None else data))
+    path.unlink()
+    return target
+
+
+def splits(folder: Path, *names: str) -> Path:
+    """Write a file for each frame, in a folder without metadata.yaml."""
+    folder.mkdir(parents=True)
+    for index, name in enumerate(names):
+        write_mcap(folder / name, order=(index,))
+    return folder
+
+
+Kind = tuple[Callable[[Path], Path], str]
+# What makes three frames, and what is said then (a pattern; '' for nothing).
+WHOLE: dict[str, Kind] = {
+    # Beside the camera.
+    'idl with include': (
+        lambda at: write_mcap(
+            at / 'a.mcap',
+            Beside('/steer', ('my/msg/S', 'ros2idl', b'#include "x.idl"\nmodule {'), 'cdr'),
+        ),
+        '',
+    ),
+    'service event': (
+        lambda at: write_mcap(
+            at / 'a.mcap',
+            Beside('/e', ('a/srv/B_Event', 'ros2msg', b'int64 a\n---\nint64 b'), 'cdr'),
+        ),
+        '',
+    ),
+    'json': (
+        lambda at: write_mcap(
+            at / 'a.mcap', Beside('/j', ('foxglove.Log', 'jsonschema', b'{}'), 'json', b'{}')
+        ),
+        '',
+    ),
+    'protobuf': (
+        lambda at: write_mcap(
+            at / 'a.mcap', Beside('/p', ('pkg.M', 'protobuf', b'\xff\xfe\x80'), 'protobuf', b'')
+        ),
+        '',
+    ),
+    'flatbuffer and no schema': (
+        lambda at: write_mcap(
+            at / 'a.mcap',
+            Beside('/f', ('M', 'flatbuffer', b'\xff'), 'flatbuffer', b'\1'),
+            Beside('/n', None, '', b'\1'),
+        ),
+        '',
+    ),
+    'encoding unknown': (
+        lambda at: database(
+            write_bag(at / 'a', 'sqlite3'),
+            "INSERT INTO topics VALUES (7, '/arm', 'my/msg/Arm', 'cdr', '', '')",
+            "INSERT INTO message_definitions VALUES (7, 'my/msg/Arm', 'unknown', '', '')",
+            f"INSERT INTO messages VALUES (70, 7, {START_NS}, x'00010000')",
+        ),
+        '',
+    ),
+    'ros1 empty definition beside': (lambda at: write_ros1(at / 'a.bag'), ''),
+    # The camera's own definition.
+    'own idl with includes': (
+        lambda at: write_mcap(
+            at / 'a.mcap', schema=(IMAGE, 'ros2idl', IDL_WITH_INCLUDES.encode())
+        ),
+        '',
+    ),
+    'own empty': (lambda at: write_mcap(at / 'a.mcap', schema=(IMAGE, '', b'')), ''),
+    'own unknown': (lambda at: write_mcap(at / 'a.mcap', schema=(IMAGE, 'unknown', b'\xff')), ''),
+    'own crlf and bom': (
+        lambda at: write_mcap(
+            at / 'a.mcap',
+            schema=(
+                IMAGE,
+                'ros2msg',
+                b'\xef\xbb\xbf' + DEFINITION.replace('\n', '\r\n').encode(),
+            ),
+        ),
+        '',
+    ),
+    'own cut off': (
+        lambda at: write_mcap(at / 'a.mcap', schema=(IMAGE, 'ros2msg', b'uint32 height\n')),
+        'lacks header, width, encoding',
+    ),
+    'own without header': (
+        lambda at: write_mcap(
+            at / 'a.mcap', schema=(IMAGE, 'ros2msg', DEFINITION.partition(RULE)[0].encode())
+        ),
+        '',
+    ),
+    'type without msg': (
+        lambda at: write_mcap(
+            at / 'a.mcap', schema=('sensor_msgs/Image', 'ros2msg', DEFINITION.encode())
+        ),
+        '',
+    ),
+    'type of dds': (
+        lambda at: write_mcap(
+            at / 'a.mcap', schema=('sensor_msgs::msg::dds_::Image_', 'omgidl', b'module')
+        ),
+        '',
+    ),
+    'ros1 own empty': (lambda at: write_ros1(at / 'a.bag', definition=' '), ''),
+    'ros1 other md5': (lambda at: write_ros1(at / 'a.bag', md5='f' * 32), ''),
+    'ros1 in mcap': (
+        lambda at: write_mcap(
+            at / 'a.mcap',
+            schema=('sensor_msgs/Image', 'ros1msg', STORE1.generate_msgdef(IMAGE)[0].encode()),
+            encoding='ros1',
+            payload=ros1,
+            profile='ros1',
+        ),
+        '',
+    ),
+    'other type hash': (
+        lambda at: database(
+            write_bag(at / 'a', 'sqlite3'),
+            "UPDATE topics SET type_description_hash = 'RIHS01_0'",
+            "UPDATE message_definitions SET type_description_hash = 'RIHS01_1'",
+        ),
+        '',
+    ),
+    # metadata.yaml
+    'qos edited': (
+        lambda at: edited(
+            write_bag(at / 'a', 'sqlite3'),
+            lambda info: info['topics_with_message_count'][0]['topic_metadata'].update(
+                offered_qos_profiles=[{'reliability': 'reliable', 'depth': 3}]
+            ),
+        ),
+        '',
+    ),
+    'qos rubbish': (
+        lambda at: edited(
+            write_bag(at / 'a'),
+            lambda info: info['topics_with_message_count'][0]['topic_metadata'].update(
+                offered_qos_profiles='[{'
+            ),
+        ),
+        '',
+    ),
+    'metadata empty': (
+        lambda at: [(write_bag(at / 'a') / 'metadata.yaml').write_text(''), at / 'a'][1],
+        r'metadata\.yaml cannot be read',
+    ),
+    'metadata no utf-8': (
+        lambda at: [(write_bag(at / 'a') / 'metadata.yaml').write_bytes(b'\xff: ['), at / 'a'][1],
+        r'metadata\.yaml cannot be read',
+    ),
+    'metadata missing': (
+        lambda at: [(write_bag(at / 'a') / 'metadata.yaml').unlink(), at / 'a'][1],
+        r'a\.mcap was read without metadata\.yaml',
+    ),
+    'metadata without topics': (
+        lambda at: edited(
+            write_bag(at / 'a'), lambda info: info.update(topics_with_message_count=[])
+        ),
+        '',
+    ),
+    'topic that the storage has not': (
+        lambda at: edited(
+            write_bag(at / 'a', 'sqlite3'),
+            lambda info: info['topics_with_message_count'].append(
+                {'message_count': 4, 'topic_metadata': {'name': '/gone', 'type': IMAGE}}
+            ),
+        ),
+        r'promises another number of messages: 4 of /gone \(0 are there\)',
+    ),
+    'wrong message count': (
+        lambda at: edited(
+            write_bag(at / 'a'),
+            lambda info: info['topics_with_message_count'][0].update(message_count=5),
+        ),
+        rf'5 of {TOPIC} \(3 are there\)',
+    ),
+    'wrong relative path': (
+        lambda at: edited(
+            write_bag(at / 'a'), lambda info: info.update(relative_file_paths=['old_0.mcap'])
+        ),
+        r'lists old_0\.mcap; a\.mcap was read',
+    ),
+    'no relative paths': (
+        lambda at: edited(write_bag(at / 'a'), lambda info: info.pop('relative_file_paths')),
+        r'lists no file; a\.mcap was read',
+    ),
+    'other storage id, newer version, no hash': (
+        lambda at: edited(
+            write_bag(at / 'a', 'sqlite3'),
+            lambda info: (
+                info.update(storage_identifier='mcap', version=11),
+                info['topics_with_message_count'][0]['topic_metadata'].pop(
+                    'type_description_hash'
+                ),
+            ),
+        ),
+        '',
+    ),
+    'version 9': (lambda at: write_bag(at / 'a', version=9), ''),
+    # sqlite3
+    'wal': (lambda at: write_wal(at / 'a') / 'crash.db3', 'crash.db3-wal .* was read'),
+    'wal with shm, bare file': (
+        lambda at: write_wal(at / 'a', ('', '-wal', '-shm')) / 'crash.db3',
+        'crash.db3-wal .* was read',
+    ),
+    'odd characters': (
+        lambda at: write_bag(at / 'a', 'sqlite3').rename(at / "a#b?c%20d'e f"),
+        '',
+    ),
+    'no schema table': (
+        lambda at: database(
+            write_bag(at / 'a', 'sqlite3'),
+            *('DROP TABLE schema', 'DROP TABLE metadata', 'DROP TABLE message_definitions'),
+            'ALTER TABLE topics DROP COLUMN offered_qos_profiles',
+            'ALTER TABLE topics DROP COLUMN type_description_hash',
+        ),
+        '',
+    ),
+    # Compression and splits
+    'message compression without metadata': (
+        lambda at: next(
+            write_bag(at / 'a', 'sqlite3', compression=CompressionMode.MESSAGE).glob('*.db3')
+        ),
+        '',
+    ),
+    'file compression': (lambda at: write_bag(at / 'a', compression=CompressionMode.FILE), ''),
+    'mcap.zst': (lambda at: packed(write_mcap(at / 'a.mcap'), '.zst'), ''),
+    'db3.zstd': (
+        lambda at: packed(next(write_bag(at / 'a', 'sqlite3').glob('*.db3')), '.zstd'),
+        '',
+    ),
+    'folder of db3.zstd without metadata': (
+        lambda at: [
+            packed(next(write_bag(at / 'a', 'sqlite3').glob('*.db3')), '.zstd'),
+            (at / 'a/metadata.yaml').unlink(),
+            at / 'a',
+        ][2],
+        'was read',
+    ),
+    'splits without metadata': (
+        lambda at: splits(at / 'a', 'd_9.mcap', 'd_10.mcap', 'd_11.mcap'),
+        'd_9.mcap, d_10.mcap, d_11.mcap was read',
+    ),
+    # MCAP
+    'mcap lz4': (lambda at: write_mcap(at / 'a.mcap', compression=CompressionType.LZ4), ''),
+    'mcap without chunks': (lambda at: write_mcap(at / 'a.mcap', use_chunking=False), ''),
+    'mcap without message index': (
+        lambda at: write_mcap(at / 'a.mcap', index_types=IndexType.NONE),
+        '',
+    ),
+    'mcap without statistics': (
+        lambda at: write_mcap(at / 'a.mcap', use_statistics=False),
+        '',
+    ),
+    'mcap whose summary repeats nothing': (
+        lambda at: write_mcap(at / 'a.mcap', repeat_channels=False, repeat_schemas=False),
+        '',
+    ),
+    'out of order, chunked': (
+        lambda at: write_mcap(at / 'a.mcap', order=(2, 0, 1), chunk_size=1),
+        '',
+    ),
+    'out of order, no index': (
+        lambda at: write_mcap(
+            at / 'a.mcap', order=(2, 0, 1), use_chunking=False, use_summary_offsets=False
+        ),
+        '',
+    ),
+    'mcap without its end': (
+        lambda at: cut(
+            write_mcap(at / 'a.mcap', chunk_size=1), lambda data: data.rindex(b'\x0f\4' + bytes(7))
+        ),
+        'was not closed',
+    ),
+    'mcap by another name': (lambda at: write_mcap(at / 'recording'), ''),
+}
+
+
+@dataclass
+class Read:
+    """What came out of a bag."""
+
+    frames: RecordedFrames
+    bag: Bag
+    stamps: list[int]
+    said: list[str]
+
+
+def read(path: Path) -> Read:
+    with Bag(path) as bag:
+        bag.topic(TOPIC)
+        frames = RecordedFrames(bag, TOPIC)
+        stamps = [frame.stamp_ns for frame in frames if frame.stamp_ns is not None]
+        bag.unreadable_topics()
+    findings = bag.findings
+    return Read(frames, bag, stamps, [*findings.notes, *findings.losses])
+
+
+@pytest.mark.parametrize('kind', WHOLE)
+def test_three_frames(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
+    build, says = WHOLE[kind]
+    path = build(tmp_path)
+    before = snapshot(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        found = read(path)
+    counts = found.frames.counts()
+    assert (counts.in_, counts.out, counts.bad.count, counts.lost) == (3, 3, 0, 0)
+    assert found.stamps == [time_ns(index) for index in range(FRAMES)]
+    assert found.bag.findings.losses == []
+    if says:
+        assert_matches(says, '\n'.join(found.said))
+        assert all(text in caplog.text for text in found.said)
+    else:
+        assert found.said == []
+        assert caplog.text == ''
+    assert snapshot(tmp_path) == before
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """Return every file with its bytes: reading changes none."""
+    return {str(path): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+def assert_matches(pattern: str, text: str) -> None:
+    with pytest.raises(AssertionError, match=pattern):
+        raise AssertionError(text)
+
+
+def torn(at: Path, chunk_size: int = 1) -> Path:
+    """Cut an MCAP off in the middle of the last frame."""
+    path = write_mcap(at / 'a.mcap', chunk_size=chunk_size, compression=CompressionType.NONE)
+    return cut(path, lambda data: data.index(bytes([80] * 100)) + 500)
+
+
+def bad_chunk(at: Path) -> Path:
+    """Flip a bit of the second frame; the checksum of its chunk notices."""
+    path = write_mcap(at / 'a.mcap', chunk_size=1, compression=CompressionType.NONE)
+    data = bytearray(path.read_bytes())
+    data[data.index(bytes([40] * 100))] ^= 1
+    path.write_bytes(data)
+    return path
+
+
+def bad_ros1_chunk(at: Path) -> Path:
+    path = at / 'a.bag'
+    writer = Rosbag1Writer(path)
+    writer.chunk_threshold = 1
+    with writer:
+        connection = writer.add_connection(TOPIC, IMAGE, typestore=STORE1)
+        for index in range(FRAMES):
+            writer.write(connection, time_ns(index), ros1(index))
+    data = bytearray(path.read_bytes())
+    # The size of the second message's header.
+    at_byte = data.index(bytes([40] * 100)) - 200
+    begin = data.rindex(b'conn=', 0, at_byte) - 8
+    data[begin : begin + 4] = b'\xff' * 4
+    path.write_bytes(data)
+    return path
+
+
+# What is damaged: frames in, masks, bad ones by reason, lost, and what is said.
+DAMAGED: dict[str, tuple[Callable[[Path], Path], tuple[int, int, dict[str, int], int], str]] = {
+    'torn mcap': (torn, (2, 2, {}, 0), 'is cut off: the record at byte'),
+    'torn chunk': (
+        lambda at: torn(at, chunk_size=2**20),
+        (2, 2, {}, 0),
+        'is cut off: the record at byte',
+    ),
+    'zeros after a power cut': (
+        lambda at: [
+            cut(write_mcap(at / 'a.mcap'), lambda data: data.rindex(b'\x0f\4' + bytes(7))),
+            (at / 'a.mcap').open('ab').write(bytes(4096)),
+            at / 'a.mcap',
+        ][2],
+        (3, 3, {}, 0),
+        'is cut off',
+    ),
+    'flipped bit in a chunk': (
+        bad_chunk,
+        (3, 2, {}, 1),
+        'chunk at byte .* is damaged .*checksum',
+    ),
+    'ros1 chunk': (bad_ros1_chunk, (3, 2, {}, 1), 'chunk at byte .* is damaged'),
+    'missing split': (
+        lambda at: edited(
+            write_bag(at / 'a'),
+            lambda info: info.update(relative_file_paths=['a.mcap', 'a_1.mcap']),
+        ),
+        (3, 3, {}, 0),
+        r'a_1\.mcap is listed in metadata\.yaml and is not in the folder',
+    ),
+    'empty split': (
+        lambda at: [
+            splits(at / 'a', *(f'd_{n}.mcap' for n in range(3))),
+            (at / 'a/d_3.mcap').touch(),
+            at / 'a',
+        ][2],
+        (3, 3, {}, 0),
+        r'd_3\.mcap is empty \(0 bytes\)',
+    ),
+    'cut messages': (
+        lambda at: write_mcap(
+            at / 'a.mcap', payload=lambda index: cdr(index)[: (None, 9, 700)[index]]
+        ),
+        (3, 1, {'header is cut off': 1, 'message does not deserialize': 1}, 0),
+        '',
+    ),
+    'cut ros1 message': (
+        lambda at: write_mcap(
+            at / 'a.mcap',
+            schema=('sensor_msgs/Image', 'ros1msg', b''),
+            encoding='ros1',
+            payload=lambda index: ros1(index)[: (None, 700, None)[index]],
+        ),
+        (3, 2, {'message does not deserialize': 1}, 0),
+        '',
+    ),
+    'cut compressed message': (
+        lambda at: write_mcap(
+            at / 'a.mcap',
+            payload=lambda index: zstandard.compress(cdr(index))[: (None, 40, None)[index]],
+        ),
+        (3, 2, {'header is cut off': 1}, 0),
+        '',
+    ),
+    'sqlite null and text': (
+        lambda at: database(
+            write_bag(at / 'a', 'sqlite3'), "UPDATE messages SET data = '' WHERE id = 2"
+        ),
+        (3, 2, {'header is cut off': 1}, 0),
+        '',
+    ),
+}
+
+
+@pytest.mark.parametrize('kind', DAMAGED)
+def test_what_is_damaged_is_counted_and_the_rest_is_read(tmp_path: Path, kind: str) -> None:
+    build, (frames_in, out, reasons, lost), says = DAMAGED[kind]
+    found = read(build(tmp_path))
+    counts = found.frames.counts()
+    assert (counts.in_, counts.out, counts.lost) == (frames_in, out, lost)
+    assert counts.bad.reasons == reasons
+    assert counts.in_ == counts.out + counts.bad.count + counts.lost
+    if says:
+        assert_matches(says, '\n'.join(found.bag.findings.losses))
+    else:
+        assert found.said == []
+
+
+def without_index(path: Path) -> Path:
+    data = path.read_bytes()
+    at = data.index(b'index_pos=') + len('index_pos=')
+    path.write_bytes(data[:at] + bytes(8) + data[at + 8 :])
+    return path
+
+
+# What cannot be read, and the remedy that fits.
+REFUSED: dict[str, Kind] = {
+    'ros1 unindexed': (
+        lambda at: without_index(write_ros1(at / 'a.bag')),
+        r'`rosbag reindex a\.bag`',
+    ),
+    'ros1 active': (
+        lambda at: without_index(write_ros1(at / 'a.bag')).rename(at / 'a.bag.active'),
+        r'`rosbag reindex a\.bag\.active`',
+    ),
+    'ros1 cut off': (
+        lambda at: cut(write_ros1(at / 'a.bag'), lambda data: len(data) // 2),
+        '`rosbag reindex',
+    ),
+    'empty file': (
+        lambda at: cut(write_mcap(at / 'a.mcap'), lambda _: 0),
+        r'is empty \(0 bytes\)',
+    ),
+    'other file': (
+        lambda at: [(at / 'a.txt').write_text('no bag'), at / 'a.txt'][1],
+        'begins with the bytes 6e 6f 20 62 61 67; expected MCAP, sqlite3',
+    ),
+    'several recordings': (
+        lambda at: splits(at / 'a', 'dawn.mcap', 'noon.mcap', 'dusk_0.mcap'),
+        r'pass one of dawn\.mcap, dusk_0\.mcap, noon\.mcap',
+    ),
+    'folder without a bag': (lambda at: at, 'holds no file of a bag; expected a rosbag2 folder'),
+    'sqlite cut off': (
+        lambda at: cut(next(write_bag(at / 'a', 'sqlite3').glob('*.db3')), lambda d: len(d) // 2),
+        r'\.recover \| sqlite3',
+    ),
+    'sqlite of somebody else': (
+        lambda at: database(write_bag(at / 'a', 'sqlite3'), 'DROP TABLE messages'),
+        'no file of rosbag2: it has the tables .*; expected topics and messages',
+    ),
+    'image as json': (
+        lambda at: write_mcap(at / 'a.mcap', schema=(IMAGE, 'jsonschema', b'{}'), encoding='json'),
+        "messages are 'json' encoding; expected cdr or ros1",
+    ),
+    'image of protobuf': (
+        lambda at: write_mcap(
+            at / 'a.mcap', schema=('foxglove.RawImage', 'protobuf', b'\xff'), encoding='protobuf'
+        ),
+        'has type foxglove.RawImage; expected sensor_msgs/msg/Image or',
+    ),
+}
+
+
+@pytest.mark.parametrize('kind', REFUSED)
+def test_refusals_name_the_remedy(tmp_path: Path, kind: str) -> None:
+    build, says = REFUSED[kind]
+    path = build(tmp_path)
+    with pytest.raises(BagError, match=says):
+        read(path)

@@ -1,0 +1,78 @@
+"""The soak's verdict, over made-up samples; test/integration/test_soak_run.py runs it for real."""
+
+from dataclasses import replace
+from pathlib import Path
+import sys
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'soak'))
+
+from measurements import Sample, judge, slope_per_hour
+
+CALM = Sample(0.0, 400.0, 70.0, 26, 22, 300.0, 0, 0, 0)
+ANSWERED = {'asked': 100, 'answered': 100}
+
+
+def soak_of(minutes: int, rss_per_hour: float = 0.0, **last: float) -> list[Sample]:
+    """Sample once a second, with 0.2 MB of noise; `last` is what the last tenth has."""
+    noise = np.random.default_rng(0).normal(0, 0.2, 60 * minutes)
+    samples = [
+        replace(CALM, time_sec=float(second), rss_mb=400 + rss_per_hour * second / 3600 + error)
+        for second, error in enumerate(noise)
+    ]
+    tenth = len(samples) // 10
+    return samples[:-tenth] + [replace(sample, **last) for sample in samples[-tenth:]]
+
+
+def failed(samples: list[Sample], **changes: object) -> list[str]:
+    """Return the names of the findings that did not hold."""
+    arguments = {
+        'warm_up_sec': 60.0,
+        'max_age_ms': 500.0,
+        'longest_silence_sec': 1.0,
+        'parameters': ANSWERED,
+        'problems': (),
+        **changes,
+    }
+    return [finding.name for finding in judge(samples, **arguments) if not finding.held]  # type: ignore[arg-type]
+
+
+def test_a_calm_soak_holds() -> None:
+    assert failed(soak_of(30)) == []
+
+
+@pytest.mark.parametrize(
+    ('samples', 'name'),
+    [
+        (soak_of(30, rss_per_hour=5.0), 'slope of RSS after warm-up'),
+        (soak_of(30, threads=30), 'threads, first and last tenth'),
+        (soak_of(30, fds=40), 'fds, first and last tenth'),
+        (soak_of(30, shm_mb=140.0), 'shm_mb, first and last tenth'),
+        (soak_of(30, age_ms=2000.0), 'greatest age of a mask (99th percentile of a report)'),
+        (soak_of(30)[:65], 'problems'),
+    ],
+)
+def test_what_grows_is_found(samples: list[Sample], name: str) -> None:
+    assert failed(samples) == [name]
+
+
+@pytest.mark.parametrize(
+    ('changes', 'name'),
+    [
+        ({'longest_silence_sec': 11.0}, 'longest time without a mask'),
+        ({'parameters': {'asked': 100, 'answered': 99}}, 'unanswered parameter requests'),
+        ({'problems': ['the node has ended']}, 'problems'),
+    ],
+)
+def test_what_stops_is_found(changes: dict[str, object], name: str) -> None:
+    assert failed(soak_of(30), **changes) == [name]
+
+
+def test_the_slope_is_that_of_the_line() -> None:
+    times_sec = np.arange(3600.0)
+    slope, low = slope_per_hour(times_sec.tolist(), (400 + times_sec / 3600 * 7).tolist())
+
+    assert slope == pytest.approx(7.0)
+    assert low == pytest.approx(7.0)
