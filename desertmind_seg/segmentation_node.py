@@ -18,7 +18,7 @@ lifecycle service."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the node; returns 0 when it was stopped, 1 when it failed."""
+    """Run the node; returns its exit status, see `run_node`."""
     parser = command_parser('desertmind_seg.segmentation_node', __doc__ or '', _EXAMPLES)
     parser.add_argument('ros_arguments', nargs='*', metavar='--ros-args ...')
     arguments = list(sys.argv[1:] if argv is None else argv)
