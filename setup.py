@@ -107,6 +107,7 @@ setup(
         ],
         'dev': [
             'colcon-common-extensions',
+            'hypothesis',
             'mypy',
             'psutil',
             'pytest',

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 import sys
 
-from desertmind_seg.options import command_parser, exit_on_interrupt
+from desertmind_seg.options import ALL_DONE, command_parser, exit_on_interrupt, run_command
 
 _EXAMPLES = """\
 examples:
@@ -18,16 +18,24 @@ lifecycle service."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the node; returns its exit status, see `run_node`."""
+    """Run the node; returns 0 when it was stopped, 1 when it failed, 2 when it cannot start."""
     parser = command_parser('desertmind_seg.segmentation_node', __doc__ or '', _EXAMPLES)
     parser.add_argument('ros_arguments', nargs='*', metavar='--ros-args ...')
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {'-h', '--help'} & set(arguments):
         parser.parse_args(['--help'])
-    exit_on_interrupt()  # rclpy and ONNX Runtime take a second; run_node sets its own handlers
+    if status := run_command(parser, _import_node):
+        return status
+    exit_on_interrupt()  # until run_node sets its own handlers
     from desertmind_seg.node.run import run_node
 
     return run_node([sys.argv[0], *arguments])
+
+
+def _import_node() -> int:
+    import desertmind_seg.node.run  # noqa: F401 (what is missing is said in a line)
+
+    return ALL_DONE
 
 
 if __name__ == '__main__':

@@ -19,7 +19,6 @@ from desertmind_seg.model.ontology import load_ontology
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / 'shared' / 'data'
-APT_MODULES = ('cv_bridge', 'message_filters', 'vision_msgs')
 
 # DDS domains 1..100 keep their ports below Linux's ephemeral range; 0 is the user's own.
 _DOMAINS = range(1, 101)
@@ -64,25 +63,23 @@ def _lock_domain() -> tuple[int, TextIO]:
     raise pytest.UsageError(f'all {len(_DOMAINS)} DDS domains are held by other test sessions')
 
 
-def _why_not_here(marker: str) -> str | None:
+def _why_not_here(marker: pytest.Mark) -> str | None:
     """Say why tests with `marker` cannot run on this machine; None if they can."""
-    if marker == 'data' and not SHARED_DATA.is_dir():
+    if marker.name == 'data' and not SHARED_DATA.is_dir():
         return f'needs the real recordings in {SHARED_DATA}'
-    if marker == 'gpu' and shutil.which('nvidia-smi') is None:
+    if marker.name == 'gpu' and shutil.which('nvidia-smi') is None:
         return 'needs an NVIDIA GPU; there is no nvidia-smi'
-    modules = {'launch': ('launch_ros',), 'apt_ros': APT_MODULES}.get(marker, ())
+    modules = ('launch_ros',) if marker.name == 'launch' else marker.args
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     return f'needs {", ".join(missing)}, which only apt has' if missing else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what this machine cannot run."""
-    for marker in ('data', 'gpu', 'launch', 'apt_ros'):
-        reason = _why_not_here(marker)
-        if reason is None:
-            continue
-        for item in items:
-            if item.get_closest_marker(marker) is not None:
+    for item in items:
+        for name in ('data', 'gpu', 'launch', 'apt_ros'):
+            marker = item.get_closest_marker(name)
+            if marker is not None and (reason := _why_not_here(marker)):
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 

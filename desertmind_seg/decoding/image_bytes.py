@@ -6,6 +6,7 @@ nothing, runs out of memory, or gives another size than the header's) is one Dec
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Any
 
 import cv2
@@ -46,6 +47,57 @@ def decode_unchanged(content: bytes, limits: Limits) -> npt.NDArray[Any]:
         DecodeError: as `decode_color`.
     """
     return _decode(content, limits, cv2.IMREAD_UNCHANGED)
+
+
+def decode_palette(content: bytes, limits: Limits, *, colors: bool = False) -> npt.NDArray[Any]:
+    """Decode labels with the values that are stored: of a palette the indices, not the colours.
+
+    Args:
+        content: the whole image.
+        limits: LABEL_FILE_LIMITS.
+        colors: of a palette the colours all the same, where these are the labels.
+
+    Returns:
+        (H, W) uint8 or uint16 of a palette or a grey image of 1 to 16 bits, (H, W, 3) uint8 of a
+        colour image.
+
+    Raises:
+        DecodeError: as `decode_color`, transparent pixels, or another kind of pixels.
+    """
+    # OpenCV expands a palette to its colours.
+    from PIL import Image
+
+    header, content = checked_image(content, limits)
+    try:
+        with Image.open(BytesIO(content), formats=(header.format,)) as image:
+            # Its name for the stored samples, 'L;4' for grey of 4 bits; gone once they are read.
+            stored = image.tile[0][3]
+            kind = str(stored[0] if isinstance(stored, tuple) else stored)
+            if colors and image.mode == 'P':
+                image = image.convert('RGB')
+            mode, values = image.mode, np.asarray(image)
+    except Exception as err:  # as below
+        raise DecodeError(f'its {header.format} does not decode: {one_line(err)}') from err
+    # Of 16 bits in colour Pillow keeps 8.
+    if mode not in _LABEL_MODES or (mode in {'LA', 'RGB', 'RGBA'} and '16' in kind):
+        raise DecodeError(
+            f"its pixels are {kind} (Pillow's name); expected palette indices, or grey of 1 to 16 "
+            'bits: save it as such'
+        )
+    if mode in {'LA', 'RGBA'}:
+        if (values[..., -1] != 255).any():
+            raise DecodeError(
+                f'it is {mode} with transparent pixels, of which nobody can say whether they have '
+                'a label; save it without transparency'
+            )
+        return np.asarray(values[..., 0] if mode == 'LA' else values[..., :3])
+    if mode == 'L':  # Pillow stretches 2 and 4 bits to 0..255
+        return np.asarray(values // np.uint8({'L;2': 85, 'L;4': 17}.get(kind, 1)))
+    # Pillow before 11.3 gives 16 bits as 32, and 1 bit is bool.
+    return np.asarray(values, np.uint16 if mode.startswith('I') else np.uint8)
+
+
+_LABEL_MODES = {'1', 'P', 'L', 'LA', 'I', 'I;16', 'I;16B', 'RGB', 'RGBA'}
 
 
 def _decode(content: bytes, limits: Limits, flags: int) -> npt.NDArray[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 import stat
 from typing import Any
@@ -10,13 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from desertmind_seg.decoding.image_bytes import decode_color, decode_unchanged
+from desertmind_seg.decoding.image_bytes import (
+    decode_color,
+    decode_palette,
+    decode_unchanged,
+)
 from desertmind_seg.decoding.image_header import (
     FILE_LIMITS,
     LABEL_FILE_LIMITS,
     DecodeError,
-    checked_image,
-    one_line,
 )
 from desertmind_seg.model.arrays import Rgb
 
@@ -73,40 +74,7 @@ def read_label_file(path: Path, *, palette_colors: bool = False) -> npt.NDArray[
         DecodeError: as `read_color_file`, a JPEG or WebP (they change values), transparent pixels,
             or another kind of pixels.
     """
-    # OpenCV expands a palette to its colours.
-    from PIL import Image
-
-    header, content = checked_image(_content(path), LABEL_FILE_LIMITS)
-    try:
-        with Image.open(BytesIO(content), formats=(header.format,)) as image:
-            # Its name for the stored samples, 'L;4' for grey of 4 bits; gone once they are read.
-            stored = image.tile[0][3]
-            kind = str(stored[0] if isinstance(stored, tuple) else stored)
-            if palette_colors and image.mode == 'P':
-                image = image.convert('RGB')
-            mode, values = image.mode, np.asarray(image)
-    except Exception as err:  # as in image_bytes
-        raise DecodeError(f'its {header.format} does not decode: {one_line(err)}') from err
-    # Of 16 bits in colour Pillow keeps 8.
-    if mode not in _LABEL_MODES or (mode in {'LA', 'RGB', 'RGBA'} and '16' in kind):
-        raise DecodeError(
-            f"its pixels are {kind} (Pillow's name); expected palette indices, or grey of 1 to 16 "
-            'bits: save it as such'
-        )
-    if mode in {'LA', 'RGBA'}:
-        if (values[..., -1] != 255).any():
-            raise DecodeError(
-                f'it is {mode} with transparent pixels, of which nobody can say whether they have '
-                'a label; save it without transparency'
-            )
-        return values[..., 0] if mode == 'LA' else values[..., :3]
-    if mode == 'L':  # Pillow stretches 2 and 4 bits to 0..255
-        return values // np.uint8({'L;2': 85, 'L;4': 17}.get(kind, 1))
-    # Pillow before 11.3 gives 16 bits as 32, and 1 bit is bool.
-    return values.astype(np.uint16 if mode.startswith('I') else np.uint8, copy=False)
-
-
-_LABEL_MODES = {'1', 'P', 'L', 'LA', 'I', 'I;16', 'I;16B', 'RGB', 'RGBA'}
+    return decode_palette(_content(path), LABEL_FILE_LIMITS, colors=palette_colors)
 
 
 def _content(path: Path) -> bytes:

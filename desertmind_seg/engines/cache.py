@@ -28,9 +28,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from desertmind_seg.engines.profiles import Profile
 from desertmind_seg.engines.protocol import EngineBuildError, Progress
 from desertmind_seg.model.bundle import Bundle
-from desertmind_seg.model.documents import read_json
-from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.files import atomic_write, cache_dir, read_file
+from desertmind_seg.model.documents import DocumentError, read_json
+from desertmind_seg.model.files import (
+    FileError,
+    atomic_write,
+    cache_dir,
+    check_only_we_write,
+    read_file,
+)
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -129,9 +134,18 @@ class StoredEngine:
 
 
 def engine_folder(given: str | Path = '') -> Path:
-    """Return `given`, else what the environment says, else the XDG cache; it may not exist."""
+    """Return `given`, else what the environment says, else the XDG cache; it may not exist.
+
+    Raises:
+        EngineBuildError: there is no home folder.
+    """
     chosen = str(given) or os.environ.get(CACHE_VARIABLE, '')
-    return Path(chosen).expanduser() if chosen else cache_dir() / 'engines'
+    try:
+        return Path(chosen).expanduser() if chosen else cache_dir() / 'engines'
+    except (FileError, RuntimeError) as err:
+        raise EngineBuildError(
+            f'no folder for engines: {err}. Or set {CACHE_VARIABLE} to such a folder.'
+        ) from err
 
 
 def engine_path(bundle: Bundle, key: EngineKey, folder: Path) -> Path:
@@ -141,9 +155,15 @@ def engine_path(bundle: Bundle, key: EngineKey, folder: Path) -> Path:
 
 
 def find_engine(bundle: Bundle, key: EngineKey, folder: Path) -> StoredEngine | None:
-    """Return the engine for exactly this key, or None; one that does not fit is logged."""
+    """Return the engine for exactly this key, or None; one that does not fit is logged.
+
+    Raises:
+        EngineBuildError: others may write to the folder, or an engine in it is of another user.
+    """
     path = engine_path(bundle, key, folder)
     try:
+        for each in (folder, path, path.with_suffix('.json')):
+            check_ours(each)
         document = read_json(path.with_suffix('.json'))
         # By way of JSON: strict mode takes a JSON array for a tuple, but no Python list.
         record = EngineRecord.model_validate_json(json.dumps(document))
@@ -157,7 +177,7 @@ def find_engine(bundle: Bundle, key: EngineKey, folder: Path) -> StoredEngine | 
             err.error_count(),
         )
         return None
-    except DesertmindError as err:
+    except (DocumentError, FileError) as err:
         _LOGGER.warning('engine %s is built again: %s', path, err)
         return None
     differing = [
@@ -173,6 +193,28 @@ def find_engine(bundle: Bundle, key: EngineKey, folder: Path) -> StoredEngine | 
     return StoredEngine(path, record, plan)
 
 
+def check_ours(path: Path) -> None:
+    """Raise EngineBuildError where others could have put in their code; see `engine_folder`.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+    """
+    try:
+        check_only_we_write(path)
+    except FileError as err:
+        raise EngineBuildError(
+            f'{err}. An engine is code for the GPU. Remove it, or set {CACHE_VARIABLE} to a '
+            'folder of this user alone.'
+        ) from err
+
+
+def write_ours(path: Path, content: bytes) -> None:
+    """Write a file that nobody else may write to, as `check_ours` wants, whatever the umask."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+        temporary.chmod(temporary.stat().st_mode & 0o755)
+
+
 def find_or_build(
     bundle: Bundle,
     key: EngineKey,
@@ -185,7 +227,8 @@ def find_or_build(
     A folder that already holds the engine may be read-only.
 
     Raises:
-        EngineBuildError: the folder cannot be written to, or `progress` said stop.
+        EngineBuildError: the folder cannot be written to, or others may write to it, or
+            `progress` said stop.
         EngineError: the build failed.
     """
     stored = find_engine(bundle, key, folder)
@@ -194,7 +237,8 @@ def find_or_build(
     path = engine_path(bundle, key, folder)
     # Before minutes are spent on building: can anything be written there?
     with _naming_the_folder(path):
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_ours(folder)
         lock = os.open(path.with_suffix('.lock'), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         _wait_for(lock, path, progress)
@@ -213,10 +257,8 @@ def find_or_build(
             parity=bundle.metadata.parity,
         )
         with _naming_the_folder(path):
-            with atomic_write(path) as temporary:
-                temporary.write_bytes(built.plan)
-            with atomic_write(path.with_suffix('.json')) as temporary:
-                temporary.write_text(record.model_dump_json(indent=2), encoding='utf-8')
+            write_ours(path, built.plan)
+            write_ours(path.with_suffix('.json'), record.model_dump_json(indent=2).encode())
         return StoredEngine(path, record, built.plan, built_now=True)
     finally:
         os.close(lock)

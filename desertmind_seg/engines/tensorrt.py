@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from desertmind_seg.engines.cache import CACHE_VARIABLE, StoredEngine
+from desertmind_seg.engines.cache import CACHE_VARIABLE, StoredEngine, check_ours, write_ours
 from desertmind_seg.engines.cuda import Cuda
 from desertmind_seg.engines.profiles import TensorPlan, plan_tensors, tensor_shape
 from desertmind_seg.engines.protocol import EngineError, check_outputs, check_request
@@ -18,9 +18,11 @@ from desertmind_seg.engines.tensorrt_build import BuildOptions, stored_engine
 from desertmind_seg.engines.tensorrt_library import CURRENT, TensorRt, choose_tensorrt
 from desertmind_seg.model.arrays import Depth, Rgb
 from desertmind_seg.model.bundle import DEPTH_INPUT, IMAGE_INPUT, OUTPUTS, Bundle
-from desertmind_seg.model.files import atomic_write
+from desertmind_seg.model.files import read_file
 
 _LOGGER = logging.getLogger(__name__)
+
+_MAX_JIT_BYTES = 2**30
 
 
 def deserialize(tensorrt: TensorRt, plan: bytes, path: Path) -> tuple[Any, Any]:
@@ -307,9 +309,11 @@ class TensorRtEngine:
     # Kernels that TensorRT-RTX compiled for this very GPU and driver
 
     def _load_jit_cache(self) -> None:
-        if not self._jit_path.is_file():
+        try:
+            check_ours(self._jit_path)
+            content = read_file(self._jit_path, _MAX_JIT_BYTES)
+        except FileNotFoundError:
             return
-        content = self._jit_path.read_bytes()
         # TensorRT-RTX checks GPU, driver and its own version.
         if self._jit_cache.deserialize(content):
             self._jit_saved = content
@@ -324,8 +328,7 @@ class TensorRtEngine:
         if content == self._jit_saved:
             return
         try:
-            with atomic_write(self._jit_path) as temporary:
-                temporary.write_bytes(content)
+            write_ours(self._jit_path, content)
         except OSError as err:
             # Frames go on; only the next start is slower.
             _LOGGER.warning(

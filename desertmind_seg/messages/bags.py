@@ -51,6 +51,8 @@ CONFIDENCE_TOPIC = '/segmentation/confidence'
 LABEL_INFO_TOPIC = '/segmentation/label_info'
 # custom_data of a bag's metadata.yaml: this prefix + topic -> SHA-256 of the topic's ontology.
 ONTOLOGY_KEY_PREFIX = 'desertmind_seg.ontology/'
+# Of a compressed message: 3840 x 2160 pixels of 8 bytes are 66 MB.
+_MAX_MESSAGE_BYTES = 128 * 2**20
 # CDR: 4 bytes of encapsulation, then sec and nanosec of the stamp.
 _HEADER_BYTES = 12
 # What rosbags and zstandard let through when the bytes of a message do not fit its type.
@@ -315,6 +317,8 @@ class Bag:
         try:
             # CDR begins with a zero: compressed messages are known without metadata.yaml.
             if data[:4] == ZSTD_MAGIC and connection.encoding == 'cdr':
+                if (size := zstandard.frame_content_size(data)) > _MAX_MESSAGE_BYTES:
+                    raise BagError(f'{size:,} bytes; expected at most {_MAX_MESSAGE_BYTES:,}')
                 data = zstandard.ZstdDecompressor().decompress(data)
             if connection.encoding != 'ros1':
                 return RawMessage(topic, log_time_ns, data)

@@ -100,6 +100,22 @@ def image_transport_problems(rmw_implementation: str, environ: Mapping[str, str]
     ]
 
 
+def discovery_limit(environ: Mapping[str, str]) -> str | None:
+    """Say that the environment keeps this process from nodes of other computers, or return None.
+
+    For a log at level INFO: on one computer that is what people want.
+    """
+    only = environ.get('ROS_LOCALHOST_ONLY')
+    reach = environ.get('ROS_AUTOMATIC_DISCOVERY_RANGE')
+    if only == '1':
+        return 'ROS_LOCALHOST_ONLY=1: nodes of other computers are not found.'
+    if reach == 'OFF':
+        return 'ROS_AUTOMATIC_DISCOVERY_RANGE=OFF: other nodes are not found, on no computer.'
+    if reach == 'LOCALHOST' and not environ.get('ROS_STATIC_PEERS'):
+        return f'ROS_AUTOMATIC_DISCOVERY_RANGE={reach}: nodes of other computers are not found.'
+    return None
+
+
 def _largest(profile: ElementTree.Element, name: str) -> int:
     """Return the largest value of a size in bytes, 0 where the profile has none."""
     sizes = [(element.text or '').strip() for element in profile.iterfind(f'.//{{*}}{name}')]

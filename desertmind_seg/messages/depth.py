@@ -18,7 +18,7 @@ import numpy.typing as npt
 from desertmind_seg.decoding.depth_bytes import decode_depth_image, decode_rvl
 from desertmind_seg.decoding.image_bytes import decode_unchanged
 from desertmind_seg.decoding.image_header import TOPIC_LIMITS, DecodeError
-from desertmind_seg.messages.images import MessageError, image_rows
+from desertmind_seg.messages.images import MessageError, image_rows, message_decoder
 from desertmind_seg.model.arrays import Depth
 
 UInt16 = npt.NDArray[np.uint16]
@@ -35,6 +35,7 @@ _CONFIG_HEADER = struct.Struct('<iff')
 _INVERSE_DEPTH = 0
 
 
+@message_decoder
 def decode_depth(message: Any) -> Depth:
     """Decode a sensor_msgs/Image of depth.
 
@@ -61,6 +62,7 @@ def decode_depth(message: Any) -> Depth:
     return _metres_of_millimetres(rows.view(f'{byte_order}u2'))
 
 
+@message_decoder
 def decode_compressed_depth(message: Any) -> Depth:
     """Decode a sensor_msgs/CompressedImage of depth.
 

@@ -8,15 +8,16 @@ numpy array) both work. ROS types are imported only where a message is built.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 import json
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from desertmind_seg.decoding.image_bytes import decode_color, decode_unchanged
-from desertmind_seg.decoding.image_header import TOPIC_LIMITS, DecodeError
+from desertmind_seg.decoding.image_header import TOPIC_LIMITS, DecodeError, one_line
 from desertmind_seg.messages.compressed_format import CompressedColors, CompressedFormat
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, Ontology
@@ -26,6 +27,29 @@ UInt8 = npt.NDArray[np.uint8]
 
 class MessageError(DesertmindError):
     """A message cannot be decoded; says which field is wrong, its value and what was expected."""
+
+
+_Parameters = ParamSpec('_Parameters')
+_Decoded = TypeVar('_Decoded')
+
+
+def message_decoder(decode: Callable[_Parameters, _Decoded]) -> Callable[_Parameters, _Decoded]:
+    """Make every failure of a decoder a MessageError, which costs one frame and not the node.
+
+    What is known to be wrong with messages is told before, in words. This is for the rest, such as
+    memory that runs out or an array that OpenCV does not like.
+    """
+
+    @wraps(decode)
+    def refusing(*arguments: _Parameters.args, **options: _Parameters.kwargs) -> _Decoded:
+        try:
+            return decode(*arguments, **options)
+        except DesertmindError:
+            raise
+        except Exception as err:
+            raise MessageError(f'The message does not decode: {one_line(err)}') from err
+
+    return refusing
 
 
 # ROS names a mosaic by its first two pixels in each of its first two rows; OpenCV's names start at
@@ -80,6 +104,7 @@ def nanoseconds(stamp: Any) -> int:
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
 
+@message_decoder
 def decode_image(message: Any) -> UInt8:
     """Decode a sensor_msgs/Image to RGB.
 
@@ -111,6 +136,7 @@ def decode_image(message: Any) -> UInt8:
     )
 
 
+@message_decoder
 def decode_compressed_image(message: Any, colors: CompressedColors = 'auto') -> UInt8:
     """Decode a sensor_msgs/CompressedImage (JPEG, PNG or TIFF) to RGB.
 
@@ -155,6 +181,7 @@ def decode_compressed_image(message: Any, colors: CompressedColors = 'auto') -> 
     return rgb
 
 
+@message_decoder
 def decode_labels(message: Any) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
     """Decode a sensor_msgs/Image of class ids or raw codes: mono8, 8UC1, mono16 or 16UC1.
 

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+import errno
 import fcntl
 from functools import cache
+import grp
 import os
 from pathlib import Path
+import pwd
 import re
 import secrets
 import shutil
@@ -68,11 +71,54 @@ def share_path(relative: str) -> Path:
 
 
 def cache_dir() -> Path:
-    """Return the cache folder by the XDG base directory specification; it may not exist."""
+    """Return the cache folder by the XDG base directory specification; it may not exist.
+
+    Raises:
+        FileError: the user has no home folder, as one that only a container's options name.
+    """
     configured = Path(os.environ.get('XDG_CACHE_HOME', ''))
     # The specification asks for relative values to be ignored.
-    base = configured if configured.is_absolute() else Path.home() / '.cache'
-    return base / PACKAGE
+    if configured.is_absolute():
+        return configured / PACKAGE
+    try:
+        return Path.home() / '.cache' / PACKAGE
+    except RuntimeError:
+        raise FileError(
+            f'user {os.geteuid()} has no home folder for a cache; set XDG_CACHE_HOME, or HOME, to '
+            'a folder that it may write to'
+        ) from None
+
+
+def check_only_we_write(path: Path) -> None:
+    """Raise FileError where another user could have put something else in the place of `path`.
+
+    So that nobody's code is run as ours: `path` and every folder above it belong to this user or
+    to root, and nobody else may write to them. A folder with the sticky bit, as /tmp, is as good
+    where each file in it is checked. A group may write if it is root's, or this user's alone.
+    """
+    absolute, real = path.absolute(), path.resolve()
+    for each in dict.fromkeys([absolute, real, *absolute.parents, *real.parents]):
+        info = each.stat()
+        if info.st_uid not in (0, os.geteuid()):
+            raise FileError(
+                f'{each} belongs to user {info.st_uid}, not to user {os.geteuid()} who runs this'
+            )
+        others = stat.S_IWOTH | (0 if _is_private(info.st_gid) else stat.S_IWGRP)
+        is_sticky = stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISVTX
+        if info.st_mode & others and not is_sticky:
+            raise FileError(
+                f'{each} may be written to by others (mode {stat.S_IMODE(info.st_mode):o}); if '
+                f'you trust what is in it, chmod go-w {each}'
+            )
+
+
+def _is_private(group_id: int) -> bool:
+    """Whether a group is root's, or has the name of this user and no other member."""
+    try:
+        group, name = grp.getgrgid(group_id), pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a number without a name, as in a container
+        return group_id == 0
+    return group_id == 0 or (group.gr_name == name and set(group.gr_mem) <= {name})
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
@@ -123,7 +169,7 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[Path]:
             half minute may leave it empty under that name: right for files of which there are
             many and that are soon made again, such as the masks of a folder of images.
     """
-    with _new_file(path.parent, path.suffix) as (temporary, descriptor):
+    with _naming(path), _new_file(path.parent, path.suffix) as (temporary, descriptor):
         yield temporary
         if durable:
             os.fsync(descriptor)
@@ -136,6 +182,47 @@ def partial_folder(parent: Path) -> Iterator[Path]:
 
     One that a process left which was killed is removed as with `atomic_write`.
     """
+    with _naming(parent), _new_folder(parent) as folder:
+        yield folder
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name what was being written where a failed write does not, in Python or a library."""
+    try:
+        yield
+    except OSError as err:
+        is_named = err.filename and not Path(os.fsdecode(err.filename)).name.startswith(_PARTIAL)
+        if err.errno is not None and not is_named:
+            err.filename = str(path)
+        raise
+    except DesertmindError:
+        raise
+    except Exception as err:
+        number = _errno_of(err)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from err
+
+
+# What SQLite and torch say of a full disk instead of an error number.
+_FULL_DISK = ('disk is full', 'file write failed')
+
+
+def _errno_of(err: BaseException | None) -> int | None:
+    """Return the number of the system's error that an exception was made of, or speaks of."""
+    while err is not None:
+        if isinstance(err, OSError) and err.errno is not None:
+            return err.errno
+        if any(words in str(err) for words in _FULL_DISK):
+            return errno.ENOSPC
+        err = err.__cause__ or err.__context__
+    return None
+
+
+@contextmanager
+def _new_folder(parent: Path) -> Iterator[Path]:
+    """Yield a new folder whose lock this process holds."""
     _remove_abandoned(str(parent.absolute()))
     while True:
         folder = parent / f'{_PARTIAL}{secrets.token_hex(8)}'

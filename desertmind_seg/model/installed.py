@@ -8,7 +8,6 @@ from collections.abc import Iterable
 import contextlib
 from importlib import import_module, metadata
 import io
-import re
 import shlex
 import sys
 
@@ -41,10 +40,7 @@ def check_installed() -> None:
     Raises:
         InstallationError: names all packages that are missing or do not fit.
     """
-    needed = [
-        line for line in _required() if not line.marker or line.marker.evaluate({'extra': ''})
-    ]
-    wrong = {str(line): why for line in needed if (why := _what_is_wrong(line))}
+    wrong = {str(line): why for line in _needed_always() if (why := _what_is_wrong(line))}
     if wrong:
         raise InstallationError(f'{"; ".join(wrong.values())}. {_remedy(wrong)}')
 
@@ -53,13 +49,17 @@ def import_failure(err: ImportError) -> InstallationError:
     """Put the failed import of a package from outside into a sentence."""
     module = (err.name or '').partition('.')[0]
     names = {_PYPI_NAMES.get(module, module), f'ros-{module}'.replace('_', '-')}
-    lines = [line for line in _required() if line.name in names]
-    extras = [match[1] for line in lines if (match := re.search(r'extra == .(\w+)', str(line)))]
-    needed = [f'{_US}[{extra}]' for extra in extras[:1]] or [str(line) for line in lines]
+    lines = [line for line in _required() if line.name in names] or _needed_always()
+    remedy = _remedy(str(line).partition(';')[0] for line in lines)
+    if any(line.name.startswith('ros-') for line in lines):
+        remedy = f"With apt's ROS 2: source /opt/ros/$ROS_DISTRO/setup.bash. Without: {remedy}"
     return InstallationError(
-        f'{module or "a package"} cannot be imported: {_first_line(err)}. '
-        f'{_remedy(needed or [module or _US])}'
+        f'{module or "a package"} cannot be imported: {_first_line(err)}. {remedy}'
     )
+
+
+def _needed_always() -> list[Requirement]:
+    return [line for line in _required() if not line.marker or line.marker.evaluate({'extra': ''})]
 
 
 def _required() -> list[Requirement]:
@@ -70,11 +70,12 @@ def _required() -> list[Requirement]:
 
 
 def _what_is_wrong(needed: Requirement) -> str | None:
-    version = place = None
+    version: str | None = None
+    place: object = None
     for name in (needed.name, *_STAND_INS.get(needed.name, ())):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found = metadata.distribution(name)
-            version, place = found.version, found.locate_file('')
+            version, place = found.version, str(found.locate_file(''))
             break
     if version is None and needed.name in _WITHOUT_METADATA:
         # Here alone the module has to be asked, and NumPy says its own about a wrong one.
@@ -86,7 +87,7 @@ def _what_is_wrong(needed: Requirement) -> str | None:
             except ImportError as err:
                 return f'{needed} is needed, but the {needed.name} found: {_first_line(err)}'
             else:
-                version, place = module.__version__, module.__file__
+                version, place = module.__version__, str(module.__file__)
     if version is None:
         return f'{needed} is needed, but not installed'
     if version in needed.specifier:

@@ -17,6 +17,8 @@ _STEP_MS = 100.0
 # So many equal stamps are no duplicates of one image any more.
 _REPEATS = 5
 _WINDOW = 100
+# A lag is that of the latest images: 0.5 s at 30 Hz.
+_LATEST = 15
 # Judging a rate or a share takes so many images.
 _ENOUGH = 20
 # Stamps of a bag that is played slowly or quickly are still within this factor of the clock.
@@ -80,9 +82,10 @@ class StampClock:
         repeated = latest is not None and latest.stamp_ns == stamp_ns
         self._repeats = self._repeats + 1 if repeated else 0
         arrival = _Arrival(stamp_ns, clock_ns)
+        if not self._comparable and abs(arrival.lag_ms) <= FOREIGN_CLOCK_MS:
+            self._arrivals.clear()  # of the other clock
+            self._comparable = True
         self._arrivals.append(arrival)
-        if not self._comparable:
-            self._comparable = abs(arrival.lag_ms) <= FOREIGN_CLOCK_MS
         if not self._comparable or self._repeats >= _REPEATS:
             return 0.0
         return max(arrival.lag_ms, 0.0)
@@ -175,7 +178,7 @@ class StampClock:
 
     def _other_clock(self, max_age_ms: float) -> tuple[str, str]:
         """Say when the clock of the stamps and the node's differ; the sentence may be empty."""
-        lag_ms = median(arrival.lag_ms for arrival in self._arrivals)
+        lag_ms = median(arrival.lag_ms for arrival in list(self._arrivals)[-_LATEST:])
         if not self._comparable:
             return 'other clock', (
                 f'Stamps differ from the node clock by {lag_ms / 1e3:.1f} s, so age counts from '

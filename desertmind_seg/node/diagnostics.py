@@ -154,13 +154,16 @@ class Diagnostics:
             for publisher in outputs.publishers
         ]
         sources = self._inputs.sources
-        problems = {'names': self._connections.name_problem(), 'bond': self._bond.problem()}
+        problems = {'bond': self._bond.problem()}
         if 'image' in sources:
             problems |= {'publishers': self._connections.mixed_publishers(sources['image'])}
             problems |= self._inputs.stamp_clock.problems(
                 self._settings['input.max_age_ms'], self._inputs.camera_infos.hz()
             )
+        # Not logged: after a crash the node before this one is still listed for a while.
+        names = self._connections.name_problem()
         return [
+            *([names] if names else []),
             *self._connections.qos_problems(sources.values(), publishers),
             *self._log.tell(problems),
             *self._silence(sources.get('image'), self._health.received.seconds_since_latest()),

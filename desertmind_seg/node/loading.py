@@ -142,14 +142,13 @@ class SegmenterLoader:
 
     def _on_build(self, what: str, fraction: float) -> bool:
         """Report the progress of an engine that is being built; returns whether to go on."""
-        if not self._is_loading:  # a frame of a new size, later
-            return True
-        self.building = f'building the engine, {fraction:.0%}: {what}'
         now_sec = time.monotonic()
-        if now_sec - self._reported_sec >= _REPORT_SEC:
-            self._reported_sec = now_sec
-            self._log(self.building)
-            self._on_progress()
+        if self._is_loading:  # else it is a frame of a new size, later
+            self.building = f'building the engine, {fraction:.0%}: {what}'
+            if now_sec - self._reported_sec >= _REPORT_SEC:
+                self._reported_sec = now_sec
+                self._log(self.building)
+                self._on_progress()
         return not self._stop.is_set()
 
     def _bundle(self) -> Bundle:

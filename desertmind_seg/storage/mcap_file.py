@@ -21,7 +21,6 @@ from mcap.data_stream import ReadDataStream
 from mcap.exceptions import McapError
 from mcap.opcode import Opcode
 from mcap.records import Channel, ChunkIndex, Schema, Statistics
-import yaml
 import zstandard
 
 from desertmind_seg.storage.connection import (
@@ -39,6 +38,8 @@ _RECORD = struct.Struct('<BQ')  # opcode, bytes that follow
 _MESSAGE = struct.Struct('<HIQQ')  # channel, sequence, log time, publish time
 _CHUNK = struct.Struct('<QQQII')  # first and last log time, size, CRC, bytes of compression's name
 _FOOTER = struct.Struct('<BQQQI8s')
+# Recorders write chunks of 1 to 10 MB, and a message at least.
+_MAX_CHUNK_BYTES = 2**30
 _DAMAGE = (
     BagError,
     McapError,
@@ -51,7 +52,6 @@ _DAMAGE = (
     OverflowError,
     RuntimeError,
     ValueError,
-    yaml.YAMLError,
 )
 _R = TypeVar('_R')
 
@@ -164,12 +164,16 @@ class McapFile:
         (packed_size,) = struct.unpack_from('<Q', record, at)
         packed = record[at + 8 : at + 8 + packed_size]
         torn = len(packed) < packed_size
+        if wanted_size > _MAX_CHUNK_BYTES:
+            raise BagError(f'{wanted_size:,} bytes; expected at most {_MAX_CHUNK_BYTES:,}')
         if compression == '':
             content = packed
         elif compression == 'zstd' and torn:
             unpacker = zstandard.ZstdDecompressor().decompressobj()
             content = memoryview(unpacker.decompress(packed))
         elif compression == 'zstd':
+            if zstandard.frame_content_size(packed) > wanted_size:
+                raise BagError(f'more than the {wanted_size} bytes that are expected')
             content = memoryview(zstandard.ZstdDecompressor().decompress(packed, wanted_size))
         elif compression == 'lz4':
             content = memoryview(lz4.frame.LZ4FrameDecompressor().decompress(packed))

@@ -15,12 +15,11 @@ import re
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
 import zstandard
 
 from desertmind_seg.storage.connection import BagError, Findings, OfferedQos, StorageFile
 from desertmind_seg.storage.mcap_file import MCAP_MAGIC, McapFile
-from desertmind_seg.storage.qos import recorded_qos
+from desertmind_seg.storage.qos import load_yaml, recorded_qos
 from desertmind_seg.storage.ros1_file import ROS1_MAGIC, Ros1File
 from desertmind_seg.storage.sqlite_file import SQLITE_MAGIC, SqliteFile
 
@@ -28,7 +27,7 @@ METADATA = 'metadata.yaml'
 ZSTD_MAGIC = b'\x28\xb5\x2f\xfd'
 _FORMATS = ((MCAP_MAGIC, McapFile), (SQLITE_MAGIC, SqliteFile), (ROS1_MAGIC, Ros1File))
 _PACKED = ('.zstd', '.zst')
-_SUFFIXES = ('.mcap', '.db3')
+_SUFFIXES = ('.mcap', '.db3', '.bag')
 # A metadata.yaml of 100 splits with 100 topics has 2 MB.
 _MAX_METADATA_BYTES = 64 * 2**20
 # So many names, topics or files, are told in one sentence.
@@ -129,11 +128,11 @@ def _read_metadata(folder: Path, findings: Findings) -> dict[str, Any] | None:
     try:
         if file.stat().st_size > _MAX_METADATA_BYTES:
             raise ValueError(f'it has {file.stat().st_size:,} bytes')
-        document = yaml.safe_load(file.read_text(encoding='utf-8-sig'))
+        document = load_yaml(file.read_text(encoding='utf-8-sig'))
         information = document['rosbag2_bagfile_information']
         if not isinstance(information, dict):
             raise TypeError('rosbag2_bagfile_information is no mapping')
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as err:
+    except (OSError, KeyError, TypeError, ValueError) as err:
         detail = ' '.join(str(err).split())
         findings.note(f'{METADATA} cannot be read ({detail})')
         return None
@@ -154,9 +153,11 @@ def _files(folder: Path, metadata: dict[str, Any] | None, findings: Findings) ->
         if entry.suffix not in _PACKED or entry.name.removesuffix(entry.suffix) not in names
     ]
     if not there:
+        inside = sorted(entry.parent.name for entry in folder.glob(f'*/{METADATA}'))
         raise BagError(
             f'the folder holds no file of a bag; expected a rosbag2 folder, which has {METADATA} '
             'and .mcap or .db3 files.'
+            + (f' Bags in it: {_names(inside)}; pass one of them.' if inside else '')
         )
     if metadata is None:
         return _splits(there, findings)
@@ -218,7 +219,11 @@ def _take_over(metadata: dict[str, Any], recording: Recording, findings: Finding
     """Take what the files do not have from metadata.yaml, and compare what they do."""
     custom = metadata.get('custom_data')
     if isinstance(custom, dict):
-        recording.custom_data = {str(key): str(value) for key, value in custom.items()}
+        recording.custom_data = {
+            key: value
+            for key, value in custom.items()
+            if isinstance(key, str) and isinstance(value, str)
+        }
     counts: Counter[str] = Counter()
     for file in recording.files:
         for connection in file.connections:

@@ -39,7 +39,7 @@ class SqliteFile:
         try:
             self._database = self._stack.enter_context(closing(_open(path, self._stack, findings)))
             self.connections = self._read_connections()
-        except sqlite3.Error as err:
+        except (sqlite3.Error, LookupError, TypeError, ValueError) as err:
             self._stack.close()
             raise BagError(
                 f'{path.name} is damaged ({err}). `sqlite3 {path.name} .recover | sqlite3 '

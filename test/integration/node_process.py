@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+import json
 import os
 from pathlib import Path
 import re
@@ -28,7 +29,9 @@ from rclpy.parameter import Parameter as RclpyParameter
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
-from std_msgs.msg import Header
+from std_msgs.msg import Header, String
+
+from desertmind_seg.messages.images import label_info_type
 
 ROOT = Path(__file__).resolve().parents[2]
 # Discovery can take 3 s, and the machine may be busy with other work.
@@ -350,6 +353,19 @@ def pixels_of(message: Image) -> npt.NDArray[np.uint8]:
     pixels = np.frombuffer(message.data, np.uint8)
     shape = (message.height, message.width) + ((3,) if channels == 3 else ())
     return pixels.reshape(shape)
+
+
+def label_info_of(peer: Peer) -> list[Any]:
+    """Subscribe to the classes, latched, in the type that this machine publishes them in."""
+    return peer.collect(f'{NODE}/label_info', label_info_type()[0], LATCHED_QOS)
+
+
+def names_and_threshold(label_info: Any) -> tuple[list[str], float]:
+    """Read a vision_msgs/LabelInfo, or the JSON that stands for it where it is not installed."""
+    if isinstance(label_info, String):
+        document = json.loads(label_info.data)
+        return [entry['class_name'] for entry in document['class_map']], document['threshold']
+    return [entry.class_name for entry in label_info.class_map], label_info.threshold
 
 
 def now_ns() -> int:

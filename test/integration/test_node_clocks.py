@@ -138,9 +138,8 @@ def test_two_nodes_of_one_name_and_one_that_nobody_configures(
 ) -> None:
     parameters = {'model.bundle': tiny_bundle, 'diagnostics.period_sec': 0.2}
     with NodeProcess(parameters, remap='/elsewhere') as other:
-        for process in (node, other):
-            process.wait_for_log('2 nodes are called /segmentation: .*-r __node:=')
-        peer.wait_for_diagnostic('Input', level='1', message='2 nodes are called /segmentation')
+        words = '2 nodes are called /segmentation: .*-r __node:='
+        peer.wait_for_diagnostic('Input', level='1', message=words)
         other.wait_for_log(
             'The node waits, unconfigured: run `ros2 lifecycle set /segmentation configure`.*'
             'autostart:=true'

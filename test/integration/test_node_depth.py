@@ -108,7 +108,7 @@ def test_unusable_depth_is_refused_with_the_reason_and_masks_go_on(
     other.header.frame_id = 'camera_depth_optical_frame'
     cases = [
         (truncated, 'refused', 'is truncated: it has 153599 bytes'),
-        (of(0, encoding='mono16'), 'refused', "has encoding 'mono16'; expected 32FC1"),
+        (of(0, encoding='mono8'), 'refused', "has encoding 'mono8'; expected 32FC1"),
         (of(0, step=100), 'refused', 'has step 100; expected at least 640 bytes a row'),
         (of(0, height=0, width=0), 'refused', 'is empty; expected at least one pixel'),
         (small, 'refused', 'another aspect ratio, so they do not show the same'),

@@ -199,8 +199,11 @@ def test_masks_of_an_rgb_bundle_wait_for_no_depth_unless_points_are_wanted(
             return bool(clouds)
 
         peer.wait_until(sent, 'points')
-        values = peer.wait_for_diagnostic('Depth', mode='RGB-D')
-    assert int(values['frames_with_depth']) >= 1
+        values = peer.wait_for_diagnostic('Depth', frames_with_depth='[1-9]')
+        process.wait_for_log('Points and costmap have depth')
+        # Masks of an RGB bundle are never made with depth.
+        assert values['mode'] == 'RGB'
+        assert 'Mode RGB-D' not in process.log
 
 
 @pytest.mark.data

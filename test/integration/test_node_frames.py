@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-import json
 from pathlib import Path
+import re
 
 from node_process import (
-    LATCHED_QOS,
     MASK,
     NODE,
     NodeProcess,
     Peer,
     image_of_rows,
+    label_info_of,
+    names_and_threshold,
     now_ns,
     pixels_of,
     rgb8,
@@ -25,7 +26,6 @@ import numpy.typing as npt
 import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
-from std_msgs.msg import String
 
 from desertmind_seg.messages.images import SUPPORTED_ENCODINGS, decode_image
 from desertmind_seg.model.ontology import load_ontology
@@ -97,7 +97,10 @@ def encoded_frames(rgb: Rgb) -> Iterator[tuple[str, Image]]:
     for encoding in SUPPORTED_ENCODINGS:
         wide = 2 if encoding.endswith('16') else 1
         name = encoding.removesuffix('16').removesuffix('8')
-        if name in ('rgb', 'bgr', 'rgba', 'bgra'):
+        unnamed = re.fullmatch(r'(8|16)UC([134])', encoding)
+        if unnamed:
+            row_bytes, num_rows = width * int(unnamed[1]) // 8 * int(unnamed[2]), height
+        elif name in ('rgb', 'bgr', 'rgba', 'bgra'):
             row_bytes, num_rows = width * len(name) * wide, height
         elif name == 'mono' or name.startswith('bayer'):
             row_bytes, num_rows = width * wide, height
@@ -168,13 +171,9 @@ def test_only_what_is_subscribed_to_is_computed(
 
 
 def test_late_joiner_gets_the_classes(node: NodeProcess, peer: Peer) -> None:
-    infos = peer.collect(f'{NODE}/label_info', String, LATCHED_QOS)
+    infos = label_info_of(peer)
     peer.wait_until(lambda: infos, 'latched label_info')
-    document = json.loads(infos[0].data)
-    ontology = load_ontology('ycor-8')
-    assert [entry['class_name'] for entry in document['class_map']] == list(ontology.names)
-    assert document['ontology_sha256'] == ontology.sha256
-    assert document['threshold'] == 0.0
+    assert names_and_threshold(infos[0]) == (list(load_ontology('ycor-8').names), 0.0)
 
 
 def test_bad_frames_are_dropped_and_counted_and_the_node_goes_on(
@@ -214,7 +213,7 @@ def test_parameters_change_while_frames_flow(
     node: NodeProcess, peer: Peer, asymmetric_rgb: Rgb, segmenter: Segmenter
 ) -> None:
     masks = peer.collect(MASK)
-    infos = peer.collect(f'{NODE}/label_info', String, LATCHED_QOS)
+    infos = label_info_of(peer)
     camera = peer.camera()
     peer.wait_for_match(camera, [MASK])
     before = send_until_answered(peer, camera, rgb8(asymmetric_rgb, now_ns()), masks)
@@ -227,7 +226,8 @@ def test_parameters_change_while_frames_flow(
     np.testing.assert_array_equal(pixels_of(after) == 255, confidence < np.ceil(0.9 * 255))
     assert (pixels_of(after) == 255).any()
     peer.wait_until(
-        lambda: infos and json.loads(infos[-1].data)['threshold'] == 0.9, 'label_info again'
+        lambda: infos and names_and_threshold(infos[-1])[1] == pytest.approx(0.9),
+        'label_info again',
     )
 
     refused = peer.set_parameter('confidence.threshold', float('nan'))

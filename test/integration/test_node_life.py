@@ -132,7 +132,7 @@ def test_compressed_input(
         del message.data[len(message.data) // 2 :]
         message.header = stamp_header(now_ns())
         camera.publish(message)
-        peer.wait_for_diagnostic('Input', message='does not decode: it is truncated, corrupt')
+        peer.wait_for_diagnostic('Input', message='does not decode: it is truncated or corrupt')
         values = peer.wait_for_diagnostic('Input', format='jpeg 131x97', dropped_bad_frame='1')
         assert values['topic'] == f'{IMAGE_TOPIC}/compressed'
 

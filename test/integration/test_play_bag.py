@@ -1,9 +1,11 @@
 """play_bag as its own process, heard over DDS."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -28,6 +30,7 @@ from tiny_bag import (
     offered_qos,
     write_drive,
 )
+import yaml
 
 from desertmind_seg.messages.bags import Bag
 from desertmind_seg.play_bag import main
@@ -216,6 +219,29 @@ def test_remaps_and_offers_the_recorded_qos(tmp_path: Path, listener: Listener) 
     assert info.qos_profile.durability == DurabilityPolicy.VOLATILE
     player.send_signal(signal.SIGTERM)
     assert player.wait(timeout=10) == 0
+
+
+@pytest.mark.usefixtures('process_state')
+def test_damaged_messages_are_left_out_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_drive(tmp_path / 'drive', TinyDrive(num_frames=4, rate_hz=50.0), 'sqlite3')
+    with closing(sqlite3.connect(path / 'drive.db3')) as database, database:
+        database.execute(
+            "UPDATE messages SET data = x'0001' WHERE id = (SELECT MIN(messages.id) FROM "
+            'messages JOIN topics ON topic_id = topics.id WHERE name = ?)',
+            (IMAGE_TOPIC,),
+        )
+    metadata = path / 'metadata.yaml'
+    document = yaml.safe_load(metadata.read_text())
+    for topic in document['rosbag2_bagfile_information']['topics_with_message_count']:
+        topic['topic_metadata']['offered_qos_profiles'] = [{'reliability': 'reliable'}]
+        topic['message_count'] = 9
+    metadata.write_text(yaml.safe_dump(document))
+    assert main([str(path), '--topics', IMAGE_TOPIC, LABEL_TOPIC]) == 1
+    printed = capsys.readouterr().out
+    assert f'{IMAGE_TOPIC}: 3 published, 1 damaged and left out\n' in printed
+    assert f'{LABEL_TOPIC}: 4 published\n' in printed
 
 
 def test_types_without_a_package_are_named_and_left_out(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ POLICY = share_path('config/sros2/policy.xml')
 OPTIONAL = {('subscribe', name) for name in ('/tf', '/tf_static', '/bond')} | {
     ('publish', '/bond')
 }
+# What rcl publishes for every lifecycle node; rclpy does not list it.
+BELOW_RCLPY = {('publish', '/rosout'), ('publish', f'{NODE}/transition_event')}
 
 
 def allowed_by_policy() -> set[tuple[str, str]]:
@@ -38,27 +40,24 @@ def done_by_node(**parameters: object) -> set[tuple[str, str]]:
     try:
         node = SegmentationNode()
         assert node.start()
-        listed = {
-            (verb, name)
-            for verb, names_and_types in (
-                ('publish', node.get_publisher_names_and_types_by_node),
-                ('subscribe', node.get_subscriber_names_and_types_by_node),
-                ('reply', node.get_service_names_and_types_by_node),
-                ('request', node.get_client_names_and_types_by_node),
-            )
-            for name, _types in names_and_types(NODE[1:], '/')
+        # Not asked of the graph: it never learns of a second node of this process now and then.
+        done = {
+            *(('publish', publisher.topic_name) for publisher in node.publishers),
+            *(('subscribe', subscription.topic_name) for subscription in node.subscriptions),
+            *(('reply', node.resolve_service_name(each.srv_name)) for each in node.services),
+            *(('request', node.resolve_service_name(each.srv_name)) for each in node.clients),
         }
         assert node.stop(10.0)
         node.destroy_node()
     finally:
         rclpy.shutdown()
-    return listed
+    return done
 
 
 def test_policy_lists_what_the_node_does(tiny_bundle: Path) -> None:
-    done = set()
+    done = BELOW_RCLPY
     for transport in ('raw', 'compressed'):
-        done |= done_by_node(
+        done = done | done_by_node(
             **{
                 'model.bundle': tiny_bundle,
                 'depth.use': 'always',

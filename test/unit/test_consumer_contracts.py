@@ -5,8 +5,10 @@ sources, on its own and with plain loops, down to what they do not check: rows a
 their step, a confidence image without its size. Messages come from the functions that fill them
 in the node, parameters from config/nav2.yaml.
 
-- kiwicampus/semantic_segmentation_layer@a70cf6e: src/semantic_segmentation_layer.cpp (parameters,
-  synchronisation, sizes), src/segmentation_buffer.cpp (pixels to tiles).
+- ros-navigation/semantic_segmentation_layer@b269885 (the same in its first home, kiwicampus, at
+  a70cf6e, but for the decay by the field of view, which config/nav2.yaml leaves off):
+  src/semantic_segmentation_layer.cpp (parameters, synchronisation, sizes),
+  src/segmentation_buffer.cpp (pixels to tiles).
 - NVIDIA-ISAAC-ROS/isaac_ros_nvblox@319438a: nvblox_ros/src/lib/nvblox_node.cpp (synchronisation),
   nvblox_ros/src/lib/conversions/image_conversions.cpp (camera and mask).
 """

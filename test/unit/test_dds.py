@@ -13,6 +13,7 @@ import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from desertmind_seg.messages.dds import (
+    discovery_limit,
     image_transport_problems,
     keep_frame_memory,
     qos_conflicts,
@@ -148,6 +149,25 @@ def test_udp_buffers_above_the_kernels_limit_are_named_with_the_remedy(tmp_path:
     assert 'wmem_max' not in problem
     environ = write_profile(tmp_path / 'small.xml', receiveBufferSize=4096, sendBufferSize=4096)
     assert image_transport_problems(FAST_DDS, environ) == []
+
+
+@pytest.mark.parametrize(
+    ('environ', 'words'),
+    [
+        ({'ROS_LOCALHOST_ONLY': '1'}, 'ROS_LOCALHOST_ONLY=1: nodes of other computers are not'),
+        ({'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}, '=LOCALHOST: nodes of other computers'),
+        ({'ROS_AUTOMATIC_DISCOVERY_RANGE': 'OFF'}, '=OFF: other nodes are not found'),
+        ({'ROS_LOCALHOST_ONLY': '0', 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'SUBNET'}, None),
+        ({'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', 'ROS_STATIC_PEERS': '10.0.0.2'}, None),
+        ({}, None),
+    ],
+)
+def test_settings_that_hide_other_computers_are_named(
+    environ: dict[str, str], words: str | None
+) -> None:
+    said = discovery_limit(environ)
+    assert (said is None) == (words is None)
+    assert (words or '') in (said or '')
 
 
 @pytest.mark.parametrize('name', [SEGMENT, SEGMENT.replace('dds', 'rtps')])

@@ -6,9 +6,11 @@ import fcntl
 import multiprocessing
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+import os
 from pathlib import Path
 import resource
 import signal
+import stat
 
 import pytest
 
@@ -162,6 +164,68 @@ def test_waiting_for_another_builder_can_be_stopped(
     assert len(told) == 3
     assert told[0].startswith('Another process builds this engine')
     assert find_or_build(bundle, key, tmp_path, Builder(), go_on).built_now
+
+
+@pytest.mark.parametrize('umask', [0o002, 0o000, 0o077])
+def test_engines_are_found_again_whatever_the_umask(
+    umask: int, bundle: Bundle, key: EngineKey, tmp_path: Path
+) -> None:
+    previous = os.umask(umask)
+    try:
+        built = find_or_build(bundle, key, tmp_path / 'engines', Builder(), go_on)
+    finally:
+        os.umask(previous)
+    for path in (built.path, built.path.with_suffix('.json'), built.path.parent):
+        assert not path.stat().st_mode & 0o022
+    assert find_engine(bundle, key, tmp_path / 'engines') is not None
+
+
+@pytest.mark.parametrize('place', ['.', 'above', 'engine', 'sidecar'])
+@pytest.mark.parametrize('mode', [0o707, 0o770, 0o1777])
+def test_engines_that_others_could_have_written_are_refused(
+    place: str, mode: int, bundle: Bundle, key: EngineKey, tmp_path: Path
+) -> None:
+    folder = tmp_path / 'above' / 'engines'
+    path = find_or_build(bundle, key, folder, Builder(), go_on).path
+    paths = {'.': folder, 'above': folder.parent, 'engine': path}
+    changed = paths.get(place, path.with_suffix('.json'))
+    if mode & stat.S_IWGRP:
+        if os.geteuid() != 0:
+            pytest.skip('only root can give a file to another group')
+        os.chown(changed, -1, 4711)
+    changed.chmod(mode)
+    if mode & stat.S_ISVTX and changed.is_dir():  # nobody else can replace what is in it
+        assert find_engine(bundle, key, folder) is not None
+        return
+    pattern = rf'{changed} may be written to by others \(mode {mode:o}\); .* chmod go-w {changed}'
+    with pytest.raises(EngineBuildError, match=pattern):
+        find_engine(bundle, key, folder)
+    with pytest.raises(EngineBuildError, match=f'set {CACHE_VARIABLE} to a folder of this user'):
+        find_or_build(bundle, key, folder, Builder(), go_on)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='only root can give files to another user')
+@pytest.mark.parametrize('place', ['.', 'above', 'engine', 'link'])
+def test_engines_of_other_users_are_refused(
+    place: str, bundle: Bundle, key: EngineKey, tmp_path: Path
+) -> None:
+    folder = tmp_path / 'above' / 'engines'
+    path = find_or_build(bundle, key, folder, Builder(), go_on).path
+    if place == 'link':  # in a good folder, to one of another user
+        (tmp_path / 'good').symlink_to(folder)
+    changed = {'.': folder, 'engine': path}.get(place, folder.parent)
+    os.chown(changed, 4711, -1)
+    asked = tmp_path / 'good' if place == 'link' else folder
+    with pytest.raises(EngineBuildError, match=rf'{changed} belongs to user 4711, not to user 0'):
+        find_engine(bundle, key, asked)
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ('HOME', 'XDG_CACHE_HOME', CACHE_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os, 'getuid', lambda: 1_000_620_000)
+    with pytest.raises(EngineBuildError, match=f'has no home folder .* Or set {CACHE_VARIABLE}'):
+        engine_folder()
 
 
 def test_a_failed_build_frees_the_lock(bundle: Bundle, key: EngineKey, tmp_path: Path) -> None:

@@ -102,9 +102,10 @@ def test_a_checkout_that_was_not_installed_has_nothing_to_compare_with(
     ('module', 'remedy'),
     [
         ('cv2.gapi', 'opencv-python-headless>=4.11'),
-        ('torch', "'desertmind_seg[train]'"),
-        ('rclpy', "'desertmind_seg[ros]'"),
-        ('', 'desertmind_seg'),
+        ('torch', 'pip install torch'),
+        ('rclpy', "With apt's ROS 2: source /opt/ros/$ROS_DISTRO/setup.bash. Without: "),
+        ('rclpy', "pip install 'ros-rclpy[fastrtps]'"),
+        ('', "pip install 'numpy>=1.26' 'opencv-python-headless>=4.11'"),
     ],
 )
 def test_a_failed_import_names_what_brings_it(site: Path, module: str, remedy: str) -> None:

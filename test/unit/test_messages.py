@@ -278,6 +278,13 @@ def test_malformed_image_is_refused_in_words(message: SimpleNamespace, words: st
         decode_image(message)
 
 
+def test_whatever_fails_is_a_message_error() -> None:
+    with pytest.raises(MessageError, match=r'The message does not decode: .*encoding'):
+        decode_image(SimpleNamespace())
+    with pytest.raises(MessageError, match=r'The message does not decode: .*byte'):
+        decode_compressed_image(SimpleNamespace(format='jpeg', data=[300]))
+
+
 def test_no_combination_of_fields_gets_past_the_checks() -> None:
     """Whatever the fields say, decoding gives an image of their size or a MessageError."""
     rng = np.random.default_rng(2)
@@ -545,10 +552,10 @@ def test_label_info_with_vision_msgs(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.apt_ros
+@pytest.mark.apt_ros('cv_bridge')
 def test_conversions_equal_cv_bridge() -> None:
     """Compare with apt's cv_bridge (PyPI's is broken with numpy 2)."""
-    cv_bridge = pytest.importorskip('cv_bridge', reason='cv_bridge comes with apt ROS 2 only')
+    cv_bridge = pytest.importorskip('cv_bridge')
     rgb = np.random.default_rng(5).integers(0, 256, (24, 32, 3), np.uint8)
     for kind in (*INTERLEAVED, *BAYER):
         rows = interleaved_rows(rgb, kind)

@@ -78,12 +78,18 @@ def test_a_link_that_gets_slow_is_not_taken_for_a_foreign_clock() -> None:
 def test_a_clock_that_is_set_right_is_noticed_and_reset_starts_over() -> None:
     clock, _ = play([SEC])
     assert 'other clock' in clock.problems(500)
-    clock.arrive(NOW_NS, NOW_NS + SEC, SEC)
-    assert 'other clock' not in clock.problems(500)
+    clock.arrive(NOW_NS + SEC, NOW_NS + SEC, SEC)
+    assert clock.problems(500) == {}
     clock.reset()
     assert clock.problems(500) == {}
     assert clock.arrive(SEC, NOW_NS + 2 * SEC, 2 * SEC) == 0.0
     assert 'other clock' in clock.problems(500)
+
+
+def test_a_link_that_recovers_is_told_no_longer() -> None:
+    clock, _ = play([*lagging(900, 30), *(stamp + 3 * SEC for stamp in lagging(40, 30))])
+
+    assert 'late' not in clock.problems(500)
 
 
 @pytest.mark.parametrize(

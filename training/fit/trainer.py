@@ -209,14 +209,20 @@ def _plugins(*, synchronise: bool) -> list[Any]:
 
 
 class _GrowingCsvLogger(CSVLogger):
-    """Keeps the rows of a run that goes on, up to the step that it goes on from."""
+    """Keeps the rows of a run that goes on, up to the step that it goes on from.
+
+    A run that was killed may have left half a row, the last.
+    """
 
     def __init__(self, out: Path, steps: int | None) -> None:
         self._rows: list[dict[str, str]] = []
         path = out / 'metrics.csv'
         if steps is not None and path.is_file():
             with path.open(newline='', encoding='utf-8') as file:
-                self._rows = [row for row in csv.DictReader(file) if int(row['step']) < steps]
+                whole = [row for row in csv.DictReader(file) if None not in {*row, *row.values()}]
+            self._rows = [
+                row for row in whole if row['step'].isdecimal() and int(row['step']) < steps
+            ]
         super().__init__(out, name='', version='')
 
     @property

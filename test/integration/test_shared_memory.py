@@ -1,0 +1,53 @@
+"""The node and /dev/shm: what a killed one left, and one that is too small for images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import signal
+import subprocess
+
+from node_process import IMAGE_TOPIC, MASK, NodeProcess, Peer, now_ns, rgb8, send_until_answered
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+DOCKERS_64_MB = (
+    *('unshare', '--mount', '--propagation', 'private', 'sh', '-c'),
+    'mount -t tmpfs -o size=64m none /dev/shm && exec "$@"',
+    'sh',
+)
+
+
+def test_segment_of_a_killed_node_goes_with_the_next_start(tiny_bundle: Path) -> None:
+    parameters = {'model.bundle': tiny_bundle, 'autostart': 'true'}
+    with NodeProcess(parameters) as killed:
+        killed.wait_for_log('Active:')
+        (dead,) = killed.shared_memory()
+        with NodeProcess(parameters) as living:
+            living.wait_for_log('Active:')
+            # It maps those of its peers, too.
+            (used,) = living.shared_memory() - {dead}
+            killed.send(signal.SIGKILL)
+            killed.wait()
+            with NodeProcess(parameters) as following:
+                following.wait_for_log('Active:')
+                # Another process of this user may have been faster: then the log is silent.
+                assert not Path(dead).exists()
+                assert Path(used).exists()
+                assert Path(used).name not in following.log
+
+
+def test_too_little_shared_memory_is_said_and_images_still_come(
+    tiny_bundle: Path, peer: Peer, asymmetric_rgb: npt.NDArray[np.uint8]
+) -> None:
+    tried = subprocess.run([*DOCKERS_64_MB, 'true'], capture_output=True, text=True)
+    if tried.returncode != 0:
+        pytest.skip(f'a /dev/shm of its own needs root: {tried.stderr.strip()}')
+    parameters = {'model.bundle': tiny_bundle, 'autostart': 'true', 'input.max_age_ms': 0}
+    with NodeProcess(parameters, prefix=DOCKERS_64_MB) as node:
+        node.wait_for_log('Active:')
+        assert node.shared_memory() == set()
+        node.wait_for_log('/dev/shm has 67 MB, .* --shm-size=512m')
+        camera, masks = peer.camera(IMAGE_TOPIC), peer.collect(MASK)
+        peer.wait_for_match(camera, [MASK])
+        send_until_answered(peer, camera, rgb8(asymmetric_rgb, now_ns()), masks)
