@@ -435,7 +435,7 @@ def corrupt_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     ],
 )
 @pytest.mark.usefixtures('process_state')
-def test_a_start_that_fails_ends_with_status_1_and_the_reason(
+def test_a_start_that_fails_ends_with_status_2_and_the_reason(
     tiny_bundle: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
@@ -445,15 +445,15 @@ def test_a_start_that_fails_ends_with_status_1_and_the_reason(
     if parameters.get('model.bundle') == 'CORRUPT':
         parameters = {'model.bundle': str(corrupt_bundle(tiny_bundle, tmp_path))}
     given = {'autostart': 'true', 'model.bundle': tiny_bundle, **parameters}
-    assert run_node(node_arguments(given)) == 1
+    assert run_node(node_arguments(given)) == 2
     log = capfd.readouterr().err
     assert re.search(words, log)
     assert 'Traceback' not in log
 
 
-def test_a_missing_parameter_file_ends_with_status_1_and_its_name() -> None:
+def test_a_missing_parameter_file_ends_with_status_2_and_its_name() -> None:
     with NodeProcess({}, ros_arguments=['--params-file', '/nowhere.yaml']) as process:
-        assert process.wait() == 1
+        assert process.wait() == 2
         process.wait_for_log('Cannot start: .*/nowhere.yaml')
 
 
