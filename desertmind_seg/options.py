@@ -5,7 +5,8 @@ one function with typed arguments, and prints what came of it.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from math import isfinite
 import os
 from pathlib import Path
@@ -14,13 +15,14 @@ import signal
 import sys
 import threading
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import DEFAULT_BUNDLE
 from desertmind_seg.model.installed import check_installed, import_failure
 
 ALL_DONE, DONE_IN_PART, NOTHING_WRITTEN, STOPPED = 0, 1, 2, 130
+_MOST = 1e6
 # What a shell shows of a program that SIGPIPE (13) ended, as in `segment ... | head`.
 NO_READER = 128 + 13
 EXIT_CODES = """\
@@ -57,6 +59,9 @@ def run_command(parser: argparse.ArgumentParser, work: Callable[[], int]) -> int
 def _work_or_reason(parser: argparse.ArgumentParser, work: Callable[[], int]) -> int:
     try:
         check_installed()
+        if isinstance(sys.stdout, TextIOWrapper):
+            # A path may hold bytes that are no text, which go out as they came in.
+            sys.stdout.reconfigure(errors='surrogateescape')
         status = _interruptible(work)
         sys.stdout.flush()
         return status
@@ -77,6 +82,15 @@ def _work_or_reason(parser: argparse.ArgumentParser, work: Callable[[], int]) ->
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, and ends `--help | head` as quietly as the commands end."""
+
+    def parse_known_args(  # type: ignore[override]  # the stub has one signature a namespace
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        for text in sys.argv[1:] if args is None else args:
+            if any('\udc80' <= character <= '\udcff' for character in text):
+                # OpenCV crashes where it shall write to such a path, and reports are UTF-8.
+                self.error(f'{text!a} holds bytes that are no UTF-8; rename that file or folder')
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         super().error(' '.join(message.split()))
@@ -201,10 +215,10 @@ def probability(text: str) -> float:
 
 
 def positive(text: str) -> float:
-    """Parse a number above 0."""
+    """Parse a number above 0; rates and seconds do not go beyond a million."""
     value = number(text)
-    if value <= 0.0:
-        raise argparse.ArgumentTypeError(f'{text} is not above 0')
+    if not 0.0 < value <= _MOST:
+        raise argparse.ArgumentTypeError(f'{text} is not above 0 and at most {_MOST:.0f}')
     return value
 
 
@@ -216,12 +230,13 @@ def not_negative(text: str) -> float:
     return value
 
 
-def whole_number(least: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers from `least`."""
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `least` to `most`."""
 
     def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from {least}')
+        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+            to = '' if most is None else f' to {most}'
+            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from {least}{to}')
         return int(text)
 
     return parse

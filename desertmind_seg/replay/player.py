@@ -13,6 +13,7 @@ from typing import Any
 
 import rclpy
 from rclpy.duration import Duration
+from rclpy.exceptions import NameValidationException
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -29,6 +30,7 @@ _DEFAULT_DEPTH = 10
 # A late joiner gets this many messages of a latched topic (several nodes publish on /tf_static).
 _MAX_LATCHED_DEPTH = 100
 _DELIVERY_TIMEOUT_SEC = 1
+_LONGEST_WAIT_SEC = 3600.0
 
 
 class PlayError(DesertmindError):
@@ -108,9 +110,12 @@ class BagPlayer:
             elif reason := bag.unplayable(name):
                 self.skipped[name] = reason
             else:
-                self._publishers[name] = node.create_publisher(
-                    message_class, remaps.get(name, name), publisher_qos(topic)
-                )
+                try:
+                    self._publishers[name] = node.create_publisher(
+                        message_class, remaps.get(name, name), publisher_qos(topic)
+                    )
+                except NameValidationException as err:
+                    self.skipped[name] = ' '.join(str(err).split())
         if self.num_messages == 0:
             reasons = '; '.join(f'{name}: {reason}' for name, reason in self.skipped.items())
             raise BagError(
@@ -234,7 +239,7 @@ class BagPlayer:
                 if next_tick_s <= now_s and next_tick_s <= due_s:
                     bag_ns = self._bag.start_ns + int((now_s - pass_start_s) * 1e9 * self._rate)
                     tick = Clock()
-                    tick.clock.sec, tick.clock.nanosec = divmod(bag_ns, 1_000_000_000)
+                    tick.clock.sec, tick.clock.nanosec = divmod(_as_time(bag_ns), 10**9)
                     self._clock.publish(tick)
                     missed = int((now_s - next_tick_s) / self._clock_period_s)
                     next_tick_s += (missed + 1) * self._clock_period_s
@@ -244,8 +249,15 @@ class BagPlayer:
                 wake_s = due_s
             if due_s <= now_s:
                 break
-            stop.wait(wake_s - now_s)
+            # A damaged log time may be centuries away, more than one wait takes.
+            stop.wait(min(wake_s - now_s, _LONGEST_WAIT_SEC))
         return next_tick_s
+
+
+def _as_time(time_ns: int) -> int:
+    """Return the nearest time that a builtin_interfaces/Time holds."""
+    most_ns = (2**31 - 1) * 10**9
+    return max(-most_ns, min(time_ns, most_ns))
 
 
 def play_bag(

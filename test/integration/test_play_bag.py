@@ -261,6 +261,21 @@ def test_types_without_a_package_are_named_and_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures('process_state')
+def test_a_topic_that_ros_does_not_name_so_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = str(write_drive(tmp_path / 'drive', TinyDrive()))
+    remap = ('--remap', f'{IMAGE_TOPIC}:=no~name')
+    assert main((path, '--topics', IMAGE_TOPIC, *remap)) == 2
+    assert 'nothing that can be played: /camera/color/image_raw: Invalid topic name' in (
+        capsys.readouterr().err
+    )
+    assert main((path, '--topics', IMAGE_TOPIC, LABEL_TOPIC, '--rate', '1000', *remap)) == 0
+    assert f'{LABEL_TOPIC}: 6 published' in capsys.readouterr().out
+    assert 'Not playing /camera/color/image_raw: Invalid topic name' in caplog.text
+
+
+@pytest.mark.usefixtures('process_state')
 def test_errors_exit_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(write_drive(tmp_path / 'drive', TinyDrive()))
     for arguments, expected in (
@@ -272,6 +287,7 @@ def test_errors_exit_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert expected in capsys.readouterr().err
     for arguments, expected in (
         ((path, '--rate', '0'), 'is not above 0'),
+        ((path, '--clock', '1e300'), '1e300 is not above 0 and at most 1000000'),
         ((path, '--remap', 'oops'), 'is not of the form from:=to'),
     ):
         with pytest.raises(SystemExit, match='2'):

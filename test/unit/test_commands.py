@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from desertmind_seg import replay_bag
 from desertmind_seg.options import command_parser, run_command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -224,6 +225,38 @@ def test_a_wrong_argument_with_a_line_break_is_told_in_one_line(
     with pytest.raises(SystemExit, match='2'):
         command_parser('desertmind_seg.segment', '').parse_args(['a\nb'])
     assert capsys.readouterr().err.endswith(': error: unrecognized arguments: a b\n')
+
+
+def test_a_path_that_is_no_text_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    name = os.fsdecode(b'caf\xe9')  # Latin-1, of an old disk
+    with pytest.raises(SystemExit, match='2'):
+        command_parser('desertmind_seg.segment', '').parse_args([name])
+    assert r"'caf\udce9' holds bytes that are no UTF-8; rename" in capsys.readouterr().err
+
+
+def test_names_that_are_no_text_are_printed() -> None:
+    code = (
+        'from desertmind_seg.options import command_parser, run_command\n'
+        "run_command(command_parser('x', ''), lambda: print('caf\\udce9') or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        cwd=ROOT,
+        env={**os.environ, 'PYTHONIOENCODING': 'utf-8:strict'},
+        capture_output=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b'caf\xe9\n', b'')
+
+
+@pytest.mark.parametrize('domain', ['-1', '233', 'x', '9' * 30])
+def test_a_domain_that_dds_has_not_is_refused(
+    domain: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ['drive', '--image', '/a', '--out', 'out', f'--domain={domain}']
+    with pytest.raises(SystemExit, match='2'):
+        replay_bag.build_parser().parse_args(given)
+    assert 'is not a whole number from 0 to 232' in capsys.readouterr().err
 
 
 def test_a_pipe_that_is_broken_elsewhere_is_an_error(capfd: pytest.CaptureFixture[str]) -> None:
