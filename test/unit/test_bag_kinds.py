@@ -284,6 +284,14 @@ WHOLE: dict[str, Kind] = {
         ),
         '',
     ),
+    'own with another field': (
+        lambda at: write_mcap(
+            at / 'a.mcap',
+            schema=(IMAGE, 'ros2msg', DEFINITION.replace(RULE, f'uint8 gain\n{RULE}', 1).encode()),
+            payload=lambda index: cdr(index) + b'\7',
+        ),
+        "has other fields than ROS's own; the file's was taken",
+    ),
     'type without msg': (
         lambda at: write_mcap(
             at / 'a.mcap', schema=('sensor_msgs/Image', 'ros2msg', DEFINITION.encode())
