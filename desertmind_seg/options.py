@@ -114,6 +114,10 @@ def _interruptible(work: Callable[[], int]) -> int:
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         nonlocal interrupted
         if interrupted:
+            from multiprocessing import active_children
+
+            for child in active_children():
+                child.kill()  # it would wait for work for ever
             os._exit(STOPPED)
         interrupted = True
         raise KeyboardInterrupt
