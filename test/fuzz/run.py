@@ -22,7 +22,8 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
-from strategies_images import image_families
+from strategies_documents import document_families
+from strategies_images import Family, image_families
 
 # Hypothesis remembers what it has drawn: a run of 100,000 would take a gigabyte of its own.
 _BATCH = 2000
@@ -47,9 +48,14 @@ class Result:
         )
 
 
+def families() -> dict[str, Family]:
+    """Return what is fed, by name."""
+    return {**image_families(), **document_families()}
+
+
 def run_family(name: str, examples: int, first_seed: int) -> Result:
     """Run one family in this process."""
-    family = image_families()[name]
+    family = families()[name]
     result = Result(name)
 
     def decode(value: object) -> None:
@@ -83,7 +89,7 @@ def run_family(name: str, examples: int, first_seed: int) -> Result:
 def main() -> int:
     """Run the families that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    names = list(image_families())
+    names = list(families())
     parser.add_argument('--examples', type=int, default=10_000, help='for each family')
     parser.add_argument('--family', choices=names, action='append', help='default: all')
     parser.add_argument('--seed', type=int, default=0)
