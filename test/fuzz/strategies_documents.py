@@ -8,8 +8,9 @@ from pathlib import Path
 from random import Random
 import tempfile
 
+from mutations import damaged
 import numpy as np
-from strategies_images import Family, damaged, made
+from strategies_images import Family
 from tiny_bundle import write_tiny_bundle
 
 from desertmind_seg.engines.onnxruntime import OnnxRuntimeEngine
@@ -83,15 +84,21 @@ def document_families() -> dict[str, Family]:
     bundle = write_tiny_bundle(folder / 'good.onnx').path.read_bytes()
     return {
         'yaml': Family(
-            made(document, (table, parameters)), lambda c: parse_yaml(c, 'x'), DesertmindError
+            lambda rng: document(rng, (table, parameters)),
+            lambda c: parse_yaml(c, 'x'),
+            DesertmindError,
         ),
-        'json': Family(made(document, (results,)), lambda c: parse_json(c, 'x'), DesertmindError),
+        'json': Family(
+            lambda rng: document(rng, (results,)), lambda c: parse_json(c, 'x'), DesertmindError
+        ),
         'class table': Family(
-            made(document, (table,)),
+            lambda rng: document(rng, (table,)),
             _from_file(folder, 'x.yaml', load_ontology),
             DesertmindError,
         ),
         'bundle': Family(
-            made(stamped, (bundle,)), _from_file(folder, 'x.onnx', _run_bundle), DesertmindError
+            lambda rng: stamped(rng, (bundle,)),
+            _from_file(folder, 'x.onnx', _run_bundle),
+            DesertmindError,
         ),
     }

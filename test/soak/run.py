@@ -33,6 +33,7 @@ from node_process import MASK, NODE, NodeProcess, Peer
 from rcl_interfaces.msg import Parameter
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter as RclpyParameter
+from rclpy.qos import qos_profile_parameters
 from sensor_msgs.msg import Image
 from traffic import COMPRESSED, DEPTH, IMAGE, INFO
 
@@ -86,7 +87,10 @@ class Soak:
         self._end_sec = time.monotonic() + 60 * minutes
         self._begin_sec = time.monotonic()
         self._pending: list[tuple[float, Any]] = []
-        self._setter = peer.node.create_client(SetParameters, f'{NODE}/set_parameters')
+        # As rclcpp's clients do; rclpy's default keeps 10 answers (docs/node.md).
+        self._setter = peer.node.create_client(
+            SetParameters, f'{NODE}/set_parameters', qos_profile=qos_profile_parameters
+        )
         self._latest_mask_sec = time.monotonic()
         peer.node.create_subscription(Image, MASK, self._on_mask, 10, raw=True)
         self._transport = 'raw'
