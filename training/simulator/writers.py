@@ -192,8 +192,8 @@ def _write_frames(task: tuple[DriveSpec, range, Path]) -> int:
 def _write_image(
     path: Path, image: npt.NDArray[Any] | cv2.typing.MatLike, options: list[int]
 ) -> None:
-    if not cv2.imwrite(str(path), image, options):
-        raise OSError(f'cannot write {path}')
+    # imwrite says nothing of why a file was not written, such as a full disk.
+    path.write_bytes(cv2.imencode(path.suffix, image, options)[1].tobytes())
 
 
 # ---------------------------------------------------------------------------------------------
