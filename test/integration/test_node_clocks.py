@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+import re
 
 from lifecycle_msgs.msg import Transition
 from node_process import MASK, NodeProcess, Peer, now_ns, rgb8
@@ -43,8 +44,12 @@ def send(
 @pytest.mark.parametrize(
     ('offset_ns', 'masks_come', 'words'),
     [
-        (-3 * SEC, False, 'Images arrive 3.0 s after their stamps, and older than input.max_age'),
-        (2 * SEC, True, 'Stamps are (19|20)[0-9]{2} ms ahead of the node clock'),
+        (
+            -3 * SEC,
+            False,
+            r'Images arrive 3\.\d s after their stamps, and older than input\.max_age',
+        ),
+        (1990 * MS, True, r'Stamps are 1\d{3} ms ahead of the node clock'),
     ],
 )
 def test_a_clock_that_is_wrong_is_said_in_the_log_with_the_remedy(
@@ -62,9 +67,7 @@ def test_a_clock_that_is_wrong_is_said_in_the_log_with_the_remedy(
 
     def told() -> bool:
         send(peer, camera, asymmetric_rgb, [offset_ns])
-        return peer.diagnostic('Input').get('message', '').startswith('Images') or (
-            'ahead of' in peer.diagnostic('Input').get('message', '')
-        )
+        return bool(re.search(words, peer.diagnostic('Input').get('message', '')))
 
     peer.wait_until(told, 'the clock is named')
     node.wait_for_log(f'{words}.*chrony or PTP')
