@@ -153,5 +153,5 @@ def test_what_compares_the_versions_may_be_missing_itself(
 ) -> None:
     monkeypatch.setitem(sys.modules, 'packaging.requirements', None)
 
-    with pytest.raises(InstallationError, match='packaging is needed.*pip install packaging'):
+    with pytest.raises(InstallationError, match=r'packaging is needed.*pip install packaging'):
         check_installed()
