@@ -29,11 +29,11 @@ class MessageError(DesertmindError):
     """A message cannot be decoded; says which field is wrong, its value and what was expected."""
 
 
-_Parameters = ParamSpec('_Parameters')
-_Decoded = TypeVar('_Decoded')
+P = ParamSpec('P')
+T = TypeVar('T')
 
 
-def message_decoder(decode: Callable[_Parameters, _Decoded]) -> Callable[_Parameters, _Decoded]:
+def message_decoder(decode: Callable[P, T]) -> Callable[P, T]:
     """Make every failure of a decoder a MessageError, which costs one frame and not the node.
 
     What is known to be wrong with messages is told before, in words. This is for the rest, such as
@@ -41,7 +41,7 @@ def message_decoder(decode: Callable[_Parameters, _Decoded]) -> Callable[_Parame
     """
 
     @wraps(decode)
-    def refusing(*arguments: _Parameters.args, **options: _Parameters.kwargs) -> _Decoded:
+    def refusing(*arguments: P.args, **options: P.kwargs) -> T:
         try:
             return decode(*arguments, **options)
         except DesertmindError:

@@ -28,7 +28,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 
-from strategies_images import image_families
+from strategies_documents import document_families
+from strategies_images import Family, image_families
 
 # What takes longer by the clock is timed again by the CPU, which others do not slow down.
 _SUSPICIOUS_SEC = 0.1
@@ -59,11 +60,16 @@ class Result:
         return '\n'.join([*lines, *self.failures[:3]])
 
 
+def families() -> dict[str, Family]:
+    """Return what is fed, by name."""
+    return {**image_families(), **document_families()}
+
+
 def run_family(name: str, examples: int, first: int) -> Result:
     """Run one family in this process."""
     # Decoders written in C say what is wrong with each image.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    family = image_families()[name]
+    family = families()[name]
     result = Result(name)
     for index in range(first, first + examples):
         value = family.make(Random(index))
@@ -94,7 +100,7 @@ def _cpu_sec(decode: Callable[[Any], object], value: Any) -> float:
 def main() -> int:
     """Run the families that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    names = list(image_families())
+    names = list(families())
     parser.add_argument('--examples', type=int, default=10_000, help='for each family')
     parser.add_argument('--family', choices=names, action='append', help='default: all')
     parser.add_argument('--first', type=int, default=0, help='number of the first message')

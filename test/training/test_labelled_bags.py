@@ -179,10 +179,26 @@ _CODES_M = [1.5, 0.0, 0.0, 0.0, 0.0, 150.0]
         (_image('16UC1', _STEPS), _STEPS_M),
         (_compressed('16UC1; compressedDepth png', _STEPS), _STEPS_M),
         (_compressed('16UC1; compressedDepth rvl', _STEPS), _STEPS_M),
+        (
+            {
+                'format': '16UC1; png compressed ',
+                'data': cv2.imencode('.png', _STEPS)[1].ravel(),
+            },
+            _STEPS_M,
+        ),
         (_compressed('32FC1; compressedDepth png', _CODES, 1500.0), _CODES_M),
         (_compressed('32FC1; compressedDepth rvl', _CODES, 1500.0), _CODES_M),
     ],
-    ids=['32FC1', '32FC1 padded', '16UC1', '16UC1 png', '16UC1 rvl', '32FC1 png', '32FC1 rvl'],
+    ids=[
+        '32FC1',
+        '32FC1 padded',
+        '16UC1',
+        '16UC1 png',
+        '16UC1 rvl',
+        'plain',
+        '32FC1 png',
+        '32FC1 rvl',
+    ],
 )
 def test_one_depth_message_is_the_same_on_the_vehicle_and_in_training(
     tmp_path: Path, fields: dict[str, Any], metres: list[float]

@@ -15,14 +15,19 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
+from PIL import Image
 import pytest
 from tiny_model import DEPTH
 from tiny_rgbd import write_tiny_depth
+from tiny_ycor import write_tiny_ycor
 import torch
 import yaml
 
 from desertmind_seg.model.ontology import load_ontology
+from training.data.datasets import list_frames
 from training.data.frames import DatasetError
+from training.fit.loaders import pixels_by_class
 from training.fit.run import train
 from training.fit.task import SegmentationTask, TrainingError
 from training.fit.trainer import TimmSyncBatchNorm
@@ -530,6 +535,41 @@ def test_a_missing_gpu_is_not_replaced(
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     with pytest.raises(RecipeError, match='--accelerator gpu: torch finds no GPU'):
         train(tiny_recipe, tmp_path / 'run', accelerator='gpu')
+
+
+def test_a_frame_that_a_worker_cannot_read_is_named_in_one_line(
+    tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    frames = write_tiny_ycor(tmp_path / 'ycor', list(range(6)))
+    sections = [{**tiny_recipe.data.train[0].model_dump(), 'root': str(frames)}]
+    recipe = _changed(
+        tiny_recipe,
+        data={'train': sections, 'val': sections, 'num_workers': 1, 'rare_class_boost': 0.0},
+        loss={'class_weights': 'none'},
+    )
+    image, labels = (frames / 'train/iid000001' / name for name in ('rgb.jpg', 'labels.png'))
+    whole = image.read_bytes()
+    image.write_bytes(whole[:-200])
+    with pytest.raises(DatasetError, match=r'^/.*/rgb\.jpg: cannot be read as an image: [^\n]*$'):
+        train(recipe, tmp_path / 'cut')
+    image.write_bytes(whole)
+    Image.fromarray(np.full((68, 128), 77, np.uint8)).save(labels)
+    with pytest.raises(DatasetError, match=r'^/.*/labels\.png: raw codes .* 77 [^\n]*$'):
+        train(recipe, tmp_path / 'code')
+
+
+def test_classes_that_cannot_be_learned_are_named(
+    tiny_recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = list_frames(tiny_recipe.data.train[0], tiny_recipe.data, load_ontology('ycor-8'))
+    pixels_by_class(tiny_recipe, frames, load_ontology('ycor-8'))
+    assert 'No training frame has a pixel of rough trail, puddle, obstacle, ' in caplog.text
+    table = load_ontology('ycor-8').model_dump(mode='json')
+    table.update(name='one', classes=table['classes'][:1])
+    (tmp_path / 'one.yaml').write_text(yaml.safe_dump(table))
+    recipe = tiny_recipe.model_copy(update={'ontology': str(tmp_path / 'one.yaml')})
+    with pytest.raises(RecipeError, match=r"one has one class, 'smooth trail': there is nothing"):
+        train(recipe, tmp_path / 'run')
 
 
 def test_more_processes_than_validation_frames_are_refused(

@@ -1,6 +1,7 @@
 """The batches of a recipe."""
 
 from collections.abc import Mapping, Sequence
+import logging
 from typing import Any
 
 import lightning as L
@@ -22,6 +23,8 @@ from training.data.samples import (
 )
 from training.recipes.schema import Recipe, RecipeError
 
+_log = logging.getLogger(__name__)
+
 
 def check_depth(recipe: Recipe, frames: Sequence[LabelledFrame]) -> None:
     """Refuse to learn depth from nothing, and say how many frames are without."""
@@ -42,11 +45,22 @@ def check_depth(recipe: Recipe, frames: Sequence[LabelledFrame]) -> None:
 def pixels_by_class(
     recipe: Recipe, frames: Sequence[LabelledFrame], ontology: Ontology
 ) -> npt.NDArray[np.int64]:
-    """Count labelled pixels, int64 (frames, classes); zeros where the recipe does not ask."""
+    """Count labelled pixels, int64 (frames, classes); zeros where the recipe does not ask.
+
+    Classes that no frame has are named in a warning.
+    """
     given = isinstance(recipe.loss.class_weights, list) or recipe.loss.class_weights == 'none'
     if given and recipe.data.rare_class_boost == 0:
         return np.zeros((len(frames), ontology.num_classes), np.int64)
-    return class_pixels(frames, ontology)
+    pixels = class_pixels(frames, ontology)
+    absent = [ontology.names[k] for k in np.flatnonzero(pixels.sum(axis=0) == 0)]
+    if absent:
+        _log.warning(
+            'No training frame has a pixel of %s: the network will never learn %s',
+            ', '.join(absent),
+            'it' if len(absent) == 1 else 'them',
+        )
+    return pixels
 
 
 def make_loaders(

@@ -43,7 +43,7 @@ from training.networks.checkpoint import (
 )
 from training.networks.vehicle_graph import VehicleGraph
 from training.recipes.changes import recipe_changes
-from training.recipes.schema import Recipe
+from training.recipes.schema import Recipe, RecipeError
 
 _log = logging.getLogger(__name__)
 LAST = 'last.ckpt'
@@ -87,6 +87,11 @@ def train(
     """
     _check_folder(out, resume)
     ontology = load_ontology(recipe.ontology)
+    if ontology.num_classes < 2:
+        raise RecipeError(
+            f'{ontology.name} has one class, {ontology.names[0]!r}: there is nothing to tell '
+            'apart; give what is not of it a class of its own'
+        )
     if resume and (out / CHECKPOINT).is_file() and not (out / LAST).is_file():
         return _finished_run(recipe, ontology, out)
     state = read_last(out / LAST) if resume and (out / LAST).is_file() else None
@@ -122,7 +127,10 @@ def train(
     task.start_averaging()
     if trainer.is_global_zero:
         _write_recipe(recipe, out)
-    _fit(trainer, task, loader, val_loader, None if state is None else out / LAST)
+        if state is None:  # curves of a run that was stopped before its first save
+            for events in out.glob('events.out.tfevents.*'):
+                events.unlink()
+    _fit(trainer, task, loader, val_loader, out, resume=state is not None)
     training_sec = last.training_sec
     if trainer.is_global_zero:
         counts: Counter[str] = Counter()
@@ -167,7 +175,9 @@ def _fit(
     task: SegmentationTask,
     loader: DataLoader[Sample],
     val_loader: DataLoader[Sample],
-    resumed_from: Path | None,
+    out: Path,
+    *,
+    resume: bool,
 ) -> None:
     """Run Lightning's loop without its warnings that are not true here."""
     with warnings.catch_warnings():
@@ -178,12 +188,17 @@ def _fit(
         # Not so: _GrowingCsvLogger puts the earlier rows back.
         warnings.filterwarnings('ignore', '.*Previous log files in this directory will be.*')
         try:
-            trainer.fit(task, loader, val_loader, ckpt_path=resumed_from, weights_only=True)
+            last = out / LAST if resume else None
+            trainer.fit(task, loader, val_loader, ckpt_path=last, weights_only=True)
         except DatasetError as err:
             # A worker's message is its whole traceback, which ends with the error's own line.
             kind = type(err)
             said = str(err).rpartition(f'{kind.__module__}.{kind.__qualname__}: ')[2].strip()
             raise DatasetError(said) from err
+        except OSError as err:
+            if err.errno is not None and not err.filename:  # of a logger's file
+                err.filename = str(out)
+            raise
 
 
 def _check_folder(out: Path, resume: bool) -> None:

@@ -178,8 +178,9 @@ def _load(path: Path) -> Mapping[str, Any]:
     try:
         tree = torch.load(path, map_location='cpu', weights_only=True)
     except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as err:
+        said = str(err).partition('\n')[0]
         raise CheckpointError(
-            f'{path}: not a readable checkpoint ({type(err).__name__}: {err})'
+            f'{path}: not a readable checkpoint ({type(err).__name__}: {said})'
         ) from err
     if not isinstance(tree, dict):
         raise CheckpointError(f'{path}: holds a {type(tree).__name__}, expected a checkpoint')
