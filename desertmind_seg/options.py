@@ -57,7 +57,7 @@ def run_command(parser: argparse.ArgumentParser, work: Callable[[], int]) -> int
 def _work_or_reason(parser: argparse.ArgumentParser, work: Callable[[], int]) -> int:
     try:
         check_installed()
-        status = _interruptible(work)
+        status = _interruptible(parser.prog, work)
         sys.stdout.flush()
         return status
     except (DesertmindError, OSError) as err:
@@ -103,18 +103,19 @@ def _drop_unread_output() -> bool:
     return dropped
 
 
-def _interruptible(work: Callable[[], int]) -> int:
-    """Do a command's work; Ctrl-C ends it as KeyboardInterrupt, and again at once.
+def _interruptible(prog: str, work: Callable[[], int]) -> int:
+    """Do a command's work; the first Ctrl-C unwinds it, and the second ends the process at once.
 
-    Ctrl-C may come during an import, where libraries turn it into errors of their own, and once
-    more while the first is put away or Python ends, where it would print a traceback.
+    Ctrl-C may come during an import, where libraries turn it into errors of their own. Once all
+    is put away the process ends here: Python's own end waits for the threads of libraries, and
+    was seen aborted by one of ONNX Runtime's.
     """
     interrupted = False
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         nonlocal interrupted
         if interrupted:
-            os._exit(STOPPED)
+            _leave()
         interrupted = True
         raise KeyboardInterrupt
 
@@ -122,12 +123,23 @@ def _interruptible(work: Callable[[], int]) -> int:
         signal.signal(signal.SIGINT, interrupt)
     try:
         return work()
-    except Exception as err:
-        if interrupted:
-            raise KeyboardInterrupt from err
-        raise
+    except BaseException:
+        if not interrupted:
+            raise
+        sys.stdout.flush()
+        print(f'{prog}: stopped', file=sys.stderr, flush=True)
+        _leave()
     finally:
         interrupted = True
+
+
+def _leave() -> NoReturn:
+    """End the process and those that it started, with nothing put away."""
+    from multiprocessing import active_children
+
+    for child in active_children():
+        child.kill()  # it would wait for work for ever
+    os._exit(STOPPED)
 
 
 def exit_on_interrupt() -> None:

@@ -11,8 +11,11 @@ _OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 _PROGRESSIVE, _END, _SCAN = 0xC2, 0xD9, 0xDA
 _NO_LENGTH = {0x01, *range(0xD0, 0xD9)}
 _MARKER = re.compile(rb'\xff+([^\x00\xff])', re.DOTALL)
-# Encoders write 1 to 13; each costs up to 20 ms at 3840 x 2160, however short it is.
-_MAX_SCANS = 20
+# Encoders write 1 to 13, and a phone's file holds two images; each scan costs up to 20 ms at
+# 3840 x 2160, however short it is.
+_MAX_SCANS = 30
+# Cameras write some ten, and 255 of a large colour profile.
+_MAX_SEGMENTS = 1000
 
 
 def read_jpeg(content: bytes) -> tuple[int, int]:
@@ -22,13 +25,14 @@ def read_jpeg(content: bytes) -> tuple[int, int]:
         ValueError: there is no size, or the image is of a kind that is not decoded.
         struct.error: it is cut off.
     """
-    frame = width = height = components = marker = 0
+    frame = width = height = components = marker = segments = 0
     position = 2
     # As libjpeg looks for markers. It refuses a second frame.
     while marker not in (_SCAN, _END):
         found = _MARKER.search(content, position)
-        if found is None:
-            raise ValueError('no scan')
+        segments += 1
+        if found is None or segments > _MAX_SEGMENTS:
+            raise ValueError(f'no scan within {_MAX_SEGMENTS} segments')
         marker, position = found[1][0], found.end()
         if marker in _OTHER_FRAMES:
             raise ValueError(f'coding process {marker & 15}; expected baseline or progressive')

@@ -11,10 +11,10 @@ import numpy as np
 from desertmind_seg.evaluation.results import DepthMetrics, DepthProblem
 from desertmind_seg.messages.bag_depth import decode_recorded_depth, pair_recorded
 from desertmind_seg.messages.bags import IMAGE_TYPES, Bag, BagError, RawMessage
-from desertmind_seg.messages.images import MessageError
 from desertmind_seg.messages.pairing import MAX_DT_MS, MAX_WAIT_MS, OTHER_FRAME, DepthPairing
 from desertmind_seg.model.arrays import Depth
 from desertmind_seg.model.bundle import Bundle
+from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.scores.records import BandMetrics
 
 # Of how many different problems with depth the metrics keep the text.
@@ -78,7 +78,7 @@ class RecordedDepth:
             return None
         try:
             depth = decode_recorded_depth(self._bag, raw, size_hw)
-        except (BagError, MessageError) as err:
+        except DesertmindError as err:
             self._refused += 1
             self._note(str(err))
             return None

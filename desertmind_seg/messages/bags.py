@@ -36,7 +36,7 @@ from desertmind_seg.storage.connection import (
     in_time_order,
     strongest,
 )
-from desertmind_seg.storage.definitions import message_types, standard_types
+from desertmind_seg.storage.definitions import check_definition, message_types, standard_types
 from desertmind_seg.storage.recording import ZSTD_MAGIC, Recording, open_recording
 
 __all__ = ['BagError', 'OfferedQos']
@@ -207,29 +207,30 @@ class Bag:
             BagError: nothing does; says why.
         """
         if name not in self._types:
-            self._types[name], note = self._parse_types(name)
-            if note:
-                self.findings.note(note)
+            reasons: list[str] = []
+            for connection in self._connections[name]:
+                try:
+                    self._types[name], note = message_types(connection)
+                except BagError as err:
+                    reasons.append(str(err))
+                    continue
+                if note:
+                    self.findings.note(note)
+                break
+            else:
+                raise BagError(reasons[0])
         return self._types[name]
-
-    def _parse_types(self, name: str) -> tuple[Typestore, str]:
-        reasons = []
-        for connection in self._connections[name]:
-            try:
-                return message_types(connection)
-            except BagError as err:
-                reasons.append(str(err))
-        raise BagError(reasons[0])
 
     def unreadable_topics(self) -> dict[str, str]:
         """Return the topics whose messages nobody here could deserialize, and why."""
         unreadable = {}
-        for name in self.topics.keys() - self._types.keys():
+        for name in sorted(self.topics.keys() - self._types.keys()):
             try:
-                self._parse_types(name)
+                for connection in self._connections[name]:
+                    check_definition(connection)
             except BagError as err:
                 unreadable[name] = str(err)
-        return dict(sorted(unreadable.items()))
+        return unreadable
 
     @property
     def start_ns(self) -> int:

@@ -103,7 +103,7 @@ def image_transport_problems(rmw_implementation: str, environ: Mapping[str, str]
 def discovery_limit(environ: Mapping[str, str]) -> str | None:
     """Say that the environment keeps this process from nodes of other computers, or return None.
 
-    For a log at level INFO: on one computer that is what people want.
+    Worth saying where nobody is found; on one computer it is what people want.
     """
     only = environ.get('ROS_LOCALHOST_ONLY')
     reach = environ.get('ROS_AUTOMATIC_DISCOVERY_RANGE')
@@ -127,8 +127,7 @@ def _small_shared_memory(profile: ElementTree.Element) -> list[str]:
     if not (need and _SHARED_MEMORY.is_dir()):
         return []
     usage = shutil.disk_usage(_SHARED_MEMORY)
-    has_its_own = _SEGMENT_NAME.search(Path('/proc/self/maps').read_text()) is not None
-    if usage.total >= 2 * need and (has_its_own or usage.free >= need):
+    if usage.total >= 2 * need and (usage.free >= need or _has_segment()):
         return []
     return [
         f'{_SHARED_MEMORY} has {usage.total / 1e6:.0f} MB, of which {usage.free / 1e6:.0f} are '
@@ -137,6 +136,11 @@ def _small_shared_memory(profile: ElementTree.Element) -> list[str]:
         'a container with --shm-size=512m or --ipc=host; what killed processes left goes with '
         '`fastdds shm clean`.'
     ]
+
+
+def _has_segment() -> bool:
+    """Whether Fast DDS has found room in shared memory for this process."""
+    return _SEGMENT_NAME.search(Path('/proc/self/maps').read_text()) is not None
 
 
 def _small_udp_buffers(profile: ElementTree.Element) -> list[str]:

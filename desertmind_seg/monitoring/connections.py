@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
+import os
 import time
 from typing import Any
 
 from rclpy.node import Node
+from rclpy.utilities import get_rmw_implementation_identifier
 
-from desertmind_seg.messages.dds import qos_conflicts
+from desertmind_seg.messages.dds import discovery_limit, qos_conflicts
 
 _SILENCE_EVERY_SEC = 30.0
 
@@ -106,14 +108,14 @@ class Connections:
         expected = f'sensor_msgs/msg/{source.message_type.__name__}'
         listed = ', '.join(f'{_node_of(sender)} ({sender.topic_type})' for sender in senders)
         if not senders:
-            why = f'it has no publisher. {source.advice}'
+            limit = discovery_limit(os.environ)
+            why = ' '.join(filter(None, ('it has no publisher.', source.advice, limit)))
         elif all(sender.topic_type != expected for sender in senders):
             why = f'expected {expected}, but its publishers are {listed}.'
         else:
-            why = (
-                f'its publishers are {listed}. Is the camera running, and was its driver '
-                'started with the Fast DDS profile?'
-            )
+            why = f'its publishers are {listed}. Is the camera running'
+            fast_dds = get_rmw_implementation_identifier().startswith('rmw_fastrtps')
+            why += ', and was its driver started with the Fast DDS profile?' if fast_dds else '?'
         problem = f'No {source.what} for {silent_sec:.0f} s on {source.topic}: {why}'
         # rclpy throttles by the line that logs, not by topic.
         now_sec = time.monotonic()

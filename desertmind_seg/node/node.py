@@ -28,7 +28,7 @@ from sensor_msgs.msg import CompressedImage
 
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.engines.protocol import EngineError
-from desertmind_seg.messages.dds import discovery_limit, image_transport_problems
+from desertmind_seg.messages.dds import image_transport_problems
 from desertmind_seg.messages.frame_slot import Frame
 from desertmind_seg.messages.images import (
     MessageError,
@@ -114,8 +114,6 @@ class SegmentationNode(LifecycleNode):
             self.get_logger().warning(sentence)
         for sentence in image_transport_problems(get_rmw_implementation_identifier(), os.environ):
             self.get_logger().warning(sentence)
-        if limit := discovery_limit(os.environ):
-            self.get_logger().info(limit)
         self._inputs = NodeInputs(
             self, self.settings, self.health, self._connections.on_incompatible_qos, self._forget
         )

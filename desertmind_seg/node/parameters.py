@@ -81,7 +81,7 @@ PARAMETERS = (
     ParameterSpec(
         'autostart',
         False,
-        'Configure and activate by itself; when that fails, the process exits with status 1.',
+        'Configure and activate by itself; when that fails, the process exits with status 2.',
         settable='at start',
     ),
     ParameterSpec(

@@ -35,6 +35,10 @@ except ImportError:  # ROS 2 Humble and Jazzy
 _SPIN_SEC = 0.1
 _LAST_FRAME_SEC = 1.0
 
+# Exit statuses. A supervisor may start again what failed, but not what is configured wrongly:
+# launch/seg.launch.py tells them apart.
+_STOPPED, _FAILED, _WRONG_CONFIGURATION = 0, 1, 2
+
 
 class _RosLogHandler(logging.Handler):
     """Passes the log of the modules that know no ROS to the node's."""
@@ -55,7 +59,12 @@ class _RosLogHandler(logging.Handler):
 
 
 def run_node(args: list[str] | None = None, load_engine: LoadEngine = load_engine) -> int:
-    """Run the node until SIGINT or SIGTERM; returns the exit status."""
+    """Run the node until SIGINT or SIGTERM.
+
+    Returns:
+        Exit status: 0 when it was stopped or has built its engine, 2 when it could not begin, 1
+        when it failed later.
+    """
     keep_frame_memory()
     os.environ.update(with_background_sending(os.environ))
     stop = Event()
@@ -80,7 +89,7 @@ def run_node(args: list[str] | None = None, load_engine: LoadEngine = load_engin
     except (ParameterError, RCLError) as err:
         rclpy.logging.get_logger('segmentation').fatal(f'Cannot start: {err}')
         rclpy.try_shutdown()
-        return 1
+        return _WRONG_CONFIGURATION
     log_handler = _RosLogHandler(node)
     package_log = logging.getLogger('desertmind_seg')
     package_log.addHandler(log_handler)
@@ -88,13 +97,13 @@ def run_node(args: list[str] | None = None, load_engine: LoadEngine = load_engin
     executor: Executor = EventsExecutor()
     executor.add_node(node)
     build_only = node.settings['build_only']
-    if build_only:
-        failed = not node.build_only()
-    else:
-        failed = node.settings['autostart'] and not node.start()
-    while not (build_only or failed or stop.is_set()):
+    begin = node.build_only if build_only else node.start
+    begun = not (build_only or node.settings['autostart']) or begin()
+    status = _STOPPED if begun else _WRONG_CONFIGURATION
+    while not (build_only or status or stop.is_set()):
         executor.spin_once(timeout_sec=_SPIN_SEC)
-        failed = node.worker_failed.is_set()
+        if node.worker_failed.is_set():
+            status = _FAILED
     stopped = node.stop(_LAST_FRAME_SEC)
     package_log.removeHandler(log_handler)
     executor.shutdown()
@@ -109,5 +118,5 @@ def run_node(args: list[str] | None = None, load_engine: LoadEngine = load_engin
         gc.collect()
         rclpy.utilities.get_default_context().destroy()
         sys.stderr.flush()
-        os._exit(int(failed))
-    return int(failed)
+        os._exit(status)
+    return status

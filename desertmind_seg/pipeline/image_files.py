@@ -72,6 +72,6 @@ def segment_image(segmenter: Segmenter, image: Path, target: Path) -> float:
     for suffix, picture in zip(OUTPUT_SUFFIXES, pictures, strict=True):
         path = target.with_name(target.name + suffix)
         _, encoded = cv2.imencode(path.suffix, picture)
-        with atomic_write(path) as temporary:
+        with atomic_write(path, durable=False) as temporary:
             temporary.write_bytes(encoded.tobytes())
     return result.inference_ms

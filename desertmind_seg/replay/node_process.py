@@ -20,7 +20,8 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # hang.
 _TIED = (
     'import ctypes, os, sys\n'
-    f'ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, {int(signal.SIGINT)})\n'
+    'libc = ctypes.CDLL(None)\n'
+    f'if hasattr(libc, "prctl"): libc.prctl({_PR_SET_PDEATHSIG}, {int(signal.SIGINT)})\n'
     'if os.getppid() == int(sys.argv[1]): os.execv(sys.argv[2], sys.argv[2:])'
 )
 _LOG_TAIL_LINES = 15

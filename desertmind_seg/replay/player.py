@@ -274,8 +274,9 @@ def play_bag(
     with Bag(path) as bag:
         node = rclpy.create_node('play_bag')
         player = BagPlayer(node, bag, topics=topics, remaps=remaps, rate=rate, clock_hz=clock_hz)
-        for name, reason in player.skipped.items():
-            _LOGGER.warning('Not playing %s: %s.', name, reason)
+        if player.skipped:
+            skipped = [f'{name}: {reason}' for name, reason in player.skipped.items()]
+            _LOGGER.warning('Not playing %s.', '; '.join(skipped))
         if wait_sec is not None:
             player.wait_for_subscribers(wait_sec, stop)
         total = None if loop else player.num_messages

@@ -8,7 +8,14 @@ import yaml
 
 from desertmind_seg.storage.connection import OfferedQos, strongest
 
-_LOADER = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
+_FAST: Any = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
+
+
+class _Loader(_FAST):  # type: ignore[misc]
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Leave `<<` alone, which is then refused: 30 that merge one another take hours."""
+
+
 # As numbers of rmw until metadata version 8, as names since; what is missing is ROS's default.
 _RELIABLE = {0, 1, 'system_default', 'reliable', 'unknown', None}
 _TRANSIENT_LOCAL = {1, 'transient_local'}
@@ -21,7 +28,7 @@ def load_yaml(text: str) -> Any:
         ValueError: it cannot be parsed.
     """
     try:
-        return yaml.load(text, _LOADER)
+        return yaml.load(text, _Loader)
     except (yaml.YAMLError, TypeError, AttributeError, OverflowError, RecursionError) as err:
         raise ValueError(' '.join(str(err).split())) from err
 

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for what the decoders are fed: messages, formats and bytes."""
+"""What the decoders of images and depth are fed: messages, formats and bytes, damaged."""
 
 from __future__ import annotations
 
@@ -77,15 +77,6 @@ def compressed_message(
     return SimpleNamespace(format=rng.choice(formats), data=damaged(rng, contents))
 
 
-def made(make: Callable[..., Any], *arguments: Any) -> st.SearchStrategy[Any]:
-    """Draw a value that takes hundreds of random numbers.
-
-    Hypothesis draws the seed alone: 20 times as fast as drawing each number, and a failure is
-    reproduced, but not made smaller.
-    """
-    return st.randoms(use_true_random=True).map(lambda rng: make(rng, *arguments))
-
-
 def _depth_contents() -> tuple[bytes, ...]:
     png, tiff = (cv2.imencode(ext, _MILLIMETRES)[1].tobytes() for ext in ('.png', '.tiff'))
     floats = cv2.imencode('.tiff', _MILLIMETRES.astype(np.float32) / 1000)[1].tobytes()
@@ -108,11 +99,22 @@ def _decode_file(content: bytes) -> None:
 
 @dataclass(frozen=True)
 class Family:
-    """A decoder, what it is fed, and the one error that it may raise."""
+    """A decoder, what it is fed, and the one error that it may raise.
 
-    values: st.SearchStrategy[Any]
+    Attributes:
+        make: makes a value from random numbers.
+        decode: takes it.
+        error: documented.
+    """
+
+    make: Callable[[Random], Any]
     decode: Callable[[Any], object]
     error: type[DesertmindError]
+
+    @property
+    def values(self) -> st.SearchStrategy[Any]:
+        """Return what Hypothesis draws from: the seed alone, for a value takes hundreds."""
+        return st.randoms(use_true_random=True).map(self.make)
 
 
 def image_families() -> dict[str, Family]:
@@ -121,22 +123,27 @@ def image_families() -> dict[str, Family]:
     rvl = (rvl_encode(_MILLIMETRES), struct.pack('<II', 3840, 2160) + bytes(4000))
     labels = ('mono8', '8UC1', 'mono16', '16UC1')
     depth = ('32FC1', '16UC1', 'mono16')
+    compressed_depth = _depth_contents()
     return {
         'image message': Family(
-            made(image_message, SUPPORTED_ENCODINGS), decode_image, MessageError
+            lambda rng: image_message(rng, SUPPORTED_ENCODINGS), decode_image, MessageError
         ),
-        'label message': Family(made(image_message, labels), decode_labels, MessageError),
+        'label message': Family(
+            lambda rng: image_message(rng, labels), decode_labels, MessageError
+        ),
         'compressed image': Family(
-            made(compressed_message, _FORMATS, images), decode_compressed_image, MessageError
+            lambda rng: compressed_message(rng, _FORMATS, images),
+            decode_compressed_image,
+            MessageError,
         ),
-        'depth message': Family(made(image_message, depth), decode_depth, MessageError),
+        'depth message': Family(lambda rng: image_message(rng, depth), decode_depth, MessageError),
         'compressed depth': Family(
-            made(compressed_message, _DEPTH_FORMATS, _depth_contents()),
+            lambda rng: compressed_message(rng, _DEPTH_FORMATS, compressed_depth),
             decode_compressed_depth,
             MessageError,
         ),
         'rvl': Family(
-            made(damaged, rvl), lambda data: decode_rvl(data, TOPIC_LIMITS), DecodeError
+            lambda rng: damaged(rng, rvl), lambda data: decode_rvl(data, TOPIC_LIMITS), DecodeError
         ),
-        'image file': Family(made(damaged, images), _decode_file, DecodeError),
+        'image file': Family(lambda rng: damaged(rng, images), _decode_file, DecodeError),
     }

@@ -77,19 +77,19 @@ def test_two_nodes_at_once_build_once(tiny_bundle: Path, tmp_path: Path) -> None
     ],
 )
 @pytest.mark.usefixtures('process_state')
-def test_what_cannot_be_built_ends_with_status_1(
+def test_what_cannot_be_built_ends_with_status_2(
     changes: Mapping[str, object],
     message: str,
     tiny_bundle: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    assert run_node(node_arguments({**building(tiny_bundle, tmp_path), **changes})) == 1
+    assert run_node(node_arguments({**building(tiny_bundle, tmp_path), **changes})) == 2
     assert message in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures('process_state')
-def test_a_named_tensorrt_without_a_driver_ends_with_status_1(
+def test_a_named_tensorrt_without_a_driver_ends_with_status_2(
     tiny_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     if Path('/dev/nvidiactl').exists():
@@ -100,7 +100,7 @@ def test_a_named_tensorrt_without_a_driver_ends_with_status_1(
         'engine.backend': 'tensorrt',
         'engine.cache_dir': tmp_path,
     }
-    assert run_node(node_arguments(parameters)) == 1
+    assert run_node(node_arguments(parameters)) == 2
     assert 'Cannot configure: no NVIDIA GPU can be used' in capfd.readouterr().err
 
 

@@ -92,11 +92,15 @@ def test_qos_override_and_mismatch_of_the_input(
 
 def test_silence_is_explained(tiny_bundle: Path, peer: Peer) -> None:
     parameters = {**ACTIVE, 'model.bundle': tiny_bundle, 'input.timeout_sec': 0.5}
-    with NodeProcess(parameters) as process:
+    at_home = {'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', 'ROS_STATIC_PEERS': None}
+    with NodeProcess(parameters, environment=at_home) as process:
         peer.wait_for_diagnostic(
             'Input', level='1', message=f'No image for .* on {IMAGE_TOPIC}: it has no publisher'
         )
-        process.wait_for_log('No image for .* it has no publisher. Remap image')
+        process.wait_for_log(
+            'No image for .* it has no publisher. Remap image.* '
+            'ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST: nodes of other computers are not found.'
+        )
         peer.camera(message_type=CompressedImage)
         peer.wait_for_diagnostic(
             'Input',
@@ -431,7 +435,7 @@ def corrupt_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     ],
 )
 @pytest.mark.usefixtures('process_state')
-def test_a_start_that_fails_ends_with_status_1_and_the_reason(
+def test_a_start_that_fails_ends_with_status_2_and_the_reason(
     tiny_bundle: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
@@ -441,15 +445,15 @@ def test_a_start_that_fails_ends_with_status_1_and_the_reason(
     if parameters.get('model.bundle') == 'CORRUPT':
         parameters = {'model.bundle': str(corrupt_bundle(tiny_bundle, tmp_path))}
     given = {'autostart': 'true', 'model.bundle': tiny_bundle, **parameters}
-    assert run_node(node_arguments(given)) == 1
+    assert run_node(node_arguments(given)) == 2
     log = capfd.readouterr().err
     assert re.search(words, log)
     assert 'Traceback' not in log
 
 
-def test_a_missing_parameter_file_ends_with_status_1_and_its_name() -> None:
+def test_a_missing_parameter_file_ends_with_status_2_and_its_name() -> None:
     with NodeProcess({}, ros_arguments=['--params-file', '/nowhere.yaml']) as process:
-        assert process.wait() == 1
+        assert process.wait() == 2
         process.wait_for_log('Cannot start: .*/nowhere.yaml')
 
 

@@ -83,7 +83,7 @@ def test_node_does_not_run_open_when_security_is_enforced(tmp_path: Path) -> Non
     (tmp_path / 'enclaves/segmentation').mkdir(parents=True)
     enclave = ('--enclave', '/segmentation')
     with NodeProcess({}, environment=enforced(tmp_path), ros_arguments=enclave) as node:
-        assert node.wait() == 1
+        assert node.wait() == 2
         node.wait_for_log('Cannot start: .*(?i:security)')
 
 

@@ -73,7 +73,7 @@ def time_ns(index: int) -> int:
     return START_NS + index * STEP_NS
 
 
-@dataclass
+@dataclass(frozen=True)
 class Beside:
     """Another channel: its schema, and one message."""
 
@@ -193,6 +193,11 @@ def packed(path: Path, suffix: str, data: bytes | None = None) -> Path:
     return target
 
 
+def corrupt(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[:4] + b'\xff' * 40)
+    return path
+
+
 def splits(folder: Path, *names: str) -> Path:
     """Write a file for each frame, in a folder without metadata.yaml."""
     folder.mkdir(parents=True)
@@ -279,6 +284,14 @@ WHOLE: dict[str, Kind] = {
         ),
         '',
     ),
+    'own with another field': (
+        lambda at: write_mcap(
+            at / 'a.mcap',
+            schema=(IMAGE, 'ros2msg', DEFINITION.replace(RULE, f'uint8 gain\n{RULE}', 1).encode()),
+            payload=lambda index: cdr(index) + b'\7',
+        ),
+        "has other fields than ROS's own; the file's was taken",
+    ),
     'type without msg': (
         lambda at: write_mcap(
             at / 'a.mcap', schema=('sensor_msgs/Image', 'ros2msg', DEFINITION.encode())
@@ -292,6 +305,16 @@ WHOLE: dict[str, Kind] = {
         '',
     ),
     'ros1 own empty': (lambda at: write_ros1(at / 'a.bag', definition=' '), ''),
+    'ros1 own without header': (
+        lambda at: write_ros1(
+            at / 'a.bag', definition=STORE1.generate_msgdef(IMAGE)[0].partition(RULE)[0]
+        ),
+        '',
+    ),
+    'ros1 folder': (
+        lambda at: [(at / 'a').mkdir(), write_ros1(at / 'a' / 'd_0.bag'), at / 'a'][2],
+        r'd_0\.bag was read without',
+    ),
     'ros1 other md5': (lambda at: write_ros1(at / 'a.bag', md5='f' * 32), ''),
     'ros1 in mcap': (
         lambda at: write_mcap(
@@ -464,6 +487,26 @@ WHOLE: dict[str, Kind] = {
     ),
     'mcap by another name': (lambda at: write_mcap(at / 'recording'), ''),
 }
+
+
+# Topics that are not asked for: why they are listed in the report, '' for those that are not.
+LISTED = {
+    Beside('/json', ('foxglove.Log', 'jsonschema', b'{}'), 'json'): "encoding 'json'",
+    Beside('/proto', ('p.M', 'protobuf', b'\xff'), 'protobuf'): "encoding 'protobuf'",
+    Beside('/none', None, ''): "encoding ''; expected cdr or ros1",
+    Beside('/empty', ('a/msg/B', 'ros2msg', b''), 'cdr'): 'is none of ROS, and the file does not',
+    Beside('/srv', ('a/srv/B', 'ros2msg', b'int64 a\n---\nint64 b'), 'cdr'): 'cannot be parsed',
+    Beside('/idl', ('a/msg/C', 'ros2idl', b'#include "x"\nmodule a {};'), 'cdr'): '',
+    Beside('/odom', ('nav_msgs/msg/Odometry', 'unknown', b'\xff'), 'cdr'): '',
+}
+
+
+def test_topics_that_nobody_could_read_are_listed(tmp_path: Path) -> None:
+    with Bag(write_mcap(tmp_path / 'a.mcap', *LISTED)) as bag:
+        listed = bag.unreadable_topics()
+    assert set(listed) == {beside.topic for beside, why in LISTED.items() if why}
+    for beside, why in LISTED.items():
+        assert why in listed.get(beside.topic, '')
 
 
 @dataclass
@@ -671,6 +714,18 @@ REFUSED: dict[str, Kind] = {
         r'pass one of dawn\.mcap, dusk_0\.mcap, noon\.mcap',
     ),
     'folder without a bag': (lambda at: at, 'holds no file of a bag; expected a rosbag2 folder'),
+    'folder of a bag': (
+        lambda at: [write_bag(at / 'a'), at][1],
+        'Bags in it: a; pass one of them',
+    ),
+    'zst cut off': (
+        lambda at: cut(packed(write_mcap(at / 'a.mcap'), '.zst'), lambda data: len(data) // 2),
+        'a.mcap is empty .* not copied whole',
+    ),
+    'zst that is none': (
+        lambda at: packed(write_mcap(at / 'a.mcap'), '.zst', b'') and corrupt(at / 'a.mcap.zst'),
+        r'`zstd --test a\.mcap\.zst`',
+    ),
     'sqlite cut off': (
         lambda at: cut(next(write_bag(at / 'a', 'sqlite3').glob('*.db3')), lambda d: len(d) // 2),
         r'\.recover \| sqlite3',
@@ -681,7 +736,7 @@ REFUSED: dict[str, Kind] = {
     ),
     'image as json': (
         lambda at: write_mcap(at / 'a.mcap', schema=(IMAGE, 'jsonschema', b'{}'), encoding='json'),
-        "messages are 'json' encoding; expected cdr or ros1",
+        "messages are of encoding 'json'; expected cdr or ros1",
     ),
     'image of protobuf': (
         lambda at: write_mcap(

@@ -132,6 +132,8 @@ def test_shared_memory_without_room_for_images(
     usage: Usage, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
+    # Tests before this one may have left it one.
+    monkeypatch.setattr('desertmind_seg.messages.dds._has_segment', lambda: False)
     problem = the_problem(write_profile(tmp_path / 'shm.xml', segment_size=64 << 20))
     assert problem.startswith(words)
     assert '--shm-size=512m' in problem

@@ -550,3 +550,32 @@ def test_real_bag_raw_and_compressed(
                 for image in map(bag.deserialize, bag.messages(MASK_TOPIC))
             }
         assert shapes == {(360, 640)}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    'case',
+    [
+        *('idl_include.mcap', 'json_channel.mcap', 'ros1_empty_definition.bag'),
+        *('unknown_definition', 'qos_edited', 'wal/crash.db3'),
+    ],
+)
+def test_cases_of_public_reports(
+    tmp_path: Path, tiny_bundle: Path, shared_data_dir: Path, case: str
+) -> None:
+    path = shared_data_dir / 'cases' / case
+    assert evaluate(path, tiny_bundle, tmp_path / 'out', image='/camera/image_raw') == 0
+    frames = read_metrics(tmp_path / 'out')['frames']
+    assert (frames['in'], frames['out']) == (3, 3)
+
+
+@pytest.mark.data
+def test_unindexed_case_names_the_remedy(
+    tmp_path: Path,
+    tiny_bundle: Path,
+    shared_data_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = shared_data_dir / 'cases/ros1_unindexed.bag'
+    assert evaluate(path, tiny_bundle, tmp_path / 'out', image='/camera/image_raw') == 2
+    assert '`rosbag reindex ros1_unindexed.bag`' in capsys.readouterr().err

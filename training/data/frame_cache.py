@@ -82,7 +82,7 @@ class CachedFrame(LabelledFrame):
 def _store(path: Path, decoded: npt.NDArray[Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
+        with atomic_write(path, durable=False) as temporary:
             np.save(temporary, decoded)
     except OSError as err:
         if err.errno not in {errno.ENOSPC, errno.EDQUOT}:

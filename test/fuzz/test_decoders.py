@@ -8,9 +8,10 @@ pytest.importorskip('hypothesis', reason='needs hypothesis, of the extra dev')
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from strategies_documents import document_families
 from strategies_images import image_families
 
-FAMILIES = image_families()
+FAMILIES = {**image_families(), **document_families()}
 
 
 @pytest.mark.parametrize('name', FAMILIES)
