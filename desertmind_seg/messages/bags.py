@@ -283,11 +283,9 @@ class Bag:
         )
         kind = 'image topics' if set(types) <= set(IMAGE_TYPES) else 'topics that would do'
         if name not in self.topics:
-            near = _nearest(name, self.topics)
             raise BagError(
-                f'Bag {str(self.path)!r} has no topic {name!r}'
-                + (f' (did you mean {near!r}?)' if near else '')
-                + f'; its {kind}: {listing}.'
+                f'Bag {str(self.path)!r} has no topic {name!r}{did_you_mean(name, self.topics)}; '
+                f'its {kind}: {listing}.'
             )
         topic = self.topics[name]
         if topic.type not in types:
@@ -354,7 +352,7 @@ class Bag:
             if data[:4] == ZSTD_MAGIC and connection.encoding == 'cdr':
                 if (size := zstandard.frame_content_size(data)) > _MAX_MESSAGE_BYTES:
                     raise BagError(f'{size:,} bytes; expected at most {_MAX_MESSAGE_BYTES:,}')
-                data = zstandard.ZstdDecompressor().decompress(data)
+                data = zstandard.ZstdDecompressor().decompress(data, _MAX_MESSAGE_BYTES)
             if connection.encoding not in ('cdr', 'ros1'):  # beside others that are
                 raise BagError(f'encoding {connection.encoding!r}; expected cdr or ros1')
             if connection.encoding != 'ros1':
@@ -409,11 +407,11 @@ def _ros_time(time_ns: int) -> int:
     return min(max(time_ns, 0), _LAST_NS)
 
 
-def _nearest(name: str, topics: Collection[str]) -> str:
-    """Return the topic that was probably meant, '' where none looks alike."""
+def did_you_mean(name: str, topics: Collection[str]) -> str:
+    """Return a question in brackets for the topic that looks like `name`; '' where none does."""
     plain = {topic.strip('/ ').lower(): topic for topic in topics}
     near = get_close_matches(name.strip('/ ').lower(), plain, n=1)
-    return plain[near[0]] if near else ''
+    return f' (did you mean {plain[near[0]]!r}?)' if near else ''
 
 
 def stamps_of(bag: Bag, topic: str) -> set[int]:

@@ -42,8 +42,9 @@ class SqliteFile:
         except (sqlite3.Error, LookupError, TypeError, ValueError) as err:
             self._stack.close()
             raise BagError(
-                f'{path.name} is damaged ({err}). `sqlite3 {path.name} .recover | sqlite3 '
-                'mended.db3` saves what can be read.'
+                # Not `.recover`, which Debian's sqlite3 has and cannot do.
+                f'{path.name} is damaged ({err}). `sqlite3 {path.name} .dump | sed '
+                "'s/^ROLLBACK.*/COMMIT;/' | sqlite3 mended.db3` saves what can be read."
             ) from err
         except BaseException:
             self._stack.close()

@@ -476,6 +476,15 @@ WHOLE: dict[str, Kind] = {
         ),
         '',
     ),
+    'message compression that does not say its size': (
+        lambda at: write_mcap(
+            at / 'a.mcap',
+            payload=lambda index: zstandard.ZstdCompressor(write_content_size=False).compress(
+                cdr(index)
+            ),
+        ),
+        '',
+    ),
     'file compression': (lambda at: write_bag(at / 'a', compression=CompressionMode.FILE), ''),
     'mcap.zst': (lambda at: packed(write_mcap(at / 'a.mcap'), '.zst'), ''),
     'db3.zstd': (
@@ -647,6 +656,15 @@ DAMAGED: dict[str, tuple[Callable[[Path], Path], tuple[int, int, dict[str, int],
         (2, 2, {}, 0),
         'is cut off: the record at byte',
     ),
+    'two in one file': (
+        lambda at: [
+            write_mcap(at / 'a.mcap'),
+            (at / 'a.mcap').write_bytes(2 * (at / 'a.mcap').read_bytes()),
+            at / 'a.mcap',
+        ][2],
+        (3, 3, {}, 0),
+        r'another MCAP file follows in a\.mcap and was not read: `tail -c \+\d+ a\.mcap',
+    ),
     'zeros after a power cut': (
         lambda at: [
             cut(write_mcap(at / 'a.mcap'), lambda data: data.rindex(b'\x0f\4' + bytes(7))),
@@ -815,7 +833,7 @@ REFUSED: dict[str, Kind] = {
     ),
     'sqlite cut off': (
         lambda at: cut(next(write_bag(at / 'a', 'sqlite3').glob('*.db3')), lambda d: len(d) // 2),
-        r'\.recover \| sqlite3',
+        r"`sqlite3 a\.db3 \.dump \| sed 's/.ROLLBACK\.\*/COMMIT;/' \| sqlite3 mended\.db3`",
     ),
     'sqlite of somebody else': (
         lambda at: database(write_bag(at / 'a', 'sqlite3'), 'DROP TABLE messages'),
