@@ -76,7 +76,10 @@ def _work_or_reason(parser: argparse.ArgumentParser, work: Callable[[], int]) ->
 
 
 class _Parser(argparse.ArgumentParser):
-    """Ends `--help | head` as quietly as the commands end."""
+    """Says what is wrong in one line, and ends `--help | head` as quietly as the commands end."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(' '.join(message.split()))
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         try:

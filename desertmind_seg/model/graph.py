@@ -1,5 +1,6 @@
 """What the graph of a bundle may consist of, and the hash by which damage to it is noticed."""
 
+from collections import Counter
 from collections.abc import Iterator
 import hashlib
 from pathlib import Path
@@ -94,6 +95,12 @@ def check_graph_is_plain(model: onnx.ModelProto, path: Path) -> None:
                 f'{path}: node {node.name!r} is a {node.op_type}, which loops or branches; a '
                 'bundle takes every frame through the same nodes. Export the network without it.'
             )
+    outputs = Counter(name for node in graph.node for name in node.output if name)
+    if repeated := [name for name, count in outputs.items() if count > 1]:
+        raise GraphError(
+            f'{path}: more than one node gives {repeated[0]!r}, and ONNX allows one; export the '
+            'network again'
+        )
     outside = [tensor.name for tensor in _tensors(graph) if _is_outside(tensor)]
     if outside:
         raise GraphError(

@@ -452,9 +452,14 @@ def _constant_elsewhere(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node('Constant', [], ['c'], value=tensor))
 
 
+def _two_outputs_of_one_name(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node('Neg', ['image_float'], ['nchw']))
+
+
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
+        (_two_outputs_of_one_name, r"more than one node gives 'nchw'"),
         (_loop, "node 'forever' is a Loop, which loops or branches"),
         (_chain, rf'its graph has \d+ nodes, expected at most {MAX_NODES}'),
         (

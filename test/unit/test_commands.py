@@ -218,6 +218,14 @@ def test_an_error_that_nobody_reads_ends_a_command_quietly(tmp_path: Path) -> No
     assert done.returncode == 141
 
 
+def test_a_wrong_argument_with_a_line_break_is_told_in_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match='2'):
+        command_parser('desertmind_seg.segment', '').parse_args(['a\nb'])
+    assert capsys.readouterr().err.endswith(': error: unrecognized arguments: a b\n')
+
+
 def test_a_pipe_that_is_broken_elsewhere_is_an_error(capfd: pytest.CaptureFixture[str]) -> None:
     parser = command_parser('desertmind_seg.segment', '')
 
