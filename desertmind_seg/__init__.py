@@ -20,4 +20,4 @@ for _name, _limit in (
     if not (_given.isdecimal() and int(_given) <= _limit):
         os.environ[_name] = str(_limit)
 # It writes a line for each strip of a TIFF, 2160 a frame; what is wrong with one we say ourselves.
-os.environ.setdefault('OPENCV_LOG_LEVEL', 'FATAL')
+os.environ.setdefault('OPENCV_LOG_LEVEL', 'SILENT')

@@ -144,7 +144,7 @@ def _ends_early(content: bytes, image: npt.NDArray[Any] | None, flags: int) -> b
     end = content.rfind(b'\xff\xd9')
     longer = content[:end] + bytes(range(1, 255)) * 16 + content[end:]
     other = cv2.imdecode(np.frombuffer(longer, np.uint8), flags)
-    return not np.array_equal(image, other)
+    return other is not None and not np.array_equal(image, other)
 
 
 def _open(header: ImageHeader, content: bytes) -> Image.Image:
