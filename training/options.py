@@ -1,7 +1,6 @@
 """Options that several commands of training share; how they fail is desertmind_seg.options'."""
 
 import argparse
-from os.path import isfile
 from pathlib import Path
 from typing import get_args
 
@@ -43,17 +42,26 @@ def add_checkpoint(parser: argparse._ActionsContainer) -> None:
 
 def checkpoint_file(text: str) -> Path:
     """Parse the path of a checkpoint; whether it is there is asked before torch is imported."""
-    if not isfile(text):
+    path = Path(text)
+    if not _is_file(path):
         raise argparse.ArgumentTypeError(
             f'no checkpoint at {text!r}; python -m training.train RECIPE --out DIR writes one'
         )
-    return Path(text)
+    return path
 
 
 def bundle_file(text: str) -> Path:
     """Parse the path of a bundle; whether it is there is asked before torch is imported."""
-    if not isfile(text):
+    path = Path(text)
+    if not _is_file(path):
         raise argparse.ArgumentTypeError(
             f'no bundle at {text!r}; python -m training.export CHECKPOINT --out FILE writes one'
         )
-    return Path(text)
+    return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name of 300 letters, before Python 3.14
+        return False

@@ -165,7 +165,7 @@ def test_a_missing_file_is_named_and_nothing_is_written(
     assert [path for path in tmp_path.rglob('*') if path.is_file()] == []
 
 
-# {long} is a name of 300 letters, {loop} a link to itself, {bytes} not UTF-8, {lines} of two lines.
+# {long} has 300 letters, {loop} is a link to itself, {bytes} not UTF-8, {lines} two lines.
 _ODD_PATHS = {
     'desertmind_seg.segment': ('"" --out {new}', 'an argument is empty'),
     'desertmind_seg.nav2_config': ('--ontology ""', 'an argument is empty'),
