@@ -82,7 +82,7 @@ class SqliteFile:
                     _text(row.get('encoding')),
                     _text(text),
                 )
-        connections = []
+        connections: list[Connection] = []
         for row in self._rows('topics'):
             if not isinstance(row['id'], int) or row['id'] in (entry.id for entry in connections):
                 self._findings.lose(

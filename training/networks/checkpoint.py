@@ -157,8 +157,8 @@ def _save(tree: Mapping[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic_write(path) as temporary:
-            torch.save(tree, temporary)
-            with temporary.open('r+b') as file:
+            with temporary.open('w+b') as file:
+                torch.save(tree, file)  # which takes no path without a suffix
                 # A zip archive ends with the length of its comment, and the comment.
                 file.seek(-2, 2)
                 file.write(_SEAL_BYTES.to_bytes(2, 'little'))
