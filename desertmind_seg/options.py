@@ -6,6 +6,7 @@ one function with typed arguments, and prints what came of it.
 
 import argparse
 from collections.abc import Callable
+from io import TextIOWrapper
 from math import isfinite
 import os
 from pathlib import Path
@@ -14,7 +15,7 @@ import signal
 import sys
 import threading
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import DEFAULT_BUNDLE
@@ -46,6 +47,9 @@ def run_command(parser: argparse.ArgumentParser, work: Callable[[], int]) -> int
     What the person at the keyboard can mend becomes one line on stderr, in the form in which
     argparse says what is wrong with an option.
     """
+    if isinstance(sys.stdout, TextIOWrapper):
+        # Paths that are not UTF-8 are printed as on stderr.
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
         return _work_or_reason(parser, work)
     except BrokenPipeError:
@@ -65,6 +69,10 @@ def _work_or_reason(parser: argparse.ArgumentParser, work: Callable[[], int]) ->
             return NO_READER
         print(f'{parser.prog}: error: {err}', file=sys.stderr)
         return NOTHING_WRITTEN
+    except UnicodeEncodeError as err:  # of a name, as Python holds it
+        named = err.object[max(err.start - 100, 0) : err.end + 100]
+        print(f'{parser.prog}: error: a name is not UTF-8: {named!r}. Rename it.', file=sys.stderr)
+        return NOTHING_WRITTEN
     except ImportError as err:
         if (err.name or '').startswith(('desertmind_seg', 'training')):
             raise
@@ -76,7 +84,16 @@ def _work_or_reason(parser: argparse.ArgumentParser, work: Callable[[], int]) ->
 
 
 class _Parser(argparse.ArgumentParser):
-    """Ends `--help | head` as quietly as the commands end."""
+    """Refuses empty arguments, with errors of one line and a quiet end for `--help | head`."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(' '.join(message.split()))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's; Path takes an empty text for the current folder."""
+        if '' in (sys.argv[1:] if args is None else args):
+            self.error('an argument is empty; is a variable of the shell not set?')
+        return super().parse_known_args(args, namespace)
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         try:

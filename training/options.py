@@ -15,10 +15,19 @@ def add_dataset(parser: argparse._ActionsContainer, *, required: bool) -> None:
     parser.add_argument(
         '--root',
         metavar='PATH',
-        type=Path,
+        type=_one_line_path,
         required=required,
         help="the set's folder, as in data.train of a recipe",
     )
+
+
+def _one_line_path(text: str) -> Path:
+    if any(char < ' ' or '\ud800' <= char <= '\udfff' for char in text):
+        raise argparse.ArgumentTypeError(
+            f'{text!r} has line breaks, control characters or other bytes than UTF-8; rename it, '
+            'as it stands in recipes and reports'
+        )
+    return Path(text)
 
 
 def add_checkpoint(parser: argparse._ActionsContainer) -> None:
@@ -33,19 +42,24 @@ def add_checkpoint(parser: argparse._ActionsContainer) -> None:
 
 def checkpoint_file(text: str) -> Path:
     """Parse the path of a checkpoint; whether it is there is asked before torch is imported."""
-    path = Path(text)
-    if not path.is_file():
-        raise argparse.ArgumentTypeError(
-            f'no checkpoint at {text!r}; python -m training.train RECIPE --out DIR writes one'
-        )
-    return path
+    return _file_there(
+        text, f'no checkpoint at {text!r}; python -m training.train RECIPE --out DIR writes one'
+    )
 
 
 def bundle_file(text: str) -> Path:
     """Parse the path of a bundle; whether it is there is asked before torch is imported."""
+    return _file_there(
+        text, f'no bundle at {text!r}; python -m training.export CHECKPOINT --out FILE writes one'
+    )
+
+
+def _file_there(text: str, missing: str) -> Path:
     path = Path(text)
-    if not path.is_file():
-        raise argparse.ArgumentTypeError(
-            f'no bundle at {text!r}; python -m training.export CHECKPOINT --out FILE writes one'
-        )
+    try:
+        is_there = path.is_file()
+    except OSError as err:  # argparse would let it through: a name too long, a folder not ours
+        raise argparse.ArgumentTypeError(f'{text!r} cannot be read: {err.strerror}') from err
+    if not is_there:
+        raise argparse.ArgumentTypeError(missing)
     return path

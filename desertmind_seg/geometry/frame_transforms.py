@@ -191,7 +191,8 @@ class TfExtrinsics:
                 f'The image of frame {header.frame_id!r} has the stamp 0; expected the time of '
                 'its exposure. Have the camera driver set it.'
             )
-        camera = self._look_up(header.frame_id, header.stamp)
+        # ROS 1 drivers, and bags of them, write /camera; tf2 takes and refuses that slash.
+        camera = self._look_up(header.frame_id.removeprefix('/'), header.stamp)
         return CameraPose(camera, self._look_up(self._base_frame, header.stamp)[:3, 3])
 
     def reset(self) -> None:

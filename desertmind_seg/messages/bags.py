@@ -340,8 +340,12 @@ class Bag:
             for file in recording.files
             if any(entry.topic in asked for entry in file.connections)
         ]
+        missing = sum(topic.count for name, topic in self.topics.items() if name in asked)
         for log_time_ns, connection, data in in_time_order(streams):
+            missing -= 1
             yield self._message(connection, _ros_time(log_time_ns), data)
+        if missing > 0 and start_ns is None and stop_ns is None and not self.findings.losses:
+            self.findings.lose(f'{missing} messages that its index promises are not there')
 
     def _message(
         self, connection: Connection, log_time_ns: int, data: bytes | memoryview

@@ -162,6 +162,19 @@ def database(folder: Path, *statements: str) -> Path:
     return folder
 
 
+def without_times(folder: Path) -> Path:
+    """Empty the index of log times, as where the file's last page was cut off."""
+    (file,) = folder.glob('*.db3')
+    with closing(sqlite3.connect(file)) as connection:
+        query = "SELECT rootpage FROM sqlite_master WHERE type = 'index' AND tbl_name = 'messages'"
+        ((page,),) = connection.execute(query)
+        ((size,),) = connection.execute('PRAGMA page_size')
+    data = bytearray(file.read_bytes())
+    data[(page - 1) * size + 3 : (page - 1) * size + 5] = bytes(2)  # number of entries
+    file.write_bytes(data)
+    return folder
+
+
 def write_wal(folder: Path, suffixes: tuple[str, ...] = ('', '-wal')) -> Path:
     """Record with a write-ahead log and be killed: two of three messages are only there."""
     source = write_bag(folder.parent / 'whole', 'sqlite3')
@@ -276,6 +289,10 @@ WHOLE: dict[str, Kind] = {
         '',
     ),
     'ros1 empty definition beside': (lambda at: write_ros1(at / 'a.bag'), ''),
+    'sqlite with a damaged index': (
+        lambda at: without_times(write_bag(at / 'a', 'sqlite3')),
+        'index of .* has 0 of 3 messages .* read without it',
+    ),
     # The camera's own definition.
     'own idl with includes': (
         lambda at: write_mcap(
@@ -748,6 +765,13 @@ DAMAGED: dict[str, tuple[Callable[[Path], Path], tuple[int, int, dict[str, int],
         lambda at: write_mcap(at / 'a.mcap', Beside(TOPIC, (IMAGE, 'jsonschema', b''), 'json')),
         (4, 3, {'message does not deserialize': 1}, 0),
         '',
+    ),
+    'sqlite log time': (
+        lambda at: database(
+            write_bag(at / 'a', 'sqlite3'), "UPDATE messages SET timestamp = 'x' WHERE id = 2"
+        ),
+        (2, 2, {}, 0),
+        '1 messages of .* have no whole number as log time',
     ),
     'sqlite null and text': (
         lambda at: database(

@@ -165,6 +165,66 @@ def test_a_missing_file_is_named_and_nothing_is_written(
     assert [path for path in tmp_path.rglob('*') if path.is_file()] == []
 
 
+# {long} has 300 letters, {loop} is a link to itself, {bytes} not UTF-8, {lines} two lines.
+_ODD_PATHS = {
+    'desertmind_seg.segment': ('"" --out {new}', 'an argument is empty'),
+    'desertmind_seg.nav2_config': ('--ontology ""', 'an argument is empty'),
+    'training.calibrate': ('{long} --out {new}', 'no checkpoint at'),
+    'training.compare': ('{loop}', 'loop'),
+    'training.audit': (
+        '--dataset ycor --root {bytes} --ontology ycor-8 --out {new}',
+        'other bytes than UTF-8',
+    ),
+    'training.evaluate': (
+        '--bundle {long} --dataset ycor --root {new} --out {new}',
+        'no bundle at',
+    ),
+    'training.export': (
+        '{file} --precision int8 --dataset ycor --root {lines} --out {new}',
+        'has line breaks',
+    ),
+}
+
+
+@pytest.mark.parametrize(('command', 'row'), _ODD_PATHS.items())
+def test_odd_paths_are_refused_in_one_line(
+    command: str, row: tuple[str, str], tmp_path: Path
+) -> None:
+    arguments, message = row
+    (tmp_path / 'loop').symlink_to('loop')
+    given = [
+        word.strip('"').format(
+            new=tmp_path / 'new',
+            long=tmp_path / ('x' * 300),
+            loop=tmp_path / 'loop',
+            bytes=tmp_path / os.fsdecode(b'\xff'),
+            lines=tmp_path / 'two\nlines',
+            file=ROOT / 'setup.py',
+        )
+        for word in arguments.split()
+    ]
+    done = _start('-m', command, *given)
+    _check_error(command, _Answer(done.returncode, done.stdout, done.stderr))
+    assert message in done.stderr
+
+
+def test_names_that_are_not_utf8_are_printed_or_refused(tmp_path: Path) -> None:
+    script = """
+import os, sys
+from desertmind_seg.options import command_parser, run_command
+name = os.fsdecode(b'\\xff')
+def work():
+    print(name)
+    return len(name.encode())
+sys.exit(run_command(command_parser('desertmind_seg.segment', ''), work))
+"""
+    done = _start('-c', script)
+    assert done.returncode == 2
+    assert done.stdout == '\\udcff\n'
+    assert "error: a name is not UTF-8: '\\udcff'. Rename it." in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
 # What is printed right after the start, at the end, and as an error; {bag} and {new} as above.
 _PRINTS = {
     'desertmind_seg.nav2_config': ['--ontology', 'goose-64'],
@@ -216,6 +276,14 @@ def test_an_error_that_nobody_reads_ends_a_command_quietly(tmp_path: Path) -> No
         )
 
     assert done.returncode == 141
+
+
+def test_a_wrong_argument_with_a_line_break_is_told_in_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match='2'):
+        command_parser('desertmind_seg.segment', '').parse_args(['a\nb'])
+    assert capsys.readouterr().err.endswith(': error: unrecognized arguments: a b\n')
 
 
 def test_a_pipe_that_is_broken_elsewhere_is_an_error(capfd: pytest.CaptureFixture[str]) -> None:
