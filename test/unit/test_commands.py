@@ -169,7 +169,7 @@ def test_a_missing_file_is_named_and_nothing_is_written(
 _ODD_PATHS = {
     'desertmind_seg.segment': ('"" --out {new}', 'an argument is empty'),
     'desertmind_seg.nav2_config': ('--ontology ""', 'an argument is empty'),
-    'training.calibrate': ('{long} --out {new}', 'no checkpoint at'),
+    'training.calibrate': ('{long} --out {new}', 'cannot be read: File name too long'),
     'training.compare': ('{loop}', 'loop'),
     'training.audit': (
         '--dataset ycor --root {bytes} --ontology ycor-8 --out {new}',
@@ -177,7 +177,7 @@ _ODD_PATHS = {
     ),
     'training.evaluate': (
         '--bundle {long} --dataset ycor --root {new} --out {new}',
-        'no bundle at',
+        'cannot be read: File name too long',
     ),
     'training.export': (
         '{file} --precision int8 --dataset ycor --root {lines} --out {new}',
