@@ -214,7 +214,7 @@ def test_what_is_no_state_dict_is_refused(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(WeightsError, match='damaged, the checksum of .* is wrong'):
+    with pytest.raises(WeightsError, match=r'damaged, the checksum of .* is wrong'):
         _loaded(encoder='mobilenet_v2', encoder_weights=str(path))
     path = tmp_path / 'broken.safetensors'
     path.write_bytes(b'no')
