@@ -8,9 +8,10 @@
 
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
-# Every file from outside is checked against its hash. pip has none for a folder, so the package
-# follows alone: without what it requires, and built by the setuptools that is there by then.
-INSTALL = $(PIP) --require-hashes $(patsubst %,-r requirements/%.txt,$(1)) && \
+# Every file from outside is checked against its hash. The lists are complete, and pip does not take
+# their hashes for what others require with an extra (coverage[toml]). It has none for a folder, so
+# the package follows alone, built by the setuptools that is there by then.
+INSTALL = $(PIP) --require-hashes --no-deps $(patsubst %,-r requirements/%.txt,$(1)) && \
   $(PIP) --no-deps --no-build-isolation --editable .
 PYTEST_ARGS ?=
 SOAK_MINUTES ?= 30

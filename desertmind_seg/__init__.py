@@ -19,3 +19,5 @@ for _name, _limit in (
     _given = os.environ.get(_name, '')
     if not (_given.isdecimal() and int(_given) <= _limit):
         os.environ[_name] = str(_limit)
+# It writes a line for each strip of a TIFF, 2160 a frame; what is wrong with one we say ourselves.
+os.environ.setdefault('OPENCV_LOG_LEVEL', 'SILENT')

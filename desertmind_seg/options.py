@@ -5,11 +5,12 @@ one function with typed arguments, and prints what came of it.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from io import TextIOWrapper
 from math import isfinite
 import os
 from pathlib import Path
+import re
 import select
 import signal
 import sys
@@ -22,7 +23,6 @@ from desertmind_seg.model.files import DEFAULT_BUNDLE
 from desertmind_seg.model.installed import check_installed, import_failure
 
 ALL_DONE, DONE_IN_PART, NOTHING_WRITTEN, STOPPED = 0, 1, 2, 130
-_MOST = 1e6
 # What a shell shows of a program that SIGPIPE (13) ended, as in `segment ... | head`.
 NO_READER = 128 + 13
 EXIT_CODES = """\
@@ -48,6 +48,9 @@ def run_command(parser: argparse.ArgumentParser, work: Callable[[], int]) -> int
     What the person at the keyboard can mend becomes one line on stderr, in the form in which
     argparse says what is wrong with an option.
     """
+    if isinstance(sys.stdout, TextIOWrapper):
+        # Paths that are not UTF-8 are printed as on stderr.
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
         return _work_or_reason(parser, work)
     except BrokenPipeError:
@@ -59,16 +62,17 @@ def run_command(parser: argparse.ArgumentParser, work: Callable[[], int]) -> int
 def _work_or_reason(parser: argparse.ArgumentParser, work: Callable[[], int]) -> int:
     try:
         check_installed()
-        if isinstance(sys.stdout, TextIOWrapper):
-            # A path may hold bytes that are no text, which go out as they came in.
-            sys.stdout.reconfigure(errors='surrogateescape')
-        status = _interruptible(work)
+        status = _interruptible(parser.prog, work)
         sys.stdout.flush()
         return status
     except (DesertmindError, OSError) as err:
         if isinstance(err, BrokenPipeError) and _drop_unread_output():
             return NO_READER
         print(f'{parser.prog}: error: {err}', file=sys.stderr)
+        return NOTHING_WRITTEN
+    except UnicodeEncodeError as err:  # of a name, as Python holds it
+        named = err.object[max(err.start - 100, 0) : err.end + 100]
+        print(f'{parser.prog}: error: a name is not UTF-8: {named!r}. Rename it.', file=sys.stderr)
         return NOTHING_WRITTEN
     except ImportError as err:
         if (err.name or '').startswith(('desertmind_seg', 'training')):
@@ -81,19 +85,21 @@ def _work_or_reason(parser: argparse.ArgumentParser, work: Callable[[], int]) ->
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, and ends `--help | head` as quietly as the commands end."""
-
-    def parse_known_args(  # type: ignore[override]  # the stub has one signature a namespace
-        self, args: Sequence[str] | None = None, namespace: Any = None
-    ) -> tuple[Any, list[str]]:
-        for text in sys.argv[1:] if args is None else args:
-            if any('\udc80' <= character <= '\udcff' for character in text):
-                # OpenCV crashes where it shall write to such a path, and reports are UTF-8.
-                self.error(f'{text!a} holds bytes that are no UTF-8; rename that file or folder')
-        return super().parse_known_args(args, namespace)
+    """Refuses empty arguments, with errors of one line and a quiet end for `--help | head`."""
 
     def error(self, message: str) -> NoReturn:
         super().error(' '.join(message.split()))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's; Path takes an empty text for the current folder."""
+        given = sys.argv[1:] if args is None else args
+        if '' in given:
+            self.error('an argument is empty; is a variable of the shell not set?')
+        for text in given:
+            if any('\udc80' <= character <= '\udcff' for character in text):
+                # Reports are UTF-8, and OpenCV crashes where it shall write to such a path.
+                self.error(f'{text!a} is not UTF-8; rename that file or folder')
+        return super().parse_known_args(args, namespace)
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         try:
@@ -120,18 +126,19 @@ def _drop_unread_output() -> bool:
     return dropped
 
 
-def _interruptible(work: Callable[[], int]) -> int:
-    """Do a command's work; Ctrl-C ends it as KeyboardInterrupt, and again at once.
+def _interruptible(prog: str, work: Callable[[], int]) -> int:
+    """Do a command's work; the first Ctrl-C unwinds it, and the second ends the process at once.
 
-    Ctrl-C may come during an import, where libraries turn it into errors of their own, and once
-    more while the first is put away or Python ends, where it would print a traceback.
+    Ctrl-C may come during an import, where libraries turn it into errors of their own. Once all
+    is put away the process ends here: Python's own end waits for the threads of libraries, and
+    was seen aborted by one of ONNX Runtime's.
     """
     interrupted = False
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         nonlocal interrupted
         if interrupted:
-            os._exit(STOPPED)
+            _leave()
         interrupted = True
         raise KeyboardInterrupt
 
@@ -139,12 +146,23 @@ def _interruptible(work: Callable[[], int]) -> int:
         signal.signal(signal.SIGINT, interrupt)
     try:
         return work()
-    except Exception as err:
-        if interrupted:
-            raise KeyboardInterrupt from err
-        raise
+    except BaseException:
+        if not interrupted:
+            raise
+        sys.stdout.flush()
+        print(f'{prog}: stopped', file=sys.stderr, flush=True)
+        _leave()
     finally:
         interrupted = True
+
+
+def _leave() -> NoReturn:
+    """End the process and those that it started, with nothing put away."""
+    from multiprocessing import active_children
+
+    for child in active_children():
+        child.kill()  # it would wait for work for ever
+    os._exit(STOPPED)
 
 
 def exit_on_interrupt() -> None:
@@ -215,10 +233,10 @@ def probability(text: str) -> float:
 
 
 def positive(text: str) -> float:
-    """Parse a number above 0; rates and seconds do not go beyond a million."""
+    """Parse a number above 0, of a size with which times and rates can be computed."""
     value = number(text)
-    if not 0.0 < value <= _MOST:
-        raise argparse.ArgumentTypeError(f'{text} is not above 0 and at most {_MOST:.0f}')
+    if not 1e-3 <= value <= 1e6:
+        raise argparse.ArgumentTypeError(f'{text} is not from 0.001 to 1000000')
     return value
 
 
@@ -230,23 +248,27 @@ def not_negative(text: str) -> float:
     return value
 
 
-def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+def whole_number(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
     """Return a parser of whole numbers from `least` to `most`."""
 
     def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
-            to = '' if most is None else f' to {most}'
-            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from {least}{to}')
+        # The length first: int() refuses thousands of digits.
+        if not text.isdecimal() or len(text) > 20 or not least <= int(text) <= most:
+            to = '' if most == 2**63 - 1 else f' to {most}'
+            raise argparse.ArgumentTypeError(
+                f'{text[:60]!r} is not a whole number from {least}{to}'
+            )
         return int(text)
 
     return parse
 
 
 def size_hw(text: str) -> tuple[int, int]:
-    """Parse a size, height x width as in 480x640."""
-    height, cross, width = text.partition('x')
-    if not (cross and height.isdecimal() and width.isdecimal()):
+    """Parse a size of 16 to 3840 pixels a side, height x width as in 480x640."""
+    match = re.fullmatch(r'(\d{2,4})x(\d{2,4})', text, re.ASCII)
+    height, width = map(int, match.groups()) if match else (0, 0)
+    if not (16 <= height <= 3840 and 16 <= width <= 3840):
         raise argparse.ArgumentTypeError(
-            f'{text!r} is no size; expected height x width, such as 480x640'
+            f'{text[:60]!r} is no size; expected height x width, such as 480x640, each 16 to 3840'
         )
-    return int(height), int(width)
+    return height, width

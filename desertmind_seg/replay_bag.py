@@ -34,8 +34,6 @@ from desertmind_seg.options import (
 
 # Domains above 101 would take ports from Linux's ephemeral range; 0 is what everybody else is on.
 _PRIVATE_DOMAINS = range(1, 102)
-# Beyond it DDS has no ports.
-_LAST_DOMAIN = 232
 
 
 _EXAMPLES = """\
@@ -70,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--no-video', action='store_true', help='do without overlay.webm')
     parser.add_argument(
         '--domain',
-        type=whole_number(0, _LAST_DOMAIN),
+        type=whole_number(0, 232),
         metavar='ID',
         help='DDS domain to use (a random one by default)',
     )

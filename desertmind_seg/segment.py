@@ -59,7 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(prog: str, options: argparse.Namespace) -> int:
-    import cv2
     from tqdm import tqdm
 
     from desertmind_seg.engines.load import load_engine
@@ -68,10 +67,6 @@ def _run(prog: str, options: argparse.Namespace) -> int:
     from desertmind_seg.pipeline.image_files import find_images, segment_image
     from desertmind_seg.pipeline.segmenter import Segmenter
 
-    # Damaged files are named below; OpenCV's own lines would tear the progress bar.
-    # OpenCV 5 moved the call; 0 is LOG_LEVEL_SILENT.
-    set_log_level = getattr(cv2, 'setLogLevel', None) or cv2.utils.logging.setLogLevel
-    set_log_level(0)
     images = find_images(options.source, options.out)
     bundle = read_bundle(options.bundle or share_path(DEFAULT_BUNDLE))
     engine = load_engine(bundle, options.backend)

@@ -29,10 +29,10 @@ def png(
     )
 
 
-def jpeg(width: int, height: int, *, scans: int = 1) -> bytes:
+def jpeg(width: int, height: int, *, scans: int = 1, rows: int = 64, columns: int = 64) -> bytes:
     """Build a JPEG of 64 x 64 pixels that claims another size; progressive with several scans."""
     flags = [cv2.IMWRITE_JPEG_PROGRESSIVE, int(scans > 1)]
-    content = cv2.imencode('.jpg', np.zeros((64, 64, 3), np.uint8), flags)[1].tobytes()
+    content = cv2.imencode('.jpg', np.zeros((rows, columns, 3), np.uint8), flags)[1].tobytes()
     size = content.index(b'\xff\xc2' if scans > 1 else b'\xff\xc0') + 5
     content = content[:size] + struct.pack('>HH', height, width) + content[size + 4 :]
     last = content.rindex(b'\xff\xda')
@@ -71,6 +71,7 @@ def attacks() -> dict[str, bytes]:
         'jpeg without rows': jpeg(64, 0),
         'jpeg of 1000 scans': jpeg(*LARGEST, scans=1000),
         'jpeg of 200000 comments': jpeg(64, 64)[:2] + b'\xff\xfe\0\2' * 200_000 + jpeg(64, 64)[2:],
+        'jpeg that ends early': jpeg(*LARGEST),
         'arithmetic jpeg': jpeg(64, 64).replace(b'\xff\xc0', b'\xff\xc9'),
         'jpeg without a scan': jpeg(64, 64)[: jpeg(64, 64).index(b'\xff\xda')],
         'png of 2^31 columns': png(2**31 - 1, 1, zlib.compress(b'\0')),
@@ -83,6 +84,8 @@ def attacks() -> dict[str, bytes]:
         'tiff of small tiles': tiff(*LARGEST, b'', t322=16, t323=16),
         'tiff with a jpeg inside': tiff(64, 64, jpeg(65500, 65500), t259=7),
         'tiff of 65535 samples': tiff(64, 64, b'', t277=65535),
+        'tiff of 60000 tags': tiff(64, 64, b'', **{f't{tag}': 1 for tag in range(300, 60_300)}),
+        'tiff of damaged strips': tiff(64, 64, bytes(200), t259=5),
         'tiff that ends in its directory': tiff(64, 64, b'')[:40],
         'big tiff': b'II+\0' + bytes(60),
     }
@@ -98,7 +101,7 @@ def heavy() -> dict[str, bytes]:
         'png with 900 MB of text': png(
             64, 64, zlib.compress(bytes(193 * 64)), extra=unpacked * 115
         ),
-        'jpeg of 30 scans': jpeg(*LARGEST, scans=30),
+        'jpeg of 30 scans': jpeg(*LARGEST, scans=30, rows=height, columns=width),
         'tiff': tiff(*LARGEST, zlib.compress(bytes(3 * width * height), 9)),
         'tiff of strips without end': tiff(
             64, 64, zlib.compress(bytes(3 * 64 * 64)), t278=2**32 - 1

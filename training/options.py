@@ -15,10 +15,19 @@ def add_dataset(parser: argparse._ActionsContainer, *, required: bool) -> None:
     parser.add_argument(
         '--root',
         metavar='PATH',
-        type=Path,
+        type=_one_line_path,
         required=required,
         help="the set's folder, as in data.train of a recipe",
     )
+
+
+def _one_line_path(text: str) -> Path:
+    if any(char < ' ' or '\ud800' <= char <= '\udfff' for char in text):
+        raise argparse.ArgumentTypeError(
+            f'{text!r} has line breaks, control characters or other bytes than UTF-8; rename it, '
+            'as it stands in recipes and reports'
+        )
+    return Path(text)
 
 
 def add_checkpoint(parser: argparse._ActionsContainer) -> None:

@@ -7,14 +7,23 @@ nothing, runs out of memory, or gives another size than the header's) is one Dec
 from __future__ import annotations
 
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from desertmind_seg.decoding.image_header import DecodeError, Limits, checked_image, one_line
+from desertmind_seg.decoding.image_header import (
+    DecodeError,
+    ImageHeader,
+    Limits,
+    checked_image,
+    one_line,
+)
 from desertmind_seg.model.arrays import Rgb
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def decode_color(content: bytes, limits: Limits, *, upright: bool = False) -> Rgb:
@@ -31,7 +40,8 @@ def decode_color(content: bytes, limits: Limits, *, upright: bool = False) -> Rg
 
     Raises:
         DecodeError: empty, truncated or corrupt, another format, or larger than the limits. Damage
-            inside a JPEG that leaves its structure whole cannot be told from picture content.
+            inside a JPEG that leaves its structure and its length whole cannot be told from
+            picture content.
     """
     flags = cv2.IMREAD_COLOR_RGB | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
     return np.asarray(_decode(content, limits, flags), np.uint8)
@@ -64,12 +74,10 @@ def decode_palette(content: bytes, limits: Limits, *, colors: bool = False) -> n
     Raises:
         DecodeError: as `decode_color`, transparent pixels, or another kind of pixels.
     """
-    # OpenCV expands a palette to its colours.
-    from PIL import Image
-
     header, content = checked_image(content, limits)
     try:
-        with Image.open(BytesIO(content), formats=(header.format,)) as image:
+        # OpenCV expands a palette to its colours.
+        with _open(header, content) as image:
             # Its name for the stored samples, 'L;4' for grey of 4 bits; gone once they are read.
             stored = image.tile[0][3]
             kind = str(stored[0] if isinstance(stored, tuple) else stored)
@@ -104,6 +112,10 @@ def _decode(content: bytes, limits: Limits, flags: int) -> npt.NDArray[Any]:
     header, content = checked_image(content, limits)
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+        if header.format == 'TIFF' and image is not None and image.dtype == np.uint8:
+            # Of 8 bits OpenCV leaves black what does not decode; Pillow says so.
+            _open(header, content).load()
+        ends_early = header.format == 'JPEG' and _ends_early(content, image, flags)
     except Exception as err:  # cv2.error, MemoryError ...: no frame may end a node or a run
         raise DecodeError(f'its {header.format} does not decode: {one_line(err)}') from err
     if image is None:
@@ -116,4 +128,26 @@ def _decode(content: bytes, limits: Limits, flags: int) -> npt.NDArray[Any]:
             f'its {header.format} header says {header.width} x {header.height} pixels (width x '
             f'height), its content {image.shape[1]} x {image.shape[0]}'
         )
+    if ends_early:
+        raise DecodeError('its JPEG ends before its last pixel, and the rest would be grey')
     return image
+
+
+def _ends_early(content: bytes, image: npt.NDArray[Any] | None, flags: int) -> bool:
+    """Whether a JPEG lacks pixels before its end, as a frame of which a camera lost packets.
+
+    libjpeg makes them the grey 128. Where an image ends in that, it is decoded once more with
+    bytes in front of its end: only one that lacks pixels takes them for some.
+    """
+    if image is None or not any((image[y, x] == 128).all() for y in (0, -1) for x in (0, -1)):
+        return False
+    end = content.rfind(b'\xff\xd9')
+    longer = content[:end] + bytes(range(1, 255)) * 16 + content[end:]
+    other = cv2.imdecode(np.frombuffer(longer, np.uint8), flags)
+    return other is not None and not np.array_equal(image, other)
+
+
+def _open(header: ImageHeader, content: bytes) -> Image.Image:
+    from PIL import Image  # takes 0.1 s, and cameras rarely send TIFF
+
+    return Image.open(BytesIO(content), formats=(header.format,))

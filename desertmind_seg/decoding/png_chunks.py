@@ -33,7 +33,8 @@ def read_png(content: bytes) -> tuple[int, int]:
 def plain_png(content: bytes) -> bytes:
     """Return the PNG as a decoder may have it: whole, and its rows as many as its size says.
 
-    Costs 1 % of decoding up to 256 KB, 4 % above (640x480 photographs).
+    Costs 5 % of decoding up to 256 KB (depth, 640x480). Above, the rows are unpacked here, with a
+    slower zlib than OpenCV's: 11 ms in all instead of 6 for a photograph of 640x480 pixels.
 
     Args:
         content: a PNG whose size has been judged, which bounds the memory that this takes.
@@ -43,9 +44,10 @@ def plain_png(content: bytes) -> bytes:
         struct.error: it is cut off.
     """
     width, height, bits, color = struct.unpack_from('>IIBB', content, 16)
-    kept: list[bytes] = []
-    packed: list[bytes] = []
-    position, name = len(SIGNATURE), b''
+    view = memoryview(content)
+    kept: list[memoryview] = []
+    packed: list[memoryview] = []
+    position, name, dropped = len(SIGNATURE), b'', False
     while name != b'IEND':
         (length,) = struct.unpack_from('>I', content, position)
         begin, end = position + 4, position + 8 + length
@@ -53,23 +55,27 @@ def plain_png(content: bytes) -> bytes:
         if position > len(content):
             raise ValueError(f'chunk {name!r} is cut off')
         if name not in _CHUNKS or (name == b'eXIf' and length > _MAX_EXIF_BYTES):
+            dropped = True
             continue
         # OpenCV does not have libpng look.
-        if zlib.crc32(content[begin:end]) != int.from_bytes(content[end:position], 'big'):
+        if zlib.crc32(view[begin:end]) != int.from_bytes(view[end:position], 'big'):
             raise ValueError(f'the checksum of chunk {name!r} is wrong')
         if name == b'IDAT':
-            packed.append(content[begin + 4 : end])
+            packed.append(view[begin + 4 : end])
         else:
-            kept.append(content[begin - 4 : position])
-    row_bytes = width * bits * _CHANNELS.get(color, 4) // 8
-    # The rest is for an interlaced image, which has more and shorter rows.
-    rows = _packed_rows(b''.join(packed), (row_bytes + 16) * (height + 8))
+            kept.append(view[begin - 4 : position])
+    if sum(map(len, packed)) <= _MAX_UNSEEN_BYTES:
+        if not dropped:
+            return content
+        rows = b''.join(packed)
+    else:
+        row_bytes = width * bits * _CHANNELS.get(color, 4) // 8
+        # The rest is for an interlaced image, which has more and shorter rows.
+        rows = _packed_rows(b''.join(packed), (row_bytes + 16) * (height + 8))
     return b''.join([SIGNATURE, *kept[:-1], _chunk(b'IDAT', rows), kept[-1]])
 
 
 def _packed_rows(packed: bytes, max_bytes: int) -> bytes:
-    if len(packed) <= _MAX_UNSEEN_BYTES:
-        return packed
     unpacking = zlib.decompressobj()
     try:
         rows = unpacking.decompress(packed, max_bytes)

@@ -11,6 +11,8 @@ _READ = {
     *(_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC),
     *(_SAMPLES, _TILE_WIDTH, _TILE_HEIGHT),
 }
+# Scanners and GeoTIFF write some 60 tags.
+_MAX_TAGS = 500
 # Type -> struct character of what a tag's values are: byte, 16 and 32 bits.
 _TYPES = {1: 'B', 3: 'H', 4: 'I'}
 # None, LZW, deflate under both its numbers, PackBits. The others wrap a codec with limits of its
@@ -38,6 +40,8 @@ def read_tiff(content: bytes) -> tuple[int, int]:
         raise ValueError('BigTIFF; expected classic TIFF')
     (begin,) = struct.unpack_from(f'{order}I', content, 4)
     (num_entries,) = struct.unpack_from(f'{order}H', content, begin)
+    if num_entries > _MAX_TAGS:
+        raise ValueError(f'{num_entries} tags; expected at most {_MAX_TAGS}')
     tags: dict[int, tuple[int, ...]] = {}
     for entry in range(begin + 2, begin + 2 + 12 * num_entries, 12):
         tag, kind, count = struct.unpack_from(f'{order}HHI', content, entry)

@@ -43,6 +43,7 @@ _LOGGER = logging.getLogger(__name__)
 CACHE_VARIABLE = 'DESERTMIND_SEG_ENGINE_CACHE'
 
 _MAX_ENGINE_BYTES = 2**31
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class EngineKey(BaseModel):
@@ -239,7 +240,7 @@ def find_or_build(
     with _naming_the_folder(path):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_ours(folder)
-        lock = os.open(path.with_suffix('.lock'), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        lock = os.open(path.with_suffix('.lock'), _LOCK_FLAGS, 0o600)
     try:
         _wait_for(lock, path, progress)
         stored = find_engine(bundle, key, folder)

@@ -29,11 +29,11 @@ class MessageError(DesertmindError):
     """A message cannot be decoded; says which field is wrong, its value and what was expected."""
 
 
-_Parameters = ParamSpec('_Parameters')
-_Decoded = TypeVar('_Decoded')
+P = ParamSpec('P')
+T = TypeVar('T')
 
 
-def message_decoder(decode: Callable[_Parameters, _Decoded]) -> Callable[_Parameters, _Decoded]:
+def message_decoder(decode: Callable[P, T]) -> Callable[P, T]:
     """Make every failure of a decoder a MessageError, which costs one frame and not the node.
 
     What is known to be wrong with messages is told before, in words. This is for the rest, such as
@@ -41,7 +41,7 @@ def message_decoder(decode: Callable[_Parameters, _Decoded]) -> Callable[_Parame
     """
 
     @wraps(decode)
-    def refusing(*arguments: _Parameters.args, **options: _Parameters.kwargs) -> _Decoded:
+    def refusing(*arguments: P.args, **options: P.kwargs) -> T:
         try:
             return decode(*arguments, **options)
         except DesertmindError:
@@ -131,8 +131,14 @@ def decode_image(message: Any) -> UInt8:
         return _decode_packed_422(message, _PACKED_422[encoding])
     if encoding in _SEMI_PLANAR_420:
         return _decode_semi_planar_420(message, _SEMI_PLANAR_420[encoding])
+    if encoding in ('16UC1', '32FC1'):
+        raise MessageError(
+            f'Image has encoding {encoding!r}, which is depth; expected colour or grey: '
+            'choose the topic of the colour images.'
+        )
     raise MessageError(
-        f'Unknown image encoding {encoding!r}; supported are {", ".join(SUPPORTED_ENCODINGS)}.'
+        f'Unknown image encoding {encoding!r}; supported are {", ".join(SUPPORTED_ENCODINGS)}. '
+        'Set the driver to one of them.'
     )
 
 

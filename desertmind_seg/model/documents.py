@@ -165,17 +165,21 @@ def _shortened(text: str) -> str:
     return text if len(text) <= 3 * _MAX_SHOWN else f'{text[: 3 * _MAX_SHOWN]} ...'
 
 
+class _ValueRefusedError(ValueError):
+    """A value that is not read here; the message says why."""
+
+
 def _finite(text: str) -> float:
     value = float(text)
     if not isfinite(value):
-        raise ValueError(f'{text[:_MAX_SHOWN]} is not a finite number; write one, or null')
+        raise _ValueRefusedError(f'{text[:_MAX_SHOWN]} is not a finite number; write one, or null')
     return value
 
 
 def _integer(text: str) -> int:
     # The length first: int() takes quadratic time.
     if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
-        raise ValueError(f'{text[:_MAX_SHOWN]} is a number beyond 64 bits')
+        raise _ValueRefusedError(f'{text[:_MAX_SHOWN]} is a number beyond 64 bits')
     return int(text)
 
 
@@ -229,7 +233,7 @@ class _Loader(yaml.SafeLoader):
     yaml_constructors = {  # noqa: RUF012 - PyYAML's name
         tag: construct
         for tag, construct in yaml.SafeLoader.yaml_constructors.items()
-        if str(tag).rpartition(':')[2] in ('null', 'bool', 'str', 'seq', 'map')
+        if str(tag).rpartition(':')[2] in ('null', 'str', 'seq', 'map')
     }
 
     def fetch_more_tokens(self) -> None:
@@ -239,15 +243,20 @@ class _Loader(yaml.SafeLoader):
             raise _RefusedError(None, None, _too_deep(), self.get_mark())
 
 
-def _yaml_number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
-    is_int = node.tag.endswith(':int')
+def _yaml_scalar(loader: _Loader, node: yaml.ScalarNode) -> bool | int | float:
+    kind = node.tag.rpartition(':')[2]
     try:
+        if kind == 'bool':
+            return loader.construct_yaml_bool(node)
+        if kind == 'float':
+            return _finite(str(loader.construct_yaml_float(node)))
         # 64 binary digits, their sign and prefix; beyond, only the text is looked at.
-        short = is_int and len(node.value) <= 70
-        value = loader.construct_yaml_int(node) if short else node.value
-        return _integer(str(value)) if is_int else _finite(str(loader.construct_yaml_float(node)))
-    except ValueError as err:
+        short = len(node.value) <= 70
+        return _integer(str(loader.construct_yaml_int(node) if short else node.value))
+    except _ValueRefusedError as err:
         raise _refused(node, str(err)) from err
+    except (ValueError, KeyError, IndexError) as err:  # of a tag, as in !!int many
+        raise _refused(node, f'{node.value[:_MAX_SHOWN]!r} is no {kind}') from err
 
 
 def _no_constructor(_loader: _Loader, node: yaml.Node) -> Any:
@@ -259,8 +268,8 @@ def _no_constructor(_loader: _Loader, node: yaml.Node) -> Any:
     )
 
 
-_Loader.add_constructor('tag:yaml.org,2002:int', _yaml_number)
-_Loader.add_constructor('tag:yaml.org,2002:float', _yaml_number)
+for _kind in ('bool', 'int', 'float'):
+    _Loader.add_constructor(f'tag:yaml.org,2002:{_kind}', _yaml_scalar)
 _Loader.add_constructor(None, _no_constructor)
 
 

@@ -168,7 +168,13 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[Path]:
         durable: wait for the disk before the file takes its name. Else a power cut in the next
             half minute may leave it empty under that name: right for files of which there are
             many and that are soon made again, such as the masks of a folder of images.
+
+    Raises:
+        OSError: it cannot be written.
+        FileError: `path` is a folder, pipe, device or socket: root would replace /dev/null.
     """
+    with suppress(FileNotFoundError):
+        _check_regular(path, path.stat().st_mode)
     with _naming(path), _new_file(path.parent, path.suffix) as (temporary, descriptor):
         yield temporary
         if durable:

@@ -1,6 +1,5 @@
 """What the graph of a bundle may consist of, and the hash by which damage to it is noticed."""
 
-from collections import Counter
 from collections.abc import Iterator
 import hashlib
 from pathlib import Path
@@ -68,8 +67,9 @@ def _varint(content: bytes, position: int) -> tuple[int, int]:
 def check_graph_is_plain(model: onnx.ModelProto, path: Path) -> None:
     """Raise GraphError unless a graph is one that ends, from one file, on every backend.
 
-    Nothing that loops or branches, no operators but those of ONNX, no weights in other files, and
-    not more nodes than can be loaded in seconds.
+    Nothing that loops or branches, no operators but those of ONNX, no weights in other files or
+    without their zeros, and not more nodes than can be loaded in seconds. Each node takes what
+    stands before it, and each value is given once.
     """
     graph = model.graph
     if len(graph.node) > MAX_NODES:
@@ -81,6 +81,9 @@ def check_graph_is_plain(model: onnx.ModelProto, path: Path) -> None:
             f'{path}: its graph defines functions, {model.functions[0].name!r} first; inline them '
             '(onnx.inliner) before the export'
         )
+    if graph.sparse_initializer:
+        raise GraphError(f'{path}: its graph has sparse weights; export it with all of them')
+    known = {'', *(value.name for value in (*graph.input, *graph.initializer))}
     for node in graph.node:
         names = (node.name, node.op_type, node.domain, *node.input, *node.output)
         if any(isinstance(name, bytes) for name in names):  # what protobuf makes of such text
@@ -95,12 +98,14 @@ def check_graph_is_plain(model: onnx.ModelProto, path: Path) -> None:
                 f'{path}: node {node.name!r} is a {node.op_type}, which loops or branches; a '
                 'bundle takes every frame through the same nodes. Export the network without it.'
             )
-    outputs = Counter(name for node in graph.node for name in node.output if name)
-    if repeated := [name for name, count in outputs.items() if count > 1]:
-        raise GraphError(
-            f'{path}: more than one node gives {repeated[0]!r}, and ONNX allows one; export the '
-            'network again'
-        )
+        for wrong, how in (
+            (set(node.input) - known, 'takes {}, which no node before it gives'),
+            (set(node.output) & known - {''}, 'gives {}, which is there already'),
+        ):
+            if wrong:
+                what = how.format(repr(min(wrong)))
+                raise GraphError(f'{path}: node {node.name!r}, a {node.op_type}, {what}')
+        known.update(node.output)
     outside = [tensor.name for tensor in _tensors(graph) if _is_outside(tensor)]
     if outside:
         raise GraphError(

@@ -4,16 +4,20 @@ On a vehicle apt's packages and pip's mix: what Python finds first wins, and a m
 built for another NumPy ends in somebody else's traceback.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 import contextlib
 from importlib import import_module, metadata
 import io
 import shlex
 import sys
-
-from packaging.requirements import Requirement
+from typing import TYPE_CHECKING
 
 from desertmind_seg.model.errors import DesertmindError
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 _US = 'desertmind_seg'
 # Import name -> name on PyPI, where the two differ.
@@ -63,6 +67,12 @@ def _needed_always() -> list[Requirement]:
 
 
 def _required() -> list[Requirement]:
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:
+        raise InstallationError(
+            f'packaging is needed, but not installed. {_remedy(["packaging"])}'
+        ) from None
     try:
         return [Requirement(line) for line in metadata.requires(_US) or ()]
     except metadata.PackageNotFoundError:

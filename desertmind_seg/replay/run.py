@@ -106,7 +106,8 @@ def replay_bag(
             node=NodeMetrics(exit_status=result.exit_status, diagnostics=result.diagnostics),
             environment=Environment.model_validate(environment()),
         )
-        cv2.imwrite(str(new / OVERLAY), cv2.cvtColor(spread, cv2.COLOR_RGB2BGR))
+        _, png = cv2.imencode('.png', cv2.cvtColor(spread, cv2.COLOR_RGB2BGR))
+        (new / OVERLAY).write_bytes(png.tobytes())
         write_json(new / METRICS, metrics.model_dump(by_alias=True))
         write_replay_report(new / REPORT, metrics, result, ontology, spread, extremes, video=video)
     return metrics

@@ -42,6 +42,8 @@ def output_folder(out: Path, names: Collection[str], *, replace: bool) -> Iterat
         old.mkdir()
         yield partial
         unexpected = sorted({entry.name for entry in partial.iterdir()} - set(names))
+        # OpenCV's writer of videos says nothing of a full disk; a write of ours does.
+        (scratch / 'room').write_bytes(bytes(4096))
         if unexpected:
             raise ValueError(f'{unexpected} are not among the declared results {sorted(names)}')
         for name in names:

@@ -271,9 +271,18 @@ class McapFile:
     def _scan(self) -> None:
         """Walk over the records from the start as far as they are whole."""
         at = len(MCAP_MAGIC)
+        whole = False
         while True:
             head = self._bytes(at, _RECORD.size)
-            if not head:
+            if whole and head.startswith(MCAP_MAGIC):
+                next_at = at + len(MCAP_MAGIC)
+                if self._bytes(next_at, len(MCAP_MAGIC)) == MCAP_MAGIC:
+                    self._findings.lose(
+                        f'another MCAP file follows in {self.path.name} and was not read: `tail '
+                        f'-c +{next_at + 1} {self.path.name} > second.mcap` takes it out'
+                    )
+                break
+            if not head and not whole:
                 self._findings.note(
                     f'{self.path.name} was not closed (a recorder that was killed); all of it '
                     'was read'
@@ -282,7 +291,12 @@ class McapFile:
             opcode, size = _RECORD.unpack(head) if len(head) == _RECORD.size else (0, 0)
             begin, end = at + _RECORD.size, at + _RECORD.size + size
             if opcode in (Opcode.DATA_END, Opcode.FOOTER):
-                break
+                whole = True
+            if whole:  # what follows repeats what was read
+                if not opcode or end > self._size:
+                    break
+                at = end
+                continue
             # No record has opcode 0: a disk that lost power leaves zeros.
             torn = opcode == 0 or end > self._size
             if opcode == Opcode.CHUNK:

@@ -46,8 +46,9 @@ class SqliteFile:
         except _DAMAGE as err:
             self._stack.close()
             raise BagError(
-                f'{path.name} is damaged ({err}). `sqlite3 {path.name} .recover | sqlite3 '
-                'mended.db3` saves what can be read.'
+                # Not `.recover`, which Debian's sqlite3 has and cannot do.
+                f'{path.name} is damaged ({err}). `sqlite3 {path.name} .dump | sed '
+                "'s/^ROLLBACK.*/COMMIT;/' | sqlite3 mended.db3` saves what can be read."
             ) from err
         except BaseException:
             self._stack.close()
@@ -160,7 +161,9 @@ class SqliteFile:
 
 
 def _open(path: Path, stack: ExitStack, findings: Findings) -> sqlite3.Connection:
-    logs = [Path(f'{path}{suffix}') for suffix in _LOGS]
+    # sqlite writes them beside the file itself, not beside a link to it.
+    places = (path, path.resolve()) if path.is_symlink() else (path,)
+    logs = [Path(f'{place}{suffix}') for place in places for suffix in _LOGS]
     logs = [log for log in logs if log.is_file() and log.stat().st_size]
     if logs:
         # To read a log, sqlite writes beside it: a copy, for the recording stays as it is.
@@ -173,8 +176,9 @@ def _open(path: Path, stack: ExitStack, findings: Findings) -> sqlite3.Connectio
                 f'killed). To read both takes a copy of {needed:,} bytes, and {folder.parent} has '
                 f'{free:,}: set TMPDIR to a folder with more space.'
             )
-        for each in (path, *logs):
-            shutil.copyfile(each, folder / f'copy{each.name.removeprefix(path.name)}')
+        shutil.copyfile(path, folder / 'copy')
+        for log in logs:
+            shutil.copyfile(log, folder / f'copy-{log.name.rpartition("-")[2]}')
         location = f'file:{quote(os.fsencode(folder / "copy"))}'
         findings.note(f'{logs[0].name} (of a recorder that was killed) was read with {path.name}')
     else:

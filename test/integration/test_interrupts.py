@@ -9,10 +9,12 @@ import random
 import signal
 import subprocess
 import sys
+import time
 
 import cv2
 from node_process import ROOT, node_arguments
 import numpy as np
+import psutil
 import pytest
 
 # What ends while Python itself begins, before the first line of ours, ends by the signal.
@@ -65,6 +67,57 @@ def test_ctrl_c_at_random_times_ends_quietly(name: str, tiny_bundle: Path, tmp_p
         if 'Traceback' not in errors or str(ROOT) in errors:
             assert 'Traceback' not in errors, when
             assert status in QUIET, when
+
+
+def test_ctrl_c_that_an_import_swallows_ends_the_node() -> None:
+    """As what C++ calls does, and a weak reference's callback."""
+    code = """
+import signal, sys
+from desertmind_seg.segmentation_node import main
+class Swallows:
+    def find_spec(self, name, *_):
+        if name == 'desertmind_seg.node.run':
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                pass
+sys.meta_path.insert(0, Swallows())
+sys.exit(main(['--ros-args', '-p', 'autostart:=true', '-p', 'model.bundle:=/nowhere.onnx']))
+"""
+    ended = subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=False)
+    assert ended.returncode == 130
+
+
+@pytest.mark.parametrize('signals', [['SIGKILL'], ['SIGINT', 'SIGINT']])
+def test_processes_of_a_command_end_with_it(signals: list[str], tmp_path: Path) -> None:
+    command = ['training.synthetic', '--folder', str(tmp_path / 'drives'), '--frames', '250']
+    process = subprocess.Popen(
+        [sys.executable, '-m', *command, '--jobs', '2'],
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    )
+    try:
+        # Two workers, and what multiprocessing starts to tidy up after them; all ready.
+        children: list[psutil.Process] = []
+        deadline = time.monotonic() + 60
+        while len(children) < 3 or not all(map(ignores_sigint, children)):
+            children = psutil.Process(process.pid).children(recursive=True)
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        for name in signals:
+            process.send_signal(signal.Signals[name])
+            time.sleep(0.1)
+        process.wait(10)
+    finally:
+        process.kill()
+        process.wait()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []
+
+
+def ignores_sigint(process: psutil.Process) -> bool:
+    status = Path(f'/proc/{process.pid}/status').read_text()
+    return bool(int(status.split('SigIgn:')[1].split()[0], 16) & 1 << (signal.SIGINT - 1))
 
 
 @pytest.mark.parametrize('arguments', [['--help'], ['--ros-args', '--help'], ['-h', '-r', 'a:=b']])

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import OccupancyGrid
 from node_process import (
     DEPTH_TOPIC,
@@ -31,6 +32,7 @@ import pytest
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
+from desertmind_seg.geometry.frame_transforms import tf2_is_installed
 from desertmind_seg.pipeline.segmenter import Segmenter
 
 Rgb = npt.NDArray[np.uint8]
@@ -63,6 +65,26 @@ def matched_streams(
     peer.wait_for_match(camera, [MASK])
     wait_for_depth_match(peer, depth, depth_16uc1(metres, 0))
     return masks, camera, depth
+
+
+def stand_on_the_origin(peer: Peer) -> str:
+    """Place the camera level, 1.2 m above the ground; return the frame that the costmap is in.
+
+    As `costmap.extrinsics: auto` does: by tf2 where it is installed, else by the parameters.
+    """
+    if not tf2_is_installed():
+        return 'base_link'
+    tf2_ros = pytest.importorskip('tf2_ros')
+    base = TransformStamped(header=stamp_header(0, 'odom'), child_frame_id='base_link')
+    base.transform.rotation.w = 1.0
+    camera = TransformStamped(header=stamp_header(0, 'base_link'))
+    camera.child_frame_id = stamp_header(0).frame_id
+    camera.transform.translation.z = 1.2
+    optical = camera.transform.rotation
+    optical.x, optical.y, optical.z, optical.w = -0.5, 0.5, -0.5, 0.5
+    # The publisher is the node's, and goes with it.
+    tf2_ros.StaticTransformBroadcaster(peer.node).sendTransform([base, camera])
+    return 'odom'
 
 
 def test_masks_are_made_with_their_depth(
@@ -153,6 +175,7 @@ def test_planners_get_points_costmap_and_the_camera_of_the_mask(
     wait_for_depth_match(peer, depth, depth_16uc1(metres, 0))
     send_until_answered(peer, camera, rgb8(rgb, now_ns()), masks)
     peer.wait_for_diagnostic('Depth', level='1', message='No ~/points: no camera_info has come')
+    frame_id = stand_on_the_origin(peer)
 
     # Level, 1.2 m above the ground: rows below the middle see it.
     height, width = rgb.shape[:2]
@@ -191,7 +214,7 @@ def test_planners_get_points_costmap_and_the_camera_of_the_mask(
     assert points[row, column, offsets['rgb'] :][:3].tolist() == rgb[row, column, ::-1].tolist()
 
     grid = grids[-1]
-    assert grid.header.frame_id == 'base_link'
+    assert grid.header.frame_id == frame_id
     cells = np.array(grid.data, np.int8).reshape(grid.info.height, grid.info.width)
     resolution = grid.info.resolution
     origin = grid.info.origin.position

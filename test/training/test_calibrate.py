@@ -252,7 +252,7 @@ def test_the_command_scores_what_it_writes(
 ) -> None:
     other = tmp_path / 'other.pt'
     save_checkpoint(trained[0], other)
-    source, out = str(trained[1] / 'checkpoint.pt'), tmp_path / 'large.pt'
+    source, out = str(trained[1] / 'checkpoint.pt'), tmp_path / 'large'
     arguments = ['--average-with', str(other), '--network-size', '128x192', '--out', str(out)]
     assert main([source, *arguments]) == 0
     written = load_checkpoint(out)

@@ -338,7 +338,7 @@ def test_invalid_graph_leaves_the_old_bundle(
     path = write_tiny_bundle(tmp_path / 'tiny.onnx').path
     before = path.read_bytes()
     model.graph.node[3].input[0] = 'nowhere'
-    with pytest.raises(BundleError, match=r'tiny\.onnx: the graph is not valid ONNX.*nowhere'):
+    with pytest.raises(BundleError, match=r"tiny\.onnx: node .* takes 'nowhere', which no"):
         write_bundle(model, tiny_metadata(ontology), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -452,14 +452,28 @@ def _constant_elsewhere(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node('Constant', [], ['c'], value=tensor))
 
 
-def _two_outputs_of_one_name(model: onnx.ModelProto) -> None:
-    model.graph.node.append(helper.make_node('Neg', ['image_float'], ['nchw']))
+def _sparse_weights(model: onnx.ModelProto) -> None:
+    values = helper.make_tensor('sparse', TensorProto.FLOAT, [1], [1.0])
+    indices = helper.make_tensor('at', TensorProto.INT64, [1], [0])
+    model.graph.sparse_initializer.append(
+        helper.make_sparse_tensor(values, indices, [2**20, 2**18])
+    )
+
+
+def _cycle(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node('Add', ['logits', 'b'], ['b'], name='round'))
+
+
+def _given_twice(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node('Neg', ['logits'], ['logits'], name='again'))
 
 
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (_two_outputs_of_one_name, r"more than one node gives 'nchw'"),
+        (_sparse_weights, 'its graph has sparse weights'),
+        (_cycle, "node 'round', a Add, takes 'b', which no node before it gives"),
+        (_given_twice, "node 'again', a Neg, gives 'logits', which is there already"),
         (_loop, "node 'forever' is a Loop, which loops or branches"),
         (_chain, rf'its graph has \d+ nodes, expected at most {MAX_NODES}'),
         (

@@ -10,7 +10,7 @@ import sys
 import zlib
 
 import cv2
-from image_attacks import LARGEST, attacks, heavy, jpeg, png
+from image_attacks import LARGEST, attacks, heavy, png
 import numpy as np
 from PIL import Image
 import pytest
@@ -99,7 +99,8 @@ def test_pixels_without_loss_come_out_unchanged(extension: str) -> None:
 
 @pytest.mark.parametrize('size', [LARGEST, LARGEST[::-1]])
 def test_the_largest_frame_decodes_upright_and_on_its_side(size: tuple[int, int]) -> None:
-    assert decode_color(jpeg(*size), TOPIC_LIMITS).shape == (size[1], size[0], 3)
+    frame = np.full((size[1], size[0], 3), 128, np.uint8)
+    np.testing.assert_array_equal(decode_color(encoded('.jpg', frame), TOPIC_LIMITS), frame)
 
 
 def test_progressive_jpeg_of_encoders_decodes() -> None:
@@ -109,6 +110,24 @@ def test_progressive_jpeg_of_encoders_decodes() -> None:
             options = {'quality': quality, 'subsampling': subsampling, 'progressive': True}
             Image.fromarray(RGB).save(stored, 'JPEG', **options)
             assert decode_color(stored.getvalue(), TOPIC_LIMITS).shape == RGB.shape
+
+
+@pytest.mark.parametrize('flags', [(), (cv2.IMWRITE_JPEG_RST_INTERVAL, 3)])
+@pytest.mark.parametrize('size_hw', [(48, 64), (41, 67)])
+def test_a_jpeg_that_lacks_pixels_before_its_end_is_refused(
+    size_hw: tuple[int, int], flags: tuple[int, ...]
+) -> None:
+    frame = cv2.resize(cv2.GaussianBlur(RGB, (0, 0), 1), size_hw[::-1])
+    content = encoded('.jpg', frame, *flags)
+    scan = content.index(b'\xff\xda')
+    scan += 2 + int.from_bytes(content[scan + 2 : scan + 4], 'big')
+    packets = content[scan:-2]
+    for share in (0.0, 0.5, 0.9):
+        short = content[:scan] + packets[: int(share * len(packets))].rstrip(b'\xff')
+        with pytest.raises(DecodeError, match='ends before its last pixel'):
+            decode_color(short + b'\xff\xd9', TOPIC_LIMITS)
+    frame[-9:, -9:] = frame[:9, :9] = 128
+    assert decode_color(encoded('.jpg', frame, *flags), TOPIC_LIMITS).shape == frame.shape
 
 
 def test_a_flipped_bit_of_a_png_is_found() -> None:
@@ -223,7 +242,8 @@ def test_nobody_else_decodes() -> None:
     decoders = {'imdecode', 'imread', 'imreadmulti', 'imdecodemulti', 'Image.open'}
     found = {
         str(path.relative_to(ROOT)): sorted(calls)
-        for path in (ROOT / 'desertmind_seg').rglob('*.py')
+        for half in ('desertmind_seg', 'training')
+        for path in (ROOT / half).rglob('*.py')
         if path.parent.name != 'decoding'
         and (
             calls := decoders

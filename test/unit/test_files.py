@@ -4,6 +4,7 @@ from contextlib import ExitStack
 import os
 from pathlib import Path
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -122,6 +123,24 @@ def test_temporary_names_cannot_be_foretold_and_follow_no_link(
             names.add(temporary.name)
             assert temporary.stat().st_size == 0
     assert len(names) == 20
+
+
+@pytest.mark.parametrize('name', ['null', 'fifo', 'socket', 'folder'])
+def test_what_is_no_file_is_not_replaced(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == 'null':
+        path.symlink_to('/dev/null')
+    elif name == 'fifo':
+        os.mkfifo(path)
+    elif name == 'socket':
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(path))
+    else:
+        path.mkdir()
+    with pytest.raises(files.FileError, match='a file'), files.atomic_write(path):
+        pass
+    assert not path.is_file()
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_link_under_the_final_name_is_replaced_not_followed(tmp_path: Path) -> None:

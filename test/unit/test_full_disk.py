@@ -99,6 +99,22 @@ def test_commands_end_in_one_line(
     assert not list(out.glob('.partial-*'))
 
 
+def test_a_disk_that_became_full_unnoticed_gives_no_result(tmp_path: Path) -> None:
+    """OpenCV's writer of videos says nothing, and leaves a file that is cut."""
+    mount(tmp_path, 'size=64k')
+
+    def write() -> None:
+        with output_folder(tmp_path / 'out', ('cut.webm',), replace=False) as new:
+            fill(new / 'cut.webm')
+
+    try:
+        with pytest.raises(OSError, match='No space left on device'):
+            write()
+        assert list((tmp_path / 'out').iterdir()) == []
+    finally:
+        subprocess.run(['umount', str(tmp_path)], check=True)
+
+
 def _out_of_room() -> None:
     try:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

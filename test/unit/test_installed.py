@@ -146,3 +146,12 @@ def test_a_command_says_so_in_one_line(command: str, tmp_path: Path) -> None:
     (line,) = done.stderr.splitlines()
     assert line.startswith(f'python -m {command}: error: matplotlib')
     assert f'3.6.3 is installed in {tmp_path}' in line
+
+
+def test_what_compares_the_versions_may_be_missing_itself(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, 'packaging.requirements', None)
+
+    with pytest.raises(InstallationError, match=r'packaging is needed.*pip install packaging'):
+        check_installed()

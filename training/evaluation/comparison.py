@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from os.path import realpath  # Path.resolve raises for links that go round
 from pathlib import Path
 
 from desertmind_seg.model.files import atomic_write
@@ -90,7 +91,7 @@ def compare_runs(paths: Sequence[Path]) -> ComparedRuns:
 def run_names(paths: Sequence[Path]) -> list[str]:
     """Name each run by its folder, by as many of its parents as tell the runs apart."""
     folders = [path.parent if path.is_file() else path for path in paths]
-    parts = [folder.resolve().parts for folder in folders]
+    parts = [Path(realpath(folder)).parts for folder in folders]
     for depth in range(1, max(len(part) for part in parts) + 1):
         names = ['/'.join(part[-depth:]) for part in parts]
         if len(set(names)) == len(names):

@@ -157,8 +157,8 @@ def _save(tree: Mapping[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic_write(path) as temporary:
-            torch.save(tree, temporary)
-            with temporary.open('r+b') as file:
+            with temporary.open('w+b') as file:
+                torch.save(tree, file)  # which takes no path without a suffix
                 # A zip archive ends with the length of its comment, and the comment.
                 file.seek(-2, 2)
                 file.write(_SEAL_BYTES.to_bytes(2, 'little'))
@@ -201,8 +201,9 @@ def _load(path: Path) -> Mapping[str, Any]:
     try:
         tree = torch.load(path, map_location='cpu', weights_only=True)
     except _UNREADABLE as err:
+        said = str(err).partition('\n')[0]
         raise CheckpointError(
-            f'{path}: not a readable checkpoint ({type(err).__name__}: {err})'
+            f'{path}: not a readable checkpoint ({type(err).__name__}: {said})'
         ) from err
     if not isinstance(tree, dict):
         raise CheckpointError(f'{path}: holds a {type(tree).__name__}, expected a checkpoint')

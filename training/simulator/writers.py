@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
+import ctypes
 import dataclasses
 import itertools
 import json
 import math
 import multiprocessing
 from pathlib import Path
+import signal
 from typing import Any
 
 import cv2
@@ -41,6 +43,8 @@ from training.simulator.drive import (
     frame_depth_mm,
 )
 from training.simulator.parameters import CLASS_NAMES, DriveParameters
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 CAMERA_FRAME, BASE_FRAME, ODOM_FRAME = 'camera_color_optical_frame', 'base_link', 'odom'
 IMAGE_TOPIC = '/camera/color/image_raw'
@@ -113,6 +117,9 @@ def _map_over(jobs: int) -> Iterator[Callable[..., Iterator[Any]]]:
 
 
 def _start_worker() -> None:
+    # Its parent takes Ctrl-C; one whose parent was killed would wait for work for ever.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     # One frame a core: OpenCV's own threads would fight over the cores that the jobs share.
     cv2.setNumThreads(1)
 
