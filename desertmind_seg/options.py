@@ -98,7 +98,7 @@ class _Parser(argparse.ArgumentParser):
         for text in given:
             if any('\udc80' <= character <= '\udcff' for character in text):
                 # Reports are UTF-8, and OpenCV crashes where it shall write to such a path.
-                self.error(f'{text!a} is not UTF-8; rename that file or folder')
+                self.error(f'{text!a} has other bytes than UTF-8; rename that file or folder')
         return super().parse_known_args(args, namespace)
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:

@@ -293,7 +293,7 @@ def test_a_path_that_is_no_text_is_refused(capsys: pytest.CaptureFixture[str]) -
     name = os.fsdecode(b'caf\xe9')  # Latin-1, of an old disk
     with pytest.raises(SystemExit, match='2'):
         command_parser('desertmind_seg.segment', '').parse_args([name])
-    assert r"'caf\udce9' is not UTF-8; rename" in capsys.readouterr().err
+    assert r"'caf\udce9' has other bytes than UTF-8; rename" in capsys.readouterr().err
 
 
 def test_a_pipe_that_is_broken_elsewhere_is_an_error(capfd: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
 import torch
 
 from desertmind_seg.engines.load import load_engine
@@ -129,10 +128,7 @@ def evaluate(
             f'{model.path}: its recipe does not say how frames are split; use --split-by '
             'official, or --split all'
         )
-    try:
-        section = DatasetSection(dataset=dataset, root=str(root), split=split, repeat=1)
-    except ValidationError as err:
-        raise DatasetError(f'root {str(root)!r}: {err.errors()[0]["msg"]}') from err
+    section = DatasetSection(dataset=dataset, root=str(root), split=split, repeat=1)
     ontology, predict = model.ontology, model.predict
     frames, chosen = choose_frames(section, ontology, rule or DEFAULT_RULE, split_by)
     print(f'{dataset} {split}: {len(frames)} frames, {chosen}')
