@@ -10,6 +10,7 @@ from io import TextIOWrapper
 from math import isfinite
 import os
 from pathlib import Path
+import re
 import select
 import signal
 import sys
@@ -227,10 +228,10 @@ def probability(text: str) -> float:
 
 
 def positive(text: str) -> float:
-    """Parse a number above 0."""
+    """Parse a number above 0, of a size with which times and rates can be computed."""
     value = number(text)
-    if value <= 0.0:
-        raise argparse.ArgumentTypeError(f'{text} is not above 0')
+    if not 1e-3 <= value <= 1e6:
+        raise argparse.ArgumentTypeError(f'{text} is not from 0.001 to 1000000')
     return value
 
 
@@ -242,22 +243,27 @@ def not_negative(text: str) -> float:
     return value
 
 
-def whole_number(least: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers from `least`."""
+def whole_number(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `least` to `most`."""
 
     def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from {least}')
+        # The length first: int() refuses thousands of digits.
+        if not text.isdecimal() or len(text) > 20 or not least <= int(text) <= most:
+            to = '' if most == 2**63 - 1 else f' to {most}'
+            raise argparse.ArgumentTypeError(
+                f'{text[:60]!r} is not a whole number from {least}{to}'
+            )
         return int(text)
 
     return parse
 
 
 def size_hw(text: str) -> tuple[int, int]:
-    """Parse a size, height x width as in 480x640."""
-    height, cross, width = text.partition('x')
-    if not (cross and height.isdecimal() and width.isdecimal()):
+    """Parse a size of 16 to 3840 pixels a side, height x width as in 480x640."""
+    match = re.fullmatch(r'(\d{2,4})x(\d{2,4})', text, re.ASCII)
+    height, width = map(int, match.groups()) if match else (0, 0)
+    if not (16 <= height <= 3840 and 16 <= width <= 3840):
         raise argparse.ArgumentTypeError(
-            f'{text!r} is no size; expected height x width, such as 480x640'
+            f'{text[:60]!r} is no size; expected height x width, such as 480x640, each 16 to 3840'
         )
-    return int(height), int(width)
+    return height, width

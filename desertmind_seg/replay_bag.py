@@ -29,6 +29,7 @@ from desertmind_seg.options import (
     command_parser,
     positive,
     run_command,
+    whole_number,
 )
 
 # Domains above 101 would take ports from Linux's ephemeral range; 0 is what everybody else is on.
@@ -66,7 +67,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--rate', type=positive, default=1.0, help='bag seconds in a second')
     parser.add_argument('--no-video', action='store_true', help='do without overlay.webm')
     parser.add_argument(
-        '--domain', type=int, metavar='ID', help='DDS domain to use (a random one by default)'
+        '--domain',
+        type=whole_number(0, 232),
+        metavar='ID',
+        help='DDS domain to use (a random one by default)',
     )
     parser.add_argument(
         '--out', type=Path, required=True, metavar='DIR', help='results; earlier ones are replaced'

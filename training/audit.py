@@ -40,16 +40,16 @@ def build_parser() -> argparse.ArgumentParser:
     add_output_folder(parser)
     split = parser.add_argument_group('the split that is checked, as in data.split of a recipe')
     split.add_argument('--by', choices=('official', 'groups', 'folds'), default='groups')
-    for option, least, default in (
-        ('block-frames', 1, 16),
-        ('val-every-groups', 2, 6),
-        ('folds', 2, 5),
-        ('fold', 0, 0),
+    for option, least, most, default in (
+        ('block-frames', 1, 1_000_000, 16),
+        ('val-every-groups', 2, 1_000_000, 6),
+        ('folds', 2, 1000, 5),
+        ('fold', 0, 999, 0),
     ):
         split.add_argument(
             f'--{option}',
             metavar='N',
-            type=whole_number(least),
+            type=whole_number(least, most),
             default=default,
             help='default: %(default)s',
         )

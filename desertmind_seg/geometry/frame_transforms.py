@@ -161,8 +161,8 @@ class StaticExtrinsics:
 class TfExtrinsics:
     """Asks tf2 for the poses at the image's stamp, never for the latest ones.
 
-    It does not wait for transforms that are late: the frame is left out instead, and masks are not
-    held up. The node's executor must run in another thread than `pose`.
+    It does not wait for transforms that are late: who can wait asks again. The node's executor
+    must run in another thread than `pose`.
 
     Args:
         node: the rclpy node that listens to /tf and /tf_static.

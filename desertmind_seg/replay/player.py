@@ -14,7 +14,7 @@ from typing import Any
 
 import rclpy
 from rclpy.duration import Duration
-from rclpy.exceptions import InvalidTopicNameException
+from rclpy.exceptions import NameValidationException
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -114,13 +114,14 @@ class BagPlayer:
             elif reason := bag.unplayable(name):
                 self.skipped[name] = reason
             else:
+                target = remaps.get(name, name)
                 try:
                     self._publishers[name] = node.create_publisher(
-                        message_class, remaps.get(name, name), publisher_qos(topic)
+                        message_class, target, publisher_qos(topic)
                     )
-                except InvalidTopicNameException as err:
-                    detail = str(err).partition('\n')[0].rstrip(':')
-                    self.skipped[name] = f'{detail} (--remap gives it another one)'
+                except NameValidationException as err:
+                    why = str(err).partition('\n')[0].rstrip(':')
+                    self.skipped[name] = f'{target!r} is no name in ROS 2 ({why}); remap it'
         if self.num_messages == 0:
             reasons = '; '.join(f'{name}: {reason}' for name, reason in self.skipped.items())
             raise BagError(

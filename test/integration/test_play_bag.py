@@ -316,11 +316,15 @@ def test_errors_exit_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         ((str(tmp_path / 'none'),), 'does not exist'),
         ((path, '--topics', '/nothing'), f"has no topic '/nothing'; its topics: {INFO_TOPIC}"),
         ((path, '--wait-for-subscribers', '0.2'), 'No subscriber for'),
+        (
+            (path, '--topics', INFO_TOPIC, '--remap', f'{INFO_TOPIC}:=/a b'),
+            "'/a b' is no name in ROS 2",
+        ),
     ):
         assert main(arguments) == 2, arguments
         assert expected in capsys.readouterr().err
     for arguments, expected in (
-        ((path, '--rate', '0'), 'is not above 0'),
+        ((path, '--rate', '0'), 'is not from 0.001 to 1000000'),
         ((path, '--remap', 'oops'), 'is not of the form from:=to'),
     ):
         with pytest.raises(SystemExit, match='2'):

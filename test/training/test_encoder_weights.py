@@ -210,6 +210,12 @@ def test_what_is_no_state_dict_is_refused(tmp_path: Path) -> None:
     path.write_bytes(pickle.dumps({'weight': Path}, protocol=2))  # would run code
     with pytest.raises(WeightsError, match='not a readable state dict'):
         _loaded(encoder='mobilenet_v2', encoder_weights=str(path))
+    torch.save({'a': torch.zeros(9999)}, path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r'damaged, the checksum of .* is wrong'):
+        _loaded(encoder='mobilenet_v2', encoder_weights=str(path))
     path = tmp_path / 'broken.safetensors'
     path.write_bytes(b'no')
     with pytest.raises(WeightsError, match='not a readable state dict'):

@@ -92,11 +92,16 @@ def test_a_broken_cache_file_is_replaced(
     frame = _frame(root, tmp_path / 'cache')
     expected = frame.read_rgb()
     (path,) = (tmp_path / 'cache').rglob('*.rgb.npy')
-    for broken in (b'', path.read_bytes()[:150], b'nothing'):
+    whole = path.read_bytes()
+    for broken in (
+        *(b'', whole[:150], b'nothing'),
+        whole.replace(b', 3)', b', 1)', 1),
+        whole.replace(b', 3)', b', 3(', 1),
+    ):
         path.write_bytes(broken)
         assert np.array_equal(frame.read_rgb(), expected)
         assert np.array_equal(np.load(path), expected)
-    assert caplog.text.count('is broken') == 3
+    assert caplog.text.count('is broken') == 5
 
 
 def test_a_full_disk_costs_time_but_no_frame(

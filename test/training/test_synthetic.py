@@ -415,7 +415,7 @@ def test_help_needs_no_renderer() -> None:
         (['--folder', 'f', '--seeds', '3:3'], 'must have 0 <= A < B'),
         (['--folder', 'f', '--size', '640'], 'is no size; expected height x width'),
         (['--folder', 'f', '--frames', '100000'], 'ask for at most that many'),
-        (['--folder', 'f', '--rate-hz', '0'], '--rate-hz: 0 is not above 0'),
+        (['--folder', 'f', '--rate-hz', '0'], '--rate-hz: 0 is not from 0.001 to'),
         (['--folder', 'f', '--jobs', '0'], "'0' is not a whole number from 1"),
     ],
 )

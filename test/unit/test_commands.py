@@ -166,18 +166,21 @@ def test_a_missing_file_is_named_and_nothing_is_written(
 
 
 # {long} has 300 letters, {loop} is a link to itself, {bytes} not UTF-8, {lines} two lines.
-_ODD_PATHS = {
+_ODD_ARGUMENTS = {
     'desertmind_seg.segment': ('"" --out {new}', 'an argument is empty'),
     'desertmind_seg.nav2_config': ('--ontology ""', 'an argument is empty'),
-    'training.calibrate': ('{long} --out {new}', 'no checkpoint at'),
+    'desertmind_seg.replay_bag': ('{new} --image /i --out {new} --domain 233', 'from 0 to 232'),
+    'desertmind_seg.play_bag': ('{new} --rate 1e-308', 'is not from 0.001 to 1000000'),
+    'training.synthetic': ('--folder {new} --size 9999x99999', 'is no size; expected height'),
+    'training.calibrate': ('{long} --out {new}', 'cannot be read: File name too long'),
     'training.compare': ('{loop}', 'loop'),
     'training.audit': (
-        '--dataset ycor --root {bytes} --ontology ycor-8 --out {new}',
+        '--dataset ycor --root {bytes} --ontology ycor-8 --out {new} --folds 1000',
         'other bytes than UTF-8',
     ),
     'training.evaluate': (
         '--bundle {long} --dataset ycor --root {new} --out {new}',
-        'no bundle at',
+        'cannot be read: File name too long',
     ),
     'training.export': (
         '{file} --precision int8 --dataset ycor --root {lines} --out {new}',
@@ -186,8 +189,8 @@ _ODD_PATHS = {
 }
 
 
-@pytest.mark.parametrize(('command', 'row'), _ODD_PATHS.items())
-def test_odd_paths_are_refused_in_one_line(
+@pytest.mark.parametrize(('command', 'row'), _ODD_ARGUMENTS.items())
+def test_odd_arguments_are_refused_in_one_line(
     command: str, row: tuple[str, str], tmp_path: Path
 ) -> None:
     arguments, message = row

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import logging
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from desertmind_seg.model.files import atomic_write
 from desertmind_seg.model.ontology import Ontology
 from training.data.frames import DepthArray, LabelledFrame, UInt8Array
 
+_HEADER_BYTES = 128  # of every .npy file of up to three dimensions
 _log = logging.getLogger(__name__)
 
 
@@ -68,9 +70,11 @@ class CachedFrame(LabelledFrame):
         path = self._path(kind, ontology_sha256)
         try:
             stored: npt.NDArray[Any] = np.load(path)
+            if path.stat().st_size != stored.nbytes + _HEADER_BYTES:
+                raise ValueError(f'its shape is {stored.shape}')  # smaller than it was: read so
         except FileNotFoundError:
             pass
-        except (ValueError, EOFError) as err:
+        except (ValueError, EOFError, TokenError) as err:
             _log.warning('%s is broken (%s) and is decoded again', path, err)
         else:
             return stored

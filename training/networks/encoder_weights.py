@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from zipfile import ZipFile, is_zipfile
 
 from safetensors.torch import load_file
 import segmentation_models_pytorch as smp
@@ -106,7 +107,12 @@ def _read(path: Path) -> State:
         if path.suffix == '.safetensors':
             state = load_file(path)
         else:
+            # torch passes over the checksums of the archive that it writes.
+            if is_zipfile(path) and (damaged := ZipFile(path).testzip()):
+                raise WeightsError(f'{path}: damaged, the checksum of {damaged} is wrong')
             state = torch.load(path, map_location='cpu', weights_only=True)
+    except WeightsError:
+        raise
     except Exception as err:  # damaged bytes raise one of twenty kinds
         said = str(err).partition('\n')[0]
         raise WeightsError(
