@@ -2,6 +2,7 @@
 # make check  format, lint, types and the unit tests, for before a commit: a minute
 # make test   the same with the whole test suite
 # make soak   the node under twice its load for SOAK_MINUTES (30): out/soak/report.html
+# make fuzz   damaged inputs for every reader, FUZZ_MINUTES (10) in all
 # make docs   the documents, built strictly: out/docs/index.html
 # All make .venv themselves. Nothing outside this folder is changed.
 
@@ -14,6 +15,7 @@ INSTALL = $(PIP) --require-hashes --no-deps $(patsubst %,-r requirements/%.txt,$
   $(PIP) --no-deps --no-build-isolation --editable .
 PYTEST_ARGS ?=
 SOAK_MINUTES ?= 30
+FUZZ_MINUTES ?= 10
 
 # Where apt's ROS 2 is sourced, the environment sees it, and PyPI's ROS wheels stay out of its way.
 ROS := $(if $(wildcard $(addsuffix /share/rclpy/package.xml,$(subst :, ,$(AMENT_PREFIX_PATH)))),apt,pypi)
@@ -21,7 +23,7 @@ VENV_ARGS_apt = --system-site-packages
 RUNTIME_pypi = runtime ros
 RUNTIME_apt = runtime
 
-.PHONY: demo lint check test soak docs constraints clean
+.PHONY: demo lint check test soak fuzz docs constraints clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.runtime out/demo/sample_drive/metadata.yaml
@@ -41,6 +43,9 @@ test: lint
 
 soak: .venv/.test
 	.venv/bin/python test/soak/run.py --minutes $(SOAK_MINUTES) --out out/soak
+
+fuzz: .venv/.test
+	.venv/bin/python test/fuzz/run.py --minutes $(FUZZ_MINUTES)
 
 # Warnings are errors: a broken link, a name that is gone, a page that no other leads to.
 docs: .venv/.docs

@@ -85,7 +85,10 @@ def _work_or_reason(parser: argparse.ArgumentParser, work: Callable[[], int]) ->
 
 
 class _Parser(argparse.ArgumentParser):
-    """Refuses empty arguments, and ends `--help | head` as quietly as the commands end."""
+    """Refuses empty arguments, with errors of one line and a quiet end for `--help | head`."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(' '.join(message.split()))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's; Path takes an empty text for the current folder."""

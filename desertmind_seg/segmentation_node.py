@@ -26,13 +26,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.parse_args(['--help'])
     if status := run_command(parser, _import_node):
         return status
-    exit_on_interrupt()  # until run_node sets its own handlers
     from desertmind_seg.node.run import run_node
 
     return run_node([sys.argv[0], *arguments])
 
 
 def _import_node() -> int:
+    # Not as an exception, which what imports may swallow: the node then ran on, 2 of 40 times.
+    exit_on_interrupt()  # until run_node sets its own handlers
     import desertmind_seg.node.run  # noqa: F401 (what is missing is said in a line)
 
     return ALL_DONE

@@ -19,7 +19,9 @@ from launch.actions import (
 )
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
-import yaml
+
+from desertmind_seg.model.documents import MAX_YAML_BYTES, parse_yaml
+from desertmind_seg.model.files import read_file
 
 LAUNCH = Path(__file__).resolve().parent
 
@@ -32,10 +34,10 @@ def read_cameras(path: Path, known: set[str]) -> list[dict[str, str]]:
         known: names of the arguments of seg.launch.py.
     """
     try:
-        cameras = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
-        reason = ' '.join(str(getattr(err, 'strerror', None) or err).split())
-        raise RuntimeError(f'cameras:={path} cannot be read: {reason}') from err
+        content = read_file(path, MAX_YAML_BYTES)
+    except OSError as err:
+        raise RuntimeError(f'cameras:={path} cannot be read: {err.strerror}') from err
+    cameras = parse_yaml(content, f'cameras:={path}')
     if not isinstance(cameras, list) or not cameras:
         raise RuntimeError(
             f'cameras:={path} is not a list; write it as config/cameras.yaml of desertmind_seg is '
@@ -44,7 +46,7 @@ def read_cameras(path: Path, known: set[str]) -> list[dict[str, str]]:
     places: set[tuple[str, str]] = set()
     for number, camera in enumerate(cameras, 1):
         entry = f'entry {number} of cameras:={path}'
-        if not isinstance(camera, dict) or 'image' not in camera:
+        if not isinstance(camera, dict) or not camera.get('image'):
             raise RuntimeError(f'{entry} has no image; give the topic of its camera')
         unknown = ', '.join(sorted(set(map(str, camera)) - known))
         if unknown:
@@ -52,6 +54,9 @@ def read_cameras(path: Path, known: set[str]) -> list[dict[str, str]]:
                 f'{entry} has {unknown}, which is not an argument of seg.launch.py; those are '
                 f'{", ".join(sorted(known))}'
             )
+        for key, value in camera.items():
+            if isinstance(value, (dict, list)):
+                raise RuntimeError(f'{entry} has {key}: {value}; expected one value')
         place = (
             str(camera.get('namespace', '')).strip('/'),
             str(camera.get('name', 'segmentation')),

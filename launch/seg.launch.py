@@ -107,15 +107,15 @@ WRONG_CONFIGURATION = 2
 RESTARTS, RESTART_WINDOW_SEC, RESTART_DELAY_SEC = 5, 300.0, 2.0
 
 
-def entries_of(tree: dict[Any, Any], above: str = '') -> list[str]:
-    """Return the node names of a parameter file, such as '/front/segmentation' and '/**'."""
-    names = []
+def entries_of(tree: dict[Any, Any], above: str = '') -> dict[str, Any]:
+    """Return what a parameter file has for '/front/segmentation', '/**' and so on."""
+    entries = {}
     for key, value in tree.items():
         if key == 'ros__parameters':
-            names.append(above)
+            entries[above] = value
         elif isinstance(value, dict):
-            names += entries_of(value, f'{above}/{str(key).strip("/")}')
-    return names
+            entries |= entries_of(value, f'{above}/{str(key).strip("/")}')
+    return entries
 
 
 def is_for(entry: str, node: str) -> bool:
@@ -131,12 +131,18 @@ def check_params_file(path: Path, node: str) -> list[LaunchDescriptionEntity]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
         reason = ' '.join(str(getattr(err, 'strerror', None) or err).split())
         raise RuntimeError(f'params_file:={path} cannot be read: {reason}') from err
-    entries = entries_of(tree) if isinstance(tree, dict) else []
+    entries = entries_of(tree) if isinstance(tree, dict) else {}
     if not entries:
         raise RuntimeError(
             f'params_file:={path} has no `ros__parameters:`; write it as config/seg.yaml of '
             'desertmind_seg is written'
         )
+    for entry, parameters in entries.items():
+        if not isinstance(parameters, dict):
+            raise RuntimeError(
+                f'params_file:={path} has {parameters} below `ros__parameters:` of {entry}, with '
+                'which ROS refuses the file; write parameters there, or leave the entry out'
+            )
     if any(is_for(entry, node) for entry in entries):
         return []
     found = ', '.join(entries)

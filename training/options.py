@@ -42,26 +42,24 @@ def add_checkpoint(parser: argparse._ActionsContainer) -> None:
 
 def checkpoint_file(text: str) -> Path:
     """Parse the path of a checkpoint; whether it is there is asked before torch is imported."""
-    path = Path(text)
-    if not _is_file(path):
-        raise argparse.ArgumentTypeError(
-            f'no checkpoint at {text!r}; python -m training.train RECIPE --out DIR writes one'
-        )
-    return path
+    return _file_there(
+        text, f'no checkpoint at {text!r}; python -m training.train RECIPE --out DIR writes one'
+    )
 
 
 def bundle_file(text: str) -> Path:
     """Parse the path of a bundle; whether it is there is asked before torch is imported."""
+    return _file_there(
+        text, f'no bundle at {text!r}; python -m training.export CHECKPOINT --out FILE writes one'
+    )
+
+
+def _file_there(text: str, missing: str) -> Path:
     path = Path(text)
-    if not _is_file(path):
-        raise argparse.ArgumentTypeError(
-            f'no bundle at {text!r}; python -m training.export CHECKPOINT --out FILE writes one'
-        )
-    return path
-
-
-def _is_file(path: Path) -> bool:
     try:
-        return path.is_file()
-    except OSError:  # a name of 300 letters, before Python 3.14
-        return False
+        is_there = path.is_file()
+    except OSError as err:  # argparse would let it through: a name too long, a folder not ours
+        raise argparse.ArgumentTypeError(f'{text!r} cannot be read: {err.strerror}') from err
+    if not is_there:
+        raise argparse.ArgumentTypeError(missing)
+    return path

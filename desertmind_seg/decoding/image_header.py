@@ -69,7 +69,11 @@ _OTHERS = (
     (rb'P[1-7Ff]\s', 'PNM'),
     (rb'\x00\x00\x00\x0cjP|\xff\x4f\xff\x51', 'JPEG 2000'),
     (rb'....ftyp', 'AVIF, HEIF or MP4'),
-    (rb'\x00?\x00\x00\x01', 'H.264 or H.265'),
+    (
+        rb'\x00?\x00\x00\x01',
+        'H.264 or H.265, of which one message is no whole picture: decode it before, and take the '
+        "decoder's topic",
+    ),
     (rb'version https://git-lfs', 'a Git LFS pointer and not the image: fetch it (git lfs pull)'),
     (rb'BM', 'BMP'),
 )

@@ -36,7 +36,7 @@ class Cuda:
     def __init__(self) -> None:
         if find_spec('cuda') is None or find_spec('cuda.bindings') is None:
             raise EngineError(
-                "TensorRT needs cuda-bindings: pip install 'desertmind_seg[tensorrt]'",
+                "TensorRT needs cuda-bindings: pip install '.[tensorrt]' in the checkout",
                 'cuda-bindings is not installed',
             )
         from cuda.bindings import runtime

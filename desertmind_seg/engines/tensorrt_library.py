@@ -90,7 +90,7 @@ def installed_tensorrt() -> list[TensorRt]:
         found[flavour] = TensorRt(flavour, module, _log_of(module))
     if not found:
         raise EngineError(
-            "TensorRT is not installed: pip install 'desertmind_seg[tensorrt]' for GPUs of the "
+            "TensorRT is not installed: pip install '.[tensorrt]' in the checkout for GPUs of the "
             f"RTX class; on a Jetson JetPack's python3-libnvinfer. {'; '.join(reasons)}".rstrip(),
             'TensorRT is not installed',
         )

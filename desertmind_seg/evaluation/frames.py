@@ -10,13 +10,7 @@ from typing import Any
 
 from desertmind_seg.evaluation.depth import RecordedDepth
 from desertmind_seg.evaluation.results import BadMessage, BadMessages, FrameCounts
-from desertmind_seg.messages.bags import (
-    Bag,
-    BagError,
-    RawMessage,
-    decode_frame,
-    header_stamp_ns,
-)
+from desertmind_seg.messages.bags import Bag, BagError, RawMessage, decode_frame
 from desertmind_seg.model.arrays import Depth, Rgb
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.pipeline.segmenter import check_frame
@@ -118,9 +112,9 @@ class RecordedFrames:
         )
         for raw, depth_raw in pairs:
             try:
-                stamp_ns = header_stamp_ns(raw.cdr)
+                stamp_ns = raw.stamp_ns()
             except BagError as err:
-                yield self.bad.add(CUT_OFF, None, err)
+                yield self.bad.add(DAMAGED if raw.damage else CUT_OFF, None, err)
                 continue
             self.repeated_stamps += stamp_ns in self._stamps
             self._stamps.add(stamp_ns)

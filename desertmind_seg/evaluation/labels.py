@@ -13,7 +13,7 @@ from desertmind_seg.decoding.image_header import FILE_LIMITS
 from desertmind_seg.evaluation.comparison import BLOCK_FRAMES
 from desertmind_seg.evaluation.frames import CUT_OFF, DAMAGED, OTHER_SIZE, UNDECODABLE, Refused
 from desertmind_seg.evaluation.results import LabelCounts
-from desertmind_seg.messages.bags import IMAGE_TYPE, Bag, BagError, header_stamp_ns
+from desertmind_seg.messages.bags import IMAGE_TYPE, Bag, BagError
 from desertmind_seg.messages.images import decode_labels
 from desertmind_seg.model.arrays import Depth, Mask
 from desertmind_seg.model.errors import DesertmindError
@@ -58,9 +58,9 @@ class RecordedLabels:
         for raw in bag.messages(topic):
             read += 1
             stamp_ns = None
-            reason = CUT_OFF
+            reason = DAMAGED if raw.damage else CUT_OFF
             try:
-                stamp_ns = header_stamp_ns(raw.cdr)
+                stamp_ns = raw.stamp_ns()
                 reason = DAMAGED
                 message = bag.deserialize(raw)
                 reason = UNDECODABLE

@@ -1,7 +1,8 @@
 """The frames that a report shows."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -11,14 +12,15 @@ from desertmind_seg.messages.bags import (
     Bag,
     BagError,
     decode_frame,
-    header_stamp_ns,
 )
 from desertmind_seg.messages.images import decode_labels
 from desertmind_seg.model.arrays import Mask, Rgb
+from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.rendering import contact_sheet
 
 _SHOWN_FRAMES = 4
+_Decoded = TypeVar('_Decoded')
 
 
 def select_frames(
@@ -80,14 +82,9 @@ def frames_sheet(
         at = (log_times_ns[stamp_ns], stamp_ns)
         confidence = None
         if CONFIDENCE_TOPIC in masks.topics:
-            confidence = _message(masks, CONFIDENCE_TOPIC, *at)
-        rows.append(
-            (
-                decode_frame(bag, topic, _message(bag, topic, *at)),
-                decode_mask(_message(masks, MASK_TOPIC, *at)),
-                None if confidence is None else decode_mask(confidence),
-            )
-        )
+            confidence = _first(masks, CONFIDENCE_TOPIC, *at, decode_mask)
+        rgb = _first(bag, topic, *at, partial(decode_frame, bag, topic))
+        rows.append((rgb, _first(masks, MASK_TOPIC, *at, decode_mask), confidence))
     return contact_sheet(rows, ontology, [title for _, title in chosen])
 
 
@@ -96,13 +93,14 @@ def decode_mask(message: Any) -> Mask:
     return decode_labels(message).astype(np.uint8, copy=False)
 
 
-def _message(bag: Bag, topic: str, log_time_ns: int, stamp_ns: int) -> Any:
-    """Find the message of this log time and stamp; None where there is none."""
+def _first(
+    bag: Bag, topic: str, log_time_ns: int, stamp_ns: int, decode: Callable[[Any], _Decoded]
+) -> _Decoded:
+    """Decode the first message of this log time and stamp that is whole; there is one."""
     for raw in bag.messages(topic, start_ns=log_time_ns, stop_ns=log_time_ns + 1):
         try:
-            found = header_stamp_ns(raw.cdr) == stamp_ns
-        except BagError:  # cut off: another message of the same instant
+            if raw.stamp_ns() == stamp_ns:
+                return decode(bag.deserialize(raw))
+        except DesertmindError:  # another one of the same instant
             continue
-        if found:
-            return bag.deserialize(raw)
-    return None
+    raise BagError(f'{topic!r} of bag {str(bag.path)!r} has lost the message of {stamp_ns} ns.')

@@ -161,8 +161,8 @@ class StaticExtrinsics:
 class TfExtrinsics:
     """Asks tf2 for the poses at the image's stamp, never for the latest ones.
 
-    It does not wait for transforms that are late: the frame is left out instead, and masks are not
-    held up. The node's executor must run in another thread than `pose`.
+    It does not wait for transforms that are late: who can wait asks again. The node's executor
+    must run in another thread than `pose`.
 
     Args:
         node: the rclpy node that listens to /tf and /tf_static.
@@ -191,7 +191,8 @@ class TfExtrinsics:
                 f'The image of frame {header.frame_id!r} has the stamp 0; expected the time of '
                 'its exposure. Have the camera driver set it.'
             )
-        camera = self._look_up(header.frame_id, header.stamp)
+        # ROS 1 drivers, and bags of them, write /camera; tf2 takes and refuses that slash.
+        camera = self._look_up(header.frame_id.removeprefix('/'), header.stamp)
         return CameraPose(camera, self._look_up(self._base_frame, header.stamp)[:3, 3])
 
     def reset(self) -> None:

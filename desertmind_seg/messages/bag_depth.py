@@ -10,7 +10,6 @@ from desertmind_seg.messages.bags import (
     BagError,
     RawMessage,
     header_frame_id,
-    header_stamp_ns,
 )
 from desertmind_seg.messages.depth import at_image_size, decode_compressed_depth, decode_depth
 from desertmind_seg.messages.pairing import DepthPairing, Pair, Stamped
@@ -39,7 +38,7 @@ def pair_recorded(
     for raw in bag.messages(image_topic, depth_topic):
         is_image = raw.topic == image_topic
         try:
-            stamped = Stamped(header_stamp_ns(raw.cdr), header_frame_id(raw.cdr), raw)
+            stamped = Stamped(raw.stamp_ns(), header_frame_id(raw.cdr), raw)
         except BagError as err:
             if is_image:
                 yield raw, None

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from difflib import get_close_matches
 import heapq
 from pathlib import Path
 import struct
@@ -53,6 +54,8 @@ LABEL_INFO_TOPIC = '/segmentation/label_info'
 ONTOLOGY_KEY_PREFIX = 'desertmind_seg.ontology/'
 # Of a compressed message: 3840 x 2160 pixels of 8 bytes are 66 MB.
 _MAX_MESSAGE_BYTES = 128 * 2**20
+# The last time that ROS has: its seconds are of 32 bits, until 2038.
+_LAST_NS = 2**31 * 1_000_000_000 - 1
 # CDR: 4 bytes of encapsulation, then sec and nanosec of the stamp.
 _HEADER_BYTES = 12
 # What rosbags and zstandard let through when the bytes of a message do not fit its type.
@@ -92,6 +95,19 @@ class RawMessage(NamedTuple):
     log_time_ns: int
     cdr: bytes | memoryview
     damage: str = ''
+
+    def stamp_ns(self) -> int:
+        """Return the stamp of a message whose first field is a std_msgs/Header.
+
+        Raises:
+            BagError: its header is not there; says what is damaged.
+        """
+        try:
+            return header_stamp_ns(self.cdr)
+        except BagError as err:
+            if self.damage:
+                raise BagError(self.damage) from err
+            raise
 
 
 def header_stamp_ns(cdr: bytes | memoryview) -> int:
@@ -175,6 +191,13 @@ class Bag:
         self._recording = recording
         self.custom_data = recording.custom_data
         for file in recording.files:
+            times = [at_ns for at_ns in (file.start_ns, file.end_ns) if at_ns is not None]
+            if wrong := [at_ns for at_ns in times if at_ns != _ros_time(at_ns)]:
+                self.findings.note(
+                    f'{file.path.name} has log times such as {wrong[0]} ns; expected 0 to '
+                    f'{_LAST_NS}, to which they are brought. The clock of the recorder was wrong, '
+                    'or the file is damaged'
+                )
             for connection in file.connections:
                 self._connections.setdefault(connection.topic, []).append(connection)
         for name, connections in sorted(self._connections.items()):
@@ -236,14 +259,15 @@ class Bag:
     def start_ns(self) -> int:
         """Log time of the first message; 0 for an empty bag."""
         files = self._open_recording().files
-        return min((file.start_ns for file in files if file.start_ns is not None), default=0)
+        starts = [file.start_ns for file in files if file.start_ns is not None]
+        return _ros_time(min(starts, default=0))
 
     @property
     def duration_ns(self) -> int:
         """Log time from the first message to the last; 0 for an empty bag."""
         files = self._open_recording().files
-        end_ns = max((file.end_ns for file in files if file.end_ns is not None), default=0)
-        return end_ns - self.start_ns
+        ends = [file.end_ns for file in files if file.end_ns is not None]
+        return _ros_time(max(ends, default=0)) - self.start_ns
 
     def topic(self, name: str, types: Collection[str] = IMAGE_TYPES) -> Topic:
         """Return the topic of this name, which must have one of `types` and a message.
@@ -259,7 +283,10 @@ class Bag:
         )
         kind = 'image topics' if set(types) <= set(IMAGE_TYPES) else 'topics that would do'
         if name not in self.topics:
-            raise BagError(f'Bag {str(self.path)!r} has no topic {name!r}; its {kind}: {listing}.')
+            raise BagError(
+                f'Bag {str(self.path)!r} has no topic {name!r}{did_you_mean(name, self.topics)}; '
+                f'its {kind}: {listing}.'
+            )
         topic = self.topics[name]
         if topic.type not in types:
             raise BagError(
@@ -296,6 +323,11 @@ class Bag:
         """
         recording = self._open_recording()
         asked = set(names or self.topics)
+        # What lies outside of ROS's time is at its ends, see below.
+        if start_ns is not None and start_ns <= 0:
+            start_ns = None
+        if stop_ns is not None and stop_ns > _LAST_NS:
+            stop_ns = None
         streams = [
             (
                 0 if file.start_ns is None else file.start_ns,
@@ -308,8 +340,12 @@ class Bag:
             for file in recording.files
             if any(entry.topic in asked for entry in file.connections)
         ]
+        missing = sum(topic.count for name, topic in self.topics.items() if name in asked)
         for log_time_ns, connection, data in in_time_order(streams):
-            yield self._message(connection, log_time_ns, data)
+            missing -= 1
+            yield self._message(connection, _ros_time(log_time_ns), data)
+        if missing > 0 and start_ns is None and stop_ns is None and not self.findings.losses:
+            self.findings.lose(f'{missing} messages that its index promises are not there')
 
     def _message(
         self, connection: Connection, log_time_ns: int, data: bytes | memoryview
@@ -320,13 +356,15 @@ class Bag:
             if data[:4] == ZSTD_MAGIC and connection.encoding == 'cdr':
                 if (size := zstandard.frame_content_size(data)) > _MAX_MESSAGE_BYTES:
                     raise BagError(f'{size:,} bytes; expected at most {_MAX_MESSAGE_BYTES:,}')
-                data = zstandard.ZstdDecompressor().decompress(data)
+                data = zstandard.ZstdDecompressor().decompress(data, _MAX_MESSAGE_BYTES)
+            if connection.encoding not in ('cdr', 'ros1'):  # beside others that are
+                raise BagError(f'encoding {connection.encoding!r}; expected cdr or ros1')
             if connection.encoding != 'ros1':
                 return RawMessage(topic, log_time_ns, data)
             cdr = self._types_of(topic).ros1_to_cdr(data, connection.type)
         except (*_DAMAGE, BagError) as err:
             detail = f'{len(data)} bytes of {connection.type}: {str(err) or type(err).__name__}'
-            left = b'' if connection.encoding == 'cdr' else b'\0\1\0\0' + bytes(data[4:12])
+            left = b'\0\1\0\0' + bytes(data[4:12]) if connection.encoding == 'ros1' else b''
             return RawMessage(topic, log_time_ns, left, detail)
         return RawMessage(topic, log_time_ns, cdr)
 
@@ -367,6 +405,17 @@ class Bag:
         if msgtype in ros2.fielddefs and is_same_wireformat(types, ros2, msgtype, msgtype):
             return ''
         return f'{msgtype} of ROS 1 has another layout in ROS 2'
+
+
+def _ros_time(time_ns: int) -> int:
+    return min(max(time_ns, 0), _LAST_NS)
+
+
+def did_you_mean(name: str, topics: Collection[str]) -> str:
+    """Return a question in brackets for the topic that looks like `name`; '' where none does."""
+    plain = {topic.strip('/ ').lower(): topic for topic in topics}
+    near = get_close_matches(name.strip('/ ').lower(), plain, n=1)
+    return f' (did you mean {plain[near[0]]!r}?)' if near else ''
 
 
 def stamps_of(bag: Bag, topic: str) -> set[int]:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from desertmind_seg.decoding.depth_bytes import decode_depth_image, decode_rvl
 from desertmind_seg.decoding.image_bytes import decode_unchanged
 from desertmind_seg.decoding.image_header import TOPIC_LIMITS, DecodeError
+from desertmind_seg.decoding.png_chunks import SIGNATURE as PNG_SIGNATURE
 from desertmind_seg.messages.images import MessageError, image_rows, message_decoder
 from desertmind_seg.model.arrays import Depth
 
@@ -108,6 +109,14 @@ def _decode_compressed(encoding: str, data: bytes) -> Depth:
 
 def _decode_compressed_depth(encoding: str, codec: str, data: bytes) -> Depth:
     """Decode what compressed_depth_image_transport sends."""
+    if data.startswith(PNG_SIGNATURE):  # from a script that leaves the transport's header out
+        if encoding == '32FC1':
+            raise DecodeError(
+                f'it begins with its PNG; expected {_CONFIG_HEADER.size} bytes before it, which '
+                'say how metres became 16 bits: without them nobody can tell. Send 16UC1, or the '
+                'header'
+            )
+        return _metres_of_millimetres(decode_depth_image(data, TOPIC_LIMITS))
     if len(data) <= _CONFIG_HEADER.size:
         raise DecodeError(
             f'it has {len(data)} bytes; expected a header of {_CONFIG_HEADER.size} and then the '

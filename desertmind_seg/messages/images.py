@@ -131,8 +131,14 @@ def decode_image(message: Any) -> UInt8:
         return _decode_packed_422(message, _PACKED_422[encoding])
     if encoding in _SEMI_PLANAR_420:
         return _decode_semi_planar_420(message, _SEMI_PLANAR_420[encoding])
+    if encoding in ('16UC1', '32FC1'):
+        raise MessageError(
+            f'Image has encoding {encoding!r}, which is depth; expected colour or grey: '
+            'choose the topic of the colour images.'
+        )
     raise MessageError(
-        f'Unknown image encoding {encoding!r}; supported are {", ".join(SUPPORTED_ENCODINGS)}.'
+        f'Unknown image encoding {encoding!r}; supported are {", ".join(SUPPORTED_ENCODINGS)}. '
+        'Set the driver to one of them.'
     )
 
 

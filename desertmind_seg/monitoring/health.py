@@ -271,7 +271,7 @@ def engine_status(values: Mapping[str, str], state: str, failure: str) -> Status
 
 
 def parity_values(parity: Mapping[str, Any]) -> dict[str, str]:
-    """Return the figures of a bundle's parity parity check that are single numbers or words."""
+    """Return the figures of a bundle's parity check that are single numbers or words."""
     return {
         f'parity_{name}': f'{value:.6g}' if isinstance(value, float) else str(value)
         for name, value in parity.items()

@@ -144,7 +144,7 @@ class SegmenterLoader:
         """Report the progress of an engine that is being built; returns whether to go on."""
         now_sec = time.monotonic()
         if self._is_loading:  # else it is a frame of a new size, later
-            self.building = f'building the engine, {fraction:.0%}: {what}'
+            self.building = f'preparing the engine, {fraction:.0%}: {what}'
             if now_sec - self._reported_sec >= _REPORT_SEC:
                 self._reported_sec = now_sec
                 self._log(self.building)

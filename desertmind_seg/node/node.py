@@ -22,7 +22,6 @@ from typing import Any
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import CompressedImage
 
@@ -57,8 +56,6 @@ from desertmind_seg.pipeline.segmenter import ImageError, Segmenter
 
 RCLError = rclpy_implementation.RCLError
 TransitionCallback = Callable[['SegmentationNode', LifecycleState], TransitionCallbackReturn]
-IMAGE_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-_SHORTEST_TIMER_SEC = 0.002
 
 
 def log_unexpected(transition: TransitionCallback) -> TransitionCallback:
@@ -90,6 +87,7 @@ class SegmentationNode(LifecycleNode):
         super().__init__('segmentation')
         self.health = PipelineHealth()
         self.worker_failed = Event()
+        self._stop = stop or Event()
         self._segmenter: Segmenter | None = None
         self._failure = ''
         self._connections = Connections(self)
@@ -108,7 +106,7 @@ class SegmentationNode(LifecycleNode):
             load_engine,
             self.get_logger().info,
             self._publish_diagnostics,
-            stop or Event(),
+            self._stop,
         )
         for sentence in misspelt_parameters(list(self._parameter_overrides)):
             self.get_logger().warning(sentence)
@@ -142,7 +140,7 @@ class SegmentationNode(LifecycleNode):
             )
         except (OSError, BundleError, EngineError, ParameterError) as err:
             self._failure = str(err)
-            self.get_logger().error(f'Cannot configure: {err}')
+            self._log_failure('Cannot configure', err)
             self._free()
             return TransitionCallbackReturn.FAILURE
         self._failure = ''
@@ -221,9 +219,15 @@ class SegmentationNode(LifecycleNode):
         try:
             self._loader.build_only()
         except (OSError, BundleError, EngineError, ParameterError) as err:
-            self.get_logger().error(f'Cannot build: {err}')
+            self._log_failure('Cannot build', err)
             return False
         return True
+
+    def _log_failure(self, what: str, err: Exception) -> None:
+        if self._stop.is_set():
+            self.get_logger().info(str(err))  # as it was told
+        else:
+            self.get_logger().error(f'{what}: {err}')
 
     @property
     def _uses_depth(self) -> bool:

@@ -34,10 +34,11 @@ except ImportError:  # ROS 2 Humble and Jazzy
 # segmented when one came; together well below the 2 s after which a supervisor gets impatient.
 _SPIN_SEC = 0.1
 _LAST_FRAME_SEC = 1.0
+_WARNING_PERIOD_SEC = 5.0
 
 # Exit statuses. A supervisor may start again what failed, but not what is configured wrongly:
 # launch/seg.launch.py tells them apart.
-_STOPPED, _FAILED, _WRONG_CONFIGURATION = 0, 1, 2
+_STOPPED, _FAILED, _WRONG_CONFIGURATION, _NOT_BUILT = 0, 1, 2, 130
 
 
 class _RosLogHandler(logging.Handler):
@@ -62,8 +63,8 @@ def run_node(args: list[str] | None = None, load_engine: LoadEngine = load_engin
     """Run the node until SIGINT or SIGTERM.
 
     Returns:
-        Exit status: 0 when it was stopped or has built its engine, 2 when it could not begin, 1
-        when it failed later.
+        Exit status: 0 when it was stopped or has built its engine, 130 when it was stopped before
+        it had, 2 when it could not begin, 1 when it failed later.
     """
     keep_frame_memory()
     os.environ.update(with_background_sending(os.environ))
@@ -99,9 +100,20 @@ def run_node(args: list[str] | None = None, load_engine: LoadEngine = load_engin
     build_only = node.settings['build_only']
     begin = node.build_only if build_only else node.start
     begun = not (build_only or node.settings['autostart']) or begin()
-    status = _STOPPED if begun else _WRONG_CONFIGURATION
+    status = _STOPPED
+    if not begun and stop.is_set():
+        status = _NOT_BUILT if build_only else _STOPPED
+    elif not begun:
+        status = _WRONG_CONFIGURATION
     while not (build_only or status or stop.is_set()):
-        executor.spin_once(timeout_sec=_SPIN_SEC)
+        try:
+            executor.spin_once(timeout_sec=_SPIN_SEC)
+        except ValueError as err:  # rclpy's own callback of /clock
+            node.get_logger().warning(
+                f'A message was left out: {err}. A /clock before 0 s? `ros2 topic echo /clock` '
+                'shows it, `ros2 topic info -v /clock` who sends it.',
+                throttle_duration_sec=_WARNING_PERIOD_SEC,
+            )
         if node.worker_failed.is_set():
             status = _FAILED
     stopped = node.stop(_LAST_FRAME_SEC)

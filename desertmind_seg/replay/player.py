@@ -7,6 +7,7 @@ from importlib import import_module
 from itertools import chain, islice
 import logging
 from pathlib import Path
+import re
 import threading
 import time
 from typing import Any
@@ -21,10 +22,11 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
 
-from desertmind_seg.messages.bags import Bag, BagError, RawMessage, Topic
+from desertmind_seg.messages.bags import Bag, BagError, RawMessage, Topic, did_you_mean
 from desertmind_seg.model.errors import DesertmindError
 
 _LOGGER = logging.getLogger(__name__)
+_MESSAGE_TYPE = re.compile(r'(\w+)/msg/(\w+)', re.ASCII)
 # What rosbag2 offers for a topic whose publishers' QoS was not recorded.
 _DEFAULT_DEPTH = 10
 # A late joiner gets this many messages of a latched topic (several nodes publish on /tf_static).
@@ -95,13 +97,16 @@ class BagPlayer:
         for name in [*topics, *remaps]:
             if name not in bag.topics:
                 raise BagError(
-                    f'Bag {str(bag.path)!r} has no topic {name!r}; its topics: '
+                    f'Bag {str(bag.path)!r} has no topic {name!r}'
+                    f'{did_you_mean(name, bag.topics)}; its topics: '
                     f'{", ".join(bag.topics) or "none"}.'
                 )
         for name in topics or bag.topics:
             topic = bag.topics[name]
             message_class = find_message_class(topic.type)
-            if message_class is None:
+            if not _MESSAGE_TYPE.fullmatch(topic.type):
+                self.skipped[name] = f'its type {topic.type!r} is no message of ROS 2'
+            elif message_class is None:
                 self.skipped[name] = (
                     f'no Python package for {topic.type} is installed '
                     f'(ros-<distro>-{topic.type.partition("/")[0].replace("_", "-")} from apt)'
@@ -240,7 +245,9 @@ class BagPlayer:
                 if next_tick_s <= now_s and next_tick_s <= due_s:
                     bag_ns = self._bag.start_ns + int((now_s - pass_start_s) * 1e9 * self._rate)
                     tick = Clock()
-                    tick.clock.sec, tick.clock.nanosec = divmod(bag_ns, 1_000_000_000)
+                    # The lead-in of a bag in simulated time, which begins at 0: rclpy ends a node
+                    # that hears of a time before that.
+                    tick.clock.sec, tick.clock.nanosec = divmod(max(0, bag_ns), 1_000_000_000)
                     self._clock.publish(tick)
                     missed = int((now_s - next_tick_s) / self._clock_period_s)
                     next_tick_s += (missed + 1) * self._clock_period_s
@@ -293,11 +300,14 @@ def play_bag(
 
 def find_message_class(msgtype: str) -> Any:
     """Return the Python class of 'package/msg/Name', None where its package is not installed."""
-    package, _, name = msgtype.partition('/msg/')
+    parts = _MESSAGE_TYPE.fullmatch(msgtype)
+    if parts is None:
+        return None
     try:
-        return getattr(import_module(f'{package}.msg'), name, None)
+        found = getattr(import_module(f'{parts[1]}.msg'), parts[2], None)
     except ModuleNotFoundError:
         return None
+    return found if isinstance(found, type) else None
 
 
 def publisher_qos(topic: Topic) -> QoSProfile:

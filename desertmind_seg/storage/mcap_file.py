@@ -136,6 +136,12 @@ class McapFile:
             for opcode, body in _records(self._content(chunk.offset, chunk.size)):
                 if opcode == Opcode.MESSAGE:
                     channel, _, time_ns, _ = _MESSAGE.unpack_from(body)
+                    if not chunk.start_ns <= time_ns <= chunk.end_ns:
+                        self._findings.lose(
+                            f'the index of {self.path.name} has wrong times for the chunk at byte '
+                            f'{chunk.offset}: its messages may come out of order, or not at all '
+                            'where a part of the bag is read'
+                        )
                     if channel in wanted and start <= time_ns < stop:
                         found.append((time_ns, wanted[channel], body[_MESSAGE.size :]))
         except _DAMAGE as err:
@@ -219,7 +225,10 @@ class McapFile:
             statistics is not None
             and statistics.message_count == self._counts.total()
             and self._counts.keys() <= self._channels.keys()
-            and all(chunk.offset + chunk.size <= start for chunk in self._chunks)
+            and all(
+                chunk.offset + chunk.size <= start and chunk.start_ns <= chunk.end_ns
+                for chunk in self._chunks
+            )
             and all(
                 entry.schema_id in self._schemas or not entry.schema_id
                 for entry in self._channels.values()
@@ -234,7 +243,12 @@ class McapFile:
         end = entry.chunk_start_offset + entry.chunk_length + entry.message_index_length
         ends = [offset for offset, _ in places[1:]] + [end]
         for (offset, channel), next_offset in zip(places, ends, strict=False):
-            self._counts[channel] += (next_offset - offset - 15) // 16
+            count, rest = divmod(next_offset - offset - 15, 16)
+            if count < 0 or rest:
+                raise BagError(
+                    f'{next_offset - offset} bytes cannot index the messages of a chunk'
+                )
+            self._counts[channel] += count
         if places:
             self._chunks.append(
                 _Chunk(
@@ -257,9 +271,18 @@ class McapFile:
     def _scan(self) -> None:
         """Walk over the records from the start as far as they are whole."""
         at = len(MCAP_MAGIC)
+        whole = False
         while True:
             head = self._bytes(at, _RECORD.size)
-            if not head:
+            if whole and head.startswith(MCAP_MAGIC):
+                next_at = at + len(MCAP_MAGIC)
+                if self._bytes(next_at, len(MCAP_MAGIC)) == MCAP_MAGIC:
+                    self._findings.lose(
+                        f'another MCAP file follows in {self.path.name} and was not read: `tail '
+                        f'-c +{next_at + 1} {self.path.name} > second.mcap` takes it out'
+                    )
+                break
+            if not head and not whole:
                 self._findings.note(
                     f'{self.path.name} was not closed (a recorder that was killed); all of it '
                     'was read'
@@ -268,7 +291,12 @@ class McapFile:
             opcode, size = _RECORD.unpack(head) if len(head) == _RECORD.size else (0, 0)
             begin, end = at + _RECORD.size, at + _RECORD.size + size
             if opcode in (Opcode.DATA_END, Opcode.FOOTER):
-                break
+                whole = True
+            if whole:  # what follows repeats what was read
+                if not opcode or end > self._size:
+                    break
+                at = end
+                continue
             # No record has opcode 0: a disk that lost power leaves zeros.
             torn = opcode == 0 or end > self._size
             if opcode == Opcode.CHUNK:

@@ -56,6 +56,8 @@ def open_recording(path: Path, stack: ExitStack, findings: Findings) -> Recordin
         FileNotFoundError: there is nothing at `path`.
         BagError: none of it can be read.
     """
+    if path.name == METADATA:
+        path = path.parent
     if path.is_file():
         return Recording([_open_file(path, stack, findings)])
     if not path.exists():
@@ -139,35 +141,44 @@ def _read_metadata(folder: Path, findings: Findings) -> dict[str, Any] | None:
     return information
 
 
+def is_recording(path: Path) -> bool:
+    """Say whether `open_recording` has something to open: a file or folder of a bag, by name."""
+    if not path.is_dir():
+        return _is_storage(path)
+    return (path / METADATA).is_file() or any(map(_is_storage, path.iterdir()))
+
+
 def _files(folder: Path, metadata: dict[str, Any] | None, findings: Findings) -> list[Path]:
     """Return the files to read, in order."""
-    there = sorted(
-        (entry for entry in folder.iterdir() if entry.is_file() and _is_storage(entry)),
-        key=lambda entry: _natural(entry.name),
-    )
-    # Of a file and its compressed copy the first.
-    names = {entry.name for entry in there}
-    there = [
-        entry
-        for entry in there
-        if entry.suffix not in _PACKED or entry.name.removesuffix(entry.suffix) not in names
-    ]
+    there: dict[str, Path] = {}
+    for entry in sorted(folder.iterdir(), key=lambda entry: _natural(entry.name)):
+        if entry.is_file() and _is_storage(entry):
+            there.setdefault(_plain(entry.name), entry)  # of a file and its compressed copy one
+    listed = None if metadata is None else metadata.get('relative_file_paths')
+    entries = listed if isinstance(listed, list) else []
+    wanted = dict.fromkeys(PurePath(entry).name for entry in entries if isinstance(entry, str))
     if not there:
         inside = sorted(entry.parent.name for entry in folder.glob(f'*/{METADATA}'))
         raise BagError(
             f'the folder holds no file of a bag; expected a rosbag2 folder, which has {METADATA} '
             'and .mcap or .db3 files.'
+            + (f' {METADATA} lists {_names([*wanted])}: copy it here.' if wanted else '')
             + (f' Bags in it: {_names(inside)}; pass one of them.' if inside else '')
         )
     if metadata is None:
-        return _splits(there, findings)
-    listed = metadata.get('relative_file_paths')
-    entries = listed if isinstance(listed, list) else []
-    wanted = [PurePath(entry).name for entry in entries if isinstance(entry, str)]
-    missing = [name for name in wanted if not (folder / name).is_file()]
-    found = [folder / name for name in dict.fromkeys(wanted) if name not in missing]
-    others = [entry for entry in there if entry not in found]
-    if found and not missing:
+        return _splits([*there.values()], findings)
+    # Playing unpacks a file beside itself.
+    places = {
+        name: folder / name if (folder / name).is_file() else there.get(_plain(name))
+        for name in wanted
+    }
+    found = [place for place in places.values() if place is not None]
+    missing = [name for name, place in places.items() if place is None]
+    kept = {_plain(place.name) for place in found}
+    others = [entry for name, entry in there.items() if name not in kept]
+    if found:
+        if missing:
+            findings.lose(f'{_names(missing)} is listed in {METADATA} and is not in the folder')
         if others:
             findings.note(
                 f'{_names([entry.name for entry in others])} is not listed in {METADATA} and was '
@@ -175,32 +186,51 @@ def _files(folder: Path, metadata: dict[str, Any] | None, findings: Findings) ->
             )
         return found
     # A recording that was renamed: what is there instead.
-    if missing and len(others) < len(missing):
-        findings.lose(f'{_names(missing)} is listed in {METADATA} and is not in the folder')
-    elif others:
-        findings.note(
-            f'{METADATA} lists {_names(wanted) or "no file"}; {_names([e.name for e in there])} '
-            'was read'
-        )
-    return sorted([*found, *others], key=lambda entry: _natural(entry.name))
+    findings.note(
+        f'{METADATA} lists {_names(missing) or "no file"}; {_names([e.name for e in others])} '
+        'was read'
+    )
+    if len(others) < len(missing):
+        findings.lose(f'{METADATA} lists {len(missing)} files, and {len(others)} are there')
+    return others
 
 
 def _splits(there: Sequence[Path], findings: Findings) -> list[Path]:
-    """Return the splits of one recording, which rosbag2 numbers: NAME_0.mcap, NAME_1.mcap."""
-    stems = {re.sub(r'_\d+$', '', entry.name.partition('.')[0]) for entry in there}
+    """Return the splits of one recording, which the recorders number.
+
+    NAME_0.mcap, NAME_1.mcap; those of ROS 1 have the time of each before it.
+    """
+    stems = [PurePath(_plain(entry.name)).stem for entry in there]
+    numbered = [re.fullmatch(r'(.*?)(?:\d{4}(?:-\d\d){5})?_(\d{1,5})', stem) for stem in stems]
+    numbers = [int(each[2]) for each in numbered if each]
+    parts_of = {each[1] if each else stem for each, stem in zip(numbered, stems, strict=True)}
     names = _names([entry.name for entry in there], most=len(there))
-    if len(stems) > 1:
+    if len(parts_of) > 1 or (len(there) > 1 and len({*numbers}) < len(there)):
         raise BagError(
             f'the folder has several recordings and no {METADATA} to choose by: pass one of '
             f'{names}.'
         )
     findings.note(f'{names} was read without {METADATA}')
-    return list(there)
+    gaps = sorted({*range(min(numbers, default=0), max(numbers, default=0))} - {*numbers})
+    if gaps:
+        findings.lose(
+            f'of {names} the splits with the numbers {_names([*map(str, gaps)])} are not in the '
+            'folder'
+        )
+    # By number, whatever the time of a clock that was set between them.
+    order = dict(zip(there, numbers or range(len(there)), strict=True))
+    return sorted(there, key=lambda entry: order[entry])
 
 
 def _is_storage(path: Path) -> bool:
-    name = path.name.removesuffix(path.suffix) if path.suffix in _PACKED else path.name
+    name = _plain(path.name)
     return PurePath(name).suffix in _SUFFIXES and not name.startswith('.')
+
+
+def _plain(name: str) -> str:
+    """Return the name without what says that the file is packed, or still being recorded."""
+    suffix = PurePath(name).suffix
+    return name.removesuffix(suffix) if suffix in (*_PACKED, '.active') else name
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -23,6 +23,10 @@ SQLITE_MAGIC = b'SQLite format 3\0'
 # What a recorder that was killed leaves beside its file: messages that are not in it yet, or those
 # that a broken-off transaction had overwritten.
 _LOGS = ('-wal', '-journal')
+# ValueError: names of columns, or SQL in a message of sqlite's, that are not UTF-8.
+_DAMAGE = (sqlite3.Error, LookupError, ValueError)
+# sqlite's columns take values of every type.
+_HAS_TIME = "typeof(timestamp) = 'integer'"
 
 
 class SqliteFile:
@@ -39,11 +43,12 @@ class SqliteFile:
         try:
             self._database = self._stack.enter_context(closing(_open(path, self._stack, findings)))
             self.connections = self._read_connections()
-        except (sqlite3.Error, LookupError, TypeError, ValueError) as err:
+        except _DAMAGE as err:
             self._stack.close()
             raise BagError(
-                f'{path.name} is damaged ({err}). `sqlite3 {path.name} .recover | sqlite3 '
-                'mended.db3` saves what can be read.'
+                # Not `.recover`, which Debian's sqlite3 has and cannot do.
+                f'{path.name} is damaged ({err}). `sqlite3 {path.name} .dump | sed '
+                "'s/^ROLLBACK.*/COMMIT;/' | sqlite3 mended.db3` saves what can be read."
             ) from err
         except BaseException:
             self._stack.close()
@@ -60,13 +65,16 @@ class SqliteFile:
                 f'{self.path.name} is no file of rosbag2: it has the tables '
                 f'{", ".join(sorted(tables)) or "(none)"}; expected topics and messages.'
             )
+        # NOT INDEXED: from the table itself, whatever the index of its times has.
         rows = self._database.execute(
-            'SELECT topic_id, COUNT(*), MIN(timestamp), MAX(timestamp) FROM messages '
+            'SELECT topic_id, COUNT(*), COUNT(time), MIN(time), MAX(time) FROM (SELECT topic_id, '
+            f'CASE WHEN {_HAS_TIME} THEN timestamp END AS time FROM messages NOT INDEXED) '
             'GROUP BY topic_id'
         ).fetchall()
-        counts = {topic_id: count for topic_id, count, _, _ in rows}
-        self.start_ns = min((int(first) for _, _, first, _ in rows), default=None)
-        self.end_ns = max((int(last) for _, _, _, last in rows), default=None)
+        counts = {topic_id: timed for topic_id, _, timed, _, _ in rows if timed}
+        self.start_ns = min((row[3] for row in rows if row[2]), default=None)
+        self.end_ns = max((row[4] for row in rows if row[2]), default=None)
+        self._check_times(sum(row[1] for row in rows), sum(counts.values()))
         definitions: dict[str, tuple[str, str]] = {}
         if 'message_definitions' in tables:
             for row in self._rows('message_definitions'):
@@ -75,8 +83,14 @@ class SqliteFile:
                     _text(row.get('encoding')),
                     _text(text),
                 )
-        connections = []
+        connections: list[Connection] = []
         for row in self._rows('topics'):
+            if not isinstance(row['id'], int) or row['id'] in (entry.id for entry in connections):
+                self._findings.lose(
+                    f'topic {_text(row.get("name"))!r} of {self.path.name} has the number '
+                    f'{row["id"]!r}; expected one of its own'
+                )
+                continue
             type_name = _text(row.get('type'))
             schema_encoding, definition = definitions.get(type_name, ('', ''))
             connections.append(
@@ -97,6 +111,20 @@ class SqliteFile:
             )
         return connections
 
+    def _check_times(self, messages: int, timed: int) -> None:
+        """Say where messages have no log time, and choose how they are found by it."""
+        if messages > timed:
+            self._findings.lose(
+                f'{messages - timed} messages of {self.path.name} have no whole number as log time'
+            )
+        (indexed,) = self._database.execute('SELECT COUNT(timestamp) FROM messages').fetchone()
+        self._index = '' if indexed >= timed else 'NOT INDEXED'
+        if indexed < timed:
+            self._findings.note(
+                f'the index of {self.path.name} has {indexed} of {timed} messages (damaged, or '
+                'cut off); all of them were read without it'
+            )
+
     def _rows(self, table: str) -> Iterator[dict[str, Any]]:
         cursor = self._database.execute(f'SELECT * FROM {table}')
         names = [column[0] for column in cursor.description]
@@ -108,14 +136,15 @@ class SqliteFile:
     ) -> Iterator[Stored]:
         """Yield messages of these connections in log-time order, from start to before stop."""
         wanted = {entry.id: entry for entry in self.connections if entry.id in ids}
-        query = (
-            'SELECT topic_id, timestamp, data FROM messages '
-            f'WHERE topic_id IN ({",".join("?" * len(wanted))}) AND timestamp >= ? '
-            'AND timestamp < ? ORDER BY timestamp, rowid'
-        )
+        first, last = -(2**63), 2**63 - 1
         times = (
-            -(2**63) if start_ns is None else start_ns,
-            2**63 - 1 if stop_ns is None else stop_ns,
+            first if start_ns is None else max(first, min(start_ns, last)),
+            last if stop_ns is None else max(first, min(stop_ns - 1, last)),
+        )
+        query = (
+            f'SELECT topic_id, timestamp, data FROM messages {self._index} '
+            f'WHERE topic_id IN ({",".join("?" * len(wanted))}) AND timestamp BETWEEN ? AND ? '
+            f'AND {_HAS_TIME} ORDER BY timestamp, rowid'
         )
         time_ns = None
         try:
@@ -125,14 +154,16 @@ class SqliteFile:
                     wanted[topic_id],
                     data if isinstance(data, bytes) else _text(data).encode(),
                 )
-        except sqlite3.Error as err:
+        except _DAMAGE as err:
             self._findings.lose(
                 f'{self.path.name} is damaged ({err}): what follows log time {time_ns} ns is lost'
             )
 
 
 def _open(path: Path, stack: ExitStack, findings: Findings) -> sqlite3.Connection:
-    logs = [Path(f'{path}{suffix}') for suffix in _LOGS]
+    # sqlite writes them beside the file itself, not beside a link to it.
+    places = (path, path.resolve()) if path.is_symlink() else (path,)
+    logs = [Path(f'{place}{suffix}') for place in places for suffix in _LOGS]
     logs = [log for log in logs if log.is_file() and log.stat().st_size]
     if logs:
         # To read a log, sqlite writes beside it: a copy, for the recording stays as it is.
@@ -145,8 +176,9 @@ def _open(path: Path, stack: ExitStack, findings: Findings) -> sqlite3.Connectio
                 f'killed). To read both takes a copy of {needed:,} bytes, and {folder.parent} has '
                 f'{free:,}: set TMPDIR to a folder with more space.'
             )
-        for each in (path, *logs):
-            shutil.copyfile(each, folder / f'copy{each.name.removeprefix(path.name)}')
+        shutil.copyfile(path, folder / 'copy')
+        for log in logs:
+            shutil.copyfile(log, folder / f'copy-{log.name.rpartition("-")[2]}')
         location = f'file:{quote(os.fsencode(folder / "copy"))}'
         findings.note(f'{logs[0].name} (of a recorder that was killed) was read with {path.name}')
     else:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from random import Random
 import struct
 from types import SimpleNamespace
 from typing import Any
 
 import cv2
-from hypothesis import strategies as st
+from family import Family
 from image_attacks import attacks
 from mutations import EDGES, LONG_EDGES, damaged, good_images
 import numpy as np
@@ -32,7 +31,6 @@ from desertmind_seg.messages.images import (
     decode_image,
     decode_labels,
 )
-from desertmind_seg.model.errors import DesertmindError
 
 _MILLIMETRES = (np.arange(24 * 40).reshape(24, 40) % 3000 * (np.arange(40) % 7 > 1)).astype('u2')
 _FORMATS = (
@@ -95,26 +93,6 @@ def _decode_file(content: bytes) -> None:
             decode()
         except DecodeError:
             continue
-
-
-@dataclass(frozen=True)
-class Family:
-    """A decoder, what it is fed, and the one error that it may raise.
-
-    Attributes:
-        make: makes a value from random numbers.
-        decode: takes it.
-        error: documented.
-    """
-
-    make: Callable[[Random], Any]
-    decode: Callable[[Any], object]
-    error: type[DesertmindError]
-
-    @property
-    def values(self) -> st.SearchStrategy[Any]:
-        """Return what Hypothesis draws from: the seed alone, for a value takes hundreds."""
-        return st.randoms(use_true_random=True).map(self.make)
 
 
 def image_families() -> dict[str, Family]:

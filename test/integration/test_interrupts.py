@@ -69,6 +69,25 @@ def test_ctrl_c_at_random_times_ends_quietly(name: str, tiny_bundle: Path, tmp_p
             assert status in QUIET, when
 
 
+def test_ctrl_c_that_an_import_swallows_ends_the_node() -> None:
+    """As what C++ calls does, and a weak reference's callback."""
+    code = """
+import signal, sys
+from desertmind_seg.segmentation_node import main
+class Swallows:
+    def find_spec(self, name, *_):
+        if name == 'desertmind_seg.node.run':
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                pass
+sys.meta_path.insert(0, Swallows())
+sys.exit(main(['--ros-args', '-p', 'autostart:=true', '-p', 'model.bundle:=/nowhere.onnx']))
+"""
+    ended = subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=False)
+    assert ended.returncode == 130
+
+
 @pytest.mark.parametrize('signals', [['SIGKILL'], ['SIGINT', 'SIGINT']])
 def test_processes_of_a_command_end_with_it(signals: list[str], tmp_path: Path) -> None:
     command = ['training.synthetic', '--folder', str(tmp_path / 'drives'), '--frames', '250']

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 import re
+import signal
 
+from builtin_interfaces.msg import Time
 from lifecycle_msgs.msg import Transition
 from node_process import MASK, NodeProcess, Peer, now_ns, rgb8
 import numpy as np
 import numpy.typing as npt
 import pytest
 from rclpy.publisher import Publisher
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo
 
 Rgb = npt.NDArray[np.uint8]
@@ -147,3 +150,18 @@ def test_two_nodes_of_one_name_and_one_that_nobody_configures(
             'The node waits, unconfigured: run `ros2 lifecycle set /segmentation configure`.*'
             'autostart:=true'
         )
+
+
+def test_a_clock_before_0_s_does_not_end_the_node(tiny_bundle: Path, peer: Peer) -> None:
+    """It goes on, and hears the next one."""
+    parameters = {'autostart': 'true', 'model.bundle': tiny_bundle, 'use_sim_time': 'true'}
+    clock = peer.node.create_publisher(Clock, '/clock', 10)
+    with NodeProcess(parameters) as node:
+        node.wait_for_log('Active:')
+        peer.wait_for_match(clock)
+        clock.publish(Clock(clock=Time(sec=-1)))
+        node.wait_for_log('A message was left out: Seconds value must not be negative')
+        clock.publish(Clock(clock=Time(sec=7)))
+        assert peer.state() == 'active'
+        node.send(signal.SIGINT)
+        assert node.wait() == 0

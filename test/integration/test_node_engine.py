@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+import signal
 from threading import Event
 from typing import Any
 
@@ -42,7 +43,7 @@ def test_build_only_builds_and_ends_with_status_0(
     assert run_node(node_arguments(building(tiny_bundle, folder))) == 0
     log = capfd.readouterr().err
     assert 'Building the fp32 engine of tiny for sm86 with tensorrt_rtx' in log
-    assert 'building the engine, 0%: Building engine' in log
+    assert 'preparing the engine, 0%: Building engine' in log
     (engine,) = folder.glob('*.engine')
     assert f'Engine for sm86 was built: {engine}' in log
     assert run_node(node_arguments(building(tiny_bundle, folder))) == 0
@@ -122,7 +123,7 @@ def test_diagnostics_show_the_build_then_the_gate(tmp_path: Path) -> None:
         def build(bundle: Bundle, _name: str, threads: int, options: BuildOptions) -> Engine:
             # The executor stands still, as it does while an engine is really built.
             going_on.append(options.progress('Timing tactics', 0.4))
-            message = 'building the engine, 40%: Timing tactics'
+            message = 'preparing the engine, 40%: Timing tactics'
             peer.wait_until(lambda: peer.diagnostic('Engine').get('message') == message, message)
             return load_engine(bundle, 'onnxruntime-cpu', threads)
 
@@ -161,6 +162,22 @@ def test_a_build_that_is_stopped_fails_the_configuration(tiny_bundle: Path) -> N
     assert (node._failure, node._loader.building) == ('stopped while building', '')
     node.destroy_node()
     rclpy.shutdown()
+
+
+@pytest.mark.usefixtures('process_state')
+def test_ctrl_c_while_configuring_is_no_failure(
+    tiny_bundle: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def build(_bundle: Bundle, _name: str, _threads: int, options: BuildOptions) -> Engine:
+        signal.raise_signal(signal.SIGINT)
+        assert not options.progress('Timing tactics', 0.4)
+        raise EngineError('stopped while building')
+
+    parameters = {'autostart': 'true', 'model.bundle': tiny_bundle}
+    assert run_node(node_arguments(parameters), build) == 0
+    log = capfd.readouterr().err
+    assert 'stopped while building' in log
+    assert 'ERROR' not in log
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
+from mcap.writer import Writer as McapWriter
 import pytest
 import rclpy
 from rclpy.context import Context
@@ -34,6 +36,7 @@ import yaml
 
 from desertmind_seg.messages.bags import Bag
 from desertmind_seg.play_bag import main
+from desertmind_seg.replay.player import BagPlayer
 
 DEADLINE_SEC = 30.0
 TYPES = {
@@ -185,6 +188,19 @@ def test_loops_with_a_clock_until_interrupted(tmp_path: Path, listener: Listener
     assert len(ticks) > 20
 
 
+def test_a_bag_of_simulated_time_has_no_time_before_0(tmp_path: Path, listener: Listener) -> None:
+    path = write_drive(tmp_path / 'drive', TinyDrive(num_frames=2), 'sqlite3')
+    with closing(sqlite3.connect(path / 'drive.db3')) as database, database:
+        database.execute('UPDATE messages SET timestamp = 1000 * id')
+    listener.listen('/clock', Clock, raw=False)
+    with Bag(path) as bag:
+        player = BagPlayer(listener.node, bag, topics=[IMAGE_TOPIC], clock_hz=100.0)
+        listener.wait_until(lambda: listener.node.count_subscribers('/clock') == 1)
+        player.play(threading.Event(), lead_in_sec=0.2)
+    listener.wait_until(lambda: len(listener.heard['/clock']) > 2)
+    assert min(tick.clock.sec for _, tick in listener.heard['/clock']) == 0
+
+
 def test_single_message_of_a_longer_bag_loops(tmp_path: Path, listener: Listener) -> None:
     path = write_drive(tmp_path / 'drive', TinyDrive(num_frames=4, label_every=9))
     listener.listen(LABEL_TOPIC, Image)
@@ -258,6 +274,39 @@ def test_types_without_a_package_are_named_and_left_out(tmp_path: Path) -> None:
     assert 'Not playing /nobodys_msgs: no Python package for nobodys_msgs/msg/Thing' in err
     assert 'ros-<distro>-nobodys-msgs from apt' in err
     assert '/std_msgs: 1 published' in out
+
+
+@pytest.mark.usefixtures('process_state')
+def test_channels_that_ros_2_has_not_are_named_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = {
+        '/no_schema': ('', 'its type'),
+        '/json': ('foxglove.Log', "its type 'foxglove.Log' is no message of ROS 2"),
+        '/relative': ('..os/msg/path', 'is no message of ROS 2'),
+        '/module': ('std_msgs/msg/_string', 'no Python package for std_msgs/msg/_string'),
+        '/usb-cam/image': ('std_msgs/msg/String', 'Invalid topic name'),
+        '/end/': ('std_msgs/msg/String', 'must not end with a forward slash (--remap gives it'),
+        '/1st': ('std_msgs/msg/String', 'must not start with a number'),
+    }
+    text = b'\0\1\0\0\1\0\0\0\0'
+    with (tmp_path / 'a.mcap').open('wb') as stream:
+        writer = McapWriter(stream)
+        writer.start('ros2')
+        for topic, (name, _) in {'/good': ('std_msgs/msg/String', ''), **odd}.items():
+            schema = writer.register_schema(name, 'ros2msg', b'string data') if name else 0
+            writer.add_message(writer.register_channel(topic, 'cdr', schema), 7, text, 7)
+        writer.finish()
+    assert main([str(tmp_path / 'a.mcap')]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == '/good: 1 published\n'
+    assert main([str(tmp_path / 'a.mcap'), '--topics', *odd]) == 2
+    refused = capsys.readouterr().err
+    for topic, (_, why) in odd.items():
+        assert why in refused.partition(f'{topic}: ')[2].partition(';')[0]
+    remap = ['--topics', '/1st', '--remap', '/1st:=/first']
+    assert main([str(tmp_path / 'a.mcap'), *remap]) == 0
+    assert capsys.readouterr().out == '/1st: 1 published\n'
 
 
 @pytest.mark.usefixtures('process_state')

@@ -211,7 +211,7 @@ def test_node_that_cannot_start_is_shown(
     monkeypatch.setenv('PYTHONPATH', f'{broken}{os.pathsep}{os.environ.get("PYTHONPATH", "")}')
     code, _, complained = replay(bag, tiny_bundle, out, '--backend', 'onnxruntime-cpu')
     assert code == 2
-    assert 'The node ended with status 1 before it was ready; it printed:' in complained
+    assert 'The node ended with status 2 before it was ready; it printed:' in complained
     assert 'this one is broken' in complained
     assert list(out.iterdir()) == []
 

@@ -53,6 +53,8 @@ def test_poses_are_those_of_the_stamp_until_time_jumps(peer: Peer) -> None:
     pose = drive(100)  # half way between two transforms, and the camera is 0.5 m ahead
     assert pose.optical_to_world[0, 3] == pytest.approx(101.0)
     assert pose.base_xyz_m[0] == pytest.approx(100.5)
+    of_ros1 = extrinsics.pose(stamp_header(100 * SEC + SEC // 2, f'/{CAMERA}'))
+    assert of_ros1.optical_to_world[0, 3] == pytest.approx(101.0)
     with pytest.raises(TransformError, match='extrapolation into the future'):
         extrinsics.pose(stamp_header(102 * SEC, CAMERA))
 

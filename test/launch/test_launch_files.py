@@ -29,6 +29,7 @@ import yaml
 
 from desertmind_seg import play_bag
 from desertmind_seg.messages.dds import PROFILE_VARIABLES
+from desertmind_seg.model.documents import DocumentError
 from desertmind_seg.node.outputs import ENCODINGS
 from desertmind_seg.node.parameters import PARAMETERS
 
@@ -80,7 +81,9 @@ def test_all_launch_files_are_tested() -> None:
 
 
 @pytest.mark.parametrize('path', [SEG, REPLAY, MULTI_CAMERA], ids=lambda path: path.name)
-def test_launch_files_need_nothing_that_the_interpreter_of_ros2_lacks(path: Path) -> None:
+def test_launch_files_need_nothing_that_the_interpreter_of_ros2_lacks(
+    path: Path, tmp_path: Path
+) -> None:
     """With apt, `ros2` runs them in a Python that has none of the packages of the node."""
     nodes = list(ast.walk(ast.parse(path.read_text())))
     imported = {node.module or '' for node in nodes if isinstance(node, ast.ImportFrom)}
@@ -90,9 +93,10 @@ def test_launch_files_need_nothing_that_the_interpreter_of_ros2_lacks(path: Path
     ours = [name for name in imported if name.startswith('desertmind_seg')]
     others = {name.split('.')[0] for name in imported} - {'desertmind_seg'}
     assert others - sys.stdlib_module_names <= {'launch', 'launch_ros', 'yaml'}
-    # -S: Python without any installed package.
+    # -S: Python without any installed package; launch itself needs PyYAML.
+    (tmp_path / 'yaml').symlink_to(Path(yaml.__file__).parent)
     command = [sys.executable, '-S', '-c', f'import {", ".join(["sys", *ours])}']
-    subprocess.run(command, cwd=ROOT, check=True)
+    subprocess.run(command, cwd=ROOT, env={'PYTHONPATH': str(tmp_path)}, check=True)
 
 
 def test_node_executable_is_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,6 +239,10 @@ def test_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         (b'/**: {ros__parameters: {model: {bundle: caf\xe9}}}', r"cannot be read: 'utf-8' codec"),
         ('', r'has no `ros__parameters:`; write it as config/seg\.yaml'),
         ('segmentation: {input: {transport: raw}}', 'has no `ros__parameters:`'),
+        (
+            'eyes: {ros__parameters: }',
+            'has None below `ros__parameters:` of /eyes, with which ROS',
+        ),
     ],
 )
 def test_a_params_file_that_ros_cannot_use_is_refused(
@@ -411,6 +419,9 @@ def test_the_sample_of_cameras_starts_a_node_each(monkeypatch: pytest.MonkeyPatc
         ('cameras: {image: /a}', 'is not a list; write it as config/cameras.yaml'),
         ('[]', 'is not a list'),
         ('[{namespace: a}]', 'entry 1 of .* has no image'),
+        ('[{image: }]', 'entry 1 of .* has no image'),
+        ('[{image: [/a, /b]}]', r"entry 1 of .* has image: \['/a', '/b'\]; expected one value"),
+        ('[{image: /a, image: /b}]', "cameras:=.*: line 1: key 'image' is given twice"),
         ('[/a/image_raw]', 'entry 1 of .* has no image'),
         ('[{image: /a, imge: /b}]', 'entry 1 of .* has imge, which is not an argument of seg'),
         ('[{image: /a}, {image: /b}]', "entry 2 of .* namespace '' and name 'segmentation' of an"),
@@ -423,7 +434,7 @@ def test_a_list_of_cameras_that_is_wrong_is_refused(
     path = tmp_path / 'cameras.yaml'
     if content is not None:
         path.write_text(content)
-    with pytest.raises(RuntimeError, match=complaint) as caught:
+    with pytest.raises((RuntimeError, DocumentError), match=complaint) as caught:
         run_launch_file(MULTI_CAMERA, monkeypatch, cameras=str(path))
     assert '\n' not in str(caught.value)
 

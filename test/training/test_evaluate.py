@@ -251,6 +251,9 @@ def test_the_command_names_what_is_missing(
     with pytest.raises(SystemExit, match='2'):
         main(['--bundle', str(tmp_path / 'x.onnx'), *arguments])
     assert 'x.onnx' in capsys.readouterr().err
+    with pytest.raises(SystemExit, match='2'):
+        main(['--bundle', 'x' * 300, *arguments])
+    assert "xxx' cannot be read: File name too long" in capsys.readouterr().err
     empty = ['--dataset', 'ycor', '--root', str(tmp_path), '--out', str(tmp_path / 'out')]
     assert main(['--bundle', str(ROOT / DEFAULT_BUNDLE), *empty]) == NOTHING_WRITTEN
     assert 'no ycor frames' in capsys.readouterr().err

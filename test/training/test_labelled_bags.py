@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 import pickle
+import shutil
 import struct
 from typing import Any
 
@@ -17,7 +18,10 @@ from rvl_encoder import rvl_encode
 import torch
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
+import zstandard
 
+from desertmind_seg.messages.bag_writer import BagWriter
+from desertmind_seg.messages.bags import Bag
 from desertmind_seg.messages.depth import decode_compressed_depth, decode_depth
 from desertmind_seg.model.ontology import load_ontology
 from training.data.frames import DatasetError, LabelledFrame
@@ -247,18 +251,18 @@ class _Case:
         _Case((_depth(1100, frame_id='/camera'),), 1.1),
     ],
 )
-def test_depth_is_paired_as_on_the_vehicle(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, case: _Case
-) -> None:
+def test_depth_is_paired_as_on_the_vehicle(tmp_path: Path, case: _Case) -> None:
     image, labels = zip(*(_labelled(stamp) for stamp in case.images), strict=True)
     root = _write(tmp_path / 'bag', *image, labels[1], *case.depths)
-    (frame,) = _read(root).frames
+    listing = _read(root)
+    (frame,) = listing.frames
     assert frame.name == 'bag/1100000000'
     assert frame.has_depth == (case.metres is not None)
     expected = np.full(_HW, case.metres or 0.0, np.float32)
     assert np.array_equal(frame.read_depth(), expected)
-    assert case.warning in caplog.text
-    assert ('1 of 1 labelled frames have no depth' in caplog.text) == bool(case.warning)
+    said = '\n'.join(listing.notes)
+    assert case.warning in said
+    assert ('1 of 1 labelled frames have no depth' in said) == bool(case.warning)
 
 
 def test_small_depth_is_brought_to_the_size_of_its_image(tmp_path: Path) -> None:
@@ -301,6 +305,66 @@ def test_a_bag_without_its_other_halves_says_which(tmp_path: Path) -> None:
     assert (frame.read_labels(YCOR8) == 4).all()
     with pytest.raises(DatasetError, match=r"'/depth', frame bag/7.* has encoding 'rgb8'"):
         frame.read_depth()
+
+
+def _cut(path: Path, topic: str, end: int) -> str:
+    """Write four labelled frames with depth, the second message of a topic without its end."""
+    root = _write(
+        path / 'whole',
+        *(each for stamp in (0, 100, 200, 300) for each in _labelled(stamp)),
+        *map(_depth, (0, 100, 200, 300)),
+    )
+    with Bag(path / 'whole') as bag, BagWriter(path / 'cut', {}) as writer:
+        for raw in bag.messages():
+            cdr = raw.cdr[:end] if (raw.topic, raw.stamp_ns()) == (topic, 100_000_000) else raw.cdr
+            # All at one instant: what is cut off takes no other frame along.
+            writer.write_raw(raw.topic, bag.topics[raw.topic].type, 1, bytes(cdr))
+    return root.replace('/whole', '/cut')
+
+
+@pytest.mark.parametrize(
+    ('topic', 'unpaired', 'frames'),
+    [
+        ('/rgb', ['message 2 of /rgb: A message of 9 bytes', 'labels of stamp 100000000 has'], 3),
+        ('/labels', ['message 2 of /labels: A message of 9 bytes'], 3),
+        ('/depth', ['a message of /depth: A message of 9 bytes'], 4),
+    ],
+)
+def test_messages_without_a_header_are_named(
+    tmp_path: Path, topic: str, unpaired: list[str], frames: int
+) -> None:
+    listing = _read(_cut(tmp_path, topic, 9))
+    assert len(listing.frames) == frames
+    for said, text in zip(listing.unpaired, unpaired, strict=True):
+        assert text in said
+    for frame in listing.frames:
+        assert (frame.read_rgb() == _RGB).all()
+        assert (frame.read_labels(YCOR8) == 4).all()
+
+
+def test_what_a_bag_has_lost_is_named(tmp_path: Path) -> None:
+    root = _write(tmp_path / 'drive', *_labelled(0), *_labelled(100), _depth(0))
+    metadata = tmp_path / 'drive/metadata.yaml'
+    metadata.write_text(metadata.read_text().replace('- drive.mcap', '- drive.mcap\n  - b.mcap'))
+    listing = _read(root)
+    assert len(listing.frames) == 2
+    (missing,) = listing.unpaired
+    assert 'b.mcap is listed in metadata.yaml and is not in the folder' in missing
+
+
+def test_whatever_is_a_bag_in_a_folder_is_looked_at(tmp_path: Path) -> None:
+    root = _write(tmp_path / 'drives/a', *_labelled(0), _depth(0))
+    (file,) = (tmp_path / 'drives/a').glob('*.mcap')
+    (tmp_path / 'drives/b.mcap.zst').write_bytes(zstandard.compress(file.read_bytes()))
+    (tmp_path / 'drives/c').mkdir()
+    file.rename(tmp_path / 'drives/c/c_0.mcap')
+    shutil.copytree(tmp_path / 'drives/c', tmp_path / 'drives/a', dirs_exist_ok=True)
+    (tmp_path / 'drives/d.bag.active').write_bytes(b'#ROSBAG V2.0\n')
+    (tmp_path / 'drives/notes.txt').touch()
+    listing = _read(root.replace('/a?', '?'))
+    assert [frame.name for frame in listing.frames] == ['a/0', 'b.mcap.zst/0', 'c/0']
+    (refused,) = listing.unpaired
+    assert '`rosbag reindex d.bag.active`' in refused
 
 
 def test_an_open_bag_is_not_shared_with_worker_processes(drive_bag: Path) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 import csv
+import dataclasses
 from importlib.metadata import version
 import inspect
 import json
@@ -230,6 +231,14 @@ def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     WholeFileIO().save_checkpoint({'epoch': 3}, path)
     with pytest.raises(CheckpointError, match=r'not a checkpoint of training.train .*epoch'):
         load_checkpoint(path)
+
+
+def test_an_edited_class_table_of_a_checkpoint_is_refused(
+    trained: tuple[Checkpoint, Path],
+) -> None:
+    edited = dataclasses.replace(trained[0], ontology={**trained[0].ontology, 'classes': 'none'})
+    with pytest.raises(CheckpointError, match=r'its ontology is none: classes: .* array'):
+        edited.parsed_ontology()
 
 
 def test_a_damaged_checkpoint_is_refused_in_one_line(

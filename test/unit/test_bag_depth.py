@@ -218,6 +218,17 @@ def test_depth_that_cannot_be_used_is_counted_and_masks_go_on(
     assert second.any()
 
 
+def test_metres_that_are_millimetres_are_named(tmp_path: Path, rgbd_bundle: Path) -> None:
+    far = np.linspace(0, 9000, 66 * 90, dtype=np.float32).reshape(66, 90)
+    changes = {'encoding': '32FC1', 'step': 360, 'data': far.reshape(-1).view(np.uint8)}
+    drive = TinyDrive(num_frames=2, depth=(DepthShot(0, slope(), changes=changes), *shots(100)))
+    metrics, _ = run(tmp_path, rgbd_bundle, drive)
+    assert metrics.depth.frames_with_depth == 2
+    (entry,) = metrics.depth.problems
+    assert 'these look like millimetres' in entry.error
+    assert entry.count == 1
+
+
 def test_depth_whose_header_is_cut_off_is_counted(tmp_path: Path, tiny_bundle: Path) -> None:
     whole = write_drive(tmp_path / 'whole', TinyDrive(num_frames=2, depth=shots(0, 100)))
     with Bag(whole) as bag, BagWriter(tmp_path / 'cut', {}) as writer:

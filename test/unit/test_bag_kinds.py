@@ -162,6 +162,19 @@ def database(folder: Path, *statements: str) -> Path:
     return folder
 
 
+def without_times(folder: Path) -> Path:
+    """Empty the index of log times, as where the file's last page was cut off."""
+    (file,) = folder.glob('*.db3')
+    with closing(sqlite3.connect(file)) as connection:
+        query = "SELECT rootpage FROM sqlite_master WHERE type = 'index' AND tbl_name = 'messages'"
+        ((page,),) = connection.execute(query)
+        ((size,),) = connection.execute('PRAGMA page_size')
+    data = bytearray(file.read_bytes())
+    data[(page - 1) * size + 3 : (page - 1) * size + 5] = bytes(2)  # number of entries
+    file.write_bytes(data)
+    return folder
+
+
 def write_wal(folder: Path, suffixes: tuple[str, ...] = ('', '-wal')) -> Path:
     """Record with a write-ahead log and be killed: two of three messages are only there."""
     source = write_bag(folder.parent / 'whole', 'sqlite3')
@@ -203,6 +216,28 @@ def splits(folder: Path, *names: str) -> Path:
     folder.mkdir(parents=True)
     for index, name in enumerate(names):
         write_mcap(folder / name, order=(index,))
+    return folder
+
+
+def ros1_splits(folder: Path, *names: str) -> Path:
+    """Write a ROS 1 bag for each frame, as `rosbag record --split` does."""
+    folder.mkdir()
+    for index, name in enumerate(names):
+        with Rosbag1Writer(folder / name) as writer:
+            connection = writer.add_connection(TOPIC, IMAGE, typestore=STORE1)
+            writer.write(connection, time_ns(index), ros1(index))
+    return folder
+
+
+def linked(link: Path, target: Path) -> Path:
+    link.symlink_to(target)
+    return link
+
+
+def unpacked(folder: Path) -> Path:
+    """Do as `ros2 bag play`, which unpacks a file beside itself."""
+    (file,) = folder.glob('*.zstd')
+    file.with_suffix('').write_bytes(zstandard.decompress(file.read_bytes(), 2**20))
     return folder
 
 
@@ -254,6 +289,10 @@ WHOLE: dict[str, Kind] = {
         '',
     ),
     'ros1 empty definition beside': (lambda at: write_ros1(at / 'a.bag'), ''),
+    'sqlite with a damaged index': (
+        lambda at: without_times(write_bag(at / 'a', 'sqlite3')),
+        'index of .* has 0 of 3 messages .* read without it',
+    ),
     # The camera's own definition.
     'own idl with includes': (
         lambda at: write_mcap(
@@ -365,6 +404,7 @@ WHOLE: dict[str, Kind] = {
         lambda at: [(write_bag(at / 'a') / 'metadata.yaml').unlink(), at / 'a'][1],
         r'a\.mcap was read without metadata\.yaml',
     ),
+    'metadata.yaml itself': (lambda at: write_bag(at / 'a') / 'metadata.yaml', ''),
     'metadata without topics': (
         lambda at: edited(
             write_bag(at / 'a'), lambda info: info.update(topics_with_message_count=[])
@@ -416,6 +456,23 @@ WHOLE: dict[str, Kind] = {
         lambda at: write_wal(at / 'a', ('', '-wal', '-shm')) / 'crash.db3',
         'crash.db3-wal .* was read',
     ),
+    'wal of what a link leads to': (
+        lambda at: linked(at / 'x.db3', write_wal(at / 'a') / 'crash.db3'),
+        'crash.db3-wal .* was read with x.db3',
+    ),
+    'times before 1970': (
+        lambda at: database(
+            write_bag(at / 'a', 'sqlite3'), 'UPDATE messages SET timestamp = id - 9'
+        ),
+        'log times such as -8 ns; expected 0 to 2147483647999999999',
+    ),
+    'times that ROS has not': (
+        lambda at: database(
+            write_bag(at / 'a', 'sqlite3'),
+            f'UPDATE messages SET timestamp = {2**63 - 9} + id',
+        ),
+        'log times such as 9223372036854775800 ns',
+    ),
     'odd characters': (
         lambda at: write_bag(at / 'a', 'sqlite3').rename(at / "a#b?c%20d'e f"),
         '',
@@ -436,6 +493,15 @@ WHOLE: dict[str, Kind] = {
         ),
         '',
     ),
+    'message compression that does not say its size': (
+        lambda at: write_mcap(
+            at / 'a.mcap',
+            payload=lambda index: zstandard.ZstdCompressor(write_content_size=False).compress(
+                cdr(index)
+            ),
+        ),
+        '',
+    ),
     'file compression': (lambda at: write_bag(at / 'a', compression=CompressionMode.FILE), ''),
     'mcap.zst': (lambda at: packed(write_mcap(at / 'a.mcap'), '.zst'), ''),
     'db3.zstd': (
@@ -449,6 +515,14 @@ WHOLE: dict[str, Kind] = {
             at / 'a',
         ][2],
         'was read',
+    ),
+    'unpacked by playing it': (
+        lambda at: unpacked(write_bag(at / 'a', compression=CompressionMode.FILE)),
+        '',
+    ),
+    'splits of ros1': (
+        lambda at: ros1_splits(at / 'a', *(f'd_2024-05-01-12-0{n}-00_{n}.bag' for n in range(3))),
+        '_0.bag, d_2024-05-01-12-01-00_1.bag, .* was read without',
     ),
     'splits without metadata': (
         lambda at: splits(at / 'a', 'd_9.mcap', 'd_10.mcap', 'd_11.mcap'),
@@ -599,6 +673,15 @@ DAMAGED: dict[str, tuple[Callable[[Path], Path], tuple[int, int, dict[str, int],
         (2, 2, {}, 0),
         'is cut off: the record at byte',
     ),
+    'two in one file': (
+        lambda at: [
+            write_mcap(at / 'a.mcap'),
+            (at / 'a.mcap').write_bytes(2 * (at / 'a.mcap').read_bytes()),
+            at / 'a.mcap',
+        ][2],
+        (3, 3, {}, 0),
+        r'another MCAP file follows in a\.mcap and was not read: `tail -c \+\d+ a\.mcap',
+    ),
     'zeros after a power cut': (
         lambda at: [
             cut(write_mcap(at / 'a.mcap'), lambda data: data.rindex(b'\x0f\4' + bytes(7))),
@@ -621,6 +704,28 @@ DAMAGED: dict[str, tuple[Callable[[Path], Path], tuple[int, int, dict[str, int],
         ),
         (3, 3, {}, 0),
         r'a_1\.mcap is listed in metadata\.yaml and is not in the folder',
+    ),
+    'missing split beside a stranger': (
+        lambda at: edited(
+            [write_bag(at / 'a'), write_mcap(at / 'a/other.mcap')][0],
+            lambda info: info.update(relative_file_paths=['a.mcap', 'a_1.mcap']),
+        ),
+        (3, 3, {}, 0),
+        r'a_1\.mcap is listed in metadata\.yaml and is not in the folder',
+    ),
+    'missing split without metadata': (
+        lambda at: splits(at / 'a', 'd_0.mcap', 'd_3.mcap'),
+        (2, 2, {}, 0),
+        'the splits with the numbers 1, 2 are not in the folder',
+    ),
+    'split that was still recorded': (
+        lambda at: [
+            ros1_splits(at / 'a', 'd_0.bag', 'd_1.bag', 'd_2.bag'),
+            without_index(at / 'a/d_2.bag').rename(at / 'a/d_2.bag.active'),
+            at / 'a',
+        ][2],
+        (2, 2, {}, 0),
+        r'`rosbag reindex d_2\.bag\.active`',
     ),
     'empty split': (
         lambda at: [
@@ -653,8 +758,20 @@ DAMAGED: dict[str, tuple[Callable[[Path], Path], tuple[int, int, dict[str, int],
             at / 'a.mcap',
             payload=lambda index: zstandard.compress(cdr(index))[: (None, 40, None)[index]],
         ),
-        (3, 2, {'header is cut off': 1}, 0),
+        (3, 2, {'message does not deserialize': 1}, 0),
         '',
+    ),
+    'json on the same topic': (
+        lambda at: write_mcap(at / 'a.mcap', Beside(TOPIC, (IMAGE, 'jsonschema', b''), 'json')),
+        (4, 3, {'message does not deserialize': 1}, 0),
+        '',
+    ),
+    'sqlite log time': (
+        lambda at: database(
+            write_bag(at / 'a', 'sqlite3'), "UPDATE messages SET timestamp = 'x' WHERE id = 2"
+        ),
+        (2, 2, {}, 0),
+        '1 messages of .* have no whole number as log time',
     ),
     'sqlite null and text': (
         lambda at: database(
@@ -713,6 +830,18 @@ REFUSED: dict[str, Kind] = {
         lambda at: splits(at / 'a', 'dawn.mcap', 'noon.mcap', 'dusk_0.mcap'),
         r'pass one of dawn\.mcap, dusk_0\.mcap, noon\.mcap',
     ),
+    'one recording in two formats': (
+        lambda at: splits(at / 'a', 'd.mcap', 'd.db3'),
+        r'pass one of d\.db3, d\.mcap',
+    ),
+    'recordings of two days': (
+        lambda at: splits(at / 'a', 'd_20240501.mcap', 'd_20240502.mcap'),
+        r'pass one of d_20240501\.mcap, d_20240502\.mcap',
+    ),
+    'file that was not copied': (
+        lambda at: [next(write_bag(at / 'a').glob('*.mcap')).unlink(), at / 'a'][1],
+        r'metadata\.yaml lists a\.mcap: copy it here',
+    ),
     'folder without a bag': (lambda at: at, 'holds no file of a bag; expected a rosbag2 folder'),
     'folder of a bag': (
         lambda at: [write_bag(at / 'a'), at][1],
@@ -728,7 +857,7 @@ REFUSED: dict[str, Kind] = {
     ),
     'sqlite cut off': (
         lambda at: cut(next(write_bag(at / 'a', 'sqlite3').glob('*.db3')), lambda d: len(d) // 2),
-        r'\.recover \| sqlite3',
+        r"`sqlite3 a\.db3 \.dump \| sed 's/.ROLLBACK\.\*/COMMIT;/' \| sqlite3 mended\.db3`",
     ),
     'sqlite of somebody else': (
         lambda at: database(write_bag(at / 'a', 'sqlite3'), 'DROP TABLE messages'),

@@ -169,6 +169,25 @@ def test_missing_topic_lists_the_image_topics(tmp_path: Path) -> None:
     assert INFO_TOPIC not in listing
 
 
+@pytest.mark.parametrize(
+    'name',
+    [
+        IMAGE_TOPIC[1:],
+        f'{IMAGE_TOPIC}/',
+        f' {IMAGE_TOPIC}',
+        IMAGE_TOPIC.upper(),
+        IMAGE_TOPIC.replace('raw', 'rect'),
+        IMAGE_TOPIC.removeprefix('/camera'),
+    ],
+)
+def test_a_topic_is_suggested(tmp_path: Path, name: str) -> None:
+    with (
+        Bag(write_drive(tmp_path / 'drive', TinyDrive(num_frames=1))) as bag,
+        pytest.raises(BagError, match=f"no topic '{name}' .did you mean '{IMAGE_TOPIC}'"),
+    ):
+        bag.topic(name)
+
+
 def test_wrong_type_names_both_types(tmp_path: Path) -> None:
     with (
         Bag(write_drive(tmp_path / 'drive', TinyDrive())) as bag,

@@ -172,7 +172,7 @@ _ODD_ARGUMENTS = {
     'desertmind_seg.replay_bag': ('{new} --image /i --out {new} --domain 233', 'from 0 to 232'),
     'desertmind_seg.play_bag': ('{new} --rate 1e-308', 'is not from 0.001 to 1000000'),
     'training.synthetic': ('--folder {new} --size 9999x99999', 'is no size; expected height'),
-    'training.calibrate': ('{long} --out {new}', 'no checkpoint at'),
+    'training.calibrate': ('{long} --out {new}', 'cannot be read: File name too long'),
     'training.compare': ('{loop}', 'loop'),
     'training.audit': (
         '--dataset ycor --root {bytes} --ontology ycor-8 --out {new} --folds 1000',
@@ -180,7 +180,7 @@ _ODD_ARGUMENTS = {
     ),
     'training.evaluate': (
         '--bundle {long} --dataset ycor --root {new} --out {new}',
-        'no bundle at',
+        'cannot be read: File name too long',
     ),
     'training.export': (
         '{file} --precision int8 --dataset ycor --root {lines} --out {new}',
@@ -279,6 +279,14 @@ def test_an_error_that_nobody_reads_ends_a_command_quietly(tmp_path: Path) -> No
         )
 
     assert done.returncode == 141
+
+
+def test_a_wrong_argument_with_a_line_break_is_told_in_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match='2'):
+        command_parser('desertmind_seg.segment', '').parse_args(['a\nb'])
+    assert capsys.readouterr().err.endswith(': error: unrecognized arguments: a b\n')
 
 
 def test_a_pipe_that_is_broken_elsewhere_is_an_error(capfd: pytest.CaptureFixture[str]) -> None:

@@ -127,6 +127,14 @@ def test_compressed_millimetres(message_format: str, encode: Any) -> None:
     np.testing.assert_array_equal(depth, METRES)
 
 
+def test_the_transport_s_header_may_be_missing_before_millimetres_alone() -> None:
+    message = SimpleNamespace(format='16UC1; compressedDepth png', data=png(MILLIMETRES))
+    np.testing.assert_array_equal(decode_compressed_depth(message), METRES)
+    message.format = '32FC1; compressedDepth png'
+    with pytest.raises(MessageError, match='begins with its PNG; expected 12 bytes before it'):
+        decode_compressed_depth(message)
+
+
 @pytest.mark.parametrize('extension', ['.png', '.tiff'])
 @pytest.mark.parametrize('encoding', ['16UC1', 'mono16'])
 def test_millimetres_through_plain_compressed(encoding: str, extension: str) -> None:

@@ -505,6 +505,18 @@ def test_repeated_stamps_are_counted(tmp_path: Path, tiny_bundle: Path) -> None:
     assert len(read_images(tmp_path / 'out' / 'masks', MASK_TOPIC)) == 4
 
 
+@pytest.mark.parametrize('broken', [{'encoding': 'yuv9'}, {'data': np.zeros(9, np.uint8)}])
+def test_a_bad_frame_of_the_same_instant_is_not_shown(
+    tmp_path: Path, tiny_bundle: Path, broken: dict[str, Any]
+) -> None:
+    # Converters that know no times: stamp and log time of all frames are equal.
+    drive = TinyDrive(num_frames=3, rate_hz=float('inf'), broken={0: broken})
+    path = write_drive(tmp_path / 'drive', drive)
+    assert evaluate(path, tiny_bundle, tmp_path / 'out') == 1
+    frames = read_metrics(tmp_path / 'out')['frames']
+    assert (frames['in'], frames['out'], frames['bad']['count']) == (3, 2, 1)
+
+
 @pytest.mark.usefixtures('drawn_charts')
 def test_flicker_leaves_out_what_follows_a_bad_frame(tmp_path: Path, tiny_bundle: Path) -> None:
     path = write_drive(tmp_path / 'drive', TinyDrive(broken={2: {'encoding': 'yuv9'}}))

@@ -159,7 +159,7 @@ def test_slow_images_under_a_slewed_clock_are_no_step() -> None:
     assert clock.problems(500) == {}
 
 
-def arriving(share: float, count: int = 90, jitter_ms: float = 0.0) -> StampClock:
+def arriving(share: float, count: int = 290, jitter_ms: float = 0.0) -> StampClock:
     """Let a share of the images of a 10 Hz camera arrive."""
     generator = random.Random(3)
     sent = [
@@ -171,7 +171,9 @@ def arriving(share: float, count: int = 90, jitter_ms: float = 0.0) -> StampCloc
     return clock
 
 
-@pytest.mark.parametrize(('share', 'jitter_ms'), [(0.6, 0.0), (0.5, 3.0), (0.4, 5.0)])
+@pytest.mark.parametrize(
+    ('share', 'jitter_ms'), [(0.6, 0.0), (0.5, 3.0), (0.4, 5.0), (0.2, 1.0), (0.1, 0.0)]
+)
 def test_images_that_get_lost_on_their_way_are_counted(share: float, jitter_ms: float) -> None:
     problem = arriving(share, jitter_ms=jitter_ms).problems(500)['lost']
     assert 'images were lost on their way: they are stamped' in problem
@@ -201,5 +203,13 @@ def test_images_sent_by_hand_have_no_rhythm_to_judge_by() -> None:
     stamps_ns = [NOW_NS]
     for _ in range(80):
         stamps_ns.append(stamps_ns[-1] + round(generator.uniform(0.01, 2.0) * SEC))
+    clock, _ = play(stamps_ns, stamps_ns)
+    assert 'lost' not in clock.problems(500)
+
+
+def test_a_camera_that_lowers_its_rate_loses_nothing() -> None:
+    """As with a longer exposure at dusk; a few of the latest images are of before."""
+    stamps_ns = [NOW_NS + index * PERIOD_NS for index in range(40)]
+    stamps_ns += [stamps_ns[-1] + (index + 1) * 2 * PERIOD_NS for index in range(85)]
     clock, _ = play(stamps_ns, stamps_ns)
     assert 'lost' not in clock.problems(500)

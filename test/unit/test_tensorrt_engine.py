@@ -101,7 +101,7 @@ def test_an_engine_without_a_driver_says_what_to_install(
 
 def test_without_cuda_bindings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_module, 'find_spec', lambda name: None)
-    with pytest.raises(EngineError, match=r"pip install 'desertmind_seg\[tensorrt\]'") as failure:
+    with pytest.raises(EngineError, match=r"pip install '.\[tensorrt\]'") as failure:
         Cuda()
     assert failure.value.clause == 'cuda-bindings is not installed'
 

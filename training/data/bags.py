@@ -4,7 +4,6 @@ from collections.abc import Callable
 import dataclasses
 from dataclasses import dataclass
 from functools import lru_cache
-import logging
 import os
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -18,11 +17,11 @@ from desertmind_seg.messages.bags import (
     BagError,
     RawMessage,
     decode_frame,
-    header_stamp_ns,
 )
 from desertmind_seg.messages.images import MessageError, decode_labels
 from desertmind_seg.messages.pairing import DepthPairing
 from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.storage.recording import METADATA, is_recording
 from training.data.frames import (
     DatasetError,
     DepthArray,
@@ -33,7 +32,6 @@ from training.data.frames import (
 )
 from training.data.listing import Listing, block_of, entries, split_root
 
-_log = logging.getLogger(__name__)
 _Decoded = TypeVar('_Decoded')
 
 
@@ -61,18 +59,16 @@ def list_bags(root: str, ontology: Ontology, block_frames: int) -> Listing:
     path, options = split_root(root, {'image', 'labels', 'depth'})
     missing = [name for name in ('image', 'labels') if name not in options]
     folder = Path(path).expanduser()
+    if folder.name == METADATA:
+        folder = folder.parent
     if missing:
         raise DatasetError(
             f'{root}: which topics? Missing: {", ".join(missing)}. Write the root as '
             "'PATH?image=/camera/color/image_raw&labels=/labels/ycor_8&depth=/...'"
         )
     bags = [folder]
-    if folder.is_dir() and not (folder / 'metadata.yaml').is_file():
-        bags = [
-            entry
-            for entry in entries(folder)
-            if entry.suffix in {'.mcap', '.db3', '.bag'} or (entry / 'metadata.yaml').is_file()
-        ]
+    if folder.is_dir() and not (folder / METADATA).is_file():
+        bags = [entry for entry in entries(folder) if is_recording(entry)]
     topics = _Topics(options['image'], options['labels'], options.get('depth'))
     listing = Listing()
     for number, path_of_bag in enumerate(bags):
@@ -111,7 +107,8 @@ def _frames_of(path: Path, topics: _Topics, ontology: Ontology) -> Listing:
         depths: dict[int, _Place] = {}
         if topics.depth is not None:
             bag.topic(topics.depth)
-            images, depths = _with_depth(bag, topics.image, topics.depth, set(labels))
+            depths = _depths(bag, topics.image, topics.depth, set(labels), listing)
+        listing.unpaired.extend(f'{path}: {loss}' for loss in bag.findings.losses)
     listing.unpaired.extend(
         f'{path}: {topics.labels} of stamp {stamp} has no {topics.image}'
         for stamp in sorted(set(labels) - set(images))
@@ -134,7 +131,14 @@ def _frames_of(path: Path, topics: _Topics, ontology: Ontology) -> Listing:
 
 
 def _place(raw: RawMessage) -> _Place:
-    return _Place(raw.topic, raw.log_time_ns, header_stamp_ns(raw.cdr))
+    return _Place(raw.topic, raw.log_time_ns, raw.stamp_ns())
+
+
+def _has_stamp(raw: RawMessage, stamp_ns: int) -> bool:
+    try:
+        return raw.stamp_ns() == stamp_ns
+    except BagError:  # cut off, and of the same instant as one that is whole
+        return False
 
 
 def _by_stamp(bag: Bag, topic: str, listing: Listing) -> dict[int, _Place]:
@@ -148,6 +152,8 @@ def _by_stamp(bag: Bag, topic: str, listing: Listing) -> dict[int, _Place]:
     count = 0
     for count, raw in enumerate(bag.messages(topic), start=1):
         try:
+            if raw.damage:
+                raise BagError(raw.damage)
             place = _place(raw)
         except BagError as err:
             listing.unpaired.append(f'{bag.path}: message {count} of {topic}: {err}')
@@ -163,42 +169,41 @@ def _by_stamp(bag: Bag, topic: str, listing: Listing) -> dict[int, _Place]:
     return places
 
 
-def _with_depth(
-    bag: Bag, image_topic: str, depth_topic: str, labelled: set[int]
-) -> tuple[dict[int, _Place], dict[int, _Place]]:
-    """Return the image of each stamp and its depth, as the node pairs them.
+def _depths(
+    bag: Bag, image_topic: str, depth_topic: str, labelled: set[int], listing: Listing
+) -> dict[int, _Place]:
+    """Return the depth of the first image of each stamp, as the node pairs them.
 
-    Frames in `labelled` that the node would segment without depth are counted in a warning.
+    Depth without a whole header is named, and so is how many of the frames in `labelled` the node
+    would segment without depth.
     """
     if depth_topic == image_topic:
         raise DatasetError(
             f'{bag.path}: {depth_topic!r} is named as topic of the images and of their depth'
         )
-    images: dict[int, _Place] = {}
     depths: dict[int, _Place] = {}
+    seen: set[int] = set()
     reasons: list[str] = []
     pairing: DepthPairing[RawMessage, RawMessage] = DepthPairing()
-    pairs = pair_recorded(bag, image_topic, depth_topic, pairing, lambda err: None)
-    for raw, pair in pairs:
-        if pair is None or pair.rgb.stamp_ns in images:
+
+    def unreadable(err: BagError) -> None:
+        listing.unpaired.append(f'{bag.path}: a message of {depth_topic}: {err}')
+
+    for _, pair in pair_recorded(bag, image_topic, depth_topic, pairing, unreadable):
+        if pair is None or pair.rgb.stamp_ns in seen:
             continue
         stamp = pair.rgb.stamp_ns
-        images[stamp] = _place(raw)
+        seen.add(stamp)
         if pair.depth is not None:
             depths[stamp] = _place(pair.depth.message)
         elif stamp in labelled:
             reasons.append(pair.detail)
     if reasons:
-        _log.warning(
-            '%s: %d of %d labelled frames have no depth, and would have none on the vehicle. The '
-            'first: %s %s',
-            bag.path,
-            len(reasons),
-            len(labelled),
-            reasons[0],
-            pairing.hint(),
+        listing.notes.append(
+            f'{bag.path}: {len(reasons)} of {len(labelled)} labelled frames have no depth, and '
+            f'would have none on the vehicle. The first: {reasons[0]} {pairing.hint()}'.rstrip()
         )
-    return images, depths
+    return depths
 
 
 @lru_cache(maxsize=8)
@@ -233,14 +238,10 @@ class BagFrame(LabelledFrame):
         bag = _open_bag(self.bag, os.getpid())
         start = place.log_time_ns
         try:
-            found = [
-                raw
-                for raw in bag.messages(place.topic, start_ns=start, stop_ns=start + 1)
-                if header_stamp_ns(raw.cdr) == place.stamp_ns
-            ]
-            if not found:
-                raise BagError(f'the message of stamp {place.stamp_ns} ns is no longer there')
-            return decode(bag, found[-1])
+            for raw in bag.messages(place.topic, start_ns=start, stop_ns=start + 1):
+                if _has_stamp(raw, place.stamp_ns):
+                    return decode(bag, raw)
+            raise BagError(f'the message of stamp {place.stamp_ns} ns is no longer there')
         except (BagError, MessageError) as err:
             raise DatasetError(f'{self.bag}: {place.topic!r}, frame {self.name}: {err}') from err
 

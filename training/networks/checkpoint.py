@@ -16,11 +16,12 @@ import pickle
 from typing import Any
 
 from lightning.fabric.plugins import CheckpointIO
+from pydantic import ValidationError
 import torch
 
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import atomic_write
-from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.model.ontology import Ontology, describe_validation_error
 from desertmind_seg.reports.provenance import environment as runtime_environment
 from training.networks.network import SegmentationNetwork
 from training.recipes.load import parse_recipe
@@ -50,8 +51,16 @@ class Checkpoint:
         return parse_recipe(self.recipe, 'checkpoint')
 
     def parsed_ontology(self) -> Ontology:
-        """Return the validated ontology."""
-        return Ontology.model_validate_json(json.dumps(self.ontology))
+        """Return the validated ontology.
+
+        Raises:
+            CheckpointError: it is no class table.
+        """
+        try:
+            return Ontology.model_validate_json(json.dumps(self.ontology))
+        except ValidationError as err:
+            said = describe_validation_error(err, self.ontology)
+            raise CheckpointError(f'checkpoint: its ontology is none: {said}') from err
 
     def network(self) -> SegmentationNetwork:
         """Build the network with its trained weights, in evaluation mode."""
@@ -127,6 +136,20 @@ def read_last(path: Path) -> dict[str, Any]:
     return dict(tree)
 
 
+# What torch lets through of a pickle that was put together by hand.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 _SEAL_BYTES = len('sha256:') + 64
 
 
@@ -177,7 +200,7 @@ def _load(path: Path) -> Mapping[str, Any]:
     _check_whole(path)
     try:
         tree = torch.load(path, map_location='cpu', weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as err:
+    except _UNREADABLE as err:
         said = str(err).partition('\n')[0]
         raise CheckpointError(
             f'{path}: not a readable checkpoint ({type(err).__name__}: {said})'
