@@ -223,6 +223,9 @@ def _given_twice(key: str, first: int, second: int) -> str:
 # YAML
 
 
+_BASE_8_OR_60 = re.compile(r'[-+]?(0[0-7_]+|[0-9_]+(:[0-9_.]+)+)')
+
+
 class _RefusedError(yaml.MarkedYAMLError):
     """It is YAML, but not what is read here."""
 
@@ -250,6 +253,11 @@ def _yaml_scalar(loader: _Loader, node: yaml.ScalarNode) -> bool | int | float:
             return loader.construct_yaml_bool(node)
         if kind == 'float':
             return _finite(str(loader.construct_yaml_float(node)))
+        if _BASE_8_OR_60.fullmatch(node.value):
+            raise _ValueRefusedError(
+                f'{node.value[:_MAX_SHOWN]} is another number in YAML 1.1, of base 8 or 60; write '
+                'it without leading zeros and colons, or put it in quotes'
+            )
         # 64 binary digits, their sign and prefix; beyond, only the text is looked at.
         short = len(node.value) <= 70
         return _integer(str(loader.construct_yaml_int(node) if short else node.value))

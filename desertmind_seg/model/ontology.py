@@ -20,6 +20,8 @@ Group = Literal['traversable', 'non_traversable', 'obstacle', 'background']
 RawCode = Annotated[int, Field(ge=0, le=65535)]
 ColorValue = Annotated[int, Field(ge=0, le=255)]
 
+# Of one file; an error of each of 20,000 keys would be 2.5 MB and take half a minute to word.
+MAX_NAMED_ERRORS = 20
 # One above every id, so that a raw code nobody lists cannot be taken for UNLABELED.
 _UNKNOWN = 256
 
@@ -205,8 +207,8 @@ class Ontology(BaseModel):
 
 def describe_validation_error(error: ValidationError, document: Any) -> str:
     """Put pydantic's findings in one line each, naming the class that an entry of `classes` is."""
-    lines = []
-    for finding in error.errors():
+    lines, findings = [], error.errors()
+    for finding in findings[:MAX_NAMED_ERRORS]:
         location = list(finding['loc'])
         where = '.'.join(str(part) for part in location)
         if 'classes' in location:
@@ -221,6 +223,8 @@ def describe_validation_error(error: ValidationError, document: Any) -> str:
         message = finding['msg'].removeprefix('Value error, ')
         shown = '' if isinstance(finding['input'], dict) else f', not {finding["input"]!r}'
         lines.append(f'{where}: {message}{shown}' if where else message)
+    if len(findings) > len(lines):
+        lines.append(f'and {len(findings) - len(lines)} more')
     return '; '.join(lines)
 
 

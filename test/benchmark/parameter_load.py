@@ -4,10 +4,10 @@
     python test/benchmark/parameter_load.py --stall-sec 0   # on a quiet machine
 
 The node segments 640x480 at 10 Hz, and stands still (SIGSTOP) now and then, as it does where
-other work takes its CPUs. It keeps 1,000 requests and answers every one. A client keeps 10
-answers by rclpy's default and 1,000 by `qos_profile_parameters`: the answers that come together
-after a stall push each other out of the short queue. Exit status 1 when an answer is missing with
-the long one.
+other work takes its CPUs. It keeps 1,000 requests and answers every one, 2 ms apart. A client
+keeps 10 answers by rclpy's default and 1,000 by `qos_profile_parameters`: answers that come
+together after a stall push each other out of the short queue. Exit status 1 when an answer is
+missing with the long one.
 """
 
 from __future__ import annotations

@@ -178,6 +178,15 @@ def test_an_unknown_key_is_refused_by_name(tmp_path: Path) -> None:
         load_recipe(_edited(tmp_path, 'optim', 'epoch', 3))
 
 
+def test_of_a_thousand_unknown_keys_the_first_are_named(tmp_path: Path) -> None:
+    path = tmp_path / 'other.yaml'
+    path.write_text(
+        'parent: ycor8_rgb\nname: other\n' + '\n'.join(f'k{i}: 1' for i in range(1000))
+    )
+    with pytest.raises(RecipeError, match=r"no key 'k19'.*; and 980 more$"):
+        load_recipe(path)
+
+
 def test_a_missing_key_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r'optim\.lr: Field required'):
         load_recipe(_edited(tmp_path, 'optim', 'lr', None))

@@ -79,6 +79,8 @@ YAML_REFUSED: dict[str, tuple[str | bytes, str]] = {
     'overflow': ('a: 1.0e+999', r'line 1: inf is not a finite number'),
     'beyond 64 bits': (f'a: {2**64}', r'line 1: 18446744073709551616 is a number beyond 64 bits'),
     '5,000 digits': (f'a: {"9" * 5000}', r'line 1: 9{60} is a number beyond 64 bits'),
+    'leading zeros': ('raw: [1, 0100]', r'^x: line 1: 0100 is another number in YAML 1\.1'),
+    'time of day': ('a: 1:30', r'^x: line 1: 1:30 is another number in YAML 1\.1'),
     'forced number': ('a: !!int many', r'^x: line 1: .many. is no int'),
     'forced nothing': ('a: !!int', r"^x: line 1: '' is no int"),
     'forced word': ('a: !!bool perhaps', r"^x: line 1: 'perhaps' is no bool"),

@@ -188,6 +188,21 @@ def test_what_configure_reads_may_be_set_before(make_node: MakeNode) -> None:
     assert values['model.bundle'] == '/other.onnx'
 
 
+def test_answers_that_follow_each_other_are_spread(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client with a short queue takes one before the next comes."""
+    node, now_sec, slept_sec = make_node(), 100.0, []
+    monkeypatch.setattr('time.monotonic', lambda: now_sec + sum(slept_sec))
+    monkeypatch.setattr('time.sleep', slept_sec.append)
+    declare(node)
+    for _ in range(3):
+        assert set_one(node, 'output.overlay_alpha', 0.25) is None
+    now_sec += 0.02
+    assert set_one(node, 'output.overlay_alpha', 0.5) is None
+    assert slept_sec == pytest.approx([0.002, 0.002])
+
+
 def test_read_only_is_refused(make_node: MakeNode) -> None:
     node = make_node('autostart:=true')
     values = declare(node)

@@ -167,8 +167,8 @@ def _save(tree: Mapping[str, Any], path: Path) -> None:
                 file.write(seal)
     except (OSError, RuntimeError) as err:  # torch's writer says RuntimeError for a full disk
         raise CheckpointError(
-            f'{path}: could not be written ({err}); free some space on its disk. What stood there '
-            'before is untouched'
+            f'{path}: could not be written ({err}); it needs a disk with room, and that may be '
+            'written to. What stood there before is untouched'
         ) from err
 
 

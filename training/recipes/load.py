@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from desertmind_seg.model.documents import DocumentError, read_yaml
 from desertmind_seg.model.files import FileError
+from desertmind_seg.model.ontology import MAX_NAMED_ERRORS
 from training.recipes.overrides import advice, apply_override, shown
 from training.recipes.schema import EnsembleRecipe, Recipe, RecipeError
 
@@ -148,8 +149,11 @@ def _validated(schema: type[_Schema], tree: dict[str, Any], source: str) -> _Sch
     try:
         return schema.model_validate(tree)
     except ValidationError as err:
-        messages = '; '.join(_message(error, schema) for error in err.errors())
-        raise RecipeError(f'{source}: {messages}') from err
+        errors = err.errors()
+        messages = [_message(error, schema) for error in errors[:MAX_NAMED_ERRORS]]
+        if len(errors) > len(messages):
+            messages.append(f'and {len(errors) - len(messages)} more')
+        raise RecipeError(f'{source}: {"; ".join(messages)}') from err
 
 
 def _message(error: ErrorDetails, schema: type[BaseModel]) -> str:
