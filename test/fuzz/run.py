@@ -124,8 +124,9 @@ def work(task: Task, shared: Any, results: Connection) -> None:
     for number in range(task.first, task.end):
         if time.monotonic() > begin_sec + task.seconds:
             break
+        progress.set(number=number)
         value = family.make(Random(number))
-        progress.set(number=number, began=time.monotonic())
+        progress.set(began=time.monotonic())
         before_sec = time.process_time()
         place, text, accepted = fails(family, value)
         taken_sec = time.process_time() - before_sec
@@ -184,6 +185,8 @@ class Runner:
             child.start()
             sender.close()
             reason = self._watch(child, progress, receiver)
+            if progress.number < next_number and reason:
+                raise SystemExit(f'{self.name} {reason} before its first input')
             if reason:
                 self._keep(int(progress.number), reason, reason)
             if child.exitcode == 0 or len(self.places) >= _MOST_FAILURES:

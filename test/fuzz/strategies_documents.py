@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from copy import deepcopy
 import json
 from pathlib import Path
 from random import Random
@@ -83,7 +84,7 @@ _VALUES = (
 
 def odd_value(rng: Random) -> Any:
     """Make a value of any kind."""
-    return rng.choice(_VALUES)
+    return deepcopy(rng.choice(_VALUES))
 
 
 def odd_tree(rng: Random, tree: Any) -> Any:
