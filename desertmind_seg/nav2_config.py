@@ -85,13 +85,19 @@ def _run(options: argparse.Namespace) -> int:
 
 def _camera_info(topic: str, bag_path: Path | None) -> Any:
     from desertmind_seg.geometry.camera_info_topic import wait_for_camera_info
-    from desertmind_seg.messages.bags import Bag
+    from desertmind_seg.messages.bags import Bag, BagError
 
     if bag_path is None:
         return wait_for_camera_info(topic, _WAIT_SEC)
     with Bag(bag_path) as bag:
         bag.topic(topic, ['sensor_msgs/msg/CameraInfo'])
-        return bag.deserialize(next(bag.messages(topic)))
+        failed = BagError(f'{topic!r} of bag {str(bag_path)!r} is lost: its bytes are damaged.')
+        for raw in bag.messages(topic):
+            try:
+                return bag.deserialize(raw)
+            except BagError as err:  # the next one says the same
+                failed = err
+    raise failed
 
 
 if __name__ == '__main__':

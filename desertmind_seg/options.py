@@ -92,8 +92,13 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's; Path takes an empty text for the current folder."""
-        if '' in (sys.argv[1:] if args is None else args):
+        given = sys.argv[1:] if args is None else args
+        if '' in given:
             self.error('an argument is empty; is a variable of the shell not set?')
+        for text in given:
+            if any('\udc80' <= character <= '\udcff' for character in text):
+                # Reports are UTF-8, and OpenCV crashes where it shall write to such a path.
+                self.error(f'{text!a} has other bytes than UTF-8; rename that file or folder')
         return super().parse_known_args(args, namespace)
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:

@@ -143,7 +143,11 @@ class OnnxRuntimeEngine:
                 f'{self.backend} failed on a frame of shape {rgb.shape}, type {rgb.dtype}: '
                 f'{_one_line(err)}'
             ) from err
-        given = {name: array[0] for name, array in zip(outputs, arrays, strict=True)}
+        given = {
+            # Without the batch of one; any other shape is refused below as it is.
+            name: array[0] if array.shape[:1] == (1,) else array
+            for name, array in zip(outputs, arrays, strict=True)
+        }
         check_outputs(self.bundle, (rgb.shape[0], rgb.shape[1]), given, is_first=is_first)
         self._known.add(kind)
         return given

@@ -11,6 +11,7 @@ import numpy as np
 from desertmind_seg.evaluation.results import DepthMetrics, DepthProblem
 from desertmind_seg.messages.bag_depth import decode_recorded_depth, pair_recorded
 from desertmind_seg.messages.bags import IMAGE_TYPES, Bag, BagError, RawMessage
+from desertmind_seg.messages.depth import doubt_of
 from desertmind_seg.messages.pairing import MAX_DT_MS, MAX_WAIT_MS, OTHER_FRAME, DepthPairing
 from desertmind_seg.model.arrays import Depth
 from desertmind_seg.model.bundle import Bundle
@@ -19,8 +20,6 @@ from desertmind_seg.scores.records import BandMetrics
 
 # Of how many different problems with depth the metrics keep the text.
 _MAX_PROBLEMS = 20
-# Half of what a depth camera measures is nearer; in millimetres, 0.3 m are more.
-_MAX_MEDIAN_M = 300.0
 
 
 @dataclass(frozen=True)
@@ -85,14 +84,8 @@ class RecordedDepth:
             self._note(str(err))
             return None
         self._decoded += 1
-        sample = depth[::8, ::8]
-        measured = sample[(sample > 0.0) & np.isfinite(sample)]
-        if measured.size and np.median(measured) > _MAX_MEDIAN_M:
-            self._note(
-                f'Half of its pixels are farther than {_MAX_MEDIAN_M:g} m: 32FC1 is metres '
-                '(REP 118), and these look like millimetres. Have the publisher divide by 1000, '
-                'or say 16UC1.'
-            )
+        if doubt := doubt_of(depth):
+            self._note(doubt)
         self._pixels += depth.size
         self._valid_pixels += int(np.count_nonzero(depth))
         return depth

@@ -44,13 +44,19 @@ def fields_of_view_rad(camera_info: Any, *, rectified: bool = False) -> tuple[fl
         CameraInfoError: the camera is not calibrated or its model is not known.
     """
     height, width = image_size_hw(camera_info)
+    if not (height and width):
+        raise CameraInfoError(
+            f'camera_info says {width} x {height} pixels (width x height); expected the size of '
+            'the images: have the driver of the camera fill it in.'
+        )
     rays = CameraRays(rectified=rectified).of(camera_info, (height, width))
     row = rays.x[min(height // 2, rays.x.shape[0] - 1)]
     column = rays.y[:, min(width // 2, rays.y.shape[1] - 1)]
     if np.isnan(row).all() or np.isnan(column).all():
         raise CameraInfoError(
-            f'camera_info has the distortion {camera_info.distortion_model} {list(camera_info.d)}'
-            ', with which no ray meets the middle of the image; calibrate the camera again.'
+            f'camera_info has the distortion {camera_info.distortion_model} '
+            f'{np.asarray(camera_info.d).tolist()}, with which no ray meets the middle of the '
+            'image; calibrate the camera again.'
         )
     horizontal, vertical = (np.arctan(plane) for plane in (row, column))
     return (

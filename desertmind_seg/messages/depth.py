@@ -34,6 +34,8 @@ _CODECS = {
 # enum compressionFormat and float depthParam[2], as an x86 or ARM lays them out.
 _CONFIG_HEADER = struct.Struct('<iff')
 _INVERSE_DEPTH = 0
+# Half of what a depth camera measures is nearer; in millimetres, 0.3 m are more.
+_MAX_MEDIAN_M = 300.0
 
 
 @message_decoder
@@ -163,6 +165,22 @@ def at_image_size(depth: Depth, size_hw: tuple[int, int]) -> Depth:
     # By pixel centres; plain INTER_NEAREST takes upper left corners.
     resized = cv2.resize(depth, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     return np.asarray(resized, np.float32)
+
+
+def doubt_of(depth: Depth) -> str:
+    """Say where metres look like millimetres; '' where they do not.
+
+    Args:
+        depth: (H, W) float32 metres, as decoded.
+    """
+    sample = depth[::8, ::8]
+    measured = sample[(sample > 0.0) & np.isfinite(sample)]
+    if not measured.size or np.median(measured) <= _MAX_MEDIAN_M:
+        return ''
+    return (
+        f'Half of its pixels are farther than {_MAX_MEDIAN_M:g} m: 32FC1 is metres (REP 118), and '
+        'these look like millimetres. Have the publisher divide by 1000, or say 16UC1.'
+    )
 
 
 def _metres(stored: npt.NDArray[Any]) -> Depth:

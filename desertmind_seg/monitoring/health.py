@@ -319,19 +319,11 @@ class FrameCounters:
         with self._lock:
             self._dropped[reason] = self._dropped.get(reason, 0) + 1
 
-    def clear(self) -> None:
-        """Set all counts to zero."""
-        with self._lock:
-            self._received = 0
-            self._published = 0
-            self._dropped.clear()
-
     def snapshot(self) -> dict[str, Any]:
-        """Return {'received': n, 'published': n, 'dropped': {reason: n}, 'dropped_total': n}."""
+        """Return {'received': n, 'published': n, 'dropped': {reason: n}}."""
         with self._lock:
             return {
                 'received': self._received,
                 'published': self._published,
                 'dropped': dict(self._dropped),
-                'dropped_total': sum(self._dropped.values()),
             }

@@ -180,7 +180,7 @@ class StampClock:
     def _other_clock(self, max_age_ms: float) -> tuple[str, str]:
         """Say when the clock of the stamps and the node's differ; the sentence may be empty."""
         lag_ms = median(arrival.lag_ms for arrival in list(self._arrivals)[-_LATEST:])
-        if not self._comparable:
+        if not self._comparable or lag_ms < -FOREIGN_CLOCK_MS:
             return 'other clock', (
                 f'Stamps differ from the node clock by {lag_ms / 1e3:.1f} s, so age counts from '
                 f'arrival: {self._why_far(self._arrivals[-1], lag_ms / 1e3)}'
@@ -224,10 +224,12 @@ class StampClock:
         """Say when many images do not arrive, judged by the rhythm of those that do."""
         since_ns = self._arrivals[-1].clock_ns - _LOST_WITHIN_NS
         recent = [arrival for arrival in self._arrivals if arrival.clock_ns >= since_ns]
+        # Where stamps leap further than images were ever apart, their clock was set.
+        leap_ns = _PACE * max((b.clock_ns - a.clock_ns for a, b in pairwise(recent)), default=0)
         steps_ns = [
             later.stamp_ns - earlier.stamp_ns
             for earlier, later in pairwise(recent)
-            if later.stamp_ns > earlier.stamp_ns
+            if 0 < later.stamp_ns - earlier.stamp_ns <= leap_ns
         ]
         span_sec = (recent[-1].clock_ns - recent[0].clock_ns) / 1e9
         if len(steps_ns) < 3 or span_sec <= 0:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from desertmind_seg.messages.depth import at_image_size
+from desertmind_seg.messages.depth import at_image_size, doubt_of
 from desertmind_seg.messages.frame_slot import Frame
 from desertmind_seg.messages.images import MessageError
 from desertmind_seg.messages.pairing import REASONS, DepthPairing, Pair, Stamped
@@ -80,6 +80,7 @@ class DepthInput:
         self._missed: Counter[str] = Counter()
         self._detail = ''
         self._valid_share: float | None = None
+        self._doubt = ''
         self._reported: tuple[int, Counter[str]] = (0, Counter())
 
     def add_image(self, frame: Frame, frame_id: str) -> list[Frame]:
@@ -133,6 +134,9 @@ class DepthInput:
             self._count(INVALID, detail, valid_share)
             return None
         self._count('', '', valid_share)
+        doubt = doubt_of(depth)
+        with self._lock:
+            self._doubt = doubt
         return depth
 
     def _decoded(self, message: Any, size_hw: tuple[int, int]) -> Depth:
@@ -182,12 +186,15 @@ class DepthInput:
         with self._lock:
             with_depth, missed = self._with_depth, self._missed.copy()
             has_depth = self._mode == RGBD
+            doubt = self._doubt
             detail, valid_share = self._detail, self._valid_share
             mode_changes = self._mode_changes
             new_with = with_depth - self._reported[0]
             new_missed = missed - self._reported[1]
             self._reported = with_depth, missed
         problems = list(problems)
+        if new_with and doubt:
+            problems.append(doubt)
         if new_missed:
             count = new_missed.total()
             problems.append(f'{count} of {count + new_with} frames without depth: {detail}')

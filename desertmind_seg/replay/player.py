@@ -32,6 +32,9 @@ _DEFAULT_DEPTH = 10
 # A late joiner gets this many messages of a latched topic (several nodes publish on /tf_static).
 _MAX_LATCHED_DEPTH = 100
 _DELIVERY_TIMEOUT_SEC = 1
+_LONGEST_WAIT_SEC = 3600.0
+# A builtin_interfaces/Time holds no more.
+_LAST_NS = (2**31 - 1) * 10**9
 
 
 class PlayError(DesertmindError):
@@ -247,7 +250,9 @@ class BagPlayer:
                     tick = Clock()
                     # The lead-in of a bag in simulated time, which begins at 0: rclpy ends a node
                     # that hears of a time before that.
-                    tick.clock.sec, tick.clock.nanosec = divmod(max(0, bag_ns), 1_000_000_000)
+                    tick.clock.sec, tick.clock.nanosec = divmod(
+                        min(max(0, bag_ns), _LAST_NS), 10**9
+                    )
                     self._clock.publish(tick)
                     missed = int((now_s - next_tick_s) / self._clock_period_s)
                     next_tick_s += (missed + 1) * self._clock_period_s
@@ -257,7 +262,8 @@ class BagPlayer:
                 wake_s = due_s
             if due_s <= now_s:
                 break
-            stop.wait(wake_s - now_s)
+            # A damaged log time may be centuries away, more than one wait takes.
+            stop.wait(min(wake_s - now_s, _LONGEST_WAIT_SEC))
         return next_tick_s
 
 

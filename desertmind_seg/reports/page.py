@@ -55,4 +55,5 @@ def write_report(
         sections=sections,
     )
     with atomic_write(path) as temporary:
-        temporary.write_text(page, encoding='utf-8')
+        # Paths may hold bytes that are no UTF-8, as names of Latin-1 on old disks.
+        temporary.write_text(page, encoding='utf-8', errors='backslashreplace')

@@ -50,7 +50,8 @@ def standard_types(encoding: str) -> Typestore:
 def message_types(connection: Connection) -> tuple[Typestore, str]:
     """Return the types that read the messages of a connection, and what is odd of its definition.
 
-    In ROS 1 types the header is that of ROS 2, without seq: so are the messages that they make.
+    ROS 1 types get the header of ROS 2, without seq, and the names of its fields (CameraInfo has K
+    in ROS 1, and k in ROS 2): so are the messages that they make.
 
     Raises:
         BagError: the messages are of no encoding of ROS, or their type is neither one of ROS's own
@@ -86,8 +87,10 @@ def message_types(connection: Connection) -> tuple[Typestore, str]:
     fields = (standard if own is None else own).fielddefs
     types = get_typestore(Stores.EMPTY)
     wanted = {name: fields[name] for name in _needed(fields, connection.type)}
+    ros2 = standard_types('cdr').fielddefs
+    if connection.encoding == 'ros1' and connection.type in ros2:
+        wanted = {name: (wanted[name][0], _fields(fields, name)) for name in wanted}
     if HEADER in wanted:
-        ros2 = standard_types('cdr').fielddefs
         wanted |= {name: ros2[name] for name in _needed(ros2, HEADER)}
     types.register(wanted)
     return types, note
@@ -158,19 +161,20 @@ def _needed(fields: dict[str, Any], name: str) -> Iterator[str]:
                 waiting.append(description[1])
 
 
-def _fields(types: Typestore, name: str) -> list[tuple[str, Any]]:
-    return [(field.lower(), description) for field, description in types.fielddefs[name][1]]
+def _fields(definitions: dict[str, Any], name: str) -> list[tuple[str, Any]]:
+    return [(field.lower(), description) for field, description in definitions[name][1]]
 
 
 def _lacking(own: Typestore, standard: Typestore, name: str) -> list[str]:
     """Return the fields that a definition which was cut off does not have."""
-    have = {field for field, _ in _fields(own, name)}
-    return [field for field, _ in _fields(standard, name) if field not in have]
+    have = {field for field, _ in _fields(own.fielddefs, name)}
+    return [field for field, _ in _fields(standard.fielddefs, name) if field not in have]
 
 
 def _differs(own: Typestore, standard: Typestore, name: str) -> bool:
     needed = set(_needed(own.fielddefs, name)) - {HEADER}
     return any(
-        each not in standard.fielddefs or _fields(own, each) != _fields(standard, each)
+        each not in standard.fielddefs
+        or _fields(own.fielddefs, each) != _fields(standard.fielddefs, each)
         for each in needed
     )

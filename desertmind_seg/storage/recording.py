@@ -27,6 +27,19 @@ METADATA = 'metadata.yaml'
 ZSTD_MAGIC = b'\x28\xb5\x2f\xfd'
 _FORMATS = ((MCAP_MAGIC, McapFile), (SQLITE_MAGIC, SqliteFile), (ROS1_MAGIC, Ros1File))
 _PACKED = ('.zstd', '.zst')
+# What lies where a bag should, by its first bytes, and what to do.
+_OTHERS = (
+    (b'version https://git-lfs', 'a Git LFS pointer and not the file: fetch it (git lfs pull)'),
+    (b'\x1f\x8b', 'packed by gzip: unpack it (tar xf, or gunzip)'),
+    (b'BZh', 'packed by bzip2: unpack it (tar xf, or bunzip2)'),
+    (b'\xfd7zXZ\0', 'packed by xz: unpack it (tar xf, or unxz)'),
+    (b'PK\3\4', 'a ZIP archive: unpack it (unzip)'),
+    (b"7z\xbc\xaf'\x1c", 'a 7z archive: unpack it (7z x)'),
+    (
+        b'\x37\x7f\x06',
+        'the write-ahead log of a .db3 file: pass that file, and leave the log beside it',
+    ),
+)
 _SUFFIXES = ('.mcap', '.db3', '.bag')
 # A metadata.yaml of 100 splits with 100 topics has 2 MB.
 _MAX_METADATA_BYTES = 64 * 2**20
@@ -88,7 +101,7 @@ def _open_file(path: Path, stack: ExitStack, findings: Findings) -> StorageFile:
     """Open a file by what it begins with, whatever its name."""
     try:
         with path.open('rb') as stream:
-            head = stream.read(16)
+            head = stream.read(32)
     except OSError as err:
         raise BagError(f'{path.name} cannot be opened: {err.strerror}.') from err
     if not head:
@@ -102,6 +115,9 @@ def _open_file(path: Path, stack: ExitStack, findings: Findings) -> StorageFile:
             file: StorageFile = opener(path, findings)
             stack.callback(file.close)
             return file
+    for begin, what in _OTHERS:
+        if head.startswith(begin):
+            raise BagError(f'{path.name} is no file of a bag, but {what}.')
     raise BagError(
         f'{path.name} is no file of a bag: it begins with the bytes {head[:8].hex(" ")}; expected '
         'MCAP, sqlite3 (rosbag2) or a ROS 1 bag.'

@@ -58,10 +58,20 @@ class Progress:
         slowest_sec: CPU time of the slowest.
         slowest: its number.
         peak_mb: the most memory.
+        worked_sec: how long inputs were read, without the imports before.
     """
 
     shared: Any
-    names = ('number', 'began', 'inputs', 'accepted', 'slowest_sec', 'slowest', 'peak_mb')
+    names = (
+        'number',
+        'began',
+        'inputs',
+        'accepted',
+        'slowest_sec',
+        'slowest',
+        'peak_mb',
+        'worked_sec',
+    )
 
     def __getattr__(self, name: str) -> float:
         return float(self.shared[self.names.index(name)])
@@ -74,12 +84,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Task:
-    """What a child does: inputs `first` up to before `end`, until a time."""
+    """What a child does: inputs `first` up to before `end`, for so long."""
 
     name: str
     first: int
     end: int
-    until: float
+    seconds: float
     max_mb: int
 
 
@@ -110,9 +120,9 @@ def work(task: Task, shared: Any, results: Connection) -> None:
     logging.disable()
     family, progress = all_families()[task.name], Progress(shared)
     fails(family, family.make(Random(0)))  # imports, and makes what is damaged
-    begin_mb = _peak_mb()
+    begin_mb, begin_sec, worked_sec = _peak_mb(), time.monotonic(), progress.worked_sec
     for number in range(task.first, task.end):
-        if time.monotonic() > task.until:
+        if time.monotonic() > begin_sec + task.seconds:
             break
         value = family.make(Random(number))
         progress.set(number=number, began=time.monotonic())
@@ -131,6 +141,7 @@ def work(task: Task, shared: Any, results: Connection) -> None:
             inputs=progress.inputs + 1,
             accepted=progress.accepted + accepted,
             peak_mb=max(peak_mb, progress.peak_mb),
+            worked_sec=worked_sec + time.monotonic() - begin_sec,
         )
         if text:
             results.send((number, place, text))
@@ -153,7 +164,7 @@ class Runner:
     name: str
     first: int
     end: int
-    until: float
+    seconds: float
     max_mb: int
     corpus: Path
     places: Counter[str] = field(default_factory=Counter)
@@ -163,10 +174,11 @@ class Runner:
         """Return whether nothing failed."""
         context = multiprocessing.get_context('spawn')
         progress = Progress(context.Array('d', len(Progress.names), lock=False))
-        began, next_number = time.monotonic(), self.first
-        while next_number < self.end and time.monotonic() < self.until:
+        next_number = self.first
+        while next_number < self.end and progress.worked_sec < self.seconds:
             receiver, sender = context.Pipe(duplex=False)
-            task = Task(self.name, next_number, self.end, self.until, self.max_mb)
+            seconds = self.seconds - progress.worked_sec
+            task = Task(self.name, next_number, self.end, seconds, self.max_mb)
             progress.set(number=next_number - 1, began=0.0)
             child = context.Process(target=work, args=(task, progress.shared, sender))
             child.start()
@@ -177,9 +189,8 @@ class Runner:
             if child.exitcode == 0 or len(self.places) >= _MOST_FAILURES:
                 break
             next_number = int(progress.number) + 1
-        seconds = time.monotonic() - began
         print(
-            f'{self.name}: {progress.inputs:.0f} inputs in {seconds:.0f} s, '
+            f'{self.name}: {progress.inputs:.0f} inputs in {progress.worked_sec:.0f} s, '
             f'{progress.accepted:.0f} accepted, {len(self.places)} kinds of failure; slowest '
             f'{progress.slowest_sec:.2f} s (input {progress.slowest:.0f}), peak '
             f'{progress.peak_mb:.0f} MB',
@@ -283,10 +294,9 @@ def main() -> int:
     good = True
     deadline = time.monotonic() + (options.minutes or 1e6) * 60
     for index, name in enumerate(names):
-        # What the earlier ones left is shared by the rest.
-        seconds = (deadline - time.monotonic()) / (len(names) - index)
-        until = time.monotonic() + seconds
-        good &= Runner(name, first, end, until, options.max_mb, options.corpus).run()
+        # What the earlier ones left is shared by the rest; none is left out.
+        seconds = max(5.0, (deadline - time.monotonic()) / (len(names) - index))
+        good &= Runner(name, first, end, seconds, options.max_mb, options.corpus).run()
     return int(not good)
 
 

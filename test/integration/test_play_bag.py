@@ -286,7 +286,7 @@ def test_channels_that_ros_2_has_not_are_named_and_left_out(
         '/relative': ('..os/msg/path', 'is no message of ROS 2'),
         '/module': ('std_msgs/msg/_string', 'no Python package for std_msgs/msg/_string'),
         '/usb-cam/image': ('std_msgs/msg/String', 'Invalid topic name'),
-        '/end/': ('std_msgs/msg/String', 'must not end with a forward slash (--remap gives it'),
+        '/end/': ('std_msgs/msg/String', 'must not end with a forward slash); remap it'),
         '/1st': ('std_msgs/msg/String', 'must not start with a number'),
     }
     text = b'\0\1\0\0\1\0\0\0\0'

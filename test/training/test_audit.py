@@ -226,6 +226,16 @@ def test_nothing_to_audit_is_an_error_and_leaves_nothing(
     assert 'already holds report.html, audit.json' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('option', ['--folds', '--fold', '--block-frames', '--val-every-groups'])
+def test_a_number_that_no_recipe_takes_is_refused(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ['--dataset', 'folder', '--root', '.', '--ontology', 'ycor-8', '--out', 'none']
+    with pytest.raises(SystemExit, match='2'):
+        main([*given, option, '5000000'])
+    assert f"argument {option}: '5000000' is not a whole number from" in capsys.readouterr().err
+
+
 def test_the_help_shows_how_it_is_called(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match='0'):
         main(['--help'])

@@ -371,7 +371,12 @@ def test_rendered_folders_and_seeds_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    'root', ['seeds:5', 'seeds:5:7', 'seeds:5:7?frames=x', 'seeds:a:7?frames=1']
+    'root',
+    [
+        *('seeds:5', 'seeds:5:7', 'seeds:5:7?frames=x', 'seeds:a:7?frames=1'),
+        *(f'seeds:5:7?frames=1&{odd}' for odd in ('size=1x1', 'size=9x99999', 'rate_hz=nan')),
+        *('seeds:-3:7?frames=1', 'seeds:0:2?frames=99999999999', 'seeds:0:1' + '0' * 30),
+    ],
 )
 def test_a_wrong_seed_root_is_explained(root: str) -> None:
     with pytest.raises(DatasetError, match=r"expected 'seeds:A:B\?frames=N'"):

@@ -213,7 +213,7 @@ def test_colour_edges_lie_on_label_edges(frame: SyntheticFrame) -> None:
 def test_refuses_frames_sizes_and_rates_that_do_not_exist(drive: SyntheticDrive) -> None:
     with pytest.raises(IndexError, match=rf'frame {drive.num_frames} of a drive with'):
         drive.frame(drive.num_frames)
-    with pytest.raises(ValueError, match='too small; expected at least 16x16'):
+    with pytest.raises(ValueError, match='expected sides of 16 to 8192 pixels'):
         SyntheticDrive(SEED, (8, 640))
     with pytest.raises(ValueError, match='rate_hz 0'):
         SyntheticDrive(SEED, SIZE_HW, 0)

@@ -242,6 +242,15 @@ def unpacked(folder: Path) -> Path:
 
 
 Kind = tuple[Callable[[Path], Path], str]
+
+
+def in_16_bits(index: int, shift: int) -> bytes:
+    message = image(index)
+    values = np.full(message.data.size, 200 << shift, '<u2')
+    message.encoding, message.step, message.data = 'rgb16', 2 * message.step, values.view(np.uint8)
+    return bytes(STORE.serialize_cdr(message, IMAGE))
+
+
 # What makes three frames, and what is said then (a pattern; '' for nothing).
 WHOLE: dict[str, Kind] = {
     # Beside the camera.
@@ -330,6 +339,14 @@ WHOLE: dict[str, Kind] = {
             payload=lambda index: cdr(index) + b'\7',
         ),
         "has other fields than ROS's own; the file's was taken",
+    ),
+    'sixteen bits': (
+        lambda at: write_mcap(at / 'a.mcap', payload=lambda index: in_16_bits(index, 8)),
+        '',
+    ),
+    'twelve bits in sixteen': (
+        lambda at: write_mcap(at / 'a.mcap', payload=lambda index: in_16_bits(index, 4)),
+        'frames of /camera/image_raw in rgb16 use at most 14 of their 16 bits',
     ),
     'type without msg': (
         lambda at: write_mcap(
@@ -825,6 +842,25 @@ REFUSED: dict[str, Kind] = {
     'other file': (
         lambda at: [(at / 'a.txt').write_text('no bag'), at / 'a.txt'][1],
         'begins with the bytes 6e 6f 20 62 61 67; expected MCAP, sqlite3',
+    ),
+    'packed by zip': (
+        lambda at: Path(shutil.make_archive(str(at / 'packed'), 'zip', write_bag(at / 'a'))),
+        r'packed\.zip is no file of a bag, but a ZIP archive: unpack it \(unzip\)',
+    ),
+    'packed by gzip': (
+        lambda at: Path(shutil.make_archive(str(at / 'packed'), 'gztar', write_bag(at / 'a'))),
+        r'but packed by gzip: unpack it \(tar xf',
+    ),
+    'git lfs': (
+        lambda at: [
+            (at / 'a.mcap').write_text('version https://git-lfs.github.com/spec/v1\noid sha256:0'),
+            at / 'a.mcap',
+        ][1],
+        'Git LFS pointer and not the file: fetch it',
+    ),
+    'the log instead of its file': (
+        lambda at: write_wal(at / 'a') / 'crash.db3-wal',
+        'the write-ahead log of a .db3 file: pass that file',
     ),
     'several recordings': (
         lambda at: splits(at / 'a', 'dawn.mcap', 'noon.mcap', 'dusk_0.mcap'),

@@ -289,6 +289,13 @@ def test_a_wrong_argument_with_a_line_break_is_told_in_one_line(
     assert capsys.readouterr().err.endswith(': error: unrecognized arguments: a b\n')
 
 
+def test_a_path_that_is_no_text_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    name = os.fsdecode(b'caf\xe9')  # Latin-1, of an old disk
+    with pytest.raises(SystemExit, match='2'):
+        command_parser('desertmind_seg.segment', '').parse_args([name])
+    assert r"'caf\udce9' has other bytes than UTF-8; rename" in capsys.readouterr().err
+
+
 def test_a_pipe_that_is_broken_elsewhere_is_an_error(capfd: pytest.CaptureFixture[str]) -> None:
     parser = command_parser('desertmind_seg.segment', '')
 

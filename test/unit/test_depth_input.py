@@ -72,6 +72,16 @@ def test_a_frame_gets_its_depth_at_its_own_size() -> None:
     assert status.values['dt_ms_histogram'] == '-1..1: 1'
 
 
+def test_metres_that_are_millimetres_are_told() -> None:
+    camera = Camera()
+    assert camera.depth_at(0, full(3000.0)) is not None
+    status = camera.input.status({}, [])
+    assert status.level == WARN
+    assert status.message.startswith('RGB-D: Half of its pixels are farther than 300 m')
+    camera.depth_at(100, full())
+    assert camera.input.status({}, []).level == OK
+
+
 def test_depth_of_two_frames_is_decoded_once() -> None:
     camera = Camera()
     depth = full()

@@ -6,6 +6,9 @@ from typing import Any
 from camera_infos import camera_info
 import numpy as np
 import pytest
+from rosbags.rosbag1 import Writer as Rosbag1Writer
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
 import yaml
 
 from desertmind_seg.geometry.camera_model import CameraInfoError
@@ -160,6 +163,8 @@ def test_rectified_images_have_the_view_of_p() -> None:
 def test_a_camera_that_is_not_calibrated_has_no_view() -> None:
     with pytest.raises(CameraInfoError, match='not calibrated'):
         fields_of_view_rad(camera_info(focal=(0.0, 0.0)))
+    with pytest.raises(CameraInfoError, match='says 0 x 0 pixels'):
+        fields_of_view_rad(camera_info(size_hw=(0, 0)))
 
 
 @pytest.mark.data
@@ -177,6 +182,41 @@ def test_the_view_comes_from_the_camera_in_a_bag(
     source = source_of(yaml.safe_load(text))
     assert (source['camera_horizontal_fov'], source['camera_vertical_fov']) == (0.8113, 0.4787)
     assert topic in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'ros1'])
+def test_the_first_whole_camera_info_of_a_bag_of_ros_1_or_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], storage: str
+) -> None:
+    ros1 = storage == 'ros1'
+    store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_KILTED)
+    types, name = store.types, 'sensor_msgs/msg/CameraInfo'
+    stamp = types['builtin_interfaces/msg/Time'](1, 0)
+    matrix = np.array([400.0, 0, 320, 0, 400, 240, 0, 0, 1])
+    fields = {'D': np.zeros(5), 'K': matrix, 'R': np.zeros(9), 'P': np.zeros(12)}
+    info = types[name](
+        header=types['std_msgs/msg/Header'](
+            stamp=stamp, frame_id='camera', **({'seq': 1} if ros1 else {})
+        ),
+        height=480,
+        width=640,
+        distortion_model='plumb_bob',
+        binning_x=0,
+        binning_y=0,
+        roi=types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False),
+        **{key if ros1 else key.lower(): value for key, value in fields.items()},
+    )
+    data = store.serialize_ros1(info, name) if ros1 else store.serialize_cdr(info, name)
+    path = tmp_path / 'bag'
+    with (
+        Rosbag1Writer(path) if ros1 else Writer(path, version=8, storage_plugin=StoragePlugin.MCAP)
+    ) as writer:
+        connection = writer.add_connection('/info', name, typestore=store)
+        writer.write(connection, 1, bytes(data)[:60])
+        writer.write(connection, 2, data)
+    assert main(['--ontology', 'ycor-8', '--camera-info', '/info', '--bag', str(path)]) == 0
+    source = source_of(yaml.safe_load(capsys.readouterr().out))
+    assert source['camera_horizontal_fov'] == pytest.approx(2 * np.arctan(320 / 400), abs=0.01)
 
 
 def test_a_bag_without_a_topic_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -213,3 +213,14 @@ def test_a_camera_that_lowers_its_rate_loses_nothing() -> None:
     stamps_ns += [stamps_ns[-1] + (index + 1) * 2 * PERIOD_NS for index in range(85)]
     clock, _ = play(stamps_ns, stamps_ns)
     assert 'lost' not in clock.problems(500)
+
+
+@pytest.mark.parametrize('leap_sec', [3, 7200, 10**8])
+def test_stamps_that_leap_ahead_are_another_clock_and_no_loss(leap_sec: int) -> None:
+    generator = random.Random(1)
+    clocks_ns = [NOW_NS + index * PERIOD_NS for index in range(100)]
+    clocks_ns = [clock_ns for clock_ns in clocks_ns if generator.random() < 0.8]
+    stamps_ns = [stamp_ns + (i > 40) * leap_sec * SEC for i, stamp_ns in enumerate(clocks_ns)]
+    clock, ages_ms = play(stamps_ns, clocks_ns)
+    assert max(ages_ms) == 0
+    assert list(clock.problems(500)) == ['ahead' if leap_sec == 3 else 'other clock']

@@ -165,7 +165,7 @@ def write_model_card(bundle_path: Path, out: Path) -> None:
     card = model_card(read_bundle(bundle_path))
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(out) as temporary:
-        temporary.write_text(card, encoding='utf-8')
+        temporary.write_text(card, encoding='utf-8', errors='backslashreplace')
 
 
 def model_card(bundle: Bundle) -> str:

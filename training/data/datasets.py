@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 import hashlib
 import logging
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -168,7 +169,7 @@ def data_hash(frames: Sequence[LabelledFrame]) -> str:
     """SHA-256 over the names and contents of the frames, in order."""
     digest = hashlib.sha256()
     for frame in frames:
-        digest.update(frame.name.encode())
+        digest.update(os.fsencode(frame.name))
         digest.update(frame.content())
     return digest.hexdigest()
 

@@ -14,6 +14,8 @@ from training.data.frames import DatasetError, DepthArray, FileFrame, LabelledFr
 from training.data.listing import Listing, entries, split_root, whole_frames, with_numbered_groups
 from training.simulator.drive import SyntheticDrive, frame_depth_mm
 
+_MOST_FRAMES = 10_000_000
+
 
 def list_drives(root: str, ontology: Ontology) -> Listing:
     """Drives of training.synthetic: its folder, or 'seeds:A:B?frames=N&rate_hz=1&size=480x640'.
@@ -51,10 +53,13 @@ def _rendered_drives(root: str, ontology: Ontology) -> Listing:
         frames = int(options['frames'])
         rate_hz = float(options.get('rate_hz', '1'))
         height, width = (int(side) for side in options.get('size', '480x640').split('x'))
-    except (KeyError, ValueError) as err:
+        if len(seeds) * frames > _MOST_FRAMES:
+            raise ValueError(f'more than {_MOST_FRAMES:,} frames')
+        SyntheticDrive(seeds.start, (height, width), rate_hz)  # ValueError says what is not drawn
+    except (KeyError, ValueError, OverflowError) as err:
         raise DatasetError(
             f"{root}: expected 'seeds:A:B?frames=N', as in 'seeds:100:140?frames=6&rate_hz=1&"
-            f"size=480x640' ({err!r})"
+            f"size=480x640' ({err})"
         ) from err
     known = ('desert-10', 'ycor-8')
     if ontology.name not in known:

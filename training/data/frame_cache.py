@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import errno
 import hashlib
 import logging
+import os
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -60,7 +61,7 @@ class CachedFrame(LabelledFrame):
 
     def _path(self, kind: str, ontology_sha256: str) -> Path:
         source = f'{self.dataset} {self.name} {self.frame.version()} {ontology_sha256}'
-        digest = hashlib.sha256(source.encode()).hexdigest()
+        digest = hashlib.sha256(os.fsencode(source)).hexdigest()
         # 256 folders: some file systems are slow with 100 000 entries in one.
         return self.folder / digest[:2] / f'{digest}.{kind}.npy'
 

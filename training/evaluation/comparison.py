@@ -185,7 +185,9 @@ def write(path: Path, compared: ComparedRuns) -> None:
         for comparison in compared.comparisons:
             parts += [f'**{comparison.sentence}.**', as_markdown(difference_rows(comparison))]
         with atomic_write(path) as temporary:
-            temporary.write_text('\n\n'.join(parts) + '\n', encoding='utf-8')
+            temporary.write_text(
+                '\n\n'.join(parts) + '\n', encoding='utf-8', errors='backslashreplace'
+            )
     else:
         _write_page(path, rows, compared)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import hashlib
+import os
 
 import torch
 from tqdm import tqdm
@@ -77,7 +78,7 @@ def score_depth_shares(
     for frame in tqdm(frames, desc='scoring depth shares', unit='frame'):
         rgb, labels = frame.read_rgb(), frame.read_labels(ontology)
         measured = torch.from_numpy(depth_or_missing(frame.measured_depth(), rgb))
-        seed = hashlib.sha256(f'{frame.dataset}/{frame.name}'.encode()).digest()[:7]
+        seed = hashlib.sha256(os.fsencode(f'{frame.dataset}/{frame.name}')).digest()[:7]
         for share, found in scores.items():
             generator = torch.Generator().manual_seed(int.from_bytes(seed, 'big'))
             depth = thin_depth(measured[None, None], torch.tensor([share]), generator)[0, 0]

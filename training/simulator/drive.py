@@ -80,10 +80,10 @@ class SyntheticDrive:
     def __init__(
         self, seed: int, size_hw: tuple[int, int] = (480, 640), rate_hz: float = 10.0
     ) -> None:
-        if min(size_hw) < 16:
-            raise ValueError(f'size_hw {size_hw!r} is too small; expected at least 16x16 pixels')
-        if not rate_hz > 0.0:
-            raise ValueError(f'rate_hz {rate_hz!r} must be above 0')
+        if not 16 <= min(size_hw) <= max(size_hw) <= 8192:
+            raise ValueError(f'size_hw {size_hw!r}: expected sides of 16 to 8192 pixels')
+        if not 0.0 < rate_hz <= 1e6:
+            raise ValueError(f'rate_hz {rate_hz!r} must be above 0 and at most 1e6')
         self.parameters = DriveParameters.from_seed(seed)
         self.size_hw = size_hw
         self.rate_hz = rate_hz

@@ -71,9 +71,9 @@ def drive_spec(
     """Specify the first `frames` frames of a drive, None for all of it.
 
     Raises:
-        ValueError: the drive has fewer frames.
+        ValueError: the drive has fewer frames, or cannot be drawn so.
     """
-    available = DriveParameters.from_seed(seed).num_frames(rate_hz)
+    available = SyntheticDrive(seed, size_hw, rate_hz).num_frames
     if frames is not None and frames > available:
         raise ValueError(
             f'{frames} frames: the drive of seed {seed} has {available} at {rate_hz:g} Hz; ask '
