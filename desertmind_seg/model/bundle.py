@@ -81,7 +81,8 @@ class BundleMetadata(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra='forbid')
 
     format_version: Literal[1] = 1
-    name: Annotated[str, Field(min_length=1)]
+    # One line, as it stands in logs and file names.
+    name: Annotated[str, Field(pattern=r'^[^\x00-\x1f\x7f]{1,200}$')]
     ontology: Ontology
     ontology_sha256: str
     network_size_hw: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]

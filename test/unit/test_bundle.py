@@ -244,7 +244,8 @@ def test_bad_metadata(
         ({'depth_range_m': (1.0, 2.0)}, "modality is 'rgb' and depth_range_m is"),
         ({'modality': 'rgbd', 'depth_range_m': (9.0, 2.0)}, 'the nearest depth must come first'),
         ({'temperature': float('nan')}, 'finite number|greater than 0'),
-        ({'name': ''}, 'at least 1 character'),
+        ({'name': ''}, 'should match pattern'),
+        ({'name': 'a\n\x1b[31m'}, 'should match pattern'),
     ],
 )
 def test_metadata_that_contradict_themselves(
