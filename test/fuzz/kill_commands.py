@@ -127,7 +127,6 @@ COMMANDS = {
         'desertmind_seg.replay_bag',
         ('IN/bag', '--out', 'OUT', '--rate', '2', *_TOPICS),
         ('desertmind_seg.replay.run',),
-        ('--force',),
     ),
 }
 
@@ -276,10 +275,12 @@ def kill_often(name: str, inputs: Path, work: Path, times: int, rng: random.Rand
         process = _start(command, argv, log)
         time.sleep(rng.uniform(0.0, seconds))
         os.kill(process, signal.SIGKILL)
-        if _wait(process) >= 0:  # it was faster: begin anew
+        if (status := _wait(process)) >= 0:  # it was faster: begin anew
             ended += 1
             faults += faults_of(command, out, whole)
-            shutil.rmtree(out)
+            if status:
+                faults.append(f'it ends with {status}; see {log}')
+            shutil.rmtree(out, ignore_errors=True)
             continue
         faults += [f'process {alive} lives on' for alive in _wait_for_children(process)]
         faults += faults_of(command, out, whole)
