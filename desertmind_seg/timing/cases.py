@@ -22,6 +22,7 @@ from desertmind_seg.engines.protocol import EngineBuildError, EngineError
 from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.bundle import Bundle
 from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.model.processes import end_with_parent
 from desertmind_seg.model.records import Environment
 from desertmind_seg.pipeline.segmenter import check_frame
 from desertmind_seg.reports.provenance import environment
@@ -192,7 +193,7 @@ def _engine_process() -> Iterator[_EngineProcess]:
     main = sys.modules['__main__']
     sys.modules['__main__'] = ModuleType('__main__')
     try:
-        process.start()
+        process.start(end_with_parent)
     finally:
         sys.modules['__main__'] = main
     with process:

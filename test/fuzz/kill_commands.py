@@ -123,6 +123,33 @@ COMMANDS = {
         ('desertmind_seg.evaluation.run',),
         ('--force',),
     ),
+    'calibrate': Command(
+        'training.calibrate',
+        ('IN/run/checkpoint.pt', '--out', 'OUT/calibrated.pt'),
+        ('training.evaluation.calibration',),
+    ),
+    'model_card': Command(
+        'training.model_card',
+        (f'{ROOT}/models/ycor8_rgb.onnx', '--out', 'OUT/card.md'),
+        ('training.bundles.card',),
+    ),
+    'benchmark': Command(
+        'desertmind_seg.benchmark',
+        (
+            *(f'{ROOT}/models/ycor8_rgb_int8.onnx', '--out', 'OUT', '--frames', '5'),
+            *('--backend', 'onnxruntime-cpu', '--size', '64x64'),
+        ),
+        ('desertmind_seg.timing.cases',),
+        ('--force',),
+    ),
+    'build_engine': Command(
+        'desertmind_seg.build_engine',
+        (
+            *(f'{ROOT}/models/ycor8_rgb.onnx', '--target', 'sm86', '--shape', '64x64'),
+            *('--cache-dir', 'OUT'),
+        ),
+        ('desertmind_seg.engines.cache',),
+    ),
     'replay_bag': Command(
         'desertmind_seg.replay_bag',
         ('IN/bag', '--out', 'OUT', '--rate', '2', *_TOPICS),

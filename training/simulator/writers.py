@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-import ctypes
 import dataclasses
 import itertools
 import json
@@ -33,6 +32,7 @@ from tqdm import tqdm
 
 from desertmind_seg.messages.bags import ONTOLOGY_KEY_PREFIX
 from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.model.processes import end_with_parent
 from desertmind_seg.reports.output import output_folder, write_json
 from desertmind_seg.reports.provenance import environment
 from training.simulator.drive import (
@@ -43,8 +43,6 @@ from training.simulator.drive import (
     frame_depth_mm,
 )
 from training.simulator.parameters import CLASS_NAMES, DriveParameters
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 CAMERA_FRAME, BASE_FRAME, ODOM_FRAME = 'camera_color_optical_frame', 'base_link', 'odom'
 IMAGE_TOPIC = '/camera/color/image_raw'
@@ -117,9 +115,9 @@ def _map_over(jobs: int) -> Iterator[Callable[..., Iterator[Any]]]:
 
 
 def _start_worker() -> None:
-    # Its parent takes Ctrl-C; one whose parent was killed would wait for work for ever.
+    # Its parent takes Ctrl-C.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    end_with_parent()
     # One frame a core: OpenCV's own threads would fight over the cores that the jobs share.
     cv2.setNumThreads(1)
 
