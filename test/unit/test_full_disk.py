@@ -1,7 +1,7 @@
 """Disks that are full, read-only, or take no more of a file: one line, nothing half."""
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 import errno
 import os
 from pathlib import Path
@@ -38,29 +38,37 @@ def fill(path: Path) -> None:
             pass
 
 
+@contextmanager
+def file_size_limit(num_bytes: int) -> Iterator[None]:
+    """Let no file grow beyond it. Not around a test: pytest's own log may be a longer file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 @pytest.fixture(params=['full', 'read-only', 'file size limit'])
-def bad_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, int]]:
-    """A folder `out` that cannot be written to, and the number of the error."""
+def bad_disk(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[tuple[Path, int, AbstractContextManager[None]]]:
+    """A folder `out`, the number of the error that writing there gives, and when it does."""
     disk = tmp_path / 'disk'
     disk.mkdir()
     if request.param == 'file size limit':
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         (disk / 'out').mkdir()
-        resource.setrlimit(resource.RLIMIT_FSIZE, (600, hard))
-        try:
-            yield disk / 'out', errno.EFBIG
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        yield disk / 'out', errno.EFBIG, file_size_limit(600)
         return
     mount(disk, 'size=64k')
     try:
         (disk / 'out').mkdir()
         if request.param == 'full':
             fill(disk / 'fill')
-            yield disk / 'out', errno.ENOSPC
+            yield disk / 'out', errno.ENOSPC, nullcontext()
         else:
             subprocess.run(['mount', '-o', 'remount,ro', str(disk)], check=True)
-            yield disk / 'out', errno.EROFS
+            yield disk / 'out', errno.EROFS, nullcontext()
     finally:
         subprocess.run(['umount', str(disk)], check=True)
 
@@ -79,21 +87,22 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_commands_end_in_one_line(
-    bad_disk: tuple[Path, int],
+    bad_disk: tuple[Path, int, AbstractContextManager[None]],
     bag: Path,
     image: Path,
     tiny_bundle: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    out, number = bad_disk
+    out, number, disk_is_bad = bad_disk
     model = ['--bundle', str(tiny_bundle), '--backend', 'onnxruntime-cpu', '--out', str(out)]
-    assert evaluate_bag.main([str(bag), '--image', IMAGE_TOPIC, *model]) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith('python -m desertmind_seg.evaluate_bag: error: ')
-    assert os.strerror(number) in said
-    assert str(out) in said
-    assert not [path for path in out.rglob('*') if path.is_file()]
-    assert segment.main([str(image), *model]) == 2
+    with disk_is_bad:
+        assert evaluate_bag.main([str(bag), '--image', IMAGE_TOPIC, *model]) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith('python -m desertmind_seg.evaluate_bag: error: ')
+        assert os.strerror(number) in said
+        assert str(out) in said
+        assert not [path for path in out.rglob('*') if path.is_file()]
+        assert segment.main([str(image), *model]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert any(os.strerror(number) in line and str(out) in line for line in lines)
     assert not list(out.glob('.partial-*'))
