@@ -18,7 +18,7 @@ from desertmind_seg.engines.tensorrt_build import BuildOptions, stored_engine
 from desertmind_seg.engines.tensorrt_library import CURRENT, TensorRt, choose_tensorrt
 from desertmind_seg.model.arrays import Depth, Rgb
 from desertmind_seg.model.bundle import DEPTH_INPUT, IMAGE_INPUT, OUTPUTS, Bundle
-from desertmind_seg.model.files import read_file
+from desertmind_seg.model.files import FileError, read_file
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -329,7 +329,7 @@ class TensorRtEngine:
             return
         try:
             write_ours(self._jit_path, content)
-        except OSError as err:
+        except (FileError, OSError) as err:
             # Frames go on; only the next start is slower.
             _LOGGER.warning(
                 'compiled kernels cannot be kept in %s: %s. Free it, or set %s to another folder.',
