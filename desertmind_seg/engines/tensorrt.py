@@ -332,9 +332,8 @@ class TensorRtEngine:
         except (FileError, OSError) as err:
             # Frames go on; only the next start is slower.
             _LOGGER.warning(
-                'compiled kernels cannot be kept in %s: %s. Free it, or set %s to another folder.',
-                self._jit_path,
-                err.strerror,
+                'compiled kernels cannot be kept: %s. Free it, or set %s to another folder.',
+                err,
                 CACHE_VARIABLE,
             )
         self._jit_saved = content
