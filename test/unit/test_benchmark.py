@@ -496,6 +496,7 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ('--backend=auto', "--backend: invalid choice: 'auto' (choose from"),
         ('--size=480', "--size: '480' is no size; expected height x width, such as 480x640"),
+        ('--size=64x999999', "--size: '64x999999' is no size; expected height x width, such as"),
         ('--frames=0', "--frames: '0' is not a whole number from 1"),
         ('--num-threads=-1', "--num-threads: '-1' is not a whole number from 0"),
     ],
@@ -520,7 +521,6 @@ def test_bad_input_is_named_before_anything_runs(
         ([tiny_bundle, '--image', text], 'it is no image (it begins with the bytes 6e 6f 20 70)'),
         ([tiny_bundle, '--image', tmp_path / 'no.png'], "No such file or directory: '"),
         ([tiny_bundle, '--size', '64x64', '48x640'], 'frame is 640 x 48 pixels; expected 64 x 64'),
-        ([tiny_bundle, '--size', '64x999999'], 'frame is 999999 x 64 pixels; expected 64 x 64'),
         ([tiny_bundle, '--out', tmp_path], 'already holds metrics.json'),
     ):
         assert main([str(argument) for argument in arguments]) == 2
