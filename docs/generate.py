@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # training is not installed
 
 from desertmind_seg.evaluation.results import EvaluationMetrics
-from desertmind_seg.node.parameters import PARAMETERS, ParameterSpec
+from desertmind_seg.parameters.spec import ParameterSpec
+from desertmind_seg.parameters.table import PARAMETERS
 from desertmind_seg.replay.results import ReplayMetrics
 from desertmind_seg.timing.results import BenchmarkMetrics
 from training.evaluation.metrics_file import Metrics

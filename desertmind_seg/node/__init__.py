@@ -1,1 +1,1 @@
-"""The lifecycle node: wiring, parameters, inputs, outputs, what it reports."""
+"""The lifecycle node: wiring, inputs, loading, what it reports."""

@@ -19,9 +19,9 @@ from desertmind_seg.monitoring.health import (
 )
 from desertmind_seg.node.depth_input import no_depth_status
 from desertmind_seg.node.inputs import NodeInputs
-from desertmind_seg.node.outputs import NodeOutputs
-from desertmind_seg.node.parameters import NodeParameters
-from desertmind_seg.node.planner_outputs import PlannerOutputs
+from desertmind_seg.outputs.images import NodeOutputs
+from desertmind_seg.outputs.planners import PlannerOutputs
+from desertmind_seg.parameters.values import NodeParameters
 from desertmind_seg.pipeline.segmenter import Segmenter
 
 # A node that nobody configures says so after this long; a launch file takes a second or two.

@@ -22,8 +22,8 @@ from desertmind_seg.monitoring.connections import Source
 from desertmind_seg.monitoring.health import SUPERSEDED, TIME_JUMP, PipelineHealth, Rate
 from desertmind_seg.monitoring.stamps import StampClock
 from desertmind_seg.node.depth_input import RGB, DepthInput
-from desertmind_seg.node.outputs import OVERRIDABLE
-from desertmind_seg.node.parameters import NodeParameters
+from desertmind_seg.outputs.publishers import OVERRIDABLE
+from desertmind_seg.parameters.values import NodeParameters
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks

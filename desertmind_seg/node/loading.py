@@ -15,7 +15,8 @@ from desertmind_seg.engines.tensorrt_build import BuildOptions, stored_engine
 from desertmind_seg.engines.tensorrt_library import CURRENT, choose_target
 from desertmind_seg.model.bundle import MIN_SIZE_HW, Bundle, read_bundle
 from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
-from desertmind_seg.node.parameters import NodeParameters, ParameterError
+from desertmind_seg.parameters.spec import ParameterError
+from desertmind_seg.parameters.values import NodeParameters
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.pipeline.temporal import TemporalFilter
 

@@ -49,9 +49,10 @@ from desertmind_seg.monitoring.health import (
 from desertmind_seg.node.diagnostics import Diagnostics, NodeState
 from desertmind_seg.node.inputs import NodeInputs
 from desertmind_seg.node.loading import LoadEngine, SegmenterLoader
-from desertmind_seg.node.outputs import NodeOutputs
-from desertmind_seg.node.parameters import NodeParameters, ParameterError, misspelt_parameters
-from desertmind_seg.node.planner_outputs import PlannerOutputs
+from desertmind_seg.outputs.images import NodeOutputs
+from desertmind_seg.outputs.planners import PlannerOutputs
+from desertmind_seg.parameters.spec import ParameterError
+from desertmind_seg.parameters.values import NodeParameters, misspelt_parameters
 from desertmind_seg.pipeline.segmenter import ImageError, Segmenter
 
 RCLError = rclpy_implementation.RCLError

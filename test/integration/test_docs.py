@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from tiny_bag import DepthShot, TinyDrive, write_drive
 
-from desertmind_seg.node.parameters import PARAMETERS
+from desertmind_seg.parameters.table import PARAMETERS
 from training import options
 from training.recipes.load import load_ensemble, load_recipe
 from training.recipes.schema import RecipeError

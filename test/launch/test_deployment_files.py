@@ -13,7 +13,7 @@ from fake_launch import run_launch_file
 import pytest
 import yaml
 
-from desertmind_seg.node.outputs import ENCODINGS
+from desertmind_seg.outputs.images import ENCODINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 TOPICS = {f'/segmentation/{name}' for name in (*ENCODINGS, 'points', 'costmap')}

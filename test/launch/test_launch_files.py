@@ -30,8 +30,8 @@ import yaml
 from desertmind_seg import play_bag
 from desertmind_seg.messages.dds import PROFILE_VARIABLES
 from desertmind_seg.model.documents import DocumentError
-from desertmind_seg.node.outputs import ENCODINGS
-from desertmind_seg.node.parameters import PARAMETERS
+from desertmind_seg.outputs.images import ENCODINGS
+from desertmind_seg.parameters.table import PARAMETERS
 
 ROOT = Path(__file__).resolve().parents[2]
 SEG = ROOT / 'launch/seg.launch.py'

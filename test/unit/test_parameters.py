@@ -14,12 +14,9 @@ from rclpy.parameter import Parameter
 import yaml
 
 from desertmind_seg.model.files import share_path
-from desertmind_seg.node.parameters import (
-    PARAMETERS,
-    NodeParameters,
-    ParameterError,
-    misspelt_parameters,
-)
+from desertmind_seg.parameters.spec import ParameterError
+from desertmind_seg.parameters.table import PARAMETERS
+from desertmind_seg.parameters.values import NodeParameters, misspelt_parameters
 
 MakeNode = Callable[..., Node]
 

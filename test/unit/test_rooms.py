@@ -28,7 +28,9 @@ ROOMS: dict[str, dict[str, str]] = {
         'pipeline': 'decoding engines model',
         'scores': 'model pipeline',
         'monitoring': 'messages pipeline',
-        'node': 'engines geometry messages model monitoring pipeline',
+        'parameters': 'messages model',
+        'outputs': 'geometry messages model parameters pipeline',
+        'node': 'engines messages model monitoring outputs parameters pipeline',
         'timing': 'decoding engines model pipeline reports',
         'evaluation': 'decoding messages model pipeline reports scores',
         'replay': 'evaluation messages model pipeline reports',
@@ -56,7 +58,7 @@ COMMANDS = {
     },
 }
 # Packages from outside -> the folders that may import them; '' is the root. Others are free.
-ROS_ROOMS = {'messages', 'geometry', 'monitoring', 'node', 'replay'}
+ROS_ROOMS = {'messages', 'geometry', 'monitoring', 'parameters', 'outputs', 'node', 'replay'}
 OUTSIDE = {
     'desertmind_seg': (
         ('torch torchvision lightning timm segmentation_models_pytorch torchmetrics', set()),

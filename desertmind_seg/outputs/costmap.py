@@ -25,7 +25,8 @@ from desertmind_seg.geometry.frame_transforms import (
 )
 from desertmind_seg.messages.images import nanoseconds
 from desertmind_seg.model.arrays import Depth, Mask
-from desertmind_seg.node.parameters import NodeParameters, ParameterError
+from desertmind_seg.parameters.spec import ParameterError
+from desertmind_seg.parameters.values import NodeParameters
 
 RCLError = rclpy_implementation.RCLError
 

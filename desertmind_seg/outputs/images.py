@@ -3,39 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import copy
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import Image
 
 from desertmind_seg.messages.images import OutgoingImage, label_info_type
 from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.outputs.publishers import LATCHED_QOS, OUTPUT_QOS, create_output
 from desertmind_seg.pipeline.rendering import colorize, overlay
 from desertmind_seg.pipeline.segmenter import Segmentation
 
-try:
-    from rclpy.event_handler import PublisherEventCallbacks
-except ImportError:  # ROS 2 Humble
-    from rclpy.qos_event import PublisherEventCallbacks
-
 RCLError = rclpy_implementation.RCLError
 
-OUTPUT_QOS = QoSProfile(depth=1)
-LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-OVERRIDABLE = QoSOverridingOptions(
-    (
-        QoSPolicyKind.HISTORY,
-        QoSPolicyKind.DEPTH,
-        QoSPolicyKind.RELIABILITY,
-        QoSPolicyKind.DURABILITY,
-    )
-)
 ENCODINGS = {
     'mask': 'mono8',
     'confidence': 'mono8',
@@ -43,31 +26,6 @@ ENCODINGS = {
     'overlay': 'rgb8',
     'color_mask': 'rgb8',
 }
-
-
-def create_output(
-    node: LifecycleNode,
-    message_type: type[Any],
-    name: str,
-    qos: QoSProfile,
-    on_incompatible_qos: Callable[[Any], None],
-) -> Any:
-    """Create the publisher of `~/name`, whose QoS the user may override.
-
-    Args:
-        node: on which to create it.
-        message_type: class of its messages.
-        name: of the topic below the node's name.
-        qos: unless overridden.
-        on_incompatible_qos: called with the middleware's event.
-    """
-    return node.create_lifecycle_publisher(
-        message_type,
-        f'~/{name}',
-        copy(qos),  # rclpy writes the overrides of this topic into it
-        event_callbacks=PublisherEventCallbacks(incompatible_qos=on_incompatible_qos),
-        qos_overriding_options=OVERRIDABLE,
-    )
 
 
 class NodeOutputs:

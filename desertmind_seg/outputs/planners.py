@@ -19,9 +19,10 @@ from sensor_msgs.msg import CameraInfo, PointCloud2
 
 from desertmind_seg.geometry.camera_model import CameraInfoError, CameraRays, image_camera_info
 from desertmind_seg.geometry.points import OutgoingPoints
-from desertmind_seg.node.costmap_output import CostmapOutput
-from desertmind_seg.node.outputs import OUTPUT_QOS, create_output
-from desertmind_seg.node.parameters import NodeParameters, ParameterError
+from desertmind_seg.outputs.costmap import CostmapOutput
+from desertmind_seg.outputs.publishers import OUTPUT_QOS, create_output
+from desertmind_seg.parameters.spec import ParameterError
+from desertmind_seg.parameters.values import NodeParameters
 from desertmind_seg.pipeline.segmenter import Segmentation
 
 RCLError = rclpy_implementation.RCLError

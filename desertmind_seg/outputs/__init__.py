@@ -1,0 +1,1 @@
+"""What the node publishes of a frame: images, and what planners read."""
