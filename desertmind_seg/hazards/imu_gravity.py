@@ -91,7 +91,8 @@ class ImuAxes:
             return np.eye(3)
         if self.kind == 'body':
             turned = body_transform(0.0, 0.0, 0.0, self.roll_deg, self.pitch_deg, self.yaw_deg)
-            return OPTICAL_TO_BODY[:3, :3].T @ turned[:3, :3]
+            rotation: Rotation = OPTICAL_TO_BODY[:3, :3].T @ turned[:3, :3]
+            return rotation
         why = 'tf2_ros is not installed.'
         if self.tf is not None:
             try:

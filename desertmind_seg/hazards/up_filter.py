@@ -24,8 +24,8 @@ _INITIAL_TILT_RAD = radians(10.0)
 # Gyros of depth cameras are off by up to this much before anybody calibrates them.
 _INITIAL_BIAS_RAD_SEC = radians(1.0)
 _BIAS_WALK = radians(0.005)  # rad/s in a second
-# Readings this far from the estimate for half a second (jolts are not), or taken while turning this
-# fast, are worth half.
+# Readings this far from the estimate for half a second (jolts are not), or taken while turning
+# this fast, are worth half.
 _DOUBTED_TILT_RAD = radians(3.0)
 _DOUBTED_TURN_RAD_SEC = 0.1
 _DOUBTED_AFTER_SEC = 0.5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import cos, radians, sin
 import sys
 from types import ModuleType, SimpleNamespace
@@ -122,13 +121,13 @@ class FakeBuffer:
 
 
 @pytest.fixture
-def tf(monkeypatch: pytest.MonkeyPatch) -> Iterator[TfExtrinsics]:
+def tf(monkeypatch: pytest.MonkeyPatch) -> TfExtrinsics:
     module: Any = ModuleType('tf2_ros')
     module.Buffer, module.TransformException = FakeBuffer, FakeTransformError
     module.TransformListener = lambda buffer, node: None
     module.__spec__ = SimpleNamespace(name='tf2_ros')
     monkeypatch.setitem(sys.modules, 'tf2_ros', module)
-    yield TfExtrinsics(object(), 'odom', 'base_link')
+    return TfExtrinsics(object(), 'odom', 'base_link')
 
 
 @pytest.mark.parametrize(('sec', 'age_sec'), [(95.0, 0.0), (100.0, 0.0), (100.15, 0.15)])

@@ -158,7 +158,6 @@ def test_driving_does_not_tilt_up(
     driven: Drive, gyro: bool, median_deg: float, worst_deg: float
 ) -> None:
     errors = errors_deg(driven, gyro=gyro)
-    print(f'median {np.median(errors):.2f}, worst {errors.max():.2f} degrees')
 
     assert np.median(errors) < median_deg
     assert errors.max() < worst_deg
