@@ -18,6 +18,7 @@ from desertmind_seg.monitoring.health import (
     parity_values,
 )
 from desertmind_seg.node.depth_input import no_depth_status
+from desertmind_seg.node.gravity_input import GravityInput
 from desertmind_seg.node.inputs import NodeInputs
 from desertmind_seg.outputs.images import NodeOutputs
 from desertmind_seg.outputs.planners import PlannerOutputs
@@ -46,6 +47,7 @@ class NodeState:
     segmenter: Segmenter | None
     outputs: NodeOutputs | None
     planner_outputs: PlannerOutputs | None
+    gravity: GravityInput | None
 
 
 class Diagnostics:
@@ -184,6 +186,9 @@ class Diagnostics:
         problems = self._planner_problems(state.planner_outputs)
         outputs = state.planner_outputs
         costmap = {} if outputs is None else outputs.costmap.values()
+        if state.gravity is not None:
+            costmap |= state.gravity.values()
+            problems += state.gravity.new_problems()
         source, depth = self._inputs.sources.get('depth'), self._inputs.depth
         if depth is not None and source is not None:
             return depth.status(

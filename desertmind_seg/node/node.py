@@ -47,6 +47,7 @@ from desertmind_seg.monitoring.health import (
     PipelineHealth,
 )
 from desertmind_seg.node.diagnostics import Diagnostics, NodeState
+from desertmind_seg.node.gravity_input import GravityInput
 from desertmind_seg.node.inputs import NodeInputs
 from desertmind_seg.node.loading import LoadEngine, SegmenterLoader
 from desertmind_seg.outputs.images import NodeOutputs
@@ -97,6 +98,7 @@ class SegmentationNode(LifecycleNode):
         self._worker: Thread | None = None
         self._outputs: NodeOutputs | None = None
         self._planner_outputs: PlannerOutputs | None = None
+        self._gravity: GravityInput | None = None
 
         self.settings = NodeParameters(
             self, lambda: self._segmenter is not None, self._on_settings_changed
@@ -139,6 +141,9 @@ class SegmentationNode(LifecycleNode):
             self._planner_outputs = PlannerOutputs(
                 self, self.settings, on_incompatible_qos, self.worker_failed
             )
+            self._gravity = GravityInput(
+                self, self.settings, self._planner_outputs.costmap.extrinsics, on_incompatible_qos
+            )
         except (OSError, BundleError, EngineError, ParameterError) as err:
             self._failure = str(err)
             self._log_failure('Cannot configure', err)
@@ -166,6 +171,8 @@ class SegmentationNode(LifecycleNode):
             self._wants_depth if self._uses_depth else None,
             rgbd=self._segmenter is not None and self._segmenter.takes_depth,
         )
+        assert self._gravity is not None
+        self._gravity.open()
         self._bond.start()
         self._state_label = 'active'
         self._diagnostics.log_topics(outputs, planner_outputs)
@@ -246,14 +253,16 @@ class SegmentationNode(LifecycleNode):
             self._worker = None
         if self._planner_outputs is not None:
             self._planner_outputs.costmap.forget()
+        if self._gravity is not None:
+            self._gravity.close()
         self._inputs.depth = None
         return True
 
     def _free(self) -> None:
-        for outputs in (self._outputs, self._planner_outputs):
-            if outputs is not None:
-                outputs.destroy()
-        self._outputs = self._planner_outputs = None
+        for each in (self._gravity, self._outputs, self._planner_outputs):
+            if each is not None:
+                each.destroy()
+        self._gravity = self._outputs = self._planner_outputs = None
         if self._segmenter is not None:
             self._segmenter.engine.close()
             self._segmenter = None
@@ -271,6 +280,8 @@ class SegmentationNode(LifecycleNode):
         """Forget the vehicle's surroundings of before a jump of time."""
         if self._planner_outputs is not None:
             self._planner_outputs.costmap.reset()
+        if self._gravity is not None:
+            self._gravity.reset()
 
     def _work(self) -> None:
         finished = False
@@ -384,5 +395,6 @@ class SegmentationNode(LifecycleNode):
                 segmenter=self._segmenter,
                 outputs=self._outputs,
                 planner_outputs=self._planner_outputs,
+                gravity=self._gravity,
             )
         )

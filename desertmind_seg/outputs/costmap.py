@@ -55,6 +55,9 @@ class CostmapOutput:
 
     `offer` and `forget` belong to the worker, `values` to the callbacks, as all else.
 
+    Attributes:
+        extrinsics: which tell where the camera is; the costmap closes them.
+
     Args:
         node: whose transforms are asked.
         settings: its parameters.
@@ -74,13 +77,13 @@ class CostmapOutput:
         on_problem: Callable[[str], None],
         failed: Event,
     ) -> None:
-        self._extrinsics = _extrinsics(node, settings)
+        self.extrinsics = _extrinsics(node, settings)
         try:
-            self._costmap = _costmap(settings, self._extrinsics)
+            self._costmap = _costmap(settings, self.extrinsics)
         except ValueError as err:
-            self._extrinsics.close()
+            self.extrinsics.close()
             raise ParameterError(f'costmap: {err}.') from err
-        self._grid = OutgoingCostmap(self._extrinsics.frame_id)
+        self._grid = OutgoingCostmap(self.extrinsics.frame_id)
         self._publisher = publisher
         self._on_problem = on_problem
         self._failed = failed
@@ -127,7 +130,7 @@ class CostmapOutput:
 
     def reset(self) -> None:
         """Forget transforms from before a jump of time."""
-        self._extrinsics.reset()
+        self.extrinsics.reset()
 
     def values(self) -> dict[str, str]:
         """Return how many frames were placed, and lost by reason."""
@@ -141,7 +144,7 @@ class CostmapOutput:
             self._closed = True
             self._changed.notify()
         self._thread.join()
-        self._extrinsics.close()
+        self.extrinsics.close()
 
     def _work(self) -> None:
         finished = False
@@ -195,7 +198,7 @@ class CostmapOutput:
         # Before asking: a transform that comes after the last question is too late.
         late = time.monotonic() >= frame.deadline_sec
         try:
-            return self._extrinsics.pose(frame.header)
+            return self.extrinsics.pose(frame.header)
         except TransformError as err:
             return err if late else None
 

@@ -1,6 +1,7 @@
 """The node's parameters: one table, from which they are declared, checked and documented."""
 
 from desertmind_seg.messages.compressed_format import COMPRESSED_COLORS
+from desertmind_seg.parameters.gravity import GRAVITY_PARAMETERS
 from desertmind_seg.parameters.planners import PLANNER_PARAMETERS
 from desertmind_seg.parameters.spec import ParameterSpec
 
@@ -152,6 +153,7 @@ PARAMETERS = (
         range=(0.0, 1.0),
         settable='any time',
     ),
+    *GRAVITY_PARAMETERS,
     *PLANNER_PARAMETERS,
     ParameterSpec(
         'diagnostics.period_sec',
