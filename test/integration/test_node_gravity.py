@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Imu
 
 from desertmind_seg.geometry.frame_transforms import StaticExtrinsics
 from desertmind_seg.hazards.gravity import GravityError
-from desertmind_seg.node.gravity_input import GravityInput
+from desertmind_seg.node.gravity_input import GravityInput, imu_of
 from desertmind_seg.parameters.values import NodeParameters
 
 TOPIC = '/camera/camera/imu'
@@ -121,3 +122,31 @@ def test_auto_hears_an_imu_once_somebody_publishes_one(peer: Peer) -> None:
     found = Driver(peer).spin_until(lambda: up_now(gravity), 'gravity by the IMU')
     assert found.source == 'imu'
     gravity.destroy()
+
+
+@pytest.mark.parametrize('frame_id', ['', 'i', 'imu_link', 'camera_imu_optical_frame', 'Größe'])
+def test_bytes_of_a_reading_are_read_as_ros_reads_them(frame_id: str) -> None:
+    random = np.random.default_rng(len(frame_id))
+    message = Imu(header=stamp_header(1_700_000_000_123_456_789, frame_id))
+    for part, names in (
+        ('orientation', 'xyzw'),
+        ('angular_velocity', 'xyz'),
+        ('linear_acceleration', 'xyz'),
+    ):
+        for name in names:
+            setattr(getattr(message, part), name, random.normal())
+    message.orientation_covariance[:] = random.normal(size=9)
+    message.angular_velocity_covariance[:] = random.normal(size=9)
+    read = imu_of(serialize_message(message))
+
+    assert read.header.frame_id == frame_id
+    assert (read.header.stamp.sec, read.header.stamp.nanosec) == (1_700_000_000, 123_456_789)
+    for part, names in (
+        ('orientation', 'xyzw'),
+        ('angular_velocity', 'xyz'),
+        ('linear_acceleration', 'xyz'),
+    ):
+        for name in names:
+            assert getattr(getattr(read, part), name) == getattr(getattr(message, part), name)
+    assert read.orientation_covariance == tuple(message.orientation_covariance)
+    assert read.angular_velocity_covariance == tuple(message.angular_velocity_covariance)
