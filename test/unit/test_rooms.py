@@ -27,6 +27,7 @@ ROOMS: dict[str, dict[str, str]] = {
         'engines': 'model',
         'pipeline': 'decoding engines model',
         'scores': 'model pipeline',
+        'hazards': 'geometry model',
         'monitoring': 'messages pipeline',
         'node': 'engines geometry messages model monitoring pipeline',
         'timing': 'decoding engines model pipeline reports',
