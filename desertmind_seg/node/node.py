@@ -144,6 +144,7 @@ class SegmentationNode(LifecycleNode):
                 lambda _: (None, ''),
                 on_incompatible_qos,
                 self.worker_failed,
+                beside_engine=self._loader.leaves_a_core(self._segmenter.engine),
             )
         except (OSError, BundleError, EngineError, ParameterError) as err:
             self._failure = str(err)
