@@ -35,14 +35,9 @@ from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.model.processes import end_with_parent
 from desertmind_seg.reports.output import output_folder, write_json
 from desertmind_seg.reports.provenance import environment
-from training.simulator.drive import (
-    START_NS,
-    Float64Array,
-    SyntheticDrive,
-    SyntheticFrame,
-    frame_depth_mm,
-)
-from training.simulator.parameters import CLASS_NAMES, DriveParameters
+from training.scenery.parameters import CLASS_NAMES
+from training.simulator.depth_sensor import frame_depth_mm
+from training.simulator.drive import START_NS, Float64Array, SyntheticDrive, SyntheticFrame
 
 CAMERA_FRAME, BASE_FRAME, ODOM_FRAME = 'camera_color_optical_frame', 'base_link', 'odom'
 IMAGE_TOPIC = '/camera/color/image_raw'
@@ -55,29 +50,38 @@ _JPEG_QUALITY = 92
 
 @dataclasses.dataclass(frozen=True)
 class DriveSpec:
-    """What to render of a drive: its first `frames` frames."""
+    """What to render of a drive: its first `frames` frames, with these kinds of hazards."""
 
     seed: int
     size_hw: tuple[int, int]
     rate_hz: float
     frames: int
+    hazards: tuple[str, ...] = ()
+
+    def drive(self) -> SyntheticDrive:
+        """Return the drive."""
+        return SyntheticDrive(self.seed, self.size_hw, self.rate_hz, self.hazards)
 
 
 def drive_spec(
-    seed: int, size_hw: tuple[int, int], rate_hz: float, frames: int | None = None
+    seed: int,
+    size_hw: tuple[int, int],
+    rate_hz: float,
+    frames: int | None = None,
+    hazards: tuple[str, ...] = (),
 ) -> DriveSpec:
     """Specify the first `frames` frames of a drive, None for all of it.
 
     Raises:
         ValueError: the drive has fewer frames, or cannot be drawn so.
     """
-    available = SyntheticDrive(seed, size_hw, rate_hz).num_frames
+    available = SyntheticDrive(seed, size_hw, rate_hz, hazards).num_frames
     if frames is not None and frames > available:
         raise ValueError(
             f'{frames} frames: the drive of seed {seed} has {available} at {rate_hz:g} Hz; ask '
             'for at most that many or a higher rate'
         )
-    return DriveSpec(seed, size_hw, rate_hz, available if frames is None else frames)
+    return DriveSpec(seed, size_hw, rate_hz, available if frames is None else frames, hazards)
 
 
 def _describe(spec: DriveSpec) -> dict[str, Any]:
@@ -87,7 +91,7 @@ def _describe(spec: DriveSpec) -> dict[str, Any]:
         'size_hw': list(spec.size_hw),
         'rate_hz': spec.rate_hz,
         'frames': spec.frames,
-        'parameters': dataclasses.asdict(DriveParameters.from_seed(spec.seed)),
+        'parameters': dataclasses.asdict(spec.drive().parameters),
         'ontologies': {name: load_ontology(name).sha256 for name in CLASS_NAMES},
         'git_hash': environment()['git_hash'] or 'unknown',
     }
@@ -95,7 +99,7 @@ def _describe(spec: DriveSpec) -> dict[str, Any]:
 
 def _render(spec: DriveSpec, index: int) -> tuple[SyntheticFrame, npt.NDArray[np.uint16]]:
     """Render a frame, with its sensor depth in millimetres."""
-    frame = SyntheticDrive(spec.seed, spec.size_hw, spec.rate_hz).frame(index)
+    frame = spec.drive().frame(index)
     return frame, frame_depth_mm(spec.seed, index, frame)
 
 
@@ -225,7 +229,7 @@ def write_bag(spec: DriveSpec, path: Path, *, jobs: int = 1, force: bool = False
     Raises:
         FileExistsError: `path` exists and `force` is false.
     """
-    drive = SyntheticDrive(spec.seed, spec.size_hw, spec.rate_hz)
+    drive = spec.drive()
     store = get_typestore(Stores.ROS2_KILTED)
     messages = _Messages(store, spec.size_hw, drive.k)
     with ExitStack() as stack:
