@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from desertmind_seg.geometry.camera_model import Rays
+from desertmind_seg.geometry.costmap import MAX_RANGE_M, STRIDE
+from desertmind_seg.geometry.nav2_cloud_layers import LIFT_M
 from desertmind_seg.hazards.detection import POSITIVE, STEEP, Hazards
 from desertmind_seg.hazards.joining import GROUND, NOT_GROUND, ClassGeometryTable
 from desertmind_seg.model.arrays import Depth, Mask
@@ -50,10 +52,10 @@ class CloudSettings:
         ValueError: a value cannot be meant.
     """
 
-    stride: int = 2
-    max_range_m: float = 10.0
+    stride: int = STRIDE
+    max_range_m: float = MAX_RANGE_M
     voxel_m: float = 0.05
-    lift_m: float = 0.3
+    lift_m: float = LIFT_M
 
     def __post_init__(self) -> None:
         limits = {
