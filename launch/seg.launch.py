@@ -49,6 +49,7 @@ ARGUMENTS = (
     ('depth_use', '', 'auto, always (points and costmap of RGB bundles too) or never.', None),
     ('depth_transport', '', 'Of the depth topic: raw or compressed.', None),
     ('camera_info', 'camera_info', 'Of the image, for points and costmap.', None),
+    ('imu', 'imu', 'sensor_msgs/Imu of the camera, for which way is up.', None),
     ('rectified', '', 'The images are rectified (image_rect): true or false.', BOOLEAN_OR_EMPTY),
     ('mask', '~/mask', 'Topic for the class ids.', None),
     ('confidence', '~/confidence', 'Topic for the confidences.', None),
@@ -92,6 +93,7 @@ TOPICS = {
     'image': 'image',
     'depth': 'depth/image',
     'camera_info': 'camera_info',
+    'imu': 'imu',
     **{
         name: f'~/{name}'
         for name in (

@@ -27,6 +27,7 @@ from sensor_msgs.msg import CompressedImage
 
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.engines.protocol import EngineError
+from desertmind_seg.hazards.gravity import Gravity
 from desertmind_seg.messages.dds import image_transport_problems
 from desertmind_seg.messages.frame_slot import Frame
 from desertmind_seg.messages.images import (
@@ -48,6 +49,7 @@ from desertmind_seg.monitoring.health import (
     PipelineHealth,
 )
 from desertmind_seg.node.diagnostics import Diagnostics, NodeState
+from desertmind_seg.node.gravity_input import GravityInput
 from desertmind_seg.node.inputs import NodeInputs
 from desertmind_seg.node.loading import LoadEngine, SegmenterLoader
 from desertmind_seg.outputs.images import NodeOutputs
@@ -98,6 +100,7 @@ class SegmentationNode(LifecycleNode):
         self._worker: Thread | None = None
         self._outputs: NodeOutputs | None = None
         self._planner_outputs: PlannerOutputs | None = None
+        self._gravity: GravityInput | None = None
 
         self.settings = NodeParameters(
             self, lambda: self._segmenter is not None, self._on_settings_changed
@@ -141,10 +144,13 @@ class SegmentationNode(LifecycleNode):
                 self,
                 self.settings,
                 self._segmenter.ontology,
-                lambda _: (None, ''),
+                self._up,
                 on_incompatible_qos,
                 self.worker_failed,
                 beside_engine=self._loader.leaves_a_core(self._segmenter.engine),
+            )
+            self._gravity = GravityInput(
+                self, self.settings, self._planner_outputs.costmap.extrinsics, on_incompatible_qos
             )
         except (OSError, BundleError, EngineError, ParameterError) as err:
             self._failure = str(err)
@@ -173,6 +179,8 @@ class SegmentationNode(LifecycleNode):
             self._wants_depth if self._uses_depth else None,
             rgbd=self._segmenter is not None and self._segmenter.takes_depth,
         )
+        assert self._gravity is not None
+        self._gravity.open()
         self._bond.start()
         self._state_label = 'active'
         self._diagnostics.log_topics(outputs, planner_outputs)
@@ -254,14 +262,17 @@ class SegmentationNode(LifecycleNode):
             self._worker = None
         if self._planner_outputs is not None:
             self._planner_outputs.forget()
+        if self._gravity is not None:
+            self._gravity.close()
         self._inputs.depth = None
         return True
 
     def _free(self) -> None:
-        for outputs in (self._outputs, self._planner_outputs):
-            if outputs is not None:
-                outputs.destroy()
-        self._outputs = self._planner_outputs = None
+        # Gravity last: the thread of the planner outputs asks for it.
+        for each in (self._outputs, self._planner_outputs, self._gravity):
+            if each is not None:
+                each.destroy()
+        self._gravity = self._outputs = self._planner_outputs = None
         if self._segmenter is not None:
             self._segmenter.engine.close()
             self._segmenter = None
@@ -277,10 +288,16 @@ class SegmentationNode(LifecycleNode):
         wanted = [*outputs.wanted(), *planner_outputs.wanted()]
         return segmenter.takes_depth or planner_outputs.needs_depth(wanted)
 
+    def _up(self, header: Any) -> Gravity:
+        assert self._gravity is not None
+        return self._gravity.up(header)
+
     def _forget(self) -> None:
         """Forget the vehicle's surroundings of before a jump of time."""
         if self._planner_outputs is not None:
             self._planner_outputs.costmap.reset()
+        if self._gravity is not None:
+            self._gravity.reset()
 
     def _work(self) -> None:
         finished = False
@@ -424,5 +441,6 @@ class SegmentationNode(LifecycleNode):
                 segmenter=self._segmenter,
                 outputs=self._outputs,
                 planner_outputs=self._planner_outputs,
+                gravity=self._gravity,
             )
         )

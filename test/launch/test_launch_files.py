@@ -42,6 +42,7 @@ TOPICS = {
     'image',
     'depth/image',
     'camera_info',
+    'imu',
     *(f'~/{name}' for name in (*ENCODINGS, 'points', 'costmap', 'label_info')),
 }
 
@@ -148,7 +149,7 @@ def test_arguments_reach_parameters_and_topics(
         **{
             name: f'/perception/{name}'
             for name in (
-                *('camera_info', 'mask', 'confidence', 'cost', 'overlay', 'color_mask'),
+                *('camera_info', 'imu', 'mask', 'confidence', 'cost', 'overlay', 'color_mask'),
                 *('points', 'costmap', 'label_info'),
             )
         },
