@@ -1,0 +1,230 @@
+"""Hazards from geometry in the node: what comes out, what it changes, and what it says if not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from node_process import (
+    DEPTH_TOPIC,
+    MASK,
+    NODE,
+    REMAP_DEPTH,
+    SENSOR_QOS,
+    NodeProcess,
+    Peer,
+    depth_16uc1,
+    now_ns,
+    pixels_of,
+    rgb8,
+    send_until_answered,
+    stamp_header,
+    stamp_ns_of,
+    wait_for_depth_match,
+)
+import numpy as np
+import numpy.typing as npt
+import pytest
+from rclpy.publisher import Publisher
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+
+from desertmind_seg.hazards.detection import FREE, POSITIVE, UNKNOWN
+from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.pipeline.segmenter import Segmenter
+
+Rgb = npt.NDArray[np.uint8]
+Metres = npt.NDArray[np.float32]
+
+SIZE_HW = 240, 320
+FOCAL_PX, CENTER_XY = 200.0, (159.5, 119.5)
+CAMERA_HEIGHT_M = 1.2
+# A box on the ground, 3 m ahead: its pixels above the step, well inside, and the ground before it.
+BOX = slice(170, 184), slice(148, 172)
+GROUND = slice(215, 240), slice(100, 220)
+SKY = slice(0, 100), slice(None)
+ONTOLOGY = load_ontology('ycor-8')
+TRAIL, OBSTACLE = ONTOLOGY.class_id('smooth trail'), ONTOLOGY.class_id('obstacle')
+ACTIVE = {'autostart': 'true', 'diagnostics.period_sec': 0.2, 'input.max_age_ms': 0}
+IMAGES = ('cost', 'hazard', 'height', 'hazard_mask')
+CLOUDS = ('points', 'ground_points', 'nonground_points')
+
+
+@pytest.fixture(scope='module')
+def trail() -> Rgb:
+    """A frame that is trail everywhere, by its colour."""
+    return np.full((*SIZE_HW, 3), ONTOLOGY.colors_rgb[TRAIL], np.uint8)
+
+
+@pytest.fixture(scope='module')
+def metres() -> Metres:
+    """A level camera over level ground with a box, and nothing above the horizon."""
+    rows = np.arange(SIZE_HW[0], dtype=np.float32)[:, None] - CENTER_XY[1]
+    ground = np.where(rows > 16, CAMERA_HEIGHT_M * FOCAL_PX / np.maximum(rows, 1), 0)
+    depth = np.tile(ground.astype(np.float32), (1, SIZE_HW[1]))
+    depth[167:200, 143:177] = 3.0
+    return depth
+
+
+def camera_info(size_hw: tuple[int, int] = SIZE_HW) -> CameraInfo:
+    info = CameraInfo(height=size_hw[0], width=size_hw[1])
+    info.k = [FOCAL_PX, 0.0, CENTER_XY[0], 0.0, FOCAL_PX, CENTER_XY[1], 0.0, 0.0, 1.0]
+    return info
+
+
+def wait_for(peer: Peer, stamp_ns: int, *received: list[Any]) -> list[Any]:
+    """Wait for the message of a stamp in each list."""
+
+    def of_stamp() -> list[Any] | None:
+        found = [[each for each in one if stamp_ns_of(each) == stamp_ns] for one in received]
+        return [each for each, *_ in found] if all(found) else None
+
+    messages: list[Any] = peer.wait_until(of_stamp, f'all outputs of {stamp_ns}')
+    return messages
+
+
+class Camera:
+    """The streams of a camera that the node hears, and the hazards that it answers."""
+
+    def __init__(self, peer: Peer, rgb: Rgb, *topics: str) -> None:
+        self.peer, self.rgb = peer, rgb
+        self.masks = peer.collect(MASK)
+        self.hazards = peer.collect(f'{NODE}/hazard')
+        self.heights = peer.collect(f'{NODE}/height')
+        self.image: Publisher[Any] = peer.camera()
+        self.depth: Publisher[Any] = peer.camera(DEPTH_TOPIC)
+        self.info: Publisher[Any] = peer.camera('/camera_info', CameraInfo)
+        topics = (MASK, f'{NODE}/hazard', f'{NODE}/height', *topics)
+        peer.wait_for_match(self.image, topics)
+        peer.wait_until(self.info.get_subscription_count, 'the node hears camera_info')
+        wait_for_depth_match(peer, self.depth, depth_16uc1(np.ones(SIZE_HW, np.float32), 0))
+
+    def answer(self, depth: Image | None, stamp_ns: int | None = None) -> tuple[Rgb, Metres]:
+        """Send a frame; return the kinds and heights of its hazards."""
+        stamp_ns = now_ns() if stamp_ns is None else stamp_ns
+        if depth is not None:
+            depth.header.stamp = stamp_header(stamp_ns).stamp
+            self.depth.publish(depth)
+        send_until_answered(self.peer, self.image, rgb8(self.rgb, stamp_ns), self.masks)
+        hazard, height = wait_for(self.peer, stamp_ns, self.hazards, self.heights)
+        assert hazard.header == height.header
+        assert (height.encoding, height.is_bigendian, height.step) == ('32FC1', 0, 4 * 320)
+        return pixels_of(hazard), np.frombuffer(height.data, np.float32).reshape(SIZE_HW)
+
+
+@pytest.fixture
+def node(tiny_bundle: Path) -> Iterator[NodeProcess]:
+    # Tests that send depth want it, on a busy machine too; the mask of an RGB bundle never waits.
+    parameters = {**ACTIVE, 'model.bundle': tiny_bundle, 'depth.max_wait_ms': 2000}
+    with NodeProcess(parameters, ros_arguments=REMAP_DEPTH) as process:
+        process.wait_for_log('Active:')
+        yield process
+
+
+def test_what_sticks_out_of_the_ground_is_no_trail(
+    node: NodeProcess, peer: Peer, segmenter: Segmenter, trail: Rgb, metres: Metres
+) -> None:
+    images = {name: peer.collect(f'{NODE}/{name}') for name in ('cost', 'hazard_mask')}
+    clouds = {name: peer.collect(f'{NODE}/{name}', PointCloud2, SENSOR_QOS) for name in CLOUDS}
+    camera = Camera(peer, trail, *(f'{NODE}/{name}' for name in (*images, *CLOUDS)))
+    camera.info.publish(camera_info())
+    peer.spin(0.2)
+    stamp_ns = now_ns() // 1000 * 1000 + 7
+    kind, height = camera.answer(depth_16uc1(metres, 0), stamp_ns)
+
+    assert (kind[GROUND] == FREE).all()
+    assert (kind[BOX] == POSITIVE).all()
+    assert (kind[SKY] == UNKNOWN).all()
+    assert np.isnan(height[SKY]).all()
+    assert np.abs(height[GROUND]).max() < 0.05
+    # The box's face at the row of a pixel, by the pinhole model.
+    expected = CAMERA_HEIGHT_M - 3.0 * (175 - CENTER_XY[1]) / FOCAL_PX
+    assert height[175, 160] == pytest.approx(expected, abs=0.05)
+
+    mask, cost, hazard_mask, cloud, ground, not_ground = wait_for(
+        peer, stamp_ns, camera.masks, *images.values(), *clouds.values()
+    )
+    for message in (mask, cost, hazard_mask, cloud, ground, not_ground):
+        assert message.header == stamp_header(stamp_ns)
+    by_class = segmenter.segment(trail, ('cost',))
+    np.testing.assert_array_equal(pixels_of(mask), by_class.mask)
+    assert (by_class.mask == TRAIL).all()
+    is_hazard = (kind > FREE) & (kind < UNKNOWN)
+    np.testing.assert_array_equal(pixels_of(hazard_mask), is_hazard * np.uint8(255))
+    np.testing.assert_array_equal(pixels_of(cost), np.where(is_hazard, 254, by_class.cost))
+    labels = np.frombuffer(cloud.data, np.uint8).reshape(*SIZE_HW, cloud.point_step)[..., 16]
+    np.testing.assert_array_equal(labels, np.where(is_hazard, OBSTACLE, TRAIL))
+    assert ground.width > 1000 < 50 * not_ground.width
+
+    values = peer.wait_for_diagnostic('Hazards', level='0', positive_share=r'0\.0[1-9]')
+    assert float(values['known_share']) == pytest.approx((kind != UNKNOWN).mean(), abs=0.01)
+    assert float(values['ground_residual_m']) < 0.05
+    known = (kind != UNKNOWN).sum()
+    disagreement = float(values['traversable_but_hazard_share'])
+    assert disagreement == pytest.approx(is_hazard.sum() / known, abs=0.01)
+    assert values['not_traversable_but_free_share'] == '0.0000'
+    assert 'of the pixels have geometry' in values['message']
+    assert float(values['detection_ms_p50']) > 0
+
+
+def test_bad_input_is_unknown_and_never_free(
+    node: NodeProcess, peer: Peer, trail: Rgb, metres: Metres
+) -> None:
+    camera = Camera(peer, trail)
+    good = depth_16uc1(metres, 0)
+
+    def refused(depth: Image | None, words: str, stamp_ns: int | None = None) -> None:
+        kind, height = camera.answer(depth, stamp_ns)
+        assert (kind == UNKNOWN).all(), words
+        assert np.isnan(height).all(), words
+        peer.wait_for_diagnostic('Hazards', level='1', message=f'no geometry: .*{words}')
+
+    refused(good, 'no camera_info has come')
+    camera.info.publish(camera_info((480, 640)))
+    peer.spin(0.2)
+    refused(good, 'camera_info is of images of 640 x 480 pixels')
+    camera.info.publish(camera_info())
+    peer.spin(0.2)
+    kind, _ = camera.answer(good)
+    assert (kind[GROUND] == FREE).all()
+    refused(depth_16uc1(metres * 0, 0), 'the frame has no depth')
+    refused(depth_16uc1(np.full(SIZE_HW, 60.0, np.float32), 0), 'pixels have depth between')
+    other = depth_16uc1(metres, 0)
+    other.header.frame_id = 'camera_depth_optical_frame'
+    refused(other, 'the frame has no depth')
+    refused(depth_16uc1(metres, 0, encoding='mono8'), 'the frame has no depth')
+    # A wall in front: there is depth everywhere and ground nowhere.
+    kind, _ = camera.answer(depth_16uc1(np.full(SIZE_HW, 1.5, np.float32), 0))
+    assert not (kind == FREE).any()
+    # Time jumps back by a minute: what was before is forgotten, and the next frame is judged.
+    kind, _ = camera.answer(good, now_ns() - 60_000_000_000)
+    assert (kind[GROUND] == FREE).all()
+    assert (kind[BOX] == POSITIVE).all()
+    peer.wait_for_diagnostic('Hazards', level='0')
+    assert 'Traceback' not in node.log
+
+
+def test_a_camera_without_depth_gets_no_warning_until_somebody_needs_it(
+    node: NodeProcess, peer: Peer, segmenter: Segmenter, trail: Rgb
+) -> None:
+    masks, costs = peer.collect(MASK), peer.collect(f'{NODE}/cost')
+    camera = peer.camera()
+    peer.wait_for_match(camera, [MASK, f'{NODE}/cost'])
+    for _ in range(3):
+        stamp_ns = now_ns()
+        send_until_answered(peer, camera, rgb8(trail, stamp_ns), masks)
+        # The first frames wait for depth, beside the mask.
+        wait_for(peer, stamp_ns, costs)
+    np.testing.assert_array_equal(pixels_of(costs[0]), segmenter.segment(trail, ('cost',)).cost)
+    values = peer.wait_for_diagnostic('Hazards', level='0', message='no geometry: no depth has')
+    assert DEPTH_TOPIC in values['message']
+    assert peer.wait_for_diagnostic('Depth', level='0')['message'] == 'no depth has come'
+    assert '[WARN]' not in node.log
+
+    hazards = peer.collect(f'{NODE}/hazard')
+    peer.wait_for_match(camera, [f'{NODE}/hazard'])
+    send_until_answered(peer, camera, rgb8(trail, now_ns()), masks)
+    peer.wait_until(lambda: hazards, 'a hazard image')
+    assert (pixels_of(hazards[0]) == UNKNOWN).all()
+    peer.wait_for_diagnostic('Hazards', level='1', message='no geometry: no depth has come on')
+    node.wait_for_log('Hazards: no geometry: no depth has come')
