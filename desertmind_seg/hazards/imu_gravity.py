@@ -128,7 +128,7 @@ class _RefusedError(GravityError):
 class ImuGravity:
     """Which way is up by an IMU, for images of the last two seconds.
 
-    `add`, `reset`, `values` and `new_problems` belong to the callbacks, `up` to detection.
+    `up` belongs to detection, all else to the callbacks.
 
     Args:
         axes: of the IMU.
@@ -166,6 +166,13 @@ class ImuGravity:
             except _RefusedError as err:
                 self._refused += 1
                 self._problem = str(err)
+
+    def refuse(self, reason: str) -> None:
+        """Count a message that could not even be read."""
+        with self._lock:
+            self._received += 1
+            self._refused += 1
+            self._problem = reason
 
     def _take(self, reading: _Reading) -> None:
         seen_ns, self._seen_ns = self._seen_ns, reading.stamp_ns
@@ -288,8 +295,10 @@ class ImuGravity:
         if abs(age_sec) > _FOREIGN_CLOCK_SEC:
             raise GravityError(
                 f'The latest IMU reading is {age_sec:.1f} s older than the image: they are '
-                'stamped by different clocks, or the IMU has stopped; take both from one driver, '
-                f'or synchronise the clocks (chrony or PTP).{problem}'
+                'stamped by different clocks, or the IMU has stopped. Take both from one driver '
+                '(orbbec_camera stamps accel/sample by the clock of the device: set '
+                'enable_sync_output_accel_gyro), or synchronise the clocks (chrony or PTP).'
+                f'{problem}'
             )
         if age_sec > MAX_AGE_SEC:
             raise GravityError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import os
 from pathlib import Path
+import struct
 from typing import Any
 
 from geometry_msgs.msg import TransformStamped
@@ -60,14 +61,14 @@ class Driver:
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
-        self._publisher = peer.node.create_publisher(Imu, TOPIC, SENSOR_QOS)
+        self.publisher = peer.node.create_publisher(Imu, TOPIC, SENSOR_QOS)
         self._next_ns = now_ns()
 
     def spin_until(self, condition: Callable[[], Any], what: str, scale: float = 1.0) -> Any:
         def sent() -> Any:
             while now_ns() >= self._next_ns:
                 self._next_ns = max(self._next_ns + PERIOD_NS, now_ns() - PERIOD_NS)
-                self._publisher.publish(reading(now_ns(), scale))
+                self.publisher.publish(reading(now_ns(), scale))
             self._peer.spin(0.002)
             return condition()
 
@@ -143,6 +144,12 @@ def test_auto_hears_an_imu_once_somebody_publishes_one(peer: Peer) -> None:
     found = Driver(peer).spin_until(lambda: up_now(gravity), 'gravity by the IMU')
     assert found.source == 'imu'
     gravity.destroy()
+
+
+@pytest.mark.parametrize('size', [0, 1, 3, 15, 20, 100, 300])
+def test_bytes_that_are_no_reading(size: int) -> None:
+    with pytest.raises(struct.error):
+        imu_of(serialize_message(reading(1))[:size])
 
 
 @pytest.mark.parametrize('frame_id', ['', 'i', 'imu_link', 'camera_imu_optical_frame', 'Größe'])
@@ -241,6 +248,12 @@ def test_nothing_is_free_while_the_imu_is_no_use(peer: Peer, tiny_bundle: Path) 
         peer.wait_until(ground.is_unknown, 'unknown without readings')
         peer.wait_for_diagnostic('Hazards', level='1', message='Frames without gravity')
         driver.spin_until(ground.is_free, 'ground again')
+        good = serialize_message(reading(now_ns()))
+        for cut in (0, 3, 15, 20, 100, len(good) - 1):
+            driver.publisher.publish(good[:cut])
+        driver.publisher.publish(good[:12] + b'\xff\xff\xff\xff' + good[16:])
+        driver.spin_until(ground.is_free, 'ground after bytes that are no reading')
+        peer.wait_for_diagnostic('Hazards', imu_refused='[1-9]')
         assert 'Traceback' not in process.log
 
 
