@@ -109,7 +109,8 @@ def test_heights_are_right_at_foot_and_top(
 
 
 def test_every_kind_is_seen_in_ten_seconds(frames: list[SyntheticFrame]) -> None:
-    counts = sum(np.bincount(f.hazard[near(f)], minlength=len(HazardKind)) for f in frames)
+    kinds = np.concatenate([f.hazard[near(f)] for f in frames])
+    counts = np.bincount(kinds, minlength=len(HazardKind))
     for kind in ('rock', 'log', 'stump', 'ledge', 'ditch', 'puddle', 'vegetation'):
         assert counts[HazardKind[kind.upper()]] > 100, kind
     sizes = np.concatenate([f.hazard_size_cm[near(f) & (f.hazard == 1)] for f in frames])
@@ -191,7 +192,11 @@ def test_without_hazards_nothing_has_changed() -> None:
 def test_rays_meet_a_box() -> None:
     normals = np.concatenate([np.eye(3), -np.eye(3)]).astype(np.float32)
     box = Polytope(
-        np.array((5.0, 0, 1), np.float32), np.eye(3, dtype=np.float32), normals, np.ones(6), 0.0
+        np.array((5.0, 0, 1), np.float32),
+        np.eye(3, dtype=np.float32),
+        normals,
+        np.ones(6, np.float32),
+        0.0,
     )
     rays = np.array([(1.0, 0, 0), (1.0, 0.15, 0), (1.0, 0.3, 0), (-1.0, 0, 0)], np.float32)
     hits = box.hit(np.array((0.0, 0, 1), np.float32), rays)
