@@ -345,6 +345,37 @@ def test_hazard_use_says_what_geometry_may_change(
         assert status.message == 'hazard.use is off, but somebody subscribes to ~/hazard'
 
 
+@pytest.mark.parametrize(
+    ('parameters', 'words'),
+    [
+        ({'hazard.gravity': 'static', 'costmap.roll_deg': 180.0}, 'it hangs upside down'),
+        ({'hazard.gravity': 'imu'}, 'No IMU reading has come on /imu'),
+        ({'hazard.gravity': 'tf', 'costmap.extrinsics': 'static'}, 'No transform from'),
+    ],
+    ids=['upside_down', 'no_imu', 'no_tf'],
+)
+def test_without_gravity_that_was_asked_for_nothing_is_called_free(
+    in_process: Callable[..., InProcess],
+    segmenter: Segmenter,
+    trail: Rgb,
+    metres: Metres,
+    parameters: dict[str, object],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).with_name('stand_in_tf2'))
+    node = in_process(**parameters)
+    node.want('mask', 'cost', 'hazard', 'height')
+    node.send(trail, metres, ['mask', 'cost', 'hazard', 'height'])
+    assert (pixels_of(node.sent['hazard'][0]) == UNKNOWN).all()
+    assert np.isnan(np.frombuffer(node.sent['height'][0].data, np.float32)).all()
+    by_class = segmenter.segment(trail, ('cost',))
+    np.testing.assert_array_equal(pixels_of(node.sent['cost'][0]), by_class.cost)
+    status = node.hazard_status()
+    assert status.level == WARN
+    assert words in status.message
+
+
 def test_a_slow_detector_lets_masks_pass_and_takes_the_newest_frame(
     in_process: Callable[..., InProcess], trail: Rgb, metres: Metres
 ) -> None:
