@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from pathlib import Path
+from threading import Event
+import time
 from typing import Any
 
 from node_process import (
@@ -26,11 +29,16 @@ from node_process import (
 import numpy as np
 import numpy.typing as npt
 import pytest
+import rclpy
+from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from desertmind_seg.hazards.detection import FREE, POSITIVE, UNKNOWN
 from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.monitoring.health import OK, WARN, Status
+from desertmind_seg.node.hazard_status import hazard_status
+from desertmind_seg.node.node import SegmentationNode
 from desertmind_seg.pipeline.segmenter import Segmenter
 
 Rgb = npt.NDArray[np.uint8]
@@ -228,3 +236,229 @@ def test_a_camera_without_depth_gets_no_warning_until_somebody_needs_it(
     assert (pixels_of(hazards[0]) == UNKNOWN).all()
     peer.wait_for_diagnostic('Hazards', level='1', message='no geometry: no depth has come on')
     node.wait_for_log('Hazards: no geometry: no depth has come')
+
+
+@pytest.fixture
+def in_process(tiny_bundle: Path) -> Iterator[Callable[..., InProcess]]:
+    """Start the node in this process: nothing spins it, frames are handed to its callbacks."""
+    nodes: list[SegmentationNode] = []
+
+    def start(**parameters: object) -> InProcess:
+        given = {'model.bundle': tiny_bundle, 'input.max_age_ms': 0, **parameters}
+        assigned = (part for item in given.items() for part in ('-p', '{}:={}'.format(*item)))
+        rclpy.init(args=['--ros-args', *assigned])
+        nodes.append(SegmentationNode())
+        assert nodes[0].start()
+        return InProcess(nodes[0])
+
+    yield start
+    for node in nodes:
+        assert node.stop(10.0)
+        node.destroy_node()
+    rclpy.try_shutdown()
+
+
+class InProcess:
+    """A node that believes that outputs are wanted; `sent` is what it published of them."""
+
+    def __init__(self, node: SegmentationNode) -> None:
+        self.node = node
+        self.sent: dict[str, list[Any]] = {}
+        assert node._planner_outputs is not None
+        assert node._outputs is not None
+        self._publishers = dict(node._planner_outputs._publishers)
+        self._publishers |= {name: pair[0] for name, pair in node._outputs._images.items()}
+        node._planner_outputs.on_camera_info(camera_info())
+
+    def want(self, *names: str) -> None:
+        for name in names:
+            self.sent[name] = []
+            publisher, sent = self._publishers[name], self.sent[name]
+            publisher.get_subscription_count = lambda: 1
+            publisher.publish = lambda message, sent=sent: sent.append(deepcopy(message))
+
+    def hazard_status(self) -> Status:
+        node = self.node
+        use = node.settings['hazard.use']
+        return hazard_status(use, node._planner_outputs, node._gravity, node._inputs)
+
+    def send(self, rgb: Rgb, depth: Metres | None, expected: Sequence[str]) -> int:
+        """Hand over a frame; wait for its outputs."""
+        stamp_ns = now_ns()
+        if depth is not None:
+            self.node._inputs._on_depth(depth_16uc1(depth, stamp_ns))
+        self.node._inputs.on_image(rgb8(rgb, stamp_ns))
+        deadline = time.monotonic() + 20.0
+        while not all(
+            any(stamp_ns_of(each) == stamp_ns for each in self.sent[name]) for name in expected
+        ):
+            assert time.monotonic() < deadline, {name: len(self.sent[name]) for name in self.sent}
+            time.sleep(0.005)
+        return stamp_ns
+
+
+@pytest.mark.parametrize(
+    ('parameters', 'changes_cost', 'changes_mask', 'is_published'),
+    [
+        ({'hazard.use': 'auto'}, True, False, True),
+        ({'hazard.use': 'override', 'hazard.override_mask': 'true'}, True, True, True),
+        ({'hazard.use': 'report', 'hazard.override_mask': 'true'}, False, False, True),
+        ({'hazard.use': 'off', 'depth.use': 'always'}, False, False, False),
+        ({'hazard.soft_classes': "'smooth trail, obstacle'"}, False, False, True),
+    ],
+    ids=['auto', 'override_mask', 'report', 'off', 'soft'],
+)
+def test_hazard_use_says_what_geometry_may_change(
+    in_process: Callable[..., InProcess],
+    segmenter: Segmenter,
+    trail: Rgb,
+    metres: Metres,
+    parameters: dict[str, object],
+    changes_cost: bool,
+    changes_mask: bool,
+    is_published: bool,
+) -> None:
+    node = in_process(**parameters)
+    node.want('mask', 'color_mask', 'cost', 'hazard', 'points')
+    expected = ['mask', 'color_mask', 'cost', 'points', *(['hazard'] if is_published else [])]
+    node.send(trail, metres, expected)
+    mask, colors, cost = (pixels_of(node.sent[name][0]) for name in ('mask', 'color_mask', 'cost'))
+    by_class = segmenter.segment(trail, ('cost',))
+    assert by_class.cost is not None
+
+    in_box = cost[BOX]
+    assert (in_box == (254 if changes_cost else by_class.cost[BOX])).all()
+    np.testing.assert_array_equal(cost[GROUND], by_class.cost[GROUND])
+    np.testing.assert_array_equal(cost[SKY], by_class.cost[SKY])
+    assert (mask[BOX] == (OBSTACLE if changes_mask else TRAIL)).all()
+    assert (mask[GROUND] == TRAIL).all()
+    assert (colors[BOX] == ONTOLOGY.colors_rgb[OBSTACLE if changes_mask else TRAIL]).all()
+    cloud = node.sent['points'][0]
+    labels = np.frombuffer(cloud.data, np.uint8).reshape(*SIZE_HW, cloud.point_step)[..., 16]
+    assert (labels[BOX] == (OBSTACLE if changes_cost else TRAIL)).all()
+    status = node.hazard_status()
+    if is_published:
+        assert (pixels_of(node.sent['hazard'][0])[BOX] == POSITIVE).all()
+        assert (status.level, status.values['use']) == (OK, node.node.settings['hazard.use'])
+    else:
+        assert node.sent['hazard'] == []
+        assert status.message == 'hazard.use is off, but somebody subscribes to ~/hazard'
+
+
+@pytest.mark.parametrize(
+    ('parameters', 'words'),
+    [
+        ({'hazard.gravity': 'static', 'costmap.roll_deg': 180.0}, 'it hangs upside down'),
+        ({'hazard.gravity': 'imu'}, 'No IMU reading has come on /imu'),
+        ({'hazard.gravity': 'tf', 'costmap.extrinsics': 'static'}, 'No transform from'),
+    ],
+    ids=['upside_down', 'no_imu', 'no_tf'],
+)
+def test_without_gravity_that_was_asked_for_nothing_is_called_free(
+    in_process: Callable[..., InProcess],
+    segmenter: Segmenter,
+    trail: Rgb,
+    metres: Metres,
+    parameters: dict[str, object],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).with_name('stand_in_tf2'))
+    node = in_process(**parameters)
+    node.want('mask', 'cost', 'hazard', 'height')
+    node.send(trail, metres, ['mask', 'cost', 'hazard', 'height'])
+    assert (pixels_of(node.sent['hazard'][0]) == UNKNOWN).all()
+    assert np.isnan(np.frombuffer(node.sent['height'][0].data, np.float32)).all()
+    by_class = segmenter.segment(trail, ('cost',))
+    np.testing.assert_array_equal(pixels_of(node.sent['cost'][0]), by_class.cost)
+    status = node.hazard_status()
+    assert status.level == WARN
+    assert words in status.message
+
+
+def test_a_slow_detector_lets_masks_pass_and_takes_the_newest_frame(
+    in_process: Callable[..., InProcess], trail: Rgb, metres: Metres
+) -> None:
+    node = in_process()
+    node.want('mask', 'hazard')
+    assert node.node._planner_outputs is not None
+    finder = node.node._planner_outputs.hazards
+    may_go_on, detect = Event(), finder._detector.detect
+
+    def slow(*arguments: Any) -> Any:
+        assert may_go_on.wait(20.0)
+        return detect(*arguments)
+
+    finder._detector.detect = slow  # type: ignore[method-assign]
+    stamps_ns = [node.send(trail, metres, ['mask']) for _ in range(5)]
+    assert node.sent['hazard'] == []
+    may_go_on.set()
+    deadline = time.monotonic() + 20.0
+    while not node.sent['hazard'] or stamp_ns_of(node.sent['hazard'][-1]) != stamps_ns[-1]:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert [stamp_ns_of(each) for each in node.sent['hazard']] == [stamps_ns[0], stamps_ns[-1]]
+    assert node.hazard_status().values['superseded'] == '3'
+
+
+def test_nothing_is_detected_that_nobody_needs(
+    in_process: Callable[..., InProcess], trail: Rgb, metres: Metres
+) -> None:
+    node = in_process()
+    node.want('mask', 'confidence', 'mask/camera_info')
+    assert node.node._planner_outputs is not None
+    finder = node.node._planner_outputs.hazards
+    node.send(trail, metres, ['mask', 'confidence', 'mask/camera_info'])
+    status = node.hazard_status()
+    assert (status.level, finder.times_ms.percentiles()['count']) == (OK, 0)
+    assert status.message == 'nobody subscribes to what needs them'
+    node.want('cost')
+    node.send(trail, metres, ['mask', 'cost'])
+    assert finder.times_ms.percentiles()['count'] == 1
+
+
+def test_a_detector_that_fails_costs_its_frame_alone(
+    in_process: Callable[..., InProcess], trail: Rgb, metres: Metres
+) -> None:
+    node = in_process()
+    node.want('mask', 'hazard')
+    assert node.node._planner_outputs is not None
+    detector = node.node._planner_outputs.hazards._detector
+    detect = detector.detect
+
+    def fail(*_: object) -> Any:
+        raise np.linalg.LinAlgError('Singular matrix')
+
+    detector.detect = fail  # type: ignore[method-assign]
+    node.send(trail, metres, ['mask', 'hazard'])
+    assert (pixels_of(node.sent['hazard'][0]) == UNKNOWN).all()
+    status = node.hazard_status()
+    assert (status.level, status.message) == (
+        WARN,
+        'no geometry: the detector failed: Singular matrix',
+    )
+    detector.detect = detect  # type: ignore[method-assign]
+    node.send(trail, metres, ['mask', 'hazard'])
+    assert node.hazard_status().level == OK
+    assert not node.node.worker_failed.is_set()
+
+
+def test_parameters_that_do_not_go_together_are_refused(
+    in_process: Callable[..., InProcess],
+) -> None:
+    node = in_process().node
+    for changed, words in (
+        ({'hazard.step_m': 1.0, 'hazard.clearance_m': 0.5}, 'hazard.clearance_m is 0.5; expected'),
+        ({'hazard.soft_classes': 'gras'}, "hazard.soft_classes: ycor-8 has no class 'gras'"),
+    ):
+        node.trigger_deactivate()
+        node.trigger_cleanup()
+        results = node.set_parameters(
+            [Parameter(name, value=value) for name, value in changed.items()]
+        )
+        assert all(result.successful for result in results)
+        assert not node.start()
+        assert words in node._failure
+        node.set_parameters(
+            [Parameter('hazard.step_m', value=0.15), Parameter('hazard.soft_classes', value='')]
+        )
