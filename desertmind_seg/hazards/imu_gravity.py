@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from math import acos, degrees, exp, isfinite, sqrt
+from math import acos, degrees, exp, hypot, isfinite
 import re
 from threading import Lock
 from typing import Any
@@ -47,6 +47,7 @@ _PLAUSIBLE = 7.0, 13.0
 _IN_G = 0.7, 1.3
 _WITHOUT_GRAVITY = 0.7
 _MEAN_SEC = 1.0
+_MAX_COUNTED = 40.0  # one reading that is far off must not shift the mean out of these
 _MAX_RATE = 35.0  # rad/s, the end of the scale of such gyros (2000 degrees a second)
 # Gyro, orientation and accelerometer differ by the vehicle's acceleration: 17 degrees in a circle
 # at 3 m/s^2. What differs by more for seconds is wrong.
@@ -226,21 +227,23 @@ class ImuGravity:
             self._history.popleft()
 
     def _check_norm(self, acceleration: Triple, dt_sec: float) -> None:
-        norm = sqrt(sum(value * value for value in acceleration))
+        norm = hypot(*acceleration)
+        bounded = min(norm, _MAX_COUNTED)
         if self._mean_norm is None:
-            self._mean_norm = norm
-        self._mean_norm += (1.0 - exp(-dt_sec / _MEAN_SEC)) * (norm - self._mean_norm)
+            self._mean_norm = bounded
+        self._mean_norm += (1.0 - exp(-dt_sec / _MEAN_SEC)) * (bounded - self._mean_norm)
         mean = self._mean_norm
         if _PLAUSIBLE[0] <= mean <= _PLAUSIBLE[1]:
             return
         if _IN_G[0] <= mean <= _IN_G[1]:
-            what = 'the driver publishes g: have it multiply by 9.80665'
+            what = 'the driver publishes g, have it multiply by 9.80665'
         elif mean < _WITHOUT_GRAVITY:
-            what = 'gravity was taken out: have the driver publish what the sensor feels (REP 145)'
+            what = 'gravity was taken out, have the driver publish what is felt (REP 145)'
         else:
             what = 'see in which unit, and how well calibrated, the driver publishes'
         raise _RefusedError(
-            f'linear_acceleration is {mean:.2f} in the mean, expected about 9.81 m/s^2; {what}.'
+            f'linear_acceleration has the length {norm:.4g}; expected 9.81 m/s^2 in the mean: '
+            f'{what}.'
         )
 
     def _disagrees(self, what: str, up: Triple, dt_sec: float) -> bool:
@@ -262,9 +265,13 @@ class ImuGravity:
         """
         stamp_ns = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
         with self._lock:
+            imu_frame = None if self._latest is None else self._latest.frame_id
+        # First: with axes that nobody knows, there is no such source.
+        rotation = np.eye(3)
+        if imu_frame is not None:
+            rotation = self._axes.rotation(imu_frame, header.frame_id.removeprefix('/'))
+        with self._lock:
             up, age_sec = self._up_at(stamp_ns)
-            imu_frame = '' if self._latest is None else self._latest.frame_id
-        rotation = self._axes.rotation(imu_frame, header.frame_id.removeprefix('/'))
         in_camera = rotation @ up
         in_camera = checked(
             in_camera / np.linalg.norm(in_camera),
@@ -318,6 +325,10 @@ class ImuGravity:
             later_ns, later = earlier_ns, earlier
         share = min((stamp_ns - earlier_ns) / (later_ns - earlier_ns or 1), 1.0)
         between = (1.0 - share) * np.array(earlier) + share * np.array(later)
+        if not np.linalg.norm(between) > 0.5:
+            raise GravityError(
+                f'Readings on {self._topic} contradict each other: up is {earlier}, then {later}.'
+            )
         return between, max(age_sec, 0.0)
 
     def values(self) -> dict[str, str]:
