@@ -17,6 +17,8 @@ from training.scenery.relief import Relief, make_relief
 from training.scenery.terrain import OPEN, SUN, WATER, Terrain, make_terrain
 from training.scenery.textures import GroundTiles, Sky, draw_sky, draw_tiles, smoothstep
 
+_LARGEST_STONE_M = 0.1  # of a trail that is still one
+
 
 @dataclasses.dataclass(frozen=True)
 class World:
@@ -111,8 +113,13 @@ def _drain(terrain: Terrain, relief: Relief) -> None:
 
 
 def _on_relief(instances: Instances, relief: Relief) -> Instances:
-    """Billboards without rocks and logs, which are solid here, on what the relief left."""
+    """Billboards without rocks and logs, which are solid here, on what the relief left.
+
+    Stones of a rough trail stay, but for those that would be a hazard.
+    """
     keep = ~np.isin(instances.material, (Material.ROCK, Material.LOG))
+    stones = np.isin(instances.material, (Material.TRAIL_SMOOTH, Material.TRAIL_ROUGH))
+    keep &= ~stones | (instances.height_m < _LARGEST_STONE_M)
     kept = {
         field.name: getattr(instances, field.name)[keep] for field in dataclasses.fields(instances)
     }
