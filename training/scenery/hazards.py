@@ -168,7 +168,7 @@ def _add_rock(plot: _Plot, spot: FloatArray, size_m: float) -> None:
     """A rock whose top is `size_m` above the ground at `spot`."""
     rng, p = plot.rng, plot.p
     angular = rng.random() < (0.7 if p.biome in ('scrub', 'desert') else 0.5)
-    count = int(rng.integers(15, 26) if angular else rng.integers(36, 64))
+    count = int(rng.integers(15, 26) if angular else rng.integers(28, 46))
     # Spread evenly, so that no side is left without a plane, and then moved.
     normals = even_directions(count) + rng.normal(0.0, 0.25, (count, 3)).astype(np.float32)
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
