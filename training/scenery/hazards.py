@@ -13,7 +13,7 @@ from training.scenery.relief import BLOCK_M, FIRST_BLOCK_M, Relief
 from training.scenery.shapes import Frustum, Polytope
 from training.scenery.terrain import WATER, Terrain
 
-_PER_BLOCK_ON_TRAIL = {'rock': 6, 'log': 1, 'stump': 1}
+_PER_BLOCK_ON_TRAIL = {'rock': 6, 'log': 2, 'stump': 1}
 _PER_BLOCK_BESIDE = {'rock': 14, 'log': 2, 'stump': 2}
 _FIELD_SHARE = 0.4  # of blocks with a field of touching rocks
 _FIELD_ROCKS = 26
@@ -92,7 +92,8 @@ def lay_hazards(
 ) -> list[Body]:
     """Lay rocks, logs and stumps, of those that `p.hazards` names."""
     plot = _Plot(p, terrain, relief, rng)
-    lay = {'rock': _lay_rock, 'log': _lay_log, 'stump': _set_stump}
+    # The larger first, while there is room.
+    lay = {'log': _lay_log, 'stump': _set_stump, 'rock': _lay_rock}
     half_m = 0.5 * p.trail_width_m
     start_m = FIRST_BLOCK_M
     while start_m < DRIVE_M + 24.0:
@@ -108,7 +109,8 @@ def lay_hazards(
                 ranks = (rng.permutation(per_block) + rng.random(per_block)) / per_block
                 for number, rank in enumerate(ranks.tolist()):
                     x0 = start_m + number * step_m
-                    lay[kind](plot, x0, x0 + step_m, aside_m, rank)
+                    # A long log finds no room at once.
+                    any(lay[kind](plot, x0, x0 + step_m, aside_m, rank) for _ in range(4))
         if 'rock' in p.hazards and rng.random() < _FIELD_SHARE:
             _lay_field(plot, start_m + rng.uniform(2.0, BLOCK_M - 2.0))
         start_m += BLOCK_M
@@ -146,21 +148,22 @@ def _lay_field(plot: _Plot, x: float) -> None:
             _add_rock(plot, spot.astype(np.float32), size_m)
 
 
-def _lay_rock(plot: _Plot, x0: float, x1: float, aside_m: float, rank: float) -> None:
+def _lay_rock(plot: _Plot, x0: float, x1: float, aside_m: float, rank: float) -> bool:
     size_m = 0.09 * (0.8 / 0.09) ** rank
     spot = plot.place(x0, x1, aside_m, 0.9 * size_m)
     if spot is not None:
         _add_rock(plot, spot, size_m)
+    return spot is not None
 
 
 def _add_rock(plot: _Plot, spot: FloatArray, size_m: float) -> None:
     """A rock whose top is `size_m` above the ground at `spot`."""
     rng, p = plot.rng, plot.p
     angular = rng.random() < (0.7 if p.biome in ('scrub', 'desert') else 0.5)
-    count = int(rng.integers(12, 24) if angular else rng.integers(36, 64))
+    count = int(rng.integers(15, 26) if angular else rng.integers(36, 64))
     normals = rng.normal(size=(count, 3)).astype(np.float32)
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    offsets = rng.uniform(*((0.6, 1.0) if angular else (0.82, 1.0)), count).astype(np.float32)
+    offsets = rng.uniform(*((0.68, 1.0) if angular else (0.82, 1.0)), count).astype(np.float32)
     roundness = 0.25 if angular else 0.7
     # Some are slabs, some stand.
     flat = rng.uniform(0.45, 1.0)
@@ -205,20 +208,23 @@ def _wood_rgb(plot: _Plot) -> FloatArray:
     return np.stack([bark, fresh]).astype(np.float32)
 
 
-def _lay_log(plot: _Plot, x0: float, x1: float, aside_m: float, rank: float) -> None:
+def _lay_log(plot: _Plot, x0: float, x1: float, aside_m: float, rank: float) -> bool:
     """A trunk lying at any yaw, with stubs of branches."""
     rng = plot.rng
     size_m = 0.15 + 0.35 * rng.permutation([rank, rng.random()])[0]
     length_m = rng.uniform(1.2, 4.5)
-    spot = plot.place(x0, x1, aside_m, 0.35)
+    spot = plot.place(x0, x1, aside_m, 0.2)
     if spot is None:
-        return
+        return False
     yaw = rng.uniform(0.0, math.pi)
     along = np.array((math.cos(yaw), math.sin(yaw)), np.float32)
     steps = np.linspace(-0.5, 0.5, 9, dtype=np.float32)[:, None] * np.float32(length_m) * along
     x, y = (spot + steps).T
+    rest = [(float(x[i]), float(y[i])) for i in (0, 2, 6, 8)]
+    if not all(plot.is_free(*place, 0.5 * size_m) for place in rest):
+        return False
     if np.abs(plot.relief.sample(plot.relief.zone_m, x, y)).max() > 0.0:
-        return  # across a ledge or a ditch it would hang in the air
+        return False  # across a ledge or a ditch it would hang in the air
     z = plot.ground_z(x, y)
     slope = float(np.polyfit(np.linspace(-0.5, 0.5, 9) * length_m, z, 1)[0])
     # A log of this height lies a seventh of its radius deep where the ground is highest.
@@ -249,15 +255,16 @@ def _lay_log(plot: _Plot, x0: float, x1: float, aside_m: float, rank: float) -> 
     plot.bodies += [
         Body(Material.LOG, piece, size_m, foot_z, rgb, moss, piece.outline()) for piece in pieces
     ]
+    return True
 
 
-def _set_stump(plot: _Plot, x0: float, x1: float, aside_m: float, rank: float) -> None:
+def _set_stump(plot: _Plot, x0: float, x1: float, aside_m: float, rank: float) -> bool:
     """What is left of a felled tree: a short stem on a flared foot."""
     rng = plot.rng
     radius_m = rng.uniform(0.08, 0.28)
     spot = plot.place(x0, x1, aside_m, 1.6 * radius_m)
     if spot is None:
-        return
+        return False
     size_m = 0.12 + 0.48 * float(rng.permutation([rank, rng.random()])[0])
     foot_z = float(plot.ground_z(spot[:1], spot[1:])[0])
     lean = np.array((*rng.normal(0.0, 0.06, 2), 1.0))
@@ -269,3 +276,4 @@ def _set_stump(plot: _Plot, x0: float, x1: float, aside_m: float, rank: float) -
     for length_m, radii_m in (stem, (flare_m, (radius_m * 1.7, radius_m))):
         shape = Frustum(foot, lean.astype(np.float32), length_m, radii_m)
         plot.bodies.append(Body(Material.STUMP, shape, size_m, foot_z, rgb, moss, shape.outline()))
+    return True

@@ -135,14 +135,20 @@ class Frustum:
         normal = np.where(cut[:, None], -np.sign(along)[:, None] * self.axis, outward)
         return Hits(reach, np.asarray(normal, np.float32), cut)
 
-    def unrolled(self, points: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Metres along the wood, around it and from its axis, of points (N, 3) on it."""
+    def unrolled(
+        self, points: FloatArray, cut: npt.NDArray[np.bool_]
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Two coordinates of points (N, 3) on its surface, and metres from its axis.
+
+        Metres along the wood and around it; where it is cut, metres on the flat end.
+        """
         side, other = self._sides()
         offset = points - self.start
         a, b = offset @ side, offset @ other
-        unrolled = (offset @ self.axis, np.arctan2(a, b) * self.radii_m[0], np.hypot(a, b))
-        along, around, from_axis = (np.asarray(part, np.float32) for part in unrolled)
-        return along, around, from_axis
+        along = np.where(cut, a, offset @ self.axis)
+        around = np.where(cut, b, np.arctan2(a, b) * self.radii_m[0])
+        from_axis = np.hypot(a, b)
+        return along.astype(np.float32), around.astype(np.float32), from_axis.astype(np.float32)
 
     def _sides(self) -> tuple[FloatArray, FloatArray]:
         """Two unit vectors across the axis."""

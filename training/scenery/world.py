@@ -14,7 +14,7 @@ from training.scenery.hazards import Body, cast_shadows, lay_hazards
 from training.scenery.parameters import DriveParameters, FloatArray, Light, Material
 from training.scenery.planting import Instances, plant
 from training.scenery.relief import Relief, make_relief
-from training.scenery.terrain import OPEN, SUN, Terrain, make_terrain
+from training.scenery.terrain import OPEN, SUN, WATER, Terrain, make_terrain
 from training.scenery.textures import GroundTiles, Sky, draw_sky, draw_tiles, smoothstep
 
 
@@ -75,6 +75,7 @@ def make_world(parameters: DriveParameters) -> World:
     if parameters.hazards:
         relief = make_relief(parameters, terrain.trail, light, rng(14))
         instances = _on_relief(instances, relief)
+        _drain(terrain, relief)
         bodies = lay_hazards(parameters, terrain, relief, rng(15))
         cast_shadows(relief, bodies, light.to_sun)
     _cast_shadows(terrain, sprites, instances, light)
@@ -100,6 +101,13 @@ def make_world(parameters: DriveParameters) -> World:
         bodies,
         body_light,
     )
+
+
+def _drain(terrain: Terrain, relief: Relief) -> None:
+    """Take the water from ledges and ditches: it would stand on a slope."""
+    x, y = np.meshgrid(*terrain.fine.axes())
+    sloped = np.abs(relief.sample(relief.change_m, x, y)) > 0.03
+    terrain.cover[..., WATER][sloped] = -1.0
 
 
 def _on_relief(instances: Instances, relief: Relief) -> Instances:

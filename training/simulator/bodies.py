@@ -86,10 +86,8 @@ def _surface(
 ) -> tuple[FloatArray, FloatArray]:
     """Reflectance (N, 3) at points of a body, and normals (N, 3) with their relief."""
     if isinstance(body.shape, Frustum):
-        along, across, from_axis = body.shape.unrolled(point)
-        # Fibres run along the wood; what is cut shows rings instead.
-        along = np.where(cut, point[:, 0], along / np.float32(5.0))
-        across = np.where(cut, point[:, 1], across)
+        along, across, from_axis = body.shape.unrolled(point, cut)
+        along = np.where(cut, along, along / np.float32(5.0))  # fibres run along the wood
     else:
         along, across = _facing_plane(point, normal)
     layers = []

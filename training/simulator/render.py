@@ -33,6 +33,17 @@ _SLOPE_BINS = 1400
 _NEAREST_SPRITE_M = 0.9
 _FARTHEST_RELIEF_M = 40.0
 _LEAST_DITCH_M = 0.1  # shallower ones, and their rims, are ground
+_GROUND_COVER = (
+    Material.TRAIL_SMOOTH,
+    Material.TRAIL_ROUGH,
+    Material.GRASS,
+    Material.DRY_GRASS,
+    Material.LITTER,
+    Material.LOW_PLANTS,
+    Material.DRY_LOW_PLANTS,
+    Material.FLOWERS,
+    Material.PUDDLE,
+)
 
 
 def render(world: World, camera: Camera) -> Buffers:
@@ -280,7 +291,7 @@ def _plant_rgb(p: DriveParameters, dry: FloatArray, plants: FloatArray) -> Float
 def _mark_relief(
     world: World, relief: Relief, camera: Camera, rays: Rays, buffers: Buffers
 ) -> None:
-    """Say which pixels show faces of ledges and ditches, and draw the layers of their earth."""
+    """Say which pixels show faces of ledges, and draw the layers of their earth."""
     near = buffers.depth_m < _FARTHEST_RELIEF_M
     if not (rows := rows_with(near)):
         return
@@ -292,17 +303,15 @@ def _mark_relief(
     above = z - world.terrain.ground_z(x, y)
     # A face by its height, not by its place: samples of the ground lie up to 10 cm apart.
     face = (zone > 0.0) & (above > 0.1 * zone) & (above < 0.93 * zone)
-    ditch = (zone < 0.0) & (relief.sample(relief.ditch_m, x, y) < -_LEAST_DITCH_M)
     buffers.material[rows][face] = Material.LEDGE
-    buffers.material[rows][ditch] = Material.DITCH
-    np.copyto(buffers.size_m[rows], np.abs(zone), where=face | ditch)
+    np.copyto(buffers.size_m[rows], zone, where=face)
     layers = 0.86 + 0.1 * np.sin(70.0 * above + 9.0 * np.sin(0.7 * y + 0.4 * x))
     layers += 0.06 * np.sin(171.0 * above + 2.0 * x)
     buffers.radiance[rows][face] *= layers[face][:, None]
 
 
 def _measure_heights(world: World, camera: Camera, rays: Rays, buffers: Buffers) -> None:
-    """Fill in how high above the local ground what each pixel shows is."""
+    """Fill in how high above the local ground each pixel is, and which lie in ditches."""
     if not (rows := rows_with(np.isfinite(buffers.depth_m))):
         return
     dx, dy, dz = (axis[rows] for axis in rays)
@@ -316,6 +325,15 @@ def _measure_heights(world: World, camera: Camera, rays: Rays, buffers: Buffers)
     if face.any():
         ground = np.where(face, world.terrain.ground_z(x, y), ground)
     np.copyto(buffers.height_m[rows], z - ground, where=known)
+    if (relief := world.relief) is None:
+        return
+    # What grows in a ditch is part of it; what stands in it is not.
+    zone = relief.nearest(relief.zone_m, x, y)
+    material = buffers.material[rows]
+    ditch = (zone < 0.0) & (relief.sample(relief.ditch_m, x, y) < -_LEAST_DITCH_M) & known
+    ditch &= (depth < _FARTHEST_RELIEF_M) & np.isin(material, _GROUND_COVER)
+    material[ditch] = Material.DITCH
+    np.copyto(buffers.size_m[rows], -zone, where=ditch)
 
 
 # ---------------------------------------------------------------------------------------------

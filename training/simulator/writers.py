@@ -35,7 +35,7 @@ from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.model.processes import end_with_parent
 from desertmind_seg.reports.output import output_folder, write_json
 from desertmind_seg.reports.provenance import environment
-from training.scenery.parameters import CLASS_NAMES
+from training.scenery.parameters import CLASS_NAMES, FloatArray, HazardKind
 from training.simulator.depth_sensor import frame_depth_mm
 from training.simulator.drive import START_NS, Float64Array, SyntheticDrive, SyntheticFrame
 
@@ -44,6 +44,12 @@ IMAGE_TOPIC = '/camera/color/image_raw'
 DEPTH_TOPIC = '/camera/aligned_depth_to_color/image_raw'
 CAMERA_INFO_TOPIC = '/camera/color/camera_info'
 LABEL_TOPICS = {'/labels/desert_10': 'desert-10', '/labels/ycor_8': 'ycor-8'}
+# Of drives with hazards: metres, `HazardKind`, centimetres.
+HEIGHT_TOPIC = '/ground_truth/height'
+HAZARD_TOPIC = '/ground_truth/hazard'
+HAZARD_SIZE_TOPIC = '/ground_truth/hazard_size'
+# height.png is 16-bit: millimetres above the local ground plus this; 0 where nothing is known.
+HEIGHT_OFFSET_MM = 10_000
 
 _JPEG_QUALITY = 92
 
@@ -92,6 +98,7 @@ def _describe(spec: DriveSpec) -> dict[str, Any]:
         'rate_hz': spec.rate_hz,
         'frames': spec.frames,
         'parameters': dataclasses.asdict(spec.drive().parameters),
+        'hazard_kinds': {kind.name.lower(): int(kind) for kind in HazardKind},
         'ontologies': {name: load_ontology(name).sha256 for name in CLASS_NAMES},
         'git_hash': environment()['git_hash'] or 'unknown',
     }
@@ -135,7 +142,8 @@ def write_folders(
 ) -> list[Path]:
     """Write drives as root/drive_SEED/NNNNNN/{rgb.jpg, labels_*.png, depth.png} and drive.json.
 
-    A drive's folder appears under its final name once it is complete.
+    Drives with hazards have height.png (16-bit), hazard.png and hazard_size.png too. A drive's
+    folder appears under its final name once it is complete.
 
     Args:
         specs: of different seeds.
@@ -182,13 +190,26 @@ def _write_frames(task: tuple[DriveSpec, range, Path]) -> int:
         target.mkdir()
         bgr = cv2.cvtColor(frame.rgb, cv2.COLOR_RGB2BGR)
         _write_image(target / 'rgb.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-        for name, image in (
-            ('labels_ycor8', frame.labels_ycor_8),
-            ('labels_desert10', frame.labels_desert_10),
-            ('depth', depth_mm),
-        ):
+        images: dict[str, npt.NDArray[Any]] = {
+            'labels_ycor8': frame.labels_ycor_8,
+            'labels_desert10': frame.labels_desert_10,
+            'depth': depth_mm,
+        }
+        if spec.hazards:
+            images |= {
+                'height': _height_mm(frame.height_m),
+                'hazard': frame.hazard,
+                'hazard_size': frame.hazard_size_cm,
+            }
+        for name, image in images.items():
             _write_image(target / f'{name}.png', image, [cv2.IMWRITE_PNG_COMPRESSION, 3])
     return len(frames)
+
+
+def _height_mm(height_m: FloatArray) -> npt.NDArray[np.uint16]:
+    """Return heights as height.png holds them."""
+    shifted = np.clip(np.round(height_m * 1000.0) + HEIGHT_OFFSET_MM, 1.0, 65535.0)
+    return np.where(np.isnan(height_m), 0.0, shifted).astype(np.uint16)
 
 
 def _write_image(
@@ -220,6 +241,8 @@ _LATCHED = _VOLATILE._replace(durability=QosDurability.TRANSIENT_LOCAL, depth=1)
 def write_bag(spec: DriveSpec, path: Path, *, jobs: int = 1, force: bool = False) -> Path:
     """Write a drive as a rosbag2 bag (MCAP) that appears under `path` once it is complete.
 
+    Drives with hazards have topics of the true height and hazard of each pixel too.
+
     Args:
         spec: the drive.
         path: folder of the bag; its parents are created.
@@ -241,6 +264,7 @@ def write_bag(spec: DriveSpec, path: Path, *, jobs: int = 1, force: bool = False
             writer.set_custom_data(f'{ONTOLOGY_KEY_PREFIX}{topic}', load_ontology(name).sha256)
         writer.set_custom_data('desertmind_seg.drive', json.dumps(_describe(spec)))
 
+        truth = (HEIGHT_TOPIC, HAZARD_TOPIC, HAZARD_SIZE_TOPIC) if spec.hazards else ()
         connections = {
             topic: writer.add_connection(
                 topic, msgtype, typestore=store, offered_qos_profiles=[qos]
@@ -251,7 +275,7 @@ def write_bag(spec: DriveSpec, path: Path, *, jobs: int = 1, force: bool = False
                 (CAMERA_INFO_TOPIC, 'sensor_msgs/msg/CameraInfo', _VOLATILE),
                 (IMAGE_TOPIC, _IMAGE, _VOLATILE),
                 (DEPTH_TOPIC, _IMAGE, _VOLATILE),
-                *((topic, _IMAGE, _VOLATILE) for topic in LABEL_TOPICS),
+                *((topic, _IMAGE, _VOLATILE) for topic in (*LABEL_TOPICS, *truth)),
             )
         }
 
@@ -274,6 +298,11 @@ def write_bag(spec: DriveSpec, path: Path, *, jobs: int = 1, force: bool = False
                 LABEL_TOPICS, (frame.labels_desert_10, frame.labels_ycor_8), strict=True
             ):
                 write(topic, stamp, messages.image(stamp, 'mono8', labels))
+            if spec.hazards:
+                write(HEIGHT_TOPIC, stamp, messages.image(stamp, '32FC1', frame.height_m))
+                write(HAZARD_TOPIC, stamp, messages.image(stamp, 'mono8', frame.hazard))
+                size = messages.image(stamp, 'mono8', frame.hazard_size_cm)
+                write(HAZARD_SIZE_TOPIC, stamp, size)
     return path
 
 
