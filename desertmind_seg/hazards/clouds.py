@@ -35,6 +35,8 @@ Points = npt.NDArray[np.void]
 _SLOT_BITS = 16
 # Odd, and near 2^64 divided by the golden ratio: neighbours fall into slots far apart.
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
+# What lies beside a hole in the ground is not higher.
+_LEVEL_M = 0.15
 # Ground within a cell of a hazard, or of a neighbour, is left out: in the cell of a costmap the
 # ground before a rock would outvote the rock. One point is no hazard: it may be noise.
 _CELL_M = 0.1
@@ -139,6 +141,7 @@ class GroundClouds:
         self._set_rays(rays)
         z, height = (np.ascontiguousarray(metres[every]) for metres in (depth, hazards.height_m))
         labels, kind = (np.ascontiguousarray(codes[every]) for codes in (mask, hazards.kind))
+        z, height = _with_flat_holes(z, height, table.is_flat(labels))
         # Written so that NaN is refused.
         membership = table.membership(labels, kind, height)
         membership *= (z > 0) & (z <= self._settings.max_range_m) & self._has_ray
@@ -213,6 +216,47 @@ class GroundClouds:
             unlucky = keys[winners] != keys[left]
             left, spread = left[unlucky], spread[unlucky]
         return np.flatnonzero(kept)
+
+
+def _with_flat_holes(
+    z: Float32, height_m: Float32, flat: npt.NDArray[np.bool_]
+) -> tuple[Float32, Float32]:
+    """Give depth to what is flat by its class and has none: water returns nothing to most cameras.
+
+    Along a row of pixels the inverse depth of level ground is linear. It is taken between the
+    nearest pixels with depth, or from the one where the picture ends, and only where they are low:
+    a hole in a bush is none in the ground.
+
+    Args:
+        z: (H, W) metres, 0 or NaN missing.
+        height_m: (H, W) metres above the local ground, NaN unknown.
+        flat: (H, W), which classes lie on the ground.
+
+    Returns:
+        Depth, and a height of 0 where it was filled; the same arrays where nothing was.
+    """
+    known = z > 0
+    rows, columns = np.nonzero(flat & ~known)
+    if not rows.size:
+        return z, height_m
+    width = z.shape[1]
+    at = np.arange(width)
+    before = np.maximum.accumulate(np.where(known, at, -1), axis=1)[rows, columns]
+    after = np.where(known, at, width)[:, ::-1]
+    after = np.minimum.accumulate(after, axis=1)[:, ::-1][rows, columns]
+    has_before, has_after = before >= 0, after < width
+    # Beyond the end of the picture, as at the other end.
+    left, right = np.where(has_before, before, after), np.where(has_after, after, before)
+    usable = has_before | has_after
+    rows, columns, left, right = (index[usable] for index in (rows, columns, left, right))
+    low = np.abs(height_m) <= _LEVEL_M
+    usable = low[rows, left] & low[rows, right]
+    rows, columns, left, right = (index[usable] for index in (rows, columns, left, right))
+    share = (columns - left) / np.maximum(right - left, 1)
+    z, height_m = z.copy(), height_m.copy()
+    z[rows, columns] = 1.0 / ((1.0 - share) / z[rows, left] + share / z[rows, right])
+    height_m[rows, columns] = 0.0
+    return z, height_m
 
 
 def _apart(ground: Float32, hazards: Float32, up: Float32) -> npt.NDArray[np.bool_]:

@@ -183,7 +183,9 @@ class HazardDetector:
                 'delivers, and in metres (16UC1 is millimetres, 32FC1 metres).'
             )
         indices = np.flatnonzero(near)
-        indices = indices[np.linspace(0, indices.size - 1, min(indices.size, _FIT_POINTS)).astype(np.intp)]
+        indices = indices[
+            np.linspace(0, indices.size - 1, min(indices.size, _FIT_POINTS)).astype(np.intp)
+        ]
         row, column = np.divmod(indices, z.shape[1])
         z = z[row, column]
         points = np.stack([x[row, column] * z, y[row, column] * z, z])
@@ -207,7 +209,7 @@ class HazardDetector:
         kind[(height > limit) & (height <= settings.clearance_m)] = POSITIVE
         kind[height < -limit] = NEGATIVE
         kind[(kind == FREE) & (grid != 0)] = grid[(kind == FREE) & (grid != 0)]
-        kind[(kind==UNKNOWN)&(grid==NEGATIVE)&(depth>settings.max_range_m)]=NEGATIVE
+        kind[(kind == UNKNOWN) & (grid == NEGATIVE) & (depth > settings.max_range_m)] = NEGATIVE
         with np.errstate(invalid='ignore'):
             sigmas = np.abs(np.abs(height) - limit) / (noise + np.float32(ground.residual_m))
         certainty = np.zeros(depth.shape, np.uint8)
@@ -224,7 +226,9 @@ class HazardDetector:
 
     def _limit(self, z, ground):
         noise = z * np.float32(self.settings.noise_per_m * ground.camera_m)
-        return np.maximum(np.float32(self.settings.step_m), noise * np.float32(_NOISE_SIGMAS)), noise
+        return np.maximum(
+            np.float32(self.settings.step_m), noise * np.float32(_NOISE_SIGMAS)
+        ), noise
 
     def _shapes(self, z, x, y, seen, ground, axes, stride):
         """What height alone does not tell: codes on the grid, 0 where nothing is to be added."""
@@ -258,7 +262,11 @@ class HazardDetector:
             ok &= known.reshape(-1)[other] & known
             rise = -sign * (hb.reshape(-1)[other] - hb)
             apart = np.abs(zb.reshape(-1)[other] - zb)
-            face |= ok & (rise > st.step_m + 2 * noise) & (apart < 0.3 + 2 * np.float32(st.noise_per_m) * zb * zb)
+            face |= (
+                ok
+                & (rise > st.step_m + 2 * noise)
+                & (apart < 0.3 + 2 * np.float32(st.noise_per_m) * zb * zb)
+            )
         face &= np.abs(h) < 3 * st.step_m
         up_face = face & (h > -0.02)
         down_face = face & ~up_face
@@ -270,7 +278,11 @@ class HazardDetector:
         jump = ranges - prev
         expect = ranges * ranges * np.float32(2 / (focal * ground.camera_m))
         with np.errstate(invalid='ignore'):
-            gap = (jump - expect > _GAP_M + 3 * np.float32(st.noise_per_m) * zc * zc) & (h < -np.maximum(0.05, 2 * noise)) & near
+            gap = (
+                (jump - expect > _GAP_M + 3 * np.float32(st.noise_per_m) * zc * zc)
+                & (h < -np.maximum(0.05, 2 * noise))
+                & near
+            )
         out = np.zeros(z.shape, np.uint8)
         foot = np.float32(_FOOT_M * focal)
         weak = _above(gap, zc, foot) & near & (h < -0.03)

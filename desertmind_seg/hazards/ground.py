@@ -30,12 +30,18 @@ _MIN_POINTS, _MIN_SHARE = 60, 0.15
 _QUADRATIC_SCALES_M = 0.5, 0.35, 0.25, 0.18, 0.12, 0.09
 # Of the spline, round by round: scale in m, what a bend costs, what it costs to be off the
 # quadratic, how many times further away a point above counts than one below.
-_SPLINE_ROUNDS = (0.5, 3.0, 1e-2, 1.0), (0.35, 1.0, 1e-2, 1.0), (0.25, 0.5, 1e-3, 1.5), (
-    0.17,
-    0.3,
-    1e-3,
-    2.0,
-), (0.12, 0.3, 1e-3, 2.0)
+_SPLINE_ROUNDS = (
+    (0.5, 3.0, 1e-2, 1.0),
+    (0.35, 1.0, 1e-2, 1.0),
+    (0.25, 0.5, 1e-3, 1.5),
+    (
+        0.17,
+        0.3,
+        1e-3,
+        2.0,
+    ),
+    (0.12, 0.3, 1e-3, 2.0),
+)
 # A cell with fewer points than this counts less than a full one.
 _FULL_CELL_POINTS = 3.0
 # Ground that nobody saw may be so much off per metre from ground that somebody saw.
@@ -153,7 +159,8 @@ class GroundFit:
         nodes_x, nodes_y = self._nodes_m[0][:, None], self._nodes_m[1][None]
         q = quadratic
         height_m = table + (
-            q[0] + nodes_x * (q[1] + q[3] * nodes_x + q[4] * nodes_y)
+            q[0]
+            + nodes_x * (q[1] + q[3] * nodes_x + q[4] * nodes_y)
             + nodes_y * (q[2] + q[5] * nodes_y)
         )
         slope_x, slope_y = np.gradient(height_m, self._node_m)
@@ -270,9 +277,11 @@ class GroundFit:
             value = np.bincount(cells, close * above_m, size) / np.maximum(total, 1e-9)
             support = (total / counts).reshape(CELLS_X, CELLS_Y)
             table = self._spline.fit(support, value.reshape(support.shape), stiffness, pull)
-            at = cv2.remap(
-                table.astype(np.float32), column[None], row[None], cv2.INTER_LINEAR
-            )[0] if len(column) < 32000 else np.zeros_like(above_m)
+            at = (
+                cv2.remap(table.astype(np.float32), column[None], row[None], cv2.INTER_LINEAR)[0]
+                if len(column) < 32000
+                else np.zeros_like(above_m)
+            )
             off_m = above_m - at
         residual_m = float(np.sqrt((close * off_m * off_m).sum() / max(float(close.sum()), 1e-9)))
         return table, support, residual_m

@@ -263,6 +263,51 @@ def test_a_stray_point_leaves_the_ground_around_it() -> None:
     assert cloud[GROUND].size == without.size - 1
 
 
+def test_water_without_depth_lies_on_the_ground_around_it() -> None:
+    """Of a camera that rolls, so that depth changes along the rows."""
+    size_hw, up = (60, 80), np.array([0.2, -0.75, -0.6])
+    up /= np.linalg.norm(up)
+    info = camera_info(size_hw, focal=(60.0, 60.0), center=(39.5, 29.5))
+    view = CameraRays().of(info, size_hw)
+    depth = (-1.2 / (up[0] * view.x + up[1] * view.y + up[2])).astype(np.float32)
+    depth[depth < 0] = np.inf
+    mask = np.full(size_hw, TRAIL, np.uint8)
+    mask[30:50, 20:60] = mask[30:50, 70:] = PUDDLE
+    mask[10:20, 20:60] = OBSTACLE
+    mask[52:56, 20:60] = PUDDLE
+    found = hazards(np.full(size_hw, FREE), 0.0)
+    found.up[:] = up
+    # Beside a bush the hole is in the bush.
+    found.height_m[52:56, 10:20] = 0.8
+    missing = depth.copy()
+    missing[mask != TRAIL] = 0.0
+    settings = CloudSettings(stride=1, voxel_m=0.0, lift_m=0.0)
+    cloud = GroundClouds(settings, 2.0).points(
+        missing, view, mask, np.full(size_hw, 9, np.uint8), found, TABLE
+    )[NOT_GROUND]
+
+    near = (mask == PUDDLE) & (depth <= 10.0)
+    near[52:56] = False
+    assert cloud.size == np.count_nonzero(near)
+    assert set(cloud['label'].tolist()) == {PUDDLE}
+    np.testing.assert_array_equal(cloud['height'], 0.0)
+    middle = near.copy()
+    middle[:, 70:] = False
+    expected = np.stack([view.x + 0 * depth, view.y + 0 * depth, np.ones_like(depth)], -1)
+    expected = (expected * depth[..., None])[near]
+    inside = middle[near]
+    np.testing.assert_allclose(xyz_of(cloud)[inside], expected[inside], rtol=1e-5)
+    # Where the picture ends, it is as far as beside it.
+    np.testing.assert_allclose(xyz_of(cloud)[~inside, 2], expected[~inside, 2], rtol=0.12)
+
+
+def test_without_any_depth_there_is_no_water() -> None:
+    mask = np.full((4, 5), PUDDLE, np.uint8)
+    found = clouds(mask, hazards(np.full(mask.shape, UNKNOWN), np.nan), depth=0.0)
+
+    assert found[NOT_GROUND].size == 0
+
+
 def test_where_geometry_knows_nothing_the_class_alone_makes_obstacles_and_no_ground() -> None:
     depth, view, mask, confidence, *_ = level_ground((24, 32), TRAIL)
     mask[:, ::2] = PUDDLE
