@@ -1,4 +1,4 @@
-"""What Nav2's layers make of the clouds of ground and of what is not, written anew from their rules.
+"""What Nav2's layers make of the clouds, written anew from their rules.
 
 All are C++ and not to be had here. Cells are those of an unbounded grid, points are in its frame,
 and there is no footprint.

@@ -40,6 +40,9 @@ _LEVEL_M = 0.15
 # Ground within a cell of a hazard, or of a neighbour, is left out: in the cell of a costmap the
 # ground before a rock would outvote the rock. One point is no hazard: it may be noise.
 _CELL_M = 0.1
+# What shows nothing lower than this hangs above the ground: that stays, so that the height of the
+# one above the other is known.
+_STANDING_M = 1.0
 _HAZARD_POINTS = 2
 # Of one of three indices of a voxel in a 64-bit key: +-50 km at 0.05 m.
 _INDEX_BITS = 21
@@ -83,7 +86,8 @@ class GroundClouds:
     Ground is what geometry finds free and the class calls traversable; not ground is what either
     calls a hazard (`ClassGeometryTable`). What is free because it hangs above the vehicle is in
     neither, whatever its class: not every consumer knows the height of the ground under it. Nor
-    is ground within 0.1 to 0.2 m of what is not: it would outvote it in the cell of a costmap.
+    is ground within 0.1 to 0.2 m of what stands on it: it would outvote it in the cell of a
+    costmap.
 
     Flat hazards (puddles), slopes and ditches are lifted along `up` to `lift_m` above the local
     ground: consumers free what is low. What sticks out of the ground stays where it is.
@@ -156,7 +160,10 @@ class GroundClouds:
                 points += up[:, None] * self._lift(heights[at], kinds[at])
             kept = self._one_a_voxel(points)
             if member == GROUND:
-                kept = kept[_apart(points[:, kept], found[NOT_GROUND][1], up)]
+                hazards_at, hazard_points = found[NOT_GROUND]
+                # Written so that an unknown height counts.
+                standing = ~(heights[hazards_at] > _STANDING_M)
+                kept = kept[_apart(points[:, kept], hazard_points[:, standing], up)]
             found[member] = at[kept], points[:, kept]
         clouds = {}
         for member in wanted:
