@@ -27,6 +27,7 @@ ROOMS: dict[str, dict[str, str]] = {
         'engines': 'model',
         'pipeline': 'decoding engines model',
         'scores': 'model pipeline',
+        'hazards': 'geometry model',
         'monitoring': 'messages pipeline',
         'parameters': 'messages model',
         'outputs': 'geometry messages model parameters pipeline',

@@ -1,0 +1,1 @@
+"""What sticks out of the ground, falls off below it or is too steep: seen by the depth camera."""
