@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from desertmind_seg.decoding.image_bytes import decode_unchanged
 from desertmind_seg.decoding.image_header import FILE_LIMITS
-from desertmind_seg.evaluation.comparison import BLOCK_FRAMES
 from desertmind_seg.evaluation.frames import CUT_OFF, DAMAGED, OTHER_SIZE, UNDECODABLE, Refused
 from desertmind_seg.evaluation.results import LabelCounts
 from desertmind_seg.messages.bags import IMAGE_TYPE, Bag, BagError
@@ -18,6 +17,7 @@ from desertmind_seg.messages.images import decode_labels
 from desertmind_seg.model.arrays import Depth, Mask
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, Ontology
+from desertmind_seg.scores.comparison import BLOCK_FRAMES
 from desertmind_seg.scores.confusion import ConfusionMatrix, Counts, MetricsError, RangeConfusion
 from desertmind_seg.scores.records import BandMetrics, SegmentationMetrics
 

@@ -6,7 +6,6 @@ import time
 
 import numpy as np
 
-from desertmind_seg.evaluation.comparison import Compared
 from desertmind_seg.evaluation.depth import RecordedDepth
 from desertmind_seg.evaluation.frames import Frame, RecordedFrames
 from desertmind_seg.evaluation.labels import LabelScore
@@ -22,6 +21,7 @@ from desertmind_seg.messages.bag_writer import BagWriter
 from desertmind_seg.messages.bags import CONFIDENCE_TOPIC, MASK_TOPIC
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.scores.bootstrap import ComparisonError
+from desertmind_seg.scores.comparison import Compared
 from desertmind_seg.scores.flicker import Flicker
 
 

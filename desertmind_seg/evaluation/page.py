@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from desertmind_seg.evaluation.comparison import FEW_BLOCKS, LEADING
-from desertmind_seg.evaluation.results import Comparison, EvaluationMetrics
+from desertmind_seg.evaluation.results import EvaluationMetrics
 from desertmind_seg.evaluation.sections import (
     bad_sections,
     bag_sections,
@@ -28,7 +27,8 @@ from desertmind_seg.reports.tables import (
     images_section,
     table_section,
 )
-from desertmind_seg.scores.records import BandMetrics
+from desertmind_seg.scores.comparison import FEW_BLOCKS, LEADING
+from desertmind_seg.scores.records import BandMetrics, Comparison
 
 
 def write_evaluation_report(

@@ -17,7 +17,12 @@ from desertmind_seg.model.bundle import Bundle
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.model.records import Environment, Record
 from desertmind_seg.pipeline.latency import LatencyWindow
-from desertmind_seg.scores.records import BandMetrics, FlickerMetrics, SegmentationMetrics
+from desertmind_seg.scores.records import (
+    BandMetrics,
+    Comparison,
+    FlickerMetrics,
+    SegmentationMetrics,
+)
 
 MASKS, METRICS, REPORT = 'masks', 'metrics.json', 'report.html'
 MASKS_AGAINST = 'masks_against'
@@ -214,32 +219,6 @@ class DepthMetrics(Record):
         description="which setting of the driver would help; '' where none is needed"
     )
     range_bands: list[BandMetrics] | None = Field(description='from near to far; null: no labels')
-
-
-class ScoreDifference(Record):
-    """One score of both models."""
-
-    score: str = Field(description='key of the score, or name of a class for its IoU')
-    label: str = Field(description='the score as people write it')
-    first: float
-    second: float
-    difference: float = Field(description='first minus second')
-    interval_95: tuple[float, float] | None = Field(
-        description='of the difference, by paired bootstrap over blocks; null with one block'
-    )
-    blocks: int
-    is_real: bool = Field(description='whether the interval excludes zero')
-    is_better: bool = Field(description='whether the first model scores better, real or not')
-
-
-class Comparison(Record):
-    """Which differences between two models are real."""
-
-    first: str = Field(description='name of the model')
-    second: str = Field(description='name of the model of --against')
-    block_frames: int = Field(description='frames in a row that the bootstrap draws together')
-    sentences: list[str]
-    differences: list[ScoreDifference]
 
 
 class ModelOnBag(Record):

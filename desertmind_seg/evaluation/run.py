@@ -8,7 +8,6 @@ import sys
 
 from tqdm import tqdm
 
-from desertmind_seg.evaluation.comparison import compare
 from desertmind_seg.evaluation.depth import DepthTopic, RecordedDepth, check_depth
 from desertmind_seg.evaluation.frames import Frame, RecordedFrames
 from desertmind_seg.evaluation.labels import LabelScore, RecordedLabels
@@ -39,6 +38,7 @@ from desertmind_seg.model.records import Environment
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.reports.output import output_folder, write_json
 from desertmind_seg.reports.provenance import environment
+from desertmind_seg.scores.comparison import compare
 
 # So many bad frames are said as they come; all of them are counted.
 _MAX_SAID = 5
