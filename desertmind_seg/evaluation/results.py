@@ -17,6 +17,7 @@ from desertmind_seg.model.bundle import Bundle
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.model.records import Environment, Record
 from desertmind_seg.pipeline.latency import LatencyWindow
+from desertmind_seg.scores.hazard_records import HazardMetrics, Problem
 from desertmind_seg.scores.records import (
     BandMetrics,
     Comparison,
@@ -187,13 +188,6 @@ class TimeDifference(Record):
     histogram: list[HistogramBin]
 
 
-class DepthProblem(Record):
-    """What was wrong with depth."""
-
-    error: str
-    count: int
-
-
 class DepthMetrics(Record):
     """Depth, and how it was paired with the images."""
 
@@ -209,7 +203,7 @@ class DepthMetrics(Record):
     images_unreadable: int = Field(description='of these, with a header that is cut off')
     images_duplicate: int = Field(description='of these, with a stamp that an earlier one has')
     images_out_of_order: int
-    problems: list[DepthProblem]
+    problems: list[Problem]
     time_jumps: int = Field(description='how often the time of the images went back')
     dt_ms: TimeDifference
     clock_offset_ms: float | None = Field(
@@ -236,6 +230,7 @@ class ModelMetrics(ModelOnBag):
     frames: FrameCounts
     latency_ms: StageLatencies
     depth: DepthMetrics | None = Field(description='null: no depth topic')
+    hazards: HazardMetrics | None = Field(description='null: no depth topic')
     flicker: FlickerMetrics | None = Field(description='null: no two frames follow each other')
 
 
