@@ -19,6 +19,8 @@ from desertmind_seg.options import (
 
 # A drive that shows every class of ycor-8 in its first 6 s: rough, then smooth, puddles, rocks.
 _SHOW_SEED = 4353
+# training.scenery.parameters.HAZARDS, which takes numpy to import.
+_HAZARDS = ('rock', 'log', 'stump', 'ledge', 'ditch')
 _EXAMPLES = """\
 examples:
   a 10 s bag for replay
@@ -26,6 +28,8 @@ examples:
   40 drives to train on
     python -m training.synthetic --folder out/synthetic --seeds 0:40 --frames 20 \\
         --rate-hz 1 --jobs 2
+  a drive over slopes with rocks, logs, stumps, ledges and ditches, and their true heights
+    python -m training.synthetic --bag out/hazards --hazards all --seed 11 --frames 100
   one drive, HD camera
     python -m training.synthetic --folder out/hd --seed 7 --size 720x1280
 """
@@ -41,6 +45,18 @@ def _seeds(text: str) -> range:
     return range(first, last)
 
 
+def _hazards(text: str) -> tuple[str, ...]:
+    if text in ('all', 'none'):
+        return _HAZARDS if text == 'all' else ()
+    kinds = tuple(text.split(','))
+    if unknown := set(kinds) - set(_HAZARDS):
+        raise argparse.ArgumentTypeError(
+            f'{text!r} names {", ".join(map(repr, sorted(unknown)))}; expected all, none or some '
+            f'of {",".join(_HAZARDS)}'
+        )
+    return kinds
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = command_parser('training.synthetic', __doc__ or '', _EXAMPLES)
@@ -52,6 +68,14 @@ def build_parser() -> argparse.ArgumentParser:
         '--seed', type=whole_number(0), default=_SHOW_SEED, help='one drive (default: %(default)s)'
     )
     which.add_argument('--seeds', type=_seeds, metavar='A:B', help='drives A..B-1, --folder only')
+    parser.add_argument(
+        '--hazards',
+        type=_hazards,
+        default=(),
+        metavar='KIND,...',
+        help=f'put all, none or some of {",".join(_HAZARDS)} on and beside the trail, on slopes, '
+        'and write the true height and kind of each pixel (default: none)',
+    )
     parser.add_argument(
         '--frames',
         type=whole_number(1),
@@ -85,7 +109,7 @@ def _render(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
 
     try:
         specs = [
-            drive_spec(seed, options.size, options.rate_hz, options.frames)
+            drive_spec(seed, options.size, options.rate_hz, options.frames, options.hazards)
             for seed in options.seeds or (options.seed,)
         ]
     except ValueError as err:

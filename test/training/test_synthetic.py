@@ -16,12 +16,13 @@ from rosbags.interfaces import QosDurability, QosReliability
 import yaml
 
 from desertmind_seg.model.ontology import load_ontology
-from training import simulator
+from training import scenery, simulator
 from training.data.drives import _renderer_sha256
+from training.scenery.parameters import CLASS_NAMES, Material
+from training.scenery.world import make_world
 from training.simulator import writers
-from training.simulator.drive import SyntheticDrive, SyntheticFrame, label_table, sensor_depth_mm
-from training.simulator.parameters import CLASS_NAMES, Material
-from training.simulator.world import make_world
+from training.simulator.depth_sensor import sensor_depth_mm
+from training.simulator.drive import SyntheticDrive, SyntheticFrame, label_table
 from training.simulator.writers import CAMERA_FRAME, DriveSpec, write_bag, write_folders
 from training.synthetic import main
 
@@ -125,7 +126,7 @@ def test_labels_derive_from_the_material(frame: SyntheticFrame) -> None:
 def test_every_material_has_a_class() -> None:
     # Neither set has a class for everything: those pixels are unlabelled.
     assert set(Material) - set(CLASS_NAMES['ycor-8']) == {Material.DISTANT_HILL}
-    assert set(Material) - set(CLASS_NAMES['desert-10']) == {Material.STRUCTURE}
+    assert set(Material) - set(CLASS_NAMES['desert-10']) == {Material.STRUCTURE, Material.DITCH}
     assert label_table('desert-10')[Material.STRUCTURE] == 255
 
 
@@ -385,10 +386,11 @@ def test_folder_refuses_before_it_writes(tmp_path: Path) -> None:
 def test_every_file_of_the_simulator_is_part_of_a_frames_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sources = shutil.copytree(Path(simulator.__file__).parent, tmp_path / 'simulator')
-    monkeypatch.setattr(simulator, '__file__', str(sources / '__init__.py'))
+    for room in (scenery, simulator):
+        sources = shutil.copytree(Path(str(room.__file__)).parent, tmp_path / room.__name__)
+        monkeypatch.setattr(room, '__file__', str(sources / '__init__.py'))
     hashes = [_renderer_sha256.__wrapped__()]
-    for source in sorted(sources.glob('*.py')):
+    for source in sorted(tmp_path.glob('*/*.py')):
         source.write_text(source.read_text() + '# changed\n')
         hashes.append(_renderer_sha256.__wrapped__())
     assert len(set(hashes)) == len(hashes) > 10

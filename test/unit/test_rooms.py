@@ -39,8 +39,9 @@ ROOMS: dict[str, dict[str, str]] = {
     },
     'training': {
         'recipes': '',
-        'simulator': '',
-        'data': 'recipes simulator',
+        'scenery': '',
+        'simulator': 'scenery',
+        'data': 'recipes scenery simulator',
         'networks': 'recipes',
         'inspection': 'data recipes',
         'evaluation': 'data networks recipes',

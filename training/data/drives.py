@@ -9,10 +9,11 @@ import numpy as np
 
 from desertmind_seg.model.documents import read_json
 from desertmind_seg.model.ontology import Ontology
-from training import simulator
+from training import scenery, simulator
 from training.data.frames import DatasetError, DepthArray, FileFrame, LabelledFrame, UInt8Array
 from training.data.listing import Listing, entries, split_root, whole_frames, with_numbered_groups
-from training.simulator.drive import SyntheticDrive, frame_depth_mm
+from training.simulator.depth_sensor import frame_depth_mm
+from training.simulator.drive import SyntheticDrive
 
 _MOST_FRAMES = 10_000_000
 
@@ -129,6 +130,7 @@ def _render(seed: int, index: int, size_hw: tuple[int, int], rate_hz: float) -> 
 def _renderer_sha256() -> str:
     """Hash of the code that draws the frames: they are as old as it is."""
     digest = hashlib.sha256()
-    for source in sorted(Path(simulator.__file__).parent.glob('*.py')):
-        digest.update(source.read_bytes())
+    for room in (scenery, simulator):
+        for source in sorted(Path(str(room.__file__)).parent.glob('*.py')):
+            digest.update(source.read_bytes())
     return digest.hexdigest()

@@ -1,1 +1,1 @@
-"""A procedural off-road drive: everything follows from a seed, and nothing here knows training."""
+"""A drive through a procedural place: what its camera sees, as frames, folders and bags."""

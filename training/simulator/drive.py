@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 import dataclasses
 from functools import cache, cached_property
 import math
@@ -11,15 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from desertmind_seg.model.ontology import UNLABELED, load_ontology
-from training.simulator.parameters import (
+from training.scenery.parameters import (
     CLASS_NAMES,
     DRIVE_M,
+    HAZARD_OF_MATERIAL,
     DriveParameters,
     FloatArray,
-    Material,
+    HazardKind,
 )
-from training.simulator.render import Camera, render
-from training.simulator.world import World, make_world
+from training.scenery.world import World, make_world
+from training.simulator.camera import Camera
+from training.simulator.render import render
 
 UInt8Array = npt.NDArray[np.uint8]
 Float64Array = npt.NDArray[np.float64]
@@ -27,9 +30,6 @@ Float64Array = npt.NDArray[np.float64]
 # Stamps start here (2024-01-01 00:00:00 UTC): a drive is a function of its seed, not of the clock.
 START_NS = 1_704_067_200_000_000_000
 _CAMERA_FORWARD_M = 0.5
-# An active-stereo camera of D435's kind: 50 mm baseline, disparity steps of 1/8 pixel or so.
-_BASELINE_M = 0.05
-_DEPTH_MIN_M, _DEPTH_MAX_M = 0.3, 20.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,12 @@ class SyntheticFrame:
         labels_desert_10: uint8 (H, W), class ids of ontology desert-10.
         labels_ycor_8: uint8 (H, W), class ids of ontology ycor-8.
         material: uint8 (H, W), `Material` values, from which both label images derive.
+        height_m: float32 (H, W), metres above the local ground: the ground under what the pixel
+            shows without hazards, where a ledge has raised it behind its face, and as high over a
+            ditch as beside it (a ditch has negative heights); nan for the sky and the far ridges.
+        hazard: uint8 (H, W), `HazardKind` values.
+        hazard_size_cm: uint8 (H, W), height of the whole rock, log, ledge ... that the pixel
+            shows, or depth of the ditch, at most 255; 0 where `hazard` is 0 and in puddles.
         camera: intrinsics and pose (odom from camera_color_optical_frame).
         odom_from_base: (4, 4) pose of base_link, which lies on the ground between the wheels.
     """
@@ -56,6 +62,10 @@ class SyntheticFrame:
     material: UInt8Array
     camera: Camera
     odom_from_base: Float64Array
+    height_m: FloatArray
+    hazard: UInt8Array
+    hazard_size_cm: UInt8Array
+    parameters: DriveParameters
 
 
 @cache
@@ -68,6 +78,15 @@ def label_table(ontology_name: str) -> UInt8Array:
     return table
 
 
+@cache
+def _hazard_table() -> UInt8Array:
+    """Table (256,) uint8 from `Material` to `HazardKind`."""
+    table = np.zeros(256, np.uint8)
+    for material, kind in HAZARD_OF_MATERIAL.items():
+        table[int(material)] = kind
+    return table
+
+
 class SyntheticDrive:
     """A vehicle follows a trail through a procedural world; a camera 1.6 m above it looks ahead.
 
@@ -75,16 +94,25 @@ class SyntheticDrive:
         seed: decides the world, the light and the camera.
         size_hw: image height and width in pixels.
         rate_hz: frames a second; the vehicle covers speed / rate metres between frames.
+        hazards: kinds of `HAZARDS` on and beside the trail, which the vehicle floats over. Such a
+            drive goes over slopes, and has no other rocks and logs than these.
+
+    Raises:
+        ValueError: a size, rate or kind that cannot be drawn.
     """
 
     def __init__(
-        self, seed: int, size_hw: tuple[int, int] = (480, 640), rate_hz: float = 10.0
+        self,
+        seed: int,
+        size_hw: tuple[int, int] = (480, 640),
+        rate_hz: float = 10.0,
+        hazards: Collection[str] = (),
     ) -> None:
         if not 16 <= min(size_hw) <= max(size_hw) <= 8192:
             raise ValueError(f'size_hw {size_hw!r}: expected sides of 16 to 8192 pixels')
         if not 0.0 < rate_hz <= 1e6:
             raise ValueError(f'rate_hz {rate_hz!r} must be above 0 and at most 1e6')
-        self.parameters = DriveParameters.from_seed(seed)
+        self.parameters = DriveParameters.from_seed(seed, hazards)
         self.size_hw = size_hw
         self.rate_hz = rate_hz
 
@@ -129,6 +157,8 @@ class SyntheticDrive:
         wheel_y = np.array([[y + s * a + c * b for a, b in wheels]], np.float32)
         terrain = self.world.terrain
         z = terrain.fine.sample(terrain.ride_height, wheel_x, wheel_y)[0].astype(float)
+        if (relief := self.world.relief) is not None:
+            z += relief.sample(relief.ride_m, wheel_x, wheel_y)[0]
         pitch_up = math.atan2((z[0] + z[1] - z[2] - z[3]) / 2.0, 2.0)
         roll = math.atan2((z[0] + z[2] - z[1] - z[3]) / 2.0, 1.5)
         pose = np.eye(4)
@@ -152,6 +182,9 @@ class SyntheticDrive:
         camera = Camera(self.size_hw, self.k, odom_from_base @ self.base_from_camera)
         buffers = render(self.world, camera)
         rng = np.random.default_rng([self.parameters.seed, 10, index])
+        hazard = np.take(_hazard_table(), buffers.material)
+        sized = (hazard != HazardKind.NONE) & (hazard != HazardKind.PUDDLE)
+        size_cm = np.clip(np.round(buffers.size_m * 100.0), 0, 255) * sized
         return SyntheticFrame(
             stamp_ns=START_NS + round(index * 1e9 / self.rate_hz),
             rgb=_expose(self.parameters, buffers.radiance, rng),
@@ -161,6 +194,10 @@ class SyntheticDrive:
             material=buffers.material,
             camera=camera,
             odom_from_base=odom_from_base,
+            height_m=buffers.height_m,
+            hazard=hazard,
+            hazard_size_cm=size_cm.astype(np.uint8),
+            parameters=self.parameters,
         )
 
 
@@ -202,48 +239,3 @@ def _expose(
     grey = cv2.cvtColor(toned, cv2.COLOR_RGB2GRAY)[..., None]
     toned = grey + (toned - grey) * np.float32(p.saturation)
     return np.asarray(np.clip(toned * 255.0 + 0.5, 0, 255), np.uint8)
-
-
-def sensor_depth_mm(frame: SyntheticFrame, rng: np.random.Generator) -> npt.NDArray[np.uint16]:
-    """Degrade exact depth to what an aligned active-stereo camera reports.
-
-    Noise is that of a disparity (sigma_z = z^2 / (f B) * sigma_d), quantised to 1/8 pixel. Holes
-    (0): sky, nearer than 0.3 m or beyond 20 m, the strip left of near things that the second
-    imager cannot see, most of the water, blown-out pixels, and patches without texture.
-
-    Returns:
-        uint16 (H, W) millimetres, 0 = no measurement.
-    """
-    depth = frame.depth_m
-    height, width = depth.shape
-
-    def blotches(cell_px: int) -> FloatArray:
-        coarse = rng.standard_normal((height // cell_px + 2, width // cell_px + 2), np.float32)
-        resized = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-        return np.asarray(resized, np.float32)
-
-    focal_baseline = float(frame.camera.k[0, 0]) * _BASELINE_M * max(1.0, 640.0 / width)
-    finite = np.where(np.isfinite(depth), depth, 1e6).astype(np.float32)
-    disparity = (focal_baseline / np.maximum(finite, 0.05)).astype(np.float32)
-    error = 0.045 * blotches(6) + 0.03 * rng.standard_normal(depth.shape, np.float32)
-    measured = np.round((disparity + error) * 8.0) / 8.0
-    metres = focal_baseline / np.maximum(measured, 1.0 / 16.0)
-    hole = (finite < _DEPTH_MIN_M) | (metres > _DEPTH_MAX_M) | ~np.isfinite(depth)
-    # The other imager sees a point at column - disparity; what something nearer covers is lost.
-    band = max(1, round(width / 640 * 6))
-    nearer = cv2.dilate(disparity, np.ones((1, 2 * band + 1), np.uint8), anchor=(0, 0))
-    hole |= nearer > disparity + 1.5 * 640.0 / max(width, 640)
-    patches = blotches(24)
-    hole |= patches + 0.06 * finite > 2.6
-    hole |= (frame.material == Material.PUDDLE) & (patches > -0.9)
-    hole |= frame.rgb.min(axis=2) > 250
-    hole |= rng.random(depth.shape, np.float32) < 0.004
-    hole = cv2.morphologyEx(hole.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)) > 0
-    millimetres = np.asarray(np.clip(metres * 1000.0 + 0.5, 0.0, 65535.0), np.uint16)
-    millimetres[hole] = 0
-    return millimetres
-
-
-def frame_depth_mm(seed: int, index: int, frame: SyntheticFrame) -> npt.NDArray[np.uint16]:
-    """Sensor depth with the noise that belongs to this seed and frame."""
-    return sensor_depth_mm(frame, np.random.default_rng([seed, 11, index]))

@@ -9,59 +9,46 @@ billboards blended far to near against the same depth buffer.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from training.simulator.brushes import Sprite
-from training.simulator.parameters import DriveParameters, FloatArray, Material
-from training.simulator.terrain import DRY, EDGE, LITTER, OPEN, PLANTS, ROUGH, SUN, WATER
-from training.simulator.textures import rows_with, sample_tile, smoothstep
-from training.simulator.world import World
+from training.scenery.brushes import Sprite
+from training.scenery.parameters import DriveParameters, FloatArray, Material
+from training.scenery.relief import Relief
+from training.scenery.terrain import DRY, EDGE, LITTER, OPEN, PLANTS, ROUGH, SUN, WATER
+from training.scenery.textures import rows_with, sample_tile, smoothstep
+from training.scenery.world import World
+from training.simulator.bodies import draw_bodies
+from training.simulator.camera import Buffers, Camera, Rays, pixel_rays
 
 _NEAREST_RANGE_M = 0.7
 _FARTHEST_RANGE_M = 460.0
 _RANGES = 440
+# With ledges and ditches, whose faces are 6 cm deep: steps of 0.5 % up to 25 m, 5 cm at 10 m.
+_FINE_RANGES_M = ((0.7, 1.5, 40), (1.5, 25.0, 562), (25.0, _FARTHEST_RANGE_M, 196))
 _SLOPE_BINS = 1400
 _NEAREST_SPRITE_M = 0.9
-
-_Rays = tuple[FloatArray, FloatArray, FloatArray]
-
-
-@dataclasses.dataclass(frozen=True)
-class Camera:
-    """Pinhole camera: `k` (3, 3) in pixels and `odom_from_camera` (4, 4), optical axes."""
-
-    size_hw: tuple[int, int]
-    k: npt.NDArray[np.float64]
-    odom_from_camera: npt.NDArray[np.float64]
-
-    @property
-    def origin(self) -> FloatArray:
-        """Position in odom (3,)."""
-        return self.odom_from_camera[:3, 3].astype(np.float32)
-
-    @property
-    def rotation(self) -> FloatArray:
-        """Optical axes in odom (3, 3)."""
-        return self.odom_from_camera[:3, :3].astype(np.float32)
-
-
-@dataclasses.dataclass(frozen=True)
-class Buffers:
-    """Linear radiance (H, W, 3), depth along the optical axis in metres, inf for sky, material."""
-
-    radiance: FloatArray
-    depth_m: FloatArray
-    material: npt.NDArray[np.uint8]
+_FARTHEST_RELIEF_M = 40.0
+_LEAST_DITCH_M = 0.1  # shallower ones, and their rims, are ground
+_GROUND_COVER = (
+    Material.TRAIL_SMOOTH,
+    Material.TRAIL_ROUGH,
+    Material.GRASS,
+    Material.DRY_GRASS,
+    Material.LITTER,
+    Material.LOW_PLANTS,
+    Material.DRY_LOW_PLANTS,
+    Material.FLOWERS,
+    Material.PUDDLE,
+)
 
 
 def render(world: World, camera: Camera) -> Buffers:
     """Render the world from the camera."""
-    rays = _rays(camera)
+    rays = pixel_rays(camera)
     dx, dy, dz = rays
     depth, blade = _hit_ground(world, camera, rays)
     sky = ~np.isfinite(depth)
@@ -81,8 +68,13 @@ def render(world: World, camera: Camera) -> Buffers:
         ground = ~sky[rows]
         np.copyto(radiance[rows], colour, where=ground[..., None])
         np.copyto(material[rows], kind, where=ground)
-    buffers = Buffers(radiance, depth, material)
+    nowhere = np.full(camera.size_hw, np.nan, np.float32)
+    buffers = Buffers(radiance, depth, material, nowhere, np.zeros(camera.size_hw, np.float32))
+    if world.relief is not None:
+        _mark_relief(world, world.relief, camera, rays, buffers)
+    draw_bodies(world, camera, rays, buffers)
     _draw_billboards(world, camera, buffers)
+    _measure_heights(world, camera, rays, buffers)
     _fill_puddles(world, camera, rays, buffers)
     return buffers
 
@@ -91,20 +83,7 @@ def render(world: World, camera: Camera) -> Buffers:
 # Where rays meet the ground
 
 
-def _rays(camera: Camera) -> _Rays:
-    """Directions of all pixels in odom axes, 1 along the optical axis; x, y, z (H, W)."""
-    height, width = camera.size_hw
-    k, rotation = camera.k, camera.odom_from_camera[:3, :3]
-    u = (np.arange(width) - k[0, 2]) / k[0, 0]
-    v = (np.arange(height) - k[1, 2]) / k[1, 1]
-    x, y, z = (
-        (axis[0] * u[None] + axis[1] * v[:, None] + axis[2]).astype(np.float32)
-        for axis in rotation
-    )
-    return x, y, z
-
-
-def _hit_ground(world: World, camera: Camera, rays: _Rays) -> tuple[FloatArray, FloatArray]:
+def _hit_ground(world: World, camera: Camera, rays: Rays) -> tuple[FloatArray, FloatArray]:
     """Depth along the optical axis (inf where no ground) and the plants' height at the hit."""
     width = camera.size_hw[1]
     dx, dy, dz = rays
@@ -124,7 +103,8 @@ def _hit_ground(world: World, camera: Camera, rays: _Rays) -> tuple[FloatArray, 
     norm = 1.0 / np.hypot(1.0, fan)
     toward_x = ((math.cos(yaw) - fan * math.sin(yaw)) * norm).astype(np.float32)
     toward_y = ((math.sin(yaw) + fan * math.cos(yaw)) * norm).astype(np.float32)
-    ranges = np.geomspace(_NEAREST_RANGE_M, _FARTHEST_RANGE_M, _RANGES).astype(np.float32)
+    ranges = _ranges(world)
+    count = len(ranges)
     x = origin[0] + toward_x[:, None] * ranges
     y = origin[1] + toward_y[:, None] * ranges
     z, plant = world.profile(x, y)
@@ -134,10 +114,10 @@ def _hit_ground(world: World, camera: Camera, rays: _Rays) -> tuple[FloatArray, 
     column = (aside - np.float32(low)) * scale + np.float32(0.5)
     column = np.clip(column, 0, columns - 1).astype(np.int32)
     hit = _first_not_below(seen, column, slope)
-    sky = hit >= _RANGES
-    hit = np.minimum(hit, _RANGES - 1)
+    sky = hit >= count
+    hit = np.minimum(hit, count - 1)
     before = np.maximum(hit - 1, 0)
-    at_hit, at_before = column * _RANGES + hit, column * _RANGES + before
+    at_hit, at_before = column * count + hit, column * count + before
     seen_hit, seen_before = np.take(seen, at_hit), np.take(seen, at_before)
     share = (slope - seen_before) / np.maximum(seen_hit - seen_before, np.float32(1e-6))
     share = np.clip(share, 0.0, 1.0)
@@ -152,6 +132,14 @@ def _hit_ground(world: World, camera: Camera, rays: _Rays) -> tuple[FloatArray, 
     return np.asarray(depth, np.float32), np.asarray(blade, np.float32)
 
 
+def _ranges(world: World) -> FloatArray:
+    """Ranges in metres at which the ground's height is sampled."""
+    if world.relief is None:
+        return np.geomspace(_NEAREST_RANGE_M, _FARTHEST_RANGE_M, _RANGES).astype(np.float32)
+    parts = [np.geomspace(a, b, n, endpoint=False) for a, b, n in _FINE_RANGES_M]
+    return np.concatenate([*parts, [_FARTHEST_RANGE_M]]).astype(np.float32)
+
+
 def _first_not_below(
     seen: FloatArray, column: npt.NDArray[np.int32], slope: FloatArray
 ) -> npt.NDArray[np.int64]:
@@ -163,9 +151,9 @@ def _first_not_below(
         slope: (H, W) of each pixel's ray.
 
     Returns:
-        (H, W), `_RANGES` where the ray passes over all of them.
+        (H, W), the number of ranges where the ray passes over all of them.
     """
-    columns = len(seen)
+    columns, ranges = seen.shape
     horizon = np.maximum.accumulate(seen, axis=1)
     # first[c, b]: how many samples of column c lie below slope bin b = the first one not below it.
     bottom, top = float(slope.min()), min(float(slope.max()), float(horizon.max()) + 1e-3)
@@ -179,8 +167,8 @@ def _first_not_below(
     row = np.clip((slope - np.float32(bottom)) * np.float32(1.0 / step), 0, _SLOPE_BINS)
     hit = np.take(first, column * (_SLOPE_BINS + 1) + row.astype(np.int32))
     # The bin's edge lies at or below the pixel's slope: step once more where it still passes over.
-    horizon_there = np.take(horizon, column * _RANGES + np.minimum(hit, _RANGES - 1))
-    return np.asarray(hit + ((horizon_there < slope) & (hit < _RANGES)))
+    horizon_there = np.take(horizon, column * ranges + np.minimum(hit, ranges - 1))
+    return np.asarray(hit + ((horizon_there < slope) & (hit < ranges)))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -202,6 +190,11 @@ def _shade_ground(
     cover = terrain.fine.sample(terrain.cover, x, y)
     surface = terrain.fine.sample(terrain.surface, x, y)
     plant = terrain.fine.sample(terrain.plant_height, x, y)
+    if world.relief is not None:
+        shading = world.relief.sample(world.relief.shading, x, y)
+        surface[..., SUN] *= 2.0 * shading[..., 0]
+        surface[..., OPEN] *= shading[..., 1]
+        plant *= 1.0 - shading[..., 2]
     # A pixel covers depth^2 / (focal * height) along the view.
     footprint = near / focal + 0.15 * near * near / (focal * np.float32(p.camera_height_m))
     noise, bump = world.tiles.noise(x, y, footprint)
@@ -295,6 +288,54 @@ def _plant_rgb(p: DriveParameters, dry: FloatArray, plants: FloatArray) -> Float
     return np.asarray(green * (1.0 - dryness) + straw * dryness, np.float32)
 
 
+def _mark_relief(
+    world: World, relief: Relief, camera: Camera, rays: Rays, buffers: Buffers
+) -> None:
+    """Say which pixels show faces of ledges, and draw the layers of their earth."""
+    near = buffers.depth_m < _FARTHEST_RELIEF_M
+    if not (rows := rows_with(near)):
+        return
+    dx, dy, dz = (axis[rows] for axis in rays)
+    depth = np.where(near[rows], buffers.depth_m[rows], np.float32(1.0))
+    origin = camera.origin
+    x, y, z = origin[0] + dx * depth, origin[1] + dy * depth, origin[2] + dz * depth
+    zone = np.where(near[rows], relief.nearest(relief.zone_m, x, y), 0.0)
+    above = z - world.terrain.ground_z(x, y)
+    # A face by its height, not by its place: samples of the ground lie up to 10 cm apart.
+    face = (zone > 0.0) & (above > 0.1 * zone) & (above < 0.93 * zone)
+    buffers.material[rows][face] = Material.LEDGE
+    np.copyto(buffers.size_m[rows], zone, where=face)
+    layers = 0.86 + 0.1 * np.sin(70.0 * above + 9.0 * np.sin(0.7 * y + 0.4 * x))
+    layers += 0.06 * np.sin(171.0 * above + 2.0 * x)
+    buffers.radiance[rows][face] *= layers[face][:, None]
+
+
+def _measure_heights(world: World, camera: Camera, rays: Rays, buffers: Buffers) -> None:
+    """Fill in how high above the local ground each pixel is, and which lie in ditches."""
+    if not (rows := rows_with(np.isfinite(buffers.depth_m))):
+        return
+    dx, dy, dz = (axis[rows] for axis in rays)
+    depth, origin = buffers.depth_m[rows], camera.origin
+    known = np.isfinite(depth)
+    depth = np.where(known, depth, np.float32(1.0))
+    x, y, z = origin[0] + dx * depth, origin[1] + dy * depth, origin[2] + dz * depth
+    ground = world.local_ground_z(x, y)
+    # The face of a ledge rises from the ground before it.
+    face = buffers.material[rows] == Material.LEDGE
+    if face.any():
+        ground = np.where(face, world.terrain.ground_z(x, y), ground)
+    np.copyto(buffers.height_m[rows], z - ground, where=known)
+    if (relief := world.relief) is None:
+        return
+    # What grows in a ditch is part of it; what stands in it is not.
+    zone = relief.nearest(relief.zone_m, x, y)
+    material = buffers.material[rows]
+    ditch = (zone < 0.0) & (relief.sample(relief.ditch_m, x, y) < -_LEAST_DITCH_M) & known
+    ditch &= (depth < _FARTHEST_RELIEF_M) & np.isin(material, _GROUND_COVER)
+    material[ditch] = Material.DITCH
+    np.copyto(buffers.size_m[rows], -zone, where=ditch)
+
+
 # ---------------------------------------------------------------------------------------------
 # What stands on it
 
@@ -349,6 +390,7 @@ def _draw_billboards(world: World, camera: Camera, buffers: Buffers) -> None:
         else:
             depth[solid] = distance
         buffers.material[part][solid] = n.material[i]
+        buffers.size_m[part][solid] = n.height_m[i] * (1.0 - sprite.sink)
 
 
 def _warp(
@@ -392,7 +434,7 @@ def _warp(
     return (slice(y0, y1), slice(x0, x1)), np.asarray(patch, np.float32)
 
 
-def _fill_puddles(world: World, camera: Camera, rays: _Rays, buffers: Buffers) -> None:
+def _fill_puddles(world: World, camera: Camera, rays: Rays, buffers: Buffers) -> None:
     """Mirror what is already drawn (and the sky above it) in the puddles that stayed visible."""
     puddle = buffers.material == Material.PUDDLE
     rows, columns = rows_with(puddle), rows_with(puddle.T)

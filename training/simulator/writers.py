@@ -35,49 +35,59 @@ from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.model.processes import end_with_parent
 from desertmind_seg.reports.output import output_folder, write_json
 from desertmind_seg.reports.provenance import environment
-from training.simulator.drive import (
-    START_NS,
-    Float64Array,
-    SyntheticDrive,
-    SyntheticFrame,
-    frame_depth_mm,
-)
-from training.simulator.parameters import CLASS_NAMES, DriveParameters
+from training.scenery.parameters import CLASS_NAMES, FloatArray, HazardKind
+from training.simulator.depth_sensor import frame_depth_mm
+from training.simulator.drive import START_NS, Float64Array, SyntheticDrive, SyntheticFrame
 
 CAMERA_FRAME, BASE_FRAME, ODOM_FRAME = 'camera_color_optical_frame', 'base_link', 'odom'
 IMAGE_TOPIC = '/camera/color/image_raw'
 DEPTH_TOPIC = '/camera/aligned_depth_to_color/image_raw'
 CAMERA_INFO_TOPIC = '/camera/color/camera_info'
 LABEL_TOPICS = {'/labels/desert_10': 'desert-10', '/labels/ycor_8': 'ycor-8'}
+# Of drives with hazards: metres, `HazardKind`, centimetres.
+HEIGHT_TOPIC = '/ground_truth/height'
+HAZARD_TOPIC = '/ground_truth/hazard'
+HAZARD_SIZE_TOPIC = '/ground_truth/hazard_size'
+# height.png is 16-bit: millimetres above the local ground plus this; 0 where nothing is known.
+HEIGHT_OFFSET_MM = 10_000
 
 _JPEG_QUALITY = 92
 
 
 @dataclasses.dataclass(frozen=True)
 class DriveSpec:
-    """What to render of a drive: its first `frames` frames."""
+    """What to render of a drive: its first `frames` frames, with these kinds of hazards."""
 
     seed: int
     size_hw: tuple[int, int]
     rate_hz: float
     frames: int
+    hazards: tuple[str, ...] = ()
+
+    def drive(self) -> SyntheticDrive:
+        """Return the drive."""
+        return SyntheticDrive(self.seed, self.size_hw, self.rate_hz, self.hazards)
 
 
 def drive_spec(
-    seed: int, size_hw: tuple[int, int], rate_hz: float, frames: int | None = None
+    seed: int,
+    size_hw: tuple[int, int],
+    rate_hz: float,
+    frames: int | None = None,
+    hazards: tuple[str, ...] = (),
 ) -> DriveSpec:
     """Specify the first `frames` frames of a drive, None for all of it.
 
     Raises:
         ValueError: the drive has fewer frames, or cannot be drawn so.
     """
-    available = SyntheticDrive(seed, size_hw, rate_hz).num_frames
+    available = SyntheticDrive(seed, size_hw, rate_hz, hazards).num_frames
     if frames is not None and frames > available:
         raise ValueError(
             f'{frames} frames: the drive of seed {seed} has {available} at {rate_hz:g} Hz; ask '
             'for at most that many or a higher rate'
         )
-    return DriveSpec(seed, size_hw, rate_hz, available if frames is None else frames)
+    return DriveSpec(seed, size_hw, rate_hz, available if frames is None else frames, hazards)
 
 
 def _describe(spec: DriveSpec) -> dict[str, Any]:
@@ -87,7 +97,8 @@ def _describe(spec: DriveSpec) -> dict[str, Any]:
         'size_hw': list(spec.size_hw),
         'rate_hz': spec.rate_hz,
         'frames': spec.frames,
-        'parameters': dataclasses.asdict(DriveParameters.from_seed(spec.seed)),
+        'parameters': dataclasses.asdict(spec.drive().parameters),
+        'hazard_kinds': {kind.name.lower(): int(kind) for kind in HazardKind},
         'ontologies': {name: load_ontology(name).sha256 for name in CLASS_NAMES},
         'git_hash': environment()['git_hash'] or 'unknown',
     }
@@ -95,7 +106,7 @@ def _describe(spec: DriveSpec) -> dict[str, Any]:
 
 def _render(spec: DriveSpec, index: int) -> tuple[SyntheticFrame, npt.NDArray[np.uint16]]:
     """Render a frame, with its sensor depth in millimetres."""
-    frame = SyntheticDrive(spec.seed, spec.size_hw, spec.rate_hz).frame(index)
+    frame = spec.drive().frame(index)
     return frame, frame_depth_mm(spec.seed, index, frame)
 
 
@@ -131,7 +142,8 @@ def write_folders(
 ) -> list[Path]:
     """Write drives as root/drive_SEED/NNNNNN/{rgb.jpg, labels_*.png, depth.png} and drive.json.
 
-    A drive's folder appears under its final name once it is complete.
+    Drives with hazards have height.png (16-bit), hazard.png and hazard_size.png too. A drive's
+    folder appears under its final name once it is complete.
 
     Args:
         specs: of different seeds.
@@ -178,13 +190,26 @@ def _write_frames(task: tuple[DriveSpec, range, Path]) -> int:
         target.mkdir()
         bgr = cv2.cvtColor(frame.rgb, cv2.COLOR_RGB2BGR)
         _write_image(target / 'rgb.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-        for name, image in (
-            ('labels_ycor8', frame.labels_ycor_8),
-            ('labels_desert10', frame.labels_desert_10),
-            ('depth', depth_mm),
-        ):
+        images: dict[str, npt.NDArray[Any]] = {
+            'labels_ycor8': frame.labels_ycor_8,
+            'labels_desert10': frame.labels_desert_10,
+            'depth': depth_mm,
+        }
+        if spec.hazards:
+            images |= {
+                'height': _height_mm(frame.height_m),
+                'hazard': frame.hazard,
+                'hazard_size': frame.hazard_size_cm,
+            }
+        for name, image in images.items():
             _write_image(target / f'{name}.png', image, [cv2.IMWRITE_PNG_COMPRESSION, 3])
     return len(frames)
+
+
+def _height_mm(height_m: FloatArray) -> npt.NDArray[np.uint16]:
+    """Return heights as height.png holds them."""
+    shifted = np.clip(np.round(height_m * 1000.0) + HEIGHT_OFFSET_MM, 1.0, 65535.0)
+    return np.where(np.isnan(height_m), 0.0, shifted).astype(np.uint16)
 
 
 def _write_image(
@@ -216,6 +241,8 @@ _LATCHED = _VOLATILE._replace(durability=QosDurability.TRANSIENT_LOCAL, depth=1)
 def write_bag(spec: DriveSpec, path: Path, *, jobs: int = 1, force: bool = False) -> Path:
     """Write a drive as a rosbag2 bag (MCAP) that appears under `path` once it is complete.
 
+    Drives with hazards have topics of the true height and hazard of each pixel too.
+
     Args:
         spec: the drive.
         path: folder of the bag; its parents are created.
@@ -225,7 +252,7 @@ def write_bag(spec: DriveSpec, path: Path, *, jobs: int = 1, force: bool = False
     Raises:
         FileExistsError: `path` exists and `force` is false.
     """
-    drive = SyntheticDrive(spec.seed, spec.size_hw, spec.rate_hz)
+    drive = spec.drive()
     store = get_typestore(Stores.ROS2_KILTED)
     messages = _Messages(store, spec.size_hw, drive.k)
     with ExitStack() as stack:
@@ -237,6 +264,7 @@ def write_bag(spec: DriveSpec, path: Path, *, jobs: int = 1, force: bool = False
             writer.set_custom_data(f'{ONTOLOGY_KEY_PREFIX}{topic}', load_ontology(name).sha256)
         writer.set_custom_data('desertmind_seg.drive', json.dumps(_describe(spec)))
 
+        truth = (HEIGHT_TOPIC, HAZARD_TOPIC, HAZARD_SIZE_TOPIC) if spec.hazards else ()
         connections = {
             topic: writer.add_connection(
                 topic, msgtype, typestore=store, offered_qos_profiles=[qos]
@@ -247,7 +275,7 @@ def write_bag(spec: DriveSpec, path: Path, *, jobs: int = 1, force: bool = False
                 (CAMERA_INFO_TOPIC, 'sensor_msgs/msg/CameraInfo', _VOLATILE),
                 (IMAGE_TOPIC, _IMAGE, _VOLATILE),
                 (DEPTH_TOPIC, _IMAGE, _VOLATILE),
-                *((topic, _IMAGE, _VOLATILE) for topic in LABEL_TOPICS),
+                *((topic, _IMAGE, _VOLATILE) for topic in (*LABEL_TOPICS, *truth)),
             )
         }
 
@@ -270,6 +298,11 @@ def write_bag(spec: DriveSpec, path: Path, *, jobs: int = 1, force: bool = False
                 LABEL_TOPICS, (frame.labels_desert_10, frame.labels_ycor_8), strict=True
             ):
                 write(topic, stamp, messages.image(stamp, 'mono8', labels))
+            if spec.hazards:
+                write(HEIGHT_TOPIC, stamp, messages.image(stamp, '32FC1', frame.height_m))
+                write(HAZARD_TOPIC, stamp, messages.image(stamp, 'mono8', frame.hazard))
+                size = messages.image(stamp, 'mono8', frame.hazard_size_cm)
+                write(HAZARD_SIZE_TOPIC, stamp, size)
     return path
 
 

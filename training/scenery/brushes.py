@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from training.simulator.parameters import FloatArray, Light
+from training.scenery.parameters import FloatArray, Light
 
 # Drawn at twice the stored size without anti-aliasing, then averaged: OpenCV draws anti-aliased
 # shapes into 8-bit images only, and sprites hold linear light.

@@ -1,7 +1,7 @@
 """The things that stand about as sprites: plants, rocks, logs, posts and structures.
 
 A sprite is drawn once per drive. Sizes are in pixels of the canvas or in heights of it, as in
-training.simulator.brushes.
+training.scenery.brushes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import cv2
 import numpy as np
 
-from training.simulator.brushes import (
+from training.scenery.brushes import (
     Segment,
     Sprite,
     draw_face,
@@ -27,7 +27,7 @@ from training.simulator.brushes import (
     shade_leaves,
     weather,
 )
-from training.simulator.parameters import FloatArray, Light, to_linear
+from training.scenery.parameters import FloatArray, Light, to_linear
 
 
 def broadleaf_tree(

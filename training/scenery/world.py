@@ -9,11 +9,13 @@ import math
 import cv2
 import numpy as np
 
-from training.simulator.brushes import Sprite
-from training.simulator.parameters import DriveParameters, FloatArray, Light
-from training.simulator.planting import Instances, plant
-from training.simulator.terrain import OPEN, SUN, Terrain, make_terrain
-from training.simulator.textures import GroundTiles, Sky, draw_sky, draw_tiles, smoothstep
+from training.scenery.brushes import Sprite
+from training.scenery.hazards import Body, cast_shadows, lay_hazards
+from training.scenery.parameters import DriveParameters, FloatArray, Light, Material
+from training.scenery.planting import Instances, plant
+from training.scenery.relief import Relief, make_relief
+from training.scenery.terrain import OPEN, SUN, WATER, Terrain, make_terrain
+from training.scenery.textures import GroundTiles, Sky, draw_sky, draw_tiles, smoothstep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +23,9 @@ class World:
     """Terrain, billboards, light, textures and sky of one drive.
 
     Attributes:
+        relief: ledges and ditches; None in a drive without hazards.
+        bodies: solid rocks, logs and stumps; in a drive with hazards no billboards are of these.
+        body_light: sunlight that reaches each of `bodies` and its openness to the sky (N, 2).
         instance_sun: sunlight that reaches each of `instances`, 0..1 (N,).
         instance_open: its openness to the sky, 0..1 (N,).
     """
@@ -34,12 +39,26 @@ class World:
     instance_open: FloatArray
     tiles: GroundTiles
     sky: Sky
+    relief: Relief | None
+    bodies: list[Body]
+    body_light: FloatArray
+
+    def local_ground_z(self, x: FloatArray, y: FloatArray) -> FloatArray:
+        """Ground that heights are measured from at points (H, W), in odom.
+
+        It is on a ledge behind its face, and goes over a ditch as if it were filled.
+        """
+        ground = self.terrain.ground_z(x, y)
+        return ground if self.relief is None else ground + self.relief.ground(x, y)
 
     def profile(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Ground height with plants, and the plants' part of it, at points (H, W); metres."""
         height = self.terrain.fine.sample(self.terrain.plant_height, x, y, outside=0.0)
         plants = height * self.tiles.blades_at(x, y)
-        return self.terrain.ground_z(x, y) + plants, plants
+        ground = self.terrain.ground_z(x, y)
+        if self.relief is not None:
+            ground = ground + self.relief.sample(self.relief.change_m, x, y)
+        return ground + plants, plants
 
 
 @lru_cache(maxsize=1)
@@ -52,12 +71,57 @@ def make_world(parameters: DriveParameters) -> World:
     light = parameters.light()
     terrain = make_terrain(parameters, light, rng(2))
     sprites, instances = plant(parameters, terrain, light, rng(3))
+    relief, bodies = None, []
+    if parameters.hazards:
+        relief = make_relief(parameters, terrain.trail, light, rng(14))
+        instances = _on_relief(instances, relief)
+        _drain(terrain, relief)
+        bodies = lay_hazards(parameters, terrain, relief, rng(15))
+        cast_shadows(relief, bodies, light.to_sun)
     _cast_shadows(terrain, sprites, instances, light)
-    sun, openness = _light_on_things(terrain, instances, light)
+    sun, openness = _light_at(terrain, instances.x, instances.y, instances.height_m, light)
+    x, y, size_m = (
+        np.array([(*body.outline[:, :2].mean(axis=0), body.size_m) for body in bodies], np.float32)
+        .reshape(-1, 3)
+        .T
+    )
+    body_light = np.stack(_light_at(terrain, x, y, size_m, light), -1)
     tiles, sky = draw_tiles(parameters, rng(4)), draw_sky(parameters, light, rng(5))
     return World(
-        parameters, light, terrain, sprites, instances, sun, openness, tiles=tiles, sky=sky
+        parameters,
+        light,
+        terrain,
+        sprites,
+        instances,
+        sun,
+        openness,
+        tiles,
+        sky,
+        relief,
+        bodies,
+        body_light,
     )
+
+
+def _drain(terrain: Terrain, relief: Relief) -> None:
+    """Take the water from ledges and ditches: it would stand on a slope."""
+    x, y = np.meshgrid(*terrain.fine.axes())
+    sloped = np.abs(relief.sample(relief.change_m, x, y)) > 0.03
+    terrain.cover[..., WATER][sloped] = -1.0
+
+
+def _on_relief(instances: Instances, relief: Relief) -> Instances:
+    """Billboards without rocks and logs, which are solid here, on what the relief left."""
+    keep = ~np.isin(instances.material, (Material.ROCK, Material.LOG))
+    kept = {
+        field.name: getattr(instances, field.name)[keep] for field in dataclasses.fields(instances)
+    }
+    changes = [
+        relief.sample(relief.change_m, x, y)
+        for x, y in zip(np.array_split(kept['x'], 8), np.array_split(kept['y'], 8), strict=True)
+    ]
+    kept['z'] = kept['z'] + np.concatenate(changes)
+    return Instances(**kept)
 
 
 def _cast_shadows(
@@ -107,15 +171,15 @@ def _cast_shadows(
     terrain.surface[..., OPEN] = 1.0 - 0.55 * np.clip(covered, 0.0, 1.0)
 
 
-def _light_on_things(
-    terrain: Terrain, instances: Instances, light: Light
+def _light_at(
+    terrain: Terrain, x: FloatArray, y: FloatArray, height_m: FloatArray, light: Light
 ) -> tuple[FloatArray, FloatArray]:
-    """Sunlight and openness to the sky of each thing, 0..1."""
+    """Sunlight and openness to the sky of things (N,), 0..1."""
     sx, sy, sz = light.to_sun.tolist()
     # Sampled a little towards the sun, outside the thing's own shadow.
-    x, y = instances.x + np.float32(0.4 * sx), instances.y + np.float32(0.4 * sy)
+    x, y = x + np.float32(0.4 * sx), y + np.float32(0.4 * sy)
     at = terrain.fine.sample(terrain.surface, x, y)
     lit = np.clip(at[:, SUN] / max(sz, 0.2), 0.0, 1.0)
     # A tall thing rises out of its neighbours' shade.
-    sun = np.maximum(lit, smoothstep(1.0, 7.0, instances.height_m))
+    sun = np.maximum(lit, smoothstep(1.0, 7.0, height_m))
     return sun.astype(np.float32), at[:, OPEN]

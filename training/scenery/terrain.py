@@ -13,8 +13,8 @@ import math
 import cv2
 import numpy as np
 
-from training.simulator.parameters import DRIVE_M, DriveParameters, FloatArray, Light
-from training.simulator.textures import fractal_noise, smoothstep
+from training.scenery.parameters import DRIVE_M, DriveParameters, FloatArray, Light
+from training.scenery.textures import fractal_noise, smoothstep
 
 HALF_WIDTH_M = 44.0  # of the fine map, about the x axis
 _AHEAD_M = 100.0  # of the fine map, after the drive's end
@@ -233,6 +233,8 @@ def _height(
     bumps = noise((7.0, 2.5, 1.0, 0.45), 0.5)
     off_trail = smoothstep(p.trail_width_m * 0.4, half + 1.5, away)
     height = height + bumps * (np.float32(0.012) + np.float32(0.09) * off_trail)
+    if p.hazards:
+        height = height + _slopes(p, x, lateral)
     # A shallow ditch and bank along the trail.
     height = height - np.float32(0.08) * np.exp(-(((away - half - 0.7) / 0.5) ** 2))
     rim = 6.0 / fine.cell_m
@@ -242,6 +244,22 @@ def _height(
     ramp = (ramp_y[:, None] * ramp_x[None]).astype(np.float32)
     far_linear = cv2.remap(far_height, columns, rows, cv2.INTER_LINEAR)
     return np.asarray(far_linear + (height - far_linear) * ramp, np.float32)
+
+
+def _slopes(p: DriveParameters, x: FloatArray, lateral: FloatArray) -> FloatArray:
+    """Rolls along the trail and slopes across it, (R, C) metres; they end beside the drive."""
+    rng = np.random.default_rng([p.seed, 13])
+    along = np.zeros_like(x)
+    for share, wavelength_m in ((0.65, rng.uniform(22.0, 40.0)), (0.35, rng.uniform(9.0, 16.0))):
+        k = 2.0 * math.pi / wavelength_m
+        amplitude_m = share * math.tan(p.roll_slope_rad) / k
+        along += np.float32(amplitude_m) * np.sin(np.float32(k) * x + rng.uniform(0.0, 6.3))
+    turn = 2.0 * math.pi / rng.uniform(35.0, 70.0)
+    across = np.float32(math.tan(p.side_slope_rad)) * np.sin(
+        np.float32(turn) * x + np.float32(rng.uniform(0.0, 6.3))
+    )
+    near = np.exp(-((lateral / np.float32(14.0)) ** 2))
+    return np.asarray((along[None] + across[None] * lateral) * near, np.float32)
 
 
 def _wear(

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from training.simulator.parameters import DriveParameters, FloatArray, Light, Material, to_linear
+from training.scenery.parameters import DriveParameters, FloatArray, Light, Material, to_linear
 
 
 def fractal_noise(

@@ -5,6 +5,7 @@ Colours are linear RGB reflectance, float32 (3,) or three floats.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 import dataclasses
 import enum
 import math
@@ -45,6 +46,9 @@ class Material(enum.IntEnum):
     DISTANT_WOOD = 17
     STRUCTURE = 18
     DISTANT_HILL = 19
+    STUMP = 20
+    LEDGE = 21  # the face of a step in the ground
+    DITCH = 22
 
 
 # Class names in desert-10 and in ycor-8; '' where the set has no class for it.
@@ -72,11 +76,48 @@ _CLASSES: dict[Material, tuple[str, str]] = {
     Material.DISTANT_WOOD: ('trees', 'high vegetation'),
     Material.STRUCTURE: ('', 'obstacle'),
     Material.DISTANT_HILL: ('landscape', ''),
+    Material.STUMP: ('logs', 'obstacle'),
+    Material.LEDGE: ('rocks', 'obstacle'),
+    Material.DITCH: ('', 'obstacle'),
 }
 CLASS_NAMES = {
     ontology: {material: names[column] for material, names in _CLASSES.items() if names[column]}
     for column, ontology in enumerate(('desert-10', 'ycor-8'))
 }
+
+
+class HazardKind(enum.IntEnum):
+    """What a pixel shows that a vehicle has to mind, as the hazard truth of a drive stores it."""
+
+    NONE = 0  # ground, sky, what is too far away to have a depth
+    ROCK = 1
+    LOG = 2
+    STUMP = 3
+    LEDGE = 4
+    DITCH = 5
+    PUDDLE = 6
+    VEGETATION = 7  # weeds, bushes, trees; not grass
+    STRUCTURE = 8
+
+
+HAZARD_OF_MATERIAL: dict[Material, HazardKind] = {
+    Material.ROCK: HazardKind.ROCK,
+    Material.LOG: HazardKind.LOG,
+    Material.STUMP: HazardKind.STUMP,
+    Material.LEDGE: HazardKind.LEDGE,
+    Material.DITCH: HazardKind.DITCH,
+    Material.PUDDLE: HazardKind.PUDDLE,
+    Material.LOW_PLANTS: HazardKind.VEGETATION,
+    Material.DRY_LOW_PLANTS: HazardKind.VEGETATION,
+    Material.LOW_BUSH: HazardKind.VEGETATION,
+    Material.DRY_LOW_BUSH: HazardKind.VEGETATION,
+    Material.TALL_BUSH: HazardKind.VEGETATION,
+    Material.TREE: HazardKind.VEGETATION,
+    Material.POST: HazardKind.STRUCTURE,
+    Material.STRUCTURE: HazardKind.STRUCTURE,
+}
+# The kinds that a drive can be asked to have on and beside its trail.
+HAZARDS = ('rock', 'log', 'stump', 'ledge', 'ditch')
 
 DRIVE_M = 120.0  # of trail, from the first frame to the last
 BIOMES = ('woodland', 'autumn_woodland', 'meadow', 'farm_road', 'scrub', 'desert')
@@ -156,10 +197,24 @@ class DriveParameters:
     posts: bool
     structure_density: float
     petal_rgb: tuple[float, float, float]
+    # Hazards, of `HAZARDS`; a drive that has some goes over rolls and along side slopes too.
+    hazards: tuple[str, ...] = ()
+    roll_slope_rad: float = 0.0  # steepest along the trail
+    side_slope_rad: float = 0.0  # steepest across it
 
     @classmethod
-    def from_seed(cls, seed: int) -> DriveParameters:
-        """Draw every parameter of the drive from the seed."""
+    def from_seed(cls, seed: int, hazards: Collection[str] = ()) -> DriveParameters:
+        """Draw every parameter of the drive from the seed.
+
+        Args:
+            seed: gives the same place with and without hazards, but for the slopes.
+            hazards: kinds of `HAZARDS` to put on and beside the trail.
+
+        Raises:
+            ValueError: a kind that no drive has.
+        """
+        if unknown := set(hazards) - set(HAZARDS):
+            raise ValueError(f'hazards {sorted(unknown)}: expected some of {", ".join(HAZARDS)}')
         rng = np.random.default_rng([seed, 1])
         uniform = rng.uniform
         biome = BIOMES[int(rng.choice(len(BIOMES), p=(0.30, 0.16, 0.18, 0.18, 0.11, 0.07)))]
@@ -187,7 +242,7 @@ class DriveParameters:
         litter = (0.4, 1.0) if autumn else (0.1, 0.9)
         temperature = rng.normal(0.0, 0.06)
         # The order of the draws is part of what a seed means.
-        return cls(
+        drawn = cls(
             seed=seed,
             biome=biome,
             camera_height_m=1.6,
@@ -236,6 +291,16 @@ class DriveParameters:
             posts=rng.random() < (0.45 if farm else 0.15),
             structure_density=uniform(0.0, 0.004 if farm else 0.0012),
             petal_rgb=pick(*petals),
+        )
+        if not hazards:
+            return drawn
+        # Together they stay below 20 degrees; hills and bumps of 1 to 4 degrees come on top.
+        slopes = np.random.default_rng([seed, 12])
+        return dataclasses.replace(
+            drawn,
+            hazards=tuple(kind for kind in HAZARDS if kind in hazards),
+            roll_slope_rad=math.radians(slopes.uniform(0.0, 13.0)),
+            side_slope_rad=math.radians(slopes.uniform(0.0, 11.0)),
         )
 
     def num_frames(self, rate_hz: float) -> int:

@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from training.simulator.brushes import Float64Array, Sprite
-from training.simulator.parameters import (
+from training.scenery.brushes import Float64Array, Sprite
+from training.scenery.parameters import (
     DRIVE_M,
     DriveParameters,
     FloatArray,
@@ -16,7 +16,7 @@ from training.simulator.parameters import (
     Material,
     to_linear,
 )
-from training.simulator.sprites import (
+from training.scenery.sprites import (
     block,
     broadleaf_tree,
     bush,
@@ -28,7 +28,7 @@ from training.simulator.sprites import (
     shed,
     tuft,
 )
-from training.simulator.terrain import DRY, EDGE, HALF_WIDTH_M, PLANTS, ROUGH, WATER, Terrain
+from training.scenery.terrain import DRY, EDGE, HALF_WIDTH_M, PLANTS, ROUGH, WATER, Terrain
 
 _WOOD_PER_M2 = 0.05  # trees; with more it is a wood, with fewer they stand about
 
