@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from desertmind_seg.bag_geometry.camera_info import RecordedCamera, find_camera_info
 from desertmind_seg.bag_geometry.transforms import TF_TYPES, RecordedTransforms
+from desertmind_seg.bag_geometry.truth import HEIGHT_TOPIC, RecordedTruth
 from desertmind_seg.geometry.camera_model import CameraInfoError
 from desertmind_seg.geometry.frame_transforms import TransformError
 from desertmind_seg.hazards.detection import (
@@ -29,6 +30,7 @@ from desertmind_seg.scores.hazard_records import (
     HazardScores,
     Problem,
 )
+from desertmind_seg.scores.hazards import HeightErrors, Truth
 
 HAZARD_KINDS = {'positive': POSITIVE, 'negative': NEGATIVE, 'steep': STEEP}
 # Of how many different problems the text is kept.
@@ -48,6 +50,19 @@ class GeometryTopics:
     gravity_frame: str | None = None
 
 
+@dataclass(frozen=True)
+class Judged:
+    """A frame.
+
+    Attributes:
+        hazards: that geometry sees; None without depth, or a camera to judge it by.
+        truth: what is known of them.
+    """
+
+    hazards: Hazards | None
+    truth: Truth
+
+
 class RecordedHazards:
     """Judges depth, frame by frame, by CameraInfo and /tf of a bag, which is read once for them.
 
@@ -59,6 +74,7 @@ class RecordedHazards:
 
     Attributes:
         camera_info: its topic; '' without.
+        truth: what a rendered drive knows of its hazards.
         frames: how many were judged.
         frames_unknown: how many had depth, but no ground was found in it.
         frames_up_from_data: of both, how many had no up from /tf.
@@ -76,6 +92,8 @@ class RecordedHazards:
         self._kinds: Counter[str] = Counter()
         self._residuals_m: list[float] = []
         self._detector = HazardDetector()
+        self.truth = RecordedTruth(bag)
+        self._height_errors = HeightErrors()
         self._camera = RecordedCamera(image_topic)
         self._transforms = RecordedTransforms()
         self._asked_frame = topics.gravity_frame
@@ -113,17 +131,31 @@ class RecordedHazards:
         """Forget the frame before, as after one that is bad."""
         self._detector.reset()
 
-    def judge(self, header: Any, stamp_ns: int, depth: Depth | None) -> Hazards | None:
-        """Judge the depth of a frame; None where there is none, or no camera to judge it by.
+    def judge(
+        self,
+        header: Any,
+        times_ns: tuple[int, int],
+        size_hw: tuple[int, int],
+        depth: Depth | None,
+    ) -> Judged:
+        """Judge a frame by its depth.
 
         Args:
             header: of the image.
-            stamp_ns: its stamp.
-            depth: (H, W) float32 metres, 0 missing.
+            times_ns: its stamp and its log time.
+            size_hw: height and width in pixels.
+            depth: (H, W) float32 metres, 0 missing; None without.
 
         Raises:
             BagError: the frame that was asked for as the level one is not above the camera.
         """
+        hazards = self._hazards(header, times_ns[0], depth)
+        truth = self.truth.at(*times_ns, size_hw)
+        if hazards is not None and depth is not None and truth.height_m is not None:
+            self._height_errors.add(hazards.height_m, truth.height_m, depth)
+        return Judged(hazards, truth)
+
+    def _hazards(self, header: Any, stamp_ns: int, depth: Depth | None) -> Hazards | None:
         up = self._up(header.frame_id, stamp_ns) if self.camera_info else None
         if depth is None or not self.camera_info:
             return None
@@ -181,7 +213,10 @@ class RecordedHazards:
             },
             residual_m=float(np.median(self._residuals_m)) if self._residuals_m else None,
             disagreement=disagreement,
-            height_errors=None,
+            height_errors=self._height_errors.metrics()
+            if HEIGHT_TOPIC in self.truth.topics
+            else None,
+            truth=self.truth.topics,
             scores=scores,
         )
 

@@ -9,17 +9,20 @@ from markupsafe import Markup
 from desertmind_seg.bag_geometry.pictures import HazardPictures
 from desertmind_seg.evaluation.sections import shown
 from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.reports.charts import Chart, charts_section
 from desertmind_seg.reports.page import Fact, Section
 from desertmind_seg.reports.tables import frames_section, pairs_section, table_section
 from desertmind_seg.scores.comparison import FEW_BLOCKS
+from desertmind_seg.scores.confusion import BAND_PLACES_M
 from desertmind_seg.scores.hazard_records import HazardMetrics, HazardScores, WitnessRate
+from desertmind_seg.scores.hazards import SIZE_PLACES_M
 
 _SORTED_BY = {
     'all': '',
     'distance': 'at ',
     'class': 'class ',
     'kind': 'kind ',
-    'height': 'height ',
+    'size': 'size ',
     'target': '',
 }
 
@@ -91,6 +94,7 @@ def _score_sections(scores: HazardScores) -> list[Section]:
     ]
     return [
         table_section('With and without geometry: false safe', _rows(scores.false_safe), note),
+        *_curve_sections(scores.false_safe),
         table_section(
             'With and without geometry: false stop',
             _rows(scores.false_stop),
@@ -104,6 +108,24 @@ def _score_sections(scores: HazardScores) -> list[Section]:
             'hazard, and of which it knows nothing: there the class decides.',
         ),
     ]
+
+
+def _curve_sections(rates: Sequence[WitnessRate]) -> list[Section]:
+    """Draw false safe over the size of the hazards, and over their distance."""
+    charts = []
+    for by, label, place in (
+        ('size', 'height or depth of the hazard [m]', SIZE_PLACES_M),
+        ('distance', 'distance [m]', BAND_PLACES_M),
+    ):
+        rows = [(place[each.name], each) for each in rates if each.by == by and each.name in place]
+        x = [at for at, _ in rows]
+        lines = {
+            'class alone': (x, [100 * (each.class_alone or 0.0) for _, each in rows]),
+            'with geometry': (x, [100 * (each.with_geometry or 0.0) for _, each in rows]),
+        }
+        if len(rows) > 1:
+            charts.append(Chart(label, 'false safe [%]', lines))
+    return [charts_section('False safe over size and distance', charts)] if charts else []
 
 
 def _rows(rates: Sequence[WitnessRate]) -> list[Sequence[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -109,7 +110,8 @@ class LabelScore:
 
     Args:
         labels: of the bag.
-        by_range: score by depth, and with geometry, too.
+        kinds: names of true kinds of hazards, to score by depth and with geometry, too; None:
+            without depth.
 
     Attributes:
         matrix: over all matched frames.
@@ -117,13 +119,13 @@ class LabelScore:
         frame_miou: stamp of each matched frame -> its mean IoU over the classes in its labels.
     """
 
-    def __init__(self, labels: RecordedLabels, *, by_range: bool = False) -> None:
+    def __init__(self, labels: RecordedLabels, kinds: Sequence[str] | None = None) -> None:
         self.matrix = ConfusionMatrix(labels.ontology)
         self.by_block: dict[str, Counts] = {}
         self.frame_miou: dict[int, float] = {}
         self._labels = labels
-        self._ranges = RangeConfusion(labels.ontology) if by_range else None
-        self._hazards = HazardScore(labels.ontology) if by_range else None
+        self._ranges = None if kinds is None else RangeConfusion(labels.ontology)
+        self._hazards = None if kinds is None else HazardScore(labels.ontology, kinds)
         self._masks = 0
         self._bad = Refused()
 
@@ -133,6 +135,7 @@ class LabelScore:
         mask: Mask,
         depth: Depth | None = None,
         witness: Witness | None = None,
+        truth: Truth | None = None,
     ) -> Mask | None:
         """Score a mask where it has labels; those of another size are counted, and left out.
 
@@ -141,6 +144,7 @@ class LabelScore:
             mask: (H, W) uint8 class ids or UNLABELED.
             depth: (H, W) float32 metres, which tell its range.
             witness: what geometry says of it.
+            truth: what is known of it beside labels.
 
         Returns:
             The labels it was scored by.
@@ -159,7 +163,7 @@ class LabelScore:
             missing: Depth = np.zeros(mask.shape, np.float32)
             self._ranges.add(labels, mask, missing if depth is None else depth)
         if self._hazards is not None:
-            self._hazards.add(labels, mask, depth, witness, Truth())
+            self._hazards.add(labels, mask, depth, witness, truth or Truth())
         block = f'block {len(self.frame_miou) // BLOCK_FRAMES}'
         self.by_block[block] = self.by_block.get(block, np.int64(0)) + frame.counts
         self.matrix.counts += frame.counts

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from desertmind_seg.bag_geometry.hazards import RecordedHazards
+from desertmind_seg.bag_geometry.hazards import Judged, RecordedHazards
 from desertmind_seg.bag_geometry.pictures import HazardPictures
 from desertmind_seg.evaluation.depth import RecordedDepth
 from desertmind_seg.evaluation.frames import Frame, RecordedFrames
@@ -69,12 +69,12 @@ class ModelRun:
         self._known_pixels = 0
         self._disagreeing = np.zeros(2)
 
-    def add(self, frame: Frame, hazards: Hazards | None = None) -> None:
+    def add(self, frame: Frame, judged: Judged | None = None) -> None:
         """Segment the next frame. An rgbd model without depth sees depth missing everywhere.
 
         Args:
             frame: decoded.
-            hazards: what geometry says of it; None without.
+            judged: by geometry; None without.
 
         Raises:
             EngineError: the engine failed.
@@ -94,10 +94,11 @@ class ModelRun:
             if image is not None:
                 self._writer.write_mono8(topic, frame.log_time_ns, image, frame.header)
         self.flicker.add(frame.rgb, found.mask, frame.stamp_ns)
+        hazards, truth = (None, None) if judged is None else (judged.hazards, judged.truth)
         witness = None if hazards is None else self._join(found.mask, hazards)
         labels = None
         if self.score is not None:
-            labels = self.score.add(frame.stamp_ns, found.mask, frame.depth, witness)
+            labels = self.score.add(frame.stamp_ns, found.mask, frame.depth, witness, truth)
         if self._pictures is not None and hazards is not None and witness is not None:
             self._pictures.add(
                 frame.stamp_ns, frame.rgb, found.mask, hazards.kind, witness.hazard, labels

@@ -102,7 +102,10 @@ def evaluate_bag(
                 writer.write_label_info(
                     LABEL_INFO_TOPIC, bag.start_ns, ontology.names, each.confidence_threshold
                 )
-                score = None if labels is None else LabelScore(labels, by_range=depth is not None)
+                score = None
+                if labels is not None:
+                    kinds = None if hazards is None else hazards.truth.kinds
+                    score = LabelScore(labels, kinds)
                 runs.append(ModelRun(name, each, writer, score, None if runs else pictures))
             _segment(frames, runs, hazards)
         score = runs[0].score
@@ -144,11 +147,13 @@ def _segment(
     """Show every frame to geometry, and to every model."""
     for frame in tqdm(frames, desc='segmenting', unit='frame', disable=None):
         if isinstance(frame, Frame):
-            found = None
+            judged = None
             if hazards is not None:
-                found = hazards.judge(frame.header, frame.stamp_ns, frame.depth)
+                times_ns = (frame.stamp_ns, frame.log_time_ns)
+                height, width = frame.rgb.shape[:2]
+                judged = hazards.judge(frame.header, times_ns, (height, width), frame.depth)
             for run in runs:
-                run.add(frame, found)
+                run.add(frame, judged)
         else:
             if hazards is not None:
                 hazards.reset()

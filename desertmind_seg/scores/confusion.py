@@ -16,6 +16,8 @@ Floats = npt.NDArray[np.float64]
 # Metres: where a vehicle brakes, where it steers, where it plans.
 _BAND_EDGES_M = (5.0, 10.0, 20.0, 40.0)
 BAND_NAMES = ('0-5 m', '5-10 m', '10-20 m', '20-40 m', 'beyond 40 m')
+# Where they stand in a chart.
+BAND_PLACES_M = dict(zip(BAND_NAMES, (2.5, 7.5, 15.0, 30.0, 50.0), strict=True))
 NO_DEPTH_BAND = 'no depth'
 _UNSAFE: frozenset[Group] = frozenset({'obstacle', 'non_traversable'})
 _SAFE: frozenset[Group] = frozenset({'traversable'})

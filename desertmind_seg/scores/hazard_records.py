@@ -24,9 +24,9 @@ class Problem(Record):
 class WitnessRate(Record):
     """A share of the same pixels by class alone, and with geometry."""
 
-    by: Literal['all', 'distance', 'class', 'kind', 'height', 'target'] = Field(
+    by: Literal['all', 'distance', 'class', 'kind', 'size', 'target'] = Field(
         description='what the pixels are sorted by: all of them, their depth, labelled class, '
-        'true kind of hazard, true height above the ground, or those that the target is set for'
+        'true kind of hazard, its true size, or those that the target is set for'
     )
     name: str
     pixels: Pixels = Field(description='that the share is of')
@@ -108,4 +108,5 @@ class HazardMetrics(Record):
     height_errors: list[HeightError] | None = Field(
         description='from near to far; null: no true heights'
     )
+    truth: list[str] = Field(description='topics of true heights, kinds and sizes in the bag')
     scores: HazardScores | None = Field(description='null: no labels, or geometry not scored')

@@ -24,23 +24,25 @@ from desertmind_seg.scores.hazard_records import (
 from desertmind_seg.scores.records import defined
 
 Bools = npt.NDArray[np.bool_]
-By = Literal['all', 'distance', 'class', 'kind', 'height', 'target']
+By = Literal['all', 'distance', 'class', 'kind', 'size', 'target']
 
 # What a class says.
 SAFE, UNSAFE, NEITHER = 0, 1, 2
 _GROUPS = {'traversable': SAFE, 'non_traversable': UNSAFE, 'obstacle': UNSAFE}
 # What geometry says; the last one of pixels without depth.
 _FREE, _HAZARD, _UNKNOWN, _NO_DEPTH = range(4)
-# Metres above the ground: half a wheel's worth, then doubling up to what stands in the way.
-_HEIGHT_EDGES_M = (-0.05, 0.05, 0.1, 0.2, 0.4, 0.8)
-_HEIGHT_NAMES = (
-    'below -0.05 m',
-    *('-0.05 to 0.05 m', '0.05 to 0.1 m', '0.1 to 0.2 m', '0.2 to 0.4 m', '0.4 to 0.8 m'),
-    'above 0.8 m',
+# Metres: of what a vehicle drives over, up to what stands in its way.
+_SIZE_EDGES_M = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
+_SIZE_NAMES = (
+    'below 0.1 m',
+    *('0.1 to 0.2 m', '0.2 to 0.3 m', '0.3 to 0.4 m', '0.4 to 0.6 m', '0.6 to 0.8 m'),
+    '0.8 m and more',
 )
+# Where they stand in a chart.
+SIZE_PLACES_M = dict(zip(_SIZE_NAMES, (0.05, 0.15, 0.25, 0.35, 0.5, 0.7, 0.9), strict=True))
 # What geometry must find: so near, and so high or deep.
-TARGET_RANGE_M, TARGET_HEIGHT_M = 10.0, 0.2
-_TARGET_NAME = f'nearer than {TARGET_RANGE_M:g} m, {TARGET_HEIGHT_M:g} m high or deep'
+TARGET_RANGE_M, TARGET_SIZE_M = 10.0, 0.2
+_TARGET_NAME = f'nearer than {TARGET_RANGE_M:g} m, {TARGET_SIZE_M:g} m high or deep and more'
 
 
 def verdict_table(ontology: Ontology) -> Mask:
@@ -71,10 +73,13 @@ class Truth:
     Attributes:
         height_m: (H, W) float32 metres above the ground, NaN unknown.
         kind: (H, W) uint8, index of the name of a kind of hazard; 255 none.
+        size_m: (H, W) float32, height of the whole rock, log ... that the pixel shows, or depth of
+            the ditch; NaN none.
     """
 
     height_m: npt.NDArray[np.float32] | None = None
     kind: Mask | None = None
+    size_m: npt.NDArray[np.float32] | None = None
 
 
 class HazardScore:
@@ -91,7 +96,7 @@ class HazardScore:
             'distance': (*BAND_NAMES, 'no depth'),
             'class': ontology.names,
             'kind': tuple(kinds),
-            'height': _HEIGHT_NAMES,
+            'size': _SIZE_NAMES,
             'target': (_TARGET_NAME,),
         }
         self._verdicts = verdict_table(ontology)
@@ -137,15 +142,13 @@ class HazardScore:
         }
         if truth.kind is not None:
             rows['kind'] = truth.kind.reshape(-1)[counted].astype(np.intp)
-        if truth.height_m is not None:
-            height_m = truth.height_m.reshape(-1)[counted]
-            rows['height'] = np.searchsorted(_HEIGHT_EDGES_M, height_m, side='right')
-            rows['height'][np.isnan(height_m)] = len(_HEIGHT_NAMES)
-            with np.errstate(invalid='ignore'):
-                meant = (metres > 0) & (metres < TARGET_RANGE_M)
-                # Ground is asked of as a whole: that is where alarms are false.
-                meant &= (true == SAFE) | (np.abs(height_m) >= TARGET_HEIGHT_M)
-            rows['target'] = np.where(meant, 0, 1)
+        if truth.size_m is not None:
+            size_m = truth.size_m.reshape(-1)[counted]
+            rows['size'] = np.searchsorted(_SIZE_EDGES_M, size_m, side='right')
+            rows['size'][np.isnan(size_m)] = len(_SIZE_NAMES)
+            # Ground has no size, and is asked of as a whole.
+            meant = (true == SAFE) | (size_m >= TARGET_SIZE_M)
+            rows['target'] = np.where(meant & (metres > 0) & (metres < TARGET_RANGE_M), 0, 1)
         for by, row in rows.items():
             inside = row < len(self._rows[by])
             size = self._counts[by][-1].size

@@ -26,12 +26,14 @@ from desertmind_seg.bag_geometry.camera_info import RecordedCamera, find_camera_
 from desertmind_seg.bag_geometry.hazards import GeometryTopics, RecordedHazards
 from desertmind_seg.bag_geometry.pictures import CAUGHT, CRIED, MISSED, HazardPictures
 from desertmind_seg.bag_geometry.transforms import RecordedTransforms
+from desertmind_seg.bag_geometry.truth import RecordedTruth
 from desertmind_seg.evaluate_bag import main
 from desertmind_seg.geometry.camera_model import CameraInfoError
 from desertmind_seg.geometry.frame_transforms import TransformError
 from desertmind_seg.hazards.detection import FREE, POSITIVE
 from desertmind_seg.messages.bags import Bag, BagError
 from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.scores.hazards import Truth
 
 pytestmark = pytest.mark.usefixtures('undrawn_charts')
 
@@ -263,7 +265,8 @@ class BoxDrive(TinyDrive):
 
 def box() -> npt.NDArray[np.bool_]:
     rows, columns = np.mgrid[: SIZE_HW[0], : SIZE_HW[1]]
-    return (rows >= 41) & (rows < 53) & (columns >= 35) & (columns < 55)
+    inside: npt.NDArray[np.bool_] = (rows >= 41) & (rows < 53) & (columns >= 35) & (columns < 55)
+    return inside
 
 
 def box_depth_mm() -> npt.NDArray[np.uint16]:
@@ -380,8 +383,9 @@ def test_a_damaged_camera_info_takes_no_frame_along(tmp_path: Path) -> None:
 
     with Damaged(write_drive(tmp_path / 'drive', drive_of())) as bag:
         hazards = RecordedHazards(bag, IMAGE_TOPIC, DEPTH_TOPIC, GeometryTopics())
-        depth = box_depth_mm().astype(np.float32) / 1000
-        found = hazards.judge(SimpleNamespace(frame_id=OPTICAL), 0, depth)
+        depth = box_depth_mm().astype(np.float32) / np.float32(1000)
+        header = SimpleNamespace(frame_id=OPTICAL)
+        found = hazards.judge(header, (0, 0), SIZE_HW, depth).hazards
 
     assert found is not None
     assert (found.kind[box()][:20] == POSITIVE).all()
@@ -417,3 +421,92 @@ def test_pictures_are_of_most_caught_and_most_false_alarms() -> None:
         expected = 25 + 0.75 * np.array(pictures.colors[mark])
         np.testing.assert_allclose(marked[row, 3], expected, atol=1)
     np.testing.assert_array_equal(marked[9, 3], (100, 100, 100))
+
+
+# ---------------------------------------------------------------------------------------------
+# Truth
+
+
+class TruthBag:
+    """What RecordedTruth takes of a bag, with messages that are made up."""
+
+    def __init__(self, messages: list[tuple[int, str, Any]], custom_data: str) -> None:
+        self.custom_data = {'desertmind_seg.drive': custom_data}
+        self._raws = [
+            SimpleNamespace(topic=topic, log_time_ns=at_ns, stamp_ns=lambda ns=at_ns: ns, of=image)
+            for at_ns, topic, image in messages
+        ]
+        self.topics = {
+            raw.topic: SimpleNamespace(type='sensor_msgs/msg/Image') for raw in self._raws
+        }
+
+    def messages(self, *_: str) -> Any:
+        return iter(self._raws)
+
+    def deserialize(self, raw: Any) -> Any:
+        if raw.of is None:
+            raise BagError('cut off')
+        encoding = {'uint8': 'mono8', 'float32': '32FC1'}[raw.of.dtype.name]
+        height, width = raw.of.shape
+        return SimpleNamespace(
+            encoding=encoding,
+            height=height,
+            width=width,
+            step=width * raw.of.itemsize,
+            is_bigendian=0,
+            data=raw.of.tobytes(),
+        )
+
+
+HEIGHT, KIND, SIZE = (f'/ground_truth/{name}' for name in ('height', 'hazard', 'hazard_size'))
+KINDS = json.dumps({'hazard_kinds': {'none': 0, 'rock': 1, 'puddle': 6, 'vegetation': 7}})
+
+
+def truth_of(*messages: tuple[int, str, Any], custom_data: str = KINDS) -> RecordedTruth:
+    bag: Any = TruthBag(list(messages), custom_data)
+    return RecordedTruth(bag)
+
+
+def test_the_truth_of_a_frame_is_that_of_its_stamp() -> None:
+    kind = np.array([[0, 1, 6, 7]], np.uint8)
+    size_cm = np.array([[0, 35, 0, 255]], np.uint8)
+    height_m = np.array([[0.0, 0.2, -0.1, np.nan]], np.float32)
+    frames = ((HEIGHT, height_m), (KIND, kind), (SIZE, size_cm))
+    later = ((HEIGHT, height_m + 1), (KIND, kind * 0), (SIZE, size_cm))
+    truth = truth_of(*((100, *each) for each in frames), *((100_000_000, *each) for each in later))
+    second, first = (truth.at(stamp, stamp, (1, 4)) for stamp in (100_000_000, 100))
+
+    assert truth.kinds == ('rock', 'puddle', 'vegetation')
+    assert first.kind is not None
+    assert first.kind.tolist() == [[255, 0, 1, 2]]
+    # Neither a puddle nor a plant has a size.
+    np.testing.assert_array_equal(first.size_m, np.array([[np.nan, 0.35, np.nan, np.nan]], 'f4'))
+    np.testing.assert_array_equal(first.height_m, height_m)
+    np.testing.assert_array_equal(second.height_m, height_m + 1)
+
+
+def test_damaged_truth_is_none() -> None:
+    kind = np.ones((2, 2), np.uint8)
+    truth = truth_of((1, HEIGHT, None), (1, KIND, kind), (1, SIZE, np.ones((3, 3), np.uint8)))
+    found = truth.at(1, 1, (2, 2))
+
+    assert found.height_m is None
+    assert found.size_m is None
+    assert found.kind is not None
+    assert truth.at(2, 2, (2, 2)).kind is None
+
+
+@pytest.mark.parametrize('custom_data', ['', '[]', '{"hazard_kinds": 3}', '{}'])
+def test_kinds_without_names_are_numbered(custom_data: str) -> None:
+    truth = truth_of((1, KIND, np.full((1, 1), 3, np.uint8)), custom_data=custom_data)
+    found = truth.at(1, 1, (1, 1))
+
+    assert found.kind is not None
+    assert truth.kinds[found.kind[0, 0]] == '3'
+
+
+def test_a_recorded_bag_knows_no_truth() -> None:
+    truth = truth_of()
+
+    assert truth.kinds == ()
+    assert truth.at(1, 1, (2, 2)) == Truth()

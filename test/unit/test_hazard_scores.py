@@ -16,8 +16,8 @@ NOT_KNOWN, FREE, HAZARD = range(3)
 
 
 def scored(*pixels: tuple[int, int, float, int, float], frames: int = 1) -> HazardScores:
-    """Score pixels of (label, class, depth, what geometry says, true height) in a row."""
-    labels, mask, depth, says, height_m = np.array(pixels).T[:, None]
+    """Score pixels of (label, class, depth, what geometry says, true size) in a row."""
+    labels, mask, depth, says, size_m = np.array(pixels).T[:, None]
     score = HazardScore(YCOR8)
     for _ in range(frames):
         score.add(
@@ -25,7 +25,7 @@ def scored(*pixels: tuple[int, int, float, int, float], frames: int = 1) -> Haza
             mask.astype(np.uint8),
             depth.astype(np.float32),
             Witness(says == HAZARD, says != NOT_KNOWN),
-            Truth(height_m=height_m.astype(np.float32)),
+            Truth(size_m=size_m.astype(np.float32)),
         )
     found = score.metrics()
     assert found is not None
@@ -39,17 +39,17 @@ def rate(rates: list[WitnessRate], by: str, name: str) -> tuple[int, float | Non
 
 NAN = float('nan')
 ROCKS = (
-    (OBSTACLE, TRAIL, 3.0, HAZARD, 0.3),  # caught
+    (OBSTACLE, TRAIL, 3.0, HAZARD, 0.35),  # caught
     (OBSTACLE, TRAIL, 3.0, FREE, 0.1),  # missed by both
-    (OBSTACLE, OBSTACLE, 7.0, FREE, 0.3),  # known to the class: geometry does not free it
-    (OBSTACLE, UNLABELED, 7.0, FREE, 0.3),  # not called safe, as no class was
+    (OBSTACLE, OBSTACLE, 7.0, FREE, 0.35),  # known to the class: geometry does not free it
+    (OBSTACLE, UNLABELED, 7.0, FREE, 0.35),  # not called safe, as no class was
     (PUDDLE, GRASS, 0.0, NOT_KNOWN, NAN),  # no depth: the class decides
 )
 GROUND = (
-    (TRAIL, TRAIL, 3.0, FREE, 0.0),
-    (TRAIL, TRAIL, 3.0, HAZARD, 0.0),  # false alarm
-    (GRASS, OBSTACLE, 7.0, HAZARD, 0.0),  # the class stops already
-    (GRASS, GRASS, 30.0, NOT_KNOWN, 0.0),  # too far for geometry
+    (TRAIL, TRAIL, 3.0, FREE, NAN),
+    (TRAIL, TRAIL, 3.0, HAZARD, NAN),  # false alarm
+    (GRASS, OBSTACLE, 7.0, HAZARD, NAN),  # the class stops already
+    (GRASS, GRASS, 30.0, NOT_KNOWN, NAN),  # too far for geometry
     (TRAIL, TRAIL, 0.0, NOT_KNOWN, NAN),
 )
 IGNORED = ((UNLABELED, TRAIL, 3.0, HAZARD, 1.0), (SKY, TRAIL, np.inf, HAZARD, 1.0))
@@ -70,9 +70,9 @@ def test_the_worse_of_both_witnesses_counts() -> None:
         ('distance', 'no depth', (1, 1.0, 1.0)),
         ('class', 'obstacle', (4, 0.5, 0.25)),
         ('class', 'puddle', (1, 1.0, 1.0)),
-        ('height', '0.1 to 0.2 m', (1, 1.0, 1.0)),
-        ('height', '0.2 to 0.4 m', (3, 1 / 3, 0.0)),
-        ('target', 'nearer than 10 m, 0.2 m high or deep', (3, 1 / 3, 0.0)),
+        ('size', '0.1 to 0.2 m', (1, 1.0, 1.0)),
+        ('size', '0.3 to 0.4 m', (3, 1 / 3, 0.0)),
+        ('target', 'nearer than 10 m, 0.2 m high or deep and more', (3, 1 / 3, 0.0)),
     ],
 )
 def test_pixels_are_sorted(by: str, name: str, expected: tuple[int, float, float]) -> None:
