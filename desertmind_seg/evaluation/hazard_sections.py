@@ -17,14 +17,7 @@ from desertmind_seg.scores.confusion import BAND_PLACES_M
 from desertmind_seg.scores.hazard_records import HazardMetrics, HazardScores, WitnessRate
 from desertmind_seg.scores.hazards import SIZE_PLACES_M
 
-_SORTED_BY = {
-    'all': '',
-    'distance': 'at ',
-    'class': 'class ',
-    'kind': 'kind ',
-    'size': 'size ',
-    'target': '',
-}
+_SORTED_BY = {'class': 'class ', 'kind': 'kind ', 'size': 'size '}
 
 
 def hazard_facts(hazards: HazardMetrics | None) -> list[Fact]:
@@ -34,14 +27,14 @@ def hazard_facts(hazards: HazardMetrics | None) -> list[Fact]:
     if hazards.problem:
         return [Fact('hazards', 'not scored', hazards.problem)]
     facts = [
-        Fact(f'{of.name}: false safe', _from_to(of), 'by class alone, then with geometry')
+        Fact('false safe', _from_to(of), f'{of.name}: by class alone, then with geometry')
         for of in (hazards.scores.false_safe if hazards.scores else ())
         if of.by in ('all', 'target')
     ]
     if hazards.scores is not None:
         alarms = hazards.scores.false_alarms[0]
         note = f'of {alarms.pixels:,} traversable pixels with depth, by geometry'
-        return [*facts, Fact('false alarms', shown(alarms.share, '.2%'), note)]
+        return [*facts, Fact('false alarms', shown(alarms.share, '.1%'), note)]
     share = sum(hazards.hazard_shares.values()) if hazards.hazard_shares else None
     known = shown(hazards.known_share, '.1%')
     contradicted = shown(hazards.disagreement.safe_but_hazard, '.2%')
@@ -52,7 +45,7 @@ def hazard_facts(hazards: HazardMetrics | None) -> list[Fact]:
 
 
 def _from_to(of: WitnessRate) -> str:
-    return f'{shown(of.class_alone, ".2%")} to {shown(of.with_geometry, ".2%")}'
+    return f'{shown(of.class_alone, ".1%")} to {shown(of.with_geometry, ".1%")}'
 
 
 def hazard_sections(hazards: HazardMetrics | None) -> list[Section]:
@@ -86,9 +79,9 @@ def _score_sections(scores: HazardScores) -> list[Section]:
             f'drive of {FEW_BLOCKS * scores.block_frames} labelled frames or more.'
         )
     alarms = [
-        ('distance', 'pixels', 'false alarms', 'unknown'),
+        ('distance', 'false alarms', 'unknown', 'pixels'),
         *(
-            (of.name, f'{of.pixels:,}', shown(of.share, '.2%'), shown(of.unknown_share, '.1%'))
+            (of.name, shown(of.share, '.2%'), shown(of.unknown_share, '.1%'), f'{of.pixels:,}')
             for of in scores.false_alarms
         ),
     ]
@@ -129,13 +122,12 @@ def _curve_sections(rates: Sequence[WitnessRate]) -> list[Section]:
 
 
 def _rows(rates: Sequence[WitnessRate]) -> list[Sequence[str]]:
-    header = ('pixels of', 'number', 'class alone', 'with geometry', 'difference', '95 %', 'real')
+    header = ('pixels', 'class alone', 'with geometry', 'difference', '95 %', 'real', 'number')
     return [
         header,
         *(
             (
-                _SORTED_BY[of.by] + of.name,
-                f'{of.pixels:,}',
+                _SORTED_BY.get(of.by, '') + of.name,
                 shown(of.class_alone, '.2%'),
                 shown(of.with_geometry, '.2%'),
                 shown(of.difference, '+.2%'),
@@ -143,6 +135,7 @@ def _rows(rates: Sequence[WitnessRate]) -> list[Sequence[str]]:
                 if of.interval_95 is None
                 else f'{of.interval_95[0]:+.2%} to {of.interval_95[1]:+.2%}',
                 'yes' if of.is_real else 'no',
+                f'{of.pixels:,}',
             )
             for of in rates
         ),
@@ -153,14 +146,14 @@ def _height_sections(hazards: HazardMetrics) -> list[Section]:
     if hazards.height_errors is None:
         return []
     rows = [
-        ('distance', 'pixels', 'mean', 'root mean square', '95 % within'),
+        ('distance', 'mean', 'root mean square', '95 % within', 'pixels'),
         *(
             (
                 of.name,
-                f'{of.pixels:,}',
                 shown(of.mean_m, '+.3f', ' m'),
                 shown(of.rms_m, '.3f', ' m'),
                 shown(of.p95_m, '.2f', ' m'),
+                f'{of.pixels:,}',
             )
             for of in hazards.height_errors
         ),
@@ -175,8 +168,9 @@ def _source_section(hazards: HazardMetrics) -> Section:
     rows = {
         'camera_info': hazards.camera_info,
         'up': hazards.gravity,
-        'frames judged': f'{hazards.frames}; in {hazards.frames_unknown} others with depth no '
-        f'ground was found; up guessed from the depth in {hazards.frames_up_from_data}',
+        'frames judged': hazards.frames,
+        'frames without ground': hazards.frames_unknown,
+        'frames without up from /tf': hazards.frames_up_from_data,
         'pixels that geometry knows': shown(hazards.known_share, '.1%'),
         'hazards among them': shares or 'none',
         'class traversable, geometry sees a hazard': shown(disagreement.safe_but_hazard, '.2%'),

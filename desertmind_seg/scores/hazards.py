@@ -42,7 +42,7 @@ _SIZE_NAMES = (
 SIZE_PLACES_M = dict(zip(_SIZE_NAMES, (0.05, 0.15, 0.25, 0.35, 0.5, 0.7, 0.9), strict=True))
 # What geometry must find: so near, and so high or deep.
 TARGET_RANGE_M, TARGET_SIZE_M = 10.0, 0.2
-_TARGET_NAME = f'nearer than {TARGET_RANGE_M:g} m, {TARGET_SIZE_M:g} m high or deep and more'
+_TARGET_NAME = f'hazards of {TARGET_SIZE_M:g} m and more, nearer than {TARGET_RANGE_M:g} m'
 
 
 def verdict_table(ontology: Ontology) -> Mask:
@@ -165,7 +165,7 @@ class HazardScore:
             block_frames=BLOCK_FRAMES,
             blocks=len(tables['all']),
             sentences=[
-                difference.sentence('class with geometry', 'class alone')
+                difference.sentence('class with geometry', 'class alone').capitalize()
                 for score in ('false_safe_rate', 'false_stop_rate')
                 if (difference := _differences(score, tables['all'])[0]) is not None
             ],

@@ -316,8 +316,8 @@ def test_geometry_catches_what_the_class_calls_trail(
     assert metrics['scores']['false_alarms'][0]['share'] < 0.02
     assert metrics['hazard_shares']['positive'] > 0.05
     printed = capsys.readouterr().out
-    assert 'all: false safe' in printed
-    assert 'class with geometry' in printed
+    assert '(all: by class alone, then with geometry)' in printed
+    assert 'lass with geometry' in printed
     for part in ('False safe: share of', 'What geometry found', 'px caught', 'class obstacle'):
         assert part in page
 

@@ -72,7 +72,7 @@ def test_the_worse_of_both_witnesses_counts() -> None:
         ('class', 'puddle', (1, 1.0, 1.0)),
         ('size', '0.1 to 0.2 m', (1, 1.0, 1.0)),
         ('size', '0.3 to 0.4 m', (3, 1 / 3, 0.0)),
-        ('target', 'nearer than 10 m, 0.2 m high or deep and more', (3, 1 / 3, 0.0)),
+        ('target', 'hazards of 0.2 m and more, nearer than 10 m', (3, 1 / 3, 0.0)),
     ],
 )
 def test_pixels_are_sorted(by: str, name: str, expected: tuple[int, float, float]) -> None:
@@ -105,7 +105,7 @@ def test_differences_are_paired_by_blocks() -> None:
     assert two.false_safe[0].difference == pytest.approx(-0.2)
     assert two.false_safe[0].interval_95 == pytest.approx((-0.2, -0.2))
     assert two.false_safe[0].is_real
-    assert 'class with geometry is better than class alone: false safe -0.2' in two.sentences[0]
+    assert 'Class with geometry is better than class alone: false safe -0.2' in two.sentences[0]
 
 
 def test_nothing_is_said_without_labels_or_without_geometry() -> None:
