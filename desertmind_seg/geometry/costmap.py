@@ -10,6 +10,7 @@ is unknown. So is what no frame has shown; nothing is taken for free because it 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import exp
 from typing import Any
 
@@ -40,6 +41,7 @@ STRIDE = 2
 
 UNKNOWN_COST = 255
 UNKNOWN_CELL = -1
+SURFACE_LAYERS = ('elevation', 'height', 'class')
 # A cell's cost in a frame is what this share of its points reach, to within a bin of costs.
 _REACHED_BY = 0.25
 _BIN_SHIFT, _BINS = 5, 8
@@ -51,6 +53,19 @@ _FRAME_EVIDENCE = 10.0
 _MAX_EVIDENCE = 20.0
 # Stamps of frames that overtook each other; further back, a bag began again.
 _TIME_JUMP_SEC = 0.1
+
+
+@dataclass(frozen=True)
+class Surface:
+    """What a frame shows beside cost, for the layers of a grid map.
+
+    Attributes:
+        mask: (H, W) uint8 class ids.
+        height_m: (H, W) float32 metres above the local ground, NaN unknown.
+    """
+
+    mask: UInt8
+    height_m: npt.NDArray[np.float32]
 
 
 class RollingCostmap:
@@ -110,6 +125,7 @@ class RollingCostmap:
         self._corner = np.zeros(2, np.int64)  # x and y of the first cell, in cells
         self._ground_m = 0.0
         self._stamp_ns: int | None = None
+        self._surface = np.full((len(SURFACE_LAYERS), self.cells, self.cells), np.nan, np.float32)
         self._rays: Rays | None = None
         self._directions = np.empty((3, 0), np.float32)
 
@@ -122,6 +138,7 @@ class RollingCostmap:
     def reset(self) -> None:
         """Forget everything: time jumped."""
         self._evidence[:] = 0.0
+        self._surface[:] = np.nan
 
     def advance(self, pose: CameraPose, stamp_ns: int) -> None:
         """Let time pass and the vehicle move: a frame that has no depth.
@@ -135,7 +152,13 @@ class RollingCostmap:
         self._move_to(pose.base_xyz_m)
 
     def update(
-        self, depth: Depth, cost: UInt8, rays: Rays, pose: CameraPose, stamp_ns: int
+        self,
+        depth: Depth,
+        cost: UInt8,
+        rays: Rays,
+        pose: CameraPose,
+        stamp_ns: int,
+        surface: Surface | None = None,
     ) -> None:
         """Take a frame.
 
@@ -145,6 +168,7 @@ class RollingCostmap:
             rays: of the image's camera.
             pose: camera and vehicle at the frame's stamp.
             stamp_ns: the frame's stamp, as of `advance`.
+            surface: of the frame, where `layers` will be asked for.
 
         Raises:
             ValueError: the sizes are not one.
@@ -155,9 +179,38 @@ class RollingCostmap:
                 'expected one height and width. Bring depth to the image first (at_image_size).'
             )
         self.advance(pose, stamp_ns)
-        cells, costs = self._points(depth, cost, rays, pose)
+        cells, costs, pixels, z_m = self._points(depth, cost, rays, pose)
         if costs.size:
             self._take(cells, costs)
+        if costs.size and surface is not None:
+            every = slice(None, None, self._stride)
+            height_m = surface.height_m[every, every].reshape(-1)[pixels]
+            classes = surface.mask[every, every].reshape(-1)[pixels]
+            elevation, height, of_class = self._surface.reshape(len(SURFACE_LAYERS), -1)
+            seen, points = _reached(cells, z_m)
+            elevation[seen] = z_m[points] + self._ground_m
+            height[seen] = np.nan  # of an earlier frame, whose points are counted no more
+            known = np.flatnonzero(np.isfinite(height_m))
+            seen, points = _reached(cells[known], height_m[known])
+            height[seen] = height_m[known][points]
+            seen, points = _reached(cells, costs)
+            of_class[seen] = classes[points]
+
+    def layers(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Return the layers of a grid map.
+
+        Returns:
+            Name -> (cells, cells) float32, rows along y, columns along x, NaN where too little was
+            seen: 'elevation' (metres in the world frame), 'height' (metres above the local
+            ground), 'cost' (0 to 254) and 'class' (id). A cell holds what a quarter of the points
+            of its newest frame reach, and the class that costs so much.
+        """
+        arrays = dict(zip(SURFACE_LAYERS, self._surface, strict=True)) | {'cost': self._cost}
+        unknown = self._evidence < _MIN_EVIDENCE
+        return {
+            name: np.where(unknown, np.float32(np.nan), arrays[name])
+            for name in ('elevation', 'height', 'cost', 'class')
+        }
 
     def occupancy(self) -> Int8:
         """Return the grid as nav_msgs/OccupancyGrid has it.
@@ -189,18 +242,23 @@ class RollingCostmap:
         (shift_x, shift_y), self._corner = corner - self._corner, corner
         if not (shift_x or shift_y):
             return
-        kept = self._evidence, self._cost
+        kept = self._evidence, self._cost, self._surface
         self._evidence, self._cost = np.zeros_like(kept[0]), np.zeros_like(kept[1])
+        self._surface = np.full_like(kept[2], np.nan)
         if max(abs(shift_x), abs(shift_y)) < self.cells:
             to_y, from_y = _overlap(int(shift_y))
             to_x, from_x = _overlap(int(shift_x))
             self._evidence[to_y, to_x] = kept[0][from_y, from_x]
             self._cost[to_y, to_x] = kept[1][from_y, from_x]
+            self._surface[:, to_y, to_x] = kept[2][:, from_y, from_x]
 
     def _points(
         self, depth: Depth, cost: UInt8, rays: Rays, pose: CameraPose
-    ) -> tuple[Index, Index]:
-        """Return the cells of the points within range, row by row in one count, and the costs."""
+    ) -> tuple[Index, Index, Index, npt.NDArray[np.float32]]:
+        """Return of the points within range: cell, cost, pixel, and metres above the vehicle.
+
+        Cells are counted row by row, pixels among those that the stride leaves.
+        """
         every = slice(None, None, self._stride)
         if rays is not self._rays:
             x, y = np.broadcast_arrays(rays.x, rays.y)
@@ -227,7 +285,8 @@ class RollingCostmap:
         columns, rows = (xyz_m[:2, kept] * np.float32(1 / self.resolution_m)).astype(np.intp)
         inside = (columns < self.cells) & (rows < self.cells)
         cells = rows * self.cells + columns
-        return cells[inside], costs[usable[kept][inside]].astype(np.intp)
+        pixels = usable[kept][inside]
+        return cells[inside], costs[pixels].astype(np.intp), pixels, z_m[kept][inside]
 
     def _take(self, cells: Index, costs: Index) -> None:
         """Put a frame's points into their cells."""
@@ -250,6 +309,19 @@ class RollingCostmap:
         old = evidence[seen]
         known[seen] = (old * known[seen] + new * cost) / (old + new)
         evidence[seen] = np.minimum(old + new, _MAX_EVIDENCE)
+
+
+def _reached(cells: Index, values: npt.NDArray[Any]) -> tuple[Index, Index]:
+    """Return the cells with enough points, and of each the point whose value a quarter reach."""
+    if not cells.size:
+        return cells, cells
+    order = np.lexsort((values, cells))
+    starts = np.flatnonzero(np.diff(cells[order], prepend=-1))
+    counts = np.diff(starts, append=cells.size)
+    enough = counts >= _MIN_EVIDENCE
+    starts, counts = starts[enough], counts[enough]
+    points: Index = order[starts + counts - np.ceil(counts * _REACHED_BY).astype(np.intp)]
+    return cells[points], points
 
 
 def _overlap(shift: int) -> tuple[slice, slice]:

@@ -159,10 +159,10 @@ class StaticExtrinsics:
 
 
 class TfExtrinsics:
-    """Asks tf2 for the poses at the image's stamp, never for the latest ones.
+    """Asks tf2 for the poses at the image's stamp, or for the newest ones.
 
     It does not wait for transforms that are late: who can wait asks again. The node's executor
-    must run in another thread than `pose`.
+    must run in another thread than who asks.
 
     Args:
         node: the rclpy node that listens to /tf and /tf_static.
@@ -179,6 +179,7 @@ class TfExtrinsics:
         self.frame_id = world_frame
         self._base_frame = base_frame
         self._time_of = Time.from_msg
+        self._newest = Time()  # tf2 takes a time of 0 for "the latest"
         self._error = tf2_ros.TransformException
         self._buffer = tf2_ros.Buffer()
         self._listener = tf2_ros.TransformListener(self._buffer, node)
@@ -191,9 +192,36 @@ class TfExtrinsics:
                 f'The image of frame {header.frame_id!r} has the stamp 0; expected the time of '
                 'its exposure. Have the camera driver set it.'
             )
-        # ROS 1 drivers, and bags of them, write /camera; tf2 takes and refuses that slash.
-        camera = self._look_up(header.frame_id.removeprefix('/'), header.stamp)
+        camera = self._look_up(header.frame_id, header.stamp)
         return CameraPose(camera, self._look_up(self._base_frame, header.stamp)[:3, 3])
+
+    def newest_pose(self, header: Any) -> tuple[CameraPose, float]:
+        """Return the pose at the header's stamp or, while it has not come, the newest before.
+
+        Returns:
+            The pose, and by how many seconds it is older than the header.
+
+        Raises:
+            TransformError: there is none.
+        """
+        try:
+            return self.pose(header), 0.0
+        except TransformError:
+            newest = self._ask(header.frame_id, self._newest, 'at any time')
+            age_ns = _nanoseconds(header.stamp) - _nanoseconds(newest.header.stamp)
+            if age_ns <= 0:
+                raise  # older than all that is kept, or without a stamp
+            base = self._look_up(self._base_frame, newest.header.stamp)
+            return CameraPose(transform_of(newest.transform), base[:3, 3]), age_ns / 1e9
+
+    def newest_rotation(self, target: str, source: str) -> npt.NDArray[np.float64]:
+        """Return the newest (3, 3) rotation that takes directions of `source` to `target`.
+
+        Raises:
+            TransformError: there is none.
+        """
+        newest = self._ask(source, self._newest, 'at any time', target)
+        return transform_of(newest.transform)[:3, :3]
 
     def reset(self) -> None:
         """Forget transforms from before a jump of time; static ones stay."""
@@ -204,12 +232,20 @@ class TfExtrinsics:
         self._listener.unregister()
 
     def _look_up(self, frame_id: str, stamp: Any) -> Transform:
+        when = f"at the image's stamp {stamp.sec}.{stamp.nanosec:09d}"
+        return transform_of(self._ask(frame_id, self._time_of(stamp), when).transform)
+
+    def _ask(self, source: str, time: Any, when: str, target: str = '') -> Any:
+        # ROS 1 drivers, and bags of them, write /camera; tf2 takes and refuses that slash.
+        source, target = source.removeprefix('/'), (target or self.frame_id).removeprefix('/')
         try:
-            stamped = self._buffer.lookup_transform(self.frame_id, frame_id, self._time_of(stamp))
+            return self._buffer.lookup_transform(target, source, time)
         except self._error as err:
             raise TransformError(
-                f"No transform from {frame_id!r} to {self.frame_id!r} at the image's stamp "
-                f'{stamp.sec}.{stamp.nanosec:09d}: {err}. See which frames there are (ros2 run '
-                'tf2_tools view_frames), or use static extrinsics.'
+                f'No transform from {source!r} to {target!r} {when}: {err}. See which frames '
+                'there are (ros2 run tf2_tools view_frames), or use static extrinsics.'
             ) from err
-        return transform_of(stamped.transform)
+
+
+def _nanoseconds(stamp: Any) -> int:
+    return int(stamp.sec * 1_000_000_000 + stamp.nanosec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import dataclass
 from threading import Condition
 from typing import Any
@@ -20,7 +21,9 @@ class Frame:
         epoch: how often time had jumped before.
         arrived_ns: the node's clock when it arrived, which may be simulated.
         age_on_arrival_ms: how old it was then, as far as its stamp tells.
-        pair: what the pairing with depth decided; None where there is no depth input.
+        pair: what the pairing with depth decided; None where there is no depth input, or where
+            the frame did not wait for it.
+        later: gets the pair of a frame that did not wait.
     """
 
     message: Any
@@ -30,6 +33,7 @@ class Frame:
     arrived_ns: int = 0
     age_on_arrival_ms: float = 0.0
     pair: Pair[Frame, Any] | None = None
+    later: Future[Pair[Frame, Any]] | None = None
 
 
 class FrameSlot:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 import json
+import sys
 from typing import Any, ParamSpec, TypeVar
 
 import cv2
@@ -290,19 +291,19 @@ class OutgoingImage:
     """
 
     def __init__(self, encoding: str) -> None:
-        """Make an empty image of encoding 'mono8' or 'rgb8'."""
+        """Make an empty image of encoding 'mono8', 'rgb8' or '32FC1'."""
         from sensor_msgs.msg import Image
 
         self.encoding = encoding
-        self._message = Image()
+        self._message = Image(is_bigendian=sys.byteorder == 'big')
         self._message.encoding = encoding
-        self._pixels: UInt8 | None = None
+        self._pixels: npt.NDArray[Any] | None = None
 
-    def fill(self, pixels: UInt8, header: Any) -> Any:
+    def fill(self, pixels: npt.NDArray[Any], header: Any) -> Any:
         """Copy pixels and refer to the header.
 
         Args:
-            pixels: (H, W) or (H, W, C) uint8.
+            pixels: (H, W) or (H, W, C) uint8; (H, W) float32 for 32FC1.
             header: a std_msgs/Header, which goes out as it is.
 
         Returns:
@@ -315,9 +316,9 @@ class OutgoingImage:
             self._pixels = None
             del message.data[:]
             message.data.frombytes(pixels.tobytes())
-            self._pixels = np.frombuffer(message.data, np.uint8).reshape(pixels.shape)
+            self._pixels = np.frombuffer(message.data, pixels.dtype).reshape(pixels.shape)
             message.height, message.width = pixels.shape[:2]
-            message.step = message.width * (pixels.shape[2] if pixels.ndim == 3 else 1)
+            message.step = pixels.nbytes // message.height
         else:
             np.copyto(self._pixels, pixels)
         return message

@@ -1,4 +1,4 @@
-"""What the node reports on /diagnostics: counts, latencies and problems, in four statuses."""
+"""What the node reports on /diagnostics: counts, latencies and problems, in statuses."""
 
 from __future__ import annotations
 

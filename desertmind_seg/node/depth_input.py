@@ -44,14 +44,14 @@ class DepthInput:
     """Gives each frame its depth, and knows how well that goes.
 
     `add_image`, `add_depth`, `expire`, `pass_by`, `reset` and `status` belong to the thread of the
-    callbacks, `depth_of` to the worker.
+    callbacks, `depth_of` and `mode_change` to the one thread that needs depth.
 
     Args:
         pairing: new, for frames and depth messages.
         decode: depth message to (H, W) float32 metres, 0 for missing; raises MessageError.
         min_valid_share: of the pixels 0..1; depth with fewer is not used.
         clock_ns: a clock that rises.
-        rgbd: whether masks are made with depth; without, it is for points and costmap alone.
+        rgbd: whether masks are made with depth; without, it is for points, costmap and hazards.
     """
 
     def __init__(
@@ -159,8 +159,15 @@ class DepthInput:
             else:
                 self._with_depth += 1
 
+    @property
+    def heard(self) -> bool:
+        """Whether any depth has come."""
+        return self.received.seconds_since_latest() is not None
+
     def mode_change(self) -> ModeChange | None:
-        """Return what the log should say after this frame; the worker asks once a frame."""
+        """Return what the log should say after this frame; asked once a frame."""
+        if not (self._rgbd or self.heard):
+            return None  # a camera without depth: the diagnostics say so where it matters
         with self._lock:
             since_ns = self._without_since_ns
             without_ns = 0 if since_ns is None else self._clock_ns() - since_ns
@@ -171,17 +178,26 @@ class DepthInput:
                 back = f' after {without_ns / 1e9:.1f} s without' if self._announced else ''
                 self._announced = RGBD
                 if not self._rgbd:
-                    return ModeChange(RGBD, f'Points and costmap have depth{back}.')
+                    return ModeChange(RGBD, f'Points, costmap and hazards have depth{back}.')
                 return ModeChange(RGBD, f'Mode RGB-D: masks are made with depth{back}.')
             if self._announced == RGB or without_ns < _ANNOUNCE_AFTER_NS:
                 return None
             self._announced = RGB
             if not self._rgbd:
-                return ModeChange(RGB, f'Points and costmap are without depth: {self._detail}')
+                text = f'Points, costmap and hazards are without depth: {self._detail}'
+                return ModeChange(RGB, text)
             return ModeChange(RGB, f'Mode RGB: masks are made without depth: {self._detail}')
 
-    def status(self, values: Mapping[str, str], problems: Sequence[str]) -> Status:
-        """Return the Depth status: of the frames since the last call, and the totals."""
+    def status(
+        self, values: Mapping[str, str], problems: Sequence[str], *, expected: bool = True
+    ) -> Status:
+        """Return the Depth status: of the frames since the last call, and the totals.
+
+        Args:
+            values: what else it shows.
+            problems: of its topic and of what is made with it.
+            expected: whether depth that never came is a problem.
+        """
         summary = self._pairing.summary()
         with self._lock:
             with_depth, missed = self._with_depth, self._missed.copy()
@@ -195,7 +211,7 @@ class DepthInput:
         problems = list(problems)
         if new_with and doubt:
             problems.append(doubt)
-        if new_missed:
+        if new_missed and (expected or self.heard):
             count = new_missed.total()
             problems.append(f'{count} of {count + new_with} frames without depth: {detail}')
             if summary['hint']:
@@ -205,11 +221,14 @@ class DepthInput:
         median_ms, offset_ms = summary['dt_ms']['median'], summary['clock_offset_ms']
         if problems and self._rgbd:
             problems[0] = f'{mode}: {problems[0]}'
+        good = mode
+        if not self._rgbd:
+            good = 'for points, costmap and hazards' if self.heard else 'no depth has come'
         return status_of(
             'Depth',
             WARN,
             problems,
-            mode if self._rgbd else 'for points and costmap',
+            good,
             {
                 'mode': mode,
                 'mode_changes': str(mode_changes),

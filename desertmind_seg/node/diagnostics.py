@@ -18,6 +18,7 @@ from desertmind_seg.monitoring.health import (
     parity_values,
 )
 from desertmind_seg.node.depth_input import no_depth_status
+from desertmind_seg.node.hazard_status import hazard_status
 from desertmind_seg.node.inputs import NodeInputs
 from desertmind_seg.outputs.images import NodeOutputs
 from desertmind_seg.outputs.planners import PlannerOutputs
@@ -49,7 +50,7 @@ class NodeState:
 
 
 class Diagnostics:
-    """Publishes the four statuses: Input, Inference, Engine and Depth.
+    """Publishes the five statuses: Input, Inference, Engine, Depth and Hazards.
 
     Args:
         node: whose diagnostics these are.
@@ -116,6 +117,7 @@ class Diagnostics:
             ),
             engine_status(values, state.building or state.label, state.failure),
             depth_status,
+            self._hazard_status(state),
         ]
         array = DiagnosticArray(status=[self._to_message(status, engine) for status in statuses])
         array.header.stamp = self._node.get_clock().now().to_msg()
@@ -181,37 +183,46 @@ class Diagnostics:
             self._log.tell({'unconfigured': sentence})
 
     def _depth_status(self, state: NodeState) -> Status:
-        problems = self._planner_problems(state.planner_outputs)
         outputs = state.planner_outputs
+        problems = [] if outputs is None else outputs.new_problems()
         costmap = {} if outputs is None else outputs.costmap.values()
         source, depth = self._inputs.sources.get('depth'), self._inputs.depth
         if depth is not None and source is not None:
+            expected = self._settings['depth.use'] == 'always' or self._expects_depth(state)
+            silent = []
+            if expected or depth.heard:
+                silent = self._silence(source, depth.received.seconds_since_latest())
             return depth.status(
                 {
                     'topic': source.topic,
                     'transport': self._settings['depth.transport'],
                     **costmap,
                 },
-                [*self._silence(source, depth.received.seconds_since_latest()), *problems],
+                [*silent, *problems],
+                expected=expected,
+            )
+        if self._inputs.sources and self._expects_depth(state):
+            problems.append(
+                'Somebody subscribes to points, costmap or hazards, which need depth: set '
+                'depth.use to auto, or to always where hazard.use is off.'
             )
         why = 'the node is not active'
         if self._settings['depth.use'] == 'never':
             why = 'depth.use is never'
         elif state.segmenter is not None and not state.uses_depth:
-            why = 'the bundle takes RGB only'
+            why = 'the bundle takes RGB only and hazard.use is off'
         return no_depth_status(why, costmap, problems)
 
-    def _planner_problems(self, outputs: PlannerOutputs | None) -> list[str]:
-        if outputs is None:
-            return []
-        problems = outputs.new_problems()
-        without = bool(self._inputs.sources) and self._inputs.depth is None
-        if without and outputs.needs_depth(outputs.wanted()):
-            problems.append(
-                'Somebody subscribes to points or costmap, which need depth: set depth.use to '
-                'always, or to auto with an RGB-D bundle.'
-            )
-        return problems
+    def _expects_depth(self, state: NodeState) -> bool:
+        """Whether somebody will miss something where no depth ever comes."""
+        outputs = state.planner_outputs
+        return outputs is not None and outputs.expects_depth(outputs.wanted())
+
+    def _hazard_status(self, state: NodeState) -> Status:
+        status = hazard_status(self._settings['hazard.use'], state.planner_outputs, self._inputs)
+        if status.level:
+            self._log.tell({'hazards': f'Hazards: {status.message}.'})
+        return status
 
     def log_topics(self, *outputs: NodeOutputs | PlannerOutputs) -> None:
         """Log what the node hears and offers, with the QoS that it got."""

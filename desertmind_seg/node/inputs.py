@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from copy import copy
+from dataclasses import replace
 import time
 from typing import Any, cast
 
@@ -32,13 +35,15 @@ except ImportError:  # ROS 2 Humble
 
 IMAGE_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 _SHORTEST_TIMER_SEC = 0.002
+# The executor decides pairs on time unless it has no CPU.
+_LATEST_PAIR_SEC = 1.0
 
 
 class NodeInputs:
     """Subscribes while the node is active, and gives the worker one frame after the other.
 
-    `take`, `is_current`, `depth_of` and `age_ms` belong to the worker, the rest to the thread of
-    the callbacks.
+    `take`, `is_current` and `age_ms` belong to the worker; `depth_of` to it where masks are made
+    with depth, else to the thread of the planner outputs; the rest to the thread of the callbacks.
 
     Args:
         node: whose inputs these are.
@@ -74,6 +79,7 @@ class NodeInputs:
         self._on_incompatible_qos = on_incompatible_qos
         self._forget = on_time_jump
         self._wants_depth: Callable[[], bool] = lambda: False
+        self._masks_wait = False
         self._slot = FrameSlot()
         self._depth_timer: Any = None
         self._clock = cast(ROSClock, node.get_clock())
@@ -114,7 +120,8 @@ class NodeInputs:
         Args:
             on_camera_info: takes the messages.
             wants_depth: whether the next frame needs depth; None to take no depth at all.
-            rgbd: whether masks are made with it, not only points and costmap.
+            rgbd: whether masks are made with it, and so wait for it; what else is made with it
+                waits beside the engine.
         """
         camera_info = Source(
             'camera_info',
@@ -129,15 +136,17 @@ class NodeInputs:
 
         self._subscribe(camera_info, on_info)
         if wants_depth is not None:
-            self._wants_depth = wants_depth
+            self._wants_depth, self._masks_wait = wants_depth, rgbd
             self._start_depth(rgbd)
         self._subscribe(self.image_source(), self.on_image)
 
     def close(self) -> None:
-        """Unsubscribe, and end the worker's waiting; `depth` stays until the worker has ended."""
+        """Unsubscribe, and end all waiting; `depth` stays until the worker has ended."""
         if self._depth_timer is not None:
             self._node.destroy_timer(self._depth_timer)
             self._depth_timer = None
+        if self.depth is not None:
+            self._decided(self.depth.reset())
         for source in self.sources.values():
             self._node.destroy_subscription(source.subscription)
         self.sources.clear()
@@ -195,14 +204,19 @@ class NodeInputs:
         frame = self._slot.admit(message, stamp_ns, arrived_sec, now_ns, age_ms)
         if self.depth is None:
             self._offer([frame])
-        elif self._wants_depth():
+        elif not self._wants_depth():
+            self._decided(self.depth.pass_by())
+            self._offer([frame])
+        elif self._masks_wait:
             self._offer(self.depth.add_image(frame, message.header.frame_id))
         else:
-            self._offer([*self.depth.pass_by(), frame])
+            frame = replace(frame, later=Future())
+            self._offer([frame])
+            self._decided(self.depth.add_image(frame, message.header.frame_id))
 
     def _on_depth(self, message: Any) -> None:
         if self.depth is not None:
-            self._offer(
+            self._decided(
                 self.depth.add_depth(
                     message, nanoseconds(message.header.stamp), message.header.frame_id
                 )
@@ -210,7 +224,16 @@ class NodeInputs:
 
     def _on_depth_timer(self) -> None:
         if self.depth is not None:
-            self._offer(self.depth.expire())
+            self._decided(self.depth.expire())
+
+    def _decided(self, frames: Iterable[Frame]) -> None:
+        """Pass on frames whose pair is decided, to those who wait for it."""
+        if self._masks_wait:
+            self._offer(frames)
+            return
+        for frame in frames:
+            if frame.later is not None and frame.pair is not None:
+                frame.later.set_result(frame.pair)
 
     def _offer(self, frames: Iterable[Frame]) -> None:
         """Put frames that are ready into the slot, the newest last."""
@@ -223,7 +246,7 @@ class NodeInputs:
     def _on_clock_jump(self) -> None:
         self.time_jumped('The node clock jumped')
         if self.depth is not None:
-            self._offer(self.depth.reset())
+            self._decided(self.depth.reset())
 
     def time_jumped(self, what: str) -> None:
         """Forget what belongs to the time before."""
@@ -253,12 +276,24 @@ class NodeInputs:
             since_arrival_ms = (time.perf_counter() - frame.arrived_sec) * 1e3
         return frame.age_on_arrival_ms + max(since_arrival_ms, 0.0)
 
+    # The worker or the thread of the planner outputs
+
     def depth_of(self, frame: Frame, size_hw: tuple[int, int]) -> Depth | None:
-        """Return depth (H, W) float32 metres of a frame; None where it goes on without."""
-        if self.depth is None or frame.pair is None:
+        """Return depth (H, W) float32 metres of a frame; None where it goes on without.
+
+        Waits for the pair of a frame whose mask did not.
+        """
+        depth_input, pair = self.depth, frame.pair
+        if frame.later is not None:
+            wait_sec = self._settings['depth.max_wait_ms'] / 1e3 + _LATEST_PAIR_SEC
+            try:
+                pair = frame.later.result(wait_sec)
+            except FutureTimeoutError:
+                return None
+        if depth_input is None or pair is None:
             return None
-        depth = self.depth.depth_of(frame.pair, size_hw)
-        change = self.depth.mode_change()
+        depth = depth_input.depth_of(pair, size_hw)
+        change = depth_input.mode_change()
         if change is not None and change.mode == RGB:
             self._node.get_logger().warning(change.text)
         elif change is not None:

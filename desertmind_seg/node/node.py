@@ -11,7 +11,7 @@ publishes. This file is wiring: what it decides with is in the modules that it i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import os
 from threading import Event, Thread
@@ -34,6 +34,7 @@ from desertmind_seg.messages.images import (
     decode_compressed_image,
     decode_image,
 )
+from desertmind_seg.model.arrays import Depth, Rgb
 from desertmind_seg.model.bundle import BundleError
 from desertmind_seg.monitoring.bond import LifecycleBond, bond_status_type
 from desertmind_seg.monitoring.connections import Connections
@@ -50,10 +51,10 @@ from desertmind_seg.node.diagnostics import Diagnostics, NodeState
 from desertmind_seg.node.inputs import NodeInputs
 from desertmind_seg.node.loading import LoadEngine, SegmenterLoader
 from desertmind_seg.outputs.images import NodeOutputs
-from desertmind_seg.outputs.planners import PlannerOutputs
+from desertmind_seg.outputs.planners import MASK_CAMERA_INFO, PlannerOutputs
 from desertmind_seg.parameters.spec import ParameterError
 from desertmind_seg.parameters.values import NodeParameters, misspelt_parameters
-from desertmind_seg.pipeline.segmenter import ImageError, Segmenter
+from desertmind_seg.pipeline.segmenter import ImageError, Segmentation, Segmenter
 
 RCLError = rclpy_implementation.RCLError
 TransitionCallback = Callable[['SegmentationNode', LifecycleState], TransitionCallbackReturn]
@@ -137,7 +138,12 @@ class SegmentationNode(LifecycleNode):
             on_incompatible_qos = self._connections.on_incompatible_qos
             self._outputs = NodeOutputs(self, on_incompatible_qos)
             self._planner_outputs = PlannerOutputs(
-                self, self.settings, on_incompatible_qos, self.worker_failed
+                self,
+                self.settings,
+                self._segmenter.ontology,
+                lambda _: (None, ''),
+                on_incompatible_qos,
+                self.worker_failed,
             )
         except (OSError, BundleError, EngineError, ParameterError) as err:
             self._failure = str(err)
@@ -234,7 +240,8 @@ class SegmentationNode(LifecycleNode):
     def _uses_depth(self) -> bool:
         use = self.settings['depth.use']
         takes_depth = self._segmenter is not None and self._segmenter.takes_depth
-        return bool(use == 'always' or (use == 'auto' and takes_depth))
+        wanted = takes_depth or self.settings['hazard.use'] != 'off'
+        return bool(use == 'always' or (use == 'auto' and wanted))
 
     def _stop_input(self, timeout_sec: float | None = None) -> bool:
         self._bond.stop()
@@ -245,7 +252,7 @@ class SegmentationNode(LifecycleNode):
                 return False
             self._worker = None
         if self._planner_outputs is not None:
-            self._planner_outputs.costmap.forget()
+            self._planner_outputs.forget()
         self._inputs.depth = None
         return True
 
@@ -262,10 +269,12 @@ class SegmentationNode(LifecycleNode):
 
     def _wants_depth(self) -> bool:
         """Whether masks or what somebody subscribes to is made from depth."""
-        segmenter, outputs = self._segmenter, self._planner_outputs
+        segmenter, outputs, planner_outputs = self._segmenter, self._outputs, self._planner_outputs
         assert segmenter is not None
         assert outputs is not None
-        return segmenter.takes_depth or outputs.needs_depth(outputs.wanted())
+        assert planner_outputs is not None
+        wanted = [*outputs.wanted(), *planner_outputs.wanted()]
+        return segmenter.takes_depth or planner_outputs.needs_depth(wanted)
 
     def _forget(self) -> None:
         """Forget the vehicle's surroundings of before a jump of time."""
@@ -303,7 +312,7 @@ class SegmentationNode(LifecycleNode):
         if frame.epoch != self._epoch:
             self._epoch = frame.epoch
             segmenter.reset()
-            planner_outputs.costmap.forget()
+            planner_outputs.forget()
         message = frame.message
         try:
             compressed = isinstance(message, CompressedImage)
@@ -312,36 +321,41 @@ class SegmentationNode(LifecycleNode):
                 if compressed
                 else decode_image(message)
             )
-            depth = self._inputs.depth_of(frame, rgb.shape[:2])
-            needed = {'confidence', 'cost'} & set(wanted) | planner_outputs.needed(for_planners)
-            segmentation = segmenter.segment(
-                rgb,
-                sorted(needed),
-                depth if segmenter.takes_depth else None,
-                frame.stamp_ns,
-            )
-        except (MessageError, ImageError) as err:
-            segmenter.reset()
-            self.health.frame_dropped(BAD_FRAME, str(err))
-            self.get_logger().warning(f'Frame dropped: {err}', throttle_duration_sec=5.0)
+        except MessageError as err:
+            self._drop_bad(err)
             return
-        except EngineError as err:
-            self.health.frame_dropped(ENGINE_FAILED, str(err))
-            self.get_logger().error(f'Frame dropped: {err}', throttle_duration_sec=5.0)
-            return
-        if not self._inputs.is_current(frame):
-            self.health.frame_dropped(TIME_JUMP)
-            return
-        refused = outputs.publish(
-            wanted,
-            rgb,
-            segmentation,
+        size_hw = rgb.shape[:2]
+        depth_of = functools.partial(self._inputs.depth_of, frame, size_hw)
+        depth = depth_of() if segmenter.takes_depth else None
+        planner_frame = planner_outputs.begin(
             message.header,
-            segmenter.ontology,
-            self.settings['output.overlay_alpha'],
+            rgb,
+            (lambda: depth) if segmenter.takes_depth else depth_of,
+            for_planners,
+            wanted,
         )
-        published_sec, age_ms = time.perf_counter(), self._inputs.age_ms(frame)
-        planner_outputs.publish(for_planners, rgb, depth, segmentation, message.header)
+        segmentation = None
+        try:
+            needed = {'confidence'} & set(wanted) | planner_outputs.needed(for_planners)
+            segmentation = self._segment(frame, rgb, sorted(needed), depth)
+            if segmentation is None:
+                return
+            shown = segmentation
+            if planner_outputs.overrides_mask:
+                shown = planner_outputs.worse_mask(planner_frame, segmentation)
+            refused = outputs.publish(
+                wanted,
+                rgb,
+                shown,
+                message.header,
+                segmenter.ontology,
+                self.settings['output.overlay_alpha'],
+            )
+            published_sec, age_ms = time.perf_counter(), self._inputs.age_ms(frame)
+        finally:
+            planner_frame.finish(segmentation)
+        if MASK_CAMERA_INFO in for_planners:
+            planner_outputs.publish_camera_info(message.header, size_hw)
         if refused:
             text = '; '.join(refused)
             self.health.frame_dropped(PUBLISH_FAILED, text)
@@ -355,11 +369,36 @@ class SegmentationNode(LifecycleNode):
         self.health.blended_share = segmentation.blended_share
         self.health.frame_id = message.header.frame_id
         self.health.frame_format = (
-            f'{message.format if compressed else message.encoding} {rgb.shape[1]}x{rgb.shape[0]}'
+            f'{message.format if compressed else message.encoding} {size_hw[1]}x{size_hw[0]}'
         )
         if segmentation.confidence is not None:
             # Every 64th pixel: 0.02 ms at 1280x720.
             self.health.mean_confidence = float(segmentation.confidence[::8, ::8].mean() / 255)
+
+    def _segment(
+        self, frame: Frame, rgb: Rgb, needed: Sequence[str], depth: Depth | None
+    ) -> Segmentation | None:
+        """Run the engine; None, with the reason counted, where the frame is dropped."""
+        assert self._segmenter is not None
+        try:
+            segmentation = self._segmenter.segment(rgb, needed, depth, frame.stamp_ns)
+        except ImageError as err:
+            self._drop_bad(err)
+            return None
+        except EngineError as err:
+            self.health.frame_dropped(ENGINE_FAILED, str(err))
+            self.get_logger().error(f'Frame dropped: {err}', throttle_duration_sec=5.0)
+            return None
+        if not self._inputs.is_current(frame):
+            self.health.frame_dropped(TIME_JUMP)
+            return None
+        return segmentation
+
+    def _drop_bad(self, err: Exception) -> None:
+        assert self._segmenter is not None
+        self._segmenter.reset()
+        self.health.frame_dropped(BAD_FRAME, str(err))
+        self.get_logger().warning(f'Frame dropped: {err}', throttle_duration_sec=5.0)
 
     # Parameters, events and diagnostics
 

@@ -13,7 +13,12 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode
 
 from desertmind_seg.geometry.camera_model import Rays
-from desertmind_seg.geometry.costmap import UNTRACKED_DECAY_SEC, OutgoingCostmap, RollingCostmap
+from desertmind_seg.geometry.costmap import (
+    UNTRACKED_DECAY_SEC,
+    OutgoingCostmap,
+    RollingCostmap,
+    Surface,
+)
 from desertmind_seg.geometry.frame_transforms import (
     CameraPose,
     Extrinsics,
@@ -23,6 +28,7 @@ from desertmind_seg.geometry.frame_transforms import (
     body_transform,
     tf2_is_installed,
 )
+from desertmind_seg.geometry.grid_map import OutgoingGridMap
 from desertmind_seg.messages.images import nanoseconds
 from desertmind_seg.model.arrays import Depth, Mask
 from desertmind_seg.parameters.spec import ParameterError
@@ -41,24 +47,29 @@ _LOST = (_NO_TRANSFORM, _TOO_MANY, _REFUSED, _TIME_JUMP)
 
 @dataclass(frozen=True)
 class _Waiting:
-    """A frame that waits for its transforms; `depth` is None where it has none."""
+    """A frame that waits for its transforms.
+
+    `depth` is None where it has none, `surface` where nobody wants a grid map.
+    """
 
     header: Any
     depth: Depth | None
     cost: Mask
     rays: Rays
+    surface: Surface | None
     deadline_sec: float
 
 
 class CostmapOutput:
-    """Places frames into the costmap and publishes it, in a thread of its own.
+    """Places frames into the costmap and publishes it and its grid map, in a thread of its own.
 
-    `offer` and `forget` belong to the worker, `values` to the callbacks, as all else.
+    `offer` belongs to one thread, `forget` to any, `values` to the callbacks, as all else.
 
     Args:
         node: whose transforms are asked.
         settings: its parameters.
         publisher: of nav_msgs/OccupancyGrid.
+        grid_publisher: of grid_map_msgs/GridMap; None where that is not installed.
         on_problem: takes a sentence for each frame that is lost; called in both threads.
         failed: set when the thread ends by what should not happen.
 
@@ -71,6 +82,7 @@ class CostmapOutput:
         node: LifecycleNode,
         settings: NodeParameters,
         publisher: Any,
+        grid_publisher: Any,
         on_problem: Callable[[str], None],
         failed: Event,
     ) -> None:
@@ -82,6 +94,9 @@ class CostmapOutput:
             raise ParameterError(f'costmap: {err}.') from err
         self._grid = OutgoingCostmap(self._extrinsics.frame_id)
         self._publisher = publisher
+        self._grid_publisher = grid_publisher
+        if grid_publisher is not None:
+            self._grid_map = OutgoingGridMap(grid_publisher.msg_type, self._extrinsics.frame_id)
         self._on_problem = on_problem
         self._failed = failed
         self._wait_sec = settings['costmap.tf_wait_ms'] / 1e3
@@ -93,7 +108,14 @@ class CostmapOutput:
         self._thread = Thread(target=self._work, name='costmap', daemon=True)
         self._thread.start()
 
-    def offer(self, header: Any, depth: Depth | None, cost: Mask, rays: Rays) -> None:
+    def offer(
+        self,
+        header: Any,
+        depth: Depth | None,
+        cost: Mask,
+        rays: Rays,
+        surface: Surface | None = None,
+    ) -> None:
         """Take a frame; returns at once.
 
         Args:
@@ -102,9 +124,10 @@ class CostmapOutput:
                 costmap only ages.
             cost: (H, W) uint8, as from the segmenter.
             rays: of its camera.
+            surface: what else it shows, for the grid map.
         """
         deadline_sec = time.monotonic() + self._wait_sec
-        frame = _Waiting(header, depth, cost, rays, deadline_sec)
+        frame = _Waiting(header, depth, cost, rays, surface, deadline_sec)
         with self._changed:
             # Those that wait are nearer to their transforms.
             full = len(self._waiting) >= _MAX_WAITING
@@ -181,9 +204,16 @@ class CostmapOutput:
         if frame.depth is None:
             self._costmap.advance(pose, stamp_ns)
         else:
-            self._costmap.update(frame.depth, frame.cost, frame.rays, pose, stamp_ns)
+            self._costmap.update(
+                frame.depth, frame.cost, frame.rays, pose, stamp_ns, frame.surface
+            )
         try:
-            self._publisher.publish(self._grid.fill(self._costmap, frame.header.stamp))
+            if self._publisher.get_subscription_count():
+                self._publisher.publish(self._grid.fill(self._costmap, frame.header.stamp))
+            if frame.surface is not None:
+                self._grid_publisher.publish(
+                    self._grid_map.fill(self._costmap, frame.header.stamp)
+                )
         except RCLError as err:
             self._lose(_REFUSED, str(err))
             return

@@ -22,7 +22,6 @@ RCLError = rclpy_implementation.RCLError
 ENCODINGS = {
     'mask': 'mono8',
     'confidence': 'mono8',
-    'cost': 'mono8',
     'overlay': 'rgb8',
     'color_mask': 'rgb8',
 }

@@ -1,25 +1,41 @@
-"""What the node publishes for planners: labelled points, a costmap, and the mask's camera_info.
+"""What the node publishes for planners, in a thread of its own: the mask waits for none of it.
 
-All of it needs `camera_info`, points and costmap also depth; the mask waits for neither.
+Hazards are looked for while the engine runs. Then cost, points, costmap and grid map take the
+worse of class and geometry. Where this thread is slower than the frames, the newest one wins.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from threading import Event, Lock
+from dataclasses import dataclass, replace
+from threading import Condition, Event, Lock, Thread
 from typing import Any
 
 from nav_msgs.msg import OccupancyGrid
 import numpy as np
-import numpy.typing as npt
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, PointCloud2
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
-from desertmind_seg.geometry.camera_model import CameraInfoError, CameraRays, image_camera_info
+from desertmind_seg.geometry.camera_model import (
+    CameraInfoError,
+    CameraRays,
+    Rays,
+    image_camera_info,
+)
+from desertmind_seg.geometry.costmap import Surface
+from desertmind_seg.geometry.grid_map import grid_map_type
 from desertmind_seg.geometry.points import OutgoingPoints
+from desertmind_seg.hazards.clouds import POINT
+from desertmind_seg.hazards.detection import FREE, UNKNOWN, Hazards
+from desertmind_seg.messages.images import OutgoingImage
+from desertmind_seg.model.arrays import Depth, Rgb
+from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.outputs.clouds import CLOUDS, OutgoingClouds, cloud_message
 from desertmind_seg.outputs.costmap import CostmapOutput
+from desertmind_seg.outputs.hazards import HazardFinder, Up, unknown_hazards
+from desertmind_seg.outputs.planner_frame import PlannerFrame
 from desertmind_seg.outputs.publishers import OUTPUT_QOS, create_output
 from desertmind_seg.parameters.spec import ParameterError
 from desertmind_seg.parameters.values import NodeParameters
@@ -27,64 +43,111 @@ from desertmind_seg.pipeline.segmenter import Segmentation
 
 RCLError = rclpy_implementation.RCLError
 
-POINTS, COSTMAP, MASK_CAMERA_INFO = 'points', 'costmap', 'mask/camera_info'
+COST, POINTS, COSTMAP, GRID_MAP = 'cost', 'points', 'costmap', 'grid_map'
+HEIGHT, HAZARD, HAZARD_MASK = 'height', 'hazard', 'hazard_mask'
+MASK_CAMERA_INFO = 'mask/camera_info'
 _POINTS_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+_IMAGES = {COST: 'mono8', HEIGHT: '32FC1', HAZARD: 'mono8', HAZARD_MASK: 'mono8'}
+# What is made from hazards alone, and what takes the worse of class and geometry.
+_OF_HAZARDS = (HEIGHT, HAZARD, HAZARD_MASK, GRID_MAP, *CLOUDS)
+_JOINED = (COST, POINTS, COSTMAP, GRID_MAP)
+_OF_MASK = ('mask', 'overlay', 'color_mask')
+_OF_DEPTH = (POINTS, COSTMAP, GRID_MAP, *CLOUDS)
 # What the engine computes for them, beside the mask.
-_NEEDED = {POINTS: 'confidence', COSTMAP: 'cost'}
-_NO_CAMERA_INFO = 'no camera_info has come: remap camera_info to that of the camera.'
+_NEEDED = {COST: 'cost', COSTMAP: 'cost', GRID_MAP: 'cost'}
+_NEEDED |= dict.fromkeys((POINTS, *CLOUDS), 'confidence')
+NO_CAMERA_INFO = 'no camera_info has come: remap camera_info to that of the camera.'
+_NO_DEPTH = 'the frame has no depth; the Depth status says why.'
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is known of a frame when it is published.
+
+    `why` says why `rays` are None; `hazards` are None where nobody looks for them.
+    """
+
+    segmentation: Segmentation
+    depth: Depth | None
+    rays: Rays | None
+    why: str
+    hazards: Hazards | None
 
 
 class PlannerOutputs:
     """The publishers for planners of a configured node.
 
-    `publish` belongs to the worker, `wanted`, `needed` and `needs_depth` to it and to the
-    callbacks, all else to the latter.
+    `begin`, `worse_mask` and `publish_camera_info` belong to the worker, `wanted`, `needed` and
+    `needs_depth` to it and to the callbacks, all else to the latter.
 
     Attributes:
         costmap: what makes it.
+        hazards: what finds them.
 
     Args:
         node: on which to create them.
         settings: its parameters.
+        ontology: class table of the masks.
+        up: what is known of gravity at a frame.
         on_incompatible_qos: called with the middleware's event.
         failed: set when a thread ends by what should not happen.
 
     Raises:
-        ParameterError: two of the costmap's parameters do not go together.
+        ParameterError: two of the parameters do not go together.
     """
 
     def __init__(
         self,
         node: LifecycleNode,
         settings: NodeParameters,
+        ontology: Ontology,
+        up: Up,
         on_incompatible_qos: Callable[[Any], None],
         failed: Event,
     ) -> None:
         self._node = node
+        self._use = settings['hazard.use']
+        self._overrides = self._use in ('auto', 'override')
+        self.overrides_mask = self._overrides and settings['hazard.override_mask']
+        self.hazards = HazardFinder(settings, ontology, up)
         self._camera_info: Any = None
         self._camera_rays = CameraRays(rectified=settings['input.rectified'])
         self._points = OutgoingPoints()
+        self._clouds = OutgoingClouds(settings)
+        self._images = {name: OutgoingImage(encoding) for name, encoding in _IMAGES.items()}
         self._lock = Lock()
-        self._failed: dict[str, tuple[int, str]] = {}
+        self._failures: dict[str, tuple[int, str]] = {}
+        types = dict.fromkeys(_IMAGES, (Image, OUTPUT_QOS))
+        types |= dict.fromkeys((POINTS, *CLOUDS), (PointCloud2, _POINTS_QOS))
+        types |= {
+            COSTMAP: (OccupancyGrid, OUTPUT_QOS),
+            MASK_CAMERA_INFO: (CameraInfo, OUTPUT_QOS),
+        }
+        if (grid_map := grid_map_type()) is not None:
+            types[GRID_MAP] = grid_map, OUTPUT_QOS
         self._publishers = {
             name: create_output(node, message_type, name, qos, on_incompatible_qos)
-            for name, message_type, qos in (
-                (POINTS, PointCloud2, _POINTS_QOS),
-                (COSTMAP, OccupancyGrid, OUTPUT_QOS),
-                (MASK_CAMERA_INFO, CameraInfo, OUTPUT_QOS),
-            )
+            for name, (message_type, qos) in types.items()
         }
         try:
             self.costmap = CostmapOutput(
                 node,
                 settings,
                 self._publishers[COSTMAP],
+                self._publishers.get(GRID_MAP),
                 lambda reason: self._count(COSTMAP, reason),
                 failed,
             )
         except ParameterError:
             self._destroy_publishers()
             raise
+        self._failed = failed
+        self._changed = Condition()
+        self._next: PlannerFrame | None = None
+        self._closed = False
+        self._superseded = 0
+        self._thread = Thread(target=self._work, name='planner outputs', daemon=True)
+        self._thread.start()
 
     @property
     def publishers(self) -> list[Any]:
@@ -94,7 +157,11 @@ class PlannerOutputs:
     def described(self) -> list[tuple[Any, str]]:
         """Return each publisher with the type of what it sends."""
         return [
-            (publisher, publisher.msg_type.__name__) for publisher in self._publishers.values()
+            (
+                publisher,
+                f'Image {_IMAGES[name]}' if name in _IMAGES else publisher.msg_type.__name__,
+            )
+            for name, publisher in self._publishers.items()
         ]
 
     def wanted(self) -> list[str]:
@@ -105,10 +172,28 @@ class PlannerOutputs:
             if publisher.get_subscription_count()
         ]
 
+    def needs_hazards(self, wanted: Sequence[str]) -> bool:
+        """Whether one of these, of all outputs of the node, is made from hazards."""
+        names = (
+            *(_OF_HAZARDS if self._use != 'off' else ()),
+            *(_JOINED if self._overrides else ()),
+            *(_OF_MASK if self.overrides_mask else ()),
+        )
+        return any(name in names for name in wanted)
+
+    def needs_depth(self, wanted: Sequence[str]) -> bool:
+        """Whether one of these, of all outputs of the node, is made from depth."""
+        return any(name in _OF_DEPTH for name in wanted) or self.needs_hazards(wanted)
+
+    def expects_depth(self, wanted: Sequence[str]) -> bool:
+        """Whether somebody will miss something where no depth ever comes."""
+        named = self._use in ('report', 'override') and self.needs_hazards(wanted)
+        return named or any(name in (*_OF_DEPTH, *_OF_HAZARDS) for name in wanted)
+
     @staticmethod
-    def needs_depth(wanted: Sequence[str]) -> bool:
-        """Whether one of these is made from depth."""
-        return any(name in _NEEDED for name in wanted)
+    def of_hazards(wanted: Sequence[str]) -> list[str]:
+        """Return those of these that do not come without hazards."""
+        return [name for name in wanted if name in (HEIGHT, HAZARD, HAZARD_MASK, *CLOUDS)]
 
     @staticmethod
     def needed(wanted: Sequence[str]) -> set[str]:
@@ -119,75 +204,221 @@ class PlannerOutputs:
         """Keep the newest CameraInfo."""
         self._camera_info = message
 
-    def publish(
+    @property
+    def has_camera_info(self) -> bool:
+        """Whether any has come."""
+        return self._camera_info is not None
+
+    # The worker
+
+    def begin(
         self,
-        wanted: Sequence[str],
-        rgb: npt.NDArray[np.uint8],
-        depth: npt.NDArray[np.float32] | None,
-        segmentation: Segmentation,
         header: Any,
-    ) -> None:
-        """Publish what is wanted of a frame; what cannot be made is counted with its reason.
+        rgb: Rgb,
+        depth: Callable[[], Depth | None],
+        wanted: Sequence[str],
+        others: Sequence[str],
+    ) -> PlannerFrame:
+        """Take a frame that the engine is about to segment; returns at once.
 
         Args:
+            header: of its message.
+            rgb: (H, W, 3) uint8.
+            depth: returns its depth or None; may wait.
             wanted: names, as from `wanted`.
-            rgb: the frame, (H, W, 3) uint8.
-            depth: (H, W) float32 metres; None where the frame has none: then there are no points,
-                and the costmap only ages.
-            segmentation: its results, with what `needed` named.
-            header: of the frame's message.
+            others: names of the node's other outputs that are wanted.
+
+        Returns:
+            The frame; its `finish` must be called.
         """
-        for name in wanted:
+        finds_hazards = self.needs_hazards([*wanted, *others])
+        frame = PlannerFrame(header, rgb, depth, list(wanted), finds_hazards=finds_hazards)
+        if not (finds_hazards or set(wanted) - {MASK_CAMERA_INFO}):
+            frame.found(None)
+            return frame
+        with self._changed:
+            if self._next is not None:
+                self._superseded += 1
+                self._next.found(None)
+            self._next = frame
+            self._changed.notify()
+        return frame
+
+    def worse_mask(self, frame: PlannerFrame, segmentation: Segmentation) -> Segmentation:
+        """Return a frame's results with hazards in its mask; waits for them."""
+        hazards = frame.hazards()
+        return segmentation if hazards is None else self.hazards.worse(segmentation, hazards)
+
+    def publish_camera_info(self, header: Any, size_hw: tuple[int, int]) -> None:
+        """Publish that of the mask."""
+        try:
+            if self._camera_info is None:
+                raise CameraInfoError(NO_CAMERA_INFO)
+            message = image_camera_info(self._camera_info, header, size_hw)
+            self._publishers[MASK_CAMERA_INFO].publish(message)
+        except (CameraInfoError, RCLError) as err:
+            self._count(MASK_CAMERA_INFO, str(err))
+
+    # The thread
+
+    def _work(self) -> None:
+        finished = False
+        try:
+            while (frame := self._take()) is not None:
+                self._process(frame)
+            finished = True
+        finally:
+            if not finished:
+                self._failed.set()
+
+    def _take(self) -> PlannerFrame | None:
+        """Wait for a frame; None at the end."""
+        with self._changed:
+            while self._next is None and not self._closed:
+                self._changed.wait()
+            frame, self._next = self._next, None
+            return None if self._closed else frame
+
+    def _process(self, frame: PlannerFrame) -> None:
+        depth = rays = hazards = None
+        why, size_hw = '', frame.rgb.shape[:2]
+        try:
+            if frame.finds_hazards or any(name in _OF_DEPTH for name in frame.wanted):
+                rays, why = self._rays(size_hw)
+                depth = frame.depth()
+            if frame.finds_hazards:
+                why = why or _NO_DEPTH
+                hazards = self.hazards.find(depth, rays, frame.header, size_hw, why)
+        finally:
+            frame.found(hazards)
+        segmentation = frame.segmentation()
+        if segmentation is None:
+            return
+        if hazards is not None:
+            self.hazards.count(hazards, segmentation.mask)
+        self._publish(frame, _Seen(segmentation, depth, rays, why, hazards))
+
+    def _rays(self, size_hw: tuple[int, int]) -> tuple[Rays | None, str]:
+        """Return the rays of the camera, or None and why there are none."""
+        if self._camera_info is None:
+            return None, NO_CAMERA_INFO
+        try:
+            return self._camera_rays.of(self._camera_info, size_hw), ''
+        except CameraInfoError as err:
+            return None, str(err)
+
+    def _publish(self, frame: PlannerFrame, seen: _Seen) -> None:
+        clouds = self._cloud_messages(frame, seen)
+        if seen.hazards is not None and self._overrides:
+            segmentation = self.hazards.worse(seen.segmentation, seen.hazards)
+            seen = replace(seen, segmentation=segmentation)
+        for name in frame.wanted:
             try:
-                message = self._message(name, rgb, depth, segmentation, header)
+                message = clouds[name] if name in clouds else self._message(name, frame, seen)
                 if message is not None:
                     self._publishers[name].publish(message)
             except (CameraInfoError, RCLError) as err:
                 self._count(name, str(err))
 
-    def _message(
-        self,
-        name: str,
-        rgb: npt.NDArray[np.uint8],
-        depth: npt.NDArray[np.float32] | None,
-        segmentation: Segmentation,
-        header: Any,
-    ) -> Any:
-        camera_info, size_hw = self._camera_info, segmentation.mask.shape
-        if camera_info is None:
-            raise CameraInfoError(_NO_CAMERA_INFO)
-        if name == MASK_CAMERA_INFO:
-            return image_camera_info(camera_info, header, size_hw)
-        rays = self._camera_rays.of(camera_info, size_hw)
-        if name == COSTMAP:
-            assert segmentation.cost is not None  # `needed` names it
-            self.costmap.offer(header, depth, segmentation.cost, rays)
-            return None
-        if depth is None:
-            return None
-        assert segmentation.confidence is not None  # `needed` names it
-        return self._points.fill(
-            depth, rays, rgb, segmentation.mask, segmentation.confidence, header
+    def _cloud_messages(self, frame: PlannerFrame, seen: _Seen) -> dict[str, Any]:
+        wanted = [name for name in CLOUDS if name in frame.wanted]
+        if not wanted or seen.depth is None or seen.rays is None:
+            # Empty, so that a consumer sees that the node lives.
+            nothing = np.empty(0, POINT)
+            return {name: cloud_message(nothing, frame.header) for name in wanted}
+        return self._clouds.messages(
+            wanted,
+            seen.depth,
+            seen.rays,
+            seen.segmentation,
+            seen.hazards or unknown_hazards(seen.depth.shape, ''),
+            self.hazards.table,
+            frame.header,
         )
+
+    def _message(self, name: str, frame: PlannerFrame, seen: _Seen) -> Any:
+        """Return the message of an output; None where there is none or another thread sends it."""
+        segmentation, depth = seen.segmentation, seen.depth
+        if name in _IMAGES:
+            pixels = _pixels(name, segmentation, seen.hazards)
+            return None if pixels is None else self._images[name].fill(pixels, frame.header)
+        if name == MASK_CAMERA_INFO or (name == COSTMAP and GRID_MAP in frame.wanted):
+            return None
+        if seen.rays is None:
+            raise CameraInfoError(seen.why)
+        if name == POINTS:
+            if depth is None:
+                return None
+            assert segmentation.confidence is not None  # `needed` names it
+            return self._points.fill(
+                depth,
+                seen.rays,
+                frame.rgb,
+                segmentation.mask,
+                segmentation.confidence,
+                frame.header,
+            )
+        assert segmentation.cost is not None  # `needed` names it
+        surface = None
+        if name == GRID_MAP:
+            known = seen.hazards or unknown_hazards(segmentation.mask.shape, '')
+            surface = Surface(segmentation.mask, known.height_m)
+        self.costmap.offer(frame.header, depth, segmentation.cost, seen.rays, surface)
+        return None
 
     def _count(self, name: str, reason: str) -> None:
         text = f'No ~/{name}: {reason}'
         with self._lock:
-            count, _ = self._failed.get(name, (0, ''))
-            self._failed[name] = count + 1, text  # the latest: some name the stamp
+            count, _ = self._failures.get(name, (0, ''))
+            self._failures[name] = count + 1, text  # the latest: some name the stamp
         self._node.get_logger().warning(text, throttle_duration_sec=5.0)
+
+    # Diagnostics and the end
 
     def new_problems(self) -> list[str]:
         """Return what could not be made since the last call, and how often."""
         with self._lock:
-            failed, self._failed = self._failed, {}
-        return [f'{count} times: {text}' for count, text in failed.values()]
+            failures, self._failures = self._failures, {}
+        return [f'{count} times: {text}' for count, text in failures.values()]
+
+    @property
+    def superseded(self) -> int:
+        """How many frames a newer one took the place of, before their turn in this thread."""
+        with self._changed:
+            return self._superseded
+
+    def forget(self) -> None:
+        """Forget what frames from before a jump of time, or before the node stopped, showed."""
+        with self._changed:
+            if self._next is not None:
+                self._next.found(None)
+                self._next = None
+        self.hazards.reset()
+        self.costmap.forget()
 
     def destroy(self) -> None:
-        """Remove the publishers and stop listening to transforms."""
+        """Remove the publishers, end the thread and stop listening to transforms."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
         self.costmap.close()
         self._destroy_publishers()
 
     def _destroy_publishers(self) -> None:
         for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
+
+
+def _pixels(name: str, segmentation: Segmentation, hazards: Hazards | None) -> Any:
+    """Return what an image holds; None where hazard.use is off."""
+    if name == COST:
+        return segmentation.cost
+    if hazards is None:
+        return None
+    if name == HEIGHT:
+        return hazards.height_m
+    if name == HAZARD:
+        return hazards.kind
+    is_hazard = (hazards.kind > FREE) & (hazards.kind < UNKNOWN)
+    return is_hazard.view(np.uint8) * np.uint8(255)

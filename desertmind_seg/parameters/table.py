@@ -1,6 +1,8 @@
 """The node's parameters: one table, from which they are declared, checked and documented."""
 
 from desertmind_seg.messages.compressed_format import COMPRESSED_COLORS
+from desertmind_seg.parameters.clouds import CLOUD_PARAMETERS
+from desertmind_seg.parameters.hazards import HAZARD_PARAMETERS
 from desertmind_seg.parameters.planners import PLANNER_PARAMETERS
 from desertmind_seg.parameters.spec import ParameterSpec
 
@@ -98,8 +100,8 @@ PARAMETERS = (
     ParameterSpec(
         'depth.use',
         'auto',
-        'auto subscribes to depth when the bundle takes it, always also for the points and the '
-        'costmap of an RGB bundle, never runs an RGB-D bundle without depth.',
+        'auto subscribes to depth unless an RGB bundle runs with hazard.use off, always then too, '
+        'for points and costmap; never runs an RGB-D bundle without depth.',
         choices=('auto', 'always', 'never'),
     ),
     ParameterSpec(
@@ -152,7 +154,9 @@ PARAMETERS = (
         range=(0.0, 1.0),
         settable='any time',
     ),
+    *HAZARD_PARAMETERS,
     *PLANNER_PARAMETERS,
+    *CLOUD_PARAMETERS,
     ParameterSpec(
         'diagnostics.period_sec',
         1.0,

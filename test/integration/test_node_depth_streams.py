@@ -200,7 +200,7 @@ def test_masks_of_an_rgb_bundle_wait_for_no_depth_unless_points_are_wanted(
 
         peer.wait_until(sent, 'points')
         values = peer.wait_for_diagnostic('Depth', frames_with_depth='[1-9]')
-        process.wait_for_log('Points and costmap have depth')
+        process.wait_for_log('Points, costmap and hazards have depth')
         # Masks of an RGB bundle are never made with depth.
         assert values['mode'] == 'RGB'
         assert 'Mode RGB-D' not in process.log

@@ -12,6 +12,7 @@ from rosbags.typesys import Stores, get_typestore
 import yaml
 
 from desertmind_seg.geometry.camera_model import CameraInfoError
+from desertmind_seg.geometry.nav2_cloud_layers import CLOUD_LAYERS
 from desertmind_seg.geometry.nav2_layer import (
     LAYER,
     fields_of_view_rad,
@@ -21,7 +22,7 @@ from desertmind_seg.geometry.nav2_layer import (
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
 from desertmind_seg.model.ontology import available_ontologies, load_ontology
-from desertmind_seg.nav2_config import main
+from desertmind_seg.nav2_config import LAYERS, main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,6 +53,142 @@ ONLY_IN_THE_NEW_HOME = {
     *('camera_horizontal_fov', 'camera_vertical_fov', 'fov_decay_time', 'outside_fov_decay_time'),
     'sensor_data_depth',
 }
+
+# dfki-ric/nav2_ground_consistency_costmap_plugin at 41cec62, src/ground_consistency_layer.cpp,
+# onInitialize.
+OF_GROUND_CONSISTENCY = {
+    **dict.fromkeys(('ground_points_topic', 'nonground_points_topic'), str),
+    **dict.fromkeys(('tf_timeout', 'ground_inc', 'nonground_inc'), float),
+    **dict.fromkeys(('ground_decay', 'nonground_decay', 'max_score'), float),
+    **dict.fromkeys(('nonground_occ_thresh', 'nonground_prob_thresh'), float),
+    **dict.fromkeys(('min_clearance', 'robot_height', 'max_data_range'), float),
+    **dict.fromkeys(('footprint_clearing_enabled', 'enable_kpi_logging'), bool),
+    'maximum_height_filter': float,
+    'discretize_costs': bool,
+    'ground_neighbor_search_cells': int,
+}
+# ros-navigation/navigation2, nav2_costmap_2d/plugins/obstacle_layer.cpp at 021483b and
+# voxel_layer.cpp at 0537cb2, onInitialize.
+OF_OBSTACLE = {
+    **dict.fromkeys(('enabled', 'footprint_clearing_enabled'), bool),
+    **dict.fromkeys(('min_obstacle_height', 'max_obstacle_height'), float),
+    'combination_method': int,
+    'observation_sources': str,
+}
+OF_VOXEL = {
+    **OF_OBSTACLE,
+    **dict.fromkeys(('z_voxels', 'unknown_threshold', 'mark_threshold'), int),
+    **dict.fromkeys(('origin_z', 'z_resolution'), float),
+    'publish_voxel_map': bool,
+}
+OF_AN_OBSERVATION = {
+    **dict.fromkeys(('topic', 'sensor_frame', 'data_type'), str),
+    **dict.fromkeys(('observation_persistence', 'expected_update_rate'), float),
+    **dict.fromkeys(('min_obstacle_height', 'max_obstacle_height'), float),
+    **dict.fromkeys(('inf_is_valid', 'marking', 'clearing'), bool),
+    **dict.fromkeys(('obstacle_max_range', 'obstacle_min_range'), float),
+    **dict.fromkeys(('raytrace_max_range', 'raytrace_min_range'), float),
+}
+PLUGINS = {
+    'ground_consistency': 'nav2_ground_consistency_costmap_plugin::GroundConsistencyLayer',
+    'voxel': 'nav2_costmap_2d::VoxelLayer',
+    'obstacle': 'nav2_costmap_2d::ObstacleLayer',
+}
+
+
+def written(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, dict[str, Any]]:
+    """Run the command; return what it wrote, and the parameters of the layer in it."""
+    assert main(list(arguments)) == 0
+    text = capsys.readouterr().out
+    parameters = yaml.safe_load(text)['local_costmap']['local_costmap']['ros__parameters']
+    ((_, layer),) = parameters.items()
+    return text, layer
+
+
+def types_of(parameters: dict[str, Any]) -> dict[str, type]:
+    return {name: type(value) for name, value in parameters.items()}
+
+
+@pytest.mark.parametrize('layer', ['ground_consistency', 'voxel'])
+def test_the_committed_files_for_the_clouds_are_what_the_command_writes(
+    layer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, _ = written(capsys, '--layer', layer)
+
+    assert (ROOT / f'config/nav2_{layer}.yaml').read_text() == text
+
+
+def test_the_layers_for_the_clouds_are_those_that_the_command_knows() -> None:
+    assert LAYERS[1:] == CLOUD_LAYERS == tuple(PLUGINS)
+
+
+def test_the_ground_consistency_layer_is_told_what_it_declares(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = '--layer', 'ground_consistency', '--vehicle-height', '0.5', '--node', '/front/s/'
+    text, layer = written(capsys, *arguments)
+
+    assert layer.pop('plugin') == PLUGINS['ground_consistency']
+    assert types_of(layer).items() <= OF_GROUND_CONSISTENCY.items()
+    assert layer['ground_points_topic'] == '/front/s/ground_points'
+    assert layer['nonground_points_topic'] == '/front/s/nonground_points'
+    assert layer['robot_height'] == 0.5
+    # It is compared with z of the cloud, the distance in a camera's frame.
+    assert 'maximum_height_filter' not in layer
+    assert 'hazard.clearance_m to 0.5 and clouds.lift_m to 0.3' in text
+
+
+@pytest.mark.parametrize(('layer', 'declared'), [('voxel', OF_VOXEL), ('obstacle', OF_OBSTACLE)])
+def test_obstacle_and_voxel_layer_are_told_what_they_declare(
+    layer: str, declared: dict[str, type], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, parameters = written(capsys, '--layer', layer, '--vehicle-height', '0.7')
+    sources = {name: parameters.pop(name) for name in ('ground', 'nonground')}
+
+    assert parameters.pop('plugin') == PLUGINS[layer]
+    assert types_of(parameters).items() <= declared.items()
+    assert set(parameters['observation_sources'].split()) == set(sources)
+    for name, source in sources.items():
+        assert types_of(source).items() <= OF_AN_OBSERVATION.items()
+        assert source['topic'] == f'/segmentation/{name}_points'
+        assert source['data_type'] == 'PointCloud2'
+        # Its default, 0, would take no points of ground that rises.
+        assert source['max_obstacle_height'] == parameters['max_obstacle_height'] == 0.7
+    assert (sources['ground']['marking'], sources['ground']['clearing']) == (False, True)
+    assert sources['nonground']['marking']
+    if layer == 'voxel':
+        top = parameters['origin_z'] + parameters['z_voxels'] * parameters['z_resolution']
+        assert parameters['z_voxels'] <= 16
+        assert top > 2.0  # the camera has to be within
+
+
+def test_a_low_vehicle_lifts_less(capsys: pytest.CaptureFixture[str]) -> None:
+    text, _ = written(capsys, '--layer', 'ground_consistency', '--vehicle-height', '0.25')
+
+    # Between min_clearance, below which the layer frees, and the vehicle's height, above which.
+    assert 'clouds.lift_m to 0.175' in text
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ('', 'one of the arguments --ontology --bundle is required'),
+        ('--ontology ycor-8 --vehicle-height 1', '--vehicle-height needs --layer ground_cons'),
+        ('--layer voxel --ontology ycor-8', 'need --layer semantic'),
+        ('--layer voxel --camera-info /info', 'need --layer semantic'),
+        ('--layer voxel --vehicle-height 0.1', 'expected more than 0.1 m, below which every'),
+        ('--layer voxel --vehicle-height nan', "argument --vehicle-height: 'nan'"),
+        ('--layer static', "argument --layer: invalid choice: 'static'"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments.split())
+
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def source_of(document: Any) -> Any:

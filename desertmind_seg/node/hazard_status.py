@@ -1,0 +1,74 @@
+"""The Hazards status: what geometry sees, how far it agrees with the classes, and why not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isnan
+
+from desertmind_seg.monitoring.health import WARN, Status, status_of
+from desertmind_seg.node.inputs import NodeInputs
+from desertmind_seg.outputs.hazards import HazardReport
+from desertmind_seg.outputs.planners import NO_CAMERA_INFO, PlannerOutputs
+
+
+def hazard_status(use: str, outputs: PlannerOutputs | None, inputs: NodeInputs) -> Status:
+    """Return the Hazards status.
+
+    A camera without depth is no problem unless somebody subscribes to what needs it, or
+    `hazard.use` was set to report or override.
+
+    Args:
+        use: hazard.use.
+        outputs: what finds hazards; None before the node is configured.
+        inputs: what the node hears.
+    """
+    if outputs is None or not inputs.sources:
+        return _status({'use': use}, [], 'the node is not active')
+    wanted = outputs.wanted()
+    values = {'use': use, 'superseded': str(outputs.superseded)}
+    times_ms = outputs.hazards.times_ms.percentiles()
+    for key in ('p50', 'p99'):
+        values[f'detection_ms_{key}'] = '' if times_ms[key] is None else f'{times_ms[key]:.2f}'
+    if use == 'off':
+        asked = [f'~/{name}' for name in outputs.of_hazards(wanted)]
+        if asked:
+            sentence = f'hazard.use is off, but somebody subscribes to {", ".join(asked)}.'
+            return _status(values, [sentence], '')
+        return _status(values, [], 'off')
+    missing = _missing(outputs, inputs)
+    if missing:
+        sentence = f'no geometry: {missing}'
+        return _status(values, [sentence] if outputs.expects_depth(wanted) else [], sentence)
+    report = outputs.hazards.report()
+    if report is None:
+        return _status(values, [], 'nobody subscribes to what needs them')
+    values |= _shares(report)
+    problems = [f'no geometry: {report.problem}'] if report.problem else []
+    hazards = sum(report.shares.values())
+    summary = f'{report.known_share:.0%} of the pixels have geometry, {hazards:.1%} are hazards'
+    return _status(values, problems, summary)
+
+
+def _missing(outputs: PlannerOutputs, inputs: NodeInputs) -> str:
+    """Say what never came; '' where all of it did."""
+    if inputs.depth is None:
+        return 'depth.use is never.'
+    if not inputs.depth.heard:
+        return f'no depth has come on {inputs.sources["depth"].topic}.'
+    return '' if outputs.has_camera_info else NO_CAMERA_INFO
+
+
+def _shares(report: HazardReport) -> dict[str, str]:
+    unsafe, overcautious = report.disagreement
+    shown = {
+        'known_share': report.known_share,
+        'ground_residual_m': report.residual_m,
+        **{f'{name}_share': share for name, share in report.shares.items()},
+        'traversable_but_hazard_share': unsafe,
+        'not_traversable_but_free_share': overcautious,
+    }
+    return {name: '' if isnan(value) else f'{value:.4f}' for name, value in shown.items()}
+
+
+def _status(values: Mapping[str, str], problems: Sequence[str], summary: str) -> Status:
+    return status_of('Hazards', WARN, problems, summary.rstrip('.'), values)

@@ -1,0 +1,197 @@
+"""Hazards of a frame: detector, table of class and geometry, and what is reported of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from threading import Lock
+import time
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from desertmind_seg.geometry.camera_model import Rays
+from desertmind_seg.hazards.detection import (
+    NEGATIVE,
+    POSITIVE,
+    STEEP,
+    UNKNOWN,
+    HazardDetector,
+    Hazards,
+    HazardSettings,
+)
+from desertmind_seg.hazards.joining import ClassGeometryTable
+from desertmind_seg.model.arrays import Depth, Mask
+from desertmind_seg.model.ontology import Ontology, OntologyError
+from desertmind_seg.parameters.spec import ParameterError
+from desertmind_seg.parameters.values import NodeParameters
+from desertmind_seg.pipeline.latency import LatencyWindow
+from desertmind_seg.pipeline.segmenter import Segmentation
+
+Float64 = npt.NDArray[np.float64]
+# The unit vector against gravity in the optical frame of a header, None where it is not known and
+# the data alone must do, and one sentence why nothing may be said of the frame, or ''.
+Up = Callable[[Any], tuple[Float64 | None, str]]
+
+_WINDOW = 300
+# Shares are counted on every fourth pixel of every fourth row: 0.1 ms at 640 x 480.
+_SHARE_STRIDE = 4
+_KINDS = {'positive': POSITIVE, 'negative': NEGATIVE, 'steep': STEEP}
+
+
+@dataclass(frozen=True)
+class HazardReport:
+    """Of the latest frame; shares are of its pixels, NaN where nothing is known.
+
+    Attributes:
+        known_share: have geometry.
+        residual_m: of the ground's fit.
+        shares: 'positive', 'negative' and 'steep'.
+        disagreement: of the pixels with geometry, those of a traversable class where it sees a
+            hazard, and those of another class where it sees none.
+        problem: why nothing is known; '' where all is well.
+    """
+
+    known_share: float
+    residual_m: float
+    shares: dict[str, float]
+    disagreement: tuple[float, float]
+    problem: str
+
+
+class HazardFinder:
+    """Finds the hazards of frames and joins them with their classes.
+
+    `find`, `count` and `join` belong to one thread, `reset`, `report` and `times_ms` to any.
+
+    Args:
+        settings: the node's parameters.
+        ontology: class table of the masks.
+        up: what is known of gravity at a frame.
+
+    Raises:
+        ParameterError: two of the parameters do not go together, or a class is not in the table.
+    """
+
+    def __init__(self, settings: NodeParameters, ontology: Ontology, up: Up) -> None:
+        names = ('step_m', 'slope_deg', 'clearance_m', 'noise_per_m', 'max_range_m')
+        soft = [part.strip() for part in settings['hazard.soft_classes'].split(',')]
+        try:
+            self._detector = HazardDetector(
+                HazardSettings(**{name: settings[f'hazard.{name}'] for name in names})
+            )
+            self.table = ClassGeometryTable(
+                ontology, filter(None, soft), settings['hazard.soft_height_m']
+            )
+        except ValueError as err:
+            raise ParameterError(f'hazard.{err}.') from err
+        except OntologyError as err:
+            raise ParameterError(f'hazard.soft_classes: {err}') from err
+        self.times_ms = LatencyWindow(_WINDOW)
+        self._up = up
+        self._lock = Lock()
+        self._reset = False
+        self._report: HazardReport | None = None
+
+    def reset(self) -> None:
+        """Forget frames from before a jump of time."""
+        with self._lock:
+            self._reset = True
+            self._report = None
+
+    def find(
+        self,
+        depth: Depth | None,
+        rays: Rays | None,
+        header: Any,
+        size_hw: tuple[int, int],
+        why: str,
+    ) -> Hazards:
+        """Judge a frame; never raises for what a camera may send.
+
+        Args:
+            depth: (H, W) float32 metres; None where it has none.
+            rays: of its camera; None where they are not known.
+            header: of its message.
+            size_hw: of its image.
+            why: one sentence where depth or rays are None.
+        """
+        begin_sec = time.perf_counter()
+        with self._lock:
+            reset, self._reset = self._reset, False
+        if reset:
+            self._detector.reset()
+        if depth is None or rays is None:
+            return unknown_hazards(size_hw, why)
+        up, problem = self._up(header)
+        if problem:
+            return unknown_hazards(size_hw, problem)
+        try:
+            hazards = self._detector.detect(depth, rays, up)
+        except (ValueError, ArithmeticError, MemoryError, np.linalg.LinAlgError, cv2.error) as err:
+            # A frame that the detector was not made for costs its geometry, not the masks.
+            self._detector.reset()
+            return unknown_hazards(size_hw, f'the detector failed: {err}.')
+        self.times_ms.add((time.perf_counter() - begin_sec) * 1e3)
+        return hazards
+
+    def count(self, hazards: Hazards, mask: Mask) -> None:
+        """Take a frame into the report."""
+        every = slice(None, None, _SHARE_STRIDE)
+        kind, classes = (
+            np.ascontiguousarray(codes[every, every]) for codes in (hazards.kind, mask)
+        )
+        height_m = np.ascontiguousarray(hazards.height_m[every, every])
+        counts = np.bincount(kind.reshape(-1), minlength=256) / kind.size
+        report = HazardReport(
+            hazards.known_share,
+            hazards.residual_m,
+            {name: float(counts[code]) for name, code in _KINDS.items()},
+            self.table.disagreement_share(classes, kind, height_m),
+            hazards.problem,
+        )
+        with self._lock:
+            self._report = report
+
+    def report(self) -> HazardReport | None:
+        """Return that of the latest frame since the last jump of time; None without one."""
+        with self._lock:
+            return self._report
+
+    def worse(self, segmentation: Segmentation, hazards: Hazards) -> Segmentation:
+        """Return a frame's results with the worse of class and geometry in cost and class.
+
+        Where geometry sees a hazard and the class none, the class becomes the obstacle that costs
+        most, and its confidence how sure geometry is. Unknown geometry changes nothing.
+        """
+        if not hazards.known_share:
+            return segmentation
+        mask, cost, confidence = segmentation.mask, segmentation.cost, segmentation.confidence
+        changed = self.table.is_hazard(mask, hazards.kind, hazards.height_m)
+        if cost is not None:
+            cost = self.table.cost(cost, mask, hazards.kind, hazards.height_m)
+        changed = changed & ~self.table.is_blocked(mask)
+        if confidence is not None:
+            confidence = np.where(changed, hazards.certainty, confidence)
+        mask = np.where(changed, np.uint8(self.table.hazard_class_id), mask)
+        return replace(segmentation, mask=mask, cost=cost, confidence=confidence)
+
+
+def unknown_hazards(size_hw: tuple[int, int], problem: str) -> Hazards:
+    """Return what is known of a frame without geometry: nothing.
+
+    Args:
+        size_hw: height and width in pixels.
+        problem: one sentence why.
+    """
+    return Hazards(
+        height_m=np.full(size_hw, np.nan, np.float32),
+        kind=np.full(size_hw, UNKNOWN, np.uint8),
+        certainty=np.zeros(size_hw, np.uint8),
+        residual_m=float('nan'),
+        known_share=0.0,
+        up=np.array([0.0, -1.0, 0.0]),
+        problem=problem,
+    )

@@ -1,0 +1,295 @@
+"""The clouds of ground and of what is not: by hand, by their table, and at their bounds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from camera_infos import camera_info
+import numpy as np
+import pytest
+from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import PointCloud2, PointField
+from std_msgs.msg import Header
+
+from desertmind_seg.geometry.camera_model import CameraRays, Rays
+from desertmind_seg.hazards.clouds import POINT, CloudSettings, GroundClouds
+from desertmind_seg.hazards.detection import (
+    FREE,
+    NEGATIVE,
+    POSITIVE,
+    STEEP,
+    UNKNOWN,
+    HazardDetector,
+    Hazards,
+)
+from desertmind_seg.hazards.joining import GROUND, NOT_GROUND, ClassGeometryTable
+from desertmind_seg.model.ontology import UNLABELED, load_ontology
+from desertmind_seg.outputs.clouds import cloud_message
+
+YCOR = load_ontology('ycor-8')
+TABLE = ClassGeometryTable(YCOR)
+TRAIL, GRASS, PUDDLE, OBSTACLE = 0, 1, 3, 4
+TREE, SKY = 6, 7
+SIZE_HW = 2, 4
+UP = np.array([0.0, -0.8, -0.6])  # the camera looks down by 37 degrees
+ALL = CloudSettings(stride=1, voxel_m=0.0, lift_m=0.3)
+
+
+def rays(size_hw: tuple[int, int] = SIZE_HW) -> Rays:
+    info = camera_info(size_hw, focal=(5.0, 4.0), center=(2.0, 1.5))
+    return CameraRays().of(info, size_hw)
+
+
+def hazards(kind: Any, height_m: Any, certainty: Any = 200) -> Hazards:
+    kind = np.array(kind, np.uint8)
+    return Hazards(
+        height_m=np.broadcast_to(np.float32(height_m), kind.shape).copy(),
+        kind=kind,
+        certainty=np.broadcast_to(np.uint8(certainty), kind.shape).copy(),
+        residual_m=0.01,
+        known_share=1.0,
+        up=UP,
+        problem='',
+    )
+
+
+def clouds(
+    mask: Any,
+    found: Hazards,
+    depth: Any = 2.0,
+    settings: CloudSettings = ALL,
+    confidence: int = 100,
+) -> dict[int, Any]:
+    mask = np.array(mask, np.uint8)
+    return GroundClouds(settings, clearance_m=1.8).points(
+        np.broadcast_to(np.float32(depth), mask.shape).copy(),
+        rays(mask.shape),
+        mask,
+        np.full(mask.shape, confidence, np.uint8),
+        found,
+        TABLE,
+    )
+
+
+def test_by_hand() -> None:
+    mask = [[TRAIL, GRASS, PUDDLE, OBSTACLE], [UNLABELED, SKY, GRASS, TRAIL]]
+    kind = [[FREE, POSITIVE, FREE, UNKNOWN], [FREE, FREE, UNKNOWN, NEGATIVE]]
+    height_m = [[0.05, 0.4, 0.0, np.nan], [0.0, 0.0, np.nan, -0.7]]
+    found = clouds(mask, hazards(kind, height_m))
+    ground, obstacles = found[GROUND], found[NOT_GROUND]
+
+    # x = (0 - 2) / 5 * 2, y = (0 - 1.5) / 4 * 2.
+    assert ground.tolist() == [pytest.approx((-0.8, -0.75, 2.0, 0.05, TRAIL, 100))]
+    grass, puddle, unknown, ditch = obstacles.tolist()
+    assert grass == pytest.approx((-0.4, -0.75, 2.0, 0.4, GRASS, 200))
+    # 0.3 m along up.
+    assert puddle == pytest.approx((0.0, -0.75 - 0.24, 2.0 - 0.18, 0.0, PUDDLE, 100))
+    assert unknown == pytest.approx((0.4, -0.75, 2.0, 0.3, OBSTACLE, 100))
+    # 0.7 m to the ground and 0.3 m above it.
+    assert ditch == pytest.approx((0.4, -0.25 - 0.8, 2.0 - 0.6, -0.7, TRAIL, 200))
+
+
+@pytest.mark.parametrize('kind', [NEGATIVE, STEEP, FREE])
+@pytest.mark.parametrize('height_m', [-2.0, -0.1, 0.0, 0.29])
+def test_what_is_low_and_not_ground_is_lifted_to_one_height(kind: int, height_m: float) -> None:
+    found = clouds([[PUDDLE]], hazards([[kind]], height_m))[NOT_GROUND]
+    flat = clouds([[PUDDLE]], hazards([[kind]], height_m), settings=CloudSettings(1, 10, 0, 0.0))
+    start = np.array([-0.8, -0.75, 2.0])
+    at = np.array([found[name][0] for name in 'xyz'])
+
+    assert (at - start) @ UP + height_m == pytest.approx(0.3, abs=1e-6)
+    assert np.linalg.norm(np.cross(at - start, UP)) < 1e-6
+    on_ground = flat[NOT_GROUND]
+    at = np.array([on_ground[name][0] for name in 'xyz'])
+    assert (at - start) @ UP + height_m == pytest.approx(max(height_m, 0.0), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'height_m'), [(POSITIVE, 0.16), (POSITIVE, 0.8), (FREE, 0.31), (STEEP, 0.8)]
+)
+def test_what_sticks_out_or_is_high_stays_where_it_is(kind: int, height_m: float) -> None:
+    found = clouds([[OBSTACLE]], hazards([[kind]], height_m))[NOT_GROUND]
+
+    assert found.tolist()[0][:4] == pytest.approx((-0.8, -0.75, 2.0, height_m))
+
+
+def test_what_hangs_above_the_vehicle_is_never_ground() -> None:
+    found = clouds([[TRAIL, GRASS, TREE]], hazards([[FREE] * 3], 2.5))
+
+    assert found[GROUND].size == 0
+    assert found[NOT_GROUND]['label'].tolist() == [TREE]
+    assert found[NOT_GROUND]['height'][0] == pytest.approx(2.5)
+
+
+def test_confidence_is_that_of_the_witness_that_decided() -> None:
+    mask = [[TRAIL, TRAIL, OBSTACLE, OBSTACLE]]
+    kind = [[FREE, POSITIVE, FREE, POSITIVE]]
+    sure = clouds(mask, hazards(kind, 0.2, certainty=30), confidence=100)
+    unsure = clouds(mask, hazards(kind, 0.2, certainty=200), confidence=100)
+
+    assert sure[GROUND]['confidence'].tolist() == [30]
+    assert sure[NOT_GROUND]['confidence'].tolist() == [30, 100, 100]
+    assert unsure[GROUND]['confidence'].tolist() == [100]
+    assert unsure[NOT_GROUND]['confidence'].tolist() == [200, 100, 200]
+
+
+@pytest.mark.parametrize('missing', [0.0, -1.0, np.nan, np.inf, 10.1])
+def test_without_usable_depth_there_are_no_points(missing: float) -> None:
+    mask = [[TRAIL, OBSTACLE, PUDDLE, TRAIL]]
+    found = clouds(mask, hazards([[FREE, POSITIVE, FREE, NEGATIVE]], 0.1), depth=missing)
+
+    assert {member: cloud.size for member, cloud in found.items()} == {GROUND: 0, NOT_GROUND: 0}
+    assert all(cloud.dtype == POINT for cloud in found.values())
+
+
+def test_where_the_lens_has_no_ray_there_are_no_points() -> None:
+    size_hw = 3, 4
+    x, y = (np.broadcast_to(axis, size_hw).copy() for axis in (rays(size_hw).x, rays(size_hw).y))
+    x[1, 2] = y[1, 2] = np.nan
+    mask = np.full(size_hw, OBSTACLE, np.uint8)
+    found = GroundClouds(ALL, 1.8).points(
+        np.full(size_hw, 2.0, np.float32),
+        Rays(x, y),
+        mask,
+        mask,
+        hazards(np.zeros(size_hw), 0.0),
+        TABLE,
+    )
+
+    assert found[NOT_GROUND].size == 11
+    assert all(np.isfinite(found[NOT_GROUND][name]).all() for name in 'xyz')
+
+
+def noisy_ground(size_hw: tuple[int, int]) -> tuple[Any, ...]:
+    """Return depth, rays, mask and confidence of level ground 1.2 m below, with all bad depth."""
+    height, width = size_hw
+    generator = np.random.default_rng(0)
+    focal = 0.72 * width
+    info = camera_info(size_hw, focal=(focal, focal), center=(width / 2, height / 2))
+    view = CameraRays().of(info, size_hw)
+    falling = view.y * 0.97 + 0.23 + 0 * view.x
+    depth = np.where(falling > 0.02, 1.2 / np.maximum(falling, 0.02), np.inf).astype(np.float32)
+    noise = (0.002 * generator.standard_normal(size_hw)).astype(np.float32)
+    depth += np.where(np.isfinite(depth), noise * depth**2, np.float32(0))
+    depth[generator.random(size_hw) < 0.1] = 0.0
+    depth[generator.random(size_hw) < 0.02] = np.nan
+    mask = generator.choice(np.array([TRAIL, GRASS, PUDDLE, UNLABELED], np.uint8), size_hw)
+    return depth, view, mask, np.full(size_hw, 200, np.uint8)
+
+
+@pytest.mark.parametrize('voxel_m', [0.02, 0.05, 0.3])
+def test_a_voxel_keeps_one_point_and_none_is_lost(voxel_m: float) -> None:
+    depth, view, mask, confidence = noisy_ground((120, 160))
+    up = np.array([0.0, -0.97, -0.2431])
+    found = HazardDetector().detect(depth, view, up / np.linalg.norm(up))
+    frame = depth, view, mask, confidence, found, TABLE
+    every = GroundClouds(CloudSettings(stride=1, voxel_m=0.0), 2.0).points(*frame)
+    some = GroundClouds(CloudSettings(stride=1, voxel_m=voxel_m), 2.0)
+    for _ in range(2):  # the second in the slots that the first used
+        kept = some.points(*frame)
+        for member in (GROUND, NOT_GROUND):
+            voxels = [
+                np.floor(np.stack([cloud[name] for name in 'xyz'], 1) * np.float32(1 / voxel_m))
+                for cloud in (every[member], kept[member])
+            ]
+            expected = np.unique(voxels[0], axis=0)
+
+            assert len(expected) > 100
+            assert len(voxels[1]) == len(expected) < len(voxels[0])
+            np.testing.assert_array_equal(np.unique(voxels[1], axis=0), expected)
+            assert set(kept[member].tolist()) <= set(every[member].tolist())
+            for name in POINT.names or ():
+                assert np.isfinite(kept[member][name]).all(), name
+
+
+def test_stride_and_range_bound_the_size() -> None:
+    depth, view, mask, confidence = noisy_ground((120, 160))
+    up = np.array([0.0, -0.97, -0.2431])
+    found = HazardDetector().detect(depth, view, up / np.linalg.norm(up))
+    frame = depth, view, mask, confidence, found, TABLE
+    settings = CloudSettings(stride=3, max_range_m=4.0, voxel_m=0.0, lift_m=0.0)
+    cloud = GroundClouds(settings, 2.0).points(*frame)[GROUND]
+
+    expected = (depth[::3, ::3] > 0) & (depth[::3, ::3] <= 4.0)
+    expected &= (found.kind[::3, ::3] == FREE) & (mask[::3, ::3] <= GRASS)
+    assert cloud.size == np.count_nonzero(expected)
+    np.testing.assert_array_equal(cloud['z'], depth[::3, ::3][expected])
+    np.testing.assert_array_equal(cloud['height'], found.height_m[::3, ::3][expected])
+
+
+def test_one_cloud_alone_is_the_same() -> None:
+    depth, view, mask, confidence = noisy_ground((24, 32))
+    found = HazardDetector().detect(depth, view, None)
+    frame = depth, view, mask, confidence, found, TABLE
+    both = GroundClouds(CloudSettings(), 2.0).points(*frame)
+    one = GroundClouds(CloudSettings(), 2.0).points(*frame, [NOT_GROUND])
+
+    assert list(one) == [NOT_GROUND]
+    np.testing.assert_array_equal(one[NOT_GROUND], both[NOT_GROUND])
+
+
+def test_where_geometry_knows_nothing_the_class_alone_makes_obstacles_and_no_ground() -> None:
+    depth, view, mask, confidence = noisy_ground((24, 32))
+    found = HazardDetector().detect(np.zeros_like(depth), view, UP)
+    assert found.problem
+    cloud = GroundClouds(CloudSettings(), 2.0).points(depth, view, mask, confidence, found, TABLE)
+
+    assert cloud[GROUND].size == 0
+    assert set(cloud[NOT_GROUND]['label'].tolist()) == {PUDDLE}
+
+
+def test_message_travels_and_says_what_it_is() -> None:
+    header = Header(frame_id='front_optical')
+    header.stamp.sec = 7
+    found = clouds([[TRAIL, PUDDLE, TREE, TRAIL]], hazards([[FREE] * 4], 0.01))
+    message = cloud_message(found[NOT_GROUND], header)
+    received = deserialize_message(serialize_message(message), PointCloud2)
+
+    assert received.header == header
+    assert (received.height, received.width, received.is_dense) == (1, 2, True)
+    assert (received.point_step, received.row_step, received.is_bigendian) == (20, 40, False)
+    described = [(field.name, field.offset, field.datatype) for field in received.fields]
+    assert described == [
+        *((name, 4 * place, PointField.FLOAT32) for place, name in enumerate('xyz')),
+        ('height', 12, PointField.FLOAT32),
+        ('label', 16, PointField.UINT8),
+        ('confidence', 17, PointField.UINT8),
+    ]
+    assert all(field.count == 1 for field in received.fields)
+    assert np.frombuffer(received.data, POINT).tolist() == found[NOT_GROUND].tolist()
+
+
+def test_an_empty_scene_is_an_empty_cloud_with_its_header() -> None:
+    header = Header(frame_id='front_optical')
+    message = cloud_message(clouds([[SKY]], hazards([[UNKNOWN]], np.nan))[GROUND], header)
+    received = deserialize_message(serialize_message(message), PointCloud2)
+
+    assert received.header.frame_id == 'front_optical'
+    assert (received.height, received.width, len(received.data)) == (1, 0, 0)
+    assert len(received.fields) == 6
+
+
+def test_sizes_that_differ_are_refused() -> None:
+    with pytest.raises(ValueError, match=r'depth is \(1, 2\), but rays, mask'):
+        GroundClouds(ALL, 1.8).points(
+            np.zeros((1, 2), np.float32),
+            rays(),
+            np.zeros(SIZE_HW, np.uint8),
+            np.zeros(SIZE_HW, np.uint8),
+            hazards(np.zeros(SIZE_HW), 0.0),
+            TABLE,
+        )
+
+
+@pytest.mark.parametrize(
+    ('values', 'sentence'),
+    [
+        ({'stride': 0}, 'stride is 0; expected 1 to 16'),
+        ({'max_range_m': float('inf')}, 'max_range_m is inf; expected 0.5 to 100'),
+        ({'voxel_m': -0.1}, 'voxel_m is -0.1; expected 0 to 1'),
+        ({'lift_m': float('nan')}, 'lift_m is nan; expected 0 to 5'),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        CloudSettings(**values)
