@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -22,6 +23,7 @@ from desertmind_seg.hazards.detection import (
     HazardDetector,
     Hazards,
 )
+from desertmind_seg.hazards.gravity import GravityError, checked
 from desertmind_seg.messages.bags import Bag, BagError
 from desertmind_seg.model.arrays import Depth
 from desertmind_seg.scores.hazard_records import (
@@ -161,12 +163,18 @@ class RecordedHazards:
             return None
         try:
             rays = self._camera.rays((depth.shape[0], depth.shape[1]))
-        except CameraInfoError as err:
-            self._note(str(err))
-            self.frames_unknown += 1
+            if up is not None:
+                checked(up, f'{self._level_frame!r} is not level')
+            found = self._detector.detect(depth, rays, up)
+        except (CameraInfoError, GravityError) as err:
+            self._not_judged(str(err))
+            return None
+        except (ValueError, ArithmeticError, MemoryError, np.linalg.LinAlgError, cv2.error) as err:
+            # A frame that the detector was not made for costs its geometry, not the masks.
+            self._detector.reset()
+            self._not_judged(f'the detector failed: {err}.')
             return None
         self.frames_up_from_data += up is None
-        found = self._detector.detect(depth, rays, up)
         if found.problem:
             self._note(found.problem)
         if np.isnan(found.residual_m):
@@ -179,6 +187,10 @@ class RecordedHazards:
         for name, code in HAZARD_KINDS.items():
             self._kinds[name] += int(np.count_nonzero(found.kind == code))
         return found
+
+    def _not_judged(self, problem: str) -> None:
+        self._note(problem)
+        self.frames_unknown += 1
 
     def _up(self, frame_id: str, stamp_ns: int) -> npt.NDArray[np.float64] | None:
         if self._level_frame is None:

@@ -33,7 +33,7 @@ def hazard_facts(hazards: HazardMetrics | None) -> list[Fact]:
     ]
     if hazards.scores is not None:
         alarms = hazards.scores.false_alarms[0]
-        note = f'of {alarms.pixels:,} traversable pixels with depth, by geometry'
+        note = f'by geometry, of traversable ground {alarms.name}'
         return [*facts, Fact('false alarms', shown(alarms.share, '.1%'), note)]
     share = sum(hazards.hazard_shares.values()) if hazards.hazard_shares else None
     known = shown(hazards.known_share, '.1%')

@@ -30,7 +30,8 @@ _CLASS_TABLE = jinja2.Environment(autoescape=True).from_string(
 {%- endfor %}</table>"""
 )
 _PAIRS_TABLE = jinja2.Environment(autoescape=True).from_string(
-    """<table class="pairs">{% for name, value in rows %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>
+    """<table class="pairs">
+{%- for name, value in rows %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>
 {%- endfor %}</table>"""
 )
 

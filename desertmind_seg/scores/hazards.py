@@ -146,9 +146,8 @@ class HazardScore:
             size_m = truth.size_m.reshape(-1)[counted]
             rows['size'] = np.searchsorted(_SIZE_EDGES_M, size_m, side='right')
             rows['size'][np.isnan(size_m)] = len(_SIZE_NAMES)
-            # Ground has no size, and is asked of as a whole.
-            meant = (true == SAFE) | (size_m >= TARGET_SIZE_M)
-            rows['target'] = np.where(meant & (metres > 0) & (metres < TARGET_RANGE_M), 0, 1)
+            meant = (size_m >= TARGET_SIZE_M) & (metres > 0) & (metres < TARGET_RANGE_M)
+            rows['target'] = np.where(meant, 0, 1)
         for by, row in rows.items():
             inside = row < len(self._rows[by])
             size = self._counts[by][-1].size
@@ -175,6 +174,9 @@ class HazardScore:
         )
 
     def _rates(self, score: str, tables: Mapping[By, Counts]) -> list[WitnessRate]:
+        asked = list(self._rows.items())
+        if score != 'false_safe_rate':
+            asked = [(by, names) for by, names in asked if by in ('all', 'distance', 'class')]
         return [
             WitnessRate(
                 by=by,
@@ -186,7 +188,7 @@ class HazardScore:
                 interval_95=difference.interval_95,
                 is_real=difference.is_real,
             )
-            for by, names in self._rows.items()
+            for by, names in asked
             for name, pixels, difference in zip(
                 names, _pixels(score, tables[by]), _differences(score, tables[by]), strict=True
             )
@@ -227,7 +229,8 @@ def _differences(score: str, table: Counts) -> list[PairedDifference | None]:
 
 def _false_alarms(by_distance: Counts) -> list[FalseAlarms]:
     says = by_distance.sum(axis=0)[: len(BAND_NAMES), SAFE].sum(axis=1)  # (bands, 4)
-    rows = {'all with depth': says.sum(axis=0), **dict(zip(BAND_NAMES, says, strict=True))}
+    near = says[: BAND_NAMES.index('10-20 m')].sum(axis=0)
+    rows = {f'nearer than {TARGET_RANGE_M:g} m': near, **dict(zip(BAND_NAMES, says, strict=True))}
     return [
         FalseAlarms(
             name=name,

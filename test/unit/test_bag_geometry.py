@@ -30,7 +30,7 @@ from desertmind_seg.bag_geometry.truth import RecordedTruth
 from desertmind_seg.evaluate_bag import main
 from desertmind_seg.geometry.camera_model import CameraInfoError
 from desertmind_seg.geometry.frame_transforms import TransformError
-from desertmind_seg.hazards.detection import FREE, POSITIVE
+from desertmind_seg.hazards.detection import FREE, POSITIVE, HazardDetector
 from desertmind_seg.messages.bags import Bag, BagError
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.scores.hazards import Truth
@@ -390,6 +390,21 @@ def test_a_damaged_camera_info_takes_no_frame_along(tmp_path: Path) -> None:
     assert found is not None
     assert (found.kind[box()][:20] == POSITIVE).all()
     assert found.kind[60, 5] == FREE
+
+
+def test_a_frame_that_the_detector_was_not_made_for_costs_its_geometry_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    depth = box_depth_mm().astype(np.float32) / np.float32(1000)
+    header = SimpleNamespace(frame_id=OPTICAL)
+    with Bag(write_drive(tmp_path / 'drive', drive_of())) as bag:
+        hazards = RecordedHazards(bag, IMAGE_TOPIC, DEPTH_TOPIC, GeometryTopics())
+        with monkeypatch.context() as patch:
+            patch.setattr(HazardDetector, 'detect', lambda *_: np.linalg.inv(np.zeros((2, 2))))
+            assert hazards.judge(header, (0, 0), SIZE_HW, depth).hazards is None
+        assert 'the detector failed: Singular matrix' in hazards.problem
+        assert hazards.judge(header, (1, 1), SIZE_HW, depth).hazards is not None
+    assert (hazards.frames, hazards.frames_unknown, hazards.problem) == (1, 1, '')
 
 
 # ---------------------------------------------------------------------------------------------

@@ -90,8 +90,9 @@ def test_rows_without_pixels_are_left_out() -> None:
 def test_false_alarms_are_of_traversable_pixels_with_depth() -> None:
     alarms = {each.name: each for each in scored(*ROCKS, *GROUND, *IGNORED).false_alarms}
 
-    assert (alarms['all with depth'].pixels, alarms['all with depth'].share) == (4, 0.5)
-    assert alarms['all with depth'].unknown_share == 0.25
+    near = alarms['nearer than 10 m']
+    assert (near.pixels, near.share, near.unknown_share) == (3, 2 / 3, 0.0)
+    assert (alarms['20-40 m'].pixels, alarms['20-40 m'].unknown_share) == (1, 1.0)
     assert (alarms['5-10 m'].pixels, alarms['5-10 m'].share) == (1, 1.0)
     assert alarms['10-20 m'].share is None
 
