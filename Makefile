@@ -54,7 +54,7 @@ docs: .venv/.docs
 	  docs out/docs
 	@echo 'Open out/docs/index.html'
 
-out/demo/sample_drive/metadata.yaml: $(wildcard training/synthetic.py training/simulator/*.py) | .venv/.runtime
+out/demo/sample_drive/metadata.yaml: $(wildcard training/synthetic.py training/scenery/*.py training/simulator/*.py) | .venv/.runtime
 	.venv/bin/python -m training.synthetic --bag out/demo/sample_drive \
 	  --frames 60 --jobs 2 --force
 

@@ -1,4 +1,11 @@
-"""Hazards from one depth image: what stands on the ground, falls off below it, or is too steep."""
+"""Hazards from one depth image: what stands on the ground, falls off below it, or is too steep.
+
+Height above the local ground decides, by a step. Where height alone is too little, neighbours in
+the picture decide: the foot of what stands on the ground lies below the step, so it is what lies
+under a hazard at its depth; a face rises by a step within so much of the picture that it cannot be
+ground; a ditch shows its far wall beyond a gap in range; and a ray that passes through the ground
+without meeting it says that the ground is missing.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from desertmind_seg.geometry.camera_model import Rays
-from desertmind_seg.hazards.ground import Ground, GroundFit, NoGroundError
+from desertmind_seg.hazards.ground import Ground, GroundFinder, NoGroundError, level_axes
 from desertmind_seg.model.arrays import Depth
 
+Bool = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 UInt8 = npt.NDArray[np.uint8]
@@ -20,20 +28,35 @@ UInt8 = npt.NDArray[np.uint8]
 # Codes of `Hazards.kind`, as published on ~/hazard.
 FREE, POSITIVE, NEGATIVE, STEEP, UNKNOWN = 0, 1, 2, 3, 255
 
-_FIT_POINTS = 20_000
-_NOISE_SIGMAS = 3.0
-# Shapes are looked at in every n-th pixel of every n-th row, of which there are about so many.
-_GRID_PIXELS = 320 * 240
-# Ground this far off is not known well enough to be called free.
-_FREE_DOUBT_M = 0.15
-# A face is looked for over this many steps up the picture.
-_FACE_STEPS = 1.4
-# The foot of a hazard is up to so far below what is surely one, in the picture, metres at its depth.
-_FOOT_M = 0.25
-_FOOT_HEIGHT_M = 0.04
-_GAP_M = 0.5
 _MIN_DEPTH_M = 0.1
 _MIN_KNOWN_SHARE = 0.01
+# What is nearer to a threshold than so many standard deviations is not sure.
+_NOISE_SIGMAS = 3.0
+# Ground and shapes are looked for in a grid of about so many pixels.
+_GRID_PIXELS = 320 * 240
+# Every fourth column of the grid goes into the ground's surface.
+_FIT_COLUMNS = 4
+# Ground that may be further off than this is not called free.
+_FREE_DOUBT_M = 0.15
+# What is found in neighbours goes on while it is at least so high or deep, metres.
+_FOOT_M, _ASIDE_M, _FAR_WALL_M, _BEYOND_GAP_M = 0.04, 0.05, 0.04, 0.03
+# ... and so far in the picture, in metres at the depth of the pixel: what is below the step.
+_REACH_M = 0.25
+# Range that is missing between two rows, beyond what level ground and noise explain.
+_GAP_M, _GAP_DROP_M = 0.5, 0.05
+# Depths at which the reach in pixels is set anew: it doubles from one to the next.
+_BANDS_M = 1.25, 2.5, 5.0, 10.0
+# Cells of the ground in which what is high is looked at for something below it to stand on.
+_COLUMN_M, _COLUMNS = 0.5, 128
+
+# Codes of the grid, for what height alone does not tell.
+# The greater one counts.
+_NOTHING, _DOUBTFUL, _STEEP, _NEGATIVE, _POSITIVE, _MISSING = range(6)
+# What is known of a pixel, as bits, and the grid's code above them: an index into the tables.
+_OVER, _UNDER, _NEAR, _FAR, _TALL = 1, 2, 4, 8, 16
+_CODE_SHIFT = 5
+# The certainty of what only neighbours tell.
+_BY_NEIGHBOURS = 128
 
 
 @dataclass(frozen=True)
@@ -43,9 +66,10 @@ class HazardSettings:
     Attributes:
         step_m: what is higher or lower than the ground by more is a hazard.
         slope_deg: ground that is steeper is one.
-        clearance_m: what is higher above the ground is driven under.
-        noise_per_m: k of the depth's standard deviation k z^2, in 1/m; a hazard must exceed three
-            of them, too. 0.002 is that of a stereo camera with 5 cm between its lenses.
+        clearance_m: what is higher above the ground is driven under, unless it stands on it.
+        noise_per_m: k of the depth's standard deviation k z^2, in 1/m: a hazard must exceed three
+            of them, too. A stereo camera has its error of disparity in pixels over focal length in
+            pixels and baseline in metres: 0.002 for 0.06 pixels, 640 pixels and 5 cm.
         max_range_m: depth further away is not looked at.
 
     Raises:
@@ -80,12 +104,13 @@ class Hazards:
         height_m: (H, W) float32 metres above the local ground along `up`, NaN unknown.
         kind: (H, W) uint8: FREE, POSITIVE, NEGATIVE, STEEP or UNKNOWN.
         certainty: (H, W) uint8: how far the height is from the nearest threshold, in standard
-            deviations of its noise; 255 is three or more, 0 is on the threshold or unknown.
+            deviations of its noise and of the ground's: 255 is three or more, 0 on the threshold
+            or unknown. At most 128 where only neighbours tell the kind.
         residual_m: how far the ground's points lie from the fitted surface (root mean square);
             NaN where no ground was found.
         known_share: share of pixels whose kind is known, 0 to 1.
         up: (3,) float64 unit vector in the optical frame, as given or as found.
-        problem: one sentence why all is unknown, or what to mend; '' where all is well.
+        problem: one sentence why all is unknown; '' otherwise.
     """
 
     height_m: Float32
@@ -98,14 +123,15 @@ class Hazards:
 
 
 class HazardDetector:
-    """Finds hazards, frame by frame; one thread at a time."""
+    """Finds hazards, each frame by itself; one thread at a time."""
 
     def __init__(self, settings: HazardSettings | None = None) -> None:
         self.settings = settings or HazardSettings()
-        self._fit = GroundFit(self.settings.max_range_m)
+        self._finder = GroundFinder(self.settings.max_range_m)
+        self._tables = _tables()
 
     def reset(self) -> None:
-        """Forget earlier frames: time jumped."""
+        """Forget earlier frames: time jumped. There is nothing to forget today."""
 
     def detect(
         self,
@@ -138,177 +164,263 @@ class HazardDetector:
             up = np.asarray(up, np.float64)
             if up.shape != (3,) or not abs(float(np.linalg.norm(up)) - 1.0) < 1e-3:
                 raise ValueError(f'up is {up!r}; expected a unit vector (3,) of the optical frame')
-        stride = max(1, round(sqrt(depth.size / _GRID_PIXELS)))
-        every = slice(stride // 2, None, stride)
-        x, y = (np.broadcast_to(axis, depth.shape)[every, every] for axis in (rays.x, rays.y))
-        z = depth[every, every]
-        with np.errstate(invalid='ignore'):
-            seen = (z >= _MIN_DEPTH_M) & np.isfinite(x) & np.isfinite(y)
-            near = seen & (z <= self.settings.max_range_m)
-        try:
-            ground = self._ground(z, x, y, near, up, camera_height_m)
-        except NoGroundError as reason:
-            return self._unknown(depth, up, str(reason))
-        return self._judge(depth, rays, stride, z, x, y, seen, ground)
+        with np.errstate(all='ignore'):
+            try:
+                grid = _Grid.of(depth, rays, self.settings)
+                ground = grid.find_ground(self._finder, up, camera_height_m)
+                return self._judge(depth, rays, ground, grid.codes(ground))
+            except NoGroundError as reason:
+                return _all_unknown(depth.shape, up, str(reason))
 
-    def _unknown(self, depth: Depth, up: Float64 | None, problem: str) -> Hazards:
-        return Hazards(
-            height_m=np.full(depth.shape, np.nan, np.float32),
-            kind=np.full(depth.shape, UNKNOWN, np.uint8),
-            certainty=np.zeros(depth.shape, np.uint8),
-            residual_m=float('nan'),
-            known_share=0.0,
-            up=np.array([0.0, -1.0, 0.0]) if up is None else up.copy(),
-            problem=problem,
-        )
-
-    def _ground(
-        self,
-        z: Float32,
-        x: Float32,
-        y: Float32,
-        near: npt.NDArray[np.bool_],
-        up: Float64 | None,
-        camera_height_m: float | None,
-    ) -> Ground:
-        share = float(near.mean())
-        if share < _MIN_KNOWN_SHARE:
-            with np.errstate(invalid='ignore'):
-                valid = z[(z > 0) & (z < np.inf)]
-            middle = f', median {np.median(valid):.3g} m' if valid.size else ''
-            raise NoGroundError(
-                f'{share:.1%} of the pixels have depth between {_MIN_DEPTH_M:g} and '
-                f'{self.settings.max_range_m:g} m ({valid.size / z.size:.1%} have any'
-                f'{middle}); expected {_MIN_KNOWN_SHARE:.0%} or more. Check that the depth camera '
-                'delivers, and in metres (16UC1 is millimetres, 32FC1 metres).'
-            )
-        indices = np.flatnonzero(near)
-        indices = indices[np.linspace(0, indices.size - 1, min(indices.size, _FIT_POINTS)).astype(np.intp)]
-        row, column = np.divmod(indices, z.shape[1])
-        z = z[row, column]
-        points = np.stack([x[row, column] * z, y[row, column] * z, z])
-        sigma_m = np.float32(self.settings.noise_per_m) * z * z
-        return self._fit.fit(points, sigma_m, up, camera_height_m)
-
-    def _judge(self, depth, rays, stride, z, x, y, seen, ground) -> Hazards:
+    def _judge(self, depth: Depth, rays: Rays, ground: Ground, codes: UInt8) -> Hazards:
         settings = self.settings
-        axes = ground.frame.axes.astype(np.float32)
-        extra = self._shapes(z, x, y, seen, ground, axes, stride)
-        with np.errstate(invalid='ignore'):
-            near = (depth >= _MIN_DEPTH_M) & (depth <= settings.max_range_m)
-            near &= np.isfinite(rays.x) & np.isfinite(rays.y)
-        zz = np.where(near, depth, np.float32(0))
-        height = _height(zz, rays.x, rays.y, ground, axes)
-        height[~near] = np.nan
-        limit, noise = self._limit(zz, ground)
-        kind = np.full(depth.shape, UNKNOWN, np.uint8)
-        kind[near] = FREE
-        grid = cv2.resize(extra, depth.shape[::-1], interpolation=cv2.INTER_NEAREST)
-        kind[(height > limit) & (height <= settings.clearance_m)] = POSITIVE
-        kind[height < -limit] = NEGATIVE
-        kind[(kind == FREE) & (grid != 0)] = grid[(kind == FREE) & (grid != 0)]
-        kind[(kind==UNKNOWN)&(grid==NEGATIVE)&(depth>settings.max_range_m)]=NEGATIVE
-        with np.errstate(invalid='ignore'):
-            sigmas = np.abs(np.abs(height) - limit) / (noise + np.float32(ground.residual_m))
-        certainty = np.zeros(depth.shape, np.uint8)
-        certainty[near] = np.minimum(sigmas[near] * (255 / _NOISE_SIGMAS), 255).astype(np.uint8)
+        height, width = depth.shape
+        x, y, z = _level(depth, rays.x, rays.y, ground.axes)
+        above_m = z - ground.at(ground.height_m, ground.places(x, y))
+        noise_m = depth * np.float32(settings.noise_per_m * ground.camera_m)
+        limit_m = np.maximum(noise_m * np.float32(_NOISE_SIGMAS), np.float32(settings.step_m))
+
+        # Comparisons with NaN are false: where there is no ray, nothing is known.
+        known = above_m == above_m
+        near = (depth >= np.float32(_MIN_DEPTH_M)) & (depth <= np.float32(settings.max_range_m))
+        near &= known
+        index = (above_m > limit_m).view(np.uint8) * np.uint8(_OVER)
+        index |= (above_m < -limit_m).view(np.uint8) * np.uint8(_UNDER)
+        index |= near.view(np.uint8) * np.uint8(_NEAR)
+        index |= (depth > np.float32(settings.max_range_m)).view(np.uint8) * np.uint8(_FAR)
+        index |= (above_m > np.float32(settings.clearance_m)).view(np.uint8) * np.uint8(_TALL)
+        codes = cv2.resize(codes, (width, height), interpolation=cv2.INTER_NEAREST)
+        index |= codes << np.uint8(_CODE_SHIFT)
+        kind = cv2.LUT(index, self._tables[0])
+        noise_m += np.float32(max(ground.residual_m, 1e-3))
+        sigmas = cv2.absdiff(np.abs(above_m), limit_m) / noise_m
+        certainty = cv2.convertScaleAbs(sigmas, alpha=255 / _NOISE_SIGMAS)
+        certainty = np.minimum(certainty, cv2.LUT(index, self._tables[1]))
+        above_m += _nan_where_0(near)
         return Hazards(
-            height_m=height,
+            height_m=above_m,
             kind=kind,
             certainty=certainty,
             residual_m=ground.residual_m,
-            known_share=float((kind != UNKNOWN).mean()),
-            up=ground.frame.axes[2].copy(),
+            known_share=1.0 - cv2.countNonZero(cv2.inRange(kind, UNKNOWN, UNKNOWN)) / kind.size,
+            up=ground.axes[2].copy(),
             problem='',
         )
 
-    def _limit(self, z, ground):
-        noise = z * np.float32(self.settings.noise_per_m * ground.camera_m)
-        return np.maximum(np.float32(self.settings.step_m), noise * np.float32(_NOISE_SIGMAS)), noise
 
-    def _shapes(self, z, x, y, seen, ground, axes, stride):
-        """What height alone does not tell: codes on the grid, 0 where nothing is to be added."""
-        st = self.settings
-        rows, columns = z.shape
-        with np.errstate(invalid='ignore'):
-            far = seen & ~(z <= st.max_range_m)
-        zc = np.where(seen, np.minimum(z, np.float32(st.max_range_m)), np.float32(0))
-        xs, ys, zs = _coordinates(zc, x, y, axes)
-        h = zs - ground.at(ground.height_m, xs, ys)
-        doubt = ground.at(ground.doubt_m, xs, ys)
-        limit, noise = self._limit(zc, ground)
-        near = seen & ~far
-        high = near & (h > limit + doubt) & (h <= st.clearance_m)
-        low = seen & (h < -limit - doubt)
-        # Faces
-        valid = near.astype(np.float32)
-        count = cv2.blur(valid, (3, 3)) + np.float32(1e-6)
-        hb = cv2.blur(np.where(near, h, 0).astype(np.float32), (3, 3)) / count
-        zb = cv2.blur(np.where(near, zc, 0).astype(np.float32), (3, 3)) / count
-        focal = 1.0 / max(float(abs(y[-1, 0] - y[0, 0])) / max(rows - 1, 1), 1e-6)
-        span = np.clip(np.float32(_FACE_STEPS * st.step_m * focal) / np.maximum(zb, 0.1), 1, rows)
-        up_by = np.rint(span).astype(np.int32) * columns
-        index = np.arange(rows * columns, dtype=np.int32).reshape(rows, columns)
-        known = count > 0.4
-        face = np.zeros(z.shape, bool)
-        for sign in (-1, 1):
-            other = index + sign * up_by
-            ok = (other >= 0) & (other < rows * columns) & near
-            other = np.where(ok, other, 0)
-            ok &= known.reshape(-1)[other] & known
-            rise = -sign * (hb.reshape(-1)[other] - hb)
-            apart = np.abs(zb.reshape(-1)[other] - zb)
-            face |= ok & (rise > st.step_m + 2 * noise) & (apart < 0.3 + 2 * np.float32(st.noise_per_m) * zb * zb)
-        face &= np.abs(h) < 3 * st.step_m
-        up_face = face & (h > -0.02)
-        down_face = face & ~up_face
-        # Gaps
-        below = np.full(z.shape, np.nan, np.float32)
-        ranges = np.hypot(xs, ys)
-        ranges[~near] = np.nan
-        prev = np.vstack([ranges[2:], np.full((2, columns), np.nan, np.float32)])
-        jump = ranges - prev
-        expect = ranges * ranges * np.float32(2 / (focal * ground.camera_m))
-        with np.errstate(invalid='ignore'):
-            gap = (jump - expect > _GAP_M + 3 * np.float32(st.noise_per_m) * zc * zc) & (h < -np.maximum(0.05, 2 * noise)) & near
-        out = np.zeros(z.shape, np.uint8)
-        foot = np.float32(_FOOT_M * focal)
-        weak = _above(gap, zc, foot) & near & (h < -0.03)
-        grown_low = _above(low | down_face, zc, foot) & near & (h < -_FOOT_HEIGHT_M)
-        grown_high = _below(high | up_face, zc, foot) & near & (h > _FOOT_HEIGHT_M)
-        tall = near & (h > st.clearance_m)
-        steep = near & (ground.at(ground.tangent, xs, ys) > tan(radians(st.slope_deg)))
-        out[near & (doubt > _FREE_DOUBT_M)] = UNKNOWN
-        out[weak] = UNKNOWN
-        out[steep] = STEEP
-        out[tall] = 0
-        out[grown_low | down_face | low] = NEGATIVE
-        out[grown_high | up_face | high] = POSITIVE
+@dataclass(frozen=True)
+class _Grid:
+    """Every n-th pixel of every n-th row: depth z, 0 where there is none, and rays."""
+
+    settings: HazardSettings
+    z: Float32
+    ray_x: Float32
+    ray_y: Float32
+    far: Bool
+    focal_px: float
+
+    @classmethod
+    def of(cls, depth: Depth, rays: Rays, settings: HazardSettings) -> _Grid:
+        stride = max(1, round(sqrt(depth.size / _GRID_PIXELS)))
+        every = slice(stride // 2 if min(depth.shape) > stride else 0, None, stride)
+        ray_x, ray_y = rays.x, rays.y
+        ray_x = ray_x[every if len(ray_x) > 1 else slice(None), every]
+        ray_y = ray_y[every, every if ray_y.shape[1] > 1 else slice(None)]
+        z = np.ascontiguousarray(depth[every, every])
+        far = z > settings.max_range_m
+        seen = (z >= _MIN_DEPTH_M) & ~np.isnan(ray_x + ray_y)
+        z = np.minimum(z, np.float32(settings.max_range_m))
+        z = np.nan_to_num(z, copy=False, neginf=0.0) * seen
+        step = np.nanmedian(np.abs(np.diff(ray_y[:, ray_y.shape[1] // 2]))) if len(z) > 1 else 1.0
+        return cls(settings, z, ray_x, ray_y, far & seen, 1.0 / max(float(step), 1e-6))
+
+    def find_ground(
+        self, finder: GroundFinder, up: Float64 | None, camera_height_m: float | None
+    ) -> Ground:
+        """Fit the ground; raises NoGroundError."""
+        some = np.s_[:, _FIT_COLUMNS // 2 :: _FIT_COLUMNS] if self.z.shape[1] >= 4 * _FIT_COLUMNS else np.s_[:]
+        z = self.z[some]
+        kept = np.flatnonzero((z > 0) & ~self.far[some])
+        if kept.size < _MIN_KNOWN_SHARE * z.size:
+            self._complain(kept.size / z.size)
+        ray_x, ray_y = (
+            np.broadcast_to(axis, self.z.shape)[some] for axis in (self.ray_x, self.ray_y)
+        )
+        points = np.stack([ray_x * z, ray_y * z, z])
+        points[:, self.far[some]] = 0.0
+        noise_per_m = self.settings.noise_per_m
+        plane = finder.plane(points, noise_per_m, up, camera_height_m)
+        axes = level_axes(plane.up if up is None else up)
+        points = points.reshape(3, -1)[:, kept]
+        noise_m = points[2] * np.float32(noise_per_m * plane.camera_m)
+        return finder.surface(axes, *(axes.astype(np.float32) @ points), noise_m, plane)
+
+    def _complain(self, share: float) -> None:
+        settings = self.settings
+        valid = self.z[self.z > 0]
+        raise NoGroundError(
+            f'{share:.1%} of the pixels have depth between {_MIN_DEPTH_M:g} and '
+            f'{settings.max_range_m:g} m, and {float(self.far.mean()):.1%} beyond; expected '
+            f'{_MIN_KNOWN_SHARE:.0%} or more within'
+            + (f' (the median is {np.median(valid):.3g} m)' if valid.size else '')
+            + '. Check that the depth camera delivers, and in the unit of its encoding (16UC1 is '
+            'millimetres, 32FC1 metres).'
+        )
+
+    def codes(self, ground: Ground) -> UInt8:
+        """Return what height alone does not tell: a code for each pixel of the grid."""
+        settings, z = self.settings, self.z
+        x, y, level_z = _level(z, self.ray_x, self.ray_y, ground.axes)
+        places = ground.places(x, y)
+        above_m = level_z - ground.at(ground.height_m, places)
+        doubt_m = ground.at(ground.doubt_m, places)
+        noise_m = z * np.float32(settings.noise_per_m * ground.camera_m)
+        limit_m = np.maximum(noise_m * np.float32(_NOISE_SIGMAS), np.float32(settings.step_m))
+        limit_m += doubt_m
+        seen = z > 0
+        near = seen & ~self.far
+        tall = above_m > np.float32(settings.clearance_m)
+        high = near & (above_m > limit_m) & ~tall
+        low = seen & (above_m < -limit_m)
+        missing = low & self.far
+        low &= near
+
+        positive = high | (
+            self._along_column(high, near, 0.15, down=True) & (above_m > np.float32(_FOOT_M))
+        )
+        positive = self._aside(positive, near & (above_m > 2 * noise_m + np.float32(_ASIDE_M)))
+        negative = low | (
+            self._along_column(low, near, 0.25, down=False) & (above_m < np.float32(-_FAR_WALL_M))
+        )
+        doubtful = near & (doubt_m > np.float32(_FREE_DOUBT_M))
+        doubtful |= self._gaps(x, y, above_m, noise_m, near, ground.camera_m)
         if tall.any():
-            cx = np.clip((xs * 2).astype(np.int32), 0, 63)
-            cy = np.clip((ys * 2).astype(np.int32) + 32, 0, 63)
-            cell = cx * 64 + cy
-            standing = np.bincount(cell[high & (h > 0.5 * st.clearance_m)], minlength=4096) >= 2
-            out[tall & standing[cell]] = POSITIVE
-        return out
+            positive |= self._standing(x, y, positive, near & tall, above_m)
+
+        found = {_DOUBTFUL: doubtful, _NEGATIVE: negative, _POSITIVE: positive, _MISSING: missing}
+        steepest = tan(radians(settings.slope_deg))
+        if float(ground.tangent.max()) > steepest:
+            found[_STEEP] = near & (ground.at(ground.tangent, places) > steepest) & ~tall
+        codes = np.zeros(z.shape, np.uint8)
+        for code, mask in found.items():
+            np.maximum(codes, mask.view(np.uint8) * np.uint8(code), out=codes)
+        return codes
+
+    def _along_column(self, seed: Bool, near: Bool, apart_m: float, *, down: bool) -> Bool:
+        """Find pixels under (or above) a seed in their column, within reach and at its depth.
+
+        Of several seeds within reach the nearest one counts downwards and the furthest one
+        upwards: surfaces lean back, so that is the next one along the column.
+        """
+        z = np.maximum(self.z, np.float32(_MIN_DEPTH_M))
+        code = (np.float32(1000.0) / z if down else z * np.float32(500.0)).astype(np.uint16)
+        code *= seed
+        found = np.zeros_like(code)
+        lower_m = 0.0
+        for upper_m in (*_BANDS_M, np.inf):
+            # The reach of the band's near end, so that none is too short.
+            reach = int(_REACH_M * self.focal_px / max(lower_m, _BANDS_M[0] / 2))
+            kernel = np.ones((reach + 1, 1), np.uint8)
+            spread = cv2.dilate(code, kernel, anchor=(0, reach if down else 0))
+            found = np.maximum(found, spread * ((z >= lower_m) & (z < upper_m)))
+            lower_m = upper_m
+        at = np.maximum(found, np.uint16(1)).astype(np.float32)
+        at = np.float32(1000.0) / at if down else at * np.float32(1 / 500)
+        tolerance = np.float32(apart_m) + np.float32(0.02 * apart_m) * z * z
+        return near & (found > 0) & (np.abs(at - z) < tolerance)
+
+    @staticmethod
+    def _aside(seed: Bool, candidate: Bool) -> Bool:
+        """Let seeds grow a little into what is about as high."""
+        grown, inside = seed.view(np.uint8), candidate.view(np.uint8)
+        for _ in range(4):
+            grown = cv2.dilate(grown, np.ones((3, 3), np.uint8)) & inside
+        found: Bool = seed | (grown > 0)
+        return found
+
+    def _gaps(
+        self,
+        x: Float32,
+        y: Float32,
+        above_m: Float32,
+        noise_m: Float32,
+        near: Bool,
+        camera_m: float,
+    ) -> Bool:
+        """Find what is seen beyond ground that is hidden, and lies lower: who knows how deep."""
+        range_m = np.hypot(x, y)
+        range_m[~near] = np.nan
+        jump = np.full_like(range_m, np.nan)
+        jump[:-2] = range_m[:-2] - range_m[2:]
+        explained = range_m * range_m * np.float32(2 / (self.focal_px * camera_m))
+        explained += np.float32(_GAP_M) + np.float32(3 * self.settings.noise_per_m) * self.z**2
+        edge = (jump > explained) & (above_m < -np.maximum(2 * noise_m, np.float32(_GAP_DROP_M)))
+        reach = max(1, int(_REACH_M * self.focal_px / 5.0))
+        wall = cv2.dilate(edge.view(np.uint8), np.ones((reach, 1), np.uint8), anchor=(0, 0))
+        found: Bool = (wall > 0) & near & (above_m < -_BEYOND_GAP_M)
+        return found
+
+    def _standing(
+        self, x: Float32, y: Float32, positive: Bool, tall: Bool, above_m: Float32
+    ) -> Bool:
+        """Find what is high but stands on something in its place of the ground, as a trunk."""
+        half = _COLUMNS // 2
+        column, row = (
+            np.clip(axis * np.float32(1 / _COLUMN_M) + np.float32(half), 0, _COLUMNS - 1)
+            for axis in (x, y)
+        )
+        cell = row.astype(np.intp) * _COLUMNS + column.astype(np.intp)
+        trunk = positive & (above_m > 0.5 * self.settings.clearance_m)
+        standing = np.bincount(cell[trunk], minlength=_COLUMNS * _COLUMNS) >= 2
+        found: Bool = tall & standing[cell]
+        return found
 
 
-def _coordinates(z, x, y, axes):
-    return tuple(z * (a[0] * x + (a[1] * y + a[2])) for a in axes)
+def _level(z: Float32, ray_x: Float32, ray_y: Float32, axes: Float64) -> tuple[Float32, ...]:
+    """Return points in level axes: forward, left and up, each (H, W)."""
+    return tuple(
+        (np.float32(a) * ray_x + (np.float32(b) * ray_y + np.float32(c))) * z for a, b, c in axes
+    )
 
 
-def _height(z, x, y, ground, axes):
-    xs, ys, zs = _coordinates(z, x, y, axes)
-    return zs - ground.at(ground.height_m, xs, ys)
+def _nan_where_0(mask: Bool) -> Float32:
+    values = mask.astype(np.float32)
+    return values / values - 1
 
 
-def _below(seed, z, reach):
-    """Return pixels under a seed in their column, within reach / z rows and at its depth."""
-    rows = np.arange(z.shape[0], dtype=np.int32)[:, None]
-    last = np.maximum.accumulate(np.where(seed, rows, -1000), axis=0)
-    at = np.take_along_axis(z, np.maximum(last, 0), axis=0)
-    return ((rows - last) * z <= reach) & (np.abs(at - z) < 0.25 + 0.004 * z * z)
+def _all_unknown(size_hw: tuple[int, ...], up: Float64 | None, problem: str) -> Hazards:
+    return Hazards(
+        height_m=np.full(size_hw, np.nan, np.float32),
+        kind=np.full(size_hw, UNKNOWN, np.uint8),
+        certainty=np.zeros(size_hw, np.uint8),
+        residual_m=float('nan'),
+        known_share=0.0,
+        up=np.array([0.0, -1.0, 0.0]) if up is None else up.copy(),
+        problem=problem,
+    )
 
 
-def _above(seed, z, reach):
-    return _below(seed[::-1], z[::-1], reach)[::-1]
+def _tables() -> tuple[UInt8, UInt8]:
+    """Return kind and greatest certainty for each index of bits and code."""
+    kinds, certainties = np.full(256, UNKNOWN, np.uint8), np.zeros(256, np.uint8)
+    told = {_POSITIVE: POSITIVE, _NEGATIVE: NEGATIVE, _STEEP: STEEP}
+    for index in range(256):
+        code = index >> _CODE_SHIFT
+        if index & _NEAR:
+            by_height = (
+                FREE
+                if index & _TALL
+                else POSITIVE
+                if index & _OVER
+                else NEGATIVE
+                if index & _UNDER
+                else FREE
+            )
+            kind = UNKNOWN if code == _DOUBTFUL else told.get(code, FREE)
+            by_neighbours = by_height == FREE and kind != FREE or kind == UNKNOWN
+            kinds[index] = kind if by_neighbours else by_height
+            certainties[index] = _BY_NEIGHBOURS if by_neighbours else 255
+        elif index & _FAR and code == _MISSING:
+            kinds[index], certainties[index] = NEGATIVE, _BY_NEIGHBOURS
+    certainties[kinds == UNKNOWN] = 0
+    return kinds, certainties

@@ -1,71 +1,94 @@
 """The ground in front of the camera: a robust surface through the points of one depth image.
 
 First a plane: triples of points, as RANSAC draws them (Fischler and Bolles 1981), of which the one
-that most points lie on and few lie below wins. Then a quadratic surface, and on it a spline, by
-iteratively reweighted least squares whose scale shrinks (graduated non-convexity, Blake and
-Zisserman 1987). Each patch of ground counts alike however many pixels it has, and weights are
-stricter above the surface than below it, because most of what is not ground stands on it.
+that most of the seen ground lies on and little lies below wins. Then a quadratic surface, and on
+it a spline, by iteratively reweighted least squares whose scale shrinks (graduated non-convexity,
+Blake and Zisserman 1987). Each patch of ground counts alike however many pixels it has, and
+weights are stricter above the surface than below it, because most of what is not ground stands on
+it. A grid of low percentiles would follow a ditch down.
+
+Limits: what fills most of the view passes for ground if it is as smooth as ground; without `up` a
+slope passes for level.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import cos, hypot, radians
+from typing import Any
+from math import acos, cos, degrees, hypot, radians
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from desertmind_seg.hazards.surface import CELLS_X, CELLS_Y, Spline
+from desertmind_seg.hazards.surface import CELLS_X, CELLS_Y, Spline, closeness, fit_quadratic
 
+Bool = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
-_TRIPLES, _PLANE_POINTS, _QUADRATIC_POINTS = 160, 700, 3000
+# Triples of near-by pixels, for ground that is a small part of the picture, and of any pixels.
+_NEAR_TRIPLES, _WIDE_TRIPLES, _NEAR_SHARE = 300, 100, 0.15
+_PLANE_POINTS, _QUADRATIC_POINTS = 500, 2000
 # How far the ground may lean: from gravity's `up`, or from the picture's where that is not known.
 _MAX_LEAN_DEG, _MAX_UNKNOWN_LEAN_DEG = 35.0, 50.0
 _CAMERA_HEIGHT_M = 0.2, 4.0
-# The least of ground that tells a surface.
-_MIN_POINTS, _MIN_SHARE = 60, 0.15
-_QUADRATIC_SCALES_M = 0.5, 0.35, 0.25, 0.18, 0.12, 0.09
-# Of the spline, round by round: scale in m, what a bend costs, what it costs to be off the
-# quadratic, how many times further away a point above counts than one below.
-_SPLINE_ROUNDS = (0.5, 3.0, 1e-2, 1.0), (0.35, 1.0, 1e-2, 1.0), (0.25, 0.5, 1e-3, 1.5), (
-    0.17,
-    0.3,
-    1e-3,
-    2.0,
-), (0.12, 0.3, 1e-3, 2.0)
-# A cell with fewer points than this counts less than a full one.
+# A camera over a slope that begins ahead of it is that much higher or lower above its extension.
+_HEIGHT_FACTORS, _HEIGHT_MARGIN_M = (0.6, 1.4), 0.1
+# The least that tells a surface: points, share of the seen area, and cells that are all ground.
+_MIN_POINTS, _MIN_SHARE, _MIN_CELLS = 60, 0.08, 4
+_QUADRATIC_SCALES_M = 0.25, 0.18, 0.12, 0.09
+# Of the spline, round by round: cells between knots, scale in m, what a bend costs, what it costs
+# to be off the quadratic, and how many times further off a point above it counts.
+_SPLINE_ROUNDS = (
+    (6, 0.22, 0.5, 1e-3, 1.6),
+    (3, 0.14, 0.3, 1e-3, 2.0),
+    (3, 0.09, 0.3, 1e-3, 2.5),
+)
+# A cell with fewer points counts less than a full one.
 _FULL_CELL_POINTS = 3.0
 # Ground that nobody saw may be so much off per metre from ground that somebody saw.
 _DOUBT_PER_M = 0.15
-_SUPPORTED = 0.2
+_PURE=1.5
+_ON_PLANE_M, _LIKELY, _BELOW_COST, _ROLL_COST = 0.12, 40, 3.0, 1.0
+_GROUND_M = 0.1
+_SMOOTH_M, _BANK_CELLS, _BANK_M = 0.06, 16, 1.0
+_SUPPORTED, _ALL_GROUND = 0.2, 0.5
+
+
+class NoGroundError(Exception):
+    """No ground was found; the message is the sentence for `Hazards.problem`."""
+
+
+def level_axes(up: Float64) -> Float64:
+    """Return axes (3, 3) in which `up` is vertical: rows forward, left and up."""
+    ahead = np.array([0.0, 0.0, 1.0])
+    if abs(up[2]) > 0.99:  # looks straight down: the picture's top is ahead
+        ahead = np.array([0.0, -1.0, 0.0])
+    forward = ahead - up * (ahead @ up)
+    forward /= np.linalg.norm(forward)
+    return np.stack([forward, np.cross(up, forward), up])
 
 
 @dataclass(frozen=True)
-class Frame:
-    """Axes in which `up` is vertical: rows forward, left and up in the optical frame."""
+class Plane:
+    """A plane below the camera, in the optical frame.
 
-    axes: Float64
+    Attributes:
+        up: (3,) its normal.
+        camera_m: how far the camera is above it, square to it.
+    """
 
-    @classmethod
-    def along(cls, up: Float64) -> Frame:
-        """Build the frame whose third axis is `up`; forward is where the camera looks."""
-        ahead = np.array([0.0, 0.0, 1.0])
-        if abs(up[2]) > 0.99:  # looks straight down: the picture's top is ahead
-            ahead = np.array([0.0, -1.0, 0.0])
-        forward = ahead - up * (ahead @ up)
-        forward /= np.linalg.norm(forward)
-        return cls(np.stack([forward, np.cross(up, forward), up]))
+    up: Float64
+    camera_m: float
 
 
 @dataclass(frozen=True)
 class Ground:
-    """The ground's height on a grid of nodes, in the axes of `frame`; the camera is the origin.
+    """The ground's height on a grid of nodes, in level axes with the camera as origin.
 
     Attributes:
-        frame: where x is forward, y left, z along `up`.
+        axes: (3, 3), rows forward (x), left (y) and up (z) in the optical frame.
         height_m: (X, Y) float32; nodes are `node_m` apart, x from 0, y from -`half_m`.
         doubt_m: (X, Y) float32, how far the ground may be off where no point showed it.
         tangent: (X, Y) float32, of its slope.
@@ -75,7 +98,7 @@ class Ground:
         residual_m: weighted root mean square distance of the ground's points.
     """
 
-    frame: Frame
+    axes: Float64
     height_m: Float32
     doubt_m: Float32
     tangent: Float32
@@ -84,202 +107,325 @@ class Ground:
     camera_m: float
     residual_m: float
 
-    def at(self, table: Float32, x: Float32, y: Float32) -> Float32:
-        """Look a table up between its nodes, at points in metres, (H, W) each."""
-        columns = (y + np.float32(self.half_m)) * np.float32(1 / self.node_m)
-        rows = x * np.float32(1 / self.node_m)
-        return cv2.remap(table, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    def places(self, x: Float32, y: Float32) -> tuple[Float32, Float32]:
+        """Return where points (H, W) in metres lie in the tables: columns and rows."""
+        per_m = np.float32(1 / self.node_m)
+        return y * per_m + np.float32(self.half_m / self.node_m), x * per_m
+
+    @staticmethod
+    def at(table: Float32, places: tuple[Float32, Float32]) -> Float32:
+        """Look a table up, between its nodes."""
+        found: Float32 = cv2.remap(
+            table, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
+        return found
 
 
-class NoGroundError(Exception):
-    """No ground was found; the message is the sentence for `Hazards.problem`."""
-
-
-class GroundFit:
-    """Fits the ground's surface to the points of a frame.
+class GroundFinder:
+    """Finds the ground's surface in the points of a frame.
 
     Args:
-        max_range_m: how far the surface reaches; its cells are a thirtieth of it.
+        max_range_m: how far the surface reaches ahead and to either side. Its cells are a
+            thirtieth of it, and points count to two thirds of it on either side.
     """
 
     def __init__(self, max_range_m: float) -> None:
         self._cell_m = max_range_m / CELLS_X
-        self._node_m = self._cell_m
         self._half_m = max_range_m
-        nodes_x = np.arange(CELLS_X + 1.0)
-        nodes_y = np.arange(2 * CELLS_X + 1.0)
-        self._nodes_m = nodes_x * self._cell_m, nodes_y * self._cell_m - max_range_m
-        self._spline = Spline(nodes_x, nodes_y - CELLS_X + CELLS_Y / 2)
-        self._draws = np.random.default_rng(0).random((_TRIPLES, 3))
+        nodes_x, nodes_y = np.arange(CELLS_X + 1.0), np.arange(2 * CELLS_X + 1.0)
+        self._nodes_m = nodes_x[:, None] * self._cell_m, nodes_y[None] * self._cell_m - max_range_m
+        self._splines = {
+            knot_cells: Spline(nodes_x, nodes_y - CELLS_X + CELLS_Y / 2, knot_cells)
+            for knot_cells in {rounds[0] for rounds in _SPLINE_ROUNDS}
+        }
+        # The same triples for every frame, so that a frame's result is its own.
+        self._draws = _draws()
 
-    def fit(
-        self, points: Float32, sigma_m: Float32, up: Float64 | None, camera_height_m: float | None
-    ) -> Ground:
-        """Fit the surface.
+    def plane(
+        self,
+        points: Float32,
+        noise_per_m: float,
+        up: Float64 | None,
+        camera_height_m: float | None,
+    ) -> Plane:
+        """Find the plane that fits best.
 
         Args:
-            points: (3, N) in the optical frame, metres.
-            sigma_m: (N,) standard deviation of their distance along the ray.
-            up: unit vector in the optical frame, or None where gravity is not known; then the
-                normal of the plane is taken for it, so that a slope counts as level.
+            points: (3, H, W) in the optical frame, metres; 0 where there is none.
+            noise_per_m: k of the depth's standard deviation k z^2.
+            up: unit vector in the optical frame, or None where gravity is not known.
             camera_height_m: of the camera above the ground under it, where known.
 
         Raises:
             NoGroundError: says why there is none.
         """
-        count = points.shape[1]
-        if count < _MIN_POINTS:
+        seen = np.flatnonzero(points[2] > 0)
+        if seen.size < _MIN_POINTS:
             raise NoGroundError(
-                f'{count} of the sampled points are within range; expected {_MIN_POINTS} or '
-                'more: look at the depth image, and at hazard.max_range_m.'
+                f'{seen.size} pixels of those looked at have depth within range; expected '
+                f'{_MIN_POINTS} or more: look at the depth image, and at hazard.max_range_m.'
             )
-        few = np.linspace(0, count - 1, min(count, _PLANE_POINTS)).astype(np.intp)
-        down = self._plane(points[:, few].T.astype(np.float64), sigma_m[few], up, camera_height_m)
-        camera_m = 1.0 / float(np.linalg.norm(down))
-        if up is None:
-            up = -down * camera_m
-        frame = Frame.along(up)
-        x, y, z = frame.axes.astype(np.float32) @ points
-        plane = frame.axes @ down  # plane @ (x, y, z) = 1
-        start = np.array([1.0, -plane[0], -plane[1], 0.0, 0.0, 0.0]) / plane[2]
-        # The height's own noise: a step along the ray is a step of camera_m / distance in height.
-        noise_m = sigma_m * np.float32(camera_m) / np.hypot(np.hypot(x, y), z)
-        some = np.linspace(0, count - 1, min(count, _QUADRATIC_POINTS)).astype(np.intp)
-        quadratic = self._quadratic(x[some], y[some], z[some], noise_m[some], start)
-        c = quadratic.astype(np.float32)
-        above_m = z - (c[0] + x * (c[1] + c[3] * x + c[4] * y) + y * (c[2] + c[5] * y))
-        table, support, residual_m = self._local(x, y, above_m, noise_m)
+        size = np.array(points.shape[1:])[:, None, None]
+        row, column = (self._draws * size).astype(np.intp)
+        triples = points[:, row, column].transpose(1, 2, 0).astype(np.float64)
+        triples = triples[np.abs(np.linalg.det(triples)) > 1e-4]
+        # down @ point = 1 on the plane
+        down = np.linalg.solve(triples, np.ones((len(triples), 3, 1)))[..., 0]
+        some = np.linspace(0, seen.size - 1, min(seen.size, _PLANE_POINTS)).astype(np.intp)
+        samples = points.reshape(3, -1)[:, seen[some]].astype(np.float64)
+        cells = np.unique(self._cells(samples[0], samples[2]), return_inverse=True)[1]
+        patches = _Patches(samples, cells.reshape(-1), noise_per_m)
 
-        nodes_x, nodes_y = self._nodes_m[0][:, None], self._nodes_m[1][None]
-        q = quadratic
-        height_m = table + (
-            q[0] + nodes_x * (q[1] + q[3] * nodes_x + q[4] * nodes_y)
-            + nodes_y * (q[2] + q[5] * nodes_y)
-        )
-        slope_x, slope_y = np.gradient(height_m, self._node_m)
-        camera_m = -float(height_m[0, CELLS_X]) / hypot(
-            1.0, float(slope_x[0, CELLS_X]), float(slope_y[0, CELLS_X])
-        )
-        return Ground(
-            frame,
-            height_m.astype(np.float32),
-            self._doubt(support),
-            np.hypot(slope_x, slope_y).astype(np.float32),
-            self._node_m,
-            self._half_m,
-            max(camera_m, 0.1),
-            residual_m,
-        )
-
-    def _doubt(self, support: Float64) -> Float32:
-        """Return how far the ground may be off at each node, from the cells' support."""
-        known = np.zeros((CELLS_X, 2 * CELLS_X), np.uint8)
-        left = CELLS_X - CELLS_Y // 2
-        known[:, left : left + CELLS_Y] = support > _SUPPORTED
-        distance = cv2.distanceTransform(1 - known, cv2.DIST_L2, 3) * np.float32(self._cell_m)
-        distance = np.maximum(distance - np.float32(1.5 * self._cell_m), 0)
-        nodes = np.pad(distance, ((0, 1), (0, 1)), mode='edge')
-        return (nodes * np.float32(_DOUBT_PER_M)).astype(np.float32)
-
-    def _plane(
-        self, points: Float64, sigma_m: Float32, up: Float64 | None, camera_height_m: float | None
-    ) -> Float64:
-        """Return `down` over the camera's distance to the plane: down @ point = 1 on it."""
-        triples = points[(self._draws * len(points)).astype(np.intp)]
-        usable = np.abs(np.linalg.det(triples)) > 1e-3
-        down = np.linalg.solve(triples[usable], np.ones((usable.sum(), 3, 1)))[..., 0]
-        distance_m = 1.0 / np.linalg.norm(down, axis=1)
+        right = np.array([1.0, 0.0, 0.0]) if up is None else np.zeros(3)
         lean_deg = _MAX_UNKNOWN_LEAN_DEG if up is None else _MAX_LEAN_DEG
         toward = np.array([0.0, -1.0, 0.0]) if up is None else up
-        upright = -(down @ toward) * distance_m >= cos(radians(lean_deg))
         low_m, high_m = _CAMERA_HEIGHT_M
         if camera_height_m is not None:
-            low_m, high_m = camera_height_m * 0.6 - 0.1, camera_height_m * 1.4 + 0.1
-        kept = upright & (distance_m >= low_m) & (distance_m <= high_m)
-        if not kept.any():
-            known = 'of the picture' if up is None else 'that was given'
-            raise NoGroundError(
-                f'no plane through the depth points is within {lean_deg:g} degrees of level and '
-                f'{low_m:.2g} to {high_m:.2g} m below the camera, by the up {known}: no ground is '
-                'in view, or up, the height of the camera or the unit of the depth is wrong.'
+            low_m, high_m = (
+                camera_height_m * factor + margin
+                for factor, margin in zip(
+                    _HEIGHT_FACTORS, (-_HEIGHT_MARGIN_M, _HEIGHT_MARGIN_M), strict=True
+                )
             )
-        down, distance_m = down[kept], distance_m[kept]
-        above_m = distance_m[:, None] * (1.0 - down @ points.T)
-        noise_m = sigma_m * 0.3
-        area = self._per_cell(points[:, 0], points[:, 2])
-        area /= area.sum()
-        on = np.abs(above_m) < 0.15 + 2.0 * noise_m
-        below = above_m < -0.25 - 3.0 * noise_m
-        score = on @ area - 1.5 * (below @ area)
-        best = int(np.argmax(score))
-        share = float(on[best] @ area)
-        if share < _MIN_SHARE:
+        camera_m = 1.0 / np.linalg.norm(down, axis=1)
+        allowed = -(down @ toward) * camera_m >= cos(radians(lean_deg))
+        allowed &= (camera_m >= low_m) & (camera_m <= high_m)
+        found, score = patches.best(down[allowed], right)
+        if score < _MIN_SHARE:
+            found, score = patches.best(down, right)
             raise NoGroundError(
-                f'the best plane has {share:.0%} of the ground points; expected '
-                f'{_MIN_SHARE:.0%} or more: no ground is in view.'
+                _no_plane(found, toward, score, lean_deg, (low_m, high_m), up is None)
             )
-        found: Float64 = down[best]
-        return found
+        best = patches.refined(found)
+        distance_m = 1.0 / float(np.linalg.norm(best))
+        return Plane(-best * distance_m, distance_m)
 
-    def _per_cell(self, x: Float64, y: Float64) -> Float64:
-        """Return one over the number of points in each point's cell."""
-        size = 4 * CELLS_X
-        i, j = (
-            np.clip(np.floor(axis / self._cell_m).astype(np.intp) + size // 2, 0, size - 1)
-            for axis in (x, y)
+    def surface(
+        self, axes: Float64, x: Float32, y: Float32, z: Float32, noise_m: Float32, plane: Plane
+    ) -> Ground:
+        """Fit the surface, from a plane on.
+
+        Args:
+            axes: as `Ground` has them.
+            x, y, z: (N,) the points in these axes.
+            noise_m: (N,) standard deviation of z.
+            plane: to begin with.
+
+        Raises:
+            NoGroundError: too little of it is ground.
+        """
+        normal = axes @ plane.up
+        start = np.array([-plane.camera_m, -normal[0], -normal[1], 0.0, 0.0, 0.0]) / normal[2]
+        some = np.linspace(0, x.size - 1, min(x.size, _QUADRATIC_POINTS)).astype(np.intp)
+        cells = self._cells(x[some], y[some])
+        q = fit_quadratic(
+            x[some], y[some], z[some], noise_m[some], cells, start, _QUADRATIC_SCALES_M
         )
-        cells = i * size + j
-        share: Float64 = 1.0 / np.bincount(cells, minlength=size * size)[cells]
-        return share
-
-    def _quadratic(
-        self, x: Float32, y: Float32, z: Float32, noise_m: Float32, start: Float64
-    ) -> Float64:
-        """Return z = c0 + c1 x + c2 y + c3 x^2 + c4 x y + c5 y^2 of most of the points."""
-        x, y, z = (axis.astype(np.float64) for axis in (x, y, z))
-        design = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)
-        area = self._per_cell(x, y)
-        coefficients = start
-        # A weak wish for a plane, so that what lies beyond the points stays near them.
-        ridge = np.diag([0.0, 0.0, 0.0, 1.0, 1.0, 1.0])
-        for scale_m in _QUADRATIC_SCALES_M:
-            weight = area * _closeness(z - design @ coefficients, noise_m, scale_m, 2.0)
-            weighted = design * weight[:, None]
-            coefficients = np.linalg.solve(weighted.T @ design + ridge, weighted.T @ z)
-        return coefficients
+        c = q.astype(np.float32)
+        above_m = z - (c[0] + x * (c[1] + c[3] * x + c[4] * y) + y * (c[2] + c[5] * y))
+        local_m, support, residual_m = self._local(x, y, above_m, noise_m)
+        ground_cells = int((support > _ALL_GROUND).sum())
+        if ground_cells < _MIN_CELLS:
+            raise NoGroundError(
+                f'{ground_cells} patches of {self._cell_m:.2g} m hold ground and nothing else; '
+                f'expected {_MIN_CELLS} or more: no ground is in view.'
+            )
+        ahead, left = self._nodes_m
+        height_m = local_m + q[0] + ahead * (q[1] + q[3] * ahead + q[4] * left)
+        height_m += left * (q[2] + q[5] * left)
+        slope_x, slope_y = np.gradient(height_m, self._cell_m)
+        return Ground(
+            axes=axes,
+            height_m=height_m.astype(np.float32),
+            doubt_m=self._doubt(support),
+            tangent=np.hypot(slope_x, slope_y).astype(np.float32),
+            node_m=self._cell_m,
+            half_m=self._half_m,
+            camera_m=plane.camera_m,
+            residual_m=residual_m,
+        )
 
     def _local(
         self, x: Float32, y: Float32, above_m: Float32, noise_m: Float32
     ) -> tuple[Float64, Float64, float]:
         """Return the spline at the nodes, the support of each cell, and the residual."""
-        i = np.floor(x * np.float32(1 / self._cell_m)).astype(np.int32)
-        across = y * np.float32(1 / self._cell_m) + np.float32(CELLS_Y / 2)
-        j = np.floor(across).astype(np.int32)
-        inside = np.flatnonzero((i >= 0) & (i < CELLS_X) & (j >= 0) & (j < CELLS_Y))
-        cells = i[inside] * CELLS_Y + j[inside]
-        above_m, noise_m = above_m[inside], noise_m[inside]
-        column = (y[inside] + np.float32(self._half_m)) * np.float32(1 / self._node_m)
-        row = x[inside] * np.float32(1 / self._node_m)
+        per_m = np.float32(1 / self._cell_m)
+        row, across = x * per_m, y * per_m
+        kept = np.flatnonzero((row >= 0) & (row < CELLS_X) & (np.abs(across) < CELLS_Y // 2))
+        row, across, above_m, noise_m = row[kept], across[kept], above_m[kept], noise_m[kept]
+        cells = row.astype(np.intp) * CELLS_Y + (across + CELLS_Y // 2).astype(np.intp)
+        column = across + np.float32(CELLS_X)
         size = CELLS_X * CELLS_Y
         counts = np.bincount(cells, minlength=size) + _FULL_CELL_POINTS
-        table = np.zeros((CELLS_X + 1, 2 * CELLS_X + 1))
+        points = _CellPoints(cells, counts, column, row, above_m, noise_m)
         off_m = above_m
-        for scale_m, stiffness, pull, above in _SPLINE_ROUNDS:
-            close = _closeness(off_m, noise_m, scale_m, above)
-            total = np.bincount(cells, close, size)
-            value = np.bincount(cells, close * above_m, size) / np.maximum(total, 1e-9)
-            support = (total / counts).reshape(CELLS_X, CELLS_Y)
-            table = self._spline.fit(support, value.reshape(support.shape), stiffness, pull)
-            at = cv2.remap(
-                table.astype(np.float32), column[None], row[None], cv2.INTER_LINEAR
-            )[0] if len(column) < 32000 else np.zeros_like(above_m)
-            off_m = above_m - at
-        residual_m = float(np.sqrt((close * off_m * off_m).sum() / max(float(close.sum()), 1e-9)))
-        return table, support, residual_m
+        for knot_cells, scale_m, stiffness, pull, above in _SPLINE_ROUNDS:
+            close = closeness(off_m, noise_m, scale_m, above)
+            weight, value = points.means(close)
+            weight = weight ** _PURE
+            local_m = self._splines[knot_cells].fit(weight, value, stiffness, pull)
+            off_m = above_m - points.at(local_m)
+        bank = self._banks(points, off_m)
+        if bank.any():
+            everything = points.means(np.ones_like(above_m))
+            weight, value = np.where(bank, everything, (weight, value))
+            local_m = self._splines[3].fit(weight, value, 0.1, 1e-3)
+            off_m = above_m - points.at(local_m)
+        close = closeness(off_m, noise_m, scale_m, above)
+        residual_m = float(np.sqrt((close @ (off_m * off_m)) / max(float(close.sum()), 1e-9)))
+        ground = np.abs(off_m) < np.float32(_GROUND_M) + 2 * noise_m
+        support = points.means(ground.astype(np.float32))[0]
+        return local_m, support, residual_m
+
+    def _banks(self, points: _CellPoints, off_m: Float32) -> Bool:
+        """Find cells that lie above the ground but are as smooth as it, many side by side."""
+        share, mean_m = points.means(np.ones_like(off_m), off_m)
+        if ((mean_m > _GROUND_M) & (share > 0.5)).sum() < _BANK_CELLS:
+            return np.zeros(share.shape, np.bool_)
+        follow_m = self._splines[3].fit(share, mean_m, 0.02, 1e-3)
+        smooth = np.abs(off_m - points.at(follow_m)) < np.float32(_SMOOTH_M) + 2 * points.noise_m
+        smooth_share = points.means(smooth.astype(np.float32))[0]
+        raised = (smooth_share > 0.8 * share) & (share > 0.5) & (mean_m > 0.5 * _GROUND_M) & (mean_m < _BANK_M)
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(raised.view(np.uint8), connectivity=4)
+        large = stats[:, cv2.CC_STAT_AREA] >= _BANK_CELLS
+        large[0] = False
+        found: Bool = large[labels]
+        return found
+
+    def _doubt(self, support: Float64) -> Float32:
+        """Return how far the ground may be off at each node, from the cells' support."""
+        unknown = np.ones((CELLS_X, 2 * CELLS_X), np.uint8)
+        left = CELLS_X - CELLS_Y // 2
+        unknown[:, left : left + CELLS_Y] = support <= _SUPPORTED
+        distance = cv2.distanceTransform(unknown, cv2.DIST_L2, 3) - np.float32(1.5)
+        nodes = cv2.copyMakeBorder(distance, 0, 1, 0, 1, cv2.BORDER_REPLICATE)
+        doubt: Float32 = np.maximum(nodes, 0) * np.float32(_DOUBT_PER_M * self._cell_m)
+        return doubt
+
+    def _cells(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+        """Return a number for each point, the same for those in one cell."""
+        size = 4 * CELLS_X
+        i, j = (
+            np.clip(axis * (1 / self._cell_m) + size // 2, 0, size - 1).astype(np.intp)
+            for axis in (x, y)
+        )
+        return i * size + j
 
 
-def _closeness(off_m, noise_m, scale_m: float, above: float):
-    """Return the weights of points that are so far off the surface (Geman and McClure)."""
-    off_m = np.where(off_m > 0, off_m * above, off_m)
-    spread = 1.0 + off_m * off_m / (scale_m * scale_m + 4.0 * noise_m * noise_m)
-    return 1.0 / (spread * spread)
+def _draws() -> Float64:
+    """Return the pixels of the triples as shares of height and width: (2, triples, 3)."""
+    random = np.random.default_rng(0)
+    wide = random.random((2, _WIDE_TRIPLES, 3))
+    middles = random.random((2, _NEAR_TRIPLES, 1))
+    near = middles + _NEAR_SHARE * (random.random((2, _NEAR_TRIPLES, 3)) - 0.5)
+    return np.concatenate([wide, np.clip(near, 0.0, 1.0 - 1e-9)], axis=1)
+
+
+class _CellPoints:
+    """Heights of points, by the cells that they lie in."""
+
+    def __init__(self, cells, counts, column, row, above_m, noise_m) -> None:
+        self._cells, self._counts = cells, counts
+        self._places = column[None], row[None]
+        self._above_m, self.noise_m = above_m, noise_m
+
+    def means(self, weight, value=None):
+        """Return total weight over the cell's points, and weighted mean height, of each cell."""
+        value = self._above_m if value is None else value
+        size = CELLS_X * CELLS_Y
+        total = np.bincount(self._cells, weight, size)
+        mean = np.bincount(self._cells, weight * value, size) / np.maximum(total, 1e-9)
+        shape = CELLS_X, CELLS_Y
+        return (total / self._counts).reshape(shape), mean.reshape(shape)
+
+    def at(self, nodes: Float64) -> Float32:
+        return cv2.remap(nodes.astype(np.float32), *self._places, cv2.INTER_LINEAR)[0]
+
+
+class _Patches:
+    """Points by the cells that they lie in, to judge planes by.
+
+    Args:
+        points: (3, N) in the optical frame.
+        cells: (N,) 0 .. the number of cells - 1.
+        noise_per_m: k of the depth's standard deviation k z^2.
+    """
+
+    def __init__(
+        self, points: Float64, cells: npt.NDArray[np.intp], noise_per_m: float
+    ) -> None:
+        self._points, self._noise_per_m = points, noise_per_m
+        counts = np.bincount(cells)
+        self._area = 1.0 / (counts[cells] * len(counts))
+        # (points, cells): a matrix that takes points to their share of their cell.
+        self._shares = np.zeros((len(cells), len(counts)), np.float32)
+        self._shares[np.arange(len(cells)), cells] = 1.0 / counts[cells]
+
+    def best(self, down: Float64, right: Float64) -> tuple[Float64, float]:
+        """Return the plane that most cells lie on as a whole and little lies below.
+
+        Args:
+            down: (planes, 3) with down @ point = 1 on the plane.
+            right: (3,) along which the plane is likely level.
+
+        Returns:
+            It, and its score: 1 if all that is seen lies on it and it is level.
+        """
+        if not len(down):
+            return np.array([0.0, 1.0, 0.0]), -np.inf
+        above_m, noise_m = self._off(down)
+        on = np.abs(above_m) < _ON_PLANE_M + 2.0 * noise_m
+        below = _BELOW_COST * ((above_m < -2 * _ON_PLANE_M - 3.0 * noise_m) @ self._area)
+        # Of a wall, a plane takes a strip: part of each of its cells. Those count less.
+        likely = np.argsort(below - on @ self._area)[:_LIKELY]
+        pure = on[likely].astype(np.float32) @ self._shares
+        score = (pure * pure).mean(axis=1) - below[likely]
+        up = -down[likely] / np.linalg.norm(down[likely], axis=1)[:, None]
+        score -= _ROLL_COST * (up @ right) ** 2
+        best = int(np.argmax(score))
+        return down[likely[best]], float(score[best])
+
+    def refined(self, down: Float64) -> Float64:
+        """Fit a plane to the points near it."""
+        for reach_m in (2 * _ON_PLANE_M, _ON_PLANE_M):
+            above_m, noise_m = self._off(down[None])
+            near = np.abs(above_m[0]) < reach_m + 2.0 * noise_m[0]
+            pure = near.astype(np.float32) @ self._shares
+            x = self._points[:, near]
+            weight = self._area[near] * (self._shares[near] @ pure) * x[2] * x[2]
+            # In disparity, whose noise is the same at all depths: ray @ down = 1 / z.
+            ray = x / x[2]
+            weighted = ray * weight
+            down = np.linalg.solve(weighted @ ray.T + 1e-9 * np.eye(3), weighted @ (1.0 / x[2]))
+        return down
+
+    def _off(self, down: Float64) -> tuple[Float64, Float64]:
+        """Return heights of points above planes and their noise, (planes, points) each."""
+        camera_m = 1.0 / np.linalg.norm(down, axis=1)[:, None]
+        above_m = camera_m - camera_m * (down @ self._points)
+        return above_m, self._noise_per_m * camera_m * self._points[2]
+
+
+def _no_plane(
+    best: Float64,
+    toward: Float64,
+    score: float,
+    lean_deg: float,
+    range_m: tuple[float, float],
+    unknown_up: bool,
+) -> str:
+    """Say why no plane will do, by the best one that there is."""
+    of = "the picture's top" if unknown_up else 'the up that was given'
+    expected = (
+        f'expected ground within {lean_deg:g} degrees of level by {of} and {range_m[0]:.2g} to '
+        f'{range_m[1]:.2g} m below the camera'
+    )
+    if score < 2 * _MIN_SHARE:
+        return f'no plane holds enough of the depth points; {expected}: no ground is in view.'
+    camera_m = 1.0 / float(np.linalg.norm(best))
+    lean = degrees(acos(min(1.0, max(-1.0, -float(best @ toward) * camera_m))))
+    return (
+        f'the largest plane in view leans {lean:.0f} degrees and is {camera_m:.2g} m from the '
+        f'camera; {expected}: no ground is in view, or up, the height of the camera or the unit '
+        'of the depth is wrong.'
+    )

@@ -12,6 +12,7 @@ from desertmind_seg.model.ontology import Ontology
 from training import scenery, simulator
 from training.data.frames import DatasetError, DepthArray, FileFrame, LabelledFrame, UInt8Array
 from training.data.listing import Listing, entries, split_root, whole_frames, with_numbered_groups
+from training.scenery.parameters import HAZARDS
 from training.simulator.depth_sensor import frame_depth_mm
 from training.simulator.drive import SyntheticDrive
 
@@ -21,7 +22,8 @@ _MOST_FRAMES = 10_000_000
 def list_drives(root: str, ontology: Ontology) -> Listing:
     """Drives of training.synthetic: its folder, or 'seeds:A:B?frames=N&rate_hz=1&size=480x640'.
 
-    Each drive is a group.
+    `&hazards=all`, or some of rock,log,stump,ledge,ditch, puts these on the trail. Each drive is a
+    group.
     """
     if root.startswith('seeds:'):
         return _rendered_drives(root, ontology)
@@ -47,16 +49,19 @@ def list_drives(root: str, ontology: Ontology) -> Listing:
 
 
 def _rendered_drives(root: str, ontology: Ontology) -> Listing:
-    head, options = split_root(root, {'frames', 'rate_hz', 'size'})
+    head, options = split_root(root, {'frames', 'rate_hz', 'size', 'hazards'})
     try:
         _, first, last = head.split(':')
         seeds = range(int(first), int(last))
         frames = int(options['frames'])
         rate_hz = float(options.get('rate_hz', '1'))
         height, width = (int(side) for side in options.get('size', '480x640').split('x'))
+        named = options.get('hazards', 'none')
+        hazards = {'all': HAZARDS, 'none': ()}.get(named, tuple(named.split(',')))
         if len(seeds) * frames > _MOST_FRAMES:
             raise ValueError(f'more than {_MOST_FRAMES:,} frames')
-        SyntheticDrive(seeds.start, (height, width), rate_hz)  # ValueError says what is not drawn
+        # ValueError says what is not drawn.
+        SyntheticDrive(seeds.start, (height, width), rate_hz, hazards)
     except (KeyError, ValueError, OverflowError) as err:
         raise DatasetError(
             f"{root}: expected 'seeds:A:B?frames=N', as in 'seeds:100:140?frames=6&rate_hz=1&"
@@ -70,7 +75,8 @@ def _rendered_drives(root: str, ontology: Ontology) -> Listing:
         drive = f'drive_{seed:06d}'
         for index in range(frames):
             group = (f'{drive}/{index:06d}', 'synthetic', drive, number, None)
-            listing.frames.append(RenderedFrame(*group, seed, index, (height, width), rate_hz))
+            frame = RenderedFrame(*group, seed, index, (height, width), rate_hz, hazards)
+            listing.frames.append(frame)
     return listing
 
 
@@ -86,13 +92,14 @@ class RenderedFrame(LabelledFrame):
     index: int
     size_hw: tuple[int, int]
     rate_hz: float
+    hazards: tuple[str, ...]
 
     @property
     def has_depth(self) -> bool:
         return True
 
     def _rendered(self) -> '_Rendered':
-        return _render(self.seed, self.index, self.size_hw, self.rate_hz)
+        return _render(self.seed, self.index, self.size_hw, self.rate_hz, self.hazards)
 
     def read_rgb(self) -> UInt8Array:
         return self._rendered().rgb
@@ -107,7 +114,8 @@ class RenderedFrame(LabelledFrame):
         return self.version().encode()
 
     def version(self) -> str:
-        return f'{self.seed} {self.index} {self.size_hw} {self.rate_hz} {_renderer_sha256()}'
+        drive = f'{self.seed} {self.size_hw} {self.rate_hz} {self.hazards}'
+        return f'{drive} {self.index} {_renderer_sha256()}'
 
 
 @dataclass(frozen=True)
@@ -118,8 +126,10 @@ class _Rendered:
 
 
 @lru_cache(maxsize=1)
-def _render(seed: int, index: int, size_hw: tuple[int, int], rate_hz: float) -> _Rendered:
-    frame = SyntheticDrive(seed, size_hw, rate_hz).frame(index)
+def _render(
+    seed: int, index: int, size_hw: tuple[int, int], rate_hz: float, hazards: tuple[str, ...]
+) -> _Rendered:
+    frame = SyntheticDrive(seed, size_hw, rate_hz, hazards).frame(index)
     labels = {'desert-10': frame.labels_desert_10, 'ycor-8': frame.labels_ycor_8}
     depth_mm = frame_depth_mm(seed, index, frame)
     depth_m = np.divide(depth_mm, np.float32(1000.0), dtype=np.float32)

@@ -10,13 +10,15 @@ import numpy as np
 
 from training.scenery.parameters import DRIVE_M, DriveParameters, FloatArray, Material, to_linear
 from training.scenery.relief import BLOCK_M, FIRST_BLOCK_M, Relief
-from training.scenery.shapes import Frustum, Polytope
+from training.scenery.shapes import Frustum, Polytope, even_directions
 from training.scenery.terrain import WATER, Terrain
 
 _PER_BLOCK_ON_TRAIL = {'rock': 6, 'log': 2, 'stump': 1}
 _PER_BLOCK_BESIDE = {'rock': 14, 'log': 2, 'stump': 2}
 _FIELD_SHARE = 0.4  # of blocks with a field of touching rocks
 _FIELD_ROCKS = 26
+_MOST_HOLLOW_M = 0.12  # a log over deeper ground would hang in the air
+_ONE_DISC = np.zeros((1, 2), np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,21 +59,31 @@ class _Plot:
         """Ground with ledges at points (N,)."""
         return self.terrain.ground_z(x, y) + self.relief.sample(self.relief.change_m, x, y)
 
-    def place(self, x0: float, x1: float, aside_m: float, radius_m: float) -> FloatArray | None:
+    def place(
+        self, x0: float, x1: float, aside_m: float, radius_m: float, shape: FloatArray = _ONE_DISC
+    ) -> FloatArray | None:
         """A free place (2,) between x0 and x1, up to `aside_m` from the trail's middle.
 
-        None where 12 draws fell on another body, a ledge, a ditch or into water.
+        It holds discs of the radius at `shape` (N, 2), metres from the place. None where 40 draws
+        fell on another body, a ledge, a ditch or into water.
         """
-        for _ in range(12):
+        for _ in range(40):
             x = self.rng.uniform(x0, x1)
             aside = self.rng.uniform(-aside_m, aside_m)
             y = float(self.terrain.trail.y(np.array([x], np.float32))[0]) + aside
-            if self.is_free(x, y, radius_m):
-                return np.array((x, y), np.float32)
+            spot = np.array((x, y), np.float32)
+            if self.take(spot + shape, radius_m):
+                return spot
         return None
 
-    def is_free(self, x: float, y: float, radius_m: float) -> bool:
-        """Whether a thing of this radius may lie here; it is taken then."""
+    def take(self, middles: FloatArray, radius_m: float) -> bool:
+        """Take discs around points (N, 2) if all of them are free; whether they were."""
+        discs = [(x, y, radius_m) for x, y in middles.tolist()]
+        free = all(self._is_free(*disc) for disc in discs)
+        self._taken += discs if free else ()
+        return free
+
+    def _is_free(self, x: float, y: float, radius_m: float) -> bool:
         if any(math.hypot(x - a, y - b) < radius_m + r for a, b, r in self._taken):
             return False
         turn = np.linspace(0.0, 2.0 * math.pi, 12, endpoint=False)
@@ -81,10 +93,8 @@ class _Plot:
         )
         if np.abs(self.relief.sample(self.relief.zone_m, rim_x, rim_y)).max() > 0.0:
             return False
-        if self.terrain.fine.sample(self.terrain.cover, rim_x, rim_y)[:, WATER].max() > -0.2:
-            return False
-        self._taken.append((x, y, radius_m))
-        return True
+        cover = self.terrain.fine.sample(self.terrain.cover, rim_x, rim_y)
+        return bool(cover[:, WATER].max() < -0.2)
 
 
 def lay_hazards(
@@ -109,8 +119,7 @@ def lay_hazards(
                 ranks = (rng.permutation(per_block) + rng.random(per_block)) / per_block
                 for number, rank in enumerate(ranks.tolist()):
                     x0 = start_m + number * step_m
-                    # A long log finds no room at once.
-                    any(lay[kind](plot, x0, x0 + step_m, aside_m, rank) for _ in range(4))
+                    lay[kind](plot, x0, x0 + step_m, aside_m, rank)
         if 'rock' in p.hazards and rng.random() < _FIELD_SHARE:
             _lay_field(plot, start_m + rng.uniform(2.0, BLOCK_M - 2.0))
         start_m += BLOCK_M
@@ -142,18 +151,17 @@ def _lay_field(plot: _Plot, x: float) -> None:
     middle = float(plot.terrain.trail.y(np.array([x], np.float32))[0])
     y = middle + side * (0.5 * p.trail_width_m + rng.uniform(0.8, 2.5))
     for _ in range(_FIELD_ROCKS):
-        spot = np.array((x, y)) + rng.normal(0.0, 1.1, 2)
+        spot = (np.array((x, y)) + rng.normal(0.0, 1.1, 2)).astype(np.float32)
         size_m = 0.1 + 0.6 * rng.random() ** 2
-        if plot.is_free(float(spot[0]), float(spot[1]), 0.45 * size_m):
-            _add_rock(plot, spot.astype(np.float32), size_m)
+        if plot.take(spot[None], 0.45 * size_m):
+            _add_rock(plot, spot, size_m)
 
 
-def _lay_rock(plot: _Plot, x0: float, x1: float, aside_m: float, rank: float) -> bool:
+def _lay_rock(plot: _Plot, x0: float, x1: float, aside_m: float, rank: float) -> None:
     size_m = 0.09 * (0.8 / 0.09) ** rank
     spot = plot.place(x0, x1, aside_m, 0.9 * size_m)
     if spot is not None:
         _add_rock(plot, spot, size_m)
-    return spot is not None
 
 
 def _add_rock(plot: _Plot, spot: FloatArray, size_m: float) -> None:
@@ -161,9 +169,10 @@ def _add_rock(plot: _Plot, spot: FloatArray, size_m: float) -> None:
     rng, p = plot.rng, plot.p
     angular = rng.random() < (0.7 if p.biome in ('scrub', 'desert') else 0.5)
     count = int(rng.integers(15, 26) if angular else rng.integers(36, 64))
-    normals = rng.normal(size=(count, 3)).astype(np.float32)
+    # Spread evenly, so that no side is left without a plane, and then moved.
+    normals = even_directions(count) + rng.normal(0.0, 0.25, (count, 3)).astype(np.float32)
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    offsets = rng.uniform(*((0.68, 1.0) if angular else (0.82, 1.0)), count).astype(np.float32)
+    offsets = rng.uniform(*((0.62, 1.0) if angular else (0.82, 1.0)), count).astype(np.float32)
     roundness = 0.25 if angular else 0.7
     # Some are slabs, some stand.
     flat = rng.uniform(0.45, 1.0)
@@ -208,29 +217,25 @@ def _wood_rgb(plot: _Plot) -> FloatArray:
     return np.stack([bark, fresh]).astype(np.float32)
 
 
-def _lay_log(plot: _Plot, x0: float, x1: float, aside_m: float, rank: float) -> bool:
+def _lay_log(plot: _Plot, x0: float, x1: float, aside_m: float, rank: float) -> None:
     """A trunk lying at any yaw, with stubs of branches."""
     rng = plot.rng
     size_m = 0.15 + 0.35 * rng.permutation([rank, rng.random()])[0]
     length_m = rng.uniform(1.2, 4.5)
-    spot = plot.place(x0, x1, aside_m, 0.2)
-    if spot is None:
-        return False
     yaw = rng.uniform(0.0, math.pi)
     along = np.array((math.cos(yaw), math.sin(yaw)), np.float32)
-    steps = np.linspace(-0.5, 0.5, 9, dtype=np.float32)[:, None] * np.float32(length_m) * along
-    x, y = (spot + steps).T
-    rest = [(float(x[i]), float(y[i])) for i in (0, 2, 6, 8)]
-    if not all(plot.is_free(*place, 0.5 * size_m) for place in rest):
-        return False
-    if np.abs(plot.relief.sample(plot.relief.zone_m, x, y)).max() > 0.0:
-        return False  # across a ledge or a ditch it would hang in the air
+    steps_m = np.linspace(-0.5, 0.5, 9, dtype=np.float32) * np.float32(length_m)
+    spot = plot.place(x0, x1, aside_m, 0.5 * size_m, steps_m[:, None] * along)
+    if spot is None:
+        return
+    x, y = (spot + steps_m[:, None] * along).T
     z = plot.ground_z(x, y)
-    slope = float(np.polyfit(np.linspace(-0.5, 0.5, 9) * length_m, z, 1)[0])
+    slope = float(np.polyfit(steps_m, z, 1)[0])
+    if np.ptp(z - slope * steps_m) > _MOST_HOLLOW_M:
+        return
     # A log of this height lies a seventh of its radius deep where the ground is highest.
     radius_m = size_m / 1.86
-    line = slope * np.linspace(-0.5, 0.5, 9) * length_m
-    middle_z = float((z - line).max()) + size_m - radius_m
+    middle_z = float((z - slope * steps_m).max()) + size_m - radius_m
     axis = np.array((*along.tolist(), slope))
     axis /= np.linalg.norm(axis)
     radii_m = (radius_m, radius_m * rng.uniform(0.7, 1.0))
@@ -255,16 +260,15 @@ def _lay_log(plot: _Plot, x0: float, x1: float, aside_m: float, rank: float) -> 
     plot.bodies += [
         Body(Material.LOG, piece, size_m, foot_z, rgb, moss, piece.outline()) for piece in pieces
     ]
-    return True
 
 
-def _set_stump(plot: _Plot, x0: float, x1: float, aside_m: float, rank: float) -> bool:
+def _set_stump(plot: _Plot, x0: float, x1: float, aside_m: float, rank: float) -> None:
     """What is left of a felled tree: a short stem on a flared foot."""
     rng = plot.rng
     radius_m = rng.uniform(0.08, 0.28)
     spot = plot.place(x0, x1, aside_m, 1.6 * radius_m)
     if spot is None:
-        return False
+        return
     size_m = 0.12 + 0.48 * float(rng.permutation([rank, rng.random()])[0])
     foot_z = float(plot.ground_z(spot[:1], spot[1:])[0])
     lean = np.array((*rng.normal(0.0, 0.06, 2), 1.0))
@@ -276,4 +280,3 @@ def _set_stump(plot: _Plot, x0: float, x1: float, aside_m: float, rank: float) -
     for length_m, radii_m in (stem, (flare_m, (radius_m * 1.7, radius_m))):
         shape = Frustum(foot, lean.astype(np.float32), length_m, radii_m)
         plot.bodies.append(Body(Material.STUMP, shape, size_m, foot_z, rgb, moss, shape.outline()))
-    return True

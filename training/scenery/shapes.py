@@ -50,7 +50,7 @@ class Polytope:
 
     def outline(self) -> FloatArray:
         """Points all over its surface, (M, 3)."""
-        directions = _sphere(400)
+        directions = even_directions(400)
         facing = directions @ self.normals.T
         reach = np.where(facing > 1e-3, self.offsets / np.maximum(facing, 1e-3), np.inf).min(1)
         corners = directions * reach[:, None] @ np.linalg.inv(self.to_body).T
@@ -157,7 +157,7 @@ class Frustum:
         return side, np.cross(self.axis, side).astype(np.float32)
 
 
-def _sphere(count: int) -> FloatArray:
+def even_directions(count: int) -> FloatArray:
     """Directions spread evenly over a sphere, (count, 3) unit vectors (Fibonacci lattice)."""
     index = np.arange(count) + 0.5
     z = 1.0 - 2.0 * index / count

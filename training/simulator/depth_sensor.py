@@ -46,7 +46,6 @@ def sensor_depth_mm(frame: SyntheticFrame, rng: np.random.Generator) -> npt.NDAr
     # The other imager sees a point at column - disparity; what something nearer covers is lost.
     if frame.parameters.hazards:
         hole |= _hidden(disparity * np.float32(min(1.0, width / 640)))
-        hole |= _edges(disparity) & (rng.random(depth.shape, np.float32) < 0.7)
     else:
         band = max(1, round(width / 640 * 6))
         nearer = cv2.dilate(disparity, np.ones((1, 2 * band + 1), np.uint8), anchor=(0, 0))
@@ -57,6 +56,8 @@ def sensor_depth_mm(frame: SyntheticFrame, rng: np.random.Generator) -> npt.NDAr
     hole |= frame.rgb.min(axis=2) > 250
     hole |= rng.random(depth.shape, np.float32) < 0.004
     hole = cv2.morphologyEx(hole.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)) > 0
+    if frame.parameters.hazards:
+        hole |= _edges(disparity) & (rng.random(depth.shape, np.float32) < 0.6)
     millimetres = np.asarray(np.clip(metres * 1000.0 + 0.5, 0.0, 65535.0), np.uint16)
     millimetres[hole] = 0
     return millimetres

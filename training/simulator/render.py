@@ -327,11 +327,12 @@ def _measure_heights(world: World, camera: Camera, rays: Rays, buffers: Buffers)
     np.copyto(buffers.height_m[rows], z - ground, where=known)
     if (relief := world.relief) is None:
         return
-    # What grows in a ditch is part of it; what stands in it is not.
+    # What grows in a ditch is part of it as far as it lies below the rim.
     zone = relief.nearest(relief.zone_m, x, y)
     material = buffers.material[rows]
     ditch = (zone < 0.0) & (relief.sample(relief.ditch_m, x, y) < -_LEAST_DITCH_M) & known
     ditch &= (depth < _FARTHEST_RELIEF_M) & np.isin(material, _GROUND_COVER)
+    ditch &= z - ground < -0.5 * _LEAST_DITCH_M
     material[ditch] = Material.DITCH
     np.copyto(buffers.size_m[rows], -zone, where=ditch)
 
