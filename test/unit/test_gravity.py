@@ -270,6 +270,15 @@ def test_defaults_are_no_measurement(
     assert gravity.new_problems() == []
 
 
+@pytest.mark.parametrize('kind', ['auto', 'static'])
+def test_a_camera_that_hangs_upside_down_by_parameters(kind: str) -> None:
+    gravity = gravity_input(hazard_gravity=kind, costmap_roll_deg=180.0)
+    with pytest.raises(GravityError, match='upside down'):
+        gravity.up(header(1))
+    assert 'upside down' in gravity.new_problems()[0]
+    assert gravity.values()['gravity_source'] == ''
+
+
 def test_an_imu_that_is_asked_for_is_no_guess() -> None:
     gravity = gravity_input(hazard_gravity='imu', costmap_pitch_deg=12.0)
     for _ in range(3):
