@@ -33,7 +33,8 @@ ROOMS: dict[str, dict[str, str]] = {
         'outputs': 'geometry hazards messages model parameters pipeline',
         'node': 'engines geometry hazards messages model monitoring outputs parameters pipeline',
         'timing': 'decoding engines model pipeline reports',
-        'evaluation': 'decoding messages model pipeline reports scores',
+        'bag_geometry': 'geometry hazards messages model pipeline scores',
+        'evaluation': 'bag_geometry decoding hazards messages model pipeline reports scores',
         'replay': 'evaluation messages model pipeline reports',
     },
     'training': {
