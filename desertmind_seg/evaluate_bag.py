@@ -69,7 +69,18 @@ def build_parser() -> argparse.ArgumentParser:
         '--depth',
         metavar='TOPIC',
         help='depth registered to the images (raw or compressedDepth): input of rgbd bundles, and '
-        'scores by distance for all',
+        'for all of them scores by distance, and with and without the hazards that geometry sees',
+    )
+    parser.add_argument(
+        '--camera-info',
+        metavar='TOPIC',
+        help='of the images, to find hazards by --depth (default: the one beside the image topic)',
+    )
+    parser.add_argument(
+        '--gravity-frame',
+        metavar='FRAME',
+        help='frame of /tf whose z is up (default: odom, map, earth or world, or the root of the '
+        'tree where the camera moves in it)',
     )
     parser.add_argument(
         '--max-dt-ms',
@@ -119,6 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.against is None and options.against_temporal_alpha is not None:
         parser.error('--against-temporal-alpha needs --against')
+    if options.depth is None and (options.camera_info or options.gravity_frame):
+        parser.error('--camera-info and --gravity-frame need --depth')
     return run_command(parser, lambda: _run(options))
 
 
@@ -127,8 +140,10 @@ def _run(options: argparse.Namespace) -> int:
 
     import numpy as np
 
+    from desertmind_seg.bag_geometry.hazards import GeometryTopics
     from desertmind_seg.engines.load import load_engine
     from desertmind_seg.evaluation.depth import DepthTopic
+    from desertmind_seg.evaluation.hazard_sections import hazard_facts
     from desertmind_seg.evaluation.results import MASKS, METRICS, REPORT
     from desertmind_seg.evaluation.run import evaluate_bag
     from desertmind_seg.evaluation.sections import (
@@ -159,6 +174,7 @@ def _run(options: argparse.Namespace) -> int:
         options.out,
         against=options.against and segmenter(options.against, options.against_temporal_alpha),
         depth=options.depth and DepthTopic(options.depth, options.max_dt_ms, options.max_wait_ms),
+        geometry=GeometryTopics(options.camera_info, options.gravity_frame),
         compressed_colors=options.compressed_colors,
         force=options.force,
     )
@@ -172,9 +188,15 @@ def _run(options: argparse.Namespace) -> int:
         *score_facts(metrics),
         *flicker_facts(metrics.flicker),
         *depth_facts(metrics.depth),
+        *hazard_facts(metrics.hazards),
     ):
         print(f'{fact.label} {fact.value} ({fact.note}).')
-    for sentence in metrics.against.comparison.sentences if metrics.against else ():
+    hazards = metrics.hazards
+    sentences = [*hazards.scores.sentences] if hazards and hazards.scores else []
+    for sentence in (
+        *sentences,
+        *(metrics.against.comparison.sentences if metrics.against else ()),
+    ):
         print(f'{sentence}.')
     print(f'Report: {options.out / REPORT}\nMetrics: {options.out / METRICS}')
     print(f'Masks: {options.out / MASKS}')
@@ -182,6 +204,12 @@ def _run(options: argparse.Namespace) -> int:
         problems = [problem.error for problem in metrics.depth.problems]
         for text in filter(None, [metrics.depth.hint, *problems]):
             print(f'Depth: {text}', file=sys.stderr)
+    if hazards is not None:
+        problems = [f'{problem.count} times: {problem.error}' for problem in hazards.problems]
+        if hazards.problem:
+            problems = [f'not scored: {hazards.problem}']
+        for text in problems:
+            print(f'Geometry: {text}', file=sys.stderr)
     labels, depth, bag = metrics.labels, metrics.depth, metrics.bag
     for what, of in (('frames', frames), ('label images', labels)):
         if of is not None and of.bad.count:

@@ -66,6 +66,7 @@ class TinyDrive:
         record_ontology: put the ontology's hash into the bag's metadata.
         broken: frame number -> fields of its Image message to overwrite.
         offered: QoS recorded for the image topic; none by default.
+        focal_px: of CameraInfo, whose principal point is the centre; 0 is not calibrated.
         depth: what DEPTH_TOPIC (16UC1) and COMPRESSED_DEPTH_TOPIC (its PNG) hold.
     """
 
@@ -80,6 +81,7 @@ class TinyDrive:
     broken: dict[int, dict[str, Any]] = field(default_factory=dict)
     broken_labels: dict[int, dict[str, Any]] = field(default_factory=dict)
     offered: tuple[Qos, ...] = ()
+    focal_px: float = 0.0
     depth: tuple[DepthShot, ...] = ()
 
     def stamp_ns(self, index: int) -> int:
@@ -155,7 +157,9 @@ def write_drive(path: Path, drive: TinyDrive, storage: str = 'mcap') -> Path:
     def camera_info(index: int) -> Any:
         height, width = drive.size_hw
         matrix = np.zeros(9)
-        upper = {'D': np.zeros(5), 'K': matrix, 'R': matrix, 'P': np.zeros(12)}
+        if drive.focal_px:
+            matrix[[0, 2, 4, 5, 8]] = drive.focal_px, width / 2, drive.focal_px, height / 2, 1.0
+        upper = {'D': np.zeros(5), 'K': matrix, 'R': np.zeros(9), 'P': np.zeros(12)}
         roi = types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
         return types['sensor_msgs/msg/CameraInfo'](
             header=header(index),

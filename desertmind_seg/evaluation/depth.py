@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from desertmind_seg.evaluation.results import DepthMetrics, DepthProblem
+from desertmind_seg.evaluation.results import DepthMetrics
 from desertmind_seg.messages.bag_depth import decode_recorded_depth, pair_recorded
 from desertmind_seg.messages.bags import IMAGE_TYPES, Bag, BagError, RawMessage
 from desertmind_seg.messages.depth import doubt_of
@@ -16,6 +16,7 @@ from desertmind_seg.messages.pairing import MAX_DT_MS, MAX_WAIT_MS, OTHER_FRAME,
 from desertmind_seg.model.arrays import Depth
 from desertmind_seg.model.bundle import Bundle
 from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.scores.hazard_records import Problem
 from desertmind_seg.scores.records import BandMetrics
 
 # Of how many different problems with depth the metrics keep the text.
@@ -112,9 +113,7 @@ class RecordedDepth:
             images_unreadable=self._unreadable,
             images_duplicate=summary['depth_duplicates'],
             images_out_of_order=summary['depth_out_of_order'],
-            problems=[
-                DepthProblem(error=text, count=count) for text, count in self._problems.items()
-            ],
+            problems=[Problem(error=text, count=count) for text, count in self._problems.items()],
             time_jumps=summary['time_jumps'],
             dt_ms=summary['dt_ms'],
             clock_offset_ms=summary['clock_offset_ms'],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -10,7 +11,6 @@ import numpy.typing as npt
 
 from desertmind_seg.decoding.image_bytes import decode_unchanged
 from desertmind_seg.decoding.image_header import FILE_LIMITS
-from desertmind_seg.evaluation.comparison import BLOCK_FRAMES
 from desertmind_seg.evaluation.frames import CUT_OFF, DAMAGED, OTHER_SIZE, UNDECODABLE, Refused
 from desertmind_seg.evaluation.results import LabelCounts
 from desertmind_seg.messages.bags import IMAGE_TYPE, Bag, BagError
@@ -18,7 +18,10 @@ from desertmind_seg.messages.images import decode_labels
 from desertmind_seg.model.arrays import Depth, Mask
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, Ontology
+from desertmind_seg.scores.comparison import BLOCK_FRAMES
 from desertmind_seg.scores.confusion import ConfusionMatrix, Counts, MetricsError, RangeConfusion
+from desertmind_seg.scores.hazard_records import HazardScores
+from desertmind_seg.scores.hazards import HazardScore, Truth, Witness
 from desertmind_seg.scores.records import BandMetrics, SegmentationMetrics
 
 
@@ -107,7 +110,8 @@ class LabelScore:
 
     Args:
         labels: of the bag.
-        by_range: score by depth too.
+        kinds: names of true kinds of hazards, to score by depth and with geometry, too; None:
+            without depth.
 
     Attributes:
         matrix: over all matched frames.
@@ -115,37 +119,56 @@ class LabelScore:
         frame_miou: stamp of each matched frame -> its mean IoU over the classes in its labels.
     """
 
-    def __init__(self, labels: RecordedLabels, *, by_range: bool = False) -> None:
+    def __init__(self, labels: RecordedLabels, kinds: Sequence[str] | None = None) -> None:
         self.matrix = ConfusionMatrix(labels.ontology)
         self.by_block: dict[str, Counts] = {}
         self.frame_miou: dict[int, float] = {}
         self._labels = labels
-        self._ranges = RangeConfusion(labels.ontology) if by_range else None
+        self._ranges = None if kinds is None else RangeConfusion(labels.ontology)
+        self._hazards = None if kinds is None else HazardScore(labels.ontology, kinds)
         self._masks = 0
         self._bad = Refused()
 
-    def add(self, stamp_ns: int, mask: Mask, depth: Depth | None = None) -> None:
-        """Score a mask, (H, W) uint8, where it has labels; (H, W) float32 metres tell its range.
+    def add(
+        self,
+        stamp_ns: int,
+        mask: Mask,
+        depth: Depth | None = None,
+        witness: Witness | None = None,
+        truth: Truth | None = None,
+    ) -> Mask | None:
+        """Score a mask where it has labels; those of another size are counted, and left out.
 
-        Labels of another size are counted, and left out.
+        Args:
+            stamp_ns: of its frame.
+            mask: (H, W) uint8 class ids or UNLABELED.
+            depth: (H, W) float32 metres, which tell its range.
+            witness: what geometry says of it.
+            truth: what is known of it beside labels.
+
+        Returns:
+            The labels it was scored by.
         """
         self._masks += 1
         labels = None if stamp_ns in self.frame_miou else self._labels.at(stamp_ns)
         if labels is None:
-            return
+            return None
         frame = ConfusionMatrix(self._labels.ontology)
         try:
             frame.add(labels, mask)
         except MetricsError as err:
             self._bad.add(OTHER_SIZE, stamp_ns, err)
-            return
+            return None
         if self._ranges is not None:
             missing: Depth = np.zeros(mask.shape, np.float32)
             self._ranges.add(labels, mask, missing if depth is None else depth)
+        if self._hazards is not None:
+            self._hazards.add(labels, mask, depth, witness, truth or Truth())
         block = f'block {len(self.frame_miou) // BLOCK_FRAMES}'
         self.by_block[block] = self.by_block.get(block, np.int64(0)) + frame.counts
         self.matrix.counts += frame.counts
         self.frame_miou[stamp_ns] = frame.miou_present
+        return labels
 
     def counts(self) -> LabelCounts:
         """Return the part of metrics.json on the label images."""
@@ -169,3 +192,7 @@ class LabelScore:
     def range_bands(self) -> list[BandMetrics] | None:
         """Return the part of metrics.json on scores by range; None where none were asked for."""
         return None if self._ranges is None else self._ranges.metrics()
+
+    def hazards(self) -> HazardScores | None:
+        """Return the part of metrics.json on geometry; None where none was asked for."""
+        return None if self._hazards is None else self._hazards.metrics()

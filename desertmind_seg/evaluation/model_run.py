@@ -6,7 +6,8 @@ import time
 
 import numpy as np
 
-from desertmind_seg.evaluation.comparison import Compared
+from desertmind_seg.bag_geometry.hazards import Judged, RecordedHazards
+from desertmind_seg.bag_geometry.pictures import HazardPictures
 from desertmind_seg.evaluation.depth import RecordedDepth
 from desertmind_seg.evaluation.frames import Frame, RecordedFrames
 from desertmind_seg.evaluation.labels import LabelScore
@@ -18,11 +19,17 @@ from desertmind_seg.evaluation.results import (
     StageLatencies,
     TemporalFilterMetrics,
 )
+from desertmind_seg.hazards.detection import UNKNOWN, Hazards
+from desertmind_seg.hazards.joining import ClassGeometryTable
 from desertmind_seg.messages.bag_writer import BagWriter
 from desertmind_seg.messages.bags import CONFIDENCE_TOPIC, MASK_TOPIC
+from desertmind_seg.model.arrays import Mask
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.scores.bootstrap import ComparisonError
+from desertmind_seg.scores.comparison import Compared
 from desertmind_seg.scores.flicker import Flicker
+from desertmind_seg.scores.hazard_records import Disagreement, HazardMetrics
+from desertmind_seg.scores.hazards import Witness
 
 
 class ModelRun:
@@ -33,6 +40,7 @@ class ModelRun:
         segmenter: runs it.
         writer: of its masks and confidences.
         score: against the labels; None without.
+        pictures: of what geometry finds; None without.
 
     Attributes:
         flicker: of all masks.
@@ -40,20 +48,33 @@ class ModelRun:
     """
 
     def __init__(
-        self, name: str, segmenter: Segmenter, writer: BagWriter, score: LabelScore | None
+        self,
+        name: str,
+        segmenter: Segmenter,
+        writer: BagWriter,
+        score: LabelScore | None,
+        pictures: HazardPictures | None = None,
     ) -> None:
         self.name = name
         self.score = score
         self.flicker = Flicker()
         self.inference_ms: list[float] = []
         self._segmenter = segmenter
+        self._pictures = pictures
         self._writer = writer
         self._total_ms: list[float] = []
         self._filter_ms: list[float] = []
         self._blended_share: list[float] = []
+        self._table = ClassGeometryTable(segmenter.ontology)
+        self._known_pixels = 0
+        self._disagreeing = np.zeros(2)
 
-    def add(self, frame: Frame) -> None:
+    def add(self, frame: Frame, judged: Judged | None = None) -> None:
         """Segment the next frame. An rgbd model without depth sees depth missing everywhere.
+
+        Args:
+            frame: decoded.
+            judged: by geometry; None without.
 
         Raises:
             EngineError: the engine failed.
@@ -73,8 +94,24 @@ class ModelRun:
             if image is not None:
                 self._writer.write_mono8(topic, frame.log_time_ns, image, frame.header)
         self.flicker.add(frame.rgb, found.mask, frame.stamp_ns)
+        hazards, truth = (None, None) if judged is None else (judged.hazards, judged.truth)
+        witness = None if hazards is None else self._join(found.mask, hazards)
+        labels = None
         if self.score is not None:
-            self.score.add(frame.stamp_ns, found.mask, frame.depth)
+            labels = self.score.add(frame.stamp_ns, found.mask, frame.depth, witness, truth)
+        if self._pictures is not None and hazards is not None and witness is not None:
+            self._pictures.add(
+                frame.stamp_ns, frame.rgb, found.mask, hazards.kind, witness.hazard, labels
+            )
+
+    def _join(self, mask: Mask, hazards: Hazards) -> Witness:
+        """Return what geometry says of a mask, and count where the two contradict each other."""
+        known = hazards.kind != UNKNOWN
+        shares = self._table.disagreement_share(mask, hazards.kind, hazards.height_m)
+        if pixels := int(np.count_nonzero(known)):
+            self._known_pixels += pixels
+            self._disagreeing += pixels * np.array(shares)
+        return Witness(self._table.is_hazard(mask, hazards.kind, hazards.height_m), known)
 
     def reset(self) -> None:
         """Forget the frame before, as after one that is bad."""
@@ -86,7 +123,12 @@ class ModelRun:
         by_block = None if self.score is None else self.score.by_block
         return Compared(self.name, by_block, self.flicker)
 
-    def metrics(self, frames: RecordedFrames, depth: RecordedDepth | None) -> ModelMetrics:
+    def metrics(
+        self,
+        frames: RecordedFrames,
+        depth: RecordedDepth | None,
+        hazards: RecordedHazards | None,
+    ) -> ModelMetrics:
         """Return the part of metrics.json that each of two models has."""
         segmenter, score = self._segmenter, self.score
         counts = frames.counts()
@@ -119,7 +161,17 @@ class ModelRun:
                 None if score is None else score.range_bands(),
                 used_by_model=segmenter.takes_depth,
             ),
+            hazards=None if hazards is None else self._hazards(hazards),
             flicker=self.flicker.metrics(),
+        )
+
+    def _hazards(self, hazards: RecordedHazards) -> HazardMetrics:
+        safe_but_hazard = unsafe_but_free = None
+        if self._known_pixels:
+            safe_but_hazard, unsafe_but_free = (self._disagreeing / self._known_pixels).tolist()
+        scores = None if self.score is None or hazards.problem else self.score.hazards()
+        return hazards.metrics(
+            Disagreement(safe_but_hazard=safe_but_hazard, unsafe_but_free=unsafe_but_free), scores
         )
 
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from desertmind_seg.evaluation.comparison import FEW_BLOCKS, LEADING
-from desertmind_seg.evaluation.results import Comparison, EvaluationMetrics
+from desertmind_seg.bag_geometry.pictures import HazardPictures
+from desertmind_seg.evaluation.hazard_sections import (
+    hazard_facts,
+    hazard_sections,
+    picture_sections,
+)
+from desertmind_seg.evaluation.results import EvaluationMetrics
 from desertmind_seg.evaluation.sections import (
     bad_sections,
     bag_sections,
@@ -28,7 +33,8 @@ from desertmind_seg.reports.tables import (
     images_section,
     table_section,
 )
-from desertmind_seg.scores.records import BandMetrics
+from desertmind_seg.scores.comparison import FEW_BLOCKS, LEADING
+from desertmind_seg.scores.records import BandMetrics, Comparison
 
 
 def write_evaluation_report(
@@ -37,6 +43,7 @@ def write_evaluation_report(
     inference_ms: tuple[Sequence[float], Sequence[float]],
     flicker_lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     sheet: Rgb,
+    pictures: HazardPictures,
     ontology: Ontology,
 ) -> None:
     """Write the page on one model, and on both where there are two.
@@ -47,6 +54,7 @@ def write_evaluation_report(
         inference_ms: of each mask the seconds since the start of the bag, and the milliseconds.
         flicker_lines: `Flicker.line()` of each model, by its name.
         sheet: the frames to show, (H, W, 3) uint8 RGB.
+        pictures: of what geometry found in them.
         ontology: of the masks.
     """
     frames, latency, bag = metrics.frames, metrics.latency_ms, metrics.bag
@@ -58,12 +66,15 @@ def write_evaluation_report(
         *score_facts(metrics),
         *flicker_facts(metrics.flicker),
         *depth_facts(metrics.depth),
+        *hazard_facts(metrics.hazards),
     ]
     if metrics.against is not None:
         headline.append(_leading_fact(metrics.against.comparison))
     sections = [
         *_comparison_sections(metrics),
         images_section('Frames', [('camera frame, class mask and confidence', sheet)]),
+        *hazard_sections(metrics.hazards),
+        *picture_sections(pictures, bag.start_ns, ontology),
         *score_sections(metrics, ontology),
         *flicker_sections(metrics.flicker, flicker_lines),
         *depth_sections(metrics.depth),

@@ -17,7 +17,13 @@ from desertmind_seg.model.bundle import Bundle
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.model.records import Environment, Record
 from desertmind_seg.pipeline.latency import LatencyWindow
-from desertmind_seg.scores.records import BandMetrics, FlickerMetrics, SegmentationMetrics
+from desertmind_seg.scores.hazard_records import HazardMetrics, Problem
+from desertmind_seg.scores.records import (
+    BandMetrics,
+    Comparison,
+    FlickerMetrics,
+    SegmentationMetrics,
+)
 
 MASKS, METRICS, REPORT = 'masks', 'metrics.json', 'report.html'
 MASKS_AGAINST = 'masks_against'
@@ -182,13 +188,6 @@ class TimeDifference(Record):
     histogram: list[HistogramBin]
 
 
-class DepthProblem(Record):
-    """What was wrong with depth."""
-
-    error: str
-    count: int
-
-
 class DepthMetrics(Record):
     """Depth, and how it was paired with the images."""
 
@@ -204,7 +203,7 @@ class DepthMetrics(Record):
     images_unreadable: int = Field(description='of these, with a header that is cut off')
     images_duplicate: int = Field(description='of these, with a stamp that an earlier one has')
     images_out_of_order: int
-    problems: list[DepthProblem]
+    problems: list[Problem]
     time_jumps: int = Field(description='how often the time of the images went back')
     dt_ms: TimeDifference
     clock_offset_ms: float | None = Field(
@@ -214,32 +213,6 @@ class DepthMetrics(Record):
         description="which setting of the driver would help; '' where none is needed"
     )
     range_bands: list[BandMetrics] | None = Field(description='from near to far; null: no labels')
-
-
-class ScoreDifference(Record):
-    """One score of both models."""
-
-    score: str = Field(description='key of the score, or name of a class for its IoU')
-    label: str = Field(description='the score as people write it')
-    first: float
-    second: float
-    difference: float = Field(description='first minus second')
-    interval_95: tuple[float, float] | None = Field(
-        description='of the difference, by paired bootstrap over blocks; null with one block'
-    )
-    blocks: int
-    is_real: bool = Field(description='whether the interval excludes zero')
-    is_better: bool = Field(description='whether the first model scores better, real or not')
-
-
-class Comparison(Record):
-    """Which differences between two models are real."""
-
-    first: str = Field(description='name of the model')
-    second: str = Field(description='name of the model of --against')
-    block_frames: int = Field(description='frames in a row that the bootstrap draws together')
-    sentences: list[str]
-    differences: list[ScoreDifference]
 
 
 class ModelOnBag(Record):
@@ -257,6 +230,7 @@ class ModelMetrics(ModelOnBag):
     frames: FrameCounts
     latency_ms: StageLatencies
     depth: DepthMetrics | None = Field(description='null: no depth topic')
+    hazards: HazardMetrics | None = Field(description='null: no depth topic')
     flicker: FlickerMetrics | None = Field(description='null: no two frames follow each other')
 
 

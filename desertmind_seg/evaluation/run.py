@@ -8,7 +8,8 @@ import sys
 
 from tqdm import tqdm
 
-from desertmind_seg.evaluation.comparison import compare
+from desertmind_seg.bag_geometry.hazards import GeometryTopics, RecordedHazards
+from desertmind_seg.bag_geometry.pictures import HazardPictures
 from desertmind_seg.evaluation.depth import DepthTopic, RecordedDepth, check_depth
 from desertmind_seg.evaluation.frames import Frame, RecordedFrames
 from desertmind_seg.evaluation.labels import LabelScore, RecordedLabels
@@ -39,6 +40,7 @@ from desertmind_seg.model.records import Environment
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.reports.output import output_folder, write_json
 from desertmind_seg.reports.provenance import environment
+from desertmind_seg.scores.comparison import compare
 
 # So many bad frames are said as they come; all of them are counted.
 _MAX_SAID = 5
@@ -53,16 +55,19 @@ def evaluate_bag(
     *,
     against: Segmenter | None = None,
     depth: DepthTopic | None = None,
+    geometry: GeometryTopics | None = None,
     compressed_colors: CompressedColors = 'auto',
     force: bool = False,
 ) -> EvaluationMetrics:
     """Segment and score a bag; write masks/, metrics.json and report.html; return the metrics.
 
-    The bag is read twice at most: once for its labels, which are checked before hours go into
-    inference, and once for frames and depth. The index finds the few frames that the report shows.
+    The bag is read three times at most: once for its labels, which are checked before hours go
+    into inference, once for CameraInfo and /tf, and once for frames and depth. The index finds the
+    few frames that the report shows.
 
-    An rgbd bundle needs `depth`; with an rgb bundle it only measures range. With `against` both
-    models see each frame, one after the other, and are compared.
+    An rgbd bundle needs `depth`; with every bundle it measures range, and is what geometry judges:
+    then masks are scored alone and with geometry. With `against` both models see each frame, one
+    after the other, and are compared.
 
     Raises:
         FileNotFoundError: There is no such bag.
@@ -83,22 +88,29 @@ def evaluate_bag(
                 bag, image_topic, each.engine.bundle, None if depth is None else depth.name
             )
         labels = None if label_topic is None else RecordedLabels(bag, label_topic, ontology)
-        bag_depth = None if depth is None else RecordedDepth(bag, depth, image_topic)
+        bag_depth = hazards = None
+        if depth is not None:
+            bag_depth = RecordedDepth(bag, depth, image_topic)
+            hazards = RecordedHazards(bag, image_topic, depth.name, geometry or GeometryTopics())
+        pictures = HazardPictures(ontology, labelled=labels is not None)
         frames = RecordedFrames(bag, image_topic, bag_depth)
         with ExitStack() as stack:
-            runs = []
+            runs: list[ModelRun] = []
             for name, each, folder in zip(names, segmenters, (MASKS, MASKS_AGAINST), strict=False):
                 hashes = dict.fromkeys((MASK_TOPIC, CONFIDENCE_TOPIC), ontology.sha256)
                 writer = stack.enter_context(BagWriter(new / folder, hashes))
                 writer.write_label_info(
                     LABEL_INFO_TOPIC, bag.start_ns, ontology.names, each.confidence_threshold
                 )
-                score = None if labels is None else LabelScore(labels, by_range=depth is not None)
-                runs.append(ModelRun(name, each, writer, score))
-            _segment(frames, runs)
+                score = None
+                if labels is not None:
+                    kinds = None if hazards is None else hazards.truth.kinds
+                    score = LabelScore(labels, kinds)
+                runs.append(ModelRun(name, each, writer, score, None if runs else pictures))
+            _segment(frames, runs, hazards)
         score = runs[0].score
         metrics = EvaluationMetrics(
-            **dict(runs[0].metrics(frames, bag_depth)),
+            **dict(runs[0].metrics(frames, bag_depth, hazards)),
             command='evaluate_bag',
             created=utc_now(),
             bag=BagInfo.of(bag, image_topic, label_topic),
@@ -108,7 +120,7 @@ def evaluate_bag(
             against=None
             if against is None
             else Against(
-                **dict(runs[1].metrics(frames, bag_depth)),
+                **dict(runs[1].metrics(frames, bag_depth, hazards)),
                 comparison=compare(runs[0].compared(), runs[1].compared(), ontology),
             ),
         )
@@ -123,18 +135,28 @@ def evaluate_bag(
             ([(at_ns - bag.start_ns) / 1e9 for _, at_ns in frames.times_ns], runs[0].inference_ms),
             {run.name: run.flicker.line(bag.start_ns) for run in runs},
             sheet,
+            pictures,
             ontology,
         )
     return metrics
 
 
-def _segment(frames: RecordedFrames, runs: list[ModelRun]) -> None:
-    """Show every frame to every model."""
+def _segment(
+    frames: RecordedFrames, runs: list[ModelRun], hazards: RecordedHazards | None
+) -> None:
+    """Show every frame to geometry, and to every model."""
     for frame in tqdm(frames, desc='segmenting', unit='frame', disable=None):
         if isinstance(frame, Frame):
+            judged = None
+            if hazards is not None:
+                times_ns = (frame.stamp_ns, frame.log_time_ns)
+                height, width = frame.rgb.shape[:2]
+                judged = hazards.judge(frame.header, times_ns, (height, width), frame.depth)
             for run in runs:
-                run.add(frame)
+                run.add(frame, judged)
         else:
+            if hazards is not None:
+                hazards.reset()
             for run in runs:
                 run.reset()
             if frames.bad.count <= _MAX_SAID:

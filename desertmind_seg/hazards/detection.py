@@ -34,16 +34,14 @@ _MIN_KNOWN_SHARE = 0.01
 _NOISE_SIGMAS = 3.0
 # Ground and shapes are looked for in a grid of about so many pixels.
 _GRID_PIXELS = 320 * 240
-# Every third column of the grid goes into the ground's surface.
-_FIT_COLUMNS = 3
+# Every fourth column of the grid goes into the ground's surface.
+_FIT_COLUMNS = 4
 # Ground that may be further off than this is not called free.
 _FREE_DOUBT_M = 0.15
 # What is found in neighbours goes on while it is at least so high or deep, metres.
-_FOOT_M, _FAR_WALL_M, _BEYOND_GAP_M = 0.04, 0.04, 0.03
+_FOOT_M, _ASIDE_M, _FAR_WALL_M, _BEYOND_GAP_M = 0.04, 0.05, 0.04, 0.03
 # ... and so far in the picture, in metres at the depth of the pixel: what is below the step.
 _REACH_M = 0.25
-# A face is looked for across that many steps of the picture.
-_FACE_STEPS = 1.4
 # Range that is missing between two rows, beyond what level ground and noise explain.
 _GAP_M, _GAP_DROP_M = 0.5, 0.05
 # Depths at which the reach in pixels is set anew: it doubles from one to the next.
@@ -52,7 +50,8 @@ _BANDS_M = 1.25, 2.5, 5.0, 10.0
 _COLUMN_M, _COLUMNS = 0.5, 128
 
 # Codes of the grid, for what height alone does not tell.
-_NOTHING, _POSITIVE, _NEGATIVE, _STEEP, _DOUBTFUL, _MISSING = range(6)
+# The greater one counts.
+_NOTHING, _DOUBTFUL, _STEEP, _NEGATIVE, _POSITIVE, _MISSING = range(6)
 # What is known of a pixel, as bits, and the grid's code above them: an index into the tables.
 _OVER, _UNDER, _NEAR, _FAR, _TALL = 1, 2, 4, 8, 16
 _CODE_SHIFT = 5
@@ -239,7 +238,7 @@ class _Grid:
         self, finder: GroundFinder, up: Float64 | None, camera_height_m: float | None
     ) -> Ground:
         """Fit the ground; raises NoGroundError."""
-        some = np.s_[:, _FIT_COLUMNS // 2 :: _FIT_COLUMNS] if self.z.shape[1] > 3 else np.s_[:]
+        some = np.s_[:, _FIT_COLUMNS // 2 :: _FIT_COLUMNS] if self.z.shape[1] >= 4 * _FIT_COLUMNS else np.s_[:]
         z = self.z[some]
         kept = np.flatnonzero((z > 0) & ~self.far[some])
         if kept.size < _MIN_KNOWN_SHARE * z.size:
@@ -247,13 +246,13 @@ class _Grid:
         ray_x, ray_y = (
             np.broadcast_to(axis, self.z.shape)[some] for axis in (self.ray_x, self.ray_y)
         )
-        row, column = np.divmod(kept, z.shape[1])
-        z = z[row, column]
-        points = np.stack([ray_x[row, column] * z, ray_y[row, column] * z, z])
+        points = np.stack([ray_x * z, ray_y * z, z])
+        points[:, self.far[some]] = 0.0
         noise_per_m = self.settings.noise_per_m
         plane = finder.plane(points, noise_per_m, up, camera_height_m)
         axes = level_axes(plane.up if up is None else up)
-        noise_m = z * np.float32(noise_per_m * plane.camera_m)
+        points = points.reshape(3, -1)[:, kept]
+        noise_m = points[2] * np.float32(noise_per_m * plane.camera_m)
         return finder.surface(axes, *(axes.astype(np.float32) @ points), noise_m, plane)
 
     def _complain(self, share: float) -> None:
@@ -286,51 +285,26 @@ class _Grid:
         missing = low & self.far
         low &= near
 
-        face = self._faces(above_m, noise_m, near) & ~tall
-        high_face = face & (above_m > 0)
-        positive = high | high_face
-        positive |= self._along_column(positive, near, 0.15, down=True) & (above_m > _FOOT_M)
-        positive = self._aside(positive, near & (above_m > 0.05 + 2 * noise_m))
-        negative = low | (face & ~high_face)
-        negative |= self._along_column(negative, near, 0.25, down=False) & (above_m < -_FAR_WALL_M)
-        gap = self._gaps(x, y, above_m, noise_m, near, ground.camera_m)
-
-        codes = (near & (doubt_m > _FREE_DOUBT_M)).view(np.uint8) * np.uint8(_DOUBTFUL)
-        np.maximum(codes, gap.view(np.uint8) * np.uint8(_DOUBTFUL), out=codes)
-        if float(ground.tangent.max()) > tan(radians(settings.slope_deg)):
-            steep = near & (ground.at(ground.tangent, places) > tan(radians(settings.slope_deg)))
-            codes[steep & ~tall] = _STEEP
-        codes[negative] = _NEGATIVE
-        codes[positive] = _POSITIVE
-        codes[missing] = _MISSING
+        positive = high | (
+            self._along_column(high, near, 0.15, down=True) & (above_m > np.float32(_FOOT_M))
+        )
+        positive = self._aside(positive, near & (above_m > 2 * noise_m + np.float32(_ASIDE_M)))
+        negative = low | (
+            self._along_column(low, near, 0.25, down=False) & (above_m < np.float32(-_FAR_WALL_M))
+        )
+        doubtful = near & (doubt_m > np.float32(_FREE_DOUBT_M))
+        doubtful |= self._gaps(x, y, above_m, noise_m, near, ground.camera_m)
         if tall.any():
-            codes[self._standing(x, y, positive, near & tall, above_m)] = _POSITIVE
-        return codes
+            positive |= self._standing(x, y, positive, near & tall, above_m)
 
-    def _faces(self, above_m: Float32, noise_m: Float32, near: Bool) -> Bool:
-        """Find what is a step higher than what the picture shows a little below, as near."""
-        settings = self.settings
-        rows, columns = self.z.shape
-        weight = near.astype(np.float32)
-        share = cv2.blur(weight, (3, 3))
-        smooth = [
-            cv2.blur(values * weight, (3, 3)) / np.maximum(share, np.float32(0.1))
-            for values in (above_m, self.z)
-        ]
-        span = np.float32(_FACE_STEPS * settings.step_m * self.focal_px)
-        below = np.maximum(span / np.maximum(smooth[1], np.float32(_MIN_DEPTH_M)), 1)
-        index = np.arange(rows * columns, dtype=np.float32).reshape(rows, columns)
-        index = (index + np.rint(below) * np.float32(columns)).astype(np.intp)
-        inside = index < rows * columns
-        index = np.minimum(index, rows * columns - 1)
-        rise = smooth[0] - smooth[0].take(index)
-        apart = np.abs(smooth[1] - smooth[1].take(index))
-        well = share > 0.4
-        face = near & inside & well & well.take(index)
-        face &= rise > np.float32(settings.step_m) + 2 * noise_m
-        face &= apart < 0.3 + np.float32(2 * settings.noise_per_m) * self.z * self.z
-        found: Bool = face & (np.abs(above_m) < np.float32(3 * settings.step_m))
-        return found
+        found = {_DOUBTFUL: doubtful, _NEGATIVE: negative, _POSITIVE: positive, _MISSING: missing}
+        steepest = tan(radians(settings.slope_deg))
+        if float(ground.tangent.max()) > steepest:
+            found[_STEEP] = near & (ground.at(ground.tangent, places) > steepest) & ~tall
+        codes = np.zeros(z.shape, np.uint8)
+        for code, mask in found.items():
+            np.maximum(codes, mask.view(np.uint8) * np.uint8(code), out=codes)
+        return codes
 
     def _along_column(self, seed: Bool, near: Bool, apart_m: float, *, down: bool) -> Bool:
         """Find pixels under (or above) a seed in their column, within reach and at its depth.

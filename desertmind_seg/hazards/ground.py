@@ -14,6 +14,7 @@ slope passes for level.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 from math import acos, cos, degrees, hypot, radians
 
 import cv2
@@ -22,23 +23,24 @@ import numpy.typing as npt
 
 from desertmind_seg.hazards.surface import CELLS_X, CELLS_Y, Spline, closeness, fit_quadratic
 
+Bool = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
-_TRIPLES, _PLANE_POINTS, _QUADRATIC_POINTS = 120, 500, 2000
+# Triples of near-by pixels, for ground that is a small part of the picture, and of any pixels.
+_NEAR_TRIPLES, _WIDE_TRIPLES, _NEAR_SHARE = 300, 100, 0.15
+_PLANE_POINTS, _QUADRATIC_POINTS = 500, 2000
 # How far the ground may lean: from gravity's `up`, or from the picture's where that is not known.
 _MAX_LEAN_DEG, _MAX_UNKNOWN_LEAN_DEG = 35.0, 50.0
 _CAMERA_HEIGHT_M = 0.2, 4.0
 # A camera over a slope that begins ahead of it is that much higher or lower above its extension.
 _HEIGHT_FACTORS, _HEIGHT_MARGIN_M = (0.6, 1.4), 0.1
 # The least that tells a surface: points, share of the seen area, and cells that are all ground.
-_MIN_POINTS, _MIN_SHARE, _MIN_CELLS = 60, 0.15, 6
-_QUADRATIC_SCALES_M = 0.5, 0.35, 0.25, 0.18, 0.12, 0.09
+_MIN_POINTS, _MIN_SHARE, _MIN_CELLS = 60, 0.08, 4
+_QUADRATIC_SCALES_M = 0.25, 0.18, 0.12, 0.09
 # Of the spline, round by round: cells between knots, scale in m, what a bend costs, what it costs
 # to be off the quadratic, and how many times further off a point above it counts.
 _SPLINE_ROUNDS = (
-    (6, 0.5, 3.0, 1e-2, 1.0),
-    (6, 0.35, 1.0, 1e-2, 1.2),
     (6, 0.22, 0.5, 1e-3, 1.6),
     (3, 0.14, 0.3, 1e-3, 2.0),
     (3, 0.09, 0.3, 1e-3, 2.5),
@@ -47,6 +49,10 @@ _SPLINE_ROUNDS = (
 _FULL_CELL_POINTS = 3.0
 # Ground that nobody saw may be so much off per metre from ground that somebody saw.
 _DOUBT_PER_M = 0.15
+_PURE=1.5
+_ON_PLANE_M, _LIKELY, _BELOW_COST, _ROLL_COST = 0.12, 40, 3.0, 1.0
+_GROUND_M = 0.1
+_SMOOTH_M, _BANK_CELLS, _BANK_M = 0.06, 16, 1.0
 _SUPPORTED, _ALL_GROUND = 0.2, 0.5
 
 
@@ -133,7 +139,7 @@ class GroundFinder:
             for knot_cells in {rounds[0] for rounds in _SPLINE_ROUNDS}
         }
         # The same triples for every frame, so that a frame's result is its own.
-        self._draws = np.random.default_rng(0).random((_TRIPLES, 3))
+        self._draws = _draws()
 
     def plane(
         self,
@@ -145,7 +151,7 @@ class GroundFinder:
         """Find the plane that fits best.
 
         Args:
-            points: (3, N) in the optical frame, metres.
+            points: (3, H, W) in the optical frame, metres; 0 where there is none.
             noise_per_m: k of the depth's standard deviation k z^2.
             up: unit vector in the optical frame, or None where gravity is not known.
             camera_height_m: of the camera above the ground under it, where known.
@@ -153,29 +159,26 @@ class GroundFinder:
         Raises:
             NoGroundError: says why there is none.
         """
-        count = points.shape[1]
-        if count < _MIN_POINTS:
+        seen = np.flatnonzero(points[2] > 0)
+        if seen.size < _MIN_POINTS:
             raise NoGroundError(
-                f'{count} pixels of those looked at have depth within range; expected '
+                f'{seen.size} pixels of those looked at have depth within range; expected '
                 f'{_MIN_POINTS} or more: look at the depth image, and at hazard.max_range_m.'
             )
-        some = np.linspace(0, count - 1, min(count, _PLANE_POINTS)).astype(np.intp)
-        points = points[:, some].astype(np.float64)
-        triples = points.T[(self._draws * points.shape[1]).astype(np.intp)]
-        triples = triples[np.abs(np.linalg.det(triples)) > 1e-3]
+        size = np.array(points.shape[1:])[:, None, None]
+        row, column = (self._draws * size).astype(np.intp)
+        triples = points[:, row, column].transpose(1, 2, 0).astype(np.float64)
+        triples = triples[np.abs(np.linalg.det(triples)) > 1e-4]
         # down @ point = 1 on the plane
         down = np.linalg.solve(triples, np.ones((len(triples), 3, 1)))[..., 0]
-        camera_m = 1.0 / np.linalg.norm(down, axis=1)
-        above_m = camera_m[:, None] * (1.0 - down @ points)
-        noise_m = noise_per_m * points[2] * camera_m[:, None]
-        area = self._per_cell(points[0], points[2])
-        area /= area.sum()
-        score = (np.abs(above_m) < 0.15 + 2.0 * noise_m) @ area
-        score -= 1.5 * ((above_m < -0.25 - 3.0 * noise_m) @ area)
+        some = np.linspace(0, seen.size - 1, min(seen.size, _PLANE_POINTS)).astype(np.intp)
+        samples = points.reshape(3, -1)[:, seen[some]].astype(np.float64)
+        cells = np.unique(self._cells(samples[0], samples[2]), return_inverse=True)[1]
+        patches = _Patches(samples, cells.reshape(-1), noise_per_m)
 
+        right = np.array([1.0, 0.0, 0.0]) if up is None else np.zeros(3)
         lean_deg = _MAX_UNKNOWN_LEAN_DEG if up is None else _MAX_LEAN_DEG
         toward = np.array([0.0, -1.0, 0.0]) if up is None else up
-        upright = -(down @ toward) * camera_m
         low_m, high_m = _CAMERA_HEIGHT_M
         if camera_height_m is not None:
             low_m, high_m = (
@@ -184,13 +187,18 @@ class GroundFinder:
                     _HEIGHT_FACTORS, (-_HEIGHT_MARGIN_M, _HEIGHT_MARGIN_M), strict=True
                 )
             )
-        allowed = (upright >= cos(radians(lean_deg))) & (camera_m >= low_m) & (camera_m <= high_m)
-        best = int(np.argmax(np.where(allowed, score, -np.inf))) if allowed.any() else -1
-        if best < 0 or score[best] < _MIN_SHARE:
+        camera_m = 1.0 / np.linalg.norm(down, axis=1)
+        allowed = -(down @ toward) * camera_m >= cos(radians(lean_deg))
+        allowed &= (camera_m >= low_m) & (camera_m <= high_m)
+        found, score = patches.best(down[allowed], right)
+        if score < _MIN_SHARE:
+            found, score = patches.best(down, right)
             raise NoGroundError(
-                _no_plane(down, camera_m, upright, score, lean_deg, (low_m, high_m), up is None)
+                _no_plane(found, toward, score, lean_deg, (low_m, high_m), up is None)
             )
-        return Plane(-down[best] * camera_m[best], float(camera_m[best]))
+        best = patches.refined(found)
+        distance_m = 1.0 / float(np.linalg.norm(best))
+        return Plane(-best * distance_m, distance_m)
 
     def surface(
         self, axes: Float64, x: Float32, y: Float32, z: Float32, noise_m: Float32, plane: Plane
@@ -209,9 +217,9 @@ class GroundFinder:
         normal = axes @ plane.up
         start = np.array([-plane.camera_m, -normal[0], -normal[1], 0.0, 0.0, 0.0]) / normal[2]
         some = np.linspace(0, x.size - 1, min(x.size, _QUADRATIC_POINTS)).astype(np.intp)
-        area = self._per_cell(x[some], y[some])
+        cells = self._cells(x[some], y[some])
         q = fit_quadratic(
-            x[some], y[some], z[some], noise_m[some], area, start, _QUADRATIC_SCALES_M
+            x[some], y[some], z[some], noise_m[some], cells, start, _QUADRATIC_SCALES_M
         )
         c = q.astype(np.float32)
         above_m = z - (c[0] + x * (c[1] + c[3] * x + c[4] * y) + y * (c[2] + c[5] * y))
@@ -249,20 +257,40 @@ class GroundFinder:
         column = across + np.float32(CELLS_X)
         size = CELLS_X * CELLS_Y
         counts = np.bincount(cells, minlength=size) + _FULL_CELL_POINTS
-        local_m, off_m = np.zeros((1, 1)), above_m
-        support, close = np.zeros((CELLS_X, CELLS_Y)), above_m
+        points = _CellPoints(cells, counts, column, row, above_m, noise_m)
+        off_m = above_m
         for knot_cells, scale_m, stiffness, pull, above in _SPLINE_ROUNDS:
             close = closeness(off_m, noise_m, scale_m, above)
-            total = np.bincount(cells, close, size)
-            value = np.bincount(cells, close * above_m, size) / np.maximum(total, 1e-9)
-            support = (total / counts).reshape(CELLS_X, CELLS_Y)
-            local_m = self._splines[knot_cells].fit(
-                support, value.reshape(support.shape), stiffness, pull
-            )
-            table = local_m.astype(np.float32)
-            off_m = above_m - cv2.remap(table, column[None], row[None], cv2.INTER_LINEAR)[0]
+            weight, value = points.means(close)
+            weight = weight ** _PURE
+            local_m = self._splines[knot_cells].fit(weight, value, stiffness, pull)
+            off_m = above_m - points.at(local_m)
+        bank = self._banks(points, off_m)
+        if bank.any():
+            everything = points.means(np.ones_like(above_m))
+            weight, value = np.where(bank, everything, (weight, value))
+            local_m = self._splines[3].fit(weight, value, 0.1, 1e-3)
+            off_m = above_m - points.at(local_m)
+        close = closeness(off_m, noise_m, scale_m, above)
         residual_m = float(np.sqrt((close @ (off_m * off_m)) / max(float(close.sum()), 1e-9)))
+        ground = np.abs(off_m) < np.float32(_GROUND_M) + 2 * noise_m
+        support = points.means(ground.astype(np.float32))[0]
         return local_m, support, residual_m
+
+    def _banks(self, points: _CellPoints, off_m: Float32) -> Bool:
+        """Find cells that lie above the ground but are as smooth as it, many side by side."""
+        share, mean_m = points.means(np.ones_like(off_m), off_m)
+        if ((mean_m > _GROUND_M) & (share > 0.5)).sum() < _BANK_CELLS:
+            return np.zeros(share.shape, np.bool_)
+        follow_m = self._splines[3].fit(share, mean_m, 0.02, 1e-3)
+        smooth = np.abs(off_m - points.at(follow_m)) < np.float32(_SMOOTH_M) + 2 * points.noise_m
+        smooth_share = points.means(smooth.astype(np.float32))[0]
+        raised = (smooth_share > 0.8 * share) & (share > 0.5) & (mean_m > 0.5 * _GROUND_M) & (mean_m < _BANK_M)
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(raised.view(np.uint8), connectivity=4)
+        large = stats[:, cv2.CC_STAT_AREA] >= _BANK_CELLS
+        large[0] = False
+        found: Bool = large[labels]
+        return found
 
     def _doubt(self, support: Float64) -> Float32:
         """Return how far the ground may be off at each node, from the cells' support."""
@@ -274,23 +302,114 @@ class GroundFinder:
         doubt: Float32 = np.maximum(nodes, 0) * np.float32(_DOUBT_PER_M * self._cell_m)
         return doubt
 
-    def _per_cell(self, x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]) -> Float64:
-        """Return one over the number of points in each point's cell."""
+    def _cells(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+        """Return a number for each point, the same for those in one cell."""
         size = 4 * CELLS_X
         i, j = (
             np.clip(axis * (1 / self._cell_m) + size // 2, 0, size - 1).astype(np.intp)
             for axis in (x, y)
         )
-        cells = i * size + j
-        share: Float64 = (1.0 / np.maximum(np.bincount(cells, minlength=size * size), 1))[cells]
-        return share
+        return i * size + j
+
+
+def _draws() -> Float64:
+    """Return the pixels of the triples as shares of height and width: (2, triples, 3)."""
+    random = np.random.default_rng(0)
+    wide = random.random((2, _WIDE_TRIPLES, 3))
+    middles = random.random((2, _NEAR_TRIPLES, 1))
+    near = middles + _NEAR_SHARE * (random.random((2, _NEAR_TRIPLES, 3)) - 0.5)
+    return np.concatenate([wide, np.clip(near, 0.0, 1.0 - 1e-9)], axis=1)
+
+
+class _CellPoints:
+    """Heights of points, by the cells that they lie in."""
+
+    def __init__(self, cells, counts, column, row, above_m, noise_m) -> None:
+        self._cells, self._counts = cells, counts
+        self._places = column[None], row[None]
+        self._above_m, self.noise_m = above_m, noise_m
+
+    def means(self, weight, value=None):
+        """Return total weight over the cell's points, and weighted mean height, of each cell."""
+        value = self._above_m if value is None else value
+        size = CELLS_X * CELLS_Y
+        total = np.bincount(self._cells, weight, size)
+        mean = np.bincount(self._cells, weight * value, size) / np.maximum(total, 1e-9)
+        shape = CELLS_X, CELLS_Y
+        return (total / self._counts).reshape(shape), mean.reshape(shape)
+
+    def at(self, nodes: Float64) -> Float32:
+        return cv2.remap(nodes.astype(np.float32), *self._places, cv2.INTER_LINEAR)[0]
+
+
+class _Patches:
+    """Points by the cells that they lie in, to judge planes by.
+
+    Args:
+        points: (3, N) in the optical frame.
+        cells: (N,) 0 .. the number of cells - 1.
+        noise_per_m: k of the depth's standard deviation k z^2.
+    """
+
+    def __init__(
+        self, points: Float64, cells: npt.NDArray[np.intp], noise_per_m: float
+    ) -> None:
+        self._points, self._noise_per_m = points, noise_per_m
+        counts = np.bincount(cells)
+        self._area = 1.0 / (counts[cells] * len(counts))
+        # (points, cells): a matrix that takes points to their share of their cell.
+        self._shares = np.zeros((len(cells), len(counts)), np.float32)
+        self._shares[np.arange(len(cells)), cells] = 1.0 / counts[cells]
+
+    def best(self, down: Float64, right: Float64) -> tuple[Float64, float]:
+        """Return the plane that most cells lie on as a whole and little lies below.
+
+        Args:
+            down: (planes, 3) with down @ point = 1 on the plane.
+            right: (3,) along which the plane is likely level.
+
+        Returns:
+            It, and its score: 1 if all that is seen lies on it and it is level.
+        """
+        if not len(down):
+            return np.array([0.0, 1.0, 0.0]), -np.inf
+        above_m, noise_m = self._off(down)
+        on = np.abs(above_m) < _ON_PLANE_M + 2.0 * noise_m
+        below = _BELOW_COST * ((above_m < -2 * _ON_PLANE_M - 3.0 * noise_m) @ self._area)
+        # Of a wall, a plane takes a strip: part of each of its cells. Those count less.
+        likely = np.argsort(below - on @ self._area)[:_LIKELY]
+        pure = on[likely].astype(np.float32) @ self._shares
+        score = (pure * pure).mean(axis=1) - below[likely]
+        up = -down[likely] / np.linalg.norm(down[likely], axis=1)[:, None]
+        score -= _ROLL_COST * (up @ right) ** 2
+        best = int(np.argmax(score))
+        return down[likely[best]], float(score[best])
+
+    def refined(self, down: Float64) -> Float64:
+        """Fit a plane to the points near it."""
+        for reach_m in (2 * _ON_PLANE_M, _ON_PLANE_M):
+            above_m, noise_m = self._off(down[None])
+            near = np.abs(above_m[0]) < reach_m + 2.0 * noise_m[0]
+            pure = near.astype(np.float32) @ self._shares
+            x = self._points[:, near]
+            weight = self._area[near] * (self._shares[near] @ pure) * x[2] * x[2]
+            # In disparity, whose noise is the same at all depths: ray @ down = 1 / z.
+            ray = x / x[2]
+            weighted = ray * weight
+            down = np.linalg.solve(weighted @ ray.T + 1e-9 * np.eye(3), weighted @ (1.0 / x[2]))
+        return down
+
+    def _off(self, down: Float64) -> tuple[Float64, Float64]:
+        """Return heights of points above planes and their noise, (planes, points) each."""
+        camera_m = 1.0 / np.linalg.norm(down, axis=1)[:, None]
+        above_m = camera_m - camera_m * (down @ self._points)
+        return above_m, self._noise_per_m * camera_m * self._points[2]
 
 
 def _no_plane(
-    down: Float64,
-    camera_m: Float64,
-    upright: Float64,
-    score: Float64,
+    best: Float64,
+    toward: Float64,
+    score: float,
     lean_deg: float,
     range_m: tuple[float, float],
     unknown_up: bool,
@@ -301,12 +420,12 @@ def _no_plane(
         f'expected ground within {lean_deg:g} degrees of level by {of} and {range_m[0]:.2g} to '
         f'{range_m[1]:.2g} m below the camera'
     )
-    if len(score) == 0 or score.max() < 2 * _MIN_SHARE:
+    if score < 2 * _MIN_SHARE:
         return f'no plane holds enough of the depth points; {expected}: no ground is in view.'
-    best = int(np.argmax(score))
-    lean = degrees(acos(min(1.0, max(-1.0, float(upright[best])))))
+    camera_m = 1.0 / float(np.linalg.norm(best))
+    lean = degrees(acos(min(1.0, max(-1.0, -float(best @ toward) * camera_m))))
     return (
-        f'the largest plane in view leans {lean:.0f} degrees and is {camera_m[best]:.2g} m from '
-        f'the camera; {expected}: no ground is in view, or up, the height of the camera or the '
-        'unit of the depth is wrong.'
+        f'the largest plane in view leans {lean:.0f} degrees and is {camera_m:.2g} m from the '
+        f'camera; {expected}: no ground is in view, or up, the height of the camera or the unit '
+        'of the depth is wrong.'
     )

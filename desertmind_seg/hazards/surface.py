@@ -38,7 +38,7 @@ def fit_quadratic(
     y: Float32,
     z: Float32,
     noise_m: Float32,
-    area: Float64,
+    cells: npt.NDArray[np.intp],
     start: Float64,
     scales_m: tuple[float, ...],
 ) -> Float64:
@@ -47,15 +47,19 @@ def fit_quadratic(
     Args:
         x, y, z: (N,) each.
         noise_m: (N,) standard deviation of z.
-        area: (N,) what each point counts.
+        cells: (N,) number of the cell that each lies in. Cells count alike, and the less the more
+            of their points are off: a wall crosses the ground, too.
         start: (6,) to begin with.
         scales_m: of the weights, round by round.
     """
     design = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y]).astype(np.float64)
     coefficients = start
+    counts = np.maximum(np.bincount(cells), 1)
     for scale_m in scales_m:
         off_m = (z - coefficients @ design).astype(np.float32)
-        weighted = design * (area * closeness(off_m, noise_m, scale_m, 2.0))
+        close = closeness(off_m, noise_m, scale_m, 2.0)
+        pure = np.bincount(cells, close) / (counts * counts)
+        weighted = design * (close * pure[cells])
         coefficients = np.linalg.solve(weighted @ design.T + _PLANE_WISH, weighted @ z)
     return coefficients
 

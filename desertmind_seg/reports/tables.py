@@ -30,7 +30,8 @@ _CLASS_TABLE = jinja2.Environment(autoescape=True).from_string(
 {%- endfor %}</table>"""
 )
 _PAIRS_TABLE = jinja2.Environment(autoescape=True).from_string(
-    """<table>{% for name, value in rows %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>
+    """<table class="pairs">
+{%- for name, value in rows %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>
 {%- endfor %}</table>"""
 )
 
@@ -127,6 +128,7 @@ def frames_section(
     rows: Sequence[tuple[str, Sequence[npt.NDArray[np.uint8]]]],
     ontology: Ontology,
     note: str = '',
+    marks: Mapping[str, tuple[int, int, int]] | None = None,
 ) -> Section:
     """Show several pictures of each frame side by side, under a legend of the classes.
 
@@ -136,12 +138,14 @@ def frames_section(
         rows: caption and pictures, (H, W, 3) uint8 RGB, one a column.
         ontology: class table of the legend.
         note: text below the title.
+        marks: what else is in the pictures -> its colour, before the classes in the legend.
     """
+    colors = {**(marks or {}), **{entry.name: entry.color_rgb for entry in ontology.classes}}
     legend = Markup('').join(
         Markup(
             '<span><i class="swatch" style="background: #{:02x}{:02x}{:02x}"></i>{}</span>'
-        ).format(*entry.color_rgb, entry.name)
-        for entry in ontology.classes
+        ).format(*color, name)
+        for name, color in colors.items()
     )
     figures = [
         Markup('<figure><div class="strip">{}</div><figcaption>{}</figcaption></figure>').format(

@@ -15,7 +15,9 @@ Floats = npt.NDArray[np.float64]
 
 # Metres: where a vehicle brakes, where it steers, where it plans.
 _BAND_EDGES_M = (5.0, 10.0, 20.0, 40.0)
-_BAND_NAMES = ('0-5 m', '5-10 m', '10-20 m', '20-40 m', 'beyond 40 m')
+BAND_NAMES = ('0-5 m', '5-10 m', '10-20 m', '20-40 m', 'beyond 40 m')
+# Where they stand in a chart.
+BAND_PLACES_M = dict(zip(BAND_NAMES, (2.5, 7.5, 15.0, 30.0, 50.0), strict=True))
 NO_DEPTH_BAND = 'no depth'
 _UNSAFE: frozenset[Group] = frozenset({'obstacle', 'non_traversable'})
 _SAFE: frozenset[Group] = frozenset({'traversable'})
@@ -28,6 +30,13 @@ class MetricsError(DesertmindError):
 def ratio(part: npt.NDArray[Any], whole: Counts) -> Floats:
     """Divide numbers of pixels, (...); NaN where there is none."""
     return np.asarray(part / np.where(whole > 0, whole, np.nan), np.float64)
+
+
+def band_index(depth: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
+    """Return the index in BAND_NAMES of each depth in metres; their number where it has none."""
+    band = np.searchsorted(_BAND_EDGES_M, depth, side='right')
+    band[~(depth > 0)] = len(BAND_NAMES)
+    return band
 
 
 def class_iou(counts: Counts) -> Floats:
@@ -202,7 +211,7 @@ class RangeConfusion:
     """
 
     def __init__(self, ontology: Ontology) -> None:
-        self.bands = {name: ConfusionMatrix(ontology) for name in (*_BAND_NAMES, NO_DEPTH_BAND)}
+        self.bands = {name: ConfusionMatrix(ontology) for name in (*BAND_NAMES, NO_DEPTH_BAND)}
 
     def add(
         self,
@@ -225,8 +234,7 @@ class RangeConfusion:
                 f'depth has shape {depth.shape}, truth {truth.shape}; bring depth to the size of '
                 'the frame before'
             )
-        band = np.searchsorted(_BAND_EDGES_M, depth, side='right')
-        band[~(depth > 0)] = len(_BAND_NAMES)
+        band = band_index(depth)
         for index, matrix in enumerate(self.bands.values()):
             inside = band == index
             matrix.add(truth[inside], prediction[inside])

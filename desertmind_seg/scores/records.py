@@ -65,6 +65,32 @@ class FlickerMetrics(Record):
     frames_without_pair: dict[str, int] = Field(description='by reason')
 
 
+class ScoreDifference(Record):
+    """One score of both models."""
+
+    score: str = Field(description='key of the score, or name of a class for its IoU')
+    label: str = Field(description='the score as people write it')
+    first: float
+    second: float
+    difference: float = Field(description='first minus second')
+    interval_95: tuple[float, float] | None = Field(
+        description='of the difference, by paired bootstrap over blocks; null with one block'
+    )
+    blocks: int
+    is_real: bool = Field(description='whether the interval excludes zero')
+    is_better: bool = Field(description='whether the first model scores better, real or not')
+
+
+class Comparison(Record):
+    """Which differences between two models are real."""
+
+    first: str = Field(description='name of the model')
+    second: str = Field(description='name of the model of --against')
+    block_frames: int = Field(description='frames in a row that the bootstrap draws together')
+    sentences: list[str]
+    differences: list[ScoreDifference]
+
+
 class ConfidenceBin(Record):
     """One filled bin of the reliability curve."""
 

@@ -9,11 +9,11 @@ from test_evaluate_bag import evaluate, read_images, read_metrics
 from tiny_bag import DEPTH_TOPIC, LABEL_TOPIC, DepthShot, TinyDrive, write_drive
 from tiny_bundle import tiny_metadata, tiny_model, write_tiny_bundle
 
-from desertmind_seg.evaluation.comparison import BLOCK_FRAMES, Compared, compare
 from desertmind_seg.messages.bags import MASK_TOPIC
 from desertmind_seg.model.bundle import write_bundle
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.scores.bootstrap import ComparisonError
+from desertmind_seg.scores.comparison import BLOCK_FRAMES, Compared, compare
 from desertmind_seg.scores.confusion import ConfusionMatrix
 from desertmind_seg.scores.flicker import Flicker
 

@@ -253,6 +253,7 @@ def test_every_message_is_read_once_and_shown_frames_twice(
         ('opened', 'drive'): 1,
         ('drive', IMAGE_TOPIC): 9 + 4,
         ('drive', DEPTH_TOPIC): 9,
+        ('drive', INFO_TOPIC): 9,
         **({('drive', LABEL_TOPIC): 9} if with_labels else {}),
         ('opened', 'masks'): 1,
         ('masks', MASK_TOPIC): 4,

@@ -14,6 +14,7 @@ import pytest
 from tiny_bag import DEPTH_TOPIC, IMAGE_TOPIC, LABEL_TOPIC, DepthShot, TinyDrive, write_drive
 from tiny_bundle import write_tiny_bundle
 
+from desertmind_seg.bag_geometry.pictures import HazardPictures
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.evaluation.depth import DepthTopic
 from desertmind_seg.evaluation.page import write_evaluation_report
@@ -161,7 +162,9 @@ def test_each_latency_stands_where_its_name_is(
     path = tmp_path / 'report.html'
     sheet = np.zeros((8, 8, 3), np.uint8)
     lines = {name: ([0.1, 0.2], [1.0, 2.0]) for name in ('tiny', 'other')}
-    write_evaluation_report(path, first, ([0.0, 0.1], [20.0, 30.0]), lines, sheet, YCOR8)
+    pictures = HazardPictures(YCOR8, labelled=True)
+    times = ([0.0, 0.1], [20.0, 30.0])
+    write_evaluation_report(path, first, times, lines, sheet, pictures, YCOR8)
     page = unescape(path.read_text())
     cards = dict(re.findall(r'<span>(inference p\d\d)</span><b>(.*?)</b>', page))
     assert cards == {'inference p50': '20.2 ms', 'inference p99': '40.2 ms'}

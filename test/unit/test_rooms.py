@@ -31,9 +31,10 @@ ROOMS: dict[str, dict[str, str]] = {
         'monitoring': 'messages pipeline',
         'parameters': 'hazards messages model',
         'outputs': 'geometry hazards messages model parameters pipeline',
-        'node': 'engines messages model monitoring outputs parameters pipeline',
+        'node': 'engines geometry hazards messages model monitoring outputs parameters pipeline',
         'timing': 'decoding engines model pipeline reports',
-        'evaluation': 'decoding messages model pipeline reports scores',
+        'bag_geometry': 'geometry hazards messages model pipeline scores',
+        'evaluation': 'bag_geometry decoding hazards messages model pipeline reports scores',
         'replay': 'evaluation messages model pipeline reports',
     },
     'training': {

@@ -8,7 +8,6 @@ from math import isnan
 
 import numpy as np
 
-from desertmind_seg.evaluation.results import Comparison, ScoreDifference
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.scores.bootstrap import (
     STATISTICS,
@@ -19,6 +18,7 @@ from desertmind_seg.scores.bootstrap import (
 )
 from desertmind_seg.scores.confusion import Counts
 from desertmind_seg.scores.flicker import Flicker
+from desertmind_seg.scores.records import Comparison, ScoreDifference
 
 # 1.6 s at 10 Hz, and what training validates on where a set has no sequences. Places further
 # apart than that still look alike, so that intervals are rather too narrow than too wide.

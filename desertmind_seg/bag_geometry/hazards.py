@@ -1,0 +1,244 @@
+"""The hazards that geometry sees in the depth of a recorded drive."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from desertmind_seg.bag_geometry.camera_info import RecordedCamera, find_camera_info
+from desertmind_seg.bag_geometry.transforms import TF_TYPES, RecordedTransforms
+from desertmind_seg.bag_geometry.truth import HEIGHT_TOPIC, RecordedTruth
+from desertmind_seg.geometry.camera_model import CameraInfoError
+from desertmind_seg.geometry.frame_transforms import TransformError
+from desertmind_seg.hazards.detection import (
+    NEGATIVE,
+    POSITIVE,
+    STEEP,
+    UNKNOWN,
+    HazardDetector,
+    Hazards,
+)
+from desertmind_seg.hazards.gravity import GravityError, checked
+from desertmind_seg.messages.bags import Bag, BagError
+from desertmind_seg.model.arrays import Depth
+from desertmind_seg.scores.hazard_records import (
+    Disagreement,
+    HazardMetrics,
+    HazardScores,
+    Problem,
+)
+from desertmind_seg.scores.hazards import HeightErrors, Truth
+
+HAZARD_KINDS = {'positive': POSITIVE, 'negative': NEGATIVE, 'steep': STEEP}
+# Of how many different problems the text is kept.
+_MAX_PROBLEMS = 20
+
+
+@dataclass(frozen=True)
+class GeometryTopics:
+    """Where the camera is described; None: looked for.
+
+    Attributes:
+        camera_info: topic of sensor_msgs/CameraInfo.
+        gravity_frame: frame of /tf whose z is up.
+    """
+
+    camera_info: str | None = None
+    gravity_frame: str | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A frame.
+
+    Attributes:
+        hazards: that geometry sees; None without depth, or a camera to judge it by.
+        truth: what is known of them.
+    """
+
+    hazards: Hazards | None
+    truth: Truth
+
+
+class RecordedHazards:
+    """Judges depth, frame by frame, by CameraInfo and /tf of a bag, which is read once for them.
+
+    Args:
+        bag: open.
+        image_topic: of the images.
+        depth_topic: of their depth, which is registered to them.
+        topics: where the camera is described.
+
+    Attributes:
+        camera_info: its topic; '' without.
+        truth: what a rendered drive knows of its hazards.
+        frames: how many were judged.
+        frames_unknown: how many had depth, but no ground was found in it.
+        frames_up_from_data: of both, how many had no up from /tf.
+
+    Raises:
+        BagError: what was asked for by name is not there.
+    """
+
+    def __init__(
+        self, bag: Bag, image_topic: str, depth_topic: str, topics: GeometryTopics
+    ) -> None:
+        self.frames = self.frames_unknown = self.frames_up_from_data = 0
+        self._problems: Counter[str] = Counter()
+        self._pixels = self._known = 0
+        self._kinds: Counter[str] = Counter()
+        self._residuals_m: list[float] = []
+        self._detector = HazardDetector()
+        self.truth = RecordedTruth(bag)
+        self._height_errors = HeightErrors()
+        self._camera = RecordedCamera(image_topic)
+        self._transforms = RecordedTransforms()
+        self._asked_frame = topics.gravity_frame
+        self._level_frame: str | None = None
+        self._no_level_frame = ''
+        self.camera_info, self._no_camera_info = find_camera_info(
+            bag, [image_topic, depth_topic], topics.camera_info
+        )
+        if self.camera_info:
+            self._read(bag)
+
+    def _read(self, bag: Bag) -> None:
+        tf_topics = [name for name, topic in bag.topics.items() if topic.type in TF_TYPES]
+        for raw in bag.messages(self.camera_info, *tf_topics):
+            try:
+                message = bag.deserialize(raw)
+            except BagError as err:
+                self._note(str(err))
+                continue
+            if raw.topic == self.camera_info:
+                self._camera.add(message)
+            else:
+                self._transforms.add(message, static=raw.topic.endswith('/tf_static'))
+
+    @property
+    def problem(self) -> str:
+        """Why no frame was judged; '' where one was."""
+        if self.frames:
+            return ''
+        if self._problems:
+            return f'no frame could be judged: {self._problems.most_common(1)[0][0]}'
+        return self._no_camera_info or 'no frame had depth.'
+
+    def reset(self) -> None:
+        """Forget the frame before, as after one that is bad."""
+        self._detector.reset()
+
+    def judge(
+        self,
+        header: Any,
+        times_ns: tuple[int, int],
+        size_hw: tuple[int, int],
+        depth: Depth | None,
+    ) -> Judged:
+        """Judge a frame by its depth.
+
+        Args:
+            header: of the image.
+            times_ns: its stamp and its log time.
+            size_hw: height and width in pixels.
+            depth: (H, W) float32 metres, 0 missing; None without.
+
+        Raises:
+            BagError: the frame that was asked for as the level one is not above the camera.
+        """
+        hazards = self._hazards(header, times_ns[0], depth)
+        truth = self.truth.at(*times_ns, size_hw)
+        if hazards is not None and depth is not None and truth.height_m is not None:
+            self._height_errors.add(hazards.height_m, truth.height_m, depth)
+        return Judged(hazards, truth)
+
+    def _hazards(self, header: Any, stamp_ns: int, depth: Depth | None) -> Hazards | None:
+        up = self._up(header.frame_id, stamp_ns) if self.camera_info else None
+        if depth is None or not self.camera_info:
+            return None
+        try:
+            rays = self._camera.rays((depth.shape[0], depth.shape[1]))
+            if up is not None:
+                checked(up, f'{self._level_frame!r} is not level')
+            found = self._detector.detect(depth, rays, up)
+        except (CameraInfoError, GravityError) as err:
+            self._not_judged(str(err))
+            return None
+        except (ValueError, ArithmeticError, MemoryError, np.linalg.LinAlgError, cv2.error) as err:
+            # A frame that the detector was not made for costs its geometry, not the masks.
+            self._detector.reset()
+            self._not_judged(f'the detector failed: {err}.')
+            return None
+        self.frames_up_from_data += up is None
+        if found.problem:
+            self._note(found.problem)
+        if np.isnan(found.residual_m):
+            self.frames_unknown += 1
+        else:
+            self.frames += 1
+            self._residuals_m.append(found.residual_m)
+        self._pixels += found.kind.size
+        self._known += int(np.count_nonzero(found.kind != UNKNOWN))
+        for name, code in HAZARD_KINDS.items():
+            self._kinds[name] += int(np.count_nonzero(found.kind == code))
+        return found
+
+    def _not_judged(self, problem: str) -> None:
+        self._note(problem)
+        self.frames_unknown += 1
+
+    def _up(self, frame_id: str, stamp_ns: int) -> npt.NDArray[np.float64] | None:
+        if self._level_frame is None:
+            self._level_frame, self._no_level_frame = self._transforms.level_frame(
+                frame_id, self._asked_frame
+            )
+        if not self._level_frame:
+            return None
+        try:
+            return self._transforms.up(frame_id, self._level_frame, stamp_ns)
+        except TransformError as err:
+            self._note(str(err))
+            return None
+
+    def metrics(self, disagreement: Disagreement, scores: HazardScores | None) -> HazardMetrics:
+        """Return the part of metrics.json on geometry, beside what one model makes of it."""
+        problems = self._problems + self._transforms.problems
+        return HazardMetrics(
+            problem=self.problem,
+            camera_info=self.camera_info or None,
+            gravity=self._gravity(),
+            frames=self.frames,
+            frames_unknown=self.frames_unknown,
+            frames_up_from_data=self.frames_up_from_data,
+            problems=[
+                Problem(error=text, count=count)
+                for text, count in problems.most_common(_MAX_PROBLEMS)
+            ],
+            known_share=self._known / self._pixels if self._pixels else None,
+            hazard_shares={
+                name: count / self._known for name, count in self._kinds.items() if self._known
+            },
+            residual_m=float(np.median(self._residuals_m)) if self._residuals_m else None,
+            disagreement=disagreement,
+            height_errors=self._height_errors.metrics()
+            if HEIGHT_TOPIC in self.truth.topics
+            else None,
+            truth=self.truth.topics,
+            scores=scores,
+        )
+
+    def _gravity(self) -> str:
+        if self._level_frame:
+            return f'z of frame {self._level_frame!r} in /tf'
+        return 'guessed from the depth of each frame alone, by which a slope counts as level' + (
+            f': {self._no_level_frame}' if self._no_level_frame else ''
+        )
+
+    def _note(self, text: str) -> None:
+        if text in self._problems or len(self._problems) < _MAX_PROBLEMS:
+            self._problems[text] += 1

@@ -1,0 +1,140 @@
+"""Pictures of what geometry caught, and what it cried about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from desertmind_seg.bag_geometry.hazards import HAZARD_KINDS
+from desertmind_seg.model.arrays import Mask, Rgb
+from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.pipeline.rendering import colorize
+from desertmind_seg.scores.comparison import BLOCK_FRAMES
+from desertmind_seg.scores.hazards import SAFE, UNSAFE, verdict_table
+
+Color = tuple[int, int, int]
+
+# Blue, yellow and red, which nearly everybody can tell apart.
+CAUGHT, CRIED, MISSED = 'caught', 'false alarm', 'missed'
+_VERDICT_COLORS: dict[str, Color] = {
+    CAUGHT: (0, 114, 230),
+    CRIED: (245, 215, 30),
+    MISSED: (225, 20, 20),
+}
+_KIND_COLORS: dict[str, Color] = {
+    'positive': (225, 20, 20),
+    'negative': (0, 114, 230),
+    'steep': (245, 215, 30),
+}
+_WIDTH_PX = 480
+_SHOWN_EACH = 2
+
+
+@dataclass(frozen=True)
+class HazardPicture:
+    """One frame.
+
+    Attributes:
+        weight: pixels of what it is shown for.
+        block: of frames in a row that it is from.
+        stamp_ns: of the frame.
+        pixels: by mark, how many pixels have it.
+        panels: camera frame, class mask and the marked frame, (h, w, 3) uint8 RGB.
+    """
+
+    weight: int
+    block: int
+    stamp_ns: int
+    pixels: Mapping[str, int]
+    panels: tuple[Rgb, Rgb, Rgb]
+
+
+class HazardPictures:
+    """Keeps the frames with most of each mark, at most one of each block.
+
+    Args:
+        ontology: of masks and labels.
+        labelled: whether there are labels, by which alarms are true or false; without them the
+            kinds of hazards are shown.
+
+    Attributes:
+        colors: of the marks.
+        labelled: as given.
+    """
+
+    def __init__(self, ontology: Ontology, *, labelled: bool) -> None:
+        self.colors = _VERDICT_COLORS if labelled else _KIND_COLORS
+        self._ontology = ontology
+        self.labelled = labelled
+        self._verdicts = verdict_table(ontology)
+        self._frames = 0
+        sought = (CAUGHT, CRIED) if labelled else tuple(_KIND_COLORS)
+        self._kept: dict[str, list[HazardPicture]] = {mark: [] for mark in sought}
+
+    def add(
+        self,
+        stamp_ns: int,
+        rgb: Rgb,
+        mask: Mask,
+        kind: Mask,
+        hazard: npt.NDArray[np.bool_],
+        labels: Mask | None,
+    ) -> None:
+        """Consider a frame.
+
+        Args:
+            stamp_ns: of the frame.
+            rgb: (H, W, 3) uint8.
+            mask: (H, W) uint8 class ids or UNLABELED.
+            kind: (H, W) uint8 codes of `Hazards.kind`.
+            hazard: (H, W) bool, where that is a hazard for this mask.
+            labels: (H, W) uint8, its labels, if it has any.
+        """
+        block = self._frames // BLOCK_FRAMES
+        self._frames += 1
+        if self.labelled:
+            if labels is None:
+                return
+            true, called = (cv2.LUT(ids, self._verdicts) for ids in (labels, mask))
+            danger = (true == UNSAFE) & (called == SAFE)
+            marks = {
+                CAUGHT: danger & hazard,
+                CRIED: (true == SAFE) & hazard,
+                MISSED: danger & ~hazard,
+            }
+        else:
+            marks = {name: kind == code for name, code in HAZARD_KINDS.items()}
+        pixels = {name: int(np.count_nonzero(marked)) for name, marked in marks.items()}
+        picture: HazardPicture | None = None
+        for mark, kept in self._kept.items():
+            rivals = [each for each in kept if each.block == block] or (
+                [min(kept, key=lambda each: each.weight)] if len(kept) == _SHOWN_EACH else []
+            )
+            if not pixels[mark] or any(each.weight >= pixels[mark] for each in rivals):
+                continue
+            panels = self._draw(rgb, mask, marks) if picture is None else picture.panels
+            picture = HazardPicture(pixels[mark], block, stamp_ns, pixels, panels)
+            self._kept[mark] = [each for each in kept if each not in rivals] + [picture]
+
+    def _draw(
+        self, rgb: Rgb, mask: Mask, marks: Mapping[str, npt.NDArray[np.bool_]]
+    ) -> tuple[Rgb, Rgb, Rgb]:
+        height, width = mask.shape
+        scale = min(1.0, _WIDTH_PX / width)
+        size = (round(width * scale), max(1, round(height * scale)))
+        small = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+        small_mask = np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+        marked = small.astype(np.float32)
+        for name, where in marks.items():
+            there = cv2.resize(where.view(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+            marked[there] = 0.25 * marked[there] + 0.75 * np.array(self.colors[name], np.float32)
+        return small, colorize(small_mask, self._ontology), np.rint(marked).astype(np.uint8)
+
+    def chosen(self) -> list[HazardPicture]:
+        """Return the pictures in the order of the drive."""
+        found = {each.stamp_ns: each for kept in self._kept.values() for each in kept}
+        return [found[stamp] for stamp in sorted(found)]

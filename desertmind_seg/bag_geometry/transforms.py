@@ -1,0 +1,179 @@
+"""Which way is up in a camera, by the /tf and /tf_static of a bag; tf2 is not needed.
+
+Only directions are looked up, so that between two transforms a straight line between the two
+directions will do.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from math import ceil
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from desertmind_seg.geometry.frame_transforms import TransformError, transform_of
+from desertmind_seg.messages.bags import BagError, stamp_ns
+
+Float64 = npt.NDArray[np.float64]
+
+TF_TYPES = ('tf2_msgs/msg/TFMessage', 'tf/msg/tfMessage')
+# Frames whose z is up (REP 105), the usual one first.
+_LEVEL_FRAMES = ('odom', 'map', 'earth', 'world')
+# What moves by so much against the camera is the world, and not the vehicle that carries it.
+_MOVED_M = 0.2
+# A vehicle pitches by a few degrees in this time.
+_MAX_GAP_NS = 1_000_000_000
+_MAX_BEYOND_NS = 100_000_000
+
+
+class _Edge:
+    """All transforms from one frame to its parent."""
+
+    def __init__(self, parent: str) -> None:
+        self.parent = parent
+        self.static: Float64 | None = None
+        self._stamps_ns = array('q')
+        self._matrices = array('d')
+        self._sorted: tuple[npt.NDArray[np.int64], Float64] | None = None
+
+    def add(self, at_ns: int, matrix: Float64, *, static: bool) -> None:
+        if static:
+            self.static = matrix[:3]
+        else:
+            self._stamps_ns.append(at_ns)
+            self._matrices.extend(matrix[:3].ravel())
+
+    def moving(self) -> tuple[npt.NDArray[np.int64], Float64]:
+        """Return the stamps (N,) in order, and their matrices (N, 3, 4)."""
+        if self._sorted is None:
+            stamps_ns = np.array(self._stamps_ns, np.int64)
+            matrices = np.array(self._matrices, np.float64).reshape(-1, 3, 4)
+            order = np.argsort(stamps_ns, kind='stable')
+            self._sorted = stamps_ns[order], matrices[order]
+        return self._sorted
+
+    def turn(self, direction: Float64, at_ns: int) -> Float64:
+        """Return a direction of the parent in the child.
+
+        Raises:
+            TransformError: there is no transform at this time.
+        """
+        turned: Float64 = direction @ self._at(at_ns)[:, :3]
+        return turned
+
+    def _at(self, at_ns: int) -> Float64:
+        if self.static is not None:
+            return self.static
+        stamps_ns, matrices = self.moving()
+        since_ns, now_ns = stamps_ns - stamps_ns[0], at_ns - int(stamps_ns[0])
+        place = float(np.interp(now_ns, since_ns, np.arange(len(since_ns))))
+        before, after = int(place), ceil(place)
+        beyond_ns = max(-now_ns, now_ns - int(since_ns[-1]))
+        if since_ns[after] - since_ns[before] > _MAX_GAP_NS or beyond_ns > _MAX_BEYOND_NS:
+            raise TransformError(
+                f"/tf has no transform to {self.parent!r} around the image's stamp: it was not "
+                'recorded all the time, or its clock is another.'
+            )
+        part = place - before
+        mixed: Float64 = (1 - part) * matrices[before] + part * matrices[after]
+        return mixed
+
+
+class RecordedTransforms:
+    """The tree of frames of a bag.
+
+    Attributes:
+        problems: what was wrong with transforms, and how often.
+    """
+
+    def __init__(self) -> None:
+        self.problems: Counter[str] = Counter()
+        self._edges: dict[str, _Edge] = {}
+
+    def add(self, message: Any, *, static: bool) -> None:
+        """Keep the transforms of a tf2_msgs/TFMessage."""
+        for stamped in message.transforms:
+            child, parent = (
+                name.removeprefix('/')
+                for name in (stamped.child_frame_id, stamped.header.frame_id)
+            )
+            try:
+                matrix = transform_of(stamped.transform)
+            except TransformError as err:
+                self.problems[f'transform from {child!r} to {parent!r}: {err}'] += 1
+                continue
+            edge = self._edges.get(child)
+            if edge is None or edge.parent != parent:  # the last parent counts, as in tf2
+                edge = self._edges[child] = _Edge(parent)
+            edge.add(stamp_ns(stamped), matrix, static=static)
+
+    def above(self, frame_id: str) -> list[str]:
+        """Return the frames from the parent of `frame_id` to the root."""
+        frames = [frame_id.removeprefix('/')]
+        while (edge := self._edges.get(frames[-1])) is not None and edge.parent not in frames:
+            frames.append(edge.parent)
+        return frames[1:]
+
+    def level_frame(self, frame_id: str, asked: str | None) -> tuple[str, str]:
+        """Choose the frame whose z is up.
+
+        Args:
+            frame_id: of the camera.
+            asked: a frame that must do; None to look for one: odom, map, earth or world, or the
+                root of the tree where the camera moves in it.
+
+        Returns:
+            The frame and '', or '' and why there is none.
+
+        Raises:
+            BagError: `asked` is not above the camera.
+        """
+        above = self.above(frame_id)
+        listed = ' > '.join([frame_id, *above])
+        if asked is not None:
+            if asked not in above:
+                raise BagError(
+                    f'--gravity-frame {asked!r} is no frame above that of the images in the '
+                    f"bag's /tf and /tf_static; expected one of: {', '.join(above) or 'none'}."
+                )
+            return asked, ''
+        for name in _LEVEL_FRAMES:
+            if name in above:
+                return name, ''
+        if not above:
+            return '', f'/tf and /tf_static do not hold the frame of the images, {frame_id!r}'
+        if self._moved_m([frame_id, *above]) >= _MOVED_M:
+            return above[-1], ''
+        return '', (
+            f'no frame above the camera is known to be level ({listed}); name one with '
+            '--gravity-frame'
+        )
+
+    def _moved_m(self, frames: list[str]) -> float:
+        """Return by how much the frames move against each other, all in all."""
+        moved_m = 0.0
+        for child in frames[:-1]:
+            edge = self._edges[child.removeprefix('/')]
+            _, matrices = edge.moving()
+            if edge.static is None and len(matrices):
+                moved_m += float(np.ptp(matrices[:, :, 3], axis=0).max())
+        return moved_m
+
+    def up(self, frame_id: str, level_frame: str, at_ns: int) -> Float64:
+        """Return z of `level_frame` in `frame_id`, (3,) float64 unit vector.
+
+        Raises:
+            TransformError: there is no transform at this time, or never.
+        """
+        camera = frame_id.removeprefix('/')
+        frames = [camera, *self.above(camera)]
+        if level_frame not in frames:
+            raise TransformError(f'/tf leads from {frame_id!r} to no {level_frame!r}.')
+        direction = np.array([0.0, 0.0, 1.0])
+        for child in reversed(frames[: frames.index(level_frame)]):
+            direction = self._edges[child].turn(direction, at_ns)
+        up: Float64 = direction / np.linalg.norm(direction)
+        return up

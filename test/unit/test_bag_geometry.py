@@ -1,0 +1,527 @@
+"""Camera, gravity and hazards of a recorded drive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+import json
+from math import cos, radians, sin
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from tiny_bag import (
+    DEPTH_TOPIC,
+    IMAGE_TOPIC,
+    INFO_TOPIC,
+    LABEL_TOPIC,
+    DepthShot,
+    TinyDrive,
+    write_drive,
+)
+
+from desertmind_seg.bag_geometry.camera_info import RecordedCamera, find_camera_info
+from desertmind_seg.bag_geometry.hazards import GeometryTopics, RecordedHazards
+from desertmind_seg.bag_geometry.pictures import CAUGHT, CRIED, MISSED, HazardPictures
+from desertmind_seg.bag_geometry.transforms import RecordedTransforms
+from desertmind_seg.bag_geometry.truth import RecordedTruth
+from desertmind_seg.evaluate_bag import main
+from desertmind_seg.geometry.camera_model import CameraInfoError
+from desertmind_seg.geometry.frame_transforms import TransformError
+from desertmind_seg.hazards.detection import FREE, POSITIVE, HazardDetector
+from desertmind_seg.messages.bags import Bag, BagError
+from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.scores.hazards import Truth
+
+pytestmark = pytest.mark.usefixtures('undrawn_charts')
+
+YCOR8 = load_ontology('ycor-8')
+TRAIL, OBSTACLE, SKY = (YCOR8.class_id(name) for name in ('smooth trail', 'obstacle', 'sky'))
+OPTICAL = 'camera_color_optical_frame'
+# x right, y down, z forward as quaternion in x forward, y left, z up.
+LEVEL_CAMERA = (-0.5, 0.5, -0.5, 0.5)
+
+
+# ---------------------------------------------------------------------------------------------
+# CameraInfo
+
+
+def bag_with(*names: str) -> Any:
+    topics = {
+        name: SimpleNamespace(
+            name=name,
+            type='sensor_msgs/msg/CameraInfo' if 'info' in name else 'sensor_msgs/msg/Image',
+        )
+        for name in names
+    }
+    return SimpleNamespace(topics=topics)
+
+
+@pytest.mark.parametrize(
+    'image', ['/cam/image_raw', '/cam/image_raw/compressed', '/cam/image_rect_color']
+)
+def test_camera_info_is_looked_for_beside_the_images(image: str) -> None:
+    bag = bag_with(image, '/other/camera_info', '/cam/camera_info')
+    found = find_camera_info(bag, [image], None)
+
+    assert found == ('/cam/camera_info', '')
+
+
+def test_camera_info_of_registered_depth_will_do() -> None:
+    bag = bag_with('/depth/camera_info')
+    images = ['/color/image', '/depth/image/compressedDepth']
+
+    assert find_camera_info(bag, images, None) == ('/depth/camera_info', '')
+
+
+def test_a_missing_camera_info_is_said_with_those_that_are_there() -> None:
+    topic, why = find_camera_info(bag_with('/cam/info'), ['/color/image_raw'], None)
+
+    assert topic == ''
+    assert '/color/camera_info' in why
+    assert '--camera-info' in why
+    assert '/cam/info' in why
+
+
+def camera_info(size_hw: tuple[int, int], focal_px: float, p_focal_px: float = 0.0) -> Any:
+    k, p = np.zeros(9), np.zeros(12)
+    k[[0, 4]], p[[0, 5]] = focal_px, p_focal_px
+    return SimpleNamespace(
+        header=object(),
+        height=size_hw[0],
+        width=size_hw[1],
+        distortion_model='plumb_bob',
+        d=np.zeros(5),
+        k=k,
+        p=p,
+        binning_x=0,
+        binning_y=0,
+        roi=SimpleNamespace(x_offset=0, y_offset=0, height=0, width=0, do_rectify=False),
+    )
+
+
+def test_the_first_camera_info_that_describes_the_images_counts() -> None:
+    camera = RecordedCamera('/cam/image_raw')
+    for each in (camera_info((4, 8), 0.0), camera_info((4, 8), 2.0), camera_info((8, 16), 4.0)):
+        camera.add(each)
+
+    assert camera.rays((4, 8)).x[0, 2] == 1.0
+    assert camera.rays((8, 16)).x[0, 2] == 0.5
+    with pytest.raises(CameraInfoError, match='not calibrated'):
+        camera.rays((9, 9))
+
+
+@pytest.mark.parametrize(
+    ('topic', 'k', 'expected'),
+    [('/cam/image_raw', 2.0, 1.0), ('/cam/image_rect', 2.0, 0.5), ('/cam/image_raw', 0.0, 0.5)],
+)
+def test_rectified_images_have_the_focal_length_of_p(
+    topic: str, k: float, expected: float
+) -> None:
+    camera = RecordedCamera(topic)
+    camera.add(camera_info((4, 8), k, 4.0))
+
+    assert camera.rays((4, 8)).x[0, 2] == expected
+
+
+# ---------------------------------------------------------------------------------------------
+# Transforms
+
+
+def transform(
+    parent: str, child: str, at_s: float = 0.0, *, x_m: float = 0.0, q: tuple[float, ...]
+) -> Any:
+    names = ('x', 'y', 'z', 'w')
+    stamp = SimpleNamespace(sec=int(at_s), nanosec=round(at_s % 1 * 1e9))
+    one = SimpleNamespace(
+        header=SimpleNamespace(frame_id=parent, stamp=stamp),
+        child_frame_id=child,
+        transform=SimpleNamespace(
+            translation=SimpleNamespace(x=x_m, y=0.0, z=0.0),
+            rotation=SimpleNamespace(**dict(zip(names, q, strict=True))),
+        ),
+    )
+    return SimpleNamespace(transforms=[one])
+
+
+def pitch(degrees: float) -> tuple[float, ...]:
+    """Nose down about y."""
+    return (0.0, sin(radians(degrees) / 2), 0.0, cos(radians(degrees) / 2))
+
+
+NO_TURN = (0.0, 0.0, 0.0, 1.0)
+
+
+def vehicle(world: str = 'odom', step_m: float = 1.0) -> RecordedTransforms:
+    """A vehicle that noses down by 10 degrees in a second, seen every second."""
+    found = RecordedTransforms()
+    found.add(transform('base_link', f'/{OPTICAL}', q=LEVEL_CAMERA), static=True)
+    for second in (0, 1, 2):
+        moved = transform(world, 'base_link', second, x_m=step_m * second, q=pitch(10.0 * second))
+        found.add(moved, static=False)
+    return found
+
+
+@pytest.mark.parametrize(('at_s', 'degrees'), [(0.0, 0), (1.0, 10), (0.5, 5), (2.05, 20)])
+def test_up_is_turned_with_the_vehicle(at_s: float, degrees: float) -> None:
+    up = vehicle().up(OPTICAL, 'odom', round(at_s * 1e9))
+
+    # Nose down: what was up leans backwards, out of the picture.
+    np.testing.assert_allclose(
+        up, (0.0, -cos(radians(degrees)), -sin(radians(degrees))), atol=1e-3
+    )
+
+
+@pytest.mark.parametrize('at_s', [2.2, 100.0])
+def test_there_is_no_up_beyond_the_transforms(at_s: float) -> None:
+    with pytest.raises(TransformError, match='not recorded all the time'):
+        vehicle().up(OPTICAL, 'odom', round(at_s * 1e9))
+
+
+def test_there_is_no_up_in_a_gap() -> None:
+    found = vehicle()
+    found.add(transform('odom', 'base_link', 9.0, q=NO_TURN), static=False)
+
+    with pytest.raises(TransformError):
+        found.up(OPTICAL, 'odom', 5_000_000_000)
+
+
+def test_the_usual_world_frame_is_level() -> None:
+    found = vehicle()
+    found.add(transform('map', 'odom', q=NO_TURN), static=False)
+
+    assert found.level_frame(OPTICAL, None) == ('odom', '')
+    assert found.level_frame(OPTICAL, 'map') == ('map', '')
+
+
+def test_a_root_in_which_the_camera_moves_is_level() -> None:
+    assert vehicle('local_origin').level_frame(f'/{OPTICAL}', None) == ('local_origin', '')
+
+
+def test_a_vehicle_that_carries_the_camera_is_not_level() -> None:
+    found = RecordedTransforms()
+    found.add(transform('camera_link', OPTICAL, q=LEVEL_CAMERA), static=True)
+    frame, why = found.level_frame(OPTICAL, None)
+
+    assert frame == ''
+    assert 'camera_link' in why
+    assert '--gravity-frame' in why
+    assert found.level_frame(OPTICAL, 'camera_link') == ('camera_link', '')
+    assert vehicle('tower', step_m=0.01).level_frame(OPTICAL, None)[0] == ''
+
+
+def test_a_level_frame_that_is_not_there_is_refused() -> None:
+    with pytest.raises(BagError, match=r"'moon'.*base_link, odom"):
+        vehicle().level_frame(OPTICAL, 'moon')
+    assert "'front'" in vehicle().level_frame('front', None)[1]
+
+
+def test_broken_transforms_are_left_out_and_counted() -> None:
+    found = vehicle()
+    broken = transform('odom', 'base_link', 0.4, q=(0.0, 0.0, 0.0, 0.0))
+    found.add(broken, static=False)
+    found.add(broken, static=False)
+
+    assert found.up(OPTICAL, 'odom', 400_000_000)[1] < -0.99
+    ((problem, count),) = found.problems.items()
+    assert 'squared length 0' in problem
+    assert count == 2
+
+
+def test_frames_in_a_circle_end() -> None:
+    found = RecordedTransforms()
+    for parent, child in (('a', 'b'), ('b', 'a')):
+        found.add(transform(parent, child, q=NO_TURN), static=True)
+
+    assert found.above('a') == ['b']
+
+
+# ---------------------------------------------------------------------------------------------
+# Hazards
+
+SIZE_HW, FOCAL_PX, CAMERA_M = (66, 90), 60.0, 1.0
+
+
+@dataclass(frozen=True)
+class BoxDrive(TinyDrive):
+    """A level trail with a box of 0.6 m at 3 m, which has the colour of the trail."""
+
+    focal_px: float = FOCAL_PX
+
+    def labels(self, index: int) -> npt.NDArray[np.uint8]:
+        labels = np.full(SIZE_HW, TRAIL, np.uint8)
+        labels[:34] = SKY
+        labels[box()] = OBSTACLE
+        return labels
+
+    def rgb(self, index: int) -> npt.NDArray[np.uint8]:
+        labels = self.labels(index)
+        labels[labels == OBSTACLE] = TRAIL
+        rgb: npt.NDArray[np.uint8] = self.ontology.colors_rgb[labels]
+        return rgb
+
+
+def box() -> npt.NDArray[np.bool_]:
+    rows, columns = np.mgrid[: SIZE_HW[0], : SIZE_HW[1]]
+    inside: npt.NDArray[np.bool_] = (rows >= 41) & (rows < 53) & (columns >= 35) & (columns < 55)
+    return inside
+
+
+def box_depth_mm() -> npt.NDArray[np.uint16]:
+    rows = np.arange(SIZE_HW[0])[:, None] * np.ones(SIZE_HW[1])
+    with np.errstate(divide='ignore'):
+        depth_m = FOCAL_PX * CAMERA_M / (rows - SIZE_HW[0] / 2)
+    depth_m[(rows < 36)] = 0.0
+    depth_m[box()] = 3.0
+    return (depth_m * 1000).astype(np.uint16)
+
+
+def drive_of(num_frames: int = 3, **changes: Any) -> BoxDrive:
+    shots = tuple(DepthShot(100.0 * index, box_depth_mm()) for index in range(num_frames))
+    return replace(BoxDrive(num_frames=num_frames, depth=shots), **changes)
+
+
+def evaluate(
+    tmp_path: Path, bundle: Path, drive: TinyDrive, *more: str, labels: bool = True
+) -> tuple[int, dict[str, Any], str]:
+    bag, out = write_drive(tmp_path / 'drive', drive), tmp_path / 'out'
+    arguments = [str(bag), '--image', IMAGE_TOPIC, '--depth', DEPTH_TOPIC, *more]
+    arguments += ['--labels', LABEL_TOPIC] if labels else []
+    arguments += ['--bundle', str(bundle), '--backend', 'onnxruntime-cpu', '--out', str(out)]
+    status = main(arguments)
+    metrics = json.loads((out / 'metrics.json').read_text())['hazards']
+    return status, metrics, (out / 'report.html').read_text()
+
+
+def test_geometry_catches_what_the_class_calls_trail(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, metrics, page = evaluate(tmp_path, tiny_bundle, drive_of())
+
+    assert status == 0
+    assert (metrics['problem'], metrics['camera_info']) == ('', INFO_TOPIC)
+    assert (metrics['frames'], metrics['frames_up_from_data']) == (3, 3)
+    assert 'guessed from the depth' in metrics['gravity']
+    (near,) = [
+        each
+        for each in metrics['scores']['false_safe']
+        if (each['by'], each['name']) == ('distance', '0-5 m')
+    ]
+    assert near['pixels'] == 3 * box().sum()
+    assert near['class_alone'] > 0.9
+    # The foot of the box is lower than a step.
+    assert near['with_geometry'] < 0.35
+    assert metrics['scores']['false_alarms'][0]['share'] < 0.02
+    assert metrics['hazard_shares']['positive'] > 0.05
+    printed = capsys.readouterr().out
+    assert '(all: by class alone, then with geometry)' in printed
+    assert 'lass with geometry' in printed
+    for part in ('False safe: share of', 'What geometry found', 'px caught', 'class obstacle'):
+        assert part in page
+
+
+def test_without_labels_the_contradictions_are_said(tmp_path: Path, tiny_bundle: Path) -> None:
+    status, metrics, page = evaluate(tmp_path, tiny_bundle, drive_of(), labels=False)
+
+    assert status == 0
+    assert metrics['scores'] is None
+    assert metrics['disagreement']['safe_but_hazard'] == pytest.approx(
+        metrics['hazard_shares']['positive'], rel=0.1
+    )
+    assert 'px positive' in page
+
+
+@pytest.mark.parametrize(
+    ('changes', 'why'),
+    [
+        ({'focal_px': 0.0}, 'not calibrated'),
+        ({'depth': (DepthShot(0, np.zeros(SIZE_HW, np.uint16)),)}, 'of the pixels have depth'),
+        ({'depth': (DepthShot(9000, box_depth_mm()),)}, 'no frame had depth'),
+    ],
+)
+def test_geometry_that_is_not_scored_is_said_and_the_rest_is_there(
+    tmp_path: Path,
+    tiny_bundle: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, Any],
+    why: str,
+) -> None:
+    status, metrics, page = evaluate(tmp_path, tiny_bundle, drive_of(**changes))
+
+    assert status == 0
+    assert why in metrics['problem']
+    assert metrics['scores'] is None
+    assert why in capsys.readouterr().err
+    assert 'Not scored' in page
+
+
+def test_a_topic_that_was_asked_for_must_be_there(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = write_drive(tmp_path / 'drive', drive_of())
+    arguments = [str(bag), '--image', IMAGE_TOPIC, '--bundle', str(tiny_bundle)]
+    arguments += ['--out', str(tmp_path / 'out')]
+    for more, error in (
+        (['--depth', DEPTH_TOPIC, '--camera-info', '/none'], INFO_TOPIC),
+        (['--depth', DEPTH_TOPIC, '--gravity-frame', 'odom'], "--gravity-frame 'odom'"),
+    ):
+        assert main([*arguments, *more]) == 2
+        assert error in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*arguments, '--camera-info', INFO_TOPIC])
+    assert 'need --depth' in capsys.readouterr().err
+
+
+def test_a_damaged_camera_info_takes_no_frame_along(tmp_path: Path) -> None:
+    class Damaged(Bag):
+        def deserialize(self, message: Any) -> Any:
+            if message.topic == INFO_TOPIC and message.log_time_ns < self.start_ns + 50_000_000:
+                raise BagError('cut off')
+            return super().deserialize(message)
+
+    with Damaged(write_drive(tmp_path / 'drive', drive_of())) as bag:
+        hazards = RecordedHazards(bag, IMAGE_TOPIC, DEPTH_TOPIC, GeometryTopics())
+        depth = box_depth_mm().astype(np.float32) / np.float32(1000)
+        header = SimpleNamespace(frame_id=OPTICAL)
+        found = hazards.judge(header, (0, 0), SIZE_HW, depth).hazards
+
+    assert found is not None
+    assert (found.kind[box()][:20] == POSITIVE).all()
+    assert found.kind[60, 5] == FREE
+
+
+def test_a_frame_that_the_detector_was_not_made_for_costs_its_geometry_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    depth = box_depth_mm().astype(np.float32) / np.float32(1000)
+    header = SimpleNamespace(frame_id=OPTICAL)
+    with Bag(write_drive(tmp_path / 'drive', drive_of())) as bag:
+        hazards = RecordedHazards(bag, IMAGE_TOPIC, DEPTH_TOPIC, GeometryTopics())
+        with monkeypatch.context() as patch:
+            patch.setattr(HazardDetector, 'detect', lambda *_: np.linalg.inv(np.zeros((2, 2))))
+            assert hazards.judge(header, (0, 0), SIZE_HW, depth).hazards is None
+        assert 'the detector failed: Singular matrix' in hazards.problem
+        assert hazards.judge(header, (1, 1), SIZE_HW, depth).hazards is not None
+    assert (hazards.frames, hazards.frames_unknown, hazards.problem) == (1, 1, '')
+
+
+# ---------------------------------------------------------------------------------------------
+# Pictures
+
+
+def test_pictures_are_of_most_caught_and_most_false_alarms() -> None:
+    pictures = HazardPictures(YCOR8, labelled=True)
+    labels = np.full((10, 20), TRAIL, np.uint8)
+    labels[:5] = OBSTACLE
+    mask = np.full((10, 20), TRAIL, np.uint8)
+    rgb = np.full((10, 20, 3), 100, np.uint8)
+    # Rows of the obstacle that are caught and rows of the trail that are cried about, by block.
+    rows = [(1, 0), (4, 0), (2, 1), (0, 0), (0, 3)]
+    for block, (caught, cried) in enumerate(rows):
+        for stamp in range(16):
+            hazard = np.zeros((10, 20), bool)
+            if stamp == 7:
+                hazard[:caught] = True
+                hazard[5 : 5 + cried] = True
+            kind = np.where(hazard, POSITIVE, FREE).astype(np.uint8)
+            pictures.add(16 * block + stamp, rgb, mask, kind, hazard, labels)
+    chosen = pictures.chosen()
+
+    assert [each.stamp_ns for each in chosen] == [16 + 7, 32 + 7, 64 + 7]
+    assert dict(chosen[1].pixels) == {CAUGHT: 40, CRIED: 20, MISSED: 60}
+    marked = chosen[1].panels[2]
+    for row, mark in ((0, CAUGHT), (5, CRIED), (4, MISSED)):
+        expected = 25 + 0.75 * np.array(pictures.colors[mark])
+        np.testing.assert_allclose(marked[row, 3], expected, atol=1)
+    np.testing.assert_array_equal(marked[9, 3], (100, 100, 100))
+
+
+# ---------------------------------------------------------------------------------------------
+# Truth
+
+
+class TruthBag:
+    """What RecordedTruth takes of a bag, with messages that are made up."""
+
+    def __init__(self, messages: list[tuple[int, str, Any]], custom_data: str) -> None:
+        self.custom_data = {'desertmind_seg.drive': custom_data}
+        self._raws = [
+            SimpleNamespace(topic=topic, log_time_ns=at_ns, stamp_ns=lambda ns=at_ns: ns, of=image)
+            for at_ns, topic, image in messages
+        ]
+        self.topics = {
+            raw.topic: SimpleNamespace(type='sensor_msgs/msg/Image') for raw in self._raws
+        }
+
+    def messages(self, *_: str) -> Any:
+        return iter(self._raws)
+
+    def deserialize(self, raw: Any) -> Any:
+        if raw.of is None:
+            raise BagError('cut off')
+        encoding = {'uint8': 'mono8', 'float32': '32FC1'}[raw.of.dtype.name]
+        height, width = raw.of.shape
+        return SimpleNamespace(
+            encoding=encoding,
+            height=height,
+            width=width,
+            step=width * raw.of.itemsize,
+            is_bigendian=0,
+            data=raw.of.tobytes(),
+        )
+
+
+HEIGHT, KIND, SIZE = (f'/ground_truth/{name}' for name in ('height', 'hazard', 'hazard_size'))
+KINDS = json.dumps({'hazard_kinds': {'none': 0, 'rock': 1, 'puddle': 6, 'vegetation': 7}})
+
+
+def truth_of(*messages: tuple[int, str, Any], custom_data: str = KINDS) -> RecordedTruth:
+    bag: Any = TruthBag(list(messages), custom_data)
+    return RecordedTruth(bag)
+
+
+def test_the_truth_of_a_frame_is_that_of_its_stamp() -> None:
+    kind = np.array([[0, 1, 6, 7]], np.uint8)
+    size_cm = np.array([[0, 35, 0, 255]], np.uint8)
+    height_m = np.array([[0.0, 0.2, -0.1, np.nan]], np.float32)
+    frames = ((HEIGHT, height_m), (KIND, kind), (SIZE, size_cm))
+    later = ((HEIGHT, height_m + 1), (KIND, kind * 0), (SIZE, size_cm))
+    truth = truth_of(*((100, *each) for each in frames), *((100_000_000, *each) for each in later))
+    second, first = (truth.at(stamp, stamp, (1, 4)) for stamp in (100_000_000, 100))
+
+    assert truth.kinds == ('rock', 'puddle', 'vegetation')
+    assert first.kind is not None
+    assert first.kind.tolist() == [[255, 0, 1, 2]]
+    # Neither a puddle nor a plant has a size.
+    np.testing.assert_array_equal(first.size_m, np.array([[np.nan, 0.35, np.nan, np.nan]], 'f4'))
+    np.testing.assert_array_equal(first.height_m, height_m)
+    np.testing.assert_array_equal(second.height_m, height_m + 1)
+
+
+def test_damaged_truth_is_none() -> None:
+    kind = np.ones((2, 2), np.uint8)
+    truth = truth_of((1, HEIGHT, None), (1, KIND, kind), (1, SIZE, np.ones((3, 3), np.uint8)))
+    found = truth.at(1, 1, (2, 2))
+
+    assert found.height_m is None
+    assert found.size_m is None
+    assert found.kind is not None
+    assert truth.at(2, 2, (2, 2)).kind is None
+
+
+@pytest.mark.parametrize('custom_data', ['', '[]', '{"hazard_kinds": 3}', '{}'])
+def test_kinds_without_names_are_numbered(custom_data: str) -> None:
+    truth = truth_of((1, KIND, np.full((1, 1), 3, np.uint8)), custom_data=custom_data)
+    found = truth.at(1, 1, (1, 1))
+
+    assert found.kind is not None
+    assert truth.kinds[found.kind[0, 0]] == '3'
+
+
+def test_a_recorded_bag_knows_no_truth() -> None:
+    truth = truth_of()
+
+    assert truth.kinds == ()
+    assert truth.at(1, 1, (2, 2)) == Truth()
