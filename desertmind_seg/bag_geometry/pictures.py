@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from desertmind_seg.bag_geometry.hazards import HAZARD_KINDS
+from desertmind_seg.hazards.detection import UNKNOWN
 from desertmind_seg.model.arrays import Mask, Rgb
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.rendering import colorize
@@ -30,6 +31,7 @@ _KIND_COLORS: dict[str, Color] = {
     'negative': (0, 114, 230),
     'steep': (245, 215, 30),
 }
+_PAINT = 0.75
 _WIDTH_PX = 480
 _SHOWN_EACH = 2
 
@@ -51,6 +53,31 @@ class HazardPicture:
     stamp_ns: int
     pixels: Mapping[str, int]
     panels: tuple[Rgb, Rgb, Rgb]
+
+
+def paint_hazards(rgb: Rgb, kind: Mask) -> Rgb:
+    """Paint what sticks out red, what falls off blue, what is too steep yellow; unknown is grey.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        kind: (H, W) uint8 codes of `Hazards.kind`.
+    """
+    painted = _painted(
+        rgb, {name: kind == code for name, code in HAZARD_KINDS.items()}, _KIND_COLORS
+    )
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)[..., None]
+    faded: Rgb = np.where((kind == UNKNOWN)[..., None], grey // 2 + np.uint8(110), painted)
+    return faded
+
+
+def _painted(
+    rgb: Rgb, marks: Mapping[str, npt.NDArray[np.bool_]], colors: Mapping[str, Color]
+) -> Rgb:
+    painted: Rgb = rgb.copy()
+    for name, where in marks.items():
+        color = _PAINT * np.array(colors[name])
+        painted[where] = np.rint((1 - _PAINT) * painted[where] + color).astype(np.uint8)
+    return painted
 
 
 class HazardPictures:
@@ -128,11 +155,12 @@ class HazardPictures:
         size = (round(width * scale), max(1, round(height * scale)))
         small = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
         small_mask = np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), np.uint8)
-        marked = small.astype(np.float32)
-        for name, where in marks.items():
-            there = cv2.resize(where.view(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-            marked[there] = 0.25 * marked[there] + 0.75 * np.array(self.colors[name], np.float32)
-        return small, colorize(small_mask, self._ontology), np.rint(marked).astype(np.uint8)
+        small_marks = {
+            name: cv2.resize(where.view(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+            for name, where in marks.items()
+        }
+        marked = _painted(small, small_marks, self.colors)
+        return small, colorize(small_mask, self._ontology), marked
 
     def chosen(self) -> list[HazardPicture]:
         """Return the pictures in the order of the drive."""

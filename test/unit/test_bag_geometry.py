@@ -24,14 +24,28 @@ from tiny_bag import (
 
 from desertmind_seg.bag_geometry.camera_info import RecordedCamera, find_camera_info
 from desertmind_seg.bag_geometry.hazards import GeometryTopics, RecordedHazards
-from desertmind_seg.bag_geometry.pictures import CAUGHT, CRIED, MISSED, HazardPictures
+from desertmind_seg.bag_geometry.pictures import (
+    CAUGHT,
+    CRIED,
+    MISSED,
+    HazardPictures,
+    paint_hazards,
+)
 from desertmind_seg.bag_geometry.transforms import RecordedTransforms
 from desertmind_seg.bag_geometry.truth import RecordedTruth
 from desertmind_seg.evaluate_bag import main
 from desertmind_seg.geometry.camera_model import CameraInfoError
 from desertmind_seg.geometry.frame_transforms import TransformError
-from desertmind_seg.hazards.detection import FREE, POSITIVE, HazardDetector
-from desertmind_seg.messages.bags import Bag, BagError
+from desertmind_seg.hazards.detection import (
+    FREE,
+    NEGATIVE,
+    POSITIVE,
+    STEEP,
+    UNKNOWN,
+    HazardDetector,
+)
+from desertmind_seg.messages.bags import HAZARD_TOPIC, Bag, BagError
+from desertmind_seg.messages.images import decode_labels
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.scores.hazards import Truth
 
@@ -315,6 +329,10 @@ def test_geometry_catches_what_the_class_calls_trail(
     assert near['with_geometry'] < 0.35
     assert metrics['scores']['false_alarms'][0]['share'] < 0.02
     assert metrics['hazard_shares']['positive'] > 0.05
+    with Bag(tmp_path / 'out' / 'masks') as bag:
+        assert bag.topics[HAZARD_TOPIC].count == 3
+        (kind, *_) = (decode_labels(bag.deserialize(raw)) for raw in bag.messages(HAZARD_TOPIC))
+    assert (kind[box()][:20] == POSITIVE).all()
     printed = capsys.readouterr().out
     assert '(all: by class alone, then with geometry)' in printed
     assert 'lass with geometry' in printed
@@ -409,6 +427,18 @@ def test_a_frame_that_the_detector_was_not_made_for_costs_its_geometry_alone(
 
 # ---------------------------------------------------------------------------------------------
 # Pictures
+
+
+def test_kinds_are_painted_and_the_unknown_is_grey() -> None:
+    rgb = np.full((1, 5, 3), (40, 80, 120), np.uint8)
+    kind = np.array([[FREE, POSITIVE, NEGATIVE, STEEP, UNKNOWN]], np.uint8)
+    free, high, low, steep, unknown = paint_hazards(rgb, kind)[0].astype(int)
+
+    np.testing.assert_array_equal(free, (40, 80, 120))
+    assert high[0] > 2 * max(high[1:])
+    assert low[2] > 1.5 * max(low[:2])
+    assert min(steep[:2]) > 2 * steep[2]
+    assert np.ptp(unknown) == 0
 
 
 def test_pictures_are_of_most_caught_and_most_false_alarms() -> None:
