@@ -45,10 +45,11 @@ BOOLEAN_OR_EMPTY = ['', *BOOLEAN]
 ARGUMENTS = (
     ('image', 'image', 'Camera topic; one that ends in /compressed is taken as compressed.', None),
     ('transport', '', 'Of the camera topic: raw or compressed.', None),
-    ('depth', 'depth/image', 'Depth aligned to the image, for RGB-D bundles.', None),
-    ('depth_use', '', 'auto, always (points and costmap of RGB bundles too) or never.', None),
+    ('depth', 'depth/image', 'Depth aligned to the image, for RGB-D bundles and hazards.', None),
+    ('depth_use', '', 'auto, always (also with hazard_use:=off) or never.', None),
     ('depth_transport', '', 'Of the depth topic: raw or compressed.', None),
-    ('camera_info', 'camera_info', 'Of the image, for points and costmap.', None),
+    ('camera_info', 'camera_info', 'Of the image, for hazards, points and costmap.', None),
+    ('imu', 'imu', 'sensor_msgs/Imu of the camera, for which way is up.', None),
     ('rectified', '', 'The images are rectified (image_rect): true or false.', BOOLEAN_OR_EMPTY),
     ('mask', '~/mask', 'Topic for the class ids.', None),
     ('confidence', '~/confidence', 'Topic for the confidences.', None),
@@ -57,6 +58,13 @@ ARGUMENTS = (
     ('color_mask', '~/color_mask', 'Topic for the class colours alone.', None),
     ('points', '~/points', 'Topic for the point cloud with classes.', None),
     ('costmap', '~/costmap', 'Topic for the grid of expected cost around the vehicle.', None),
+    ('height', '~/height', 'Topic for the height of each pixel above the ground.', None),
+    ('hazard', '~/hazard', 'Topic for the kind of hazard of each pixel.', None),
+    ('hazard_mask', '~/hazard_mask', 'Topic for the mask of hazards, as for nvblox.', None),
+    ('grid_map', '~/grid_map', 'Topic for the grid map, with grid_map_msgs installed.', None),
+    ('ground_points', '~/ground_points', 'Topic for the cloud of the ground.', None),
+    ('nonground_points', '~/nonground_points', 'Topic for the cloud of all else.', None),
+    ('hazard_use', '', 'auto, off, report or override.', None),
     ('label_info', '~/label_info', 'Topic for the class names.', None),
     ('world_frame', '', 'Frame of the costmap, which stands still.', None),
     ('base_frame', '', 'Base of the vehicle, on the ground.', None),
@@ -76,6 +84,7 @@ TEXTS = {
     'transport': 'input.transport',
     'depth_use': 'depth.use',
     'depth_transport': 'depth.transport',
+    'hazard_use': 'hazard.use',
     'world_frame': 'costmap.world_frame',
     'base_frame': 'costmap.base_frame',
     'bundle': 'model.bundle',
@@ -92,11 +101,13 @@ TOPICS = {
     'image': 'image',
     'depth': 'depth/image',
     'camera_info': 'camera_info',
+    'imu': 'imu',
     **{
         name: f'~/{name}'
         for name in (
             *('mask', 'confidence', 'cost', 'overlay', 'color_mask'),
-            *('points', 'costmap', 'label_info'),
+            *('height', 'hazard', 'hazard_mask', 'grid_map'),
+            *('points', 'costmap', 'ground_points', 'nonground_points', 'label_info'),
         )
     },
 }

@@ -12,8 +12,10 @@ CLOUD_LAYERS = GROUND_CONSISTENCY, VOXEL, OBSTACLE
 # room for slopes within a cell and for the noise of depth.
 LIFT_M = 0.3
 _MIN_CLEARANCE_M = 0.1
-# Of ground that undulates around the zero of the costmap's frame; lower points are not looked at.
-_LOWEST_M = -0.8
+# The node looks at heights above the local ground; those of the costmap's frame say nothing on a
+# hill.
+_ANY_HEIGHT_M = 100.0
+_LOWEST_VOXEL_M = -0.8
 # As many as the layer has, up to 2.4 m. Rays start at the camera, which has to be within.
 _VOXELS, _VOXEL_M = 16, 0.2
 # Nearer, the ground is below the picture, and rays that pass above would clear what was seen.
@@ -32,16 +34,19 @@ _GROUND_CONSISTENCY_NOTES = """\
 # distance in a camera's frame.
 """
 _RAYS_NOTES = """\
-# What is not ground marks, and rays to the ground clear. Heights are those of the costmap's frame:
-# where ground lies more than 0.8 m below its zero, lower min_obstacle_height (and origin_z).
-# max_obstacle_height is the height of the vehicle: what hangs higher is driven under.
+# What is not ground marks, and rays to the ground clear. Points of any height are taken: the node
+# leaves out what hangs higher above its ground than hazard.clearance_m.
 # raytrace_min_range is how far before the camera the picture begins: the camera's height / tan(how
 # far down the lower edge of the picture looks). Below that, rays that pass above clear what the
 # vehicle is about to drive over.
 """
-_FLAT_NOTES = """\
-# This layer has no heights: rays to the ground behind a rock clear the rock unless it is seen
-# again in the same cycle. Prefer the voxel layer.
+_VOXEL_NOTES = """\
+# Only what is from origin_z to 3.2 m above it in the costmap's frame is seen, the camera too:
+# where the frame has true heights and the ground rises by more, take the obstacle layer.
+"""
+_OBSTACLE_NOTES = """\
+# This layer has no heights: a ray to the ground behind a rock clears the rock unless it is seen
+# again in the same cycle. Where the ground is level, prefer the voxel layer.
 """
 
 
@@ -75,7 +80,7 @@ def cloud_layer_parameters(layer: str, node: str, vehicle_height_m: float) -> di
             'discretize_costs': False,
             'ground_neighbor_search_cells': 3,
         }
-    heights = {'min_obstacle_height': _LOWEST_M, 'max_obstacle_height': vehicle_height_m}
+    heights = {'min_obstacle_height': -_ANY_HEIGHT_M, 'max_obstacle_height': _ANY_HEIGHT_M}
     source = {
         'data_type': 'PointCloud2',
         **heights,
@@ -86,7 +91,7 @@ def cloud_layer_parameters(layer: str, node: str, vehicle_height_m: float) -> di
         'inf_is_valid': False,
     }
     voxels = {
-        'origin_z': _LOWEST_M,
+        'origin_z': _LOWEST_VOXEL_M,
         'z_resolution': _VOXEL_M,
         'z_voxels': _VOXELS,
         'mark_threshold': 0,
@@ -117,7 +122,7 @@ def cloud_layer_yaml(layer: str, node: str, vehicle_height_m: float) -> str:
     nodes = {'local_costmap': {'local_costmap': {'ros__parameters': parameters}}}
     notes = _GROUND_CONSISTENCY_NOTES
     if layer != GROUND_CONSISTENCY:
-        notes = _RAYS_NOTES + (_FLAT_NOTES if layer == OBSTACLE else '')
+        notes = _RAYS_NOTES + (_OBSTACLE_NOTES if layer == OBSTACLE else _VOXEL_NOTES)
     lift_m = min(LIFT_M, (_MIN_CLEARANCE_M + vehicle_height_m) / 2)
     return (
         f"# Nav2's {layer.replace('_', ' ')} layer on ~/ground_points and ~/nonground_points, "

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from desertmind_seg.geometry.camera_model import Rays
 from desertmind_seg.geometry.costmap import MAX_RANGE_M, STRIDE
 from desertmind_seg.geometry.nav2_cloud_layers import LIFT_M
-from desertmind_seg.hazards.detection import POSITIVE, STEEP, Hazards
+from desertmind_seg.hazards.detection import FREE, POSITIVE, STEEP, Hazards
 from desertmind_seg.hazards.joining import GROUND, NOT_GROUND, ClassGeometryTable
 from desertmind_seg.model.arrays import Depth, Mask
 
@@ -34,6 +35,15 @@ Points = npt.NDArray[np.void]
 _SLOT_BITS = 16
 # Odd, and near 2^64 divided by the golden ratio: neighbours fall into slots far apart.
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
+# What lies beside a hole in the ground is not higher.
+_LEVEL_M = 0.15
+# Ground within a cell of a hazard, or of a neighbour, is left out: in the cell of a costmap the
+# ground before a rock would outvote the rock. One point is no hazard: it may be noise.
+_CELL_M = 0.1
+# What shows nothing lower than this hangs above the ground: that stays, so that the height of the
+# one above the other is known.
+_STANDING_M = 1.0
+_HAZARD_POINTS = 2
 # Of one of three indices of a voxel in a 64-bit key: +-50 km at 0.05 m.
 _INDEX_BITS = 21
 
@@ -74,9 +84,10 @@ class GroundClouds:
     """Makes the points of ground and of what is not ground from a frame.
 
     Ground is what geometry finds free and the class calls traversable; not ground is what either
-    calls a hazard (`ClassGeometryTable`). What hangs above the vehicle is never ground, whatever
-    its class; where its class is an obstacle, it is not ground at its true height, and consumers
-    free it by the vehicle's height.
+    calls a hazard (`ClassGeometryTable`). What is free because it hangs above the vehicle is in
+    neither, whatever its class: not every consumer knows the height of the ground under it. Nor
+    is ground within 0.1 to 0.2 m of what stands on it: it would outvote it in the cell of a
+    costmap.
 
     Flat hazards (puddles), slopes and ditches are lifted along `up` to `lift_m` above the local
     ground: consumers free what is low. What sticks out of the ground stays where it is.
@@ -102,7 +113,7 @@ class GroundClouds:
         confidence: Mask,
         hazards: Hazards,
         table: ClassGeometryTable,
-        wanted: Iterable[int] = (GROUND, NOT_GROUND),
+        wanted: Sequence[int] = (GROUND, NOT_GROUND),
     ) -> dict[int, Points]:
         """Return the clouds that are wanted.
 
@@ -134,34 +145,42 @@ class GroundClouds:
         self._set_rays(rays)
         z, height = (np.ascontiguousarray(metres[every]) for metres in (depth, hazards.height_m))
         labels, kind = (np.ascontiguousarray(codes[every]) for codes in (mask, hazards.kind))
+        z, height = _with_flat_holes(z, height, table.is_flat(labels))
         # Written so that NaN is refused.
         membership = table.membership(labels, kind, height)
         membership *= (z > 0) & (z <= self._settings.max_range_m) & self._has_ray
-        heights = height.reshape(-1)
-        clouds = {}
-        for member in wanted:
-            inside = membership == member
-            if member == GROUND:
-                inside &= height < self._clearance_m
-            at = np.flatnonzero(inside)
+        membership *= (kind != FREE) | (height <= self._clearance_m)
+        up = hazards.up.astype(np.float32)
+        heights, kinds = height.reshape(-1), kind.reshape(-1)
+        found: dict[int, tuple[Index, Float32]] = {}
+        for member in (NOT_GROUND, GROUND) if GROUND in wanted else wanted:
+            at = np.flatnonzero(membership == member)
             points = self._directions[:, at] * z.reshape(-1)[at]
             if member == NOT_GROUND:
-                lift = self._lift(heights[at], kind.reshape(-1)[at])
-                points += hazards.up.astype(np.float32)[:, None] * lift
+                points += up[:, None] * self._lift(heights[at], kinds[at])
             kept = self._one_a_voxel(points)
-            at = at[kept]
+            if member == GROUND:
+                hazards_at, hazard_points = found[NOT_GROUND]
+                # Written so that an unknown height counts.
+                standing = ~(heights[hazards_at] > _STANDING_M)
+                kept = kept[_apart(points[:, kept], hazard_points[:, standing], up)]
+            found[member] = at[kept], points[:, kept]
+        clouds = {}
+        for member in wanted:
+            at, points = found[member]
             cloud = np.zeros(at.size, POINT)
-            cloud['x'], cloud['y'], cloud['z'] = points[:, kept]
+            cloud['x'], cloud['y'], cloud['z'] = points
             cloud['height'] = np.nan_to_num(heights[at], nan=self._settings.lift_m)
             cloud['label'] = labels.reshape(-1)[at]
-            cloud['confidence'] = _confidence(
-                member,
-                labels.reshape(-1)[at],
-                kind.reshape(-1)[at],
-                confidence[every].reshape(-1)[at],
-                hazards.certainty[every].reshape(-1)[at],
-                table,
+            by_class, by_geometry = (
+                bytes_[every].reshape(-1)[at] for bytes_ in (confidence, hazards.certainty)
             )
+            if member == GROUND:
+                cloud['confidence'] = np.minimum(by_class, by_geometry)
+            else:
+                by_class *= table.is_blocked(cloud['label'])
+                by_geometry *= (kinds[at] >= POSITIVE) & (kinds[at] <= STEEP)
+                cloud['confidence'] = np.maximum(by_class, by_geometry)
             clouds[member] = cloud
         return clouds
 
@@ -206,17 +225,67 @@ class GroundClouds:
         return np.flatnonzero(kept)
 
 
-def _confidence(
-    member: int,
-    labels: Mask,
-    kind: Mask,
-    confidence: Mask,
-    certainty: Mask,
-    table: ClassGeometryTable,
-) -> Mask:
-    """Return the confidence of the witness that decided; all are (N,) uint8."""
-    if member == GROUND:
-        return np.minimum(confidence, certainty)
-    by_class = confidence * table.is_blocked(labels)
-    by_geometry = certainty * ((kind >= POSITIVE) & (kind <= STEEP))
-    return np.maximum(by_class, by_geometry)
+def _with_flat_holes(
+    z: Float32, height_m: Float32, flat: npt.NDArray[np.bool_]
+) -> tuple[Float32, Float32]:
+    """Give depth to what is flat by its class and has none: water returns nothing to most cameras.
+
+    Along a row of pixels the inverse depth of level ground is linear. It is taken between the
+    nearest pixels with depth, or from the one where the picture ends, and only where they are low:
+    a hole in a bush is none in the ground.
+
+    Args:
+        z: (H, W) metres, 0 or NaN missing.
+        height_m: (H, W) metres above the local ground, NaN unknown.
+        flat: (H, W), which classes lie on the ground.
+
+    Returns:
+        Depth, and a height of 0 where it was filled; the same arrays where nothing was.
+    """
+    known = z > 0
+    rows, columns = np.nonzero(flat & ~known)
+    if not rows.size:
+        return z, height_m
+    width = z.shape[1]
+    at = np.arange(width)
+    before = np.maximum.accumulate(np.where(known, at, -1), axis=1)[rows, columns]
+    after = np.where(known, at, width)[:, ::-1]
+    after = np.minimum.accumulate(after, axis=1)[:, ::-1][rows, columns]
+    has_before, has_after = before >= 0, after < width
+    # Beyond the end of the picture, as at the other end.
+    left, right = np.where(has_before, before, after), np.where(has_after, after, before)
+    usable = has_before | has_after
+    rows, columns, left, right = (index[usable] for index in (rows, columns, left, right))
+    low = np.abs(height_m) <= _LEVEL_M
+    usable = low[rows, left] & low[rows, right]
+    rows, columns, left, right = (index[usable] for index in (rows, columns, left, right))
+    share = (columns - left) / np.maximum(right - left, 1)
+    z, height_m = z.copy(), height_m.copy()
+    z[rows, columns] = 1.0 / ((1.0 - share) / z[rows, left] + share / z[rows, right])
+    height_m[rows, columns] = 0.0
+    return z, height_m
+
+
+def _apart(ground: Float32, hazards: Float32, up: Float32) -> npt.NDArray[np.bool_]:
+    """Return which points of ground (3, N) lie apart from those of hazards (3, M), from above.
+
+    That is, outside of cells of 0.1 m with two points of hazards or more, and of their neighbours.
+    """
+    if not hazards.size:
+        return np.ones(ground.shape[1], np.bool_)
+    across = np.cross(up, np.eye(3, dtype=np.float32)[np.argmin(np.abs(up))])
+    across /= np.linalg.norm(across)
+    level = np.stack([across, np.cross(across, up)]) * np.float32(1 / _CELL_M)
+    taken, cells = (np.floor(level @ points).astype(np.int64) for points in (hazards, ground))
+    corner = taken.min(axis=1, keepdims=True) - 1
+    rows, columns = (taken.max(axis=1, keepdims=True) - corner + 2).reshape(-1).tolist()
+    row, column = taken - corner
+    counts = np.bincount(row * columns + column, minlength=rows * columns)
+    near = cv2.dilate(
+        (counts.reshape(rows, columns) >= _HAZARD_POINTS).view(np.uint8), np.ones((3, 3), np.uint8)
+    )
+    row, column = cells - corner
+    inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+    apart: npt.NDArray[np.bool_] = ~inside
+    apart[inside] = near[row[inside], column[inside]] == 0
+    return apart

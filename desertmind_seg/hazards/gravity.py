@@ -193,7 +193,7 @@ class AutoGravity:
                 return gravity
         self.missing = ' '.join(reasons)
         if self._was_there:
-            raise GravityError(self.missing)
+            raise GravityError(f'{self.missing} Or name another source (hazard.gravity).')
         if self._fixed is not None:
             return self._fixed.up(header)
         return Gravity(None, 'data')

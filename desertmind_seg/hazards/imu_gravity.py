@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from math import acos, degrees, exp, isfinite, sqrt
+from math import acos, degrees, exp, hypot, isfinite
 import re
 from threading import Lock
 from typing import Any
@@ -47,6 +47,7 @@ _PLAUSIBLE = 7.0, 13.0
 _IN_G = 0.7, 1.3
 _WITHOUT_GRAVITY = 0.7
 _MEAN_SEC = 1.0
+_MAX_COUNTED = 40.0  # one reading that is far off must not shift the mean out of these
 _MAX_RATE = 35.0  # rad/s, the end of the scale of such gyros (2000 degrees a second)
 # Gyro, orientation and accelerometer differ by the vehicle's acceleration: 17 degrees in a circle
 # at 3 m/s^2. What differs by more for seconds is wrong.
@@ -128,7 +129,7 @@ class _RefusedError(GravityError):
 class ImuGravity:
     """Which way is up by an IMU, for images of the last two seconds.
 
-    `add`, `reset`, `values` and `new_problems` belong to the callbacks, `up` to detection.
+    `up` belongs to detection, all else to the callbacks.
 
     Args:
         axes: of the IMU.
@@ -166,6 +167,13 @@ class ImuGravity:
             except _RefusedError as err:
                 self._refused += 1
                 self._problem = str(err)
+
+    def refuse(self, reason: str) -> None:
+        """Count a message that could not even be read."""
+        with self._lock:
+            self._received += 1
+            self._refused += 1
+            self._problem = reason
 
     def _take(self, reading: _Reading) -> None:
         seen_ns, self._seen_ns = self._seen_ns, reading.stamp_ns
@@ -219,21 +227,23 @@ class ImuGravity:
             self._history.popleft()
 
     def _check_norm(self, acceleration: Triple, dt_sec: float) -> None:
-        norm = sqrt(sum(value * value for value in acceleration))
+        norm = hypot(*acceleration)
+        bounded = min(norm, _MAX_COUNTED)
         if self._mean_norm is None:
-            self._mean_norm = norm
-        self._mean_norm += (1.0 - exp(-dt_sec / _MEAN_SEC)) * (norm - self._mean_norm)
+            self._mean_norm = bounded
+        self._mean_norm += (1.0 - exp(-dt_sec / _MEAN_SEC)) * (bounded - self._mean_norm)
         mean = self._mean_norm
         if _PLAUSIBLE[0] <= mean <= _PLAUSIBLE[1]:
             return
         if _IN_G[0] <= mean <= _IN_G[1]:
-            what = 'the driver publishes g: have it multiply by 9.80665'
+            what = 'the driver publishes g, have it multiply by 9.80665'
         elif mean < _WITHOUT_GRAVITY:
-            what = 'gravity was taken out: have the driver publish what the sensor feels (REP 145)'
+            what = 'gravity was taken out, have the driver publish what is felt (REP 145)'
         else:
             what = 'see in which unit, and how well calibrated, the driver publishes'
         raise _RefusedError(
-            f'linear_acceleration is {mean:.2f} in the mean, expected about 9.81 m/s^2; {what}.'
+            f'linear_acceleration has the length {norm:.4g}; expected 9.81 m/s^2 in the mean: '
+            f'{what}.'
         )
 
     def _disagrees(self, what: str, up: Triple, dt_sec: float) -> bool:
@@ -255,9 +265,13 @@ class ImuGravity:
         """
         stamp_ns = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
         with self._lock:
+            imu_frame = None if self._latest is None else self._latest.frame_id
+        # First: with axes that nobody knows, there is no such source.
+        rotation = np.eye(3)
+        if imu_frame is not None:
+            rotation = self._axes.rotation(imu_frame, header.frame_id.removeprefix('/'))
+        with self._lock:
             up, age_sec = self._up_at(stamp_ns)
-            imu_frame = '' if self._latest is None else self._latest.frame_id
-        rotation = self._axes.rotation(imu_frame, header.frame_id.removeprefix('/'))
         in_camera = rotation @ up
         in_camera = checked(
             in_camera / np.linalg.norm(in_camera),
@@ -288,8 +302,10 @@ class ImuGravity:
         if abs(age_sec) > _FOREIGN_CLOCK_SEC:
             raise GravityError(
                 f'The latest IMU reading is {age_sec:.1f} s older than the image: they are '
-                'stamped by different clocks, or the IMU has stopped; take both from one driver, '
-                f'or synchronise the clocks (chrony or PTP).{problem}'
+                'stamped by different clocks, or the IMU has stopped. Take both from one driver '
+                '(orbbec_camera stamps accel/sample by the clock of the device: set '
+                'enable_sync_output_accel_gyro), or synchronise the clocks (chrony or PTP).'
+                f'{problem}'
             )
         if age_sec > MAX_AGE_SEC:
             raise GravityError(
@@ -309,6 +325,10 @@ class ImuGravity:
             later_ns, later = earlier_ns, earlier
         share = min((stamp_ns - earlier_ns) / (later_ns - earlier_ns or 1), 1.0)
         between = (1.0 - share) * np.array(earlier) + share * np.array(later)
+        if not np.linalg.norm(between) > 0.5:
+            raise GravityError(
+                f'Readings on {self._topic} contradict each other: up is {earlier}, then {later}.'
+            )
         return between, max(age_sec, 0.0)
 
     def values(self) -> dict[str, str]:

@@ -106,6 +106,7 @@ class ClassGeometryTable:
         self._is_hazard = np.array([_KINDS.get(kind) == 'hazard' for kind in range(256)], np.uint8)
         blocks = [MEMBERSHIP[witness]['free'] == NOT_GROUND for witness in witnesses]
         self._blocks = np.array(blocks, np.uint8)
+        self._flat = np.array([w == 'non_traversable' for w in witnesses], np.uint8)
         self._traversable = np.array([w == 'traversable' for w in witnesses], np.uint8)
         self.hazard_class_id = _hazard_class_id(ontology)
 
@@ -150,6 +151,10 @@ class ClassGeometryTable:
     def is_blocked(self, mask: Mask) -> npt.NDArray[np.bool_]:
         """Return where the class alone is not ground; of the shape of `mask`."""
         return _look_up(self._blocks, mask).view(np.bool_)
+
+    def is_flat(self, mask: Mask) -> npt.NDArray[np.bool_]:
+        """Return where the class is a kind of ground that is not crossed; as of `is_blocked`."""
+        return _look_up(self._flat, mask).view(np.bool_)
 
     def disagreement_share(
         self, mask: Mask, kind: Mask, height_m: npt.NDArray[np.float32]

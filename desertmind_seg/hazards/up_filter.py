@@ -13,9 +13,9 @@ from math import degrees, radians, sqrt
 
 STANDARD_GRAVITY = 9.80665  # m/s^2
 
-# Of the pull towards the accelerometer. With gyro, 2 m/s^2 for 2 s tilts the estimate by 3.5
-# degrees at worst in the first seconds, by 1.5 later (what is felt tilts by 11.5). Without, by 6:
-# faster would follow that acceleration more, slower the vehicle's own tilting less.
+# Of the pull towards the accelerometer. With gyro, 2 m/s^2 for 2 s tilts the estimate by 2 degrees
+# (by 4 in the first seconds; what is felt tilts by 11.5). Without, by 6: faster would follow that
+# acceleration more, slower the vehicle's own tilting less.
 TIME_CONSTANT_SEC, TIME_CONSTANT_WITHOUT_GYRO_SEC = 10.0, 3.0
 # What the accelerometer's direction is worth, as a noise density: the vehicle's own acceleration,
 # 1 m/s^2 (0.1 rad) that lasts 1 s.

@@ -207,6 +207,14 @@ def remove_dead_segments(folder: Path = _SHARED_MEMORY) -> dict[str, int]:
     return removed
 
 
+def removed_text(removed: Mapping[str, int]) -> str:
+    """Say what `remove_dead_segments` removed."""
+    return (
+        f'Removed {sum(removed.values()) / 1e6:.0f} MB of shared memory that killed processes had '
+        f'left: {", ".join(removed)}.'
+    )
+
+
 def qos_conflicts(topic: str, sender: str, offered: Any, receiver: str, requested: Any) -> str:
     """Say why a publisher and a subscriber of a topic do not talk to each other.
 

@@ -18,6 +18,7 @@ from desertmind_seg.monitoring.health import (
     parity_values,
 )
 from desertmind_seg.node.depth_input import no_depth_status
+from desertmind_seg.node.gravity_input import GravityInput
 from desertmind_seg.node.hazard_status import hazard_status
 from desertmind_seg.node.inputs import NodeInputs
 from desertmind_seg.outputs.images import NodeOutputs
@@ -47,6 +48,7 @@ class NodeState:
     segmenter: Segmenter | None
     outputs: NodeOutputs | None
     planner_outputs: PlannerOutputs | None
+    gravity: GravityInput | None
 
 
 class Diagnostics:
@@ -156,6 +158,9 @@ class Diagnostics:
             for publisher in outputs.publishers
         ]
         sources = self._inputs.sources
+        imu = (
+            [] if state.gravity is None or state.gravity.source is None else [state.gravity.source]
+        )
         problems = {'bond': self._bond.problem()}
         if 'image' in sources:
             problems |= {'publishers': self._connections.mixed_publishers(sources['image'])}
@@ -166,7 +171,7 @@ class Diagnostics:
         names = self._connections.name_problem()
         return [
             *([names] if names else []),
-            *self._connections.qos_problems(sources.values(), publishers),
+            *self._connections.qos_problems([*sources.values(), *imu], publishers),
             *self._log.tell(problems),
             *self._silence(sources.get('image'), self._health.received.seconds_since_latest()),
         ]
@@ -219,7 +224,8 @@ class Diagnostics:
         return outputs is not None and outputs.expects_depth(outputs.wanted())
 
     def _hazard_status(self, state: NodeState) -> Status:
-        status = hazard_status(self._settings['hazard.use'], state.planner_outputs, self._inputs)
+        use = self._settings['hazard.use']
+        status = hazard_status(use, state.planner_outputs, state.gravity, self._inputs)
         if status.level:
             self._log.tell({'hazards': f'Hazards: {status.message}.'})
         return status

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from math import isnan
 
 from desertmind_seg.monitoring.health import WARN, Status, status_of
+from desertmind_seg.node.gravity_input import GravityInput
 from desertmind_seg.node.inputs import NodeInputs
 from desertmind_seg.outputs.hazards import HazardReport
 from desertmind_seg.outputs.planners import NO_CAMERA_INFO, PlannerOutputs
 
 
-def hazard_status(use: str, outputs: PlannerOutputs | None, inputs: NodeInputs) -> Status:
+def hazard_status(
+    use: str, outputs: PlannerOutputs | None, gravity: GravityInput | None, inputs: NodeInputs
+) -> Status:
     """Return the Hazards status.
 
     A camera without depth is no problem unless somebody subscribes to what needs it, or
@@ -20,9 +23,10 @@ def hazard_status(use: str, outputs: PlannerOutputs | None, inputs: NodeInputs) 
     Args:
         use: hazard.use.
         outputs: what finds hazards; None before the node is configured.
+        gravity: where it comes from; None before the node is configured.
         inputs: what the node hears.
     """
-    if outputs is None or not inputs.sources:
+    if outputs is None or gravity is None or not inputs.sources:
         return _status({'use': use}, [], 'the node is not active')
     wanted = outputs.wanted()
     values = {'use': use, 'superseded': str(outputs.superseded)}
@@ -42,8 +46,10 @@ def hazard_status(use: str, outputs: PlannerOutputs | None, inputs: NodeInputs) 
     report = outputs.hazards.report()
     if report is None:
         return _status(values, [], 'nobody subscribes to what needs them')
-    values |= _shares(report)
-    problems = [f'no geometry: {report.problem}'] if report.problem else []
+    values |= _shares(report) | gravity.values()
+    problems = gravity.new_problems()
+    if report.problem and not any(report.problem in problem for problem in problems):
+        problems.append(f'no geometry: {report.problem}')
     hazards = sum(report.shares.values())
     summary = f'{report.known_share:.0%} of the pixels have geometry, {hazards:.1%} are hazards'
     return _status(values, problems, summary)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import os
 from pathlib import Path
 from threading import Event
 import time
 
 import numpy as np
 
+from desertmind_seg.engines.onnxruntime import physical_cores
 from desertmind_seg.engines.profiles import DYNAMIC, parse_shape
 from desertmind_seg.engines.protocol import Engine, EngineError
 from desertmind_seg.engines.tensorrt_build import BuildOptions, stored_engine
@@ -151,6 +153,15 @@ class SegmenterLoader:
                 self._log(self.building)
                 self._on_progress()
         return not self._stop.is_set()
+
+    def leaves_a_core(self, engine: Engine) -> bool:
+        """Whether another thread finds a core while the engine runs.
+
+        One that takes CPU time of an operator's thread holds up all of them, which spin meanwhile.
+        """
+        threads = self._settings['engine.num_threads']
+        cores = len(physical_cores(os.sched_getaffinity(0)))
+        return engine.backend != 'onnxruntime-cpu' or 0 < threads < cores
 
     def _bundle(self) -> Bundle:
         given = self._settings['model.bundle']

@@ -11,11 +11,10 @@ publishes. This file is wiring: what it decides with is in the modules that it i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import functools
 import os
-from threading import Event, Thread
-import time
+from threading import Event
 import traceback
 from typing import Any
 
@@ -23,38 +22,25 @@ from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.utilities import get_rmw_implementation_identifier
-from sensor_msgs.msg import CompressedImage
 
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.engines.protocol import EngineError
+from desertmind_seg.hazards.gravity import Gravity
 from desertmind_seg.messages.dds import image_transport_problems
-from desertmind_seg.messages.frame_slot import Frame
-from desertmind_seg.messages.images import (
-    MessageError,
-    decode_compressed_image,
-    decode_image,
-)
-from desertmind_seg.model.arrays import Depth, Rgb
 from desertmind_seg.model.bundle import BundleError
 from desertmind_seg.monitoring.bond import LifecycleBond, bond_status_type
 from desertmind_seg.monitoring.connections import Connections
-from desertmind_seg.monitoring.health import (
-    BAD_FRAME,
-    ENGINE_FAILED,
-    NOT_SUBSCRIBED,
-    PUBLISH_FAILED,
-    TIME_JUMP,
-    TOO_OLD,
-    PipelineHealth,
-)
+from desertmind_seg.monitoring.health import PipelineHealth
 from desertmind_seg.node.diagnostics import Diagnostics, NodeState
+from desertmind_seg.node.gravity_input import GravityInput
 from desertmind_seg.node.inputs import NodeInputs
 from desertmind_seg.node.loading import LoadEngine, SegmenterLoader
+from desertmind_seg.node.worker import FrameWorker
 from desertmind_seg.outputs.images import NodeOutputs
-from desertmind_seg.outputs.planners import MASK_CAMERA_INFO, PlannerOutputs
+from desertmind_seg.outputs.planners import PlannerOutputs
 from desertmind_seg.parameters.spec import ParameterError
 from desertmind_seg.parameters.values import NodeParameters, misspelt_parameters
-from desertmind_seg.pipeline.segmenter import ImageError, Segmentation, Segmenter
+from desertmind_seg.pipeline.segmenter import Segmenter
 
 RCLError = rclpy_implementation.RCLError
 TransitionCallback = Callable[['SegmentationNode', LifecycleState], TransitionCallbackReturn]
@@ -94,10 +80,10 @@ class SegmentationNode(LifecycleNode):
         self._failure = ''
         self._connections = Connections(self)
         self._state_label = 'unconfigured'
-        self._epoch = -1  # of the latest frame of the worker; no frame has this one
-        self._worker: Thread | None = None
+        self._worker: FrameWorker | None = None
         self._outputs: NodeOutputs | None = None
         self._planner_outputs: PlannerOutputs | None = None
+        self._gravity: GravityInput | None = None
 
         self.settings = NodeParameters(
             self, lambda: self._segmenter is not None, self._on_settings_changed
@@ -141,9 +127,13 @@ class SegmentationNode(LifecycleNode):
                 self,
                 self.settings,
                 self._segmenter.ontology,
-                lambda _: (None, ''),
+                self._up,
                 on_incompatible_qos,
                 self.worker_failed,
+                beside_engine=self._loader.leaves_a_core(self._segmenter.engine),
+            )
+            self._gravity = GravityInput(
+                self, self.settings, self._planner_outputs.costmap.extrinsics, on_incompatible_qos
             )
         except (OSError, BundleError, EngineError, ParameterError) as err:
             self._failure = str(err)
@@ -160,18 +150,28 @@ class SegmentationNode(LifecycleNode):
         result = super().on_activate(state)
         self._publish_label_info()
         self.health.clear_windows()
-        self._epoch = -1
         self._inputs.open()
-        self._worker = Thread(target=self._work, name='segment', daemon=True)
-        self._worker.start()
-        outputs, planner_outputs = self._outputs, self._planner_outputs
+        segmenter, outputs, planner_outputs = self._segmenter, self._outputs, self._planner_outputs
+        assert segmenter is not None
         assert outputs is not None
         assert planner_outputs is not None
+        self._worker = FrameWorker(
+            self.settings,
+            self._inputs,
+            segmenter,
+            outputs,
+            planner_outputs,
+            self.health,
+            self.get_logger(),
+            self.worker_failed,
+        )
         self._inputs.subscribe(
             planner_outputs.on_camera_info,
             self._wants_depth if self._uses_depth else None,
-            rgbd=self._segmenter is not None and self._segmenter.takes_depth,
+            rgbd=segmenter.takes_depth,
         )
+        assert self._gravity is not None
+        self._gravity.open()
         self._bond.start()
         self._state_label = 'active'
         self._diagnostics.log_topics(outputs, planner_outputs)
@@ -247,20 +247,22 @@ class SegmentationNode(LifecycleNode):
         self._bond.stop()
         self._inputs.close()
         if self._worker is not None:
-            self._worker.join(timeout_sec)
-            if self._worker.is_alive():
+            if not self._worker.join(timeout_sec):
                 return False
             self._worker = None
         if self._planner_outputs is not None:
             self._planner_outputs.forget()
+        if self._gravity is not None:
+            self._gravity.close()
         self._inputs.depth = None
         return True
 
     def _free(self) -> None:
-        for outputs in (self._outputs, self._planner_outputs):
-            if outputs is not None:
-                outputs.destroy()
-        self._outputs = self._planner_outputs = None
+        # Gravity last: the thread of the planner outputs asks for it.
+        for each in (self._outputs, self._planner_outputs, self._gravity):
+            if each is not None:
+                each.destroy()
+        self._gravity = self._outputs = self._planner_outputs = None
         if self._segmenter is not None:
             self._segmenter.engine.close()
             self._segmenter = None
@@ -276,129 +278,16 @@ class SegmentationNode(LifecycleNode):
         wanted = [*outputs.wanted(), *planner_outputs.wanted()]
         return segmenter.takes_depth or planner_outputs.needs_depth(wanted)
 
+    def _up(self, header: Any) -> Gravity:
+        assert self._gravity is not None
+        return self._gravity.up(header)
+
     def _forget(self) -> None:
         """Forget the vehicle's surroundings of before a jump of time."""
         if self._planner_outputs is not None:
             self._planner_outputs.costmap.reset()
-
-    def _work(self) -> None:
-        finished = False
-        try:
-            while (frame := self._inputs.take()) is not None:
-                self._process(frame)
-            finished = True
-        finally:
-            # The thread's own hook prints what was raised; the main loop then ends the process.
-            if not finished:
-                self.worker_failed.set()
-
-    def _process(self, frame: Frame) -> None:
-        outputs, planner_outputs = self._outputs, self._planner_outputs
-        segmenter = self._segmenter
-        # All are there while the worker runs.
-        assert outputs is not None
-        assert planner_outputs is not None
-        assert segmenter is not None
-        wanted, for_planners = outputs.wanted(), planner_outputs.wanted()
-        if not (wanted or for_planners):
-            self.health.frame_dropped(NOT_SUBSCRIBED)
-            return
-        age_ms, max_age_ms = self._inputs.age_ms(frame), self.settings['input.max_age_ms']
-        if 0 < max_age_ms < age_ms:
-            self.health.frame_dropped(
-                TOO_OLD, f'{age_ms:.0f} ms old when its turn came, input.max_age_ms {max_age_ms}.'
-            )
-            return
-        if frame.epoch != self._epoch:
-            self._epoch = frame.epoch
-            segmenter.reset()
-            planner_outputs.forget()
-        message = frame.message
-        try:
-            compressed = isinstance(message, CompressedImage)
-            rgb = (
-                decode_compressed_image(message, self.settings['input.compressed_colors'])
-                if compressed
-                else decode_image(message)
-            )
-        except MessageError as err:
-            self._drop_bad(err)
-            return
-        size_hw = rgb.shape[:2]
-        depth_of = functools.partial(self._inputs.depth_of, frame, size_hw)
-        depth = depth_of() if segmenter.takes_depth else None
-        planner_frame = planner_outputs.begin(
-            message.header,
-            rgb,
-            (lambda: depth) if segmenter.takes_depth else depth_of,
-            for_planners,
-            wanted,
-        )
-        segmentation = None
-        try:
-            needed = {'confidence'} & set(wanted) | planner_outputs.needed(for_planners)
-            segmentation = self._segment(frame, rgb, sorted(needed), depth)
-            if segmentation is None:
-                return
-            shown = segmentation
-            if planner_outputs.overrides_mask:
-                shown = planner_outputs.worse_mask(planner_frame, segmentation)
-            refused = outputs.publish(
-                wanted,
-                rgb,
-                shown,
-                message.header,
-                segmenter.ontology,
-                self.settings['output.overlay_alpha'],
-            )
-            published_sec, age_ms = time.perf_counter(), self._inputs.age_ms(frame)
-        finally:
-            planner_frame.finish(segmentation)
-        if MASK_CAMERA_INFO in for_planners:
-            planner_outputs.publish_camera_info(message.header, size_hw)
-        if refused:
-            text = '; '.join(refused)
-            self.health.frame_dropped(PUBLISH_FAILED, text)
-            self.get_logger().warning(f'Not published: {text}', throttle_duration_sec=5.0)
-            return
-        self.health.frame_published(
-            (published_sec - frame.arrived_sec) * 1e3,
-            segmentation.inference_ms,
-            age_ms,
-        )
-        self.health.blended_share = segmentation.blended_share
-        self.health.frame_id = message.header.frame_id
-        self.health.frame_format = (
-            f'{message.format if compressed else message.encoding} {size_hw[1]}x{size_hw[0]}'
-        )
-        if segmentation.confidence is not None:
-            # Every 64th pixel: 0.02 ms at 1280x720.
-            self.health.mean_confidence = float(segmentation.confidence[::8, ::8].mean() / 255)
-
-    def _segment(
-        self, frame: Frame, rgb: Rgb, needed: Sequence[str], depth: Depth | None
-    ) -> Segmentation | None:
-        """Run the engine; None, with the reason counted, where the frame is dropped."""
-        assert self._segmenter is not None
-        try:
-            segmentation = self._segmenter.segment(rgb, needed, depth, frame.stamp_ns)
-        except ImageError as err:
-            self._drop_bad(err)
-            return None
-        except EngineError as err:
-            self.health.frame_dropped(ENGINE_FAILED, str(err))
-            self.get_logger().error(f'Frame dropped: {err}', throttle_duration_sec=5.0)
-            return None
-        if not self._inputs.is_current(frame):
-            self.health.frame_dropped(TIME_JUMP)
-            return None
-        return segmentation
-
-    def _drop_bad(self, err: Exception) -> None:
-        assert self._segmenter is not None
-        self._segmenter.reset()
-        self.health.frame_dropped(BAD_FRAME, str(err))
-        self.get_logger().warning(f'Frame dropped: {err}', throttle_duration_sec=5.0)
+        if self._gravity is not None:
+            self._gravity.reset()
 
     # Parameters, events and diagnostics
 
@@ -423,5 +312,6 @@ class SegmentationNode(LifecycleNode):
                 segmenter=self._segmenter,
                 outputs=self._outputs,
                 planner_outputs=self._planner_outputs,
+                gravity=self._gravity,
             )
         )

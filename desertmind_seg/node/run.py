@@ -18,6 +18,7 @@ from desertmind_seg.engines.load import load_engine
 from desertmind_seg.messages.dds import (
     keep_frame_memory,
     remove_dead_segments,
+    removed_text,
     with_background_sending,
 )
 from desertmind_seg.node.loading import LoadEngine
@@ -82,10 +83,7 @@ def run_node(args: list[str] | None = None, load_engine: LoadEngine = load_engin
         # Before the first node, which takes its own 70 MB.
         dead = remove_dead_segments()
         if dead:
-            rclpy.logging.get_logger('segmentation').info(
-                f'Removed {sum(dead.values()) / 1e6:.0f} MB of shared memory that killed '
-                f'processes had left: {", ".join(dead)}.'
-            )
+            rclpy.logging.get_logger('segmentation').info(removed_text(dead))
         node = SegmentationNode(load_engine, stop)
     except (ParameterError, RCLError) as err:
         rclpy.logging.get_logger('segmentation').fatal(f'Cannot start: {err}')

@@ -65,6 +65,9 @@ class CostmapOutput:
 
     `offer` belongs to one thread, `forget` to any, `values` to the callbacks, as all else.
 
+    Attributes:
+        extrinsics: which tell where the camera is; the costmap closes them.
+
     Args:
         node: whose transforms are asked.
         settings: its parameters.
@@ -86,17 +89,17 @@ class CostmapOutput:
         on_problem: Callable[[str], None],
         failed: Event,
     ) -> None:
-        self._extrinsics = _extrinsics(node, settings)
+        self.extrinsics = _extrinsics(node, settings)
         try:
-            self._costmap = _costmap(settings, self._extrinsics)
+            self._costmap = _costmap(settings, self.extrinsics)
         except ValueError as err:
-            self._extrinsics.close()
+            self.extrinsics.close()
             raise ParameterError(f'costmap: {err}.') from err
-        self._grid = OutgoingCostmap(self._extrinsics.frame_id)
+        self._grid = OutgoingCostmap(self.extrinsics.frame_id)
         self._publisher = publisher
         self._grid_publisher = grid_publisher
         if grid_publisher is not None:
-            self._grid_map = OutgoingGridMap(grid_publisher.msg_type, self._extrinsics.frame_id)
+            self._grid_map = OutgoingGridMap(grid_publisher.msg_type, self.extrinsics.frame_id)
         self._on_problem = on_problem
         self._failed = failed
         self._wait_sec = settings['costmap.tf_wait_ms'] / 1e3
@@ -150,7 +153,7 @@ class CostmapOutput:
 
     def reset(self) -> None:
         """Forget transforms from before a jump of time."""
-        self._extrinsics.reset()
+        self.extrinsics.reset()
 
     def values(self) -> dict[str, str]:
         """Return how many frames were placed, and lost by reason."""
@@ -164,7 +167,7 @@ class CostmapOutput:
             self._closed = True
             self._changed.notify()
         self._thread.join()
-        self._extrinsics.close()
+        self.extrinsics.close()
 
     def _work(self) -> None:
         finished = False
@@ -225,7 +228,7 @@ class CostmapOutput:
         # Before asking: a transform that comes after the last question is too late.
         late = time.monotonic() >= frame.deadline_sec
         try:
-            return self._extrinsics.pose(frame.header)
+            return self.extrinsics.pose(frame.header)
         except TransformError as err:
             return err if late else None
 

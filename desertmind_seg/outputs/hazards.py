@@ -10,7 +10,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from desertmind_seg.geometry.camera_model import Rays
 from desertmind_seg.hazards.detection import (
@@ -22,6 +21,7 @@ from desertmind_seg.hazards.detection import (
     Hazards,
     HazardSettings,
 )
+from desertmind_seg.hazards.gravity import Gravity, GravityError
 from desertmind_seg.hazards.joining import ClassGeometryTable
 from desertmind_seg.model.arrays import Depth, Mask
 from desertmind_seg.model.ontology import Ontology, OntologyError
@@ -30,10 +30,8 @@ from desertmind_seg.parameters.values import NodeParameters
 from desertmind_seg.pipeline.latency import LatencyWindow
 from desertmind_seg.pipeline.segmenter import Segmentation
 
-Float64 = npt.NDArray[np.float64]
-# The unit vector against gravity in the optical frame of a header, None where it is not known and
-# the data alone must do, and one sentence why nothing may be said of the frame, or ''.
-Up = Callable[[Any], tuple[Float64 | None, str]]
+# Takes a header; raises GravityError.
+Up = Callable[[Any], Gravity]
 
 _WINDOW = 300
 # Shares are counted on every fourth pixel of every fourth row: 0.1 ms at 640 x 480.
@@ -125,11 +123,11 @@ class HazardFinder:
             self._detector.reset()
         if depth is None or rays is None:
             return unknown_hazards(size_hw, why)
-        up, problem = self._up(header)
-        if problem:
-            return unknown_hazards(size_hw, problem)
         try:
-            hazards = self._detector.detect(depth, rays, up)
+            gravity = self._up(header)
+            hazards = self._detector.detect(depth, rays, gravity.up, gravity.camera_height_m)
+        except GravityError as err:
+            return unknown_hazards(size_hw, str(err))
         except (ValueError, ArithmeticError, MemoryError, np.linalg.LinAlgError, cv2.error) as err:
             # A frame that the detector was not made for costs its geometry, not the masks.
             self._detector.reset()

@@ -1,7 +1,8 @@
 """What the node publishes for planners, in a thread of its own: the mask waits for none of it.
 
-Hazards are looked for while the engine runs. Then cost, points, costmap and grid map take the
-worse of class and geometry. Where this thread is slower than the frames, the newest one wins.
+Hazards are looked for while the engine runs, or right after it where it needs every core; cost,
+points, costmap and grid map then take the worse of class and geometry. Where this thread is slower
+than the frames, the newest one wins.
 """
 
 from __future__ import annotations
@@ -91,6 +92,8 @@ class PlannerOutputs:
         up: what is known of gravity at a frame.
         on_incompatible_qos: called with the middleware's event.
         failed: set when a thread ends by what should not happen.
+        beside_engine: whether hazards are looked for while the engine runs, because it leaves a
+            core; otherwise when the mask has gone out.
 
     Raises:
         ParameterError: two of the parameters do not go together.
@@ -104,11 +107,15 @@ class PlannerOutputs:
         up: Up,
         on_incompatible_qos: Callable[[Any], None],
         failed: Event,
+        *,
+        beside_engine: bool,
     ) -> None:
         self._node = node
         self._use = settings['hazard.use']
         self._overrides = self._use in ('auto', 'override')
         self.overrides_mask = self._overrides and settings['hazard.override_mask']
+        # A mask that waits for hazards waits the shorter, the earlier they are begun.
+        self._beside_engine = beside_engine or self.overrides_mask
         self.hazards = HazardFinder(settings, ontology, up)
         self._camera_info: Any = None
         self._camera_rays = CameraRays(rectified=settings['input.rectified'])
@@ -283,6 +290,8 @@ class PlannerOutputs:
         depth = rays = hazards = None
         why, size_hw = '', frame.rgb.shape[:2]
         try:
+            if not self._beside_engine and frame.segmentation() is None:
+                return
             if frame.finds_hazards or any(name in _OF_DEPTH for name in frame.wanted):
                 rays, why = self._rays(size_hw)
                 depth = frame.depth()

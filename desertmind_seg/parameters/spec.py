@@ -37,6 +37,10 @@ class ParameterSpec:
             return f'{self.range[0]} to {self.range[1]}'
         return ' or '.join(self.choices)
 
+    def meant(self, value: Any) -> Any:
+        """Return a value as it was meant: a parameter file's `off` without quotes is false."""
+        return 'off' if value is False and 'off' in self.choices else value
+
     def problem(self, value: Any) -> str | None:
         """Say why `value`, which has the right type, is refused; None when it is not."""
         if self.choices and value not in self.choices:
@@ -54,6 +58,7 @@ class ParameterSpec:
             if self.unit
             else self.description,
             read_only=self.settable == 'at start',
+            dynamic_typing='off' in self.choices,
             additional_constraints=f'Settable: {self.settable}.'
             + (f' One of: {", ".join(self.choices)}.' if self.choices else ''),
         )

@@ -2,6 +2,7 @@
 
 from desertmind_seg.messages.compressed_format import COMPRESSED_COLORS
 from desertmind_seg.parameters.clouds import CLOUD_PARAMETERS
+from desertmind_seg.parameters.gravity import GRAVITY_PARAMETERS
 from desertmind_seg.parameters.hazards import HAZARD_PARAMETERS
 from desertmind_seg.parameters.planners import PLANNER_PARAMETERS
 from desertmind_seg.parameters.spec import ParameterSpec
@@ -155,6 +156,7 @@ PARAMETERS = (
         settable='any time',
     ),
     *HAZARD_PARAMETERS,
+    *GRAVITY_PARAMETERS,
     *PLANNER_PARAMETERS,
     *CLOUD_PARAMETERS,
     ParameterSpec(

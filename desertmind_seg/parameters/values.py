@@ -66,7 +66,7 @@ class NodeParameters:
 
     def _check_and_store(self, parameters: Sequence[Parameter[Any]]) -> SetParametersResult:
         ours = {
-            parameter.name: parameter.value
+            parameter.name: _BY_NAME[parameter.name].meant(parameter.value)
             for parameter in parameters
             if parameter.name in _BY_NAME
         }

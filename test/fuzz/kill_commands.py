@@ -4,8 +4,9 @@
     python test/fuzz/kill_commands.py train audit --times 5 --seed 7
 
 What must hold: a file under its final name is whole, nothing that the command started lives on,
-and the next run of the command ends well and clears what the killed ones left. The command is
-forked off with its modules imported, so that the kill hits its work and not 10 s of imports.
+and the next run of the command ends well, clears what the killed ones left, shared memory too, and
+has trained to the very weights of a run that nobody killed. The command is forked off with its
+modules imported, so that the kill hits its work and not 10 s of imports.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import json
 import os
 from pathlib import Path
 import random
+import re
 import shutil
 import signal
 import sys
@@ -29,19 +31,24 @@ import traceback
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / 'test/training')]
 
+import numpy as np
 from tiny_ycor import write_tiny_ycor
+import torch
 import yaml
 
 from desertmind_seg.decoding.image_files import read_color_file
 from desertmind_seg.messages.bags import Bag
 from desertmind_seg.model.bundle import read_bundle
 from training.networks.checkpoint import load_checkpoint, read_last
-from training.recipes.load import load_recipe
+from training.recipes.load import load_ensemble, load_recipe
+from training.recipes.schema import EnsembleRecipe, Recipe
 
 _SMALL = ['--seed', '5', '--rate-hz', '1', '--size', '120x160']
 _TOPICS = ['--image', '/camera/color/image_raw', '--labels', '/labels/ycor_8']
 # Grow while a run lasts: a kill may cut their last line.
 _LOGS = ('metrics.csv', 'events.out.tfevents')
+# Of Fast DDS, as a process maps it.
+_SEGMENT = re.compile('/dev/shm/fast(?:dds|rtps)_[0-9a-f]{16}')
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,25 @@ COMMANDS = {
         ('IN/recipe.yaml', '--out', 'OUT', '--save-every-min', '0'),
         ('training.fit.run',),
         ('--resume',),
+    ),
+    'folds': Command(
+        'training.folds',
+        ('IN/first.yaml', '--out', 'OUT'),
+        ('training.fit.folds', 'training.ensembles.mixtures'),
+        ('--resume',),
+    ),
+    'ensemble': Command(
+        'training.ensemble',
+        ('IN/pair.yaml', '--oof', 'IN/first', 'IN/second', '--out', 'OUT'),
+        ('training.ensembles.fit_weights',),
+    ),
+    'compare': Command(
+        'training.compare',
+        (
+            *('IN/first/out_of_fold_pair', 'IN/second/out_of_fold_pair'),
+            *('--out', 'OUT/table.html'),
+        ),
+        ('training.evaluation.comparison', 'desertmind_seg.reports.charts'),
     ),
     'synthetic': Command(
         'training.synthetic',
@@ -150,6 +176,7 @@ COMMANDS = {
         ),
         ('desertmind_seg.engines.cache',),
     ),
+    'play_bag': Command('desertmind_seg.play_bag', ('IN/bag',), ('desertmind_seg.replay.player',)),
     'replay_bag': Command(
         'desertmind_seg.replay_bag',
         ('IN/bag', '--out', 'OUT', '--rate', '2', *_TOPICS),
@@ -159,7 +186,7 @@ COMMANDS = {
 
 
 def prepare(inputs: Path) -> None:
-    """Make the inputs of all commands: frames, a recipe of seconds, its checkpoint, a bag."""
+    """Make the inputs of all commands: frames, recipes of seconds, what comes of them, a bag."""
     frames = write_tiny_ycor(inputs / 'ycor', [0, 1, 2, 3, 4, 5])
     changes = {
         **{f'data.{side}.0.root': frames for side in ('train', 'val')},
@@ -169,15 +196,38 @@ def prepare(inputs: Path) -> None:
         **{'model.decoder_channels': 32, 'augment.crop_size_hw': [64, 96]},
         **{'optim.batch_size': 2, 'optim.val_every_epochs': 1, 'optim.precision': '32-true'},
     }
-    overrides = [f'{key}={value}' for key, value in changes.items()]
-    recipe = load_recipe('ycor8_rgb_ycor_only', overrides).model_dump(mode='json')
-    (inputs / 'recipe.yaml').write_text(yaml.safe_dump(recipe))
-    for name, out in (('train', inputs / 'run'), ('synthetic_bag', inputs)):
-        status = _wait(
-            _start(COMMANDS[name], COMMANDS[name].arguments(inputs, out), inputs / 'log')
-        )
+    folds = {'data.split.by': 'folds', 'data.split.folds': 2}
+    for name, changed in {
+        'recipe': changes,
+        'first': {**changes, **folds, 'name': 'first'},
+        'second': {**changes, **folds, 'name': 'second', 'seed': 5, 'optim.epochs': 1},
+    }.items():
+        overrides = [f'{key}={value}' for key, value in changed.items()]
+        recipe = load_recipe('ycor8_rgb_ycor_only', overrides)
+        _write_recipe(inputs / f'{name}.yaml', recipe)
+    pair = {
+        **{'name': 'pair', 'ontology': 'ycor-8', 'base_size_hw': [64, 96]},
+        **{'members': '[{recipe: first, folds: 2}, {recipe: second, folds: 2}]'},
+    }
+    overrides = [f'{key}={value}' for key, value in pair.items()]
+    _write_recipe(inputs / 'pair.yaml', load_ensemble('exp093_ensemble', overrides))
+    for command, arguments in (
+        (COMMANDS['train'], COMMANDS['train'].arguments(inputs, inputs / 'run')),
+        (COMMANDS['synthetic_bag'], COMMANDS['synthetic_bag'].arguments(inputs, inputs)),
+        *((COMMANDS['folds'], _member(inputs, name)) for name in ('first', 'second')),
+    ):
+        status = _wait(_start(command, arguments, inputs / 'log'))
         if status:
-            raise SystemExit(f'{name} ended with {status}; see {inputs / "log"}')
+            raise SystemExit(f'{command.module} ended with {status}; see {inputs / "log"}')
+
+
+def _member(inputs: Path, name: str) -> list[str]:
+    ensemble = ['--ensemble', str(inputs / 'pair.yaml')]
+    return [str(inputs / f'{name}.yaml'), '--out', str(inputs / name), *ensemble]
+
+
+def _write_recipe(path: Path, recipe: Recipe | EnsembleRecipe) -> None:
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode='json')))
 
 
 def _start(command: Command, argv: list[str], log: Path) -> int:
@@ -188,7 +238,7 @@ def _start(command: Command, argv: list[str], log: Path) -> int:
     if process:
         return process
     os.setsid()
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     status = 70
@@ -206,25 +256,49 @@ def _wait(process: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def _children(session: int) -> list[int]:
-    """List the processes of a session that are alive."""
-    found = []
+def _processes() -> Iterator[tuple[int, int, int]]:
+    """Yield number, parent and session of each process that is alive."""
     for entry in Path('/proc').glob('[0-9]*/stat'):
         with suppress(OSError):
-            state, *_, owner = entry.read_text().rpartition(')')[2].split()[:4]
-            if int(owner) == session and state != 'Z':
-                found.append(int(entry.parent.name))
+            state, parent, _, session = entry.read_text().rpartition(')')[2].split()[:4]
+            if state != 'Z':
+                yield int(entry.parent.name), int(parent), int(session)
+
+
+def _family(process: int) -> set[int]:
+    """List a process, its session, and what they started in sessions of their own."""
+    listed, family = list(_processes()), {process}
+    while more := {
+        number
+        for number, parent, session in listed
+        if (parent in family or session == process) and number not in family
+    }:
+        family |= more
+    return family
+
+
+def _segments(family: set[int]) -> set[Path]:
+    """List the shared memory of Fast DDS that processes map."""
+    found: set[Path] = set()
+    for process in family:
+        with suppress(OSError):
+            maps = Path(f'/proc/{process}/maps').read_text()
+            found |= {Path(name) for name in _SEGMENT.findall(maps)}
     return found
 
 
-def _wait_for_children(session: int, seconds: float = 30.0) -> list[int]:
-    """Return those that live on; they are killed."""
+def _wait_for_end(process: int, family: set[int], seconds: float = 30.0) -> set[int]:
+    """Wait for what a killed process had started; return what lives on, which is killed."""
+
+    def listed() -> set[int]:
+        return {each for each, _, session in _processes() if each in family or session == process}
+
     end = time.monotonic() + seconds
-    while (alive := _children(session)) and time.monotonic() < end:
+    while (alive := listed()) and time.monotonic() < end:
         time.sleep(0.2)
-    for process in alive:
+    for each in alive:
         with suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
+            os.kill(each, signal.SIGKILL)
     return alive
 
 
@@ -252,6 +326,7 @@ def _readers() -> dict[str, Callable[[Path], object]]:
         '.ckpt': read_last,
         '.onnx': read_bundle,
         '.mcap': _read_bag,
+        '.npz': lambda path: dict(np.load(path)),
         **dict.fromkeys(('.png', '.jpg'), read_color_file),
     }
 
@@ -267,7 +342,7 @@ def _is_partial(path: Path) -> bool:
 def _names(out: Path) -> set[str]:
     """Name the results, logs but for those that have a number of their run in their name."""
     names = {path.relative_to(out).as_posix() for path in _files(out)}
-    return {name for name in names if not name.startswith(_LOGS[1])}
+    return {name for name in names if not Path(name).name.startswith(_LOGS[1])}
 
 
 def faults_of(command: Command, out: Path, whole: set[str]) -> Iterator[str]:
@@ -287,6 +362,15 @@ def faults_of(command: Command, out: Path, whole: set[str]) -> Iterator[str]:
             yield f'{unit.name} lacks {sorted(missing)[:3]}'
 
 
+def _other_weights(out: Path, whole: Path) -> Iterator[str]:
+    """Name the checkpoints below `out` that are not those below `whole`, bit by bit."""
+    for path in sorted(whole.rglob('*.pt')):
+        name = path.relative_to(whole)
+        ours, theirs = (load_checkpoint(root / name).state_dict for root in (out, whole))
+        if any(not torch.equal(ours[key], theirs[key]) for key in theirs):
+            yield f'{name} has other weights than that of a run that nobody killed'
+
+
 def kill_often(name: str, inputs: Path, work: Path, times: int, rng: random.Random) -> list[str]:
     """Kill a command and return its faults."""
     command, log = COMMANDS[name], work / f'{name}.log'
@@ -297,10 +381,14 @@ def kill_often(name: str, inputs: Path, work: Path, times: int, rng: random.Rand
     if status:
         return [f'a run that nobody kills ends with {status}; see {log}']
     whole, faults, left, ended = _names(reference), [], 0, 0
+    segments: set[Path] = set()
     argv = [*command.arguments(inputs, out), *command.again]
     for _ in range(times):
         process = _start(command, argv, log)
         time.sleep(rng.uniform(0.0, seconds))
+        os.kill(process, signal.SIGSTOP)  # it starts nothing more while we look at what it has
+        family = _family(process)
+        mapped = _segments(family)
         os.kill(process, signal.SIGKILL)
         if (status := _wait(process)) >= 0:  # it was faster: begin anew
             ended += 1
@@ -309,17 +397,21 @@ def kill_often(name: str, inputs: Path, work: Path, times: int, rng: random.Rand
                 faults.append(f'it ends with {status}; see {log}')
             shutil.rmtree(out, ignore_errors=True)
             continue
-        faults += [f'process {alive} lives on' for alive in _wait_for_children(process)]
+        faults += [f'process {alive} lives on' for alive in _wait_for_end(process, family)]
         faults += faults_of(command, out, whole)
         left += any(_is_partial(path) for path in _files(out))
+        segments |= mapped
     status = _wait(_start(command, argv, log))
     if status:
         faults.append(f'the next run ends with {status}; see {log}')
     if _names(out) != whole:
         faults.append(f'the next run leaves {sorted(_names(out) ^ whole)[:5]} more or less')
+    elif not status:
+        faults += _other_weights(out, reference)
+    faults += [f'the next run leaves {segment}' for segment in segments if segment.exists()]
     print(
         f'{name}: {seconds:.1f} s, killed {times - ended} times, {ended} were faster; {left} left '
-        f'something, {len(faults)} faults',
+        f'something, {len(segments)} had shared memory, {len(faults)} faults',
         flush=True,
     )
     return faults
@@ -334,15 +426,20 @@ def main() -> int:
     parser.add_argument('--times', type=int, default=20, help='default: %(default)s')
     parser.add_argument('--seed', type=int, default=0, help='of the moments')
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix='kill_commands.') as folder:
-        work = Path(folder)
-        (work / 'inputs').mkdir()
-        prepare(work / 'inputs')
-        rng, failed = random.Random(options.seed), 0
-        for name in options.commands or COMMANDS:
-            for fault in kill_often(name, work / 'inputs', work, options.times, rng):
-                print(f'  fault of {name}: {fault}', flush=True)
-                failed = 1
+    # Nobody else hears the bag that is played, or is heard.
+    os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'OFF'
+    work = Path(tempfile.mkdtemp(prefix='kill_commands.'))
+    (work / 'inputs').mkdir()
+    prepare(work / 'inputs')
+    rng, failed = random.Random(options.seed), 0
+    for name in options.commands or COMMANDS:
+        for fault in kill_often(name, work / 'inputs', work, options.times, rng):
+            print(f'  fault of {name}: {fault}', flush=True)
+            failed = 1
+    if failed:
+        print(f'what was left and the logs are in {work}')
+    else:
+        shutil.rmtree(work)
     return failed
 
 

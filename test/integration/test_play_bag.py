@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
+import secrets
 import signal
 import sqlite3
 import subprocess
@@ -307,6 +308,16 @@ def test_channels_that_ros_2_has_not_are_named_and_left_out(
     remap = ['--topics', '/1st', '--remap', '/1st:=/first']
     assert main([str(tmp_path / 'a.mcap'), *remap]) == 0
     assert capsys.readouterr().out == '/1st: 1 published\n'
+
+
+@pytest.mark.usefixtures('process_state')
+def test_what_killed_processes_left_in_shared_memory_goes(tmp_path: Path) -> None:
+    dead = Path('/dev/shm') / f'fastdds_{secrets.token_hex(8)}'  # nobody locks its _el
+    for path in (dead.with_name(f'{dead.name}_el'), dead):
+        path.touch()
+    path = write_drive(tmp_path / 'drive', TinyDrive(num_frames=1))
+    assert main([str(path), '--topics', IMAGE_TOPIC]) == 0
+    assert not dead.exists()
 
 
 @pytest.mark.usefixtures('process_state')

@@ -13,8 +13,8 @@ from desertmind_seg.model.files import share_path
 from desertmind_seg.node.node import SegmentationNode
 
 POLICY = share_path('config/sros2/policy.xml')
-# What the node uses only where tf2_ros, bondpy or grid_map_msgs is installed.
-OPTIONAL = {('subscribe', name) for name in ('/tf', '/tf_static', '/bond')} | {
+# What the node uses only where tf2_ros, bondpy or grid_map_msgs is installed, or an IMU tells.
+OPTIONAL = {('subscribe', name) for name in ('/tf', '/tf_static', '/bond', '/imu')} | {
     ('publish', name) for name in ('/bond', f'{NODE}/grid_map')
 }
 # What rcl publishes for every lifecycle node; rclpy does not list it.

@@ -16,7 +16,13 @@ import yaml
 from desertmind_seg.outputs.images import ENCODINGS
 
 ROOT = Path(__file__).resolve().parents[2]
-TOPICS = {f'/segmentation/{name}' for name in (*ENCODINGS, 'points', 'costmap')}
+TOPICS = {
+    f'/segmentation/{name}'
+    for name in (
+        *(*ENCODINGS, 'cost', 'height', 'hazard', 'hazard_mask'),
+        *('points', 'costmap', 'ground_points', 'nonground_points'),
+    )
+}
 UNIT = ROOT / 'config/systemd/desertmind_seg.service'
 
 

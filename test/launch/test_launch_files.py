@@ -38,11 +38,16 @@ SEG = ROOT / 'launch/seg.launch.py'
 REPLAY = ROOT / 'launch/replay.launch.py'
 MULTI_CAMERA = ROOT / 'launch/multi_camera.launch.py'
 TYPES = {spec.name: type(spec.default) for spec in PARAMETERS} | {'use_sim_time': bool}
+OF_PLANNERS = (
+    *('cost', 'height', 'hazard', 'hazard_mask', 'grid_map'),
+    *('points', 'costmap', 'ground_points', 'nonground_points'),
+)
 TOPICS = {
     'image',
     'depth/image',
     'camera_info',
-    *(f'~/{name}' for name in (*ENCODINGS, 'points', 'costmap', 'label_info')),
+    'imu',
+    *(f'~/{name}' for name in (*ENCODINGS, *OF_PLANNERS, 'label_info')),
 }
 
 
@@ -148,8 +153,8 @@ def test_arguments_reach_parameters_and_topics(
         **{
             name: f'/perception/{name}'
             for name in (
-                *('camera_info', 'mask', 'confidence', 'cost', 'overlay', 'color_mask'),
-                *('points', 'costmap', 'label_info'),
+                *('camera_info', 'imu', 'mask', 'confidence', 'overlay', 'color_mask'),
+                *(*OF_PLANNERS, 'label_info'),
             )
         },
     }
@@ -159,6 +164,7 @@ def test_arguments_reach_parameters_and_topics(
         transport='compressed',
         depth_use='always',
         depth_transport='compressed',
+        hazard_use='off',
         rectified='1',
         world_frame='map',
         base_frame='base_footprint',
@@ -185,6 +191,7 @@ def test_arguments_reach_parameters_and_topics(
         'input.rectified': True,
         'depth.use': 'always',
         'depth.transport': 'compressed',
+        'hazard.use': 'off',
         'costmap.world_frame': 'map',
         'costmap.base_frame': 'base_footprint',
         'model.bundle': '/models/1e5',

@@ -29,7 +29,13 @@ def main() -> None:
     dice = random.Random(parser.parse_args().seed)
     rclpy.init()
     node = rclpy.create_node('soak_consumer')
-    known = ('mask', 'confidence', 'overlay', 'color_mask', 'cost')
+    known = (
+        *('mask', 'confidence', 'overlay', 'color_mask'),
+        *('cost', 'height', 'hazard', 'hazard_mask'),
+    )
+    others = [
+        f'{NODE}/{name}' for name in ('points', 'costmap', 'ground_points', 'nonground_points')
+    ]
     while True:
         # What the node offers beside images has its type in the graph; messages are not decoded.
         offered = dict(node.get_topic_names_and_types())
@@ -43,7 +49,7 @@ def main() -> None:
         ]
         for topic, types in offered.items():
             package, _, kind = types[0].partition('/msg/')
-            if topic in (f'{NODE}/points', f'{NODE}/costmap') and dice.random() < 0.7:
+            if topic in others and dice.random() < 0.7:
                 module = __import__(f'{package}.msg', fromlist=[kind])
                 subscriptions.append(
                     node.create_subscription(

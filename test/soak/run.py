@@ -2,11 +2,12 @@
 
     python test/soak/run.py --minutes 30 --out out/soak
 
-The node runs with depth, points, costmap and simulated time. Around it: a camera at twice the
-rate that the node reaches here, one frame in a hundred damaged, a clock that jumps; consumers
-that come, go and are killed; parameters set at 50 Hz; lifecycle transitions, raw and compressed
-images in turn. Writes report.html, samples.json and node.log; exits with 1 when something grew,
-fell silent, got too old or went unanswered (see measurements.py for the limits).
+The node runs with depth, hazards, points, costmap and simulated time. Around it: a camera at
+twice the rate that the node reaches here, one frame in a hundred damaged, a clock that jumps;
+consumers that come, go and are killed; parameters set at 50 Hz; lifecycle transitions, raw and
+compressed images in turn. Writes report.html, samples.json and node.log; exits with 1 when
+something grew, fell silent, got too old or went unanswered (see measurements.py for the limits),
+or when no frame had geometry.
 """
 
 from __future__ import annotations
@@ -55,11 +56,9 @@ PARAMETERS: dict[str, Any] = {
     'autostart': 'true',
     'use_sim_time': 'true',
     'input.max_age_ms': MAX_AGE_MS,
-    'depth.use': 'always',
+    'hazard.use': 'override',
     'costmap.extrinsics': 'static',
     'costmap.z_m': 1.2,
-    'costmap.roll_deg': -90.0,
-    'costmap.yaw_deg': -90.0,
 }
 REMAPS = (
     *('-r', f'{IMAGE}/compressed:={COMPRESSED}'),
@@ -83,6 +82,7 @@ class Soak:
         self.problems: list[str] = []
         self.requests = {'asked': 0, 'answered': 0}
         self.longest_silence_sec = 0.0
+        self.saw_geometry = False
         self._node, self._peer, self._dice = node, peer, dice
         self._end_sec = time.monotonic() + 60 * minutes
         self._begin_sec = time.monotonic()
@@ -153,7 +153,10 @@ class Soak:
             return
         silent_sec = time.monotonic() - self._latest_mask_sec
         self.longest_silence_sec = max(self.longest_silence_sec, silent_sec)
-        came_in, went_out = (self._peer.diagnostic(name) for name in ('Input', 'Inference'))
+        came_in, went_out, hazards = (
+            self._peer.diagnostic(name) for name in ('Input', 'Inference', 'Hazards')
+        )
+        self.saw_geometry |= float(hazards.get('known_share') or 0) > 0.2
         self._peer.forget_diagnostics()
         age = went_out.get('age_at_publish_ms_p99', '')
         dropped = sum(int(value) for key, value in came_in.items() if key.startswith('dropped_'))
@@ -325,6 +328,8 @@ def main() -> int:
         if camera.poll() is not None:
             soak.problems.append('the camera has ended')
         log = node.log
+    if not soak.saw_geometry:
+        soak.problems.append('no report of the node had geometry')
     if 'Traceback' in log:
         soak.problems.append('a traceback in the log of the node')
     options.out.mkdir(parents=True, exist_ok=True)

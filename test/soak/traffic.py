@@ -90,10 +90,11 @@ def main() -> None:
         cv2.GaussianBlur(pixels.integers(0, 256, (height, width, 3), np.uint8), (0, 0), 8)
         for _ in range(8)
     ]
-    # A flat ground 1.2 m below the camera, and nothing above the horizon.
+    # A flat ground 1.2 m below the camera with a box on it, and nothing above the horizon.
     rows = np.arange(height, dtype=np.float32) - height / 2
     metres = np.where(rows > 12, 1.2 * 0.8 * width / np.maximum(rows, 1), 0).astype(np.float32)
     depth = np.repeat(metres[:, None], width, axis=1)
+    depth[350:440, 280:360] = 3.0
 
     rclpy.init()
     node = rclpy.create_node('soak_camera')

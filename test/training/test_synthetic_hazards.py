@@ -14,6 +14,9 @@ import pytest
 from rosbags.highlevel import AnyReader
 import yaml
 
+from desertmind_seg.model.ontology import load_ontology
+from training.data.drives import list_drives
+from training.data.frames import DatasetError
 from training.scenery.parameters import HAZARDS, DriveParameters, HazardKind, Material
 from training.scenery.shapes import Frustum, Polytope
 from training.simulator.depth_sensor import sensor_depth_mm
@@ -162,6 +165,19 @@ def test_a_drive_can_have_some_kinds_only() -> None:
     assert not drive.world.relief.change_m.any()
     with pytest.raises(ValueError, match=r"hazards \['boulder'\]: expected some of rock, log"):
         SyntheticDrive(SEED, SIZE_HW, 10.0, ('boulder',))
+
+
+def test_a_recipe_can_ask_for_hazards() -> None:
+    ontology = load_ontology('ycor-8')
+    (frame,) = list_drives(
+        'seeds:11:12?frames=1&rate_hz=10&size=120x160&hazards=stump', ontology
+    ).frames
+    drive = SyntheticDrive(SEED, SIZE_HW, 10.0, ('stump',))
+    np.testing.assert_array_equal(frame.read_rgb(), drive.frame(0).rgb)
+    (other,) = list_drives('seeds:11:12?frames=1&rate_hz=10&size=120x160', ontology).frames
+    assert frame.version() != other.version()
+    with pytest.raises(DatasetError, match='expected some of rock, log, stump'):
+        list_drives('seeds:11:12?frames=1&hazards=boulder', ontology)
 
 
 def test_without_hazards_nothing_has_changed() -> None:

@@ -113,12 +113,13 @@ def test_what_sticks_out_or_is_high_stays_where_it_is(kind: int, height_m: float
     assert found.tolist()[0][:4] == pytest.approx((-0.8, -0.75, 2.0, height_m))
 
 
-def test_what_hangs_above_the_vehicle_is_never_ground() -> None:
-    found = clouds([[TRAIL, GRASS, TREE]], hazards([[FREE] * 3], 2.5))
+def test_what_hangs_above_the_vehicle_is_in_neither() -> None:
+    found = clouds([[TRAIL, TREE, TREE, TREE]], hazards([[FREE, FREE, POSITIVE, UNKNOWN]], 2.5))
 
     assert found[GROUND].size == 0
-    assert found[NOT_GROUND]['label'].tolist() == [TREE]
-    assert found[NOT_GROUND]['height'][0] == pytest.approx(2.5)
+    # What stands on the ground is no overhang, nor is what geometry does not know.
+    assert found[NOT_GROUND]['x'].size == 2
+    np.testing.assert_allclose(found[NOT_GROUND]['height'], 2.5)
 
 
 def test_confidence_is_that_of_the_witness_that_decided() -> None:
@@ -160,76 +161,156 @@ def test_where_the_lens_has_no_ray_there_are_no_points() -> None:
     assert all(np.isfinite(found[NOT_GROUND][name]).all() for name in 'xyz')
 
 
-def noisy_ground(size_hw: tuple[int, int]) -> tuple[Any, ...]:
-    """Return depth, rays, mask and confidence of level ground 1.2 m below, with all bad depth."""
+def level_ground(size_hw: tuple[int, int], class_id: int) -> tuple[Any, ...]:
+    """Return a frame of one class: noisy level ground 1.2 m below, with all kinds of bad depth."""
     height, width = size_hw
     generator = np.random.default_rng(0)
     focal = 0.72 * width
     info = camera_info(size_hw, focal=(focal, focal), center=(width / 2, height / 2))
     view = CameraRays().of(info, size_hw)
-    falling = view.y * 0.97 + 0.23 + 0 * view.x
-    depth = np.where(falling > 0.02, 1.2 / np.maximum(falling, 0.02), np.inf).astype(np.float32)
+    falling = view.y * 0.8 + 0.6 + 0 * view.x
+    depth = np.where(falling > 0.05, 1.2 / np.maximum(falling, 0.05), np.inf).astype(np.float32)
     noise = (0.002 * generator.standard_normal(size_hw)).astype(np.float32)
     depth += np.where(np.isfinite(depth), noise * depth**2, np.float32(0))
     depth[generator.random(size_hw) < 0.1] = 0.0
     depth[generator.random(size_hw) < 0.02] = np.nan
-    mask = generator.choice(np.array([TRAIL, GRASS, PUDDLE, UNLABELED], np.uint8), size_hw)
-    return depth, view, mask, np.full(size_hw, 200, np.uint8)
+    found = hazards(np.full(size_hw, FREE), generator.normal(0.0, 0.02, size_hw))
+    mask = np.full(size_hw, class_id, np.uint8)
+    return depth, view, mask, np.full(size_hw, 200, np.uint8), found, TABLE
 
 
+def xyz_of(cloud: Any) -> np.ndarray:
+    return np.stack([cloud[name] for name in 'xyz'], 1)
+
+
+@pytest.mark.parametrize(('member', 'class_id'), [(GROUND, TRAIL), (NOT_GROUND, PUDDLE)])
 @pytest.mark.parametrize('voxel_m', [0.02, 0.05, 0.3])
-def test_a_voxel_keeps_one_point_and_none_is_lost(voxel_m: float) -> None:
-    depth, view, mask, confidence = noisy_ground((120, 160))
-    up = np.array([0.0, -0.97, -0.2431])
-    found = HazardDetector().detect(depth, view, up / np.linalg.norm(up))
-    frame = depth, view, mask, confidence, found, TABLE
-    every = GroundClouds(CloudSettings(stride=1, voxel_m=0.0), 2.0).points(*frame)
+def test_a_voxel_keeps_one_point_and_none_is_lost(
+    member: int, class_id: int, voxel_m: float
+) -> None:
+    frame = level_ground((120, 160), class_id)
+    every = GroundClouds(CloudSettings(stride=1, voxel_m=0.0), 2.0).points(*frame)[member]
     some = GroundClouds(CloudSettings(stride=1, voxel_m=voxel_m), 2.0)
     for _ in range(2):  # the second in the slots that the first used
-        kept = some.points(*frame)
-        for member in (GROUND, NOT_GROUND):
-            voxels = [
-                np.floor(np.stack([cloud[name] for name in 'xyz'], 1) * np.float32(1 / voxel_m))
-                for cloud in (every[member], kept[member])
-            ]
-            expected = np.unique(voxels[0], axis=0)
+        kept = some.points(*frame)[member]
+        expected, found = (
+            np.floor(xyz_of(cloud) * np.float32(1 / voxel_m)) for cloud in (every, kept)
+        )
+        expected = np.unique(expected, axis=0)
 
-            assert len(expected) > 100
-            assert len(voxels[1]) == len(expected) < len(voxels[0])
-            np.testing.assert_array_equal(np.unique(voxels[1], axis=0), expected)
-            assert set(kept[member].tolist()) <= set(every[member].tolist())
-            for name in POINT.names or ():
-                assert np.isfinite(kept[member][name]).all(), name
+        assert len(expected) > 100
+        assert len(found) == len(expected) < len(every)
+        np.testing.assert_array_equal(np.unique(found, axis=0), expected)
+        assert set(kept.tolist()) <= set(every.tolist())
+        for name in POINT.names or ():
+            assert np.isfinite(kept[name]).all(), name
 
 
 def test_stride_and_range_bound_the_size() -> None:
-    depth, view, mask, confidence = noisy_ground((120, 160))
-    up = np.array([0.0, -0.97, -0.2431])
-    found = HazardDetector().detect(depth, view, up / np.linalg.norm(up))
-    frame = depth, view, mask, confidence, found, TABLE
-    settings = CloudSettings(stride=3, max_range_m=4.0, voxel_m=0.0, lift_m=0.0)
+    frame = level_ground((120, 160), TRAIL)
+    depth, *_, found, _ = frame
+    settings = CloudSettings(stride=3, max_range_m=2.0, voxel_m=0.0, lift_m=0.0)
     cloud = GroundClouds(settings, 2.0).points(*frame)[GROUND]
 
-    expected = (depth[::3, ::3] > 0) & (depth[::3, ::3] <= 4.0)
-    expected &= (found.kind[::3, ::3] == FREE) & (mask[::3, ::3] <= GRASS)
-    assert cloud.size == np.count_nonzero(expected)
+    expected = (depth[::3, ::3] > 0) & (depth[::3, ::3] <= 2.0)
+    assert cloud.size == np.count_nonzero(expected) > 100
     np.testing.assert_array_equal(cloud['z'], depth[::3, ::3][expected])
     np.testing.assert_array_equal(cloud['height'], found.height_m[::3, ::3][expected])
 
 
-def test_one_cloud_alone_is_the_same() -> None:
-    depth, view, mask, confidence = noisy_ground((24, 32))
-    found = HazardDetector().detect(depth, view, None)
-    frame = depth, view, mask, confidence, found, TABLE
+@pytest.mark.parametrize('member', [GROUND, NOT_GROUND])
+def test_one_cloud_alone_is_the_same(member: int) -> None:
+    frame = level_ground((24, 32), TRAIL)
+    frame[2][:, 10:15] = OBSTACLE
     both = GroundClouds(CloudSettings(), 2.0).points(*frame)
-    one = GroundClouds(CloudSettings(), 2.0).points(*frame, [NOT_GROUND])
+    one = GroundClouds(CloudSettings(), 2.0).points(*frame, [member])
 
-    assert list(one) == [NOT_GROUND]
-    np.testing.assert_array_equal(one[NOT_GROUND], both[NOT_GROUND])
+    assert both[member].size
+    assert list(one) == [member]
+    np.testing.assert_array_equal(one[member], both[member])
+
+
+@pytest.mark.parametrize('up', [UP, np.array([0.0, 0.0, -1.0]), np.array([1.0, 0.0, 0.0])])
+def test_ground_beside_a_hazard_is_left_out(up: np.ndarray) -> None:
+    settings = CloudSettings(stride=1, voxel_m=0.0, lift_m=0.0)
+    frame = level_ground((240, 320), TRAIL)
+    frame[4].up[:] = up
+    without = GroundClouds(settings, 2.0).points(*frame)[GROUND].tolist()
+    frame[2][120:130, 160:170] = OBSTACLE
+    cloud = GroundClouds(settings, 2.0).points(*frame)
+    left_out = np.array(sorted(set(without) - set(cloud[GROUND].tolist())))[:, :3]
+
+    def level_distance_m(points: np.ndarray) -> np.ndarray:
+        """Return how far each lies from the nearest point of the hazard, seen from above."""
+        offsets = points[:, None] - xyz_of(cloud[NOT_GROUND])
+        level = offsets - (offsets @ up)[..., None] * up
+        return np.linalg.norm(level, axis=2).min(axis=1)
+
+    assert len(left_out) > 100
+    # Two cells of 0.1 m, across their corners; and a cell with one point of hazards has no say.
+    assert level_distance_m(left_out).max() < 0.2 * np.sqrt(2)
+    assert level_distance_m(xyz_of(cloud[GROUND])).min() > 0.08
+
+
+def test_a_stray_point_leaves_the_ground_around_it() -> None:
+    settings = CloudSettings(stride=1, voxel_m=0.0, lift_m=0.0)
+    frame = level_ground((240, 320), TRAIL)
+    without = GroundClouds(settings, 2.0).points(*frame)[GROUND]
+    frame[2][120, 160] = OBSTACLE
+    cloud = GroundClouds(settings, 2.0).points(*frame)
+
+    assert cloud[NOT_GROUND].size == 1
+    assert cloud[GROUND].size == without.size - 1
+
+
+def test_water_without_depth_lies_on_the_ground_around_it() -> None:
+    """Of a camera that rolls, so that depth changes along the rows."""
+    size_hw, up = (60, 80), np.array([0.2, -0.75, -0.6])
+    up /= np.linalg.norm(up)
+    info = camera_info(size_hw, focal=(60.0, 60.0), center=(39.5, 29.5))
+    view = CameraRays().of(info, size_hw)
+    depth = (-1.2 / (up[0] * view.x + up[1] * view.y + up[2])).astype(np.float32)
+    depth[depth < 0] = np.inf
+    mask = np.full(size_hw, TRAIL, np.uint8)
+    mask[30:50, 20:60] = mask[30:50, 70:] = PUDDLE
+    mask[10:20, 20:60] = OBSTACLE
+    mask[52:56, 20:60] = PUDDLE
+    found = hazards(np.full(size_hw, FREE), 0.0)
+    found.up[:] = up
+    # Beside a bush the hole is in the bush.
+    found.height_m[52:56, 10:20] = 0.8
+    missing = depth.copy()
+    missing[mask != TRAIL] = 0.0
+    settings = CloudSettings(stride=1, voxel_m=0.0, lift_m=0.0)
+    cloud = GroundClouds(settings, 2.0).points(
+        missing, view, mask, np.full(size_hw, 9, np.uint8), found, TABLE
+    )[NOT_GROUND]
+
+    near = (mask == PUDDLE) & (depth <= 10.0)
+    near[52:56] = False
+    assert cloud.size == np.count_nonzero(near)
+    assert set(cloud['label'].tolist()) == {PUDDLE}
+    np.testing.assert_array_equal(cloud['height'], 0.0)
+    middle = near.copy()
+    middle[:, 70:] = False
+    expected = np.stack([view.x + 0 * depth, view.y + 0 * depth, np.ones_like(depth)], -1)
+    expected = (expected * depth[..., None])[near]
+    inside = middle[near]
+    np.testing.assert_allclose(xyz_of(cloud)[inside], expected[inside], rtol=1e-5)
+    # Where the picture ends, it is as far as beside it.
+    np.testing.assert_allclose(xyz_of(cloud)[~inside, 2], expected[~inside, 2], rtol=0.12)
+
+
+def test_without_any_depth_there_is_no_water() -> None:
+    mask = np.full((4, 5), PUDDLE, np.uint8)
+    found = clouds(mask, hazards(np.full(mask.shape, UNKNOWN), np.nan), depth=0.0)
+
+    assert found[NOT_GROUND].size == 0
 
 
 def test_where_geometry_knows_nothing_the_class_alone_makes_obstacles_and_no_ground() -> None:
-    depth, view, mask, confidence = noisy_ground((24, 32))
+    depth, view, mask, confidence, *_ = level_ground((24, 32), TRAIL)
+    mask[:, ::2] = PUDDLE
     found = HazardDetector().detect(np.zeros_like(depth), view, UP)
     assert found.problem
     cloud = GroundClouds(CloudSettings(), 2.0).points(depth, view, mask, confidence, found, TABLE)

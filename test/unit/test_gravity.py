@@ -12,7 +12,11 @@ import numpy as np
 import pytest
 from std_msgs.msg import Header
 
-from desertmind_seg.geometry.frame_transforms import TfExtrinsics, body_transform
+from desertmind_seg.geometry.frame_transforms import (
+    StaticExtrinsics,
+    TfExtrinsics,
+    body_transform,
+)
 from desertmind_seg.hazards.gravity import (
     AutoGravity,
     Gravity,
@@ -24,6 +28,9 @@ from desertmind_seg.hazards.gravity import (
     tilt_of,
 )
 from desertmind_seg.hazards.imu_gravity import ImuAxes
+from desertmind_seg.node.gravity_input import GravityInput
+from desertmind_seg.parameters.spec import ParameterError
+from desertmind_seg.parameters.table import PARAMETERS
 
 SEC = 1_000_000_000
 CAMERA = 'camera_color_optical_frame'
@@ -205,7 +212,7 @@ def test_auto_takes_the_first_that_is_there_and_never_goes_back_to_guessing() ->
     tf.error = GravityError('Transforms are late.')
     assert auto.up(header(1)).source == 'imu'
     imu.error = NoGravityError('No imu.')
-    with pytest.raises(GravityError, match=r'Transforms are late\. No imu\.'):
+    with pytest.raises(GravityError, match=r'Transforms are late\. No imu\. Or name'):
         auto.up(header(1))
 
 
@@ -218,3 +225,61 @@ def test_auto_waits_for_what_is_there_but_not_ready() -> None:
 
 def test_auto_takes_how_the_camera_is_mounted_before_the_data_alone() -> None:
     assert AutoGravity([Scripted('imu')], mounted()).up(header(1)).source == 'static'
+
+
+def gravity_input(**settings: Any) -> GravityInput:
+    """Make one by the defaults and `settings` (names with _ for the dot), without tf2."""
+    node: Any = SimpleNamespace(resolve_topic_name=lambda name: f'/{name}')
+    values: Any = {spec.name: spec.default for spec in PARAMETERS}
+    values |= {name.replace('_', '.', 1): value for name, value in settings.items()}
+    return GravityInput(node, values, StaticExtrinsics(np.eye(4), 'base_link'), print)
+
+
+@pytest.mark.parametrize(
+    ('settings', 'source', 'height_m'),
+    [
+        # Nobody measured the pitch of 0 and the height of 1.2 m that are the defaults.
+        ({}, 'data', None),
+        ({'costmap_yaw_deg': 90.0, 'costmap_x_m': 1.0}, 'data', None),
+        ({'costmap_pitch_deg': 12.0}, 'static', None),
+        ({'costmap_z_m': 0.9}, 'static', 0.9),
+        ({'costmap_extrinsics': 'static'}, 'static', 1.2),
+        ({'hazard_gravity': 'static'}, 'static', 1.2),
+    ],
+)
+def test_defaults_are_no_measurement(
+    settings: dict[str, Any], source: str, height_m: float | None
+) -> None:
+    gravity = gravity_input(**settings)
+    found = gravity.up(header(1))
+
+    assert (found.source, found.camera_height_m) == (source, height_m)
+    assert gravity.values()['gravity_source'] == source
+    assert gravity.new_problems() == []
+
+
+def test_an_imu_that_is_asked_for_is_no_guess() -> None:
+    gravity = gravity_input(hazard_gravity='imu', costmap_pitch_deg=12.0)
+    for _ in range(3):
+        with pytest.raises(NoGravityError):
+            gravity.up(header(1))
+    assert gravity.new_problems() == [
+        'Frames without gravity: 3. No IMU reading has come on /imu: remap imu to that of the '
+        'camera (-r imu:=/camera/camera/imu), and have its driver publish it.'
+    ]
+    assert gravity.new_problems() == []
+
+
+def test_tf_without_tf2_is_refused() -> None:
+    with pytest.raises(ParameterError, match=r"hazard\.gravity is 'tf', but tf2_ros is not"):
+        gravity_input(hazard_gravity='tf')
+
+
+def test_the_listener_of_the_costmap_serves_gravity(tf: TfExtrinsics) -> None:
+    node: Any = SimpleNamespace(resolve_topic_name=lambda name: f'/{name}')
+    values: Any = {spec.name: spec.default for spec in PARAMETERS}
+    gravity = GravityInput(node, values, tf, print)
+
+    found = gravity.up(header(95.0))
+    assert (found.source, found.age_sec) == ('tf', 0.0)
+    assert gravity._own_tf is None

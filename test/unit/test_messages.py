@@ -502,6 +502,17 @@ def test_outgoing_image_follows_frames_of_changing_size() -> None:
         np.testing.assert_array_equal(decode_labels(message), ids[::-1])
 
 
+def test_outgoing_image_of_metres() -> None:
+    outgoing = OutgoingImage('32FC1')
+    for metres in (np.array([[0.5, np.nan, -1.25]], np.float32), np.ones((2, 3), np.float32)):
+        message = outgoing.fill(metres, Header(frame_id='optical'))
+        assert (message.encoding, message.is_bigendian) == ('32FC1', sys.byteorder == 'big')
+        assert (message.height, message.width, message.step) == (*metres.shape, 12)
+        np.testing.assert_array_equal(
+            np.frombuffer(message.data, np.float32).reshape(metres.shape), metres
+        )
+
+
 def test_label_info_as_json() -> None:
     ontology = load_ontology('ycor-8')
     document = json.loads(label_info_json(ontology, 0.25))

@@ -109,7 +109,7 @@ def types_of(parameters: dict[str, Any]) -> dict[str, type]:
     return {name: type(value) for name, value in parameters.items()}
 
 
-@pytest.mark.parametrize('layer', ['ground_consistency', 'voxel'])
+@pytest.mark.parametrize('layer', ['ground_consistency', 'voxel', 'obstacle'])
 def test_the_committed_files_for_the_clouds_are_what_the_command_writes(
     layer: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,7 +142,7 @@ def test_the_ground_consistency_layer_is_told_what_it_declares(
 def test_obstacle_and_voxel_layer_are_told_what_they_declare(
     layer: str, declared: dict[str, type], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, parameters = written(capsys, '--layer', layer, '--vehicle-height', '0.7')
+    text, parameters = written(capsys, '--layer', layer, '--vehicle-height', '0.7')
     sources = {name: parameters.pop(name) for name in ('ground', 'nonground')}
 
     assert parameters.pop('plugin') == PLUGINS[layer]
@@ -152,10 +152,12 @@ def test_obstacle_and_voxel_layer_are_told_what_they_declare(
         assert types_of(source).items() <= OF_AN_OBSERVATION.items()
         assert source['topic'] == f'/segmentation/{name}_points'
         assert source['data_type'] == 'PointCloud2'
-        # Its default, 0, would take no points of ground that rises.
-        assert source['max_obstacle_height'] == parameters['max_obstacle_height'] == 0.7
+        # Their defaults would take no points of a hill: the source's is 0.
+        assert source['max_obstacle_height'] == parameters['max_obstacle_height'] >= 50.0
+        assert source['min_obstacle_height'] == parameters['min_obstacle_height'] <= -50.0
     assert (sources['ground']['marking'], sources['ground']['clearing']) == (False, True)
     assert sources['nonground']['marking']
+    assert 'hazard.clearance_m to 0.7' in text
     if layer == 'voxel':
         top = parameters['origin_z'] + parameters['z_voxels'] * parameters['z_resolution']
         assert parameters['z_voxels'] <= 16

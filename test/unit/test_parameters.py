@@ -116,6 +116,8 @@ def test_defaults_are_declared_with_description_and_limits(make_node: MakeNode) 
         ('confidence.threshold:=1', r"'INTEGER', expecting type 'DOUBLE'.*Write .* like .*0.0"),
         ('input.max_age_ms:=5.5', r"'DOUBLE', expecting type 'INTEGER'.*like its default, 500"),
         ('autostart:=yes_please', r"'STRING', expecting type 'BOOL'.*like its default, False"),
+        ('hazard.use:=on', r'hazard.use is True; expected auto or off or report or override'),
+        ('hazard.use:=0', r'hazard.use is 0; expected auto or off'),
         ('input.transport:=theora', r"input.transport is 'theora'; expected raw or compressed"),
     ],
 )
@@ -125,6 +127,12 @@ def test_bad_value_at_start_is_refused_in_words(
     node = make_node(override)
     with pytest.raises(ParameterError, match=words):
         declare(node)
+
+
+@pytest.mark.parametrize('written', ['off', "'off'"])
+def test_off_is_off_with_quotes_and_without(make_node: MakeNode, written: str) -> None:
+    """YAML 1.1, in which parameter files are read, takes a bare `off` for false."""
+    assert declare(make_node(f'hazard.use:={written}'))['hazard.use'] == 'off'
 
 
 def set_one(node: Node, name: str, value: Any) -> str | None:

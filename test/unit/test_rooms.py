@@ -31,7 +31,7 @@ ROOMS: dict[str, dict[str, str]] = {
         'monitoring': 'messages pipeline',
         'parameters': 'hazards messages model',
         'outputs': 'geometry hazards messages model parameters pipeline',
-        'node': 'engines messages model monitoring outputs parameters pipeline',
+        'node': 'engines geometry hazards messages model monitoring outputs parameters pipeline',
         'timing': 'decoding engines model pipeline reports',
         'bag_geometry': 'geometry hazards messages model pipeline scores',
         'evaluation': 'bag_geometry decoding hazards messages model pipeline reports scores',

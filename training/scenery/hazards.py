@@ -168,7 +168,7 @@ def _add_rock(plot: _Plot, spot: FloatArray, size_m: float) -> None:
     """A rock whose top is `size_m` above the ground at `spot`."""
     rng, p = plot.rng, plot.p
     angular = rng.random() < (0.7 if p.biome in ('scrub', 'desert') else 0.5)
-    count = int(rng.integers(15, 26) if angular else rng.integers(36, 64))
+    count = int(rng.integers(15, 26) if angular else rng.integers(28, 46))
     # Spread evenly, so that no side is left without a plane, and then moved.
     normals = even_directions(count) + rng.normal(0.0, 0.25, (count, 3)).astype(np.float32)
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
@@ -201,8 +201,10 @@ def _add_rock(plot: _Plot, spot: FloatArray, size_m: float) -> None:
         to_linear(142, 118, 96),
     )
     weights = (0.45, 0.12, 0.08, 0.13, 0.12, 0.10)
-    rgb = np.stack([stones[int(i)] for i in rng.choice(len(stones), 2, p=weights)])
-    rgb *= rng.uniform(0.55, 1.35) * rng.uniform(0.93, 1.07, 3).astype(np.float32)
+    first, second = (stones[int(i)] for i in rng.choice(len(stones), 2, p=weights))
+    first = first * rng.uniform(0.55, 1.35) * rng.uniform(0.93, 1.07, 3)
+    second = 0.7 * first * rng.uniform(0.6, 1.5) + 0.3 * second
+    rgb = np.stack([first, second])
     arid = p.biome in ('scrub', 'desert')
     moss = rng.uniform(0.2, 0.9) if not arid and rng.random() < 0.4 else 0.0
     plot.bodies.append(

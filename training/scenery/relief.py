@@ -157,8 +157,7 @@ def _dig(
     walls = 1.0 - np.clip((np.abs(off_middle) / (0.5 * width_m) - 0.5) / 0.5, 0.0, 1.0)
     dug = -depth_m * walls
     np.minimum(ditch[:, columns], dug, out=ditch[:, columns])
-    inside = (walls > 0.02) & (depth_m > 0.05)
-    np.copyto(zone[:, columns], -depth_m, where=inside & (zone[:, columns] <= 0.0))
+    np.copyto(zone[:, columns], -depth_m, where=(walls > 0.02) & (depth_m > 0.05))
 
 
 def _dig_across(

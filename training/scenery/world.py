@@ -17,6 +17,8 @@ from training.scenery.relief import Relief, make_relief
 from training.scenery.terrain import OPEN, SUN, WATER, Terrain, make_terrain
 from training.scenery.textures import GroundTiles, Sky, draw_sky, draw_tiles, smoothstep
 
+_LARGEST_STONE_M = 0.1  # of a trail that is still one
+
 
 @dataclasses.dataclass(frozen=True)
 class World:
@@ -26,6 +28,7 @@ class World:
         relief: ledges and ditches; None in a drive without hazards.
         bodies: solid rocks, logs and stumps; in a drive with hazards no billboards are of these.
         body_light: sunlight that reaches each of `bodies` and its openness to the sky (N, 2).
+        body_balls: middle in odom and radius of a ball around each of them, metres (N, 4).
         instance_sun: sunlight that reaches each of `instances`, 0..1 (N,).
         instance_open: its openness to the sky, 0..1 (N,).
     """
@@ -42,6 +45,7 @@ class World:
     relief: Relief | None
     bodies: list[Body]
     body_light: FloatArray
+    body_balls: FloatArray
 
     def local_ground_z(self, x: FloatArray, y: FloatArray) -> FloatArray:
         """Ground that heights are measured from at points (H, W), in odom.
@@ -80,12 +84,8 @@ def make_world(parameters: DriveParameters) -> World:
         cast_shadows(relief, bodies, light.to_sun)
     _cast_shadows(terrain, sprites, instances, light)
     sun, openness = _light_at(terrain, instances.x, instances.y, instances.height_m, light)
-    x, y, size_m = (
-        np.array([(*body.outline[:, :2].mean(axis=0), body.size_m) for body in bodies], np.float32)
-        .reshape(-1, 3)
-        .T
-    )
-    body_light = np.stack(_light_at(terrain, x, y, size_m, light), -1)
+    balls, sizes_m = _balls(bodies), np.array([body.size_m for body in bodies], np.float32)
+    body_light = np.stack(_light_at(terrain, balls[:, 0], balls[:, 1], sizes_m, light), -1)
     tiles, sky = draw_tiles(parameters, rng(4)), draw_sky(parameters, light, rng(5))
     return World(
         parameters,
@@ -100,7 +100,16 @@ def make_world(parameters: DriveParameters) -> World:
         relief,
         bodies,
         body_light,
+        balls,
     )
+
+
+def _balls(bodies: list[Body]) -> FloatArray:
+    balls = np.zeros((len(bodies), 4), np.float32)
+    for ball, body in zip(balls, bodies, strict=True):
+        ball[:3] = body.outline.mean(axis=0)
+        ball[3] = np.linalg.norm(body.outline - ball[:3], axis=1).max()
+    return balls
 
 
 def _drain(terrain: Terrain, relief: Relief) -> None:
@@ -111,8 +120,13 @@ def _drain(terrain: Terrain, relief: Relief) -> None:
 
 
 def _on_relief(instances: Instances, relief: Relief) -> Instances:
-    """Billboards without rocks and logs, which are solid here, on what the relief left."""
+    """Billboards without rocks and logs, which are solid here, on what the relief left.
+
+    Stones of a rough trail stay, but for those that would be a hazard.
+    """
     keep = ~np.isin(instances.material, (Material.ROCK, Material.LOG))
+    stones = np.isin(instances.material, (Material.TRAIL_SMOOTH, Material.TRAIL_ROUGH))
+    keep &= ~stones | (instances.height_m < _LARGEST_STONE_M)
     kept = {
         field.name: getattr(instances, field.name)[keep] for field in dataclasses.fields(instances)
     }

@@ -21,9 +21,22 @@ _NEAREST_M = 0.2  # in front of the camera; what comes nearer may lie in every p
 
 def draw_bodies(world: World, camera: Camera, rays: Rays, buffers: Buffers) -> None:
     """Draw all bodies into the buffers, where they are nearest."""
-    for body, light in zip(world.bodies, world.body_light.tolist(), strict=True):
+    middles, radii = world.body_balls[:, :3], world.body_balls[:, 3]
+    right, down, ahead = ((middles - camera.origin) @ camera.rotation).T
+    seen = (ahead + radii > _NEAREST_M) & (ahead - radii < _FARTHEST_M)
+    # Each side of the image is a plane through the camera.
+    for across, focal, middle, end in (
+        (right, camera.k[0, 0], camera.k[0, 2], camera.size_hw[1]),
+        (down, camera.k[1, 1], camera.k[1, 2], camera.size_hw[0]),
+    ):
+        for slope, sign in (((-1.0 - middle) / focal, 1.0), ((end - middle) / focal, -1.0)):
+            inside = sign * (across - slope * ahead) / np.hypot(1.0, slope)
+            seen &= inside > -radii
+    for index in np.flatnonzero(seen).tolist():
+        body = world.bodies[index]
         part = _part(body, camera)
         if part is not None:
+            light = tuple(world.body_light[index].tolist())
             _draw(world, body, light, camera, rays, buffers, part)
 
 
@@ -33,7 +46,7 @@ def _part(body: Body, camera: Camera) -> tuple[slice, slice] | None:
     points = (body.outline - camera.origin) @ camera.rotation
     z = points[:, 2]
     focal = float(camera.k[0, 0])
-    if z.max() < _NEAREST_M or z.min() > _FARTHEST_M or focal * body.size_m < _LEAST_PX * z.min():
+    if z.max() < _NEAREST_M or focal * body.size_m < _LEAST_PX * z.min():
         return None
     # What lies under the vehicle leaves the image downwards.
     under = z < _NEAREST_M
@@ -47,7 +60,7 @@ def _part(body: Body, camera: Camera) -> tuple[slice, slice] | None:
 def _draw(
     world: World,
     body: Body,
-    light: tuple[float, float],
+    light: tuple[float, ...],
     camera: Camera,
     rays: Rays,
     buffers: Buffers,

@@ -367,6 +367,9 @@ def _draw_billboards(world: World, camera: Camera, buffers: Buffers) -> None:
     gain = shaded + (1.0 - shaded) * world.instance_sun[:, None]
     gain = n.tint * gain * (0.55 + 0.45 * world.instance_open[:, None]) * (1.0 - haze[:, None])
     veil = haze[:, None] * world.sky.horizon_rgb
+    # Ground before a plant may hide 10 cm of its foot, and a rock before it all of it.
+    bodies = np.isin(buffers.material, [body.material for body in world.bodies])
+    slack: float | FloatArray = 0.1
     for i in chosen.tolist():
         sprite, tall, distance = world.sprites[n.sprite[i]], float(size_px[i]), float(z[i])
         foot = float(u[i]), float(v[i])
@@ -376,7 +379,9 @@ def _draw_billboards(world: World, camera: Camera, buffers: Buffers) -> None:
         part, patch = warped
         depth, radiance = buffers.depth_m[part], buffers.radiance[part]
         thickness = sprite.bulge * float(n.height_m[i]) * 0.5
-        patch *= (depth > distance - thickness - 0.1)[..., None]
+        if world.bodies:
+            slack = np.where(bodies[part], np.float32(0.0), np.float32(0.1))
+        patch *= (depth > distance - thickness - slack)[..., None]
         radiance *= 1.0 - patch[..., 3:]
         radiance += patch[..., :3] * gain[i]
         if haze[i] > 0.01:

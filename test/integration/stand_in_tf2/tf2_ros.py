@@ -28,7 +28,8 @@ class Buffer:
         """Return the transform that was next to the time."""
         if not self.heard or time.nanoseconds > max(self.heard):
             raise TransformException('Lookup would require extrapolation into the future')
-        nearest_ns = min(self.heard, key=lambda stamp_ns: abs(stamp_ns - time.nanoseconds))
+        asked_ns = time.nanoseconds or max(self.heard)  # 0 is for the latest
+        nearest_ns = min(self.heard, key=lambda stamp_ns: abs(stamp_ns - asked_ns))
         stamped = deepcopy(self.heard[nearest_ns])
         if source != 'base_link':
             stamped.transform.translation.z += 1.2
