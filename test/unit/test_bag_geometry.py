@@ -99,11 +99,13 @@ def test_a_missing_camera_info_is_said_with_those_that_are_there() -> None:
     assert '/cam/info' in why
 
 
-def camera_info(size_hw: tuple[int, int], focal_px: float, p_focal_px: float = 0.0) -> Any:
+def camera_info(
+    size_hw: tuple[int, int], focal_px: float, p_focal_px: float = 0.0, at_ns: int = 0
+) -> Any:
     k, p = np.zeros(9), np.zeros(12)
     k[[0, 4]], p[[0, 5]] = focal_px, p_focal_px
     return SimpleNamespace(
-        header=object(),
+        header=SimpleNamespace(stamp=SimpleNamespace(sec=0, nanosec=at_ns)),
         height=size_hw[0],
         width=size_hw[1],
         distortion_model='plumb_bob',
@@ -116,15 +118,21 @@ def camera_info(size_hw: tuple[int, int], focal_px: float, p_focal_px: float = 0
     )
 
 
-def test_the_first_camera_info_that_describes_the_images_counts() -> None:
+def test_the_camera_info_of_the_time_counts() -> None:
     camera = RecordedCamera('/cam/image_raw')
-    for each in (camera_info((4, 8), 0.0), camera_info((4, 8), 2.0), camera_info((8, 16), 4.0)):
-        camera.add(each)
+    for at_ns, focal_px in ((1, 0.0), (2, 2.0), (3, 2.0), (9, 4.0), (5, 8.0)):
+        camera.add(camera_info((4, 8), focal_px, at_ns=at_ns))
 
-    assert camera.rays((4, 8)).x[0, 2] == 1.0
-    assert camera.rays((8, 16)).x[0, 2] == 0.5
-    with pytest.raises(CameraInfoError, match='not calibrated'):
-        camera.rays((9, 9))
+    # The first describes no camera: the next one does.
+    for at_ns, focal_px in ((0, 2.0), (1, 2.0), (4, 2.0), (5, 8.0), (8, 8.0), (9, 4.0), (99, 4.0)):
+        assert camera.rays(at_ns, (4, 8)).x[0, 2] == 2 / focal_px, at_ns
+    with pytest.raises(CameraInfoError, match='the image has 9 x 9'):
+        camera.rays(9, (9, 9))
+
+
+def test_without_camera_info_there_are_no_rays() -> None:
+    with pytest.raises(CameraInfoError, match='no CameraInfo could be read'):
+        RecordedCamera('/cam/image_raw').rays(0, (4, 8))
 
 
 @pytest.mark.parametrize(
@@ -137,7 +145,7 @@ def test_rectified_images_have_the_focal_length_of_p(
     camera = RecordedCamera(topic)
     camera.add(camera_info((4, 8), k, 4.0))
 
-    assert camera.rays((4, 8)).x[0, 2] == expected
+    assert camera.rays(0, (4, 8)).x[0, 2] == expected
 
 
 # ---------------------------------------------------------------------------------------------
