@@ -115,7 +115,10 @@ def _reach(
     p: DriveParameters, rng: np.random.Generator, aside: FloatArray, fade_m: float
 ) -> FloatArray:
     """How much of a thing across the trail is there at each distance to its middle, 0..1."""
-    left, right = (0.5 * p.trail_width_m + rng.uniform(0.6, 3.5) for _ in range(2))
+    left, right = (
+        min(0.5 * p.trail_width_m + rng.uniform(0.6, 3.5), _HALF_WIDTH_M - 0.1 - fade_m)
+        for _ in range(2)
+    )
     if rng.random() < 0.3:
         # Some leave one side of the trail free.
         left = rng.uniform(-0.1, 0.15) * p.trail_width_m
@@ -133,12 +136,13 @@ def _step_up(
     rng: np.random.Generator,
 ) -> None:
     """A step that faces the vehicle; behind it the ground falls back slowly."""
-    ramp_m = rng.uniform(3.0, 4.0)
+    ramp_m = rng.uniform(3.0, 4.0) + 0.4
     columns, x, aside = _patch(ledge.shape, at_m - 4.0, at_m + ramp_m + 4.0)
     behind = x - np.float32(at_m) - rng.uniform(-0.25, 0.25) * aside
     behind = behind - _wander(rng, aside, 0.10)
-    top = np.float32(rng.uniform(0.15, 0.5)) * _reach(p, rng, aside, 0.7)
-    top = top * (1.0 - smoothstep(1.0, ramp_m, behind))
+    # Only its face is steep: its sides and the ramp stay below 20 degrees.
+    top = np.float32(rng.uniform(0.15, 0.5)) * _reach(p, rng, aside, 2.2)
+    top = top * (1.0 - smoothstep(0.4, ramp_m, behind))
     raised = top * np.clip(behind / np.float32(_FACE_M), 0.0, 1.0)
     np.maximum(ledge[:, columns], raised, out=ledge[:, columns])
     face = (np.abs(behind - _FACE_M / 2) < 0.2) & (top > 0.05)
