@@ -45,7 +45,9 @@ def fit_quadratic(
     """Return c of z = c0 + c1 x + c2 y + c3 x^2 + c4 x y + c5 y^2 for most of the points.
 
     Args:
-        x, y, z: (N,) each.
+        x: (N,) metres forward.
+        y: (N,) metres to the left.
+        z: (N,) metres up.
         noise_m: (N,) standard deviation of z.
         cells: (N,) number of the cell that each lies in. Cells count alike, and the less the more
             of their points are off: a wall crosses the ground, too.
@@ -68,7 +70,7 @@ def _splines(places: Float64, knots: int) -> Float64:
     """Return cubic B-splines at places in units of knots: (places, knots + 3)."""
     u = np.abs(places[:, None] - np.arange(-1, knots + 2))
     inner, outer = (4 - 6 * u * u + 3 * u**3) / 6, (2 - u) ** 3 / 6
-    return np.where(u < 1, inner, np.where(u < 2, outer, 0.0))
+    return np.asarray(np.where(u < 1, inner, np.where(u < 2, outer, 0.0)), np.float64)
 
 
 def _products(basis: Float64) -> Float64:
