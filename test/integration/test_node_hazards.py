@@ -279,8 +279,7 @@ class InProcess:
 
     def hazard_status(self) -> Status:
         node = self.node
-        use = node.settings['hazard.use']
-        return hazard_status(use, node._planner_outputs, node._gravity, node._inputs)
+        return hazard_status(node.settings, node._planner_outputs, node._gravity, node._inputs)
 
     def send(self, rgb: Rgb, depth: Metres | None, expected: Sequence[str]) -> int:
         """Hand over a frame; wait for its outputs."""
