@@ -28,7 +28,8 @@ RUNTIME_apt = runtime
 
 demo: .venv/.runtime out/demo/sample_drive/metadata.yaml
 	.venv/bin/python -m desertmind_seg.replay_bag out/demo/sample_drive \
-	  --image /camera/color/image_raw --labels /labels/ycor_8 --out out/demo
+	  --image /camera/color/image_raw --depth /camera/aligned_depth_to_color/image_raw \
+	  --labels /labels/ycor_8 --bundle models/ycor8_rgbd.onnx --out out/demo
 
 lint: .venv/.test
 	.venv/bin/ruff format --check

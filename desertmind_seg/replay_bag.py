@@ -6,7 +6,7 @@ gets. All of it happens in a private DDS domain on this host.
 
 Results, in the folder of --out:
 
-- `report.html`, `overlay.png` (camera frame, class mask and confidence, with the legend) and
+- `report.html`, `overlay.png` (camera frame, class mask, hazards, confidence and legend) and
   `overlay.webm` (frame and overlay side by side);
 - `masks/`: what the node sent, as a rosbag2 MCAP like that of `evaluate_bag`;
 - `metrics.json`: `replay.results.ReplayMetrics` describes every key;
@@ -41,6 +41,9 @@ examples:
   masks, scores, latency and a video, as the vehicle would have had them
     python -m desertmind_seg.replay_bag drive --image /camera/color/image_raw \\
         --labels /labels/ycor_8 --out result
+  with the hazards that geometry sees
+    python -m desertmind_seg.replay_bag drive --image /camera/color/image_raw \\
+        --depth /camera/aligned_depth_to_color/image_raw --bundle rgbd.onnx --out result
 
 Frames that are damaged are counted in the report: done in part. That the node drops frames while
 it is busy is what a replay measures."""
@@ -58,7 +61,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--depth',
         metavar='TOPIC',
-        help='depth aligned to the images (raw or compressedDepth), played beside them',
+        help='depth aligned to the images (raw or compressedDepth), played beside them; with it '
+        'the node finds hazards',
+    )
+    parser.add_argument(
+        '--camera-info',
+        metavar='TOPIC',
+        help='of the images, to find hazards by --depth (default: the one beside the image topic)',
     )
     parser.add_argument('--labels', metavar='TOPIC', help='label images of class ids, same stamps')
     add_bundle(parser)
@@ -82,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = build_parser()
     options = parser.parse_args(argv)
+    if options.depth is None and options.camera_info:
+        parser.error('--camera-info needs --depth')
     return run_command(parser, lambda: _run(options))
 
 
@@ -110,6 +121,7 @@ def _run(options: argparse.Namespace) -> int:
                 options.backend,
                 options.confidence_threshold,
                 options.depth,
+                options.camera_info,
             ),
             options.rate,
             options.out,
@@ -129,6 +141,8 @@ def _run(options: argparse.Namespace) -> int:
     if not options.no_video:
         print(f'{"Video:":9}{options.out / VIDEO}')
     bag, labels = metrics.bag, metrics.labels
+    if metrics.hazards is not None and metrics.hazards.problem:
+        print(f'No hazards from geometry: {metrics.hazards.problem}', file=sys.stderr)
     if bag.unreadable_topics:
         print(f'Topics not read: {", ".join(bag.unreadable_topics)}.', file=sys.stderr)
     in_part = [

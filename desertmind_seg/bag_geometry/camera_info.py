@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right, insort
 from typing import Any
 
 import numpy as np
 
 from desertmind_seg.geometry.camera_model import CameraInfoError, CameraRays, Rays
-from desertmind_seg.messages.bags import Bag, did_you_mean
+from desertmind_seg.messages.bags import Bag, did_you_mean, stamp_ns
 
 CAMERA_INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
-# A zoom lens may send a new one with every frame; more than these are of no use.
-_MAX_KINDS = 20
+# A lens that zooms may say something new with every frame.
+_MAX_KEPT = 10_000
 
 
 def find_camera_info(bag: Bag, image_topics: list[str], asked: str | None) -> tuple[str, str]:
@@ -59,34 +60,33 @@ class RecordedCamera:
     """
 
     def __init__(self, image_topic: str) -> None:
-        self._rectified = '/image_rect' in image_topic
-        self._kinds: dict[bytes, Any] = {}
-        self._rays: dict[tuple[int, int], Rays] = {}
+        self._of_rectified = '/image_rect' in image_topic
+        self._rays = {rectified: CameraRays(rectified=rectified) for rectified in (False, True)}
+        # What was said, since when; in the order of the stamps.
+        self._since: list[tuple[int, str, Any]] = []
 
     def add(self, camera_info: Any) -> None:
-        """Keep a message, unless it says the same as an earlier one."""
-        said = repr({k: v for k, v in vars(camera_info).items() if k != 'header'}).encode()
-        if len(self._kinds) < _MAX_KINDS:
-            self._kinds.setdefault(said, camera_info)
+        """Keep a message, unless it says the same as the one before."""
+        said = repr({key: of for key, of in vars(camera_info).items() if key != 'header'})
+        if len(self._since) < _MAX_KEPT and (not self._since or self._since[-1][1] != said):
+            insort(self._since, (stamp_ns(camera_info), said, camera_info), key=lambda of: of[0])
 
-    def rays(self, size_hw: tuple[int, int]) -> Rays:
-        """Return the rays of images of this size, by the first CameraInfo that describes them.
+    def rays(self, at_ns: int, size_hw: tuple[int, int]) -> Rays:
+        """Return the rays of an image of this stamp and size.
+
+        That is by the CameraInfo of its time, or by another one where that does not describe it:
+        drivers begin with an empty one.
 
         Raises:
-            CameraInfoError: none does; says why the first does not.
+            CameraInfoError: none does; says why the first that was tried does not.
         """
-        if size_hw not in self._rays:
-            errors: list[CameraInfoError] = []
-            for camera_info in self._kinds.values():
-                # An empty K is of a driver that gives rectified images alone.
-                rectified = self._rectified or not np.any(camera_info.k)
-                try:
-                    rays = CameraRays(rectified=rectified).of(camera_info, size_hw)
-                except CameraInfoError as err:
-                    errors.append(err)
-                    continue
-                self._rays[size_hw] = rays
-                break
-            else:
-                raise errors[0] if errors else CameraInfoError('no CameraInfo could be read.')
-        return self._rays[size_hw]
+        place = max(0, bisect_right(self._since, at_ns, key=lambda of: of[0]) - 1)
+        tried: list[CameraInfoError] = []
+        for _, _, camera_info in (*self._since[place:], *reversed(self._since[:place])):
+            # An empty K is of a driver that gives rectified images alone.
+            rectified = self._of_rectified or not np.any(camera_info.k)
+            try:
+                return self._rays[rectified].of(camera_info, size_hw)
+            except CameraInfoError as err:
+                tried.append(err)
+        raise tried[0] if tried else CameraInfoError('no CameraInfo could be read.')

@@ -162,7 +162,7 @@ class RecordedHazards:
         if depth is None or not self.camera_info:
             return None
         try:
-            rays = self._camera.rays((depth.shape[0], depth.shape[1]))
+            rays = self._camera.rays(stamp_ns, (depth.shape[0], depth.shape[1]))
             if up is not None:
                 checked(up, f'{self._level_frame!r} is not level')
             found = self._detector.detect(depth, rays, up)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from desertmind_seg.bag_geometry.hazards import HAZARD_KINDS
+from desertmind_seg.hazards.detection import UNKNOWN
 from desertmind_seg.model.arrays import Mask, Rgb
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.rendering import colorize
@@ -30,6 +31,8 @@ _KIND_COLORS: dict[str, Color] = {
     'negative': (0, 114, 230),
     'steep': (245, 215, 30),
 }
+_GREY: Color = (190, 190, 190)
+_PAINT = 0.75
 _WIDTH_PX = 480
 _SHOWN_EACH = 2
 
@@ -53,6 +56,31 @@ class HazardPicture:
     panels: tuple[Rgb, Rgb, Rgb]
 
 
+def paint_hazards(rgb: Rgb, kind: Mask) -> Rgb:
+    """Paint what sticks out red, what falls off blue, what is too steep yellow; unknown is grey.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        kind: (H, W) uint8 codes of `Hazards.kind`.
+    """
+    marks = {name: kind == code for name, code in HAZARD_KINDS.items()}
+    return _painted(rgb, kind == UNKNOWN, marks, _KIND_COLORS)
+
+
+def _painted(
+    rgb: Rgb,
+    unknown: npt.NDArray[np.bool_],
+    marks: Mapping[str, npt.NDArray[np.bool_]],
+    colors: Mapping[str, Color],
+) -> Rgb:
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)[..., None] // 2 + np.uint8(_GREY[0] // 2)
+    painted: Rgb = np.where(unknown[..., None], grey, rgb)
+    for name, where in marks.items():
+        color = _PAINT * np.array(colors[name])
+        painted[where] = np.rint((1 - _PAINT) * painted[where] + color).astype(np.uint8)
+    return painted
+
+
 class HazardPictures:
     """Keeps the frames with most of each mark, at most one of each block.
 
@@ -67,7 +95,7 @@ class HazardPictures:
     """
 
     def __init__(self, ontology: Ontology, *, labelled: bool) -> None:
-        self.colors = _VERDICT_COLORS if labelled else _KIND_COLORS
+        self.colors = {**(_VERDICT_COLORS if labelled else _KIND_COLORS), 'not known': _GREY}
         self._ontology = ontology
         self.labelled = labelled
         self._verdicts = verdict_table(ontology)
@@ -116,23 +144,28 @@ class HazardPictures:
             )
             if not pixels[mark] or any(each.weight >= pixels[mark] for each in rivals):
                 continue
-            panels = self._draw(rgb, mask, marks) if picture is None else picture.panels
+            panels = self._draw(rgb, mask, kind, marks) if picture is None else picture.panels
             picture = HazardPicture(pixels[mark], block, stamp_ns, pixels, panels)
             self._kept[mark] = [each for each in kept if each not in rivals] + [picture]
 
     def _draw(
-        self, rgb: Rgb, mask: Mask, marks: Mapping[str, npt.NDArray[np.bool_]]
+        self, rgb: Rgb, mask: Mask, kind: Mask, marks: Mapping[str, npt.NDArray[np.bool_]]
     ) -> tuple[Rgb, Rgb, Rgb]:
         height, width = mask.shape
         scale = min(1.0, _WIDTH_PX / width)
         size = (round(width * scale), max(1, round(height * scale)))
         small = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
-        small_mask = np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), np.uint8)
-        marked = small.astype(np.float32)
-        for name, where in marks.items():
-            there = cv2.resize(where.view(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-            marked[there] = 0.25 * marked[there] + 0.75 * np.array(self.colors[name], np.float32)
-        return small, colorize(small_mask, self._ontology), np.rint(marked).astype(np.uint8)
+        small_mask, small_kind, *small_marks = (
+            np.asarray(cv2.resize(each, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+            for each in (mask, kind, *(where.view(np.uint8) for where in marks.values()))
+        )
+        marked = _painted(
+            small,
+            small_kind == UNKNOWN,
+            {name: where > 0 for name, where in zip(marks, small_marks, strict=True)},
+            self.colors,
+        )
+        return small, colorize(small_mask, self._ontology), marked
 
     def chosen(self) -> list[HazardPicture]:
         """Return the pictures in the order of the drive."""

@@ -17,7 +17,7 @@ from desertmind_seg.scores.confusion import BAND_PLACES_M
 from desertmind_seg.scores.hazard_records import HazardMetrics, HazardScores, WitnessRate
 from desertmind_seg.scores.hazards import SIZE_PLACES_M
 
-_SORTED_BY = {'class': 'class ', 'kind': 'kind ', 'size': 'size '}
+_SORTED_BY = {'class': 'class ', 'near class': 'class ', 'kind': 'kind ', 'size': 'size '}
 
 
 def hazard_facts(hazards: HazardMetrics | None) -> list[Fact]:
@@ -29,7 +29,7 @@ def hazard_facts(hazards: HazardMetrics | None) -> list[Fact]:
     facts = [
         Fact('false safe', _from_to(of), f'{of.name}: by class alone, then with geometry')
         for of in (hazards.scores.false_safe if hazards.scores else ())
-        if of.by in ('all', 'target')
+        if of.by in ('all', 'near', 'target')
     ]
     if hazards.scores is not None:
         alarms = hazards.scores.false_alarms[0]

@@ -22,7 +22,7 @@ from desertmind_seg.evaluation.results import (
 from desertmind_seg.hazards.detection import UNKNOWN, Hazards
 from desertmind_seg.hazards.joining import ClassGeometryTable
 from desertmind_seg.messages.bag_writer import BagWriter
-from desertmind_seg.messages.bags import CONFIDENCE_TOPIC, MASK_TOPIC
+from desertmind_seg.messages.bags import CONFIDENCE_TOPIC, HAZARD_TOPIC, MASK_TOPIC
 from desertmind_seg.model.arrays import Mask
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.scores.bootstrap import ComparisonError
@@ -90,11 +90,15 @@ class ModelRun:
         if found.blended_share is not None:
             self._blended_share.append(found.blended_share)
             self._filter_ms.append(found.filter_ms)
-        for topic, image in ((MASK_TOPIC, found.mask), (CONFIDENCE_TOPIC, found.confidence)):
+        hazards, truth = (None, None) if judged is None else (judged.hazards, judged.truth)
+        for topic, image in (
+            (MASK_TOPIC, found.mask),
+            (CONFIDENCE_TOPIC, found.confidence),
+            (HAZARD_TOPIC, None if hazards is None else hazards.kind),
+        ):
             if image is not None:
                 self._writer.write_mono8(topic, frame.log_time_ns, image, frame.header)
         self.flicker.add(frame.rgb, found.mask, frame.stamp_ns)
-        hazards, truth = (None, None) if judged is None else (judged.hazards, judged.truth)
         witness = None if hazards is None else self._join(found.mask, hazards)
         labels = None
         if self.score is not None:

@@ -11,6 +11,7 @@ from desertmind_seg.evaluation.hazard_sections import (
     hazard_sections,
     picture_sections,
 )
+from desertmind_seg.evaluation.pictures import SHEET_CAPTION
 from desertmind_seg.evaluation.results import EvaluationMetrics
 from desertmind_seg.evaluation.sections import (
     bad_sections,
@@ -72,7 +73,7 @@ def write_evaluation_report(
         headline.append(_leading_fact(metrics.against.comparison))
     sections = [
         *_comparison_sections(metrics),
-        images_section('Frames', [('camera frame, class mask and confidence', sheet)]),
+        images_section('Frames', [(SHEET_CAPTION, sheet)]),
         *hazard_sections(metrics.hazards),
         *picture_sections(pictures, bag.start_ns, ontology),
         *score_sections(metrics, ontology),

@@ -6,8 +6,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from desertmind_seg.bag_geometry.pictures import paint_hazards
 from desertmind_seg.messages.bags import (
     CONFIDENCE_TOPIC,
+    HAZARD_TOPIC,
     MASK_TOPIC,
     Bag,
     BagError,
@@ -20,6 +22,8 @@ from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.rendering import contact_sheet
 
 _SHOWN_FRAMES = 4
+SHEET_CAPTION = 'camera frame, class mask, with depth the hazards that geometry sees, confidence'
+_HAZARD_COLUMN = 'red high, blue low, yellow steep, grey not known'
 _Decoded = TypeVar('_Decoded')
 
 
@@ -64,7 +68,7 @@ def frames_sheet(
     log_times_ns: Mapping[int, int],
     ontology: Ontology,
 ) -> Rgb:
-    """Draw frames with their masks, confidences and the legend.
+    """Draw frames with their masks, hazards where `masks` has any, confidences and the legend.
 
     Args:
         bag: its index finds the frames.
@@ -78,6 +82,7 @@ def frames_sheet(
         (H, W, 3) uint8 RGB.
     """
     rows = []
+    marked: list[Rgb | None] = []
     for stamp_ns, _ in chosen:
         at = (log_times_ns[stamp_ns], stamp_ns)
         confidence = None
@@ -85,7 +90,16 @@ def frames_sheet(
             confidence = _first(masks, CONFIDENCE_TOPIC, *at, decode_mask)
         rgb = _first(bag, topic, *at, partial(decode_frame, bag, topic))
         rows.append((rgb, _first(masks, MASK_TOPIC, *at, decode_mask), confidence))
-    return contact_sheet(rows, ontology, [title for _, title in chosen])
+        if HAZARD_TOPIC in masks.topics:
+            try:
+                kind = _first(masks, HAZARD_TOPIC, *at, decode_mask)
+            except BagError:  # of a frame without depth, or that was superseded
+                marked.append(None)
+            else:
+                marked.append(paint_hazards(rgb, kind))
+    titles = [title for _, title in chosen]
+    column = (_HAZARD_COLUMN, marked) if marked else None
+    return contact_sheet(rows, ontology, titles, marked=column)
 
 
 def decode_mask(message: Any) -> Mask:

@@ -14,8 +14,8 @@ slope passes for level.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import acos, cos, degrees, radians
 from typing import Any
-from math import acos, cos, degrees, hypot, radians
 
 import cv2
 import numpy as np
@@ -35,24 +35,38 @@ _MAX_LEAN_DEG, _MAX_UNKNOWN_LEAN_DEG = 35.0, 50.0
 _CAMERA_HEIGHT_M = 0.2, 4.0
 # A camera over a slope that begins ahead of it is that much higher or lower above its extension.
 _HEIGHT_FACTORS, _HEIGHT_MARGIN_M = (0.6, 1.4), 0.1
-# The least that tells a surface: points, share of the seen area, and cells that are all ground.
-_MIN_POINTS, _MIN_SHARE, _MIN_CELLS = 60, 0.08, 4
-_QUADRATIC_SCALES_M = 0.25, 0.18, 0.12, 0.09
+# The least that tells a surface: points, the score of a plane, cells that are ground.
+_MIN_POINTS, _MIN_SCORE, _MIN_CELLS = 60, 0.1, 4
+# Cells in the distance of most points, so that a room has as many as a desert.
+_PLANE_CELLS, _QUADRATIC_CELLS = 8, 12
+# To judge planes: what lies on one, how many are judged by cells, what area below one costs, and
+# what a roll costs where gravity is not known (2 x 0.03 for 10 degrees).
+_ON_PLANE_M, _LIKELY, _BELOW_COST, _ROLL_COST = 0.12, 40, 3.0, 2.0
+# A plane that may not be the ground tells that `up` is wrong if it is so much better.
+_MUCH_LESS = 0.4
+# Of the quadratic, round by round: scale in m, and how many times further off a point above it
+# counts.
+_QUADRATIC_ROUNDS = (
+    *((0.5, 1.0), (0.35, 1.25), (0.25, 1.5)),
+    *((0.18, 2.0), (0.12, 2.0), (0.09, 2.0)),
+)
 # Of the spline, round by round: cells between knots, scale in m, what a bend costs, what it costs
 # to be off the quadratic, and how many times further off a point above it counts.
 _SPLINE_ROUNDS = (
     (6, 0.22, 0.5, 1e-3, 1.6),
-    (3, 0.14, 0.3, 1e-3, 2.0),
-    (3, 0.09, 0.3, 1e-3, 2.5),
+    (4, 0.14, 0.3, 1e-3, 2.0),
+    (4, 0.09, 0.3, 1e-3, 2.5),
 )
-# A cell with fewer points counts less than a full one.
-_FULL_CELL_POINTS = 3.0
+# A cell with fewer points counts less than a full one; one with strangers, less than its share.
+_FULL_CELL_POINTS, _PURE_POWER = 1.0, 1.5
+# What is ground lies so near to the surface.
+_GROUND_M = 0.1
+# A bank: cells above the ground, not higher than this, that a soft surface follows within this,
+# of which so many lie side by side. Rocks, grass and bushes are rougher or smaller.
+_BANK_M, _BANK_SMOOTH_M, _BANK_CELLS, _BANK_SHARE = 1.0, 0.06, 16, 0.8
+_BANK_KNOTS, _BANK_FOLLOW, _BANK_FIT, _BANK_PULL = 4, 0.02, 0.1, 1e-3
 # Ground that nobody saw may be so much off per metre from ground that somebody saw.
 _DOUBT_PER_M = 0.15
-_PURE=1.5
-_ON_PLANE_M, _LIKELY, _BELOW_COST, _ROLL_COST = 0.12, 40, 3.0, 1.0
-_GROUND_M = 0.1
-_SMOOTH_M, _BANK_CELLS, _BANK_M = 0.06, 16, 1.0
 _SUPPORTED, _ALL_GROUND = 0.2, 0.5
 
 
@@ -113,12 +127,12 @@ class Ground:
         return y * per_m + np.float32(self.half_m / self.node_m), x * per_m
 
     @staticmethod
-    def at(table: Float32, places: tuple[Float32, Float32]) -> Float32:
+    def at(table: Float32, places: tuple[Float32, Float32], out: Float32 | None = None) -> Float32:
         """Look a table up, between its nodes."""
-        found: Float32 = cv2.remap(
-            table, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        found = cv2.remap(
+            table, *places, cv2.INTER_LINEAR, dst=out, borderMode=cv2.BORDER_REPLICATE
         )
-        return found
+        return np.asarray(found, np.float32)
 
 
 class GroundFinder:
@@ -173,7 +187,8 @@ class GroundFinder:
         down = np.linalg.solve(triples, np.ones((len(triples), 3, 1)))[..., 0]
         some = np.linspace(0, seen.size - 1, min(seen.size, _PLANE_POINTS)).astype(np.intp)
         samples = points.reshape(3, -1)[:, seen[some]].astype(np.float64)
-        cells = np.unique(self._cells(samples[0], samples[2]), return_inverse=True)[1]
+        cells = _cells(samples[0], samples[2], _seen_far(samples[2]) / _PLANE_CELLS)
+        cells = np.unique(cells, return_inverse=True)[1]
         patches = _Patches(samples, cells.reshape(-1), noise_per_m)
 
         right = np.array([1.0, 0.0, 0.0]) if up is None else np.zeros(3)
@@ -190,36 +205,34 @@ class GroundFinder:
         camera_m = 1.0 / np.linalg.norm(down, axis=1)
         allowed = -(down @ toward) * camera_m >= cos(radians(lean_deg))
         allowed &= (camera_m >= low_m) & (camera_m <= high_m)
-        found, score = patches.best(down[allowed], right)
-        if score < _MIN_SHARE:
-            found, score = patches.best(down, right)
+        found, score = patches.best(down, allowed, right)
+        other, other_score = patches.best(down, ~allowed, right)
+        if score < max(_MIN_SCORE, _MUCH_LESS * other_score):
             raise NoGroundError(
-                _no_plane(found, toward, score, lean_deg, (low_m, high_m), up is None)
+                _no_plane(other, other_score, toward, lean_deg, (low_m, high_m), up is None)
             )
-        best = patches.refined(found)
-        distance_m = 1.0 / float(np.linalg.norm(best))
-        return Plane(-best * distance_m, distance_m)
+        distance_m = 1.0 / float(np.linalg.norm(found))
+        return Plane(-found * distance_m, distance_m)
 
-    def surface(
-        self, axes: Float64, x: Float32, y: Float32, z: Float32, noise_m: Float32, plane: Plane
-    ) -> Ground:
+    def surface(self, points: Float32, noise_m: Float32, axes: Float64, plane: Plane) -> Ground:
         """Fit the surface, from a plane on.
 
         Args:
-            axes: as `Ground` has them.
-            x, y, z: (N,) the points in these axes.
+            points: (3, N) in level axes: x forward, y left, z up, metres.
             noise_m: (N,) standard deviation of z.
-            plane: to begin with.
+            axes: (3, 3) these axes in the optical frame.
+            plane: to begin with, in the optical frame.
 
         Raises:
             NoGroundError: too little of it is ground.
         """
+        x, y, z = points
         normal = axes @ plane.up
         start = np.array([-plane.camera_m, -normal[0], -normal[1], 0.0, 0.0, 0.0]) / normal[2]
         some = np.linspace(0, x.size - 1, min(x.size, _QUADRATIC_POINTS)).astype(np.intp)
-        cells = self._cells(x[some], y[some])
+        cells = _cells(x[some], y[some], min(self._cell_m, _seen_far(x) / _QUADRATIC_CELLS))
         q = fit_quadratic(
-            x[some], y[some], z[some], noise_m[some], cells, start, _QUADRATIC_SCALES_M
+            x[some], y[some], z[some], noise_m[some], cells, start, _QUADRATIC_ROUNDS
         )
         c = q.astype(np.float32)
         above_m = z - (c[0] + x * (c[1] + c[3] * x + c[4] * y) + y * (c[2] + c[5] * y))
@@ -248,47 +261,48 @@ class GroundFinder:
     def _local(
         self, x: Float32, y: Float32, above_m: Float32, noise_m: Float32
     ) -> tuple[Float64, Float64, float]:
-        """Return the spline at the nodes, the support of each cell, and the residual."""
+        """Return the spline at the nodes, the share of ground in each cell, and the residual."""
         per_m = np.float32(1 / self._cell_m)
         row, across = x * per_m, y * per_m
         kept = np.flatnonzero((row >= 0) & (row < CELLS_X) & (np.abs(across) < CELLS_Y // 2))
-        row, across, above_m, noise_m = row[kept], across[kept], above_m[kept], noise_m[kept]
-        cells = row.astype(np.intp) * CELLS_Y + (across + CELLS_Y // 2).astype(np.intp)
-        column = across + np.float32(CELLS_X)
-        size = CELLS_X * CELLS_Y
-        counts = np.bincount(cells, minlength=size) + _FULL_CELL_POINTS
-        points = _CellPoints(cells, counts, column, row, above_m, noise_m)
-        off_m = above_m
+        points = _CellPoints(row[kept], across[kept], above_m[kept], noise_m[kept])
+        off_m = points.above_m
+        close, local_m = off_m, np.zeros((1, 1))
+        weight, mean_m = np.zeros((1, 1)), np.zeros((1, 1))
         for knot_cells, scale_m, stiffness, pull, above in _SPLINE_ROUNDS:
-            close = closeness(off_m, noise_m, scale_m, above)
-            weight, value = points.means(close)
-            weight = weight ** _PURE
-            local_m = self._splines[knot_cells].fit(weight, value, stiffness, pull)
-            off_m = above_m - points.at(local_m)
+            close = closeness(off_m, points.noise_m, scale_m, above)
+            weight, mean_m = points.means(close, points.above_m)
+            weight = weight**_PURE_POWER
+            local_m = self._splines[knot_cells].fit(weight, mean_m, stiffness, pull)
+            off_m = points.above_m - points.at(local_m)
         bank = self._banks(points, off_m)
         if bank.any():
-            everything = points.means(np.ones_like(above_m))
-            weight, value = np.where(bank, everything, (weight, value))
-            local_m = self._splines[3].fit(weight, value, 0.1, 1e-3)
-            off_m = above_m - points.at(local_m)
-        close = closeness(off_m, noise_m, scale_m, above)
+            all_weight, all_mean_m = points.means(np.ones_like(off_m), points.above_m)
+            weight = np.where(bank, all_weight, weight)
+            mean_m = np.where(bank, all_mean_m, mean_m)
+            local_m = self._splines[_BANK_KNOTS].fit(weight, mean_m, _BANK_FIT, _BANK_PULL)
+            off_m = points.above_m - points.at(local_m)
         residual_m = float(np.sqrt((close @ (off_m * off_m)) / max(float(close.sum()), 1e-9)))
-        ground = np.abs(off_m) < np.float32(_GROUND_M) + 2 * noise_m
-        support = points.means(ground.astype(np.float32))[0]
-        return local_m, support, residual_m
+        ground = np.abs(off_m) < np.float32(_GROUND_M) + 2 * points.noise_m
+        share, _ = points.means(ground.astype(np.float32), off_m)
+        return local_m, share, residual_m
 
     def _banks(self, points: _CellPoints, off_m: Float32) -> Bool:
-        """Find cells that lie above the ground but are as smooth as it, many side by side."""
-        share, mean_m = points.means(np.ones_like(off_m), off_m)
-        if ((mean_m > _GROUND_M) & (share > 0.5)).sum() < _BANK_CELLS:
-            return np.zeros(share.shape, np.bool_)
-        follow_m = self._splines[3].fit(share, mean_m, 0.02, 1e-3)
-        smooth = np.abs(off_m - points.at(follow_m)) < np.float32(_SMOOTH_M) + 2 * points.noise_m
-        smooth_share = points.means(smooth.astype(np.float32))[0]
-        raised = (smooth_share > 0.8 * share) & (share > 0.5) & (mean_m > 0.5 * _GROUND_M) & (mean_m < _BANK_M)
-        _, labels, stats, _ = cv2.connectedComponentsWithStats(raised.view(np.uint8), connectivity=4)
+        """Find cells that lie above the ground but are as smooth, many side by side."""
+        full, mean_m = points.means(np.ones_like(off_m), off_m)
+        raised = (full > _ALL_GROUND) & (mean_m > _GROUND_M / 2) & (mean_m < _BANK_M)
+        if np.count_nonzero(raised & (mean_m > _GROUND_M)) < _BANK_CELLS:
+            return np.zeros(raised.shape, np.bool_)
+        follow_m = self._splines[_BANK_KNOTS].fit(full, mean_m, _BANK_FOLLOW, _BANK_PULL)
+        rough_m = np.abs(off_m - points.at(follow_m))
+        smooth = rough_m < np.float32(_BANK_SMOOTH_M) + 2 * points.noise_m
+        share, _ = points.means(smooth.astype(np.float32), off_m)
+        raised &= share > _BANK_SHARE * full
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(
+            raised.view(np.uint8), connectivity=4
+        )
         large = stats[:, cv2.CC_STAT_AREA] >= _BANK_CELLS
-        large[0] = False
+        large[0] = False  # what is not raised
         found: Bool = large[labels]
         return found
 
@@ -302,14 +316,19 @@ class GroundFinder:
         doubt: Float32 = np.maximum(nodes, 0) * np.float32(_DOUBT_PER_M * self._cell_m)
         return doubt
 
-    def _cells(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
-        """Return a number for each point, the same for those in one cell."""
-        size = 4 * CELLS_X
-        i, j = (
-            np.clip(axis * (1 / self._cell_m) + size // 2, 0, size - 1).astype(np.intp)
-            for axis in (x, y)
-        )
-        return i * size + j
+
+def _cells(x: npt.NDArray[Any], y: npt.NDArray[Any], cell_m: float) -> npt.NDArray[np.intp]:
+    """Return a number for each point, the same for those in one cell."""
+    i, j = (
+        np.clip(axis * (1 / cell_m) + CELLS_X * 2, 0, CELLS_X * 4 - 1).astype(np.intp)
+        for axis in (x, y)
+    )
+    return i * (CELLS_X * 4) + j
+
+
+def _seen_far(forward: npt.NDArray[Any]) -> float:
+    """Return how far three quarters of the points are within."""
+    return max(float(np.quantile(forward, 0.75)), 0.5)
 
 
 def _draws() -> Float64:
@@ -322,16 +341,24 @@ def _draws() -> Float64:
 
 
 class _CellPoints:
-    """Heights of points, by the cells that they lie in."""
+    """Points with their heights, and the cells that they lie in.
 
-    def __init__(self, cells, counts, column, row, above_m, noise_m) -> None:
-        self._cells, self._counts = cells, counts
-        self._places = column[None], row[None]
-        self._above_m, self.noise_m = above_m, noise_m
+    Args:
+        row: (N,) along x, in cells.
+        across: (N,) along y, in cells from the middle.
+        above_m: (N,) heights.
+        noise_m: (N,) their standard deviations.
+    """
 
-    def means(self, weight, value=None):
-        """Return total weight over the cell's points, and weighted mean height, of each cell."""
-        value = self._above_m if value is None else value
+    def __init__(self, row: Float32, across: Float32, above_m: Float32, noise_m: Float32) -> None:
+        self.above_m, self.noise_m = above_m, noise_m
+        self._places = (across + np.float32(CELLS_X))[None], row[None]
+        column = (across + np.float32(CELLS_Y // 2)).astype(np.intp)
+        self._cells = row.astype(np.intp) * CELLS_Y + column
+        self._counts = np.bincount(self._cells, minlength=CELLS_X * CELLS_Y) + _FULL_CELL_POINTS
+
+    def means(self, weight: Float32, value: Float32) -> tuple[Float64, Float64]:
+        """Return the mean weight and the weighted mean value of each cell, (CELLS_X, CELLS_Y)."""
         size = CELLS_X * CELLS_Y
         total = np.bincount(self._cells, weight, size)
         mean = np.bincount(self._cells, weight * value, size) / np.maximum(total, 1e-9)
@@ -339,7 +366,9 @@ class _CellPoints:
         return (total / self._counts).reshape(shape), mean.reshape(shape)
 
     def at(self, nodes: Float64) -> Float32:
-        return cv2.remap(nodes.astype(np.float32), *self._places, cv2.INTER_LINEAR)[0]
+        """Look a surface at the nodes up at the points."""
+        table = nodes.astype(np.float32)
+        return np.asarray(cv2.remap(table, *self._places, cv2.INTER_LINEAR)[0], np.float32)
 
 
 class _Patches:
@@ -351,33 +380,35 @@ class _Patches:
         noise_per_m: k of the depth's standard deviation k z^2.
     """
 
-    def __init__(
-        self, points: Float64, cells: npt.NDArray[np.intp], noise_per_m: float
-    ) -> None:
-        self._points, self._noise_per_m = points, noise_per_m
+    def __init__(self, points: Float64, cells: npt.NDArray[np.intp], noise_per_m: float) -> None:
+        self._points = points.astype(np.float32)
+        self._noise_per_m = noise_per_m
         counts = np.bincount(cells)
-        self._area = 1.0 / (counts[cells] * len(counts))
+        self._area = (1.0 / (counts[cells] * len(counts))).astype(np.float32)
         # (points, cells): a matrix that takes points to their share of their cell.
         self._shares = np.zeros((len(cells), len(counts)), np.float32)
         self._shares[np.arange(len(cells)), cells] = 1.0 / counts[cells]
 
-    def best(self, down: Float64, right: Float64) -> tuple[Float64, float]:
+    def best(self, down: Float64, among: Bool, right: Float64) -> tuple[Float64, float]:
         """Return the plane that most cells lie on as a whole and little lies below.
 
         Args:
             down: (planes, 3) with down @ point = 1 on the plane.
+            among: (planes,) which of them.
             right: (3,) along which the plane is likely level.
 
         Returns:
             It, and its score: 1 if all that is seen lies on it and it is level.
         """
+        down = down[among]
         if not len(down):
-            return np.array([0.0, 1.0, 0.0]), -np.inf
+            return np.array([0.0, 1.0, 0.0]), 0.0
         above_m, noise_m = self._off(down)
-        on = np.abs(above_m) < _ON_PLANE_M + 2.0 * noise_m
-        below = _BELOW_COST * ((above_m < -2 * _ON_PLANE_M - 3.0 * noise_m) @ self._area)
+        on = np.abs(above_m) < np.float32(_ON_PLANE_M) + noise_m
+        lower = above_m < -np.float32(2 * _ON_PLANE_M) - 3 * noise_m
+        below = _BELOW_COST * (lower.astype(np.float32) @ self._area)
         # Of a wall, a plane takes a strip: part of each of its cells. Those count less.
-        likely = np.argsort(below - on @ self._area)[:_LIKELY]
+        likely = np.argsort(below - on.astype(np.float32) @ self._area)[:_LIKELY]
         pure = on[likely].astype(np.float32) @ self._shares
         score = (pure * pure).mean(axis=1) - below[likely]
         up = -down[likely] / np.linalg.norm(down[likely], axis=1)[:, None]
@@ -385,31 +416,19 @@ class _Patches:
         best = int(np.argmax(score))
         return down[likely[best]], float(score[best])
 
-    def refined(self, down: Float64) -> Float64:
-        """Fit a plane to the points near it."""
-        for reach_m in (2 * _ON_PLANE_M, _ON_PLANE_M):
-            above_m, noise_m = self._off(down[None])
-            near = np.abs(above_m[0]) < reach_m + 2.0 * noise_m[0]
-            pure = near.astype(np.float32) @ self._shares
-            x = self._points[:, near]
-            weight = self._area[near] * (self._shares[near] @ pure) * x[2] * x[2]
-            # In disparity, whose noise is the same at all depths: ray @ down = 1 / z.
-            ray = x / x[2]
-            weighted = ray * weight
-            down = np.linalg.solve(weighted @ ray.T + 1e-9 * np.eye(3), weighted @ (1.0 / x[2]))
-        return down
-
-    def _off(self, down: Float64) -> tuple[Float64, Float64]:
+    def _off(self, down: Float64) -> tuple[Float32, Float32]:
         """Return heights of points above planes and their noise, (planes, points) each."""
-        camera_m = 1.0 / np.linalg.norm(down, axis=1)[:, None]
-        above_m = camera_m - camera_m * (down @ self._points)
-        return above_m, self._noise_per_m * camera_m * self._points[2]
+        camera_m = (1.0 / np.linalg.norm(down, axis=1)[:, None]).astype(np.float32)
+        up = -down.astype(np.float32) * camera_m
+        above_m = up @ self._points + camera_m
+        noise_m = np.float32(self._noise_per_m) * camera_m * self._points[2]
+        return above_m, np.minimum(noise_m, np.float32(_ON_PLANE_M / 2))
 
 
 def _no_plane(
     best: Float64,
-    toward: Float64,
     score: float,
+    toward: Float64,
     lean_deg: float,
     range_m: tuple[float, float],
     unknown_up: bool,
@@ -420,7 +439,7 @@ def _no_plane(
         f'expected ground within {lean_deg:g} degrees of level by {of} and {range_m[0]:.2g} to '
         f'{range_m[1]:.2g} m below the camera'
     )
-    if score < 2 * _MIN_SHARE:
+    if score < 2 * _MIN_SCORE:
         return f'no plane holds enough of the depth points; {expected}: no ground is in view.'
     camera_m = 1.0 / float(np.linalg.norm(best))
     lean = degrees(acos(min(1.0, max(-1.0, -float(best @ toward) * camera_m))))

@@ -49,6 +49,7 @@ LABEL_INFO_TYPE = 'vision_msgs/msg/LabelInfo'
 # Topics of a bag of masks: those of the node under its default name.
 MASK_TOPIC = '/segmentation/mask'
 CONFIDENCE_TOPIC = '/segmentation/confidence'
+HAZARD_TOPIC = '/segmentation/hazard'
 LABEL_INFO_TOPIC = '/segmentation/label_info'
 # custom_data of a bag's metadata.yaml: this prefix + topic -> SHA-256 of the topic's ontology.
 ONTOLOGY_KEY_PREFIX = 'desertmind_seg.ontology/'

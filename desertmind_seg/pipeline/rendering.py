@@ -87,6 +87,7 @@ def contact_sheet(
     ontology: Ontology,
     titles: Sequence[str] | None = None,
     column_px: int = 480,
+    marked: tuple[str, Sequence[Rgb | None]] | None = None,
 ) -> Rgb:
     """Lay frames, masks and confidences out as a grid with the legend beside it.
 
@@ -96,33 +97,39 @@ def contact_sheet(
         ontology: the masks' class table.
         titles: one line of text a row, drawn above it.
         column_px: width of a column; frames are scaled to it.
+        marked: title and pictures of a column before the confidence: one a row, (H, W, 3) uint8;
+            None leaves its cell empty.
 
     Returns:
         (H, W, 3) uint8 RGB.
     """
     if not rows:
         raise ValueError('a contact sheet needs at least one row of (frame, mask, confidence)')
+    if marked is not None and len(marked[1]) != len(rows):
+        raise ValueError(f'{len(marked[1])} marked pictures for {len(rows)} rows; give one a row')
     if titles is not None and len(titles) != len(rows):
         raise ValueError(f'{len(titles)} titles for {len(rows)} rows; give one a row, or none')
     gap = column_px // 40
     text_px = max(11, column_px // 32)
-    strips = [_header(column_px, gap, text_px)]
+    columns = ['camera frame', 'class mask', *(marked[:1] if marked else ()), 'confidence']
+    strips = [_header(columns, column_px, gap, text_px)]
     for position, (rgb, mask, confidence) in enumerate(rows):
         if titles is not None:
-            strip = _blank(2 * text_px, 3 * column_px + 2 * gap)
+            strip = _blank(2 * text_px, strips[0].shape[1])
             _put_text(strip, titles[position], (0, round(1.6 * text_px)), text_px)
             strips.append(strip)
         size = (column_px, max(1, round(column_px * rgb.shape[0] / rgb.shape[1])))
         small_mask = cast('Rgb', cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST))
-        cells = [
-            _fit(rgb, size),
-            colorize(small_mask, ontology),
+        shown = [rgb, *(marked[1][position : position + 1] if marked else ())]
+        cells = [_blank(size[1], size[0]) if each is None else _fit(each, size) for each in shown]
+        cells.insert(1, colorize(small_mask, ontology))
+        cells.append(
             _blank(size[1], size[0])
             if confidence is None
-            else colorize_confidence(_fit(confidence, size)),
-        ]
+            else colorize_confidence(_fit(confidence, size))
+        )
         margin = _blank(size[1], gap)
-        strips.append(np.hstack([cells[0], margin, cells[1], margin, cells[2]]))
+        strips.append(np.hstack([part for cell in cells for part in (cell, margin)][:-1]))
         strips.append(_blank(gap, strips[-1].shape[1]))
     grid = np.vstack(strips)
     header_px = strips[0].shape[0]
@@ -137,14 +144,13 @@ def contact_sheet(
     return sheet
 
 
-def _header(column_px: int, gap: int, text_px: int) -> Rgb:
-    """Draw the columns' titles, and the scale of the confidence above its column."""
-    strip = _blank(round(2.4 * text_px), 3 * column_px + 2 * gap)
+def _header(titles: Sequence[str], column_px: int, gap: int, text_px: int) -> Rgb:
+    """Draw the columns' titles, and the scale of the confidence above the last column."""
+    right = len(titles) * (column_px + gap) - gap
+    strip = _blank(round(2.4 * text_px), right)
     baseline = round(1.6 * text_px)
-    lefts = [column * (column_px + gap) for column in range(3)]
-    for left, title in zip(lefts, ('camera frame', 'class mask', 'confidence'), strict=True):
-        _put_text(strip, title, (left, baseline), text_px)
-    right = lefts[2] + column_px
+    for column, title in enumerate(titles):
+        _put_text(strip, title, (column * (column_px + gap), baseline), text_px)
     bar_px = column_px // 3
     one_px = _text_width('1', text_px)
     bar_right = right - one_px - text_px // 2

@@ -1,5 +1,6 @@
 """Collects what the node publishes during a replay."""
 
+from functools import partial
 import threading
 import time
 from typing import Any
@@ -12,6 +13,7 @@ from sensor_msgs.msg import Image
 from desertmind_seg.messages.bag_writer import BagWriter
 from desertmind_seg.messages.bags import (
     CONFIDENCE_TOPIC,
+    HAZARD_TOPIC,
     IMAGE_TYPE,
     MASK_TOPIC,
     BagError,
@@ -30,12 +32,18 @@ class MaskCollector:
     Attributes:
         headless: frames without a whole header, which cannot be matched.
         repeated_stamps: frames with the stamp of an earlier one; the mask of that stamp is its.
+
+    Args:
+        node: subscribes.
+        writer: of what comes.
+        hazards: whether to have the node look for hazards; it does so only for those who listen.
     """
 
-    def __init__(self, node: Node, writer: BagWriter) -> None:
+    def __init__(self, node: Node, writer: BagWriter, *, hazards: bool = False) -> None:
         self.sent_at_s: dict[int, float] = {}
         self.mask_at_s: dict[int, float] = {}
         self.confidences: set[int] = set()
+        self.hazards: set[int] = set()
         self.diagnostics: dict[str, NodeStatus] = {}
         self.log_times_ns: dict[int, int] = {}
         self.headless = self.repeated_stamps = 0
@@ -45,7 +53,11 @@ class MaskCollector:
         qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         # Serialized: nothing is decoded while the node needs the processor.
         node.create_subscription(Image, MASK_TOPIC, self._on_mask, qos, raw=True)
-        node.create_subscription(Image, CONFIDENCE_TOPIC, self._on_confidence, qos, raw=True)
+        beside = [(CONFIDENCE_TOPIC, self.confidences)]
+        beside += [(HAZARD_TOPIC, self.hazards)] if hazards else []
+        for topic, stamps in beside:
+            keep = partial(self._on_beside, topic, stamps)
+            node.create_subscription(Image, topic, keep, qos, raw=True)
         node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, qos)
 
     def note_frame(self, message: RawMessage) -> None:
@@ -94,11 +106,11 @@ class MaskCollector:
             self.mask_at_s[stamp] = now_s
             self._arrived.notify_all()
 
-    def _on_confidence(self, cdr: bytes) -> None:
+    def _on_beside(self, topic: str, stamps: set[int], cdr: bytes) -> None:
         stamp = header_stamp_ns(cdr)
-        if stamp in self.sent_at_s and stamp not in self.confidences:
-            self.confidences.add(stamp)
-            self._writer.write_raw(CONFIDENCE_TOPIC, IMAGE_TYPE, self.log_times_ns[stamp], cdr)
+        if stamp in self.sent_at_s and stamp not in stamps:
+            stamps.add(stamp)
+            self._writer.write_raw(topic, IMAGE_TYPE, self.log_times_ns[stamp], cdr)
 
     def _on_diagnostics(self, array: Any) -> None:
         with self._arrived:

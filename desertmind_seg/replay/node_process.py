@@ -40,12 +40,14 @@ class NodeOptions:
         backend: its engine.backend.
         confidence_threshold: probability 0..1.
         depth_topic: of the bag, aligned to the images; None plays no depth.
+        camera_info_topic: of the bag; with it and depth the node finds hazards. None: without.
     """
 
     bundle: Path
     backend: str
     confidence_threshold: float
     depth_topic: str | None = None
+    camera_info_topic: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ def node_command(image: NodeInput, depth: NodeInput | None, options: NodeOptions
     if depth is not None:
         parameters |= {'depth.transport': depth.transport}
         remaps |= {'depth/image': depth.base}
+    if options.camera_info_topic is not None:
+        remaps |= {'camera_info': options.camera_info_topic}
     arguments = [part for item in parameters.items() for part in ('-p', ':='.join(item))]
     arguments += [part for item in remaps.items() for part in ('-r', ':='.join(item))]
     module = 'desertmind_seg.segmentation_node'

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from desertmind_seg.evaluation.pictures import SHEET_CAPTION
 from desertmind_seg.evaluation.sections import (
     bag_sections,
     score_facts,
@@ -43,7 +44,7 @@ def write_replay_report(
         Fact('latency p95', f'{latency.p95:.0f} ms', f'p99 {latency.p99:.0f} ms'),
         *score_facts(metrics),
     ]
-    sections = [images_section('Frames', [('camera frame, class mask and confidence', sheet)])]
+    sections = [images_section('Frames', [(SHEET_CAPTION, sheet)])]
     if video:
         sections.append(
             video_section(

@@ -42,6 +42,14 @@ class ReplayDepth(Record):
     images: int = Field(description='published')
 
 
+class ReplayHazards(Record):
+    """What came on ~/hazard."""
+
+    problem: str = Field(description="why the node was not asked for hazards; '' where it was")
+    camera_info: str | None = Field(description='topic that was played; null: none')
+    images: int = Field(description='frames whose hazards came back')
+
+
 class PlayMetrics(Record):
     """How the bag was played."""
 
@@ -70,5 +78,6 @@ class ReplayMetrics(BagMetrics):
     frames: ReplayFrames
     latency_ms: ReplayLatency
     depth: ReplayDepth | None = Field(description='null: no depth topic')
+    hazards: ReplayHazards | None = Field(description='null: no depth topic')
     play: PlayMetrics
     node: NodeMetrics

@@ -1,10 +1,12 @@
 """Replays a bag through the node, scores what came back, and writes all results."""
 
+from dataclasses import replace
 from pathlib import Path
 import threading
 
 import cv2
 
+from desertmind_seg.bag_geometry.camera_info import find_camera_info
 from desertmind_seg.evaluation.depth import check_depth
 from desertmind_seg.evaluation.labels import LabelScore, RecordedLabels
 from desertmind_seg.evaluation.pictures import decode_mask, frames_sheet, select_frames
@@ -30,6 +32,7 @@ from desertmind_seg.replay.results import (
     PlayMetrics,
     ReplayDepth,
     ReplayFrames,
+    ReplayHazards,
     ReplayLatency,
     ReplayMetrics,
 )
@@ -70,6 +73,11 @@ def replay_bag(
     with Bag(bag_path) as bag, output_folder(out, names, replace=True) as new:
         bag.topic(image_topic)
         check_depth(bag, image_topic, bundle, options.depth_topic)
+        no_camera_info = ''
+        if options.depth_topic is not None:
+            beside = [image_topic, options.depth_topic]
+            found, no_camera_info = find_camera_info(bag, beside, options.camera_info_topic)
+            options = replace(options, camera_info_topic=found or None)
         labels = None if label_topic is None else RecordedLabels(bag, label_topic, ontology)
         if video:
             # Better now than after the drive.
@@ -78,7 +86,8 @@ def replay_bag(
         with Bag(new / MASKS) as masks:
 
             def sheet(frame_miou: dict[int, float]) -> Rgb:
-                chosen = select_frames(result.mask_stamps_ns, frame_miou)
+                stamps = result.hazard_stamps_ns or result.mask_stamps_ns
+                chosen = select_frames(stamps, frame_miou)
                 return frames_sheet(bag, image_topic, masks, chosen, result.log_times_ns, ontology)
 
             score = None if labels is None else _score(masks, labels)
@@ -101,6 +110,13 @@ def replay_bag(
             if options.depth_topic is None
             else ReplayDepth(
                 topic=options.depth_topic, images=result.played.published[options.depth_topic]
+            ),
+            hazards=None
+            if options.depth_topic is None
+            else ReplayHazards(
+                problem=no_camera_info,
+                camera_info=options.camera_info_topic,
+                images=len(result.hazard_stamps_ns),
             ),
             play=PlayMetrics(rate=rate, max_late_ms=result.played.max_late_ms),
             node=NodeMetrics(exit_status=result.exit_status, diagnostics=result.diagnostics),

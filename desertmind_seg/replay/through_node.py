@@ -36,6 +36,7 @@ from desertmind_seg.replay.player import BagPlayer, PlayStatistics
 from desertmind_seg.replay.results import NodeStatus
 
 _CLOCK_HZ = 100.0
+_TF_TOPICS = ('/tf', '/tf_static')
 # The clock runs so long before the first frame: the node finishes matching our subscriptions.
 _LEAD_IN_SEC = 1.0
 # Loading a bundle takes a second or two; the rest is for a machine that is busy otherwise.
@@ -57,6 +58,7 @@ class Replay:
         log_times_ns: in the bag, of each frame's stamp.
         latencies_ms: of each mask, from just before its frame was published.
         without_confidence: masks whose confidence did not come.
+        hazard_stamps_ns: of the masks whose hazards came.
         diagnostics: the node's last report, by name.
         played: what went out.
         exit_status: of the node.
@@ -70,6 +72,7 @@ class Replay:
     log_times_ns: dict[int, int]
     latencies_ms: list[float]
     without_confidence: int
+    hazard_stamps_ns: list[int]
     diagnostics: dict[str, NodeStatus]
     played: PlayStatistics
     exit_status: int
@@ -95,10 +98,22 @@ def replay_through_node(
         inputs.append(node_input(bag, options.depth_topic, '/compressedDepth'))
     command = node_command(inputs[0], inputs[1] if len(inputs) > 1 else None, options)
     topics = [entry.topic for entry in inputs]
+    if options.camera_info_topic is not None:
+        topics.append(options.camera_info_topic)
     remaps = {entry.topic: entry.played_on for entry in inputs if entry.topic != entry.played_on}
     log = out / NODE_LOG
     node = rclpy.create_node('replay_bag')
-    player = BagPlayer(node, bag, topics=topics, remaps=remaps, rate=rate, clock_hz=_CLOCK_HZ)
+    # Nobody is waited for who hears transforms: PyPI's ROS 2 has no tf2.
+    hazards = options.camera_info_topic is not None
+    transforms = [name for name in _TF_TOPICS if hazards and name in bag.topics]
+    player = BagPlayer(
+        node,
+        bag,
+        topics=[*topics, *transforms],
+        remaps=remaps,
+        rate=rate,
+        clock_hz=_CLOCK_HZ,
+    )
     hashes = dict.fromkeys((MASK_TOPIC, CONFIDENCE_TOPIC), ontology.sha256)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
@@ -107,7 +122,7 @@ def replay_through_node(
         writer.write_label_info(
             LABEL_INFO_TOPIC, bag.start_ns, ontology.names, options.confidence_threshold
         )
-        collector = MaskCollector(node, writer)
+        collector = MaskCollector(node, writer, hazards=hazards)
         listening.start()
         try:
             _wait_until_ready(node, player, process, topics, log, stop)
@@ -165,6 +180,7 @@ def replay_through_node(
             (collector.mask_at_s[stamp] - collector.sent_at_s[stamp]) * 1e3 for stamp in masked
         ],
         without_confidence=len(set(masked) - collector.confidences),
+        hazard_stamps_ns=sorted(set(masked) & collector.hazards),
         diagnostics=collector.diagnostics,
         played=played,
         exit_status=process.returncode,

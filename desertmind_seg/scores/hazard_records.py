@@ -11,6 +11,7 @@ from pydantic import Field
 from desertmind_seg.model.records import Record
 from desertmind_seg.scores.records import Interval, Pixels, Score
 
+SortedBy = Literal['all', 'near', 'distance', 'class', 'near class', 'kind', 'size', 'target']
 Metres = Annotated[float, Field(ge=0.0)]
 
 
@@ -24,9 +25,10 @@ class Problem(Record):
 class WitnessRate(Record):
     """A share of the same pixels by class alone, and with geometry."""
 
-    by: Literal['all', 'distance', 'class', 'kind', 'size', 'target'] = Field(
-        description='what the pixels are sorted by: all of them, their depth, labelled class, '
-        'true kind of hazard, its true size, or those that the target is set for'
+    by: SortedBy = Field(
+        description='what the pixels are sorted by: all of them, those nearer than 10 m, depth, '
+        'labelled class, class of those nearer than 10 m, true kind of hazard, its true size, or '
+        'those that the target is set for'
     )
     name: str
     pixels: Pixels = Field(description='that the share is of')

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -19,12 +18,12 @@ from desertmind_seg.scores.hazard_records import (
     FalseAlarms,
     HazardScores,
     HeightError,
+    SortedBy,
     WitnessRate,
 )
 from desertmind_seg.scores.records import defined
 
 Bools = npt.NDArray[np.bool_]
-By = Literal['all', 'distance', 'class', 'kind', 'size', 'target']
 
 # What a class says.
 SAFE, UNSAFE, NEITHER = 0, 1, 2
@@ -42,7 +41,8 @@ _SIZE_NAMES = (
 SIZE_PLACES_M = dict(zip(_SIZE_NAMES, (0.05, 0.15, 0.25, 0.35, 0.5, 0.7, 0.9), strict=True))
 # What geometry must find: so near, and so high or deep.
 TARGET_RANGE_M, TARGET_SIZE_M = 10.0, 0.2
-_TARGET_NAME = f'hazards of {TARGET_SIZE_M:g} m and more, nearer than {TARGET_RANGE_M:g} m'
+_NEAR_NAME = f'nearer than {TARGET_RANGE_M:g} m'
+_TARGET_NAME = f'hazards of {TARGET_SIZE_M:g} m and more, {_NEAR_NAME}'
 
 
 def verdict_table(ontology: Ontology) -> Mask:
@@ -91,17 +91,19 @@ class HazardScore:
     """
 
     def __init__(self, ontology: Ontology, kinds: Sequence[str] = ()) -> None:
-        self._rows: dict[By, tuple[str, ...]] = {
+        self._rows: dict[SortedBy, tuple[str, ...]] = {
             'all': ('all',),
+            'near': (_NEAR_NAME,),
             'distance': (*BAND_NAMES, 'no depth'),
             'class': ontology.names,
+            'near class': tuple(f'{name}, {_NEAR_NAME}' for name in ontology.names),
             'kind': tuple(kinds),
             'size': _SIZE_NAMES,
             'target': (_TARGET_NAME,),
         }
         self._verdicts = verdict_table(ontology)
         # By block: of each row the pixels by truth (safe, unsafe), class and geometry.
-        self._counts: dict[By, list[Counts]] = {by: [] for by in self._rows}
+        self._counts: dict[SortedBy, list[Counts]] = {by: [] for by in self._rows}
         self._frames = 0
 
     def add(
@@ -135,10 +137,14 @@ class HazardScore:
             says[known] = _FREE
             says[hazard] = _HAZARD
         key = (true * 3 + called) * 4 + says
-        rows: dict[By, npt.NDArray[np.intp]] = {
+        near = (metres > 0) & (metres < TARGET_RANGE_M)
+        ids = labels.reshape(-1)[counted].astype(np.intp)
+        rows: dict[SortedBy, npt.NDArray[np.intp]] = {
             'all': np.zeros(counted.size, np.intp),
+            'near': np.where(near, 0, 1),
             'distance': band,
-            'class': labels.reshape(-1)[counted].astype(np.intp),
+            'class': ids,
+            'near class': np.where(near, ids, len(self._rows['class'])),
         }
         if truth.kind is not None:
             rows['kind'] = truth.kind.reshape(-1)[counted].astype(np.intp)
@@ -146,8 +152,7 @@ class HazardScore:
             size_m = truth.size_m.reshape(-1)[counted]
             rows['size'] = np.searchsorted(_SIZE_EDGES_M, size_m, side='right')
             rows['size'][np.isnan(size_m)] = len(_SIZE_NAMES)
-            meant = (size_m >= TARGET_SIZE_M) & (metres > 0) & (metres < TARGET_RANGE_M)
-            rows['target'] = np.where(meant, 0, 1)
+            rows['target'] = np.where(near & (size_m >= TARGET_SIZE_M), 0, 1)
         for by, row in rows.items():
             inside = row < len(self._rows[by])
             size = self._counts[by][-1].size
@@ -173,10 +178,10 @@ class HazardScore:
             false_alarms=_false_alarms(tables['distance']),
         )
 
-    def _rates(self, score: str, tables: Mapping[By, Counts]) -> list[WitnessRate]:
+    def _rates(self, score: str, tables: Mapping[SortedBy, Counts]) -> list[WitnessRate]:
         asked = list(self._rows.items())
         if score != 'false_safe_rate':
-            asked = [(by, names) for by, names in asked if by in ('all', 'distance', 'class')]
+            asked = [(by, names) for by, names in asked if by not in ('kind', 'size', 'target')]
         return [
             WitnessRate(
                 by=by,
@@ -230,7 +235,7 @@ def _differences(score: str, table: Counts) -> list[PairedDifference | None]:
 def _false_alarms(by_distance: Counts) -> list[FalseAlarms]:
     says = by_distance.sum(axis=0)[: len(BAND_NAMES), SAFE].sum(axis=1)  # (bands, 4)
     near = says[: BAND_NAMES.index('10-20 m')].sum(axis=0)
-    rows = {f'nearer than {TARGET_RANGE_M:g} m': near, **dict(zip(BAND_NAMES, says, strict=True))}
+    rows = {_NEAR_NAME: near, **dict(zip(BAND_NAMES, says, strict=True))}
     return [
         FalseAlarms(
             name=name,

@@ -22,6 +22,7 @@ from tiny_bag import (
     COMPRESSED_TOPIC,
     DEPTH_TOPIC,
     IMAGE_TOPIC,
+    INFO_TOPIC,
     LABEL_TOPIC,
     DepthShot,
     TinyDrive,
@@ -30,7 +31,7 @@ from tiny_bag import (
 from tiny_bundle import write_tiny_bundle
 
 from desertmind_seg.evaluate_bag import main as evaluate_bag
-from desertmind_seg.messages.bags import CONFIDENCE_TOPIC, MASK_TOPIC, Bag, stamp_ns
+from desertmind_seg.messages.bags import CONFIDENCE_TOPIC, HAZARD_TOPIC, MASK_TOPIC, Bag, stamp_ns
 from desertmind_seg.replay_bag import main as replay_bag
 
 Replay = Callable[..., tuple[int, str, str]]
@@ -151,13 +152,17 @@ def test_depth_through_the_node(replay: Replay, tmp_path: Path, topic: str) -> N
     depth = np.repeat(rows[:, None], 217, axis=1)
     shots = tuple(DepthShot(100 * index, np.roll(depth, 9 * index, axis=0)) for index in range(10))
     bag = write_drive(
-        tmp_path / 'drive', TinyDrive(num_frames=10, size_hw=(131, 217), depth=shots)
+        tmp_path / 'drive',
+        TinyDrive(num_frames=10, size_hw=(131, 217), depth=shots, focal_px=150.0),
     )
     out = tmp_path / 'out'
     code, _, complained = replay(bag, rgbd, out, '--depth', topic, '--rate', '0.5', '--no-video')
     assert code == 0, complained
     metrics = read_metrics(out)
     assert metrics['depth'] == {'topic': topic, 'images': 10}
+    hazards = metrics['hazards']
+    assert (hazards['problem'], hazards['camera_info']) == ('', INFO_TOPIC)
+    assert hazards['images'] == len(images_by_stamp(out / 'masks', HAZARD_TOPIC)) >= 1
     values = metrics['node']['diagnostics']['segmentation: Depth']['values']
     assert int(values['frames_with_depth']) >= 8  # more only where this machine delays depth
 

@@ -24,14 +24,28 @@ from tiny_bag import (
 
 from desertmind_seg.bag_geometry.camera_info import RecordedCamera, find_camera_info
 from desertmind_seg.bag_geometry.hazards import GeometryTopics, RecordedHazards
-from desertmind_seg.bag_geometry.pictures import CAUGHT, CRIED, MISSED, HazardPictures
+from desertmind_seg.bag_geometry.pictures import (
+    CAUGHT,
+    CRIED,
+    MISSED,
+    HazardPictures,
+    paint_hazards,
+)
 from desertmind_seg.bag_geometry.transforms import RecordedTransforms
 from desertmind_seg.bag_geometry.truth import RecordedTruth
 from desertmind_seg.evaluate_bag import main
 from desertmind_seg.geometry.camera_model import CameraInfoError
 from desertmind_seg.geometry.frame_transforms import TransformError
-from desertmind_seg.hazards.detection import FREE, POSITIVE, HazardDetector
-from desertmind_seg.messages.bags import Bag, BagError
+from desertmind_seg.hazards.detection import (
+    FREE,
+    NEGATIVE,
+    POSITIVE,
+    STEEP,
+    UNKNOWN,
+    HazardDetector,
+)
+from desertmind_seg.messages.bags import HAZARD_TOPIC, Bag, BagError
+from desertmind_seg.messages.images import decode_labels
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.scores.hazards import Truth
 
@@ -85,11 +99,13 @@ def test_a_missing_camera_info_is_said_with_those_that_are_there() -> None:
     assert '/cam/info' in why
 
 
-def camera_info(size_hw: tuple[int, int], focal_px: float, p_focal_px: float = 0.0) -> Any:
+def camera_info(
+    size_hw: tuple[int, int], focal_px: float, p_focal_px: float = 0.0, at_ns: int = 0
+) -> Any:
     k, p = np.zeros(9), np.zeros(12)
     k[[0, 4]], p[[0, 5]] = focal_px, p_focal_px
     return SimpleNamespace(
-        header=object(),
+        header=SimpleNamespace(stamp=SimpleNamespace(sec=0, nanosec=at_ns)),
         height=size_hw[0],
         width=size_hw[1],
         distortion_model='plumb_bob',
@@ -102,15 +118,21 @@ def camera_info(size_hw: tuple[int, int], focal_px: float, p_focal_px: float = 0
     )
 
 
-def test_the_first_camera_info_that_describes_the_images_counts() -> None:
+def test_the_camera_info_of_the_time_counts() -> None:
     camera = RecordedCamera('/cam/image_raw')
-    for each in (camera_info((4, 8), 0.0), camera_info((4, 8), 2.0), camera_info((8, 16), 4.0)):
-        camera.add(each)
+    for at_ns, focal_px in ((1, 0.0), (2, 2.0), (3, 2.0), (9, 4.0), (5, 8.0)):
+        camera.add(camera_info((4, 8), focal_px, at_ns=at_ns))
 
-    assert camera.rays((4, 8)).x[0, 2] == 1.0
-    assert camera.rays((8, 16)).x[0, 2] == 0.5
-    with pytest.raises(CameraInfoError, match='not calibrated'):
-        camera.rays((9, 9))
+    # The first describes no camera: the next one does.
+    for at_ns, focal_px in ((0, 2.0), (1, 2.0), (4, 2.0), (5, 8.0), (8, 8.0), (9, 4.0), (99, 4.0)):
+        assert camera.rays(at_ns, (4, 8)).x[0, 2] == 2 / focal_px, at_ns
+    with pytest.raises(CameraInfoError, match='the image has 9 x 9'):
+        camera.rays(9, (9, 9))
+
+
+def test_without_camera_info_there_are_no_rays() -> None:
+    with pytest.raises(CameraInfoError, match='no CameraInfo could be read'):
+        RecordedCamera('/cam/image_raw').rays(0, (4, 8))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +145,7 @@ def test_rectified_images_have_the_focal_length_of_p(
     camera = RecordedCamera(topic)
     camera.add(camera_info((4, 8), k, 4.0))
 
-    assert camera.rays((4, 8)).x[0, 2] == expected
+    assert camera.rays(0, (4, 8)).x[0, 2] == expected
 
 
 # ---------------------------------------------------------------------------------------------
@@ -315,6 +337,10 @@ def test_geometry_catches_what_the_class_calls_trail(
     assert near['with_geometry'] < 0.35
     assert metrics['scores']['false_alarms'][0]['share'] < 0.02
     assert metrics['hazard_shares']['positive'] > 0.05
+    with Bag(tmp_path / 'out' / 'masks') as bag:
+        assert bag.topics[HAZARD_TOPIC].count == 3
+        (kind, *_) = (decode_labels(bag.deserialize(raw)) for raw in bag.messages(HAZARD_TOPIC))
+    assert (kind[box()][:20] == POSITIVE).all()
     printed = capsys.readouterr().out
     assert '(all: by class alone, then with geometry)' in printed
     assert 'lass with geometry' in printed
@@ -409,6 +435,18 @@ def test_a_frame_that_the_detector_was_not_made_for_costs_its_geometry_alone(
 
 # ---------------------------------------------------------------------------------------------
 # Pictures
+
+
+def test_kinds_are_painted_and_the_unknown_is_grey() -> None:
+    rgb = np.full((1, 5, 3), (40, 80, 120), np.uint8)
+    kind = np.array([[FREE, POSITIVE, NEGATIVE, STEEP, UNKNOWN]], np.uint8)
+    free, high, low, steep, unknown = paint_hazards(rgb, kind)[0].astype(int)
+
+    np.testing.assert_array_equal(free, (40, 80, 120))
+    assert high[0] > 2 * max(high[1:])
+    assert low[2] > 1.5 * max(low[:2])
+    assert min(steep[:2]) > 2 * steep[2]
+    assert np.ptp(unknown) == 0
 
 
 def test_pictures_are_of_most_caught_and_most_false_alarms() -> None:

@@ -110,6 +110,22 @@ def test_contact_sheet_layout(ontology: Ontology) -> None:
     assert xs.max() < mask_xs.min()  # frame left of mask
 
 
+def test_contact_sheet_has_a_column_of_marked_frames(ontology: Ontology) -> None:
+    rgb = np.zeros((90, 120, 3), np.uint8)
+    mask = np.full((90, 120), 3, np.uint8)  # puddle
+    confidence = np.full((90, 120), 255, np.uint8)
+    rows = [(rgb, mask, confidence)] * 2
+    red = np.full_like(rgb, (201, 3, 5))
+    sheet = contact_sheet(rows, ontology, column_px=240, marked=('hazards', [red, None]))
+    assert count_pixels(sheet, (201, 3, 5)) == 240 * 180  # the second row has none
+    assert sheet.shape[1] == contact_sheet(rows, ontology, column_px=240).shape[1] + 240 + 6
+    xs = np.nonzero((sheet == (201, 3, 5)).all(axis=-1))[1]
+    puddle = np.nonzero((sheet[60:240] == (255, 0, 128)).all(axis=-1))[1]
+    assert np.nonzero(puddle < xs.min())[0].size  # right of the mask
+    with pytest.raises(ValueError, match='1 marked pictures for 2 rows'):
+        contact_sheet(rows, ontology, marked=('hazards', [red]))
+
+
 def test_contact_sheet_scales_rows_of_any_size(ontology: Ontology) -> None:
     rows = [
         (np.zeros((h, w, 3), np.uint8), np.zeros((h, w), np.uint8), np.zeros((h, w), np.uint8))

@@ -35,7 +35,7 @@ ROOMS: dict[str, dict[str, str]] = {
         'timing': 'decoding engines model pipeline reports',
         'bag_geometry': 'geometry hazards messages model pipeline scores',
         'evaluation': 'bag_geometry decoding hazards messages model pipeline reports scores',
-        'replay': 'evaluation messages model pipeline reports',
+        'replay': 'bag_geometry evaluation messages model pipeline reports',
     },
     'training': {
         'recipes': '',
