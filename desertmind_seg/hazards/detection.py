@@ -39,7 +39,7 @@ _FIT_COLUMNS = 6
 # Ground that may be further off than this is not called free.
 _FREE_DOUBT_M = 0.15
 # What is found in neighbours goes on while it is at least so high or deep, metres.
-_FOOT_M, _ASIDE_M, _FAR_WALL_M, _BEYOND_GAP_M = 0.04, 0.05, 0.04, 0.03
+_FOOT_M, _ASIDE_M, _FAR_WALL_M, _BEYOND_GAP_M = 0.03, 0.04, 0.04, 0.03
 # ... and so far in the picture, in metres at the depth of the pixel: what is below the step.
 _REACH_M = 0.25
 # Range that is missing between two rows, beyond what level ground and noise explain.
@@ -306,7 +306,9 @@ class _Grid:
         tall = above_m > np.float32(settings.clearance_m)
         high = near & (above_m > limit_m) & ~tall
         low = seen & (above_m < -limit_m)
-        missing = low & self.far
+        # A speckle that says too far is no hole in the ground.
+        missing = (low & self.far).view(np.uint8)
+        missing = cv2.morphologyEx(missing, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
         low &= near
 
         positive = high | (
@@ -358,7 +360,7 @@ class _Grid:
     def _aside(seed: Bool, candidate: Bool) -> Bool:
         """Let seeds grow a little into what is about as high."""
         grown, inside = seed.view(np.uint8), candidate.view(np.uint8)
-        for _ in range(4):
+        for _ in range(5):
             grown = cv2.dilate(grown, np.ones((3, 3), np.uint8)) & inside
         found: Bool = seed | (grown > 0)
         return found

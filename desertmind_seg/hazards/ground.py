@@ -55,16 +55,16 @@ _QUADRATIC_ROUNDS = (
 _SPLINE_ROUNDS = (
     (6, 0.22, 0.5, 1e-3, 1.6),
     (4, 0.14, 0.3, 1e-3, 2.0),
-    (4, 0.09, 0.3, 1e-3, 2.5),
+    (4, 0.09, 0.3, 1e-3, 2.8),
 )
 # A cell with fewer points counts less than a full one; one with strangers, less than its share.
 _FULL_CELL_POINTS, _PURE_POWER = 1.0, 1.5
 # What is ground lies so near to the surface.
 _GROUND_M = 0.1
-# A bank: cells above the ground, not higher than this, that a soft surface follows within this,
-# of which so many lie side by side. Rocks, grass and bushes are rougher or smaller.
-_BANK_M, _BANK_SMOOTH_M, _BANK_CELLS, _BANK_SHARE = 1.0, 0.06, 16, 0.8
-_BANK_KNOTS, _BANK_FOLLOW, _BANK_FIT, _BANK_PULL = 4, 0.02, 0.1, 1e-3
+# A bank: cells off the surface by up to this, most of whose points a soft surface follows within
+# this, side by side with so many cells of ground. Rocks, grass and bushes are rougher.
+_BANK_M, _BANK_SMOOTH_M, _BANK_SHARE, _BANK_GROUND_CELLS = 0.7, 0.06, 0.8, 16
+_BANK_KNOTS, _BANK_FOLLOW, _BANK_FIT, _BANK_PULL = 4, 0.001, 0.005, 1e-3
 # Ground that nobody saw may be so much off per metre from ground that somebody saw.
 _DOUBT_PER_M = 0.15
 _SUPPORTED, _ALL_GROUND = 0.2, 0.5
@@ -275,11 +275,11 @@ class GroundFinder:
             weight = weight**_PURE_POWER
             local_m = self._splines[knot_cells].fit(weight, mean_m, stiffness, pull)
             off_m = points.above_m - points.at(local_m)
-        bank = self._banks(points, off_m)
+        bank, low = self._banks(points, off_m)
         if bank.any():
-            all_weight, all_mean_m = points.means(np.ones_like(off_m), points.above_m)
-            weight = np.where(bank, all_weight, weight)
-            mean_m = np.where(bank, all_mean_m, mean_m)
+            bank_weight, bank_mean_m = points.means(low, points.above_m)
+            weight = np.where(bank, bank_weight, weight)
+            mean_m = np.where(bank, bank_mean_m, mean_m)
             local_m = self._splines[_BANK_KNOTS].fit(weight, mean_m, _BANK_FIT, _BANK_PULL)
             off_m = points.above_m - points.at(local_m)
         residual_m = float(np.sqrt((close @ (off_m * off_m)) / max(float(close.sum()), 1e-9)))
@@ -287,24 +287,22 @@ class GroundFinder:
         share, _ = points.means(ground.astype(np.float32), off_m)
         return local_m, share, residual_m
 
-    def _banks(self, points: _CellPoints, off_m: Float32) -> Bool:
-        """Find cells that lie above the ground but are as smooth, many side by side."""
-        full, mean_m = points.means(np.ones_like(off_m), off_m)
-        raised = (full > _ALL_GROUND) & (mean_m > _GROUND_M / 2) & (mean_m < _BANK_M)
-        if np.count_nonzero(raised & (mean_m > _GROUND_M)) < _BANK_CELLS:
-            return np.zeros(raised.shape, np.bool_)
+    def _banks(self, points: _CellPoints, off_m: Float32) -> tuple[Bool, Float32]:
+        """Find cells off the surface that go over into the ground smoothly, and their points."""
+        low = (np.abs(off_m) < np.float32(_BANK_M)).astype(np.float32)
+        full, mean_m = points.means(low, off_m)
+        seen = full > _ALL_GROUND
         follow_m = self._splines[_BANK_KNOTS].fit(full, mean_m, _BANK_FOLLOW, _BANK_PULL)
         rough_m = np.abs(off_m - points.at(follow_m))
-        smooth = rough_m < np.float32(_BANK_SMOOTH_M) + 2 * points.noise_m
-        share, _ = points.means(smooth.astype(np.float32), off_m)
-        raised &= share > _BANK_SHARE * full
-        _, labels, stats, _ = cv2.connectedComponentsWithStats(
-            raised.view(np.uint8), connectivity=4
-        )
-        large = stats[:, cv2.CC_STAT_AREA] >= _BANK_CELLS
-        large[0] = False  # what is not raised
-        found: Bool = large[labels]
-        return found
+        near = low * (rough_m < np.float32(_BANK_SMOOTH_M) + 2 * points.noise_m)
+        share, _ = points.means(near, off_m)
+        smooth = seen & (share > _BANK_SHARE * full)
+        # A ledge, a rock or a ditch is cut off from the ground by cells that are not smooth.
+        count, labels = cv2.connectedComponents(smooth.view(np.uint8), connectivity=4)
+        ground = np.bincount(labels[np.abs(mean_m) < _GROUND_M], minlength=count)
+        joined = ground >= _BANK_GROUND_CELLS
+        joined[0] = False  # what is not smooth
+        return joined[labels] & (np.abs(mean_m) > _GROUND_M / 2), low
 
     def _doubt(self, support: Float64) -> Float32:
         """Return how far the ground may be off at each node, from the cells' support."""

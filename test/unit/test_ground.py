@@ -76,7 +76,7 @@ def test_too_few_points_are_no_plane() -> None:
     points = ground_points()
     points.reshape(3, -1)[:, 59:] = 0.0
 
-    with pytest.raises(NoGroundError, match='59 pixels.* expected 60 or more'):
+    with pytest.raises(NoGroundError, match=r'59 pixels.* expected 60 or more'):
         GroundFinder(15.0).plane(points, 0.002, np.array([0.0, -1.0, 0.0]), None)
 
 
