@@ -155,7 +155,8 @@ class GroundClouds:
         found: dict[int, tuple[Index, Float32]] = {}
         for member in (NOT_GROUND, GROUND) if GROUND in wanted else wanted:
             at = np.flatnonzero(membership == member)
-            points = self._directions[:, at] * z.reshape(-1)[at]
+            points = np.take(self._directions, at, axis=1)
+            points *= np.take(z, at)
             if member == NOT_GROUND:
                 points += up[:, None] * self._lift(heights[at], kinds[at])
             kept = self._one_a_voxel(points)
@@ -245,26 +246,31 @@ def _with_flat_holes(
         Depth, and a height of 0 where it was filled; the same arrays where nothing was.
     """
     known = z > 0
-    rows, columns = np.nonzero(flat & ~known)
-    if not rows.size:
+    holes = flat & ~known
+    with_holes = np.flatnonzero(holes.any(axis=1))
+    if not with_holes.size:
         return z, height_m
-    width = z.shape[1]
-    at = np.arange(width)
-    before = np.maximum.accumulate(np.where(known, at, -1), axis=1)[rows, columns]
-    after = np.where(known, at, width)[:, ::-1]
-    after = np.minimum.accumulate(after, axis=1)[:, ::-1][rows, columns]
-    has_before, has_after = before >= 0, after < width
+    known, width = known[with_holes], z.shape[1]
+    at = np.arange(width, dtype=np.int16)
+    before = np.maximum.accumulate(np.where(known, at, np.int16(-1)), axis=1)
+    after = np.where(known, at, np.int16(width))[:, ::-1]
+    after = np.minimum.accumulate(after, axis=1)[:, ::-1]
+    pixels = np.flatnonzero(holes[with_holes])
+    columns = pixels % width
+    starts = with_holes[pixels // width] * width
+    left, right = (ends.reshape(-1)[pixels].astype(np.intp) for ends in (before, after))
     # Beyond the end of the picture, as at the other end.
-    left, right = np.where(has_before, before, after), np.where(has_after, after, before)
-    usable = has_before | has_after
-    rows, columns, left, right = (index[usable] for index in (rows, columns, left, right))
-    low = np.abs(height_m) <= _LEVEL_M
-    usable = low[rows, left] & low[rows, right]
-    rows, columns, left, right = (index[usable] for index in (rows, columns, left, right))
-    share = (columns - left) / np.maximum(right - left, 1)
+    left, right = np.where(left < 0, right, left), np.where(right == width, left, right)
+    low = np.abs(height_m.reshape(-1)) <= _LEVEL_M
+    usable = (left < width) & (right >= 0)
+    left, right = starts + np.where(usable, left, 0), starts + np.where(usable, right, 0)
+    usable &= low[left] & low[right]
+    pixels, left, right = starts[usable] + columns[usable], left[usable], right[usable]
+    share = (pixels - left).astype(np.float32) / np.maximum(right - left, 1).astype(np.float32)
     z, height_m = z.copy(), height_m.copy()
-    z[rows, columns] = 1.0 / ((1.0 - share) / z[rows, left] + share / z[rows, right])
-    height_m[rows, columns] = 0.0
+    depths = z.reshape(-1)
+    depths[pixels] = 1 / ((1 - share) / depths[left] + share / depths[right])
+    height_m.reshape(-1)[pixels] = 0
     return z, height_m
 
 
