@@ -1,6 +1,7 @@
 """Run the lifecycle node that segments the images of a camera."""
 
 from collections.abc import Sequence
+import os
 import sys
 
 from desertmind_seg.options import ALL_DONE, command_parser, exit_on_interrupt, run_command
@@ -24,6 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {'-h', '--help'} & set(arguments):
         parser.parse_args(['--help'])
+    # Before NumPy is imported: threads of OpenBLAS spin on the engine's cores for 20 ms and more
+    # after a product of matrices. With the fit of the ground, masks fell from 15 to 8 a second.
+    os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
     if status := run_command(parser, _import_node):
         return status
     from desertmind_seg.node.run import run_node

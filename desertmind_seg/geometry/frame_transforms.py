@@ -177,7 +177,7 @@ class TfExtrinsics:
         import tf2_ros
 
         self.frame_id = world_frame
-        self._base_frame = base_frame
+        self.base_frame = base_frame
         self._time_of = Time.from_msg
         self._newest = Time()  # tf2 takes a time of 0 for "the latest"
         self._error = tf2_ros.TransformException
@@ -186,33 +186,30 @@ class TfExtrinsics:
 
     def pose(self, header: Any) -> CameraPose:
         """Return the pose at the header's stamp."""
-        if header.stamp.sec == 0 and header.stamp.nanosec == 0:
-            # tf2 takes a stamp of 0 for "the latest".
-            raise TransformError(
-                f'The image of frame {header.frame_id!r} has the stamp 0; expected the time of '
-                'its exposure. Have the camera driver set it.'
-            )
         camera = self._look_up(header.frame_id, header.stamp)
-        return CameraPose(camera, self._look_up(self._base_frame, header.stamp)[:3, 3])
+        return CameraPose(camera, self._look_up(self.base_frame, header.stamp)[:3, 3])
 
-    def newest_pose(self, header: Any) -> tuple[CameraPose, float]:
-        """Return the pose at the header's stamp or, while it has not come, the newest before.
+    def newest_transform(self, frame_id: str, stamp: Any) -> tuple[Transform, float]:
+        """Return how a frame lies in the world at a stamp or, while that has not come, before it.
+
+        Args:
+            frame_id: of the camera or the vehicle's base.
+            stamp: of an image.
 
         Returns:
-            The pose, and by how many seconds it is older than the header.
+            What takes points of the frame to the world, and by how many seconds it is older.
 
         Raises:
             TransformError: there is none.
         """
         try:
-            return self.pose(header), 0.0
+            return self._look_up(frame_id, stamp), 0.0
         except TransformError:
-            newest = self._ask(header.frame_id, self._newest, 'at any time')
-            age_ns = _nanoseconds(header.stamp) - _nanoseconds(newest.header.stamp)
-            if age_ns <= 0:
-                raise  # older than all that is kept, or without a stamp
-            base = self._look_up(self._base_frame, newest.header.stamp)
-            return CameraPose(transform_of(newest.transform), base[:3, 3]), age_ns / 1e9
+            newest = self._ask(frame_id, self._newest, 'at any time')
+            age_ns = _nanoseconds(stamp) - _nanoseconds(newest.header.stamp)
+            if age_ns < 0:
+                raise  # older than all that is kept
+            return transform_of(newest.transform), age_ns / 1e9
 
     def newest_rotation(self, target: str, source: str) -> npt.NDArray[np.float64]:
         """Return the newest (3, 3) rotation that takes directions of `source` to `target`.
@@ -232,6 +229,12 @@ class TfExtrinsics:
         self._listener.unregister()
 
     def _look_up(self, frame_id: str, stamp: Any) -> Transform:
+        if stamp.sec == 0 and stamp.nanosec == 0:
+            # tf2 takes a stamp of 0 for "the latest".
+            raise TransformError(
+                f'The image has the stamp 0, so it is not known where {frame_id!r} was; expected '
+                'the time of its exposure. Have the camera driver set it.'
+            )
         when = f"at the image's stamp {stamp.sec}.{stamp.nanosec:09d}"
         return transform_of(self._ask(frame_id, self._time_of(stamp), when).transform)
 

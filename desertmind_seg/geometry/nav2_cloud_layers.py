@@ -27,11 +27,11 @@ _PLUGINS = {
     OBSTACLE: 'nav2_costmap_2d::ObstacleLayer',
 }
 _GROUND_CONSISTENCY_NOTES = """\
-# The layer is dfki-ric/nav2_ground_consistency_costmap_plugin. What is not its default: two points
-# that are not ground are enough (nonground_occ_thresh: far away a depth camera shows few), and a
-# cell without ground takes the height of its neighbours', so that what hangs above it is free.
+# The layer is dfki-ric/nav2_ground_consistency_costmap_plugin. Two points that are not ground are
+# enough (nonground_occ_thresh): far away a depth camera shows few.
 # Do not set maximum_height_filter: the layer compares it with z of the cloud, which is the
-# distance in a camera's frame.
+# distance in a camera's frame. Nor search neighbours for ground: between the ground before a ledge
+# and that on top of it, the ledge is low.
 """
 _RAYS_NOTES = """\
 # What is not ground marks, and rays to the ground clear. Points of any height are taken: the node
@@ -78,7 +78,7 @@ def cloud_layer_parameters(layer: str, node: str, vehicle_height_m: float) -> di
             'enable_kpi_logging': False,
             'max_data_range': 50.0,
             'discretize_costs': False,
-            'ground_neighbor_search_cells': 3,
+            'ground_neighbor_search_cells': 0,
         }
     heights = {'min_obstacle_height': -_ANY_HEIGHT_M, 'max_obstacle_height': _ANY_HEIGHT_M}
     source = {

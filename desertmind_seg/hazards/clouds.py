@@ -37,9 +37,9 @@ _SLOT_BITS = 16
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 # What lies beside a hole in the ground is not higher.
 _LEVEL_M = 0.15
-# Ground within a cell of a hazard, or of a neighbour, is left out: in the cell of a costmap the
-# ground before a rock would outvote the rock. One point is no hazard: it may be noise.
-_CELL_M = 0.1
+# Ground within so many cells of a hazard is left out: in the cell of a costmap the ground before a
+# rock would outvote the rock. One point is no hazard: it may be noise.
+_CELL_M, _MARGIN_CELLS = 0.1, 2
 # What shows nothing lower than this hangs above the ground: that stays, so that the height of the
 # one above the other is known.
 _STANDING_M = 1.0
@@ -54,7 +54,7 @@ class CloudSettings:
 
     Attributes:
         stride: uses every stride-th pixel of every stride-th row.
-        max_range_m: depth further away makes no points.
+        max_range_m: points further from the camera are left out.
         voxel_m: keeps one point in each cube of this side; 0 keeps all.
         lift_m: hazards that are lower above the ground are lifted to this height.
 
@@ -86,7 +86,7 @@ class GroundClouds:
     Ground is what geometry finds free and the class calls traversable; not ground is what either
     calls a hazard (`ClassGeometryTable`). What is free because it hangs above the vehicle is in
     neither, whatever its class: not every consumer knows the height of the ground under it. Nor
-    is ground within 0.1 to 0.2 m of what stands on it: it would outvote it in the cell of a
+    is ground within 0.2 to 0.3 m of what stands on it: it would outvote it in the cell of a
     costmap.
 
     Flat hazards (puddles), slopes and ditches are lifted along `up` to `lift_m` above the local
@@ -102,7 +102,7 @@ class GroundClouds:
         self._clearance_m = clearance_m
         self._rays: Rays | None = None
         self._directions = np.empty((3, 0), np.float32)
-        self._has_ray = np.empty((0, 0), np.bool_)
+        self._farthest_m = np.empty((0, 0), np.float32)
         self._slots = np.zeros(1 << _SLOT_BITS, np.intp)
 
     def points(
@@ -148,7 +148,7 @@ class GroundClouds:
         z, height = _with_flat_holes(z, height, table.is_flat(labels))
         # Written so that NaN is refused.
         membership = table.membership(labels, kind, height)
-        membership *= (z > 0) & (z <= self._settings.max_range_m) & self._has_ray
+        membership *= (z > 0) & (z <= self._farthest_m)
         membership *= (kind != FREE) | (height <= self._clearance_m)
         up = hazards.up.astype(np.float32)
         heights, kinds = height.reshape(-1), kind.reshape(-1)
@@ -190,7 +190,9 @@ class GroundClouds:
         stride = self._settings.stride
         x, y = (axis[::stride, ::stride] for axis in np.broadcast_arrays(rays.x, rays.y))
         self._directions = np.stack([x.reshape(-1), y.reshape(-1), np.ones(x.size, np.float32)])
-        self._has_ray = np.isfinite(x) & np.isfinite(y)
+        # NaN where the lens has no ray.
+        length = np.sqrt(x * x + y * y + 1)
+        self._farthest_m = np.float32(self._settings.max_range_m) / length
         self._rays = rays
 
     def _lift(self, height_m: Float32, kind: Mask) -> Float32:
@@ -269,7 +271,7 @@ def _with_flat_holes(
 def _apart(ground: Float32, hazards: Float32, up: Float32) -> npt.NDArray[np.bool_]:
     """Return which points of ground (3, N) lie apart from those of hazards (3, M), from above.
 
-    That is, outside of cells of 0.1 m with two points of hazards or more, and of their neighbours.
+    That is, two cells away from those of 0.1 m with two points of hazards or more.
     """
     if not hazards.size:
         return np.ones(ground.shape[1], np.bool_)
@@ -277,12 +279,13 @@ def _apart(ground: Float32, hazards: Float32, up: Float32) -> npt.NDArray[np.boo
     across /= np.linalg.norm(across)
     level = np.stack([across, np.cross(across, up)]) * np.float32(1 / _CELL_M)
     taken, cells = (np.floor(level @ points).astype(np.int64) for points in (hazards, ground))
-    corner = taken.min(axis=1, keepdims=True) - 1
-    rows, columns = (taken.max(axis=1, keepdims=True) - corner + 2).reshape(-1).tolist()
+    corner = taken.min(axis=1, keepdims=True) - _MARGIN_CELLS
+    rows, columns = (taken.max(axis=1) - corner[:, 0] + _MARGIN_CELLS + 1).tolist()
     row, column = taken - corner
     counts = np.bincount(row * columns + column, minlength=rows * columns)
     near = cv2.dilate(
-        (counts.reshape(rows, columns) >= _HAZARD_POINTS).view(np.uint8), np.ones((3, 3), np.uint8)
+        (counts.reshape(rows, columns) >= _HAZARD_POINTS).view(np.uint8),
+        np.ones(2 * [2 * _MARGIN_CELLS + 1], np.uint8),
     )
     row, column = cells - corner
     inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)

@@ -139,9 +139,9 @@ class TfGravity:
         Raises:
             NoGravityError: no transform leads from the camera to the world frame.
         """
-        world = self._extrinsics.frame_id
+        world, base = self._extrinsics.frame_id, self._extrinsics.base_frame
         try:
-            pose, age_sec = self._extrinsics.newest_pose(header)
+            camera, age_sec = self._extrinsics.newest_transform(header.frame_id, header.stamp)
         except TransformError as err:
             raise NoGravityError(str(err)) from err
         if age_sec > MAX_AGE_SEC:
@@ -152,12 +152,16 @@ class TfGravity:
                 'hazard.gravity.'
             )
         up = checked(
-            pose.optical_to_world[2, :3].copy(),
+            camera[2, :3].copy(),
             f'the transform from {header.frame_id!r} to {world!r} is wrong, or {world!r} is not '
             'gravity-aligned',
         )
-        height_m = float(pose.optical_to_world[2, 3] - pose.base_xyz_m[2])
-        return Gravity(up, 'tf', age_sec, height_m)
+        try:
+            base_to_world, base_age_sec = self._extrinsics.newest_transform(base, header.stamp)
+        except TransformError:
+            return Gravity(up, 'tf', age_sec)  # a camera without a vehicle
+        height_m = float(camera[2, 3] - base_to_world[2, 3])
+        return Gravity(up, 'tf', age_sec, height_m if base_age_sec <= MAX_AGE_SEC else None)
 
 
 class AutoGravity:

@@ -37,13 +37,19 @@ _CAMERA_HEIGHT_M = 0.2, 4.0
 _HEIGHT_FACTORS, _HEIGHT_MARGIN_M = (0.6, 1.4), 0.1
 # The least that tells a surface: points, the score of a plane, cells that are ground.
 _MIN_POINTS, _MIN_SCORE, _MIN_CELLS = 60, 0.1, 4
+# Cells in the distance of most points, so that a room has as many as a desert.
+_PLANE_CELLS, _QUADRATIC_CELLS = 8, 12
 # To judge planes: what lies on one, how many are judged by cells, what area below one costs, and
 # what a roll costs where gravity is not known (2 x 0.03 for 10 degrees).
 _ON_PLANE_M, _LIKELY, _BELOW_COST, _ROLL_COST = 0.12, 40, 3.0, 2.0
-_CELLS_IN_VIEW = 8
 # A plane that may not be the ground tells that `up` is wrong if it is so much better.
 _MUCH_LESS = 0.4
-_QUADRATIC_SCALES_M = 0.5, 0.35, 0.25, 0.18, 0.12, 0.09
+# Of the quadratic, round by round: scale in m, and how many times further off a point above it
+# counts.
+_QUADRATIC_ROUNDS = (
+    *((0.5, 1.0), (0.35, 1.25), (0.25, 1.5)),
+    *((0.18, 2.0), (0.12, 2.0), (0.09, 2.0)),
+)
 # Of the spline, round by round: cells between knots, scale in m, what a bend costs, what it costs
 # to be off the quadratic, and how many times further off a point above it counts.
 _SPLINE_ROUNDS = (
@@ -181,9 +187,7 @@ class GroundFinder:
         down = np.linalg.solve(triples, np.ones((len(triples), 3, 1)))[..., 0]
         some = np.linspace(0, seen.size - 1, min(seen.size, _PLANE_POINTS)).astype(np.intp)
         samples = points.reshape(3, -1)[:, seen[some]].astype(np.float64)
-        # Cells by how far one sees: a room has less floor than a desert.
-        cell_m = np.quantile(samples[2], 0.75) / _CELLS_IN_VIEW
-        cells = _cells(samples[0], samples[2], cell_m)
+        cells = _cells(samples[0], samples[2], _seen_far(samples[2]) / _PLANE_CELLS)
         cells = np.unique(cells, return_inverse=True)[1]
         patches = _Patches(samples, cells.reshape(-1), noise_per_m)
 
@@ -226,9 +230,9 @@ class GroundFinder:
         normal = axes @ plane.up
         start = np.array([-plane.camera_m, -normal[0], -normal[1], 0.0, 0.0, 0.0]) / normal[2]
         some = np.linspace(0, x.size - 1, min(x.size, _QUADRATIC_POINTS)).astype(np.intp)
-        cells = _cells(x[some], y[some], self._cell_m)
+        cells = _cells(x[some], y[some], min(self._cell_m, _seen_far(x) / _QUADRATIC_CELLS))
         q = fit_quadratic(
-            x[some], y[some], z[some], noise_m[some], cells, start, _QUADRATIC_SCALES_M
+            x[some], y[some], z[some], noise_m[some], cells, start, _QUADRATIC_ROUNDS
         )
         c = q.astype(np.float32)
         above_m = z - (c[0] + x * (c[1] + c[3] * x + c[4] * y) + y * (c[2] + c[5] * y))
@@ -320,6 +324,11 @@ def _cells(x: npt.NDArray[Any], y: npt.NDArray[Any], cell_m: float) -> npt.NDArr
         for axis in (x, y)
     )
     return i * (CELLS_X * 4) + j
+
+
+def _seen_far(forward: npt.NDArray[Any]) -> float:
+    """Return how far three quarters of the points are within."""
+    return max(float(np.quantile(forward, 0.75)), 0.5)
 
 
 def _draws() -> Float64:

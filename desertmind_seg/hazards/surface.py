@@ -14,6 +14,8 @@ Float64 = npt.NDArray[np.float64]
 
 # Cells of the ground ahead: along x, and across on either side of the middle.
 CELLS_X, CELLS_Y = 30, 40
+# A cell counts by this power of the share of its points that are on the surface.
+_PURE_POWER = 3
 # A weak wish for a plane, so that a quadratic stays near its points where it has none.
 _PLANE_WISH = np.diag([0.0, 0.0, 0.0, 1.0, 1.0, 1.0])
 
@@ -40,7 +42,7 @@ def fit_quadratic(
     noise_m: Float32,
     cells: npt.NDArray[np.intp],
     start: Float64,
-    scales_m: tuple[float, ...],
+    rounds: tuple[tuple[float, float], ...],
 ) -> Float64:
     """Return c of z = c0 + c1 x + c2 y + c3 x^2 + c4 x y + c5 y^2 for most of the points.
 
@@ -52,15 +54,15 @@ def fit_quadratic(
         cells: (N,) number of the cell that each lies in. Cells count alike, and the less the more
             of their points are off: a wall crosses the ground, too.
         start: (6,) to begin with.
-        scales_m: of the weights, round by round.
+        rounds: scale of the weights, and how many times further off a point above counts.
     """
     design = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y]).astype(np.float64)
     coefficients = start
     counts = np.maximum(np.bincount(cells), 1)
-    for scale_m in scales_m:
+    for scale_m, above in rounds:
         off_m = (z - coefficients @ design).astype(np.float32)
-        close = closeness(off_m, noise_m, scale_m, 2.0)
-        pure = np.bincount(cells, close) / (counts * counts)
+        close = closeness(off_m, noise_m, scale_m, above)
+        pure = (np.bincount(cells, close) / counts) ** _PURE_POWER / counts
         weighted = design * (close * pure[cells])
         coefficients = np.linalg.solve(weighted @ design.T + _PLANE_WISH, weighted @ z)
     return coefficients

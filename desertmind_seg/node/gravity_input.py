@@ -141,6 +141,7 @@ class GravityInput:
             with self._lock:
                 self._failed += 1
                 self._failure = str(err)
+            self._latest = None
             raise
         self._latest, self._recent = gravity, gravity.source
         return gravity

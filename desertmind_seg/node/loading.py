@@ -157,7 +157,9 @@ class SegmenterLoader:
     def leaves_a_core(self, engine: Engine) -> bool:
         """Whether another thread finds a core while the engine runs.
 
-        One that takes CPU time of an operator's thread holds up all of them, which spin meanwhile.
+        One that takes the core of an operator's thread holds up all of them, which spin meanwhile:
+        16 ms of hazards beside two threads on two cores made masks 19 ms later, and came no sooner
+        than after them (test/benchmark/node_overhead.py --part hazards).
         """
         threads = self._settings['engine.num_threads']
         cores = len(physical_cores(os.sched_getaffinity(0)))

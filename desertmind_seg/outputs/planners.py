@@ -318,7 +318,8 @@ class PlannerOutputs:
 
     def _publish(self, frame: PlannerFrame, seen: _Seen) -> None:
         clouds = self._cloud_messages(frame, seen)
-        if seen.hazards is not None and self._overrides:
+        joins = self._overrides and any(name in _JOINED for name in frame.wanted)
+        if seen.hazards is not None and joins:
             segmentation = self.hazards.worse(seen.segmentation, seen.hazards)
             seen = replace(seen, segmentation=segmentation)
         for name in frame.wanted:

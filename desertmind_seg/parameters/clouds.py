@@ -15,7 +15,7 @@ CLOUD_PARAMETERS = (
     ParameterSpec(
         'clouds.max_range_m',
         _DEFAULT.max_range_m,
-        'Depth further away makes no points of these clouds.',
+        'Points of these clouds that are further from the camera are left out.',
         unit='m',
         range=(0.5, 100.0),
     ),

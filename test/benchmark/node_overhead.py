@@ -13,7 +13,7 @@ Part `model`, at 640x480: the same time of the node with the real model, as a ra
 `session.run` of that model on the same frames, in a process of its own with the engine's options
 and in one with ONNX Runtime's defaults.
 Part `hazards`, at 640x480: the mask's latency in one node with the real model, in turn without and
-with a subscriber to ~/hazard and ~/height, 20 frames each; depth is a slope with rocks and stereo
+with a subscriber to ~/hazard and ~/height, 10 frames each; depth is a slope with rocks and stereo
 noise. What the second adds to the first may be 2 ms.
 
 Everything runs at the same time in processes of its own, and frames go to one after the other in
@@ -116,7 +116,7 @@ def run_child(engine: str, samples_path: Path) -> None:
 
     build = instant if engine == 'instant' else load_engine
     status = run_node(['node', *sys.argv[sys.argv.index('--ros-args') :]], build)
-    samples_path.write_text(json.dumps([callback for callback, _ in samples]))
+    samples_path.write_text(json.dumps(samples))
     sys.exit(status)
 
 
@@ -159,6 +159,11 @@ def run_session(bundle_path: Path, options: str, frames_path: Path) -> None:
         begin = time.perf_counter()
         session.run(list(OUTPUTS), feeds)
         print((time.perf_counter() - begin) * 1e3, flush=True)
+
+
+def callback_to_publish(samples_path: Path) -> list[float]:
+    """Read the times that a node wrote when it ended, without those of its engine."""
+    return [callback_ms for callback_ms, _ in json.loads(samples_path.read_text())]
 
 
 def child(*arguments: object) -> list[str]:
@@ -241,9 +246,8 @@ def benchmark_relay(bundle_path: Path, num_frames: int, folder: Path) -> dict[st
     for name, process in processes.items():
         (folder / f'{name}.stop').touch()
         process.wait(20)
-    samples = {
-        name: json.loads((folder / f'{name}.json').read_text()) for name in (*relays, 'node')
-    }
+    samples = {name: json.loads((folder / f'{name}.json').read_text()) for name in relays}
+    samples['node'] = callback_to_publish(folder / 'node.json')
     shortest = min(len(values) for values in samples.values())
     samples = {name: values[-shortest:] for name, values in samples.items()}
     return {
@@ -302,7 +306,7 @@ def benchmark_model(bundle_path: Path, num_frames: int, folder: Path) -> dict[st
         node.stop()
     for process in sessions.values():
         process.communicate()
-    samples['node'] = json.loads((folder / 'node.json').read_text())[-num_frames - WARM_UP :]
+    samples['node'] = callback_to_publish(folder / 'node.json')[-num_frames - WARM_UP :]
     return {
         'size': f'{width}x{height}',
         'bundle': str(bundle_path),
@@ -336,7 +340,7 @@ def benchmark_hazards(bundle_path: Path, num_frames: int, folder: Path) -> dict[
     frames = rng.integers(0, 256, (8, *depth.shape, 3), np.uint8)
     info = CameraInfo(height=depth.shape[0], width=depth.shape[1])
     info.k = [500.0, 0.0, 319.5, 0.0, 500.0, 199.5, 0.0, 0.0, 1.0]
-    block, settle = 20, 3
+    block, settle = 10, 2
     parameters = {'autostart': 'true', 'model.bundle': bundle_path, 'input.max_age_ms': 0}
     added_topics = [f'{NODE}/hazard', f'{NODE}/height']
     arrival_ms: dict[bool, list[float]] = {False: [], True: []}
@@ -396,23 +400,22 @@ def benchmark_hazards(bundle_path: Path, num_frames: int, folder: Path) -> dict[
                     peer.node.destroy_subscription(subscription)
         node.stop()
     samples = json.loads((folder / 'hazards.json').read_text())[-len(is_on) :]
-    inside = {
-        on: [
-            ms for ms, (was_on, kept) in zip(samples, is_on, strict=True) if kept and was_on == on
-        ]
-        for on in (False, True)
-    }
-    added_ms = float(np.median(inside[True]) - np.median(inside[False]))
+    latency_ms: dict[bool, list[float]] = {False: [], True: []}
+    engine_ms: dict[bool, list[float]] = {False: [], True: []}
+    for (callback_ms, inference_ms), (on, kept) in zip(samples, is_on, strict=True):
+        if kept:
+            latency_ms[on].append(callback_ms)
+            engine_ms[on].append(inference_ms)
+    beside_ms = {on: np.subtract(latency_ms[on], engine_ms[on]).tolist() for on in (False, True)}
+    added_ms = float(np.median(latency_ms[True]) - np.median(latency_ms[False]))
+    of = {'callback_to_publish': latency_ms, 'engine': engine_ms, 'beside_the_engine': beside_ms}
+    of['camera_to_mask'] = arrival_ms
     return {
         'size': '640x480',
         'bundle': str(bundle_path),
-        'callback_to_publish': {
-            'off': summary(inside[False], 0),
-            'on': summary(inside[True], 0),
-        },
-        'camera_to_mask': {
-            'off': summary(arrival_ms[False], 0),
-            'on': summary(arrival_ms[True], 0),
+        **{
+            name: {'off': summary(times[False], 0), 'on': summary(times[True], 0)}
+            for name, times in of.items()
         },
         'camera_to_hazard': summary(hazard_ms, 0),
         'detection_ms_median': float(detection),
@@ -440,6 +443,7 @@ def main() -> int:
     options = parser.parse_args()
     os.environ.update(with_image_profile(os.environ))
     os.environ.setdefault('ROS_DOMAIN_ID', '101')
+    os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')  # as segmentation_node does
     result: dict[str, Any] = {'environment': environment(), 'load_before': os.getloadavg()}
     within = True
     with tempfile.TemporaryDirectory() as name:

@@ -58,12 +58,12 @@ def test_poses_are_those_of_the_stamp_until_time_jumps(peer: Peer) -> None:
     assert of_ros1.optical_to_world[0, 3] == pytest.approx(101.0)
     with pytest.raises(TransformError, match='extrapolation into the future'):
         extrinsics.pose(stamp_header(102 * SEC, CAMERA))
-    newest, age_sec = extrinsics.newest_pose(stamp_header(102 * SEC, CAMERA))
-    assert newest.optical_to_world[0, 3] == pytest.approx(101.5)
-    assert newest.base_xyz_m[0] == pytest.approx(101.0)
-    assert age_sec == pytest.approx(1.0)
+    for frame_id, x_m in ((CAMERA, 101.5), ('base_link', 101.0)):
+        newest, age_sec = extrinsics.newest_transform(frame_id, stamp_header(102 * SEC).stamp)
+        assert newest[0, 3] == pytest.approx(x_m)
+        assert age_sec == pytest.approx(1.0)
     with pytest.raises(TransformError, match='extrapolation into the past'):
-        extrinsics.newest_pose(stamp_header(50 * SEC, CAMERA))
+        extrinsics.newest_transform(CAMERA, stamp_header(50 * SEC).stamp)
     assert extrinsics.newest_rotation(CAMERA, 'base_link') == pytest.approx(np.eye(3))
 
     extrinsics.reset()

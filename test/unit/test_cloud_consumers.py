@@ -169,22 +169,17 @@ def test_ground_consistency_layer(ground_z_m: float) -> None:
     assert costs['below the low bar'] == FREE, costs
 
 
-def test_older_releases_of_the_layer() -> None:
+@pytest.mark.parametrize(('lift_m', 'lethal'), [(0.3, 'rock puddle ditch'), (0.0, 'rock')])
+def test_older_releases_of_the_layer_would_free_what_is_not_lifted(
+    lift_m: float, lethal: str
+) -> None:
     """Their decays, and cells without ground, whose height they took for 0."""
     parameters = parameters_of('ground_consistency')
     parameters |= {'ground_decay': 0.92, 'nonground_decay': 0.9, 'max_score': 1000.0}
-    parameters['ground_neighbor_search_cells'] = 0
     layer = GroundConsistency(parameters, RESOLUTION_M, without_ground_lethal=False)
-    costs = costs_after(layer, CloudSettings())
+    costs = costs_after(layer, CloudSettings(lift_m=lift_m))
 
-    assert {name for name, cost in costs.items() if cost == LETHAL} == {'rock', 'puddle', 'ditch'}
-
-
-def test_without_the_lift_the_layer_frees_puddles_and_ditches() -> None:
-    layer = GroundConsistency(parameters_of('ground_consistency'), RESOLUTION_M)
-    costs = costs_after(layer, CloudSettings(lift_m=0.0))
-
-    assert {name for name, cost in costs.items() if cost == LETHAL} == {'rock'}
+    assert {name for name, cost in costs.items() if cost == LETHAL} == set(lethal.split())
 
 
 @pytest.mark.parametrize('ground_z_m', [0.0, 3.0, -3.0])

@@ -105,11 +105,13 @@ class FakeBuffer:
 
     newest_sec = 100.0
     connected = True
+    has_base = True
     pitch_deg = 15.0
 
     def lookup_transform(self, target: str, source: str, time: Any) -> TransformStamped:
         sec = time.nanoseconds / SEC or self.newest_sec
-        if not self.connected or (target, source) == (CAMERA, 'lone_imu'):
+        lone = (target, source) == (CAMERA, 'lone_imu')
+        if lone or not self.connected or (source == 'base_link' and not self.has_base):
             raise FakeTransformError('unconnected trees')
         if not 90.0 <= sec <= self.newest_sec:
             raise FakeTransformError('extrapolation')
@@ -148,13 +150,23 @@ def test_up_from_transforms(tf: TfExtrinsics, sec: float, age_sec: float) -> Non
     assert gravity.camera_height_m == pytest.approx(1.4)
 
 
+def test_a_camera_without_a_vehicle_has_gravity_too(
+    tf: TfExtrinsics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeBuffer, 'has_base', False)
+    gravity = TfGravity(tf).up(header(95.0))
+
+    assert (gravity.source, gravity.camera_height_m) == ('tf', None)
+    assert gravity.up is not None
+
+
 def test_transforms_that_are_too_old_or_missing(tf: TfExtrinsics) -> None:
     source = TfGravity(tf)
     with pytest.raises(GravityError, match=r'is 0\.25 s older than the image; expected at most 0'):
         source.up(header(100.25))
     with pytest.raises(NoGravityError, match='extrapolation'):
         source.up(header(80.0))  # older than what tf2 keeps
-    with pytest.raises(NoGravityError, match='has the stamp 0'):
+    with pytest.raises(NoGravityError, match='image has the stamp 0'):
         source.up(header(0.0))
     FakeBuffer.connected = False
     try:
@@ -256,6 +268,15 @@ def test_defaults_are_no_measurement(
     assert (found.source, found.camera_height_m) == (source, height_m)
     assert gravity.values()['gravity_source'] == source
     assert gravity.new_problems() == []
+
+
+@pytest.mark.parametrize('kind', ['auto', 'static'])
+def test_a_camera_that_hangs_upside_down_by_parameters(kind: str) -> None:
+    gravity = gravity_input(hazard_gravity=kind, costmap_roll_deg=180.0)
+    with pytest.raises(GravityError, match='upside down'):
+        gravity.up(header(1))
+    assert 'upside down' in gravity.new_problems()[0]
+    assert gravity.values()['gravity_source'] == ''
 
 
 def test_an_imu_that_is_asked_for_is_no_guess() -> None:

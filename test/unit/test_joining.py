@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from desertmind_seg.hazards.detection import FREE, NEGATIVE, POSITIVE, STEEP, UN
 from desertmind_seg.hazards.joining import (
     GROUND,
     LETHAL_COST,
+    MEMBERSHIP,
     NEITHER,
     NOT_GROUND,
     ClassGeometryTable,
@@ -124,6 +127,35 @@ def test_inputs_are_left_as_they_were() -> None:
 
     assert (table.cost(cost, mask, kind, height_m) == LETHAL_COST).all()
     assert (table.membership(mask, kind, height_m) == NOT_GROUND).all()
+
+
+def test_the_documents_have_the_table() -> None:
+    page = (Path(__file__).resolve().parents[2] / 'docs/integration.md').read_text()
+    _, after = page.split('| By class | By geometry | Cloud | Cost |\n', 1)
+    rows = [
+        [cell.strip() for cell in line.strip('|').split('|')]
+        for line in after.split('\n\n')[0].splitlines()[1:]
+    ]
+    groups = {
+        'traversable': ['traversable'],
+        'non-traversable or obstacle': ['non_traversable', 'obstacle'],
+        'background or unlabelled': ['background', 'unlabeled'],
+    }
+    kinds = {'hazard, but a soft class': 'soft'}
+    clouds = {'ground': GROUND, 'not ground': NOT_GROUND, 'neither': NEITHER}
+    told = {
+        (group, kinds.get(kind, kind)): (clouds[cloud], cost)
+        for by_class, kind, cloud, cost in rows
+        for group in groups[by_class]
+    }
+    # Soft classes are told of where they are excused: what is not traversable stays so.
+    expected = {
+        (group, kind): (member, '254' if kind == 'hazard' else 'of the class')
+        for group, members in MEMBERSHIP.items()
+        for kind, member in members.items()
+        if kind != 'soft' or group == 'traversable'
+    }
+    assert told == expected
 
 
 def test_disagreement() -> None:

@@ -1,0 +1,161 @@
+"""The ground's surface: planes and rolling ground through points that are not all ground."""
+
+import math
+
+import numpy as np
+import pytest
+
+from desertmind_seg.hazards.ground import GroundFinder, NoGroundError, level_axes
+from desertmind_seg.hazards.surface import CELLS_X, CELLS_Y, Spline, fit_quadratic
+
+CELL_M = 0.5
+
+
+def ground_points(height: float = 1.5, slope: float = 0.0, seed: int = 0) -> np.ndarray:
+    """Points of a camera that looks level over a slope: (3, 40, 60) in the optical frame."""
+    rng = np.random.default_rng(seed)
+    forward = rng.uniform(1.5, 12.0, (40, 60))
+    right = rng.uniform(-4.0, 4.0, (40, 60))
+    down = height - slope * forward
+    return np.stack([right, down, forward]).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    'up', [(0.0, -1.0, 0.0), (0.26, -0.96, 0.1), (0.0, -0.5, -0.87), (0.0, 0.0, -1.0)]
+)
+def test_level_axes_are_right_handed_with_up_third(up: tuple[float, ...]) -> None:
+    direction = np.array(up) / np.linalg.norm(up)
+    axes = level_axes(direction)
+
+    np.testing.assert_allclose(axes @ axes.T, np.eye(3), atol=1e-12)
+    assert np.linalg.det(axes) == pytest.approx(1.0)
+    np.testing.assert_allclose(axes[2], direction)
+
+
+def test_axes_of_a_level_camera() -> None:
+    axes = level_axes(np.array([0.0, -1.0, 0.0]))
+
+    np.testing.assert_allclose(axes, [[0, 0, 1], [-1, 0, 0], [0, -1, 0]], atol=1e-12)
+
+
+@pytest.mark.parametrize('slope', [-0.3, 0.0, 0.3])
+@pytest.mark.parametrize('known', [True, False])
+def test_the_plane_is_found_among_walls(slope: float, known: bool) -> None:
+    points = ground_points(slope=slope)
+    points[:, :15] = (
+        np.random.default_rng(1)
+        .uniform([[-4], [-3], [8.9]], [[4], [1], [9.1]], (3, 15 * 60))
+        .reshape(3, 15, 60)
+    )
+    up = np.array([0.0, -1.0, 0.0]) if known else None
+
+    plane = GroundFinder(15.0).plane(points, 0.002, up, None)
+
+    normal = np.array([0.0, -1.0, -slope]) / math.hypot(1.0, slope)
+    assert math.degrees(math.acos(min(1.0, float(plane.up @ normal)))) < 3.0
+    assert plane.camera_m == pytest.approx(1.5 / math.hypot(1.0, slope), abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ('up', 'camera_height_m', 'said'),
+    [
+        ((0.0, 1.0, 0.0), None, 'leans 180 degrees'),
+        ((1.0, 0.0, 0.0), None, 'leans 90 degrees'),
+        ((0.0, -1.0, 0.0), 0.4, 'is 1.5 m from the camera; expected.* 0.14 to 0.66 m below'),
+        ((0.0, -1.0, 0.0), 4.0, 'is 1.5 m from the camera; expected.* 2.3 to 5.7 m below'),
+    ],
+)
+def test_what_contradicts_the_ground_is_said(
+    up: tuple[float, ...], camera_height_m: float | None, said: str
+) -> None:
+    with pytest.raises(NoGroundError, match=said):
+        GroundFinder(15.0).plane(ground_points(), 0.002, np.array(up), camera_height_m)
+
+
+def test_too_few_points_are_no_plane() -> None:
+    points = ground_points()
+    points.reshape(3, -1)[:, 59:] = 0.0
+
+    with pytest.raises(NoGroundError, match='59 pixels.* expected 60 or more'):
+        GroundFinder(15.0).plane(points, 0.002, np.array([0.0, -1.0, 0.0]), None)
+
+
+def test_the_surface_follows_waves_and_neither_boxes_nor_ditches() -> None:
+    rng = np.random.default_rng(3)
+    x, y = rng.uniform(1.0, 12.0, 20_000), rng.uniform(-5.0, 5.0, 20_000)
+    truth = -1.5 + 0.02 * x * x / 4 + 0.08 * np.sin(x / 1.5) * np.cos(y / 2)
+    z = truth + rng.normal(0.0, 0.01, x.size)
+    box = (np.abs(x - 6) < 0.4) & (np.abs(y - 1) < 0.6)
+    ditch = np.abs(x - 8.5) < 0.5
+    z[box] += 0.5
+    z[ditch] -= 0.4
+    points = np.stack([x, y, z]).astype(np.float32)
+    finder = GroundFinder(15.0)
+    axes = level_axes(np.array([0.0, -1.0, 0.0]))
+    plane = finder.plane(
+        (axes.T.astype(np.float32) @ points).reshape(3, 100, 200), 0.002, axes[2], None
+    )
+
+    ground = finder.surface(points, np.full(x.size, 0.01, np.float32), axes, plane)
+
+    places = ground.places(points[0].reshape(100, 200), points[1].reshape(100, 200))
+    off_m = ground.at(ground.height_m, places).reshape(-1) - truth
+    assert np.abs(off_m[~box & ~ditch]).mean() < 0.02
+    assert np.abs(off_m[box | ditch]).max() < 0.12
+    assert ground.residual_m < 0.03
+    assert ground.doubt_m[10, CELLS_X] == 0.0
+    assert ground.doubt_m[CELLS_X, 0] > 0.3  # nobody saw 15 m to the side
+
+
+def test_a_smooth_bank_is_ground_and_a_heap_of_rocks_is_not() -> None:
+    rng = np.random.default_rng(4)
+    x, y = rng.uniform(1.0, 12.0, 20_000), rng.uniform(-6.0, 6.0, 20_000)
+    bank = 0.5 * np.clip((y - 2.0) / 2.0, 0.0, 1.0)
+    rocks = np.where((y < -2.0) & (x > 5.0), 0.25 + 0.25 * np.sin(9 * x) * np.sin(8 * y), 0.0)
+    points = np.stack([x, y, -1.5 + bank + rocks]).astype(np.float32)
+    finder = GroundFinder(15.0)
+    axes = level_axes(np.array([0.0, -1.0, 0.0]))
+    plane = finder.plane(
+        (axes.T.astype(np.float32) @ points).reshape(3, 100, 200), 0.002, axes[2], None
+    )
+
+    ground = finder.surface(points, np.full(x.size, 0.01, np.float32), axes, plane)
+
+    places = ground.places(points[0].reshape(100, 200), points[1].reshape(100, 200))
+    above_m = points[2] - ground.at(ground.height_m, places).reshape(-1)
+    assert np.abs(above_m[(bank > 0) & (x < 11)]).mean() < 0.08
+    assert np.median(above_m[rocks > 0.3]) > 0.2
+
+
+def test_a_quadratic_through_points_of_which_some_are_off() -> None:
+    rng = np.random.default_rng(5)
+    x, y = rng.uniform(0.0, 10.0, 2000), rng.uniform(-4.0, 4.0, 2000)
+    expected = np.array([-1.2, 0.1, -0.05, 0.01, 0.004, -0.008])
+    z = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y]).T @ expected
+    z[::4] += rng.uniform(0.3, 2.0, 500)
+    cells = np.floor(x).astype(np.intp) * 100 + np.floor(y + 50).astype(np.intp)
+
+    found = fit_quadratic(
+        *(axis.astype(np.float32) for axis in (x, y, z, np.full(2000, 0.01))),
+        cells,
+        np.array([-1.2, 0.0, 0.0, 0.0, 0.0, 0.0]),
+        ((0.5, 1.0), (0.3, 1.5), (0.2, 2.0), (0.1, 2.0)),
+    )
+
+    design = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y])
+    assert np.abs((found - expected) @ design).max() < 0.05
+
+
+@pytest.mark.parametrize('knot_cells', [4, 6])
+def test_a_spline_bridges_what_has_no_weight(knot_cells: int) -> None:
+    spline = Spline(np.arange(CELLS_X + 1.0), np.arange(CELLS_Y + 1.0), knot_cells)
+    x, y = np.arange(CELLS_X)[:, None] + 0.5, np.arange(CELLS_Y)[None] + 0.5
+    value = 0.02 * x - 0.01 * y
+    weight = np.ones((CELLS_X, CELLS_Y))
+    weight[10:13] = 0.0
+    value = np.where(weight > 0, value, 7.0)
+
+    surface = spline.fit(weight, value, 0.3, 1e-6)
+
+    nodes = 0.02 * np.arange(CELLS_X + 1.0)[:, None] - 0.01 * np.arange(CELLS_Y + 1.0)
+    np.testing.assert_allclose(surface, nodes, atol=2e-3)
