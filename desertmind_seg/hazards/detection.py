@@ -42,8 +42,12 @@ _FREE_DOUBT_M = 0.15
 _FOOT_M, _ASIDE_M, _FAR_WALL_M, _BEYOND_GAP_M = 0.03, 0.04, 0.04, 0.03
 # ... and so far in the picture, in metres at the depth of the pixel: what is below the step.
 _REACH_M = 0.25
+# ... and so near in depth: a foot is below its top, a far wall leans back.
+_FOOT_APART_M, _WALL_APART_M = 0.15, 0.25
+# A face rises by a step within so many steps of the picture, and this much of depth.
+_FACE_STEPS, _FACE_DEPTH_M, _FACE_SHARE = 2.0, 0.12, 0.4
 # Range that is missing between two rows, beyond what level ground and noise explain.
-_GAP_M, _GAP_DROP_M = 0.5, 0.05
+_GAP_M, _GAP_DROP_M = 0.3, 0.05
 # Depths at which the reach in pixels is set anew: it doubles from one to the next.
 _BANDS_M = 1.25, 2.5, 5.0, 10.0
 # Cells of the ground in which what is high is looked at for something below it to stand on.
@@ -311,14 +315,19 @@ class _Grid:
         missing = cv2.morphologyEx(missing, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
         low &= near
 
+        face = self._faces(above_m, noise_m, near) & ~tall
+        face |= self._along_column(face, near, _FOOT_APART_M, settings.step_m, down=True)
         positive = high | (
-            self._along_column(high, near, 0.15, down=True)
+            self._along_column(high, near, _FOOT_APART_M, _REACH_M, down=True)
             & (above_m > np.maximum(np.float32(_FOOT_M), noise_m * np.float32(1.5)))
         )
         positive = self._aside(positive, near & (above_m > 2 * noise_m + np.float32(_ASIDE_M)))
         negative = low | (
-            self._along_column(low, near, 0.25, down=False) & (above_m < np.float32(-_FAR_WALL_M))
+            self._along_column(low, near, _WALL_APART_M, _REACH_M, down=False)
+            & (above_m < np.float32(-_FAR_WALL_M))
         )
+        positive |= face & (above_m > -limit_m / 2)
+        negative |= face
         doubtful = near & (doubt_m > np.float32(_FREE_DOUBT_M))
         doubtful |= self._gaps(x, y, above_m, noise_m, near, ground.camera_m)
         if tall.any():
@@ -333,7 +342,32 @@ class _Grid:
             np.maximum(codes, mask.view(np.uint8) * np.uint8(code), out=codes)
         return codes
 
-    def _along_column(self, seed: Bool, near: Bool, apart_m: float, *, down: bool) -> Bool:
+    def _faces(self, above_m: Float32, noise_m: Float32, near: Bool) -> Bool:
+        """Find what is a step higher than what the picture shows just below, and as near.
+
+        A surface that follows the ground on both sides of a ledge takes its face for a slope.
+        """
+        rows, columns = self.z.shape
+        weight = near.astype(np.float32)
+        share = cv2.blur(weight, (3, 3))
+        scale = np.maximum(share, np.float32(0.1))
+        height_m = cv2.blur(above_m * weight, (3, 3)) / scale
+        z = cv2.blur(self.z * weight, (3, 3)) / scale
+        step_m = np.float32(self.settings.step_m)
+        span = _FACE_STEPS * step_m * np.float32(self.focal_px)
+        below = np.rint(span / np.maximum(z, np.float32(_MIN_DEPTH_M))).astype(np.intp)
+        index = np.arange(rows * columns).reshape(rows, columns) + np.maximum(below, 1) * columns
+        inside = index < rows * columns
+        index = np.minimum(index, rows * columns - 1)
+        known = share > _FACE_SHARE
+        face = near & inside & known & known.take(index)
+        face &= height_m - height_m.take(index) > step_m + 2 * noise_m
+        slack = np.float32(_FACE_DEPTH_M) + np.float32(self.settings.noise_per_m) * z * z
+        return np.asarray(face & (np.abs(z - z.take(index)) < slack), np.bool_)
+
+    def _along_column(
+        self, seed: Bool, near: Bool, apart_m: float, reach_m: float, *, down: bool
+    ) -> Bool:
         """Find pixels under (or above) a seed in their column, within reach and at its depth.
 
         Of several seeds within reach the nearest one counts downwards and the furthest one
@@ -346,7 +380,7 @@ class _Grid:
         lower_m = 0.0
         for upper_m in (*_BANDS_M, np.inf):
             # The reach of the band's near end, so that none is too short.
-            reach = int(_REACH_M * self.focal_px / max(lower_m, _BANDS_M[0] / 2))
+            reach = int(reach_m * self.focal_px / max(lower_m, _BANDS_M[0] / 2))
             kernel = np.ones((reach + 1, 1), np.uint8)
             spread = cv2.dilate(code, kernel, anchor=(0, reach if down else 0))
             found = np.maximum(found, spread * ((z >= lower_m) & (z < upper_m)))
@@ -380,7 +414,7 @@ class _Grid:
         jump = np.full_like(range_m, np.nan)
         jump[:-2] = range_m[:-2] - range_m[2:]
         explained = range_m * range_m * np.float32(2 / (self.focal_px * camera_m))
-        explained += np.float32(_GAP_M) + np.float32(3 * self.settings.noise_per_m) * self.z**2
+        explained += np.float32(_GAP_M) + np.float32(2 * self.settings.noise_per_m) * self.z**2
         edge = (jump > explained) & (above_m < -np.maximum(2 * noise_m, np.float32(_GAP_DROP_M)))
         reach = max(1, int(_REACH_M * self.focal_px / 5.0))
         wall = cv2.dilate(edge.view(np.uint8), np.ones((reach, 1), np.uint8), anchor=(0, 0))

@@ -63,7 +63,7 @@ _FULL_CELL_POINTS, _PURE_POWER = 1.0, 1.5
 _GROUND_M = 0.1
 # A bank: cells off the surface by up to this, most of whose points a soft surface follows within
 # this, side by side with so many cells of ground. Rocks, grass and bushes are rougher.
-_BANK_M, _BANK_SMOOTH_M, _BANK_SHARE, _BANK_GROUND_CELLS = 0.7, 0.06, 0.8, 16
+_BANK_M, _BANK_SMOOTH_M, _BANK_SHARE, _BANK_GROUND_CELLS = 0.7, 0.07, 0.8, 16
 _BANK_KNOTS, _BANK_FOLLOW, _BANK_FIT, _BANK_PULL = 4, 0.001, 0.005, 1e-3
 # Ground that nobody saw may be so much off per metre from ground that somebody saw.
 _DOUBT_PER_M = 0.15
@@ -188,8 +188,7 @@ class GroundFinder:
         some = np.linspace(0, seen.size - 1, min(seen.size, _PLANE_POINTS)).astype(np.intp)
         samples = points.reshape(3, -1)[:, seen[some]].astype(np.float64)
         cells = _cells(samples[0], samples[2], _seen_far(samples[2]) / _PLANE_CELLS)
-        cells = np.unique(cells, return_inverse=True)[1]
-        patches = _Patches(samples, cells.reshape(-1), noise_per_m)
+        patches = _Patches(samples, cells, noise_per_m)
 
         right = np.array([1.0, 0.0, 0.0]) if up is None else np.zeros(3)
         lean_deg = _MAX_UNKNOWN_LEAN_DEG if up is None else _MAX_LEAN_DEG
@@ -316,12 +315,13 @@ class GroundFinder:
 
 
 def _cells(x: npt.NDArray[Any], y: npt.NDArray[Any], cell_m: float) -> npt.NDArray[np.intp]:
-    """Return a number for each point, the same for those in one cell."""
+    """Return for each point the number of its cell, from 0 on without gaps."""
     i, j = (
         np.clip(axis * (1 / cell_m) + CELLS_X * 2, 0, CELLS_X * 4 - 1).astype(np.intp)
         for axis in (x, y)
     )
-    return i * (CELLS_X * 4) + j
+    cells = np.unique(i * (CELLS_X * 4) + j, return_inverse=True)[1]
+    return np.asarray(cells.reshape(-1), np.intp)
 
 
 def _seen_far(forward: npt.NDArray[Any]) -> float:

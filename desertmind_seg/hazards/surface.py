@@ -14,8 +14,6 @@ Float64 = npt.NDArray[np.float64]
 
 # Cells of the ground ahead: along x, and across on either side of the middle.
 CELLS_X, CELLS_Y = 30, 40
-# A cell counts by this power of the share of its points that are on the surface.
-_PURE_POWER = 3
 # A weak wish for a plane, so that a quadratic stays near its points where it has none.
 _PLANE_WISH = np.diag([0.0, 0.0, 0.0, 1.0, 1.0, 1.0])
 
@@ -62,7 +60,8 @@ def fit_quadratic(
     for scale_m, above in rounds:
         off_m = (z - coefficients @ design).astype(np.float32)
         close = closeness(off_m, noise_m, scale_m, above)
-        pure = (np.bincount(cells, close) / counts) ** _PURE_POWER / counts
+        pure = np.bincount(cells, close) / counts
+        pure = pure * pure * pure / counts
         weighted = design * (close * pure[cells])
         coefficients = np.linalg.solve(weighted @ design.T + _PLANE_WISH, weighted @ z)
     return coefficients
