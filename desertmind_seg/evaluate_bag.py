@@ -3,7 +3,8 @@
 Results, in the folder of --out:
 
 - `masks/`: a rosbag2 MCAP with `/segmentation/mask` and `/segmentation/confidence` (mono8, headers
-  and log times of the frames) and `/segmentation/label_info`. Two runs write the same masks.
+  and log times of the frames), with --depth `/segmentation/hazard` (mono8, as the node's), and
+  `/segmentation/label_info`. Two runs write the same masks.
 - `masks_against/`: likewise, of the model of --against.
 - `metrics.json`: `evaluation.results.EvaluationMetrics` describes every key.
 - `report.html`: the same for people, with the best and the worst frames.
@@ -35,6 +36,9 @@ examples:
   masks, metrics and a report of one model
     python -m desertmind_seg.evaluate_bag drive --image /camera/color/image_raw \\
         --labels /labels/ycor_8 --out result
+  what do the hazards change that geometry sees in the depth?
+    python -m desertmind_seg.evaluate_bag drive --image /camera/color/image_raw \\
+        --depth /camera/aligned_depth_to_color/image_raw --labels /labels/ycor_8 --out result
   is a new model better than the old one on this drive?
     python -m desertmind_seg.evaluate_bag drive --image /camera/color/image_raw \\
         --labels /labels/ycor_8 --bundle new.onnx --against old.onnx --out result

@@ -25,7 +25,7 @@ def hazard_facts(hazards: HazardMetrics | None) -> list[Fact]:
     if hazards is None:
         return []
     if hazards.problem:
-        return [Fact('hazards', 'not scored', hazards.problem)]
+        return [Fact('hazards', 'not scored', 'the part on geometry says why')]
     facts = [
         Fact('false safe', _from_to(of), f'{of.name}: by class alone, then with geometry')
         for of in (hazards.scores.false_safe if hazards.scores else ())
