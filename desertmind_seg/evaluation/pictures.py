@@ -23,7 +23,7 @@ from desertmind_seg.pipeline.rendering import contact_sheet
 
 _SHOWN_FRAMES = 4
 SHEET_CAPTION = 'camera frame, class mask, with depth the hazards that geometry sees, confidence'
-_HAZARD_COLUMN = 'red high, blue low, yellow steep, grey not known'
+_HAZARD_COLUMN = 'depth: red high, blue low, yellow steep, grey unknown'
 _Decoded = TypeVar('_Decoded')
 
 

@@ -53,6 +53,8 @@ _FRAME_EVIDENCE = 10.0
 _MAX_EVIDENCE = 20.0
 # Stamps of frames that overtook each other; further back, a bag began again.
 _TIME_JUMP_SEC = 0.1
+# Metres or costs beyond it are alike when they are sorted; millimetres of both signs fit a step.
+_MAX_VALUE, _CELL_STEP = 500.0, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -315,7 +317,9 @@ def _reached(cells: Index, values: npt.NDArray[Any]) -> tuple[Index, Index]:
     """Return the cells with enough points, and of each the point whose value a quarter reach."""
     if not cells.size:
         return cells, cells
-    order = np.lexsort((values, cells))
+    # In whole millimetres, so that one number sorts both; twice as fast as two keys.
+    millimetres = np.clip(values, -_MAX_VALUE, _MAX_VALUE) * 1000.0
+    order = np.argsort(cells * np.int64(_CELL_STEP) + millimetres.astype(np.int64))
     starts = np.flatnonzero(np.diff(cells[order], prepend=-1))
     counts = np.diff(starts, append=cells.size)
     enough = counts >= _MIN_EVIDENCE

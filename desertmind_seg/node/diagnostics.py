@@ -224,8 +224,7 @@ class Diagnostics:
         return outputs is not None and outputs.expects_depth(outputs.wanted())
 
     def _hazard_status(self, state: NodeState) -> Status:
-        use = self._settings['hazard.use']
-        status = hazard_status(use, state.planner_outputs, state.gravity, self._inputs)
+        status = hazard_status(self._settings, state.planner_outputs, state.gravity, self._inputs)
         if status.level:
             self._log.tell({'hazards': f'Hazards: {status.message}.'})
         return status

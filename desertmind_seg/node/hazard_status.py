@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import isnan
+import time
 
 from desertmind_seg.monitoring.health import WARN, Status, status_of
 from desertmind_seg.node.gravity_input import GravityInput
 from desertmind_seg.node.inputs import NodeInputs
 from desertmind_seg.outputs.hazards import HazardReport
 from desertmind_seg.outputs.planners import NO_CAMERA_INFO, PlannerOutputs
+from desertmind_seg.parameters.values import NodeParameters
 
 
 def hazard_status(
-    use: str, outputs: PlannerOutputs | None, gravity: GravityInput | None, inputs: NodeInputs
+    settings: NodeParameters,
+    outputs: PlannerOutputs | None,
+    gravity: GravityInput | None,
+    inputs: NodeInputs,
 ) -> Status:
     """Return the Hazards status.
 
@@ -21,11 +26,12 @@ def hazard_status(
     `hazard.use` was set to report or override.
 
     Args:
-        use: hazard.use.
+        settings: the node's parameters.
         outputs: what finds hazards; None before the node is configured.
         gravity: where it comes from; None before the node is configured.
         inputs: what the node hears.
     """
+    use = settings['hazard.use']
     if outputs is None or gravity is None or not inputs.sources:
         return _status({'use': use}, [], 'the node is not active')
     wanted = outputs.wanted()
@@ -42,7 +48,9 @@ def hazard_status(
     missing = _missing(outputs, inputs)
     if missing:
         sentence = f'no geometry: {missing}'
-        return _status(values, [sentence] if outputs.expects_depth(wanted) else [], sentence)
+        waited_sec = time.monotonic() - inputs.active_since_sec
+        is_missed = waited_sec > settings['input.timeout_sec'] and outputs.expects_depth(wanted)
+        return _status(values, [sentence] if is_missed else [], sentence)
     report = outputs.hazards.report()
     if report is None:
         return _status(values, [], 'nobody subscribes to what needs them')

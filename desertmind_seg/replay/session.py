@@ -21,8 +21,8 @@ def ros_session(**environment: str) -> Iterator[threading.Event]:
     """Start rclpy with the profile for images and these environment variables.
 
     Removes what killed processes left in shared memory, and says so. Yields an event that SIGINT
-    and SIGTERM set. Their handlers stand instead of rclpy's own, which would invalidate the context
-    under a publish.
+    and SIGTERM set. Their handlers stand instead of rclpy's own, which would invalidate the
+    context under a publish.
     """
     stop = threading.Event()
 

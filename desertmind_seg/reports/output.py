@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,13 @@ def output_folder(out: Path, names: Collection[str], *, replace: bool) -> Iterat
         partial, old = scratch / 'new', scratch / 'old'
         partial.mkdir()
         old.mkdir()
-        yield partial
+        try:
+            yield partial
+        except OSError as err:
+            failed = Path(os.fsdecode(err.filename or ''))
+            if failed.is_relative_to(partial):  # told by the name that it would have got
+                err.filename = str(out / failed.relative_to(partial))
+            raise
         unexpected = sorted({entry.name for entry in partial.iterdir()} - set(names))
         # OpenCV's writer of videos says nothing of a full disk; a write of ours does.
         (scratch / 'room').write_bytes(bytes(4096))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
+import os
 from pathlib import Path
+import subprocess
+import sys
 from threading import Event
 import time
 from typing import Any
@@ -14,6 +17,7 @@ from node_process import (
     MASK,
     NODE,
     REMAP_DEPTH,
+    ROOT,
     SENSOR_QOS,
     NodeProcess,
     Peer,
@@ -279,8 +283,7 @@ class InProcess:
 
     def hazard_status(self) -> Status:
         node = self.node
-        use = node.settings['hazard.use']
-        return hazard_status(use, node._planner_outputs, node._gravity, node._inputs)
+        return hazard_status(node.settings, node._planner_outputs, node._gravity, node._inputs)
 
     def send(self, rgb: Rgb, depth: Metres | None, expected: Sequence[str]) -> int:
         """Hand over a frame; wait for its outputs."""
@@ -462,3 +465,22 @@ def test_parameters_that_do_not_go_together_are_refused(
         node.set_parameters(
             [Parameter('hazard.step_m', value=0.15), Parameter('hazard.soft_classes', value='')]
         )
+
+
+def test_blas_gets_one_thread_before_numpy_is_there() -> None:
+    """Threads of OpenBLAS spin on the engine's cores; its variable is read when NumPy loads it."""
+    script = (
+        'import os, sys\n'
+        'from desertmind_seg import segmentation_node\n'
+        'def loaded(*_):\n'
+        "    print('numpy' in sys.modules, os.environ['OPENBLAS_NUM_THREADS'])\n"
+        '    return 2\n'
+        'segmentation_node.run_command = loaded\n'
+        'segmentation_node.main([])\n'
+    )
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    environment.pop('OPENBLAS_NUM_THREADS', None)
+    run = subprocess.run(
+        [sys.executable, '-c', script], capture_output=True, text=True, env=environment, check=True
+    )
+    assert run.stdout == 'False 1\n'

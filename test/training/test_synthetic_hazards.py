@@ -19,6 +19,8 @@ from training.data.drives import list_drives
 from training.data.frames import DatasetError
 from training.scenery.parameters import HAZARDS, DriveParameters, HazardKind, Material
 from training.scenery.shapes import Frustum, Polytope
+from training.scenery.textures import sample_tile
+from training.simulator.bodies import sample_points
 from training.simulator.depth_sensor import sensor_depth_mm
 from training.simulator.drive import SyntheticDrive, SyntheticFrame
 from training.simulator.writers import DriveSpec, write_bag, write_folders
@@ -203,6 +205,19 @@ def test_without_hazards_nothing_has_changed() -> None:
 
 # ---------------------------------------------------------------------------------------------
 # Shapes
+
+
+def test_a_body_that_fills_the_picture_is_sampled() -> None:
+    random = np.random.default_rng(2)
+    tile = random.random((17, 17, 2)).astype(np.float32)
+    along, across = random.uniform(-3, 3, (2, 70_000)).astype(np.float32)
+    found = sample_points(tile, 1.0, along, across)
+
+    assert found.shape == (70_000, 2)
+    for at in (0, 40_000, 69_990):
+        part = slice(at, at + 10)
+        expected = sample_tile(tile, 1.0, along[None, part], across[None, part])[0]
+        np.testing.assert_allclose(found[part], expected, atol=1e-6)
 
 
 def test_rays_meet_a_box() -> None:

@@ -433,6 +433,25 @@ def test_a_frame_that_the_detector_was_not_made_for_costs_its_geometry_alone(
     assert (hazards.frames, hazards.frames_unknown, hazards.problem) == (1, 1, '')
 
 
+@pytest.mark.data
+def test_a_real_dirt_road_has_no_hazard(
+    tmp_path: Path, tiny_bundle: Path, shared_data_dir: Path
+) -> None:
+    out = tmp_path / 'out'
+    arguments = [str(shared_data_dir / 'bags' / 'orfd_rgbd'), '--image', IMAGE_TOPIC]
+    arguments += ['--depth', DEPTH_TOPIC, '--bundle', str(tiny_bundle), '--out', str(out)]
+    assert main(arguments) == 0
+    with Bag(out / 'masks') as bag:
+        kinds = [decode_labels(bag.deserialize(raw)) for raw in bag.messages(HAZARD_TOPIC)]
+
+    assert len(kinds) == 6
+    for kind in kinds:
+        road, bank = kind[200:, 150:300], kind[180:250, :70]
+        assert np.isin(road, (FREE, UNKNOWN)).all()
+        assert (road == FREE).mean() > 0.9
+        assert (bank == POSITIVE).any()  # a heap of stones
+
+
 # ---------------------------------------------------------------------------------------------
 # Pictures
 

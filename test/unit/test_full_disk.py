@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny_bag import IMAGE_TOPIC, TinyDrive, write_drive
 
-from desertmind_seg import evaluate_bag, segment
+from desertmind_seg import build_engine, evaluate_bag, segment
 from desertmind_seg.model.files import atomic_write
 from desertmind_seg.reports.output import output_folder
 
@@ -51,9 +51,18 @@ def test_commands_end_in_one_line(
         assert out in said
         assert not disk.files()
         assert segment.main([str(image), *model]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert any(disk.error in line and out in line for line in lines)
-    assert not list(disk.out.glob('.partial-*'))
+        lines = capsys.readouterr().err.splitlines()
+        assert any(disk.error in line and out in line for line in lines)
+        assert not list(disk.out.glob('.partial-*'))
+        engine = ['--target', 'sm86', '--shape', '64x64', '--cache-dir', out]
+        assert build_engine.main([str(tiny_bundle), *engine]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(
+        f'python -m desertmind_seg.build_engine: error: the engine folder {out}'
+    )
+    assert disk.error in said
+    # Processes that want the same engine wait for each other by it; it is empty.
+    assert {path.suffix for path in disk.files()} <= {'.lock'}
 
 
 def test_a_disk_that_became_full_unnoticed_gives_no_result(tmp_path: Path) -> None:
@@ -101,6 +110,19 @@ def test_what_libraries_say_of_a_full_disk_names_it(
             write()
         assert caught.value.filename == str(name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_result_is_told_by_its_final_name(tmp_path: Path) -> None:
+    def write() -> None:
+        with (
+            output_folder(tmp_path, ('a.json',), replace=True) as new,
+            atomic_write(new / 'a.json'),
+        ):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match='No space left on device') as caught:
+        write()
+    assert caught.value.filename == str(tmp_path / 'a.json')
 
 
 def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.reports.output import output_folder
 from desertmind_seg.scores.bootstrap import PairedDifference, paired_difference
 from training.ensembles.ensemble_file import (
     ENSEMBLE_FILE,
@@ -31,6 +32,7 @@ from training.ensembles.store import (
     store_name,
 )
 from training.ensembles.weights import METHODS, cross_fitted
+from training.evaluation.metrics_file import METRICS_FILE
 from training.recipes.schema import EnsembleRecipe
 
 _EQUAL = 'equal weights'
@@ -132,16 +134,16 @@ def fit_ensemble_weights(
         against_equal_weights=_difference(scores[recipe.method], scores[_EQUAL]),
         temperatures=temperatures,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    write_mixture_metrics(
-        out,
-        scores[recipe.method],
-        stores[0],
-        recipe,
-        f"{folds} folds; a fold's weights were fitted on the others",
-        ensemble.temperature,
-    )
-    ensemble.write(out / ENSEMBLE_FILE)
+    with output_folder(out, (METRICS_FILE, ENSEMBLE_FILE), replace=True) as new:
+        write_mixture_metrics(
+            new,
+            scores[recipe.method],
+            stores[0],
+            recipe,
+            f"{folds} folds; a fold's weights were fitted on the others",
+            ensemble.temperature,
+        )
+        ensemble.write(new / ENSEMBLE_FILE)
     return ensemble
 
 

@@ -18,6 +18,9 @@ _FARTHEST_M = 60.0
 _LEAST_PX = 1.5
 _NEAREST_M = 0.2  # in front of the camera; what comes nearer may lie in every pixel
 
+# OpenCV samples fewer than 2^15 points in a row.
+_MAX_ROW = 2**14
+
 
 def draw_bodies(world: World, camera: Camera, rays: Rays, buffers: Buffers) -> None:
     """Draw all bodies into the buffers, where they are nearest."""
@@ -89,6 +92,16 @@ def _draw(
     buffers.size_m[part][inside] = body.size_m
 
 
+def sample_points(
+    tile: FloatArray, period_m: float, along: FloatArray, across: FloatArray
+) -> FloatArray:
+    """Sample a tile at points (N,), as `sample_tile`; a body that fills the picture has many."""
+    parts = [slice(at, at + _MAX_ROW) for at in range(0, len(along), _MAX_ROW)]
+    return np.concatenate(
+        [sample_tile(tile, period_m, along[None, part], across[None, part])[0] for part in parts]
+    )
+
+
 def _surface(
     world: World,
     body: Body,
@@ -107,7 +120,7 @@ def _surface(
     for texel_m, tile in world.tiles.octaves[:4]:
         period_m = texel_m * (len(tile) - 1) * 0.5
         fade = 1.0 / (1.0 + (footprint_m / np.float32(2.0 * texel_m)) ** 2)
-        layer = sample_tile(tile, period_m, along[None], across[None])[0]
+        layer = sample_points(tile, period_m, along, across)
         layers.append(layer * fade[:, None])
     grain, fine, middle, coarse = layers
     tone = 1.0 + 0.18 * grain[:, 0] + 0.14 * fine[:, 0] + 0.12 * middle[:, 0]
