@@ -43,7 +43,7 @@ _FOOT_M, _ASIDE_M, _FAR_WALL_M, _BEYOND_GAP_M = 0.03, 0.04, 0.04, 0.03
 # ... and so far in the picture, in metres at the depth of the pixel: what is below the step.
 _REACH_M = 0.25
 # Range that is missing between two rows, beyond what level ground and noise explain.
-_GAP_M, _GAP_DROP_M = 0.5, 0.05
+_GAP_M, _GAP_DROP_M = 0.3, 0.05
 # Depths at which the reach in pixels is set anew: it doubles from one to the next.
 _BANDS_M = 1.25, 2.5, 5.0, 10.0
 # Cells of the ground in which what is high is looked at for something below it to stand on.
@@ -380,7 +380,7 @@ class _Grid:
         jump = np.full_like(range_m, np.nan)
         jump[:-2] = range_m[:-2] - range_m[2:]
         explained = range_m * range_m * np.float32(2 / (self.focal_px * camera_m))
-        explained += np.float32(_GAP_M) + np.float32(3 * self.settings.noise_per_m) * self.z**2
+        explained += np.float32(_GAP_M) + np.float32(2 * self.settings.noise_per_m) * self.z**2
         edge = (jump > explained) & (above_m < -np.maximum(2 * noise_m, np.float32(_GAP_DROP_M)))
         reach = max(1, int(_REACH_M * self.focal_px / 5.0))
         wall = cv2.dilate(edge.view(np.uint8), np.ones((reach, 1), np.uint8), anchor=(0, 0))
