@@ -95,9 +95,17 @@ class GroundClouds:
     Args:
         settings: what bounds their size.
         clearance_m: what is higher above the ground is driven under, as of `HazardSettings`.
+
+    Raises:
+        ValueError: hazards would be lifted to where the vehicle passes under them.
     """
 
     def __init__(self, settings: CloudSettings, clearance_m: float) -> None:
+        if not settings.lift_m < clearance_m:
+            raise ValueError(
+                f'lift_m is {settings.lift_m:g}; expected less than hazard.clearance_m, '
+                f'{clearance_m:g}: what is lifted higher counts as driven under. Lower it'
+            )
         self._settings = settings
         self._clearance_m = clearance_m
         self._rays: Rays | None = None

@@ -12,6 +12,7 @@ from desertmind_seg.hazards.clouds import POINT, CloudSettings, GroundClouds, Po
 from desertmind_seg.hazards.detection import Hazards
 from desertmind_seg.hazards.joining import GROUND, NOT_GROUND, ClassGeometryTable
 from desertmind_seg.model.arrays import Depth
+from desertmind_seg.parameters.spec import ParameterError
 from desertmind_seg.parameters.values import NodeParameters
 from desertmind_seg.pipeline.segmenter import Segmentation
 
@@ -25,14 +26,18 @@ class OutgoingClouds:
 
     Args:
         settings: its parameters.
+
+    Raises:
+        ParameterError: two of the parameters do not go together.
     """
 
     def __init__(self, settings: NodeParameters) -> None:
         names = 'stride', 'max_range_m', 'voxel_m', 'lift_m'
-        self._clouds = GroundClouds(
-            CloudSettings(**{name: settings[f'clouds.{name}'] for name in names}),
-            settings['hazard.clearance_m'],
-        )
+        values = {name: settings[f'clouds.{name}'] for name in names}
+        try:
+            self._clouds = GroundClouds(CloudSettings(**values), settings['hazard.clearance_m'])
+        except ValueError as err:
+            raise ParameterError(f'clouds: {err}.') from err
 
     def messages(
         self,

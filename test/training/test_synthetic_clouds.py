@@ -210,8 +210,8 @@ def test_with_heights_from_depth(drives: dict[int, list[Frame]]) -> None:
     shares = lethal_shares(drives, HazardDetector())
 
     assert set(shares) == {*KINDS, 'free'}
-    # Measured: .90 to 1.0, .79 and .74 of ditches, of which the near rim hides most. Of the ground
-    # .10 and .15, most of it on top of ledges and beside ditches.
+    # Measured: .90 to 1.0, .71 and .67 of ditches, of which the near rim hides most. Of the ground
+    # .08 and .10, most of it on top of ledges and beside ditches.
     for kind in KINDS:
-        assert min(shares[kind]) >= (0.6 if kind == 'ditch' else 0.85), shares
-    assert max(shares['free']) <= 0.25, shares
+        assert min(shares[kind]) >= (0.55 if kind == 'ditch' else 0.85), shares
+    assert max(shares['free']) <= 0.2, shares

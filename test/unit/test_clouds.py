@@ -24,7 +24,8 @@ from desertmind_seg.hazards.detection import (
 )
 from desertmind_seg.hazards.joining import GROUND, NOT_GROUND, ClassGeometryTable
 from desertmind_seg.model.ontology import UNLABELED, load_ontology
-from desertmind_seg.outputs.clouds import cloud_message
+from desertmind_seg.outputs.clouds import OutgoingClouds, cloud_message
+from desertmind_seg.parameters.spec import ParameterError
 
 YCOR = load_ontology('ycor-8')
 TABLE = ClassGeometryTable(YCOR)
@@ -375,3 +376,16 @@ def test_sizes_that_differ_are_refused() -> None:
 def test_settings_that_cannot_be_meant_are_refused(values: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         CloudSettings(**values)
+
+
+def test_hazards_are_not_lifted_over_the_vehicle() -> None:
+    with pytest.raises(ValueError, match=r'lift_m is 0.5; expected less than hazard.clearance_m'):
+        GroundClouds(CloudSettings(lift_m=0.5), clearance_m=0.5)
+    with pytest.raises(ParameterError, match=r'clouds: lift_m is 1.2; expected less than .*, 1:'):
+        OutgoingClouds(
+            {
+                **{f'clouds.{name}': value for name, value in vars(CloudSettings()).items()},
+                'clouds.lift_m': 1.2,
+                'hazard.clearance_m': 1.0,
+            }  # type: ignore[arg-type]
+        )
