@@ -32,16 +32,18 @@ _MIN_DEPTH_M = 0.1
 _MIN_KNOWN_SHARE = 0.01
 # What is nearer to a threshold than so many standard deviations is not sure.
 _NOISE_SIGMAS = 3.0
-# Ground and shapes are looked for in a grid of about so many pixels.
-_GRID_PIXELS = 320 * 240
-# Every sixth column of the grid goes into the ground's surface.
-_FIT_COLUMNS = 6
+# Ground and shapes are looked for in a grid of so many pixels or a few more.
+_GRID_PIXELS = 213 * 160
+# Every third column of the grid goes into the ground's surface.
+_FIT_COLUMNS = 3
 # Ground that may be further off than this is not called free.
 _FREE_DOUBT_M = 0.15
 # What is found in neighbours goes on while it is at least so high or deep, metres.
 _FOOT_M, _ASIDE_M, _FAR_WALL_M, _BEYOND_GAP_M = 0.03, 0.04, 0.04, 0.03
 # ... and so far in the picture, in metres at the depth of the pixel: what is below the step.
 _REACH_M = 0.25
+# ... or so many pixels of the grid aside.
+_ASIDE_PIXELS = 5
 # ... and so near in depth: a foot is below its top, a far wall leans back.
 _FOOT_APART_M, _WALL_APART_M = 0.15, 0.25
 # A face rises by a step within so many steps of the picture, and this much of depth.
@@ -243,7 +245,7 @@ class _Grid:
 
     @classmethod
     def of(cls, depth: Depth, rays: Rays, settings: HazardSettings) -> _Grid:
-        stride = max(1, round(sqrt(depth.size / _GRID_PIXELS)))
+        stride = max(1, int(sqrt(depth.size / _GRID_PIXELS)))
         every = slice(stride // 2 if min(depth.shape) > stride else 0, None, stride)
         few = Rays(
             rays.x[every if len(rays.x) > 1 else slice(None), every],
@@ -388,16 +390,15 @@ class _Grid:
         at = np.maximum(found, np.uint16(1)).astype(np.float32)
         at = np.float32(1000.0) / at if down else at * np.float32(1 / 500)
         tolerance = np.float32(apart_m) + np.float32(0.02 * apart_m) * z * z
-        return near & (found > 0) & (np.abs(at - z) < tolerance)
+        return np.asarray(near & (found > 0) & (np.abs(at - z) < tolerance), np.bool_)
 
     @staticmethod
     def _aside(seed: Bool, candidate: Bool) -> Bool:
         """Let seeds grow a little into what is about as high."""
         grown, inside = seed.view(np.uint8), candidate.view(np.uint8)
-        for _ in range(5):
-            grown = cv2.dilate(grown, np.ones((3, 3), np.uint8)) & inside
-        found: Bool = seed | (grown > 0)
-        return found
+        for _ in range(_ASIDE_PIXELS):
+            grown = np.asarray(cv2.dilate(grown, np.ones((3, 3), np.uint8)), np.uint8) & inside
+        return np.asarray(seed | (grown > 0), np.bool_)
 
     def _gaps(
         self,
@@ -418,8 +419,7 @@ class _Grid:
         edge = (jump > explained) & (above_m < -np.maximum(2 * noise_m, np.float32(_GAP_DROP_M)))
         reach = max(1, int(_REACH_M * self.focal_px / 5.0))
         wall = cv2.dilate(edge.view(np.uint8), np.ones((reach, 1), np.uint8), anchor=(0, 0))
-        found: Bool = (wall > 0) & near & (above_m < -_BEYOND_GAP_M)
-        return found
+        return np.asarray((wall > 0) & near & (above_m < -_BEYOND_GAP_M), np.bool_)
 
     def _standing(
         self, x: Float32, y: Float32, positive: Bool, tall: Bool, above_m: Float32
@@ -433,8 +433,7 @@ class _Grid:
         cell = row.astype(np.intp) * _COLUMNS + column.astype(np.intp)
         trunk = positive & (above_m > 0.5 * self.settings.clearance_m)
         standing = np.bincount(cell[trunk], minlength=_COLUMNS * _COLUMNS) >= 2
-        found: Bool = tall & standing[cell]
-        return found
+        return np.asarray(tall & standing[cell], np.bool_)
 
 
 def _along(axis: Float64, z: Float32, rays: Rays, out: Float32) -> None:

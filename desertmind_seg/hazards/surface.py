@@ -75,7 +75,8 @@ def _splines(places: Float64, knots: int) -> Float64:
 
 
 def _products(basis: Float64) -> Float64:
-    return np.einsum('ci,ck->cik', basis, basis).reshape(len(basis), -1)
+    products: Float64 = np.einsum('ci,ck->cik', basis, basis).reshape(len(basis), -1)
+    return products
 
 
 class Spline:
