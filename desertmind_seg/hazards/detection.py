@@ -2,9 +2,13 @@
 
 Height above the local ground decides, by a step. Where height alone is too little, neighbours in
 the picture decide: the foot of what stands on the ground lies below the step, so it is what lies
-under a hazard at its depth; a face rises by a step within so much of the picture that it cannot be
-ground; a ditch shows its far wall beyond a gap in range; and a ray that passes through the ground
-without meeting it says that the ground is missing.
+under a hazard at its depth; likewise the far wall of a ditch above what is deep; what lies beyond
+a gap in range and lower is not known to be free; and a ray that passes through the ground without
+meeting it says that the ground is missing.
+
+Limits: a ledge of which both levels are ground is followed as a slope in part, so that a third of
+the pixels of its face passes for free; high grass is a hazard here, and its class says that it is
+none.
 """
 
 from __future__ import annotations
@@ -39,15 +43,13 @@ _FIT_COLUMNS = 3
 # Ground that may be further off than this is not called free.
 _FREE_DOUBT_M = 0.15
 # What is found in neighbours goes on while it is at least so high or deep, metres.
-_FOOT_M, _ASIDE_M, _FAR_WALL_M, _BEYOND_GAP_M = 0.03, 0.04, 0.04, 0.03
+_FOOT_M, _ASIDE_M, _FAR_WALL_M, _BEYOND_GAP_M = 0.04, 0.05, 0.04, 0.03
 # ... and so far in the picture, in metres at the depth of the pixel: what is below the step.
 _REACH_M = 0.25
 # ... or so many pixels of the grid aside.
-_ASIDE_PIXELS = 5
+_ASIDE_PIXELS = 3
 # ... and so near in depth: a foot is below its top, a far wall leans back.
 _FOOT_APART_M, _WALL_APART_M = 0.15, 0.25
-# A face rises by a step within so many steps of the picture, and this much of depth.
-_FACE_STEPS, _FACE_DEPTH_M, _FACE_SHARE = 2.0, 0.12, 0.4
 # Range that is missing between two rows, beyond what level ground and noise explain.
 _GAP_M, _GAP_DROP_M = 0.3, 0.05
 # Depths at which the reach in pixels is set anew: it doubles from one to the next.
@@ -317,8 +319,6 @@ class _Grid:
         missing = cv2.morphologyEx(missing, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
         low &= near
 
-        face = self._faces(above_m, noise_m, near) & ~tall
-        face |= self._along_column(face, near, _FOOT_APART_M, settings.step_m, down=True)
         positive = high | (
             self._along_column(high, near, _FOOT_APART_M, _REACH_M, down=True)
             & (above_m > np.maximum(np.float32(_FOOT_M), noise_m * np.float32(1.5)))
@@ -328,8 +328,6 @@ class _Grid:
             self._along_column(low, near, _WALL_APART_M, _REACH_M, down=False)
             & (above_m < np.float32(-_FAR_WALL_M))
         )
-        positive |= face & (above_m > -limit_m / 2)
-        negative |= face
         doubtful = near & (doubt_m > np.float32(_FREE_DOUBT_M))
         doubtful |= self._gaps(x, y, above_m, noise_m, near, ground.camera_m)
         if tall.any():
@@ -343,29 +341,6 @@ class _Grid:
         for code, mask in found.items():
             np.maximum(codes, mask.view(np.uint8) * np.uint8(code), out=codes)
         return codes
-
-    def _faces(self, above_m: Float32, noise_m: Float32, near: Bool) -> Bool:
-        """Find what is a step higher than what the picture shows just below, and as near.
-
-        A surface that follows the ground on both sides of a ledge takes its face for a slope.
-        """
-        rows, columns = self.z.shape
-        weight = near.astype(np.float32)
-        share = cv2.blur(weight, (3, 3))
-        scale = np.maximum(share, np.float32(0.1))
-        height_m = cv2.blur(above_m * weight, (3, 3)) / scale
-        z = cv2.blur(self.z * weight, (3, 3)) / scale
-        step_m = np.float32(self.settings.step_m)
-        span = _FACE_STEPS * step_m * np.float32(self.focal_px)
-        below = np.rint(span / np.maximum(z, np.float32(_MIN_DEPTH_M))).astype(np.intp)
-        index = np.arange(rows * columns).reshape(rows, columns) + np.maximum(below, 1) * columns
-        inside = index < rows * columns
-        index = np.minimum(index, rows * columns - 1)
-        known = share > _FACE_SHARE
-        face = near & inside & known & known.take(index)
-        face &= height_m - height_m.take(index) > step_m + 2 * noise_m
-        slack = np.float32(_FACE_DEPTH_M) + np.float32(self.settings.noise_per_m) * z * z
-        return np.asarray(face & (np.abs(z - z.take(index)) < slack), np.bool_)
 
     def _along_column(
         self, seed: Bool, near: Bool, apart_m: float, reach_m: float, *, down: bool
