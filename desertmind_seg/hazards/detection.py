@@ -57,9 +57,8 @@ _BANDS_M = 1.25, 2.5, 5.0, 10.0
 # Cells of the ground in which what is high is looked at for something below it to stand on.
 _COLUMN_M, _COLUMNS = 0.5, 128
 
-# Codes of the grid, for what height alone does not tell.
-# The greater one counts.
-_NOTHING, _DOUBTFUL, _STEEP, _NEGATIVE, _POSITIVE, _MISSING = range(6)
+# Codes of the grid, for what height alone does not tell; 0 is nothing, the greater one counts.
+_DOUBTFUL, _STEEP, _NEGATIVE, _POSITIVE, _MISSING = range(1, 6)
 # What is known of a pixel, as bits, and the grid's code above them: an index into the tables.
 _BEYOND, _ABOVE, _NEAR, _FAR, _TALL = 1, 2, 4, 8, 16
 _CODE_SHIFT = 5
