@@ -168,7 +168,7 @@ def _silence() -> Iterator[None]:
     """Drop what the libraries print."""
     sys.stdout.flush()
     kept = os.dup(1)
-    with open(os.devnull, 'wb') as nothing:
+    with Path(os.devnull).open('wb') as nothing:
         os.dup2(nothing.fileno(), 1)
     try:
         yield
