@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from desertmind_seg.geometry.camera_model import CameraInfoError, CameraRays, Rays
+from desertmind_seg.geometry.camera_model import CameraInfoError, CameraRays, Rays, check_frame
 from desertmind_seg.messages.bags import Bag, did_you_mean, stamp_ns
 
 CAMERA_INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
@@ -67,12 +67,12 @@ class RecordedCamera:
 
     def add(self, camera_info: Any) -> None:
         """Keep a message, unless it says the same as the one before."""
-        said = repr({key: of for key, of in vars(camera_info).items() if key != 'header'})
+        said = repr({**vars(camera_info), 'header': camera_info.header.frame_id})
         if len(self._since) < _MAX_KEPT and (not self._since or self._since[-1][1] != said):
             insort(self._since, (stamp_ns(camera_info), said, camera_info), key=lambda of: of[0])
 
-    def rays(self, at_ns: int, size_hw: tuple[int, int]) -> Rays:
-        """Return the rays of an image of this stamp and size.
+    def rays(self, at_ns: int, size_hw: tuple[int, int], frame_id: str) -> Rays:
+        """Return the rays of an image of this stamp, size and frame.
 
         That is by the CameraInfo of its time, or by another one where that does not describe it:
         drivers begin with an empty one.
@@ -86,6 +86,7 @@ class RecordedCamera:
             # An empty K is of a driver that gives rectified images alone.
             rectified = self._of_rectified or not np.any(camera_info.k)
             try:
+                check_frame(camera_info, frame_id)
                 return self._rays[rectified].of(camera_info, size_hw)
             except CameraInfoError as err:
                 tried.append(err)

@@ -162,7 +162,8 @@ class RecordedHazards:
         if depth is None or not self.camera_info:
             return None
         try:
-            rays = self._camera.rays(stamp_ns, (depth.shape[0], depth.shape[1]))
+            size_hw = depth.shape[0], depth.shape[1]
+            rays = self._camera.rays(stamp_ns, size_hw, header.frame_id)
             if up is not None:
                 checked(up, f'{self._level_frame!r} is not level')
             found = self._detector.detect(depth, rays, up)

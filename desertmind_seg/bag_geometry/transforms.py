@@ -92,6 +92,7 @@ class RecordedTransforms:
     def __init__(self) -> None:
         self.problems: Counter[str] = Counter()
         self._edges: dict[str, _Edge] = {}
+        self._broken: dict[tuple[str, str], str] = {}
 
     def add(self, message: Any, *, static: bool) -> None:
         """Keep the transforms of a tf2_msgs/TFMessage."""
@@ -103,7 +104,9 @@ class RecordedTransforms:
             try:
                 matrix = transform_of(stamped.transform)
             except TransformError as err:
-                self.problems[f'transform from {child!r} to {parent!r}: {err}'] += 1
+                # The numbers are of the first one: no text for each of thousands.
+                text = f'transform from {child!r} to {parent!r}: {err}'
+                self.problems[self._broken.setdefault((child, parent), text)] += 1
                 continue
             edge = self._edges.get(child)
             if edge is None or edge.parent != parent:  # the last parent counts, as in tf2

@@ -82,6 +82,27 @@ class CameraRays:
         return self._rays
 
 
+def check_frame(camera_info: Any, frame_id: str) -> None:
+    """Refuse a CameraInfo of another camera, such as that of depth before it was aligned.
+
+    A header without a frame is not held against it.
+
+    Args:
+        camera_info: a sensor_msgs/CameraInfo.
+        frame_id: of the image.
+
+    Raises:
+        CameraInfoError: its frame is another one.
+    """
+    # ROS 1 wrote some frames with a slash before them.
+    frames = [name.removeprefix('/') for name in (camera_info.header.frame_id, frame_id)]
+    if all(frames) and frames[0] != frames[1]:
+        raise CameraInfoError(
+            f'camera_info is of frame {frames[0]!r}, the image of {frames[1]!r}: they are of two '
+            'cameras. Take both topics from one camera and stream.'
+        )
+
+
 def image_size_hw(camera_info: Any) -> tuple[int, int]:
     """Return height and width in pixels of the images that a sensor_msgs/CameraInfo is of."""
     (height, width), (binning_x, binning_y) = _region_hw(camera_info), _binning(camera_info)

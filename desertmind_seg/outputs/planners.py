@@ -23,6 +23,7 @@ from desertmind_seg.geometry.camera_model import (
     CameraInfoError,
     CameraRays,
     Rays,
+    check_frame,
     image_camera_info,
 )
 from desertmind_seg.geometry.costmap import Surface
@@ -261,6 +262,7 @@ class PlannerOutputs:
         try:
             if self._camera_info is None:
                 raise CameraInfoError(NO_CAMERA_INFO)
+            check_frame(self._camera_info, header.frame_id)
             message = image_camera_info(self._camera_info, header, size_hw)
             self._publishers[MASK_CAMERA_INFO].publish(message)
         except (CameraInfoError, RCLError) as err:
@@ -293,7 +295,7 @@ class PlannerOutputs:
             if not self._beside_engine and frame.segmentation() is None:
                 return
             if frame.finds_hazards or any(name in _OF_DEPTH for name in frame.wanted):
-                rays, why = self._rays(size_hw)
+                rays, why = self._rays(size_hw, frame.header.frame_id)
                 depth = frame.depth()
             if frame.finds_hazards:
                 why = why or _NO_DEPTH
@@ -307,11 +309,12 @@ class PlannerOutputs:
             self.hazards.count(hazards, segmentation.mask)
         self._publish(frame, _Seen(segmentation, depth, rays, why, hazards))
 
-    def _rays(self, size_hw: tuple[int, int]) -> tuple[Rays | None, str]:
+    def _rays(self, size_hw: tuple[int, int], frame_id: str) -> tuple[Rays | None, str]:
         """Return the rays of the camera, or None and why there are none."""
         if self._camera_info is None:
             return None, NO_CAMERA_INFO
         try:
+            check_frame(self._camera_info, frame_id)
             return self._camera_rays.of(self._camera_info, size_hw), ''
         except CameraInfoError as err:
             return None, str(err)

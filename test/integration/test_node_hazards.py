@@ -196,6 +196,11 @@ def test_bad_input_is_unknown_and_never_free(
     camera.info.publish(camera_info((480, 640)))
     peer.spin(0.2)
     refused(good, 'camera_info is of images of 640 x 480 pixels')
+    of_depth = camera_info()
+    of_depth.header.frame_id = 'camera_depth_optical_frame'
+    camera.info.publish(of_depth)
+    peer.spin(0.2)
+    refused(good, "camera_info is of frame 'camera_depth_optical_frame'")
     camera.info.publish(camera_info())
     peer.spin(0.2)
     kind, _ = camera.answer(good)

@@ -100,12 +100,16 @@ def test_a_missing_camera_info_is_said_with_those_that_are_there() -> None:
 
 
 def camera_info(
-    size_hw: tuple[int, int], focal_px: float, p_focal_px: float = 0.0, at_ns: int = 0
+    size_hw: tuple[int, int],
+    focal_px: float,
+    p_focal_px: float = 0.0,
+    at_ns: int = 0,
+    frame_id: str = OPTICAL,
 ) -> Any:
     k, p = np.zeros(9), np.zeros(12)
     k[[0, 4]], p[[0, 5]] = focal_px, p_focal_px
     return SimpleNamespace(
-        header=SimpleNamespace(stamp=SimpleNamespace(sec=0, nanosec=at_ns)),
+        header=SimpleNamespace(stamp=SimpleNamespace(sec=0, nanosec=at_ns), frame_id=frame_id),
         height=size_hw[0],
         width=size_hw[1],
         distortion_model='plumb_bob',
@@ -125,14 +129,25 @@ def test_the_camera_info_of_the_time_counts() -> None:
 
     # The first describes no camera: the next one does.
     for at_ns, focal_px in ((0, 2.0), (1, 2.0), (4, 2.0), (5, 8.0), (8, 8.0), (9, 4.0), (99, 4.0)):
-        assert camera.rays(at_ns, (4, 8)).x[0, 2] == 2 / focal_px, at_ns
+        assert camera.rays(at_ns, (4, 8), OPTICAL).x[0, 2] == 2 / focal_px, at_ns
     with pytest.raises(CameraInfoError, match='the image has 9 x 9'):
-        camera.rays(9, (9, 9))
+        camera.rays(9, (9, 9), OPTICAL)
+
+
+def test_another_camera_on_the_same_topic_is_left_out() -> None:
+    camera = RecordedCamera('/cam/image_raw')
+    for at_ns, focal_px, frame_id in ((1, 4.0, 'rear'), (2, 2.0, OPTICAL), (3, 4.0, 'rear')):
+        camera.add(camera_info((4, 8), focal_px, at_ns=at_ns, frame_id=frame_id))
+
+    for at_ns in range(5):
+        assert camera.rays(at_ns, (4, 8), f'/{OPTICAL}').x[0, 2] == 1.0
+    with pytest.raises(CameraInfoError, match="of frame 'rear', the image of 'front'"):
+        camera.rays(1, (4, 8), 'front')
 
 
 def test_without_camera_info_there_are_no_rays() -> None:
     with pytest.raises(CameraInfoError, match='no CameraInfo could be read'):
-        RecordedCamera('/cam/image_raw').rays(0, (4, 8))
+        RecordedCamera('/cam/image_raw').rays(0, (4, 8), OPTICAL)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +160,7 @@ def test_rectified_images_have_the_focal_length_of_p(
     camera = RecordedCamera(topic)
     camera.add(camera_info((4, 8), k, 4.0))
 
-    assert camera.rays(0, (4, 8)).x[0, 2] == expected
+    assert camera.rays(0, (4, 8), OPTICAL).x[0, 2] == expected
 
 
 # ---------------------------------------------------------------------------------------------
@@ -242,9 +257,8 @@ def test_a_level_frame_that_is_not_there_is_refused() -> None:
 
 def test_broken_transforms_are_left_out_and_counted() -> None:
     found = vehicle()
-    broken = transform('odom', 'base_link', 0.4, q=(0.0, 0.0, 0.0, 0.0))
-    found.add(broken, static=False)
-    found.add(broken, static=False)
+    for z in (0.0, 0.5):
+        found.add(transform('odom', 'base_link', 0.4, q=(0.0, 0.0, z, 0.0)), static=False)
 
     assert found.up(OPTICAL, 'odom', 400_000_000)[1] < -0.99
     ((problem, count),) = found.problems.items()
