@@ -64,7 +64,8 @@ BatchNorm's statistics taken from whole training frames;
 {% if scores.class_bias %}class biases fitted on training frames; {% endif -%}
 {% if added %}then, so that fewer hazards are missed,
   {% for name, bias in added.items() %}{{ '%+g' % bias }} for {{ name }}\
-{{ '; ' if loop.last else ', ' }}{% endfor -%}
+{{ ';' if loop.last else ',' }}
+  {% endfor -%}
 {% endif -%}
 softmax temperature {{ '%.3f' % m.temperature }}, fitted on the
   same validation frames (one number); expected calibration error {{ '%.4f' % scores.ece }} \
@@ -103,6 +104,9 @@ The kept epoch{% if best_epoch %} ({{ best_epoch }}){% endif %} had the best mIo
 on these frames, so the score is a little too kind.
 {%- else -%}
 No epoch was picked by its score.
+{%- endif %}
+{%- if added %} What was added to the logits was chosen on these
+frames and on rendered ones.
 {%- endif %}
 {%- if averaged %} The weights are the mean of this run's and of
 {{ averaged | join(', ') }}'s; that, and the network size, were chosen on these
