@@ -115,7 +115,7 @@ def test_the_card_shows_the_curve_of_depth() -> None:
     assert '| 0 % | 0.0 % | 0.5000 | +0.0000 | 0.0500 |' in card
     assert '| 100 % | 50.0 % | 0.6000 | +0.1000 [+0.0500, +0.2000] | 0.0500 |' in card
     assert 'No real off-road depth with labels was at hand' in card
-    assert '--depth-curve synthetic out/unseen --out out/ycor8_rgb/averaged.pt' in card
+    assert '--depth-curve synthetic out/unseen --out out/ycor8_rgb_hazards/careful.pt' in card
     assert 'No real off-road depth' not in _card_with_curve(bundle, dataset='nyuv2')
 
 
