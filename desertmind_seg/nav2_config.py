@@ -31,8 +31,8 @@ examples:
 # The first needs a class table; the others are those of nav2_cloud_layers, a test compares.
 LAYERS = 'semantic', 'ground_consistency', 'voxel', 'obstacle'
 _VEHICLE_HEIGHT_M = 1.2
-# Below it the layers take every obstacle for free.
-_LEAST_HEIGHT_M = 0.1
+# Below it the layers take every obstacle for free; above it the node refuses hazard.clearance_m.
+_LEAST_HEIGHT_M, _MOST_HEIGHT_M = 0.1, 20.0
 # Discovery can take 3 s, and a camera that starts some more.
 _WAIT_SEC = 10.0
 
@@ -94,10 +94,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error('--vehicle-height needs --layer ' + ', '.join(LAYERS[1:]))
     elif of_table or options.camera_info:
         parser.error('--ontology, --bundle and --camera-info need --layer semantic')
-    elif options.vehicle_height is not None and options.vehicle_height <= _LEAST_HEIGHT_M:
+    elif not _LEAST_HEIGHT_M < (options.vehicle_height or _VEHICLE_HEIGHT_M) <= _MOST_HEIGHT_M:
         parser.error(
             f'--vehicle-height is {options.vehicle_height:g}; expected more than '
-            f'{_LEAST_HEIGHT_M:g} m, below which every obstacle would be free'
+            f'{_LEAST_HEIGHT_M:g} m, below which every obstacle would be free, and at most '
+            f'{_MOST_HEIGHT_M:g}, as of hazard.clearance_m'
         )
     return run_command(parser, lambda: _run(options))
 

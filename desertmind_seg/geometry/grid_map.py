@@ -6,6 +6,7 @@ y: its rows run against x, its columns against y.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,9 @@ from desertmind_seg.geometry.costmap import RollingCostmap
 def grid_map_type() -> type[Any] | None:
     """Return the message class grid_map_msgs.msg.GridMap; None where it is not installed."""
     try:
-        from grid_map_msgs.msg import GridMap
+        message_type: type[Any] = import_module('grid_map_msgs.msg').GridMap
     except (ImportError, AttributeError):  # or another package of that name
         return None
-    message_type: type[Any] = GridMap
     return message_type
 
 

@@ -179,6 +179,7 @@ def test_a_low_vehicle_lifts_less(capsys: pytest.CaptureFixture[str]) -> None:
         ('--layer voxel --ontology ycor-8', 'need --layer semantic'),
         ('--layer voxel --camera-info /info', 'need --layer semantic'),
         ('--layer voxel --vehicle-height 0.1', 'expected more than 0.1 m, below which every'),
+        ('--layer voxel --vehicle-height 30', 'and at most 20, as of hazard.clearance_m'),
         ('--layer voxel --vehicle-height nan', "argument --vehicle-height: 'nan'"),
         ('--layer static', "argument --layer: invalid choice: 'static'"),
     ],
