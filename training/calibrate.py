@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+import math
 from pathlib import Path
 import sys
 
@@ -24,6 +25,8 @@ _EXAMPLES = r"""examples:
   python -m training.calibrate out/run/checkpoint.pt --network-size 480x768 --out out/large.pt
   python -m training.calibrate out/ycor8_rgb/checkpoint.pt \
       --average-with out/ycor8_rgb_ycor_only/checkpoint.pt --out out/ycor8_rgb/averaged.pt
+  python -m training.calibrate out/ycor8_rgb_hazards/checkpoint.pt --add-bias obstacle=1.5 \
+      'high vegetation=0.5' --out out/ycor8_rgb_hazards/careful.pt
   python -m training.calibrate out/ycor8_rgbd/checkpoint.pt \
       --depth-curve synthetic out/unseen --out out/ycor8_rgbd/scored.pt
 """
@@ -48,6 +51,15 @@ def build_parser() -> argparse.ArgumentParser:
         help="size that the network sees (default: the recipe's)",
     )
     parser.add_argument(
+        '--add-bias',
+        metavar='CLASS=B',
+        type=_class_bias,
+        nargs='+',
+        default=[],
+        help='add B to the logits of a class after all is fitted: for a place where it is e^B '
+        'times as common, or where to miss it is e^B times as bad as to see it in vain',
+    )
+    parser.add_argument(
         '--depth-curve',
         nargs=2,
         metavar=('DATASET', 'ROOT'),
@@ -57,6 +69,19 @@ def build_parser() -> argparse.ArgumentParser:
         '--out', metavar='FILE', type=Path, required=True, help='the new checkpoint'
     )
     return parser
+
+
+def _class_bias(text: str) -> tuple[str, float]:
+    name, _, value = text.rpartition('=')
+    try:
+        bias = float(value)
+    except ValueError:
+        bias = math.nan
+    if not name or not abs(bias) <= 10.0:
+        raise argparse.ArgumentTypeError(
+            f'{text!r}: expected CLASS=B with B from -10 to 10, as in obstacle=1.5'
+        )
+    return name, bias
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,6 +99,7 @@ def _run(options: argparse.Namespace) -> int:
         options.out,
         average_with=options.average_with,
         network_size_hw=options.network_size,
+        added_bias=dict(options.add_bias),
         depth_curve_of=options.depth_curve and tuple(options.depth_curve),
     )
     print(options.out)

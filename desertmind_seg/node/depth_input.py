@@ -164,6 +164,12 @@ class DepthInput:
         """Whether any depth has come."""
         return self.received.seconds_since_latest() is not None
 
+    @property
+    def why_without(self) -> str:
+        """Why the latest frame that had no depth had none; '' before the first."""
+        with self._lock:
+            return self._detail
+
     def mode_change(self) -> ModeChange | None:
         """Return what the log should say after this frame; asked once a frame."""
         if not (self._rgbd or self.heard):

@@ -10,7 +10,7 @@ from desertmind_seg.monitoring.health import WARN, Status, status_of
 from desertmind_seg.node.gravity_input import GravityInput
 from desertmind_seg.node.inputs import NodeInputs
 from desertmind_seg.outputs.hazards import HazardReport
-from desertmind_seg.outputs.planners import NO_CAMERA_INFO, PlannerOutputs
+from desertmind_seg.outputs.planners import NO_CAMERA_INFO, NO_DEPTH, PlannerOutputs
 from desertmind_seg.parameters.values import NodeParameters
 
 
@@ -56,8 +56,12 @@ def hazard_status(
         return _status(values, [], 'nobody subscribes to what needs them')
     values |= _shares(report) | gravity.values()
     problems = gravity.new_problems()
-    if report.problem and not any(report.problem in problem for problem in problems):
-        problems.append(f'no geometry: {report.problem}')
+    why = report.problem
+    if why == NO_DEPTH and inputs.depth is not None and inputs.depth.why_without:
+        # The Depth status counts the frames since it was last asked: of a slow camera, none.
+        why = f'the frame has no depth: {inputs.depth.why_without}'
+    if why and not any(why in problem for problem in problems):
+        problems.append(f'no geometry: {why}')
     hazards = sum(report.shares.values())
     summary = f'{report.known_share:.0%} of the pixels have geometry, {hazards:.1%} are hazards'
     return _status(values, problems, summary)

@@ -59,7 +59,7 @@ _OF_DEPTH = (POINTS, COSTMAP, GRID_MAP, *CLOUDS)
 _NEEDED = {COST: 'cost', COSTMAP: 'cost', GRID_MAP: 'cost'}
 _NEEDED |= dict.fromkeys((POINTS, *CLOUDS), 'confidence')
 NO_CAMERA_INFO = 'no camera_info has come: remap camera_info to that of the camera.'
-_NO_DEPTH = 'the frame has no depth; the Depth status says why.'
+NO_DEPTH = 'the frame has no depth.'
 
 
 @dataclass(frozen=True)
@@ -298,7 +298,7 @@ class PlannerOutputs:
                 rays, why = self._rays(size_hw, frame.header.frame_id)
                 depth = frame.depth()
             if frame.finds_hazards:
-                why = why or _NO_DEPTH
+                why = why or NO_DEPTH
                 hazards = self.hazards.find(depth, rays, frame.header, size_hw, why)
         finally:
             frame.found(hazards)

@@ -205,12 +205,12 @@ def test_bad_input_is_unknown_and_never_free(
     peer.spin(0.2)
     kind, _ = camera.answer(good)
     assert (kind[GROUND] == FREE).all()
-    refused(depth_16uc1(metres * 0, 0), 'the frame has no depth')
+    refused(depth_16uc1(metres * 0, 0), 'the frame has no depth: 0.0% of the pixels')
     refused(depth_16uc1(np.full(SIZE_HW, 60.0, np.float32), 0), 'pixels have depth between')
     other = depth_16uc1(metres, 0)
     other.header.frame_id = 'camera_depth_optical_frame'
-    refused(other, 'the frame has no depth')
-    refused(depth_16uc1(metres, 0, encoding='mono8'), 'the frame has no depth')
+    refused(other, "the frame has no depth: .*'camera_depth_optical_frame'")
+    refused(depth_16uc1(metres, 0, encoding='mono8'), 'the frame has no depth: .*mono8')
     # A wall in front: there is depth everywhere and ground nowhere.
     kind, _ = camera.answer(depth_16uc1(np.full(SIZE_HW, 1.5, np.float32), 0))
     assert not (kind == FREE).any()

@@ -265,6 +265,26 @@ def test_the_command_scores_what_it_writes(
     assert again['confusion'] == written.scores['confusion']
 
 
+def test_an_added_bias_makes_a_class_win_more_often(
+    trained: tuple[Checkpoint, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = str(trained[1] / 'checkpoint.pt'), tmp_path / 'careful.pt'
+    assert main([source, '--add-bias', 'obstacle=9', 'puddle=-9', '--out', str(out)]) == 0
+    found = load_checkpoint(out).scores
+    assert found['added_bias'] == {'obstacle': 9.0, 'puddle': -9.0}
+    called, before = (
+        np.array(scores['confusion']).sum(axis=0) for scores in (found, trained[0].scores)
+    )
+    assert called[4] > before[4]
+    assert called[3] == 0
+    assert main([source, '--add-bias', 'rock=1', '--out', str(out)]) == 2
+    assert 'no class rock in ycor-8; there are smooth trail' in capsys.readouterr().err
+    for wrong in ('obstacle', 'obstacle=much', '=1', 'obstacle=nan', 'obstacle=11'):
+        with pytest.raises(SystemExit):
+            main([source, '--add-bias', wrong, '--out', str(out)])
+        assert 'expected CLASS=B with B from -10 to 10' in capsys.readouterr().err
+
+
 def test_a_wrong_network_size_is_refused(
     trained: tuple[Checkpoint, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

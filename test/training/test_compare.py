@@ -79,9 +79,41 @@ def test_two_runs_get_a_table_and_a_verdict(
     assert 'wide is better than narrow: mIoU(all) +0.0375 [+0.0375, +0.0375]' in out
     assert 'the interval over 8 blocks excludes zero' in out
     # Each score and class has a row of its own.
-    assert re.search(r'^false safe +-0.1000  -0.1000 to -0.1000  yes$', out, re.MULTILINE)
-    assert re.search(r'^false stop +\+0.0000  \+0.0000 to \+0.0000  no$', out, re.MULTILINE)
+    assert re.search(
+        r'^false safe +-0.1000  -0.1000 to -0.1000  yes +0.\d+ +0.\d+$', out, re.MULTILINE
+    )
+    assert re.search(
+        r'^false stop +\+0.0000  \+0.0000 to \+0.0000  no +0.\d+ +0.\d+$', out, re.MULTILINE
+    )
     assert re.search(r'^smooth trail +\+0.1000 ', out, re.MULTILINE)
+
+
+def test_a_higher_miou_is_not_better_where_more_of_a_hazard_is_called_safe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four in ten obstacle pixels are lost instead of one, and every other class gains."""
+    folders = []
+    for name, right in (('bold', (100, 60, 100)), ('careful', (60, 90, 60))):
+        scores = SplitScores(YCOR8)
+        for number in range(BLOCKS):
+            truth = np.repeat(np.array([0, 4, 7], np.uint8), 100).reshape(3, 100)
+            mask = np.full_like(truth, 1)  # traversable grass
+            for row, count in enumerate(right):
+                mask[row, : count - number] = truth[row, : count - number]
+            sky = np.full((1, 400), 7, np.uint8)
+            shown = (np.hstack([truth.reshape(1, -1), sky]), np.hstack([mask.reshape(1, -1), sky]))
+            scores.add(f'{number}', f'b{number}', *shown, np.full_like(sky, 200, shape=(1, 700)))
+        folders.append(tmp_path / name)
+        folders[-1].mkdir()
+        changes = dict(scores.metrics())
+        write_metrics(folders[-1] / 'metrics.json', metrics_of(0.8, **changes))
+    bold, careful = map(str, folders)
+    for order in ((bold, careful), (careful, bold)):
+        assert main(list(order)) == 0
+        out = capsys.readouterr().out
+        assert 'bold calls more traversable of: obstacle +0.3000' in out
+        assert ' better than ' not in out.replace('is not better than', '')
+    assert 'obstacle called traversable' in out
 
 
 def test_runs_of_different_frames_are_listed_but_not_compared(

@@ -66,6 +66,13 @@ def test_the_card_quotes_scores_and_history(
     assert 'Depth: of 2 frames their own' in card
     assert 'The scores by share of valid depth were not measured.' in card
     assert 'Depth' not in model_card(bundle)
+    careful = {**bundle.metadata.scores, 'added_bias': {'obstacle': 1.5, 'high vegetation': -0.5}}
+    card = model_card(
+        replace(bundle, metadata=bundle.metadata.model_copy(update={'scores': careful}))
+    )
+    assert '+1.5 for obstacle, -0.5 for high vegetation; softmax' in ' '.join(card.split())
+    assert "--add-bias 'obstacle=1.5' 'high vegetation=-0.5' \\" in card
+    assert '/careful.pt --out models/tiny.onnx' in card
 
 
 def _card_with_curve(bundle: Bundle, **changes: object) -> str:
@@ -108,7 +115,7 @@ def test_the_card_shows_the_curve_of_depth() -> None:
     assert '| 0 % | 0.0 % | 0.5000 | +0.0000 | 0.0500 |' in card
     assert '| 100 % | 50.0 % | 0.6000 | +0.1000 [+0.0500, +0.2000] | 0.0500 |' in card
     assert 'No real off-road depth with labels was at hand' in card
-    assert '--depth-curve synthetic out/unseen --out out/ycor8_rgb/averaged.pt' in card
+    assert '--depth-curve synthetic out/unseen --out out/ycor8_rgb_hazards/careful.pt' in card
     assert 'No real off-road depth' not in _card_with_curve(bundle, dataset='nyuv2')
 
 

@@ -152,7 +152,8 @@ def test_with_depth_the_rgbd_model_beats_the_default_on_drives_that_neither_has_
 ) -> None:
     rgb, rgbd = rgb_and_rgbd
     ontology = rgb.bundle.metadata.ontology
-    # The training drives of both have the seeds 100 to 139, the model card's 900 to 923.
+    # The training drives have the seeds 100 to 139, those of the default also 2000 to 2037, the
+    # model card's 900 to 923. The RGB-D model goes on from the default before the latter.
     root = 'seeds:960:962?frames=3&rate_hz=0.5&size=240x320'
     section = DatasetSection(dataset='synthetic', root=root, split='all', repeat=1)
     rule = split_rule(rgbd.bundle.metadata.recipe)
@@ -160,7 +161,7 @@ def test_with_depth_the_rgbd_model_beats_the_default_on_drives_that_neither_has_
     frames, _ = choose_frames(section, ontology, rule, 'recipe')
     default, without = (_miou(engine, frames, with_depth=False) for engine in rgb_and_rgbd)
     with_depth = _miou(rgbd, frames, with_depth=True)
-    assert with_depth > default + 0.02, (with_depth, default)
+    assert with_depth > default + 0.005, (with_depth, default)
     assert with_depth > without, (with_depth, without)
     curve = rgbd.bundle.metadata.scores['depth_curve']['points']
     assert [point['kept_share'] for point in curve] == [0.0, 0.25, 0.5, 0.75, 1.0]

@@ -47,7 +47,7 @@ ROOMS: dict[str, dict[str, str]] = {
         'evaluation': 'data networks recipes',
         'bundles': 'data evaluation networks recipes',
         'ensembles': 'data evaluation networks recipes',
-        'fit': 'data ensembles evaluation networks recipes',
+        'fit': 'bundles data ensembles evaluation networks recipes',
     },
 }
 COMMANDS = {

@@ -62,6 +62,11 @@ one block of frames, so no interval.
 BatchNorm's statistics taken from whole training frames;
   {% endif -%}
 {% if scores.class_bias %}class biases fitted on training frames; {% endif -%}
+{% if added %}then, so that fewer hazards are missed,
+  {% for name, bias in added.items() %}{{ '%+g' % bias }} for {{ name }}\
+{{ ';' if loop.last else ',' }}
+  {% endfor -%}
+{% endif -%}
 softmax temperature {{ '%.3f' % m.temperature }}, fitted on the
   same validation frames (one number); expected calibration error {{ '%.4f' % scores.ece }} \
 in 15 bins.
@@ -99,6 +104,9 @@ The kept epoch{% if best_epoch %} ({{ best_epoch }}){% endif %} had the best mIo
 on these frames, so the score is a little too kind.
 {%- else -%}
 No epoch was picked by its score.
+{%- endif %}
+{%- if added %} What was added to the logits was chosen on these
+frames and on rendered ones.
 {%- endif %}
 {%- if averaged %} The weights are the mean of this run's and of
 {{ averaged | join(', ') }}'s; that, and the network size, were chosen on these
@@ -142,14 +150,20 @@ python -m training.train {{ stage }} --out out/{{ stage }}
 python -m training.calibrate out/{{ recipe.name }}/checkpoint.pt \\
     --average-with {% for path in averaged_from %}{{ path }} {% endfor %}\\
     --network-size {{ m.network_size_hw | join('x') }} \
+{% if added %}{{ add_bias }} {% endif -%}
 {% if curve %}--depth-curve {{ curve.dataset }} {{ curve.root }} {% endif -%}
 --out out/{{ recipe.name }}/averaged.pt
+{% elif added -%}
+python -m training.calibrate out/{{ recipe.name }}/checkpoint.pt \\
+    {{ add_bias }} \\
+    {% if curve %}--depth-curve {{ curve.dataset }} {{ curve.root }} {% endif -%}
+--out out/{{ recipe.name }}/careful.pt
 {% elif curve -%}
 python -m training.calibrate out/{{ recipe.name }}/checkpoint.pt \\
     --depth-curve {{ curve.dataset }} {{ curve.root }} --out out/{{ recipe.name }}/scored.pt
 {% endif -%}
 python -m training.export \
-out/{{ recipe.name }}/{{ 'averaged' if averaged else 'scored' if curve else 'checkpoint' }}.pt \
+out/{{ recipe.name }}/{{ exported }}.pt \
 {% if m.precision != 'fp32' %}--precision {{ m.precision }} {% endif -%}
 --out models/{{ m.name }}.onnx
 python -m training.model_card models/{{ m.name }}.onnx --out models/{{ m.name }}.md
@@ -184,13 +198,18 @@ def model_card(bundle: Bundle) -> str:
     earlier = [initial.parent.name] if is_run else []
     made_elsewhere = None if is_run or str(initial) == 'none' else str(initial)
     start = initial.parent.name
+    curve, added = scores.get('depth_curve'), scores.get('added_bias', {})
+    steps = {'averaged': averaged, 'careful': added, 'scored': curve, 'checkpoint': True}
     return environment.from_string(_TEMPLATE).render(
         m=metadata.model_dump(mode='json'),
         recipe=recipe,
         model=recipe.model,
         scores=scores,
         best_epoch=scores.get('best_epoch'),  # of a checkpoint that was calibrated later None
-        curve=scores.get('depth_curve'),
+        curve=curve,
+        added=added,
+        add_bias='--add-bias ' + ' '.join(f"'{name}={bias:g}'" for name, bias in added.items()),
+        exported=next(name for name, done in steps.items() if done),
         validation=' and '.join(section.dataset for section in recipe.data.val),
         split=_split_sentence(recipe.data.split),
         averaged=averaged,

@@ -1,6 +1,6 @@
 """What is set after training: batch statistics, class biases, temperature, network size."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,6 +207,7 @@ def calibrate_file(
     *,
     average_with: Sequence[Path] = (),
     network_size_hw: tuple[int, int] | None = None,
+    added_bias: Mapping[str, float] | None = None,
     depth_curve_of: tuple[str, str] | None = None,
 ) -> None:
     """Write a checkpoint file, calibrated again, on a GPU where there is one.
@@ -216,6 +217,7 @@ def calibrate_file(
         out: the new checkpoint.
         average_with: checkpoints whose weights are averaged with its own; see `average`.
         network_size_hw: of the new network; None for the recipe's.
+        added_bias: see `calibrate`.
         depth_curve_of: data set and root to score by the share of valid depth; see
             `with_depth_curve`.
     """
@@ -225,23 +227,41 @@ def calibrate_file(
     if network_size_hw is not None:
         checkpoint = at_network_size(checkpoint, network_size_hw)
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    calibrated = calibrate(checkpoint, device)
+    calibrated = calibrate(checkpoint, device, added_bias)
     if depth_curve_of is not None:
         calibrated = with_depth_curve(calibrated, *depth_curve_of, device)
     save_checkpoint(calibrated, out)
 
 
-def calibrate(checkpoint: Checkpoint, device: torch.device) -> Checkpoint:
+def calibrate(
+    checkpoint: Checkpoint,
+    device: torch.device,
+    added_bias: Mapping[str, float] | None = None,
+) -> Checkpoint:
     """Return the checkpoint with class biases and temperature fitted, and scored again.
 
     BatchNorm's statistics and the biases, where the recipe wants them, come from the training
     frames of the data sets that also validate, the temperature and the scores from the validation
     frames.
 
+    Args:
+        checkpoint: of any stage.
+        device: where the network runs.
+        added_bias: by class, what is added to its logits after the fit and before the temperature:
+            where obstacles are e^b times as common as in those frames, or a miss is e^b times as
+            bad as a false alarm.
+
     Raises:
-        RecipeError: statistics or biases are wanted, but no data set both trains and validates.
+        RecipeError: statistics or biases are wanted, but no data set both trains and validates; or
+            a class of `added_bias` is unknown.
     """
     recipe, ontology = checkpoint.parsed_recipe(), checkpoint.parsed_ontology()
+    added = dict(added_bias or {})
+    if unknown := set(added) - set(ontology.names):
+        raise RecipeError(
+            f'no class {", ".join(sorted(unknown))} in {ontology.name}; there are '
+            f'{", ".join(ontology.names)}'
+        )
     network = checkpoint.network()
     graph = VehicleGraph(network, ontology.costs, 1.0).to(device).eval()
     bias, asked = None, recipe.evaluation
@@ -252,6 +272,7 @@ def calibrate(checkpoint: Checkpoint, device: torch.device) -> Checkpoint:
     if asked.calibrate_class_bias:
         bias = fit_class_bias(*sampled_logits(fit_frames, ontology, graph))
         network.add_class_bias(bias)
+    network.add_class_bias(torch.tensor([added.get(name, 0.0) for name in ontology.names]))
     val_frames = _listed(recipe.data.val, recipe, ontology)
     graph.temperature = fit_temperature(*sampled_logits(val_frames, ontology, graph))
     scores = score_frames(val_frames, ontology, predict_with_graph(graph))
@@ -265,6 +286,7 @@ def calibrate(checkpoint: Checkpoint, device: torch.device) -> Checkpoint:
             **scores.model_dump(mode='json'),
             **kept,
             'class_bias': None if bias is None else bias.tolist(),
+            **({'added_bias': added} if added else {}),
         },
     )
 

