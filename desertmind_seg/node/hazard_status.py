@@ -52,7 +52,8 @@ def hazard_status(
         is_missed = waited_sec > settings['input.timeout_sec'] and outputs.expects_depth(wanted)
         return _status(values, [sentence] if is_missed else [], sentence)
     report = outputs.hazards.report()
-    if report is None:
+    needed = outputs.overrides_mask or outputs.needs_hazards(wanted)
+    if report is None or not needed:  # what it showed when somebody last asked is no news
         return _status(values, [], 'nobody subscribes to what needs them')
     values |= _shares(report) | gravity.values()
     problems = gravity.new_problems()

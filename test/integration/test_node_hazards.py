@@ -287,6 +287,9 @@ class InProcess:
             publisher.get_subscription_count = lambda: 1
             publisher.publish = lambda message, sent=sent: sent.append(deepcopy(message))
 
+    def unwant(self, name: str) -> None:
+        self._publishers[name].get_subscription_count = lambda: 0
+
     def hazard_status(self) -> Status:
         node = self.node
         return hazard_status(node.settings, node._planner_outputs, node._gravity, node._inputs)
@@ -429,8 +432,12 @@ def test_nothing_is_detected_that_nobody_needs(
     assert (status.level, finder.times_ms.percentiles()['count']) == (OK, 0)
     assert status.message == 'nobody subscribes to what needs them'
     node.want('cost')
-    node.send(trail, metres, ['mask', 'cost'])
+    node.send(trail, metres * 0 + 60, ['mask', 'cost'])
     assert finder.times_ms.percentiles()['count'] == 1
+    assert node.hazard_status().level == WARN
+    node.unwant('cost')
+    status = node.hazard_status()
+    assert (status.level, status.message) == (OK, 'nobody subscribes to what needs them')
 
 
 def test_a_detector_that_fails_costs_its_frame_alone(
