@@ -63,6 +63,12 @@ setup(
         'zstandard',
     ],
     extras_require={
+        # For test/benchmark/ground_segmentation.py alone, which compares ours with them.
+        'benchmark': [
+            'cloth-simulation-filter==1.1.7',
+            'linefit==1.1.0',
+            'pypatchworkpp==1.4.1',
+        ],
         # ROS 2 Kilted as wheels, for machines without apt's ROS 2; never both on one path. More
         # messages than are imported, because play_bag publishes those that are installed.
         'ros': [

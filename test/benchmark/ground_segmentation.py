@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from itertools import product
 import json
 import os
@@ -56,6 +57,7 @@ Bools = npt.NDArray[np.bool_]
 # Points (N, 3), level, the camera at the origin, and its height -> which are not ground.
 Library = Callable[[Float32, float], Bools]
 
+_MODULES = 'pypatchworkpp', 'CSF', 'linefit'
 CHOOSING_SEEDS, SCORED_SEEDS = range(7000, 7004), range(7100, 7108)
 FRAMES_A_DRIVE, RATE_HZ = 4, 0.25
 MIN_DEPTH_M, MAX_DEPTH_M = 0.3, 15.0
@@ -414,6 +416,9 @@ def main() -> int:
     parser.add_argument('--nyuv2', type=Path, help='folder with depths/ and labels40/')
     parser.add_argument('--out', type=Path, help='also write the JSON into this file')
     options = parser.parse_args()
+    missing = [name for name in _MODULES if find_spec(name) is None]
+    if missing:
+        parser.error(f"{', '.join(missing)} cannot be imported: pip install -e '.[benchmark]'")
     cv2.setNumThreads(1)
     chosen = choose(list(drive_scenes(CHOOSING_SEEDS, options.frames)))
     settings = {name: {'defaults': {}, 'chosen': values} for name, values in chosen.items()}
