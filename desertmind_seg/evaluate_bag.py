@@ -24,6 +24,7 @@ from desertmind_seg.options import (
     add_backend,
     add_bundle,
     add_confidence_threshold,
+    add_labels,
     add_output_folder,
     command_parser,
     not_negative,
@@ -68,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('bag', type=Path, help='rosbag2 folder, .mcap, .db3 or ROS 1 .bag')
     parser.add_argument('--image', required=True, metavar='TOPIC', help='raw or compressed images')
-    parser.add_argument('--labels', metavar='TOPIC', help='label images of class ids, same stamps')
+    add_labels(parser)
     parser.add_argument(
         '--depth',
         metavar='TOPIC',
@@ -180,6 +181,7 @@ def _run(options: argparse.Namespace) -> int:
         depth=options.depth and DepthTopic(options.depth, options.max_dt_ms, options.max_wait_ms),
         geometry=GeometryTopics(options.camera_info, options.gravity_frame),
         compressed_colors=options.compressed_colors,
+        label_codes=options.label_codes,
         force=options.force,
     )
     frames, inference = metrics.frames, metrics.latency_ms.inference

@@ -205,6 +205,18 @@ def add_confidence_threshold(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_labels(parser: argparse.ArgumentParser) -> None:
+    """Add --labels and --label-codes, as `evaluation.labels.RecordedLabels` takes them."""
+    parser.add_argument('--labels', metavar='TOPIC', help='label images, same stamps')
+    parser.add_argument(
+        '--label-codes',
+        choices=('ids', 'raw'),
+        default='ids',
+        help='what they hold: class ids 0, 1, 2 ... and 255, or the codes of the data set, which '
+        'the class table lists as raw (default: %(default)s)',
+    )
+
+
 def add_output_folder(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add --out and --force, as `reports.output.output_folder` takes them."""
     parser.add_argument(

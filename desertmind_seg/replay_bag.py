@@ -26,6 +26,7 @@ from desertmind_seg.options import (
     add_backend,
     add_bundle,
     add_confidence_threshold,
+    add_labels,
     command_parser,
     positive,
     run_command,
@@ -69,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='TOPIC',
         help='of the images, to find hazards by --depth (default: the one beside the image topic)',
     )
-    parser.add_argument('--labels', metavar='TOPIC', help='label images of class ids, same stamps')
+    add_labels(parser)
     add_bundle(parser)
     add_backend(parser)
     add_confidence_threshold(parser)
@@ -127,6 +128,7 @@ def _run(options: argparse.Namespace) -> int:
             options.out,
             stop,
             video=not options.no_video,
+            label_codes=options.label_codes,
         )
     frames, latency = metrics.frames, metrics.latency_ms.publish_to_mask
     print(f'{frames.in_} frames in, {frames.out} masks out: {what_became_of(frames)}.')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -17,12 +17,15 @@ from desertmind_seg.messages.bags import IMAGE_TYPE, Bag, BagError
 from desertmind_seg.messages.images import decode_labels
 from desertmind_seg.model.arrays import Depth, Mask
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.ontology import UNLABELED, Ontology
+from desertmind_seg.model.ontology import UNLABELED, Ontology, OntologyError
 from desertmind_seg.scores.comparison import BLOCK_FRAMES
 from desertmind_seg.scores.confusion import ConfusionMatrix, Counts, MetricsError, RangeConfusion
 from desertmind_seg.scores.hazard_records import HazardScores
 from desertmind_seg.scores.hazards import HazardScore, Truth, Witness
 from desertmind_seg.scores.records import BandMetrics, SegmentationMetrics
+
+# What the values of label images are: class ids, or the codes that a class table lists as raw.
+LabelCodes = Literal['ids', 'raw']
 
 
 class RecordedLabels:
@@ -36,15 +39,19 @@ class RecordedLabels:
         bag: open; it is read once.
         topic: of the labels.
         ontology: their class table.
+        codes: ids, or raw for the codes that the class table lists as raw.
 
     Raises:
         BagError: the topic is missing or no image, its labels belong to another ontology or hold
             an id outside of it, or all of them are damaged.
     """
 
-    def __init__(self, bag: Bag, topic: str, ontology: Ontology) -> None:
+    def __init__(
+        self, bag: Bag, topic: str, ontology: Ontology, codes: LabelCodes = 'ids'
+    ) -> None:
         self.topic = topic
         self.ontology = ontology
+        self._codes = codes
         self.images = bag.topic(topic, {IMAGE_TYPE}).count
         recorded = bag.ontology_sha256(topic)
         self.ontology_recorded = recorded is not None
@@ -81,19 +88,26 @@ class RecordedLabels:
             )
 
     def _checked(self, stamp_ns: int, labels: npt.NDArray[Any]) -> Mask:
+        source = f'Label image of {self.topic!r} with stamp {stamp_ns} ns'
         try:
+            if self._codes == 'raw':
+                return self.ontology.from_raw(labels, source)
             if labels.max() > UNLABELED:
                 largest = int(labels.max())
                 raise MetricsError(
                     f'it holds id {largest} ({int((labels == largest).sum())} px); expected class '
-                    f'ids or {UNLABELED} (unlabelled). Translate raw codes with Ontology.from_raw '
-                    'when recording.'
+                    f'ids or {UNLABELED} (unlabelled).'
                 )
             ids: Mask = labels.astype(np.uint8, copy=False)
             ConfusionMatrix(self.ontology).add(ids, ids)
+        except OntologyError as err:
+            raise BagError(
+                f'{err} Class ids 0, 1, 2 ... are read with --label-codes ids.'
+            ) from err
         except MetricsError as err:
             raise BagError(
-                f'Label image of {self.topic!r} with stamp {stamp_ns} ns: {err}'
+                f'{source}: {err} Labels in the raw codes of the data set are read with '
+                '--label-codes raw.'
             ) from err
         return ids
 

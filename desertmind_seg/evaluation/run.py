@@ -12,7 +12,7 @@ from desertmind_seg.bag_geometry.hazards import GeometryTopics, RecordedHazards
 from desertmind_seg.bag_geometry.pictures import HazardPictures
 from desertmind_seg.evaluation.depth import DepthTopic, RecordedDepth, check_depth
 from desertmind_seg.evaluation.frames import Frame, RecordedFrames
-from desertmind_seg.evaluation.labels import LabelScore, RecordedLabels
+from desertmind_seg.evaluation.labels import LabelCodes, LabelScore, RecordedLabels
 from desertmind_seg.evaluation.model_run import ModelRun, run_names
 from desertmind_seg.evaluation.page import write_evaluation_report
 from desertmind_seg.evaluation.pictures import frames_sheet, select_frames
@@ -57,6 +57,7 @@ def evaluate_bag(
     depth: DepthTopic | None = None,
     geometry: GeometryTopics | None = None,
     compressed_colors: CompressedColors = 'auto',
+    label_codes: LabelCodes = 'ids',
     force: bool = False,
 ) -> EvaluationMetrics:
     """Segment and score a bag; write masks/, metrics.json and report.html; return the metrics.
@@ -87,7 +88,11 @@ def evaluate_bag(
             check_depth(
                 bag, image_topic, each.engine.bundle, None if depth is None else depth.name
             )
-        labels = None if label_topic is None else RecordedLabels(bag, label_topic, ontology)
+        labels = (
+            None
+            if label_topic is None
+            else RecordedLabels(bag, label_topic, ontology, label_codes)
+        )
         bag_depth = hazards = None
         if depth is not None:
             bag_depth = RecordedDepth(bag, depth, image_topic)

@@ -42,6 +42,9 @@ _GRID_PIXELS = 213 * 160
 _FIT_COLUMNS = 3
 # Ground that may be further off than this is not called free.
 _FREE_DOUBT_M = 0.15
+# Neighbours count from so many pixels of the grid on in a window: a blade of grass is upright, the
+# rim of a ledge level.
+_SOLID_PIXELS, _SOLID_HW = 4, (3, 7)
 # What is found in neighbours goes on while it is at least so high or deep, metres.
 _FOOT_M, _ASIDE_M, _FAR_WALL_M, _BEYOND_GAP_M = 0.04, 0.05, 0.04, 0.03
 # ... and so far in the picture, in metres at the depth of the pixel: what is below the step.
@@ -318,15 +321,19 @@ class _Grid:
         missing = cv2.morphologyEx(missing, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
         low &= near
 
-        positive = high | (
-            self._along_column(high, near, _FOOT_APART_M, _REACH_M, down=True)
-            & (above_m > np.maximum(np.float32(_FOOT_M), noise_m * np.float32(1.5)))
+        # Most around must agree (a pixel itself counts twice): one pixel's noise is no foot.
+        most = _around(near, (3, 3)) // 2
+        foot_m = np.maximum(np.float32(_FOOT_M), noise_m * np.float32(1.5))
+        wall_m = np.maximum(np.float32(_FAR_WALL_M), noise_m * np.float32(1.5))
+        aside_m = 2 * noise_m + np.float32(_ASIDE_M)
+        raised, lowered, beside = (
+            near & (_around(near & mask, (3, 3)) + mask > most)
+            for mask in (above_m > foot_m, above_m < -wall_m, above_m > aside_m)
         )
-        positive = self._aside(positive, near & (above_m > 2 * noise_m + np.float32(_ASIDE_M)))
-        negative = low | (
-            self._along_column(low, near, _WALL_APART_M, _REACH_M, down=False)
-            & (above_m < np.float32(-_FAR_WALL_M))
-        )
+        tops, deep = (mask & (_around(mask, _SOLID_HW) >= _SOLID_PIXELS) for mask in (high, low))
+        foot = self._along_column(tops, raised, _FOOT_APART_M, _REACH_M, down=True)
+        positive = self._aside(tops | foot, beside)
+        negative = deep | self._along_column(deep, lowered, _WALL_APART_M, _REACH_M, down=False)
         doubtful = near & (doubt_m > np.float32(_FREE_DOUBT_M))
         doubtful |= self._gaps(x, y, above_m, noise_m, near, ground.camera_m)
         if tall.any():
@@ -342,7 +349,7 @@ class _Grid:
         return codes
 
     def _along_column(
-        self, seed: Bool, near: Bool, apart_m: float, reach_m: float, *, down: bool
+        self, seed: Bool, among: Bool, apart_m: float, reach_m: float, *, down: bool
     ) -> Bool:
         """Find pixels under (or above) a seed in their column, within reach and at its depth.
 
@@ -364,7 +371,7 @@ class _Grid:
         at = np.maximum(found, np.uint16(1)).astype(np.float32)
         at = np.float32(1000.0) / at if down else at * np.float32(1 / 500)
         tolerance = np.float32(apart_m) + np.float32(0.02 * apart_m) * z * z
-        return np.asarray(near & (found > 0) & (np.abs(at - z) < tolerance), np.bool_)
+        return np.asarray(among & (found > 0) & (np.abs(at - z) < tolerance), np.bool_)
 
     @staticmethod
     def _aside(seed: Bool, candidate: Bool) -> Bool:
@@ -408,6 +415,14 @@ class _Grid:
         trunk = positive & (above_m > 0.5 * self.settings.clearance_m)
         standing = np.bincount(cell[trunk], minlength=_COLUMNS * _COLUMNS) >= 2
         return np.asarray(tall & standing[cell], np.bool_)
+
+
+def _around(mask: Bool, size_hw: tuple[int, int]) -> UInt8:
+    """Count, in a window around each pixel."""
+    counts = cv2.boxFilter(
+        mask.view(np.uint8), -1, size_hw[::-1], normalize=False, borderType=cv2.BORDER_CONSTANT
+    )
+    return np.asarray(counts, np.uint8)
 
 
 def _along(axis: Float64, z: Float32, rays: Rays, out: Float32) -> None:

@@ -8,7 +8,7 @@ import cv2
 
 from desertmind_seg.bag_geometry.camera_info import find_camera_info
 from desertmind_seg.evaluation.depth import check_depth
-from desertmind_seg.evaluation.labels import LabelScore, RecordedLabels
+from desertmind_seg.evaluation.labels import LabelCodes, LabelScore, RecordedLabels
 from desertmind_seg.evaluation.pictures import decode_mask, frames_sheet, select_frames
 from desertmind_seg.evaluation.results import (
     MASKS,
@@ -57,6 +57,7 @@ def replay_bag(
     stop: threading.Event,
     *,
     video: bool,
+    label_codes: LabelCodes = 'ids',
 ) -> ReplayMetrics:
     """Replay a bag through the node and write all results; return the metrics.
 
@@ -78,7 +79,11 @@ def replay_bag(
             beside = [image_topic, options.depth_topic]
             found, no_camera_info = find_camera_info(bag, beside, options.camera_info_topic)
             options = replace(options, camera_info_topic=found or None)
-        labels = None if label_topic is None else RecordedLabels(bag, label_topic, ontology)
+        labels = (
+            None
+            if label_topic is None
+            else RecordedLabels(bag, label_topic, ontology, label_codes)
+        )
         if video:
             # Better now than after the drive.
             open_video(new / VIDEO, 1.0, (64, 64)).release()

@@ -138,8 +138,7 @@ class ConfusionMatrix:
             listed = ', '.join(f'{value} ({pixels[value]} px)' for value in foreign)
             raise MetricsError(
                 f'{role} holds ids that are not in {self.ontology.name}: {listed}; expected '
-                f'0..{self.ontology.num_classes - 1} or {UNLABELED} (unlabelled). Raw codes go '
-                'through Ontology.from_raw first.'
+                f'0..{self.ontology.num_classes - 1} or {UNLABELED} (unlabelled).'
             )
 
     @property

@@ -370,6 +370,36 @@ def test_sixteen_bit_labels(
     assert f'stamp {drive.stamp_ns(1)} ns: it holds id 7100 (5 px)' in capsys.readouterr().err
 
 
+def test_labels_in_raw_codes(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drive = TinyDrive(num_frames=2)
+    ontology = read_bundle(tiny_bundle).metadata.ontology
+    code_of = np.zeros(256, '<u2')  # 0 is in ignore_raw
+    code_of[: ontology.num_classes] = [entry.raw[0] for entry in ontology.classes]
+    raw = {
+        index: {
+            'encoding': 'mono16',
+            'step': 180,
+            'data': code_of[drive.labels(index)].reshape(-1).view(np.uint8),
+        }
+        for index in range(2)
+    }
+    path = write_drive(tmp_path / 'raw', TinyDrive(num_frames=2, broken_labels=raw))
+    ids = write_drive(tmp_path / 'ids', drive)
+    labelled = ('--labels', LABEL_TOPIC)
+
+    assert evaluate(path, tiny_bundle, tmp_path / 'a', *labelled, '--label-codes', 'raw') == 0
+    assert evaluate(ids, tiny_bundle, tmp_path / 'b', *labelled) == 0
+    scores = [read_metrics(tmp_path / name)['segmentation'] for name in 'ab']
+    assert scores[0] == scores[1]
+
+    assert evaluate(path, tiny_bundle, tmp_path / 'c', *labelled) == 2
+    assert '--label-codes raw' in capsys.readouterr().err
+    assert evaluate(ids, tiny_bundle, tmp_path / 'd', *labelled, '--label-codes', 'raw') == 2
+    assert '--label-codes ids' in capsys.readouterr().err
+
+
 def test_damaged_labels_are_counted_and_the_others_scored(
     tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
