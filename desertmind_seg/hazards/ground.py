@@ -187,7 +187,9 @@ class GroundFinder:
         down = down[some_area] / volume[some_area, None]
         some = np.linspace(0, seen.size - 1, min(seen.size, _PLANE_POINTS)).astype(np.intp)
         samples = points.reshape(3, -1)[:, seen[some]].astype(np.float64)
-        cells = _cells(samples[0], samples[2], _seen_far(samples[2]) / _PLANE_CELLS)
+        # Without `up`, the picture's top.
+        ahead, left, _ = level_axes(np.array([0.0, -1.0, 0.0]) if up is None else up) @ samples
+        cells = _cells(ahead, left, _seen_far(samples[2]) / _PLANE_CELLS)
         patches = _Patches(samples, cells, noise_per_m)
 
         right = np.array([1.0, 0.0, 0.0]) if up is None else np.zeros(3)
@@ -383,7 +385,9 @@ class _Patches:
         self._points = points.astype(np.float32)
         self._noise_per_m = noise_per_m
         counts = np.bincount(cells)
-        self._area = (1.0 / (counts[cells] * len(counts))).astype(np.float32)
+        # Alike, trees on either side outvote a track; by points, a wall outvotes it.
+        self._weight = np.sqrt(counts) / np.sqrt(counts).sum()
+        self._area = (self._weight[cells] / counts[cells]).astype(np.float32)
         # (points, cells): a matrix that takes points to their share of their cell.
         self._shares = np.zeros((len(cells), len(counts)), np.float32)
         self._shares[np.arange(len(cells)), cells] = 1.0 / counts[cells]
@@ -409,7 +413,7 @@ class _Patches:
         # Of a wall, a plane takes a strip: part of each of its cells. Those count less.
         likely = np.argsort(below - on.astype(np.float32) @ self._area)[:_LIKELY]
         pure = on[likely].astype(np.float32) @ self._shares
-        score = (pure * pure).mean(axis=1) - below[likely]
+        score = (pure * pure) @ self._weight - below[likely]
         up = -down[likely] / np.linalg.norm(down[likely], axis=1)[:, None]
         score -= _ROLL_COST * (up @ right) ** 2
         best = int(np.argmax(score))
