@@ -38,6 +38,8 @@ _MIN_KNOWN_SHARE = 0.01
 _NOISE_SIGMAS = 3.0
 # Ground and shapes are looked for in a grid of so many pixels or a few more.
 _GRID_PIXELS = 213 * 160
+# Pixels are judged in strips of so many: four arrays of them are 512 KiB.
+_STRIP_PIXELS = 32768
 # Every third column of the grid goes into the ground's surface.
 _FIT_COLUMNS = 3
 # Ground that may be further off than this is not called free.
@@ -139,7 +141,7 @@ class HazardDetector:
         self.settings = settings or HazardSettings()
         self._finder = GroundFinder(self.settings.max_range_m)
         self._tables = _tables()
-        self._scratch = [np.empty((0, 0), np.float32)] * 3
+        self._scratch = np.empty((0, 0, 0), np.float32)
 
     def reset(self) -> None:
         """Forget earlier frames: time jumped. There is nothing to forget today."""
@@ -184,56 +186,89 @@ class HazardDetector:
                 return _all_unknown(depth.shape, up, str(reason))
 
     def _judge(self, depth: Depth, rays: Rays, ground: Ground, codes: UInt8) -> Hazards:
-        settings = self.settings
-        if self._scratch[0].shape != depth.shape:
-            self._scratch = [np.empty(depth.shape, np.float32) for _ in range(3)]
-        rows, columns, values = self._scratch
-        above_m = np.empty(depth.shape, np.float32)
-        per_m = 1 / ground.node_m
-        _along(ground.axes[0] * per_m, depth, rays, out=rows)
-        _along(ground.axes[1] * per_m, depth, rays, out=columns)
-        columns += np.float32(ground.half_m * per_m)
-        _along(ground.axes[2], depth, rays, out=above_m)
-        above_m -= ground.at(ground.height_m, (columns, rows), out=values)
-
-        limit_m, noise_m, magnitude_m = rows, columns, values
-        np.multiply(depth, np.float32(settings.noise_per_m * ground.camera_m), out=noise_m)
-        np.multiply(noise_m, np.float32(_NOISE_SIGMAS), out=limit_m)
-        np.maximum(limit_m, np.float32(settings.step_m), out=limit_m)
-        np.abs(above_m, out=magnitude_m)
-        # Comparisons with NaN are false: where there is no ray, nothing is near.
-        near = (depth >= np.float32(_MIN_DEPTH_M)) & (depth <= np.float32(settings.max_range_m))
-        near &= magnitude_m >= 0
-        index = codes << np.uint8(_CODE_SHIFT)
-        index = cv2.resize(index, depth.shape[::-1], interpolation=cv2.INTER_NEAREST)
-        for bit, mask in (
-            (_BEYOND, magnitude_m > limit_m),
-            (_ABOVE, above_m > 0),
-            (_NEAR, near),
-            (_FAR, depth > np.float32(settings.max_range_m)),
-            (_TALL, above_m > np.float32(settings.clearance_m)),
-        ):
-            index |= mask.view(np.uint8) * np.uint8(bit)
-        kind = np.asarray(cv2.LUT(index, self._tables[0]), np.uint8)
-
-        noise_m += np.float32(max(ground.residual_m, 1e-3))
-        cv2.absdiff(magnitude_m, limit_m, dst=magnitude_m)
-        np.divide(magnitude_m, noise_m, out=magnitude_m)
-        certainty = cv2.convertScaleAbs(magnitude_m, alpha=255 / _NOISE_SIGMAS)
-        cv2.min(certainty, cv2.LUT(index, self._tables[1]), dst=certainty)
-        # 1 / 1 - 1 is 0, 0 / 0 is NaN: three times as fast as writing under a mask.
-        values[:] = near
-        np.divide(values, values, out=values)
-        above_m *= values
+        codes <<= np.uint8(_CODE_SHIFT)
+        index = np.asarray(
+            cv2.resize(codes, depth.shape[::-1], interpolation=cv2.INTER_NEAREST), np.uint8
+        )
+        height_m = np.empty(depth.shape, np.float32)
+        kind, certainty = np.empty((2, *depth.shape), np.uint8)
+        rows = max(1, _STRIP_PIXELS // depth.shape[1])
+        scratch_shape = 4, min(rows, depth.shape[0]), depth.shape[1]
+        if self._scratch.shape != scratch_shape:
+            self._scratch = np.empty(scratch_shape, np.float32)
+        # Strip by strip, so that what lies between depth and result stays in the core's cache.
+        for first in range(0, depth.shape[0], rows):
+            strip = slice(first, first + rows)
+            few = Rays(
+                rays.x[strip] if len(rays.x) > 1 else rays.x,
+                rays.y[strip] if len(rays.y) > 1 else rays.y,
+            )
+            self._judge_strip(
+                depth[strip],
+                few,
+                ground,
+                index[strip],
+                height_m[strip],
+                kind[strip],
+                certainty[strip],
+            )
         return Hazards(
-            height_m=above_m,
+            height_m=height_m,
             kind=kind,
-            certainty=np.asarray(certainty, np.uint8),
+            certainty=certainty,
             residual_m=ground.residual_m,
             known_share=1.0 - cv2.countNonZero(cv2.inRange(kind, UNKNOWN, UNKNOWN)) / kind.size,
             up=ground.axes[2].copy(),
             problem='',
         )
+
+    def _judge_strip(
+        self,
+        depth: Depth,
+        rays: Rays,
+        ground: Ground,
+        index: UInt8,
+        height_m: Float32,
+        kind: UInt8,
+        certainty: UInt8,
+    ) -> None:
+        """Write height, kind and certainty of a strip; uses up `index`, the codes of the grid."""
+        settings = self.settings
+        rows, columns, values, ahead = self._scratch[:, : len(depth)]
+        per_m = 1 / ground.node_m
+        _along(ground.axes[0] * per_m, depth, rays, out=rows)
+        _along(ground.axes[1] * per_m, depth, rays, out=columns)
+        columns += np.float32(ground.half_m * per_m)
+        _along(ground.axes[2], depth, rays, out=height_m)
+        height_m -= ground.at(ground.height_m, (columns, rows), out=values)
+
+        limit_m, noise_m, magnitude_m, known = rows, columns, values, ahead
+        np.multiply(depth, np.float32(settings.noise_per_m * ground.camera_m), out=noise_m)
+        np.multiply(noise_m, np.float32(_NOISE_SIGMAS), out=limit_m)
+        np.maximum(limit_m, np.float32(settings.step_m), out=limit_m)
+        np.abs(height_m, out=magnitude_m)
+        # Comparisons with NaN are false: where there is no ray, nothing is near.
+        near = (depth >= np.float32(_MIN_DEPTH_M)) & (depth <= np.float32(settings.max_range_m))
+        near &= magnitude_m >= 0
+        for bit, mask in (
+            (_BEYOND, magnitude_m > limit_m),
+            (_ABOVE, height_m > 0),
+            (_NEAR, near),
+            (_FAR, depth > np.float32(settings.max_range_m)),
+            (_TALL, height_m > np.float32(settings.clearance_m)),
+        ):
+            index |= mask.view(np.uint8) * np.uint8(bit)
+        cv2.LUT(index, self._tables[0], dst=kind)
+
+        noise_m += np.float32(max(ground.residual_m, 1e-3))
+        cv2.absdiff(magnitude_m, limit_m, dst=magnitude_m)
+        np.divide(magnitude_m, noise_m, out=magnitude_m)
+        cv2.convertScaleAbs(magnitude_m, dst=certainty, alpha=255 / _NOISE_SIGMAS)
+        cv2.min(certainty, cv2.LUT(index, self._tables[1]), dst=certainty)
+        # 1 / 1 - 1 is 0, 0 / 0 is NaN: three times as fast as writing under a mask.
+        known[:] = near
+        np.divide(known, known, out=known)
+        height_m *= known
 
 
 @dataclass(frozen=True)
@@ -362,12 +397,15 @@ class _Grid:
         found = np.zeros_like(code)
         lower_m = 0.0
         for upper_m in (*_BANDS_M, np.inf):
+            band = cv2.inRange(z, lower_m, np.nextafter(np.float32(upper_m), np.float32(0)).item())
             # The reach of the band's near end, so that none is too short.
             reach = int(reach_m * self.focal_px / max(lower_m, _BANDS_M[0] / 2))
+            lower_m = upper_m
+            if not cv2.countNonZero(band):
+                continue
             kernel = np.ones((reach + 1, 1), np.uint8)
             spread = cv2.dilate(code, kernel, anchor=(0, reach if down else 0))
-            found = np.maximum(found, spread * ((z >= lower_m) & (z < upper_m)))
-            lower_m = upper_m
+            cv2.copyTo(spread, band, found)
         at = np.maximum(found, np.uint16(1)).astype(np.float32)
         at = np.float32(1000.0) / at if down else at * np.float32(1 / 500)
         tolerance = np.float32(apart_m) + np.float32(0.02 * apart_m) * z * z
@@ -391,7 +429,7 @@ class _Grid:
         camera_m: float,
     ) -> Bool:
         """Find what is seen beyond ground that is hidden, and lies lower: who knows how deep."""
-        range_m = np.hypot(x, y)
+        range_m = np.asarray(cv2.magnitude(x, y), np.float32)
         range_m[~near] = np.nan
         jump = np.full_like(range_m, np.nan)
         jump[:-2] = range_m[:-2] - range_m[2:]

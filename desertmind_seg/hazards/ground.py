@@ -29,7 +29,7 @@ Float64 = npt.NDArray[np.float64]
 
 # Triples of near-by pixels, for ground that is a small part of the picture, and of any pixels.
 _NEAR_TRIPLES, _WIDE_TRIPLES, _NEAR_SHARE = 300, 100, 0.15
-_PLANE_POINTS, _QUADRATIC_POINTS = 500, 2000
+_PLANE_POINTS, _QUADRATIC_POINTS = 500, 1200
 # How far the ground may lean: from gravity's `up`, or from the picture's where that is not known.
 _MAX_LEAN_DEG, _MAX_UNKNOWN_LEAN_DEG = 35.0, 50.0
 _CAMERA_HEIGHT_M = 0.2, 4.0
@@ -46,10 +46,7 @@ _ON_PLANE_M, _LIKELY, _BELOW_COST, _ROLL_COST = 0.12, 40, 3.0, 2.0
 _MUCH_LESS = 0.4
 # Of the quadratic, round by round: scale in m, and how many times further off a point above it
 # counts.
-_QUADRATIC_ROUNDS = (
-    *((0.5, 1.0), (0.35, 1.25), (0.25, 1.5)),
-    *((0.18, 2.0), (0.12, 2.0), (0.09, 2.0)),
-)
+_QUADRATIC_ROUNDS = ((0.5, 1.0), (0.3, 1.5), (0.18, 2.0), (0.1, 2.0))
 # Of the spline, round by round: cells between knots, scale in m, what a bend costs, what it costs
 # to be off the quadratic, and how many times further off a point above it counts.
 _SPLINE_ROUNDS = (
@@ -181,13 +178,18 @@ class GroundFinder:
             )
         size = np.array(points.shape[1:])[:, None, None]
         row, column = (self._draws * size).astype(np.intp)
-        triples = points[:, row, column].transpose(1, 2, 0).astype(np.float64)
-        triples = triples[np.abs(np.linalg.det(triples)) > 1e-4]
+        a, b, c = points[:, row, column].transpose(2, 1, 0).astype(np.float64)
+        b_c = np.cross(b, c)
+        volume = (a * b_c).sum(axis=1)
         # down @ point = 1 on the plane
-        down = np.linalg.solve(triples, np.ones((len(triples), 3, 1)))[..., 0]
+        down = b_c + np.cross(c, a) + np.cross(a, b)
+        some_area = np.abs(volume) > 1e-4
+        down = down[some_area] / volume[some_area, None]
         some = np.linspace(0, seen.size - 1, min(seen.size, _PLANE_POINTS)).astype(np.intp)
         samples = points.reshape(3, -1)[:, seen[some]].astype(np.float64)
-        cells = _cells(samples[0], samples[2], _seen_far(samples[2]) / _PLANE_CELLS)
+        # Without `up`, the picture's top.
+        ahead, left, _ = level_axes(np.array([0.0, -1.0, 0.0]) if up is None else up) @ samples
+        cells = _cells(ahead, left, _seen_far(samples[2]) / _PLANE_CELLS)
         patches = _Patches(samples, cells, noise_per_m)
 
         right = np.array([1.0, 0.0, 0.0]) if up is None else np.zeros(3)
@@ -205,11 +207,12 @@ class GroundFinder:
         allowed = -(down @ toward) * camera_m >= cos(radians(lean_deg))
         allowed &= (camera_m >= low_m) & (camera_m <= high_m)
         found, score = patches.best(down, allowed, right)
-        other, other_score = patches.best(down, ~allowed, right)
-        if score < max(_MIN_SCORE, _MUCH_LESS * other_score):
-            raise NoGroundError(
-                _no_plane(other, other_score, toward, lean_deg, (low_m, high_m), up is None)
-            )
+        if score < _MUCH_LESS:  # no score is above 1
+            other, other_score = patches.best(down, ~allowed, right)
+            if score < max(_MIN_SCORE, _MUCH_LESS * other_score):
+                raise NoGroundError(
+                    _no_plane(other, other_score, toward, lean_deg, (low_m, high_m), up is None)
+                )
         distance_m = 1.0 / float(np.linalg.norm(found))
         return Plane(-found * distance_m, distance_m)
 
@@ -382,7 +385,9 @@ class _Patches:
         self._points = points.astype(np.float32)
         self._noise_per_m = noise_per_m
         counts = np.bincount(cells)
-        self._area = (1.0 / (counts[cells] * len(counts))).astype(np.float32)
+        # Alike, trees on either side outvote a track; by points, a wall outvotes it.
+        self._weight = np.sqrt(counts) / np.sqrt(counts).sum()
+        self._area = (self._weight[cells] / counts[cells]).astype(np.float32)
         # (points, cells): a matrix that takes points to their share of their cell.
         self._shares = np.zeros((len(cells), len(counts)), np.float32)
         self._shares[np.arange(len(cells)), cells] = 1.0 / counts[cells]
@@ -408,7 +413,7 @@ class _Patches:
         # Of a wall, a plane takes a strip: part of each of its cells. Those count less.
         likely = np.argsort(below - on.astype(np.float32) @ self._area)[:_LIKELY]
         pure = on[likely].astype(np.float32) @ self._shares
-        score = (pure * pure).mean(axis=1) - below[likely]
+        score = (pure * pure) @ self._weight - below[likely]
         up = -down[likely] / np.linalg.norm(down[likely], axis=1)[:, None]
         score -= _ROLL_COST * (up @ right) ** 2
         best = int(np.argmax(score))
