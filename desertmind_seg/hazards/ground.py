@@ -40,8 +40,9 @@ _MIN_POINTS, _MIN_SCORE, _MIN_CELLS = 60, 0.1, 4
 # Cells in the distance of most points, so that a room has as many as a desert.
 _PLANE_CELLS, _QUADRATIC_CELLS = 8, 12
 # To judge planes: what lies on one, how many are judged by cells, what area below one costs, and
-# what a roll costs where gravity is not known (2 x 0.03 for 10 degrees).
-_ON_PLANE_M, _LIKELY, _BELOW_COST, _ROLL_COST = 0.12, 40, 3.0, 2.0
+# what it costs to lean (0.12 for 20 degrees), or to roll where gravity is not known (0.06 for 10).
+_ON_PLANE_M, _LIKELY, _BELOW_COST = 0.12, 40, 3.0
+_LEAN_COST, _ROLL_COST = 1.0, 2.0
 # A plane that may not be the ground tells that `up` is wrong if it is so much better.
 _MUCH_LESS = 0.4
 # Of the quadratic, round by round: scale in m, and how many times further off a point above it
@@ -192,7 +193,8 @@ class GroundFinder:
         cells = _cells(ahead, left, _seen_far(samples[2]) / _PLANE_CELLS)
         patches = _Patches(samples, cells, noise_per_m)
 
-        right = np.array([1.0, 0.0, 0.0]) if up is None else np.zeros(3)
+        lean_cost = np.eye(3) - np.outer(up, up) if up is not None else np.diag([1.0, 0.0, 0.0])
+        lean_cost *= _ROLL_COST if up is None else _LEAN_COST
         lean_deg = _MAX_UNKNOWN_LEAN_DEG if up is None else _MAX_LEAN_DEG
         toward = np.array([0.0, -1.0, 0.0]) if up is None else up
         low_m, high_m = _CAMERA_HEIGHT_M
@@ -206,9 +208,11 @@ class GroundFinder:
         camera_m = 1.0 / np.linalg.norm(down, axis=1)
         allowed = -(down @ toward) * camera_m >= cos(radians(lean_deg))
         allowed &= (camera_m >= low_m) & (camera_m <= high_m)
-        found, score = patches.best(down, allowed, right)
+        found, score = patches.best(down, allowed, lean_cost)
         if score < _MUCH_LESS:  # no score is above 1
-            other, other_score = patches.best(down, ~allowed, right)
+            if up is not None:  # these lean too much in any case
+                lean_cost = np.zeros((3, 3))
+            other, other_score = patches.best(down, ~allowed, lean_cost)
             if score < max(_MIN_SCORE, _MUCH_LESS * other_score):
                 raise NoGroundError(
                     _no_plane(other, other_score, toward, lean_deg, (low_m, high_m), up is None)
@@ -392,13 +396,13 @@ class _Patches:
         self._shares = np.zeros((len(cells), len(counts)), np.float32)
         self._shares[np.arange(len(cells)), cells] = 1.0 / counts[cells]
 
-    def best(self, down: Float64, among: Bool, right: Float64) -> tuple[Float64, float]:
+    def best(self, down: Float64, among: Bool, lean_cost: Float64) -> tuple[Float64, float]:
         """Return the plane that most cells lie on as a whole and little lies below.
 
         Args:
             down: (planes, 3) with down @ point = 1 on the plane.
             among: (planes,) which of them.
-            right: (3,) along which the plane is likely level.
+            lean_cost: (3, 3) what the normal costs: up @ lean_cost @ up.
 
         Returns:
             It, and its score: 1 if all that is seen lies on it and it is level.
@@ -415,7 +419,7 @@ class _Patches:
         pure = on[likely].astype(np.float32) @ self._shares
         score = (pure * pure) @ self._weight - below[likely]
         up = -down[likely] / np.linalg.norm(down[likely], axis=1)[:, None]
-        score -= _ROLL_COST * (up @ right) ** 2
+        score -= np.einsum('ni,ij,nj->n', up, lean_cost, up)
         best = int(np.argmax(score))
         return down[likely[best]], float(score[best])
 
