@@ -13,7 +13,7 @@ from desertmind_seg.reports.charts import Chart, charts_section
 from desertmind_seg.reports.page import Fact, Section
 from desertmind_seg.reports.tables import frames_section, pairs_section, table_section
 from desertmind_seg.scores.comparison import FEW_BLOCKS
-from desertmind_seg.scores.confusion import BAND_PLACES_M
+from desertmind_seg.scores.confusion import BAND_NAMES, BAND_PLACES_M
 from desertmind_seg.scores.hazard_records import HazardMetrics, HazardScores, WitnessRate
 from desertmind_seg.scores.hazards import SIZE_PLACES_M
 
@@ -32,9 +32,18 @@ def hazard_facts(hazards: HazardMetrics | None) -> list[Fact]:
         if of.by in ('all', 'near', 'target')
     ]
     if hazards.scores is not None:
-        alarms = hazards.scores.false_alarms[0]
-        note = f'by geometry, of traversable ground {alarms.name}'
-        return [*facts, Fact('false alarms', shown(alarms.share, '.1%'), note)]
+        return [
+            *facts,
+            *(
+                Fact(
+                    'false alarms',
+                    shown(of.share, '.1%'),
+                    f'by geometry, of traversable ground {of.name}',
+                )
+                for of in hazards.scores.false_alarms
+                if of.name not in BAND_NAMES
+            ),
+        ]
     share = sum(hazards.hazard_shares.values()) if hazards.hazard_shares else None
     known = shown(hazards.known_share, '.1%')
     contradicted = shown(hazards.disagreement.safe_but_hazard, '.2%')

@@ -11,7 +11,9 @@ from pydantic import Field
 from desertmind_seg.model.records import Record
 from desertmind_seg.scores.records import Interval, Pixels, Score
 
-SortedBy = Literal['all', 'near', 'distance', 'class', 'near class', 'kind', 'size', 'target']
+SortedBy = Literal[
+    'all', 'near', 'distance', 'class', 'near class', 'kind', 'size', 'target', 'flat'
+]
 Metres = Annotated[float, Field(ge=0.0)]
 
 
@@ -27,8 +29,8 @@ class WitnessRate(Record):
 
     by: SortedBy = Field(
         description='what the pixels are sorted by: all of them, those nearer than 10 m, depth, '
-        'labelled class, class of those nearer than 10 m, true kind of hazard, its true size, or '
-        'those that the target is set for'
+        'labelled class, class of those nearer than 10 m, true kind of hazard, its true size, '
+        'those that the target is set for, or true heights near the ground'
     )
     name: str
     pixels: Pixels = Field(description='that the share is of')

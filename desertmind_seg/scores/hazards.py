@@ -43,6 +43,9 @@ SIZE_PLACES_M = dict(zip(_SIZE_NAMES, (0.05, 0.15, 0.25, 0.35, 0.5, 0.7, 0.9), s
 TARGET_RANGE_M, TARGET_SIZE_M = 10.0, 0.2
 _NEAR_NAME = f'nearer than {TARGET_RANGE_M:g} m'
 _TARGET_NAME = f'hazards of {TARGET_SIZE_M:g} m and more, {_NEAR_NAME}'
+# Grass that is higher sticks out of the ground: what geometry says of it is no false alarm.
+FLAT_M = 0.1
+_FLAT_NAME = f'{_NEAR_NAME}, within {FLAT_M:g} m of the ground'
 
 
 def verdict_table(ontology: Ontology) -> Mask:
@@ -100,6 +103,7 @@ class HazardScore:
             'kind': tuple(kinds),
             'size': _SIZE_NAMES,
             'target': (_TARGET_NAME,),
+            'flat': (_FLAT_NAME,),
         }
         self._verdicts = verdict_table(ontology)
         # By block: of each row the pixels by truth (safe, unsafe), class and geometry.
@@ -153,6 +157,9 @@ class HazardScore:
             rows['size'] = np.searchsorted(_SIZE_EDGES_M, size_m, side='right')
             rows['size'][np.isnan(size_m)] = len(_SIZE_NAMES)
             rows['target'] = np.where(near & (size_m >= TARGET_SIZE_M), 0, 1)
+        if truth.height_m is not None:
+            height_m = truth.height_m.reshape(-1)[counted]
+            rows['flat'] = np.where(near & (np.abs(height_m) <= FLAT_M), 0, 1)
         for by, row in rows.items():
             inside = row < len(self._rows[by])
             size = self._counts[by][-1].size
@@ -175,13 +182,12 @@ class HazardScore:
             ],
             false_safe=false_safe,
             false_stop=self._rates('false_stop_rate', tables),
-            false_alarms=_false_alarms(tables['distance']),
+            false_alarms=_false_alarms(tables['distance'], tables['flat']),
         )
 
     def _rates(self, score: str, tables: Mapping[SortedBy, Counts]) -> list[WitnessRate]:
-        asked = list(self._rows.items())
-        if score != 'false_safe_rate':
-            asked = [(by, names) for by, names in asked if by not in ('kind', 'size', 'target')]
+        left_out = ('flat',) if score == 'false_safe_rate' else ('kind', 'size', 'target', 'flat')
+        asked = [(by, names) for by, names in self._rows.items() if by not in left_out]
         return [
             WitnessRate(
                 by=by,
@@ -232,10 +238,13 @@ def _differences(score: str, table: Counts) -> list[PairedDifference | None]:
     ]
 
 
-def _false_alarms(by_distance: Counts) -> list[FalseAlarms]:
+def _false_alarms(by_distance: Counts, of_flat: Counts) -> list[FalseAlarms]:
     says = by_distance.sum(axis=0)[: len(BAND_NAMES), SAFE].sum(axis=1)  # (bands, 4)
-    near = says[: BAND_NAMES.index('10-20 m')].sum(axis=0)
-    rows = {_NEAR_NAME: near, **dict(zip(BAND_NAMES, says, strict=True))}
+    flat = of_flat.sum(axis=0)[0, SAFE].sum(axis=0)  # (4,)
+    rows = {_NEAR_NAME: says[: BAND_NAMES.index('10-20 m')].sum(axis=0)}
+    if flat.any():  # the truth has heights
+        rows[_FLAT_NAME] = flat
+    rows.update(zip(BAND_NAMES, says, strict=True))
     return [
         FalseAlarms(
             name=name,

@@ -99,6 +99,22 @@ def test_false_alarms_are_of_traversable_pixels_with_depth() -> None:
     assert alarms['10-20 m'].share is None
 
 
+def test_false_alarms_on_low_ground_leave_tall_grass_out() -> None:
+    labels = np.full((1, 4), GRASS, np.uint8)
+    depth = np.array([[3.0, 3.0, 3.0, 30.0]], np.float32)
+    hazard = np.array([[True, True, False, True]])
+    height_m = np.array([[0.4, 0.05, 0.0, 0.0]], np.float32)
+    score = HazardScore(YCOR8)
+    score.add(labels, labels, depth, Witness(hazard, hazard | True), Truth(height_m=height_m))
+    found = score.metrics()
+
+    assert found is not None
+    alarms = {each.name: each for each in found.false_alarms}
+    low = alarms['nearer than 10 m, within 0.1 m of the ground']
+    assert (low.pixels, low.share) == (2, 1 / 2)
+    assert alarms['nearer than 10 m'].share == 2 / 3
+
+
 def test_differences_are_paired_by_blocks() -> None:
     one = scored(*ROCKS, *GROUND, frames=16)
     two = scored(*ROCKS, *GROUND, frames=17)
