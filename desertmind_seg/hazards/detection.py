@@ -6,9 +6,9 @@ under a hazard at its depth; likewise the far wall of a ditch above what is deep
 a gap in range and lower is not known to be free; and a ray that passes through the ground without
 meeting it says that the ground is missing.
 
-Limits: a ledge of which both levels are ground is followed as a slope in part, so that a third of
-the pixels of its face passes for free; high grass is a hazard here, and its class says that it is
-none.
+Limits: a ledge of which both levels are ground is followed as a slope in part, so that up to
+half of the pixels of its face pass for free, most of them lower than the step, and the first metre
+of its top for a hazard; high grass is a hazard here, and its class says that it is none.
 """
 
 from __future__ import annotations

@@ -53,16 +53,16 @@ _QUADRATIC_ROUNDS = ((0.5, 1.0), (0.3, 1.5), (0.18, 2.0), (0.1, 2.0))
 _SPLINE_ROUNDS = (
     (6, 0.22, 0.5, 1e-3, 1.6),
     (4, 0.14, 0.3, 1e-3, 2.0),
-    (4, 0.09, 0.3, 1e-3, 2.8),
+    (3, 0.09, 0.3, 1e-3, 2.8),
 )
 # A cell with fewer points counts less than a full one; one with strangers, less than its share.
 _FULL_CELL_POINTS, _PURE_POWER = 1.0, 1.5
 # What is ground lies so near to the surface.
 _GROUND_M = 0.1
-# A bank: cells off the surface by up to this, most of whose points a soft surface follows within
+# A bank: cells above the surface by up to this, most of whose points a soft surface follows within
 # this, side by side with so many cells of ground. Rocks, grass and bushes are rougher.
 _BANK_M, _BANK_SMOOTH_M, _BANK_SHARE, _BANK_GROUND_CELLS = 0.7, 0.07, 0.8, 16
-_BANK_KNOTS, _BANK_FOLLOW, _BANK_FIT, _BANK_PULL = 4, 0.001, 0.005, 1e-3
+_BANK_KNOTS, _BANK_FOLLOW, _BANK_FIT, _BANK_PULL = 3, 0.01, 0.005, 1e-3
 # Ground that nobody saw may be so much off per metre from ground that somebody saw.
 _DOUBT_PER_M = 0.15
 _SUPPORTED, _ALL_GROUND = 0.2, 0.5
@@ -148,7 +148,7 @@ class GroundFinder:
         self._nodes_m = nodes_x[:, None] * self._cell_m, nodes_y[None] * self._cell_m - max_range_m
         self._splines = {
             knot_cells: Spline(nodes_x, nodes_y - CELLS_X + CELLS_Y / 2, knot_cells)
-            for knot_cells in {rounds[0] for rounds in _SPLINE_ROUNDS}
+            for knot_cells in {_BANK_KNOTS, *(rounds[0] for rounds in _SPLINE_ROUNDS)}
         }
         # The same triples for every frame, so that a frame's result is its own.
         self._draws = _draws()
@@ -294,7 +294,7 @@ class GroundFinder:
         return local_m, share, residual_m
 
     def _banks(self, points: _CellPoints, off_m: Float32) -> tuple[Bool, Float32]:
-        """Find cells off the surface that go over into the ground smoothly, and their points."""
+        """Find cells above the surface that go over into the ground smoothly, and their points."""
         low = (np.abs(off_m) < np.float32(_BANK_M)).astype(np.float32)
         full, mean_m = points.means(low, off_m)
         seen = full > _ALL_GROUND
@@ -308,7 +308,8 @@ class GroundFinder:
         ground = np.bincount(labels[np.abs(mean_m) < _GROUND_M], minlength=count)
         joined = ground >= _BANK_GROUND_CELLS
         joined[0] = False  # what is not smooth
-        return joined[labels] & (np.abs(mean_m) > _GROUND_M / 2), low
+        # What is as smooth and lower may be a ditch: its floor is not followed.
+        return joined[labels] & (mean_m > _GROUND_M / 2), low
 
     def _doubt(self, support: Float64) -> Float32:
         """Return how far the ground may be off at each node, from the cells' support."""
