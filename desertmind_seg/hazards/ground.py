@@ -41,7 +41,7 @@ _MIN_POINTS, _MIN_SCORE, _MIN_CELLS = 60, 0.1, 4
 _PLANE_CELLS, _QUADRATIC_CELLS = 8, 12
 # To judge planes: what lies on one, how many are judged by cells, what area below one costs, and
 # what it costs to lean (0.12 for 20 degrees), or to roll where gravity is not known (0.06 for 10).
-_ON_PLANE_M, _LIKELY, _BELOW_COST = 0.12, 40, 3.0
+_ON_PLANE_M, _LIKELY, _BELOW_COST = 0.12, 25, 3.0
 _LEAN_COST, _ROLL_COST = 1.0, 2.0
 # The best plane is fitted to what lies near it, so often at most.
 _REFINED = 2
@@ -430,12 +430,13 @@ class _Patches:
         down = down[among]
         if not len(down):
             return np.array([0.0, 1.0, 0.0]), 0.0
-        on, below = self._on_below(down)
+        on, below = self._on_below(down, every=2)
+        likely = np.argsort(below - on.astype(np.float32) @ self._area[::2])[:_LIKELY]
+        down = down[likely]
         # Of a wall, a plane takes a strip: part of each of its cells. Those count less.
-        likely = np.argsort(below - on.astype(np.float32) @ self._area)[:_LIKELY]
-        scores = self._scores(down[likely], on[likely], below[likely], lean_cost)
+        scores = self._scores(down, *self._on_below(down), lean_cost)
         first = int(np.argmax(scores))
-        return down[likely[first]], float(scores[first])
+        return down[first], float(scores[first])
 
     def refined(self, best: Float64, score: float, lean_cost: Float64) -> tuple[Float64, float]:
         """Fit a plane (3,) to what lies near it, while it scores better; return also its score."""
@@ -451,12 +452,12 @@ class _Patches:
             best, score = down, down_score
         return best, score
 
-    def _on_below(self, down: Float64) -> tuple[Bool, Float32]:
+    def _on_below(self, down: Float64, every: int = 1) -> tuple[Bool, Float32]:
         """Return what lies on planes, (planes, points), and what costs what lies below them."""
-        above_m, noise_m = self._off(down)
+        above_m, noise_m = self._off(down, every)
         on = np.abs(above_m) < np.float32(_ON_PLANE_M) + noise_m
         lower = above_m < -np.float32(2 * _ON_PLANE_M) - 3 * noise_m
-        return on, _BELOW_COST * (lower.astype(np.float32) @ self._area)
+        return on, _BELOW_COST * (lower.astype(np.float32) @ self._area[::every])
 
     def _scores(self, down: Float64, on: Bool, below: Float32, lean_cost: Float64) -> Float64:
         pure = on.astype(np.float32) @ self._shares
@@ -464,12 +465,13 @@ class _Patches:
         leans = np.einsum('ni,ij,nj->n', up, lean_cost, up)
         return np.asarray((pure * pure) @ self._weight - below - leans, np.float64)
 
-    def _off(self, down: Float64) -> tuple[Float32, Float32]:
+    def _off(self, down: Float64, every: int = 1) -> tuple[Float32, Float32]:
         """Return heights of points above planes and their noise, (planes, points) each."""
         camera_m = (1.0 / np.linalg.norm(down, axis=1)[:, None]).astype(np.float32)
         up = -down.astype(np.float32) * camera_m
-        above_m = up @ self._points + camera_m
-        noise_m = np.float32(self._noise_per_m) * camera_m * self._points[2]
+        points = self._points[:, ::every]
+        above_m = up @ points + camera_m
+        noise_m = np.float32(self._noise_per_m) * camera_m * points[2]
         return above_m, np.minimum(noise_m, np.float32(_ON_PLANE_M / 2))
 
 
