@@ -27,8 +27,8 @@ Bool = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
-# Triples of near-by pixels, for ground that is a small part of the picture, and of any pixels.
-_NEAR_TRIPLES, _WIDE_TRIPLES, _NEAR_SHARE = 300, 100, 0.15
+# Triples of near-by seen pixels, for ground that is a small part of the picture, and of any.
+_NEAR_TRIPLES, _WIDE_TRIPLES, _NEAR_SHARE = 250, 60, 0.15
 _PLANE_POINTS, _QUADRATIC_POINTS = 500, 1200
 # How far the ground may lean: from gravity's `up`, or from the picture's where that is not known.
 _MAX_LEAN_DEG, _MAX_UNKNOWN_LEAN_DEG = 35.0, 50.0
@@ -41,8 +41,10 @@ _MIN_POINTS, _MIN_SCORE, _MIN_CELLS = 60, 0.1, 4
 _PLANE_CELLS, _QUADRATIC_CELLS = 8, 12
 # To judge planes: what lies on one, how many are judged by cells, what area below one costs, and
 # what it costs to lean (0.12 for 20 degrees), or to roll where gravity is not known (0.06 for 10).
-_ON_PLANE_M, _LIKELY, _BELOW_COST = 0.12, 40, 3.0
+_ON_PLANE_M, _LIKELY, _BELOW_COST = 0.12, 25, 3.0
 _LEAN_COST, _ROLL_COST = 1.0, 2.0
+# The best plane is fitted to what lies near it, so often at most.
+_REFINED = 2
 # A plane that may not be the ground tells that `up` is wrong if it is so much better.
 _MUCH_LESS = 0.4
 # Of the quadratic, round by round: scale in m, and how many times further off a point above it
@@ -150,8 +152,11 @@ class GroundFinder:
             knot_cells: Spline(nodes_x, nodes_y - CELLS_X + CELLS_Y / 2, knot_cells)
             for knot_cells in {_BANK_KNOTS, *(rounds[0] for rounds in _SPLINE_ROUNDS)}
         }
-        # The same triples for every frame, so that a frame's result is its own.
-        self._draws = _draws()
+        # The same draws for every frame, so that a frame's result is its own.
+        random = np.random.default_rng(0)
+        self._wide, self._near = random.random((_WIDE_TRIPLES, 3)), random.random(_NEAR_TRIPLES)
+        self._beside = _NEAR_SHARE * (random.random((2, _NEAR_TRIPLES, 3)) - 0.5)
+        self._beside[..., 0] = 0.0
 
     def plane(
         self,
@@ -177,8 +182,7 @@ class GroundFinder:
                 f'{seen.size} pixels of those looked at have depth within range; expected '
                 f'{_MIN_POINTS} or more: look at the depth image, and at hazard.max_range_m.'
             )
-        size = np.array(points.shape[1:])[:, None, None]
-        row, column = (self._draws * size).astype(np.intp)
+        row, column = self._triples(seen, points.shape[1:])
         a, b, c = points[:, row, column].transpose(2, 1, 0).astype(np.float64)
         b_c = np.cross(b, c)
         volume = (a * b_c).sum(axis=1)
@@ -205,10 +209,17 @@ class GroundFinder:
                     _HEIGHT_FACTORS, (-_HEIGHT_MARGIN_M, _HEIGHT_MARGIN_M), strict=True
                 )
             )
-        camera_m = 1.0 / np.linalg.norm(down, axis=1)
-        allowed = -(down @ toward) * camera_m >= cos(radians(lean_deg))
-        allowed &= (camera_m >= low_m) & (camera_m <= high_m)
+
+        def may_be_ground(down: Float64) -> Bool:
+            camera_m = 1.0 / np.linalg.norm(down, axis=1)
+            level = -(down @ toward) * camera_m >= cos(radians(lean_deg))
+            return np.asarray(level & (camera_m >= low_m) & (camera_m <= high_m), np.bool_)
+
+        allowed = may_be_ground(down)
         found, score = patches.best(down, allowed, lean_cost)
+        refined, refined_score = patches.refined(found, score, lean_cost)
+        if may_be_ground(refined[None])[0]:
+            found, score = refined, refined_score
         if score < _MUCH_LESS:  # no score is above 1
             if up is not None:  # these lean too much in any case
                 lean_cost = np.zeros((3, 3))
@@ -219,6 +230,23 @@ class GroundFinder:
                 )
         distance_m = 1.0 / float(np.linalg.norm(found))
         return Plane(-found * distance_m, distance_m)
+
+    def _triples(
+        self, seen: npt.NDArray[np.intp], size_hw: tuple[int, ...]
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Return rows and columns of triples, (triples, 3): seen pixels, or beside a seen one."""
+        height, width = size_hw
+        wide = np.divmod(seen[(self._wide * seen.size).astype(np.intp)], width)
+        middles = np.divmod(seen[(self._near * seen.size).astype(np.intp)], width)
+        row, column = (
+            np.concatenate(
+                [far, np.clip(middle[:, None] + (beside * size).astype(np.intp), 0, size - 1)]
+            )
+            for far, middle, beside, size in zip(
+                wide, middles, self._beside, (height, width), strict=True
+            )
+        )
+        return row, column
 
     def surface(self, points: Float32, noise_m: Float32, axes: Float64, plane: Plane) -> Ground:
         """Fit the surface, from a plane on.
@@ -337,15 +365,6 @@ def _seen_far(forward: npt.NDArray[Any]) -> float:
     return max(float(np.quantile(forward, 0.75)), 0.5)
 
 
-def _draws() -> Float64:
-    """Return the pixels of the triples as shares of height and width: (2, triples, 3)."""
-    random = np.random.default_rng(0)
-    wide = random.random((2, _WIDE_TRIPLES, 3))
-    middles = random.random((2, _NEAR_TRIPLES, 1))
-    near = middles + _NEAR_SHARE * (random.random((2, _NEAR_TRIPLES, 3)) - 0.5)
-    return np.concatenate([wide, np.clip(near, 0.0, 1.0 - 1e-9)], axis=1)
-
-
 class _CellPoints:
     """Points with their heights, and the cells that they lie in.
 
@@ -411,25 +430,48 @@ class _Patches:
         down = down[among]
         if not len(down):
             return np.array([0.0, 1.0, 0.0]), 0.0
-        above_m, noise_m = self._off(down)
+        on, below = self._on_below(down, every=2)
+        likely = np.argsort(below - on.astype(np.float32) @ self._area[::2])[:_LIKELY]
+        down = down[likely]
+        # Of a wall, a plane takes a strip: part of each of its cells. Those count less.
+        scores = self._scores(down, *self._on_below(down), lean_cost)
+        first = int(np.argmax(scores))
+        return down[first], float(scores[first])
+
+    def refined(self, best: Float64, score: float, lean_cost: Float64) -> tuple[Float64, float]:
+        """Fit a plane (3,) to what lies near it, while it scores better; return also its score."""
+        for _ in range(_REFINED):
+            near = np.abs(self._off(best[None])[0][0]) < np.float32(2 * _ON_PLANE_M)
+            if near.sum() < _MIN_POINTS // 2:
+                break
+            weighted = self._points[:, near].astype(np.float64) * self._area[near]
+            down = np.linalg.pinv(weighted @ self._points[:, near].T) @ weighted.sum(axis=1)
+            down_score = float(self._scores(down[None], *self._on_below(down[None]), lean_cost)[0])
+            if not down_score > score:
+                break
+            best, score = down, down_score
+        return best, score
+
+    def _on_below(self, down: Float64, every: int = 1) -> tuple[Bool, Float32]:
+        """Return what lies on planes, (planes, points), and what costs what lies below them."""
+        above_m, noise_m = self._off(down, every)
         on = np.abs(above_m) < np.float32(_ON_PLANE_M) + noise_m
         lower = above_m < -np.float32(2 * _ON_PLANE_M) - 3 * noise_m
-        below = _BELOW_COST * (lower.astype(np.float32) @ self._area)
-        # Of a wall, a plane takes a strip: part of each of its cells. Those count less.
-        likely = np.argsort(below - on.astype(np.float32) @ self._area)[:_LIKELY]
-        pure = on[likely].astype(np.float32) @ self._shares
-        score = (pure * pure) @ self._weight - below[likely]
-        up = -down[likely] / np.linalg.norm(down[likely], axis=1)[:, None]
-        score -= np.einsum('ni,ij,nj->n', up, lean_cost, up)
-        best = int(np.argmax(score))
-        return down[likely[best]], float(score[best])
+        return on, _BELOW_COST * (lower.astype(np.float32) @ self._area[::every])
 
-    def _off(self, down: Float64) -> tuple[Float32, Float32]:
+    def _scores(self, down: Float64, on: Bool, below: Float32, lean_cost: Float64) -> Float64:
+        pure = on.astype(np.float32) @ self._shares
+        up = -down / np.linalg.norm(down, axis=1)[:, None]
+        leans = np.einsum('ni,ij,nj->n', up, lean_cost, up)
+        return np.asarray((pure * pure) @ self._weight - below - leans, np.float64)
+
+    def _off(self, down: Float64, every: int = 1) -> tuple[Float32, Float32]:
         """Return heights of points above planes and their noise, (planes, points) each."""
         camera_m = (1.0 / np.linalg.norm(down, axis=1)[:, None]).astype(np.float32)
         up = -down.astype(np.float32) * camera_m
-        above_m = up @ self._points + camera_m
-        noise_m = np.float32(self._noise_per_m) * camera_m * self._points[2]
+        points = self._points[:, ::every]
+        above_m = up @ points + camera_m
+        noise_m = np.float32(self._noise_per_m) * camera_m * points[2]
         return above_m, np.minimum(noise_m, np.float32(_ON_PLANE_M / 2))
 
 
