@@ -356,13 +356,13 @@ class _Grid:
         missing = cv2.morphologyEx(missing, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
         low &= near
 
-        # Most around must agree (a pixel itself counts twice): one pixel's noise is no foot.
+        # Half of those around must agree: one pixel's noise is no foot.
         most = _around(near, (3, 3)) // 2
         foot_m = np.maximum(np.float32(_FOOT_M), noise_m * np.float32(1.5))
         wall_m = np.maximum(np.float32(_FAR_WALL_M), noise_m * np.float32(1.5))
         aside_m = 2 * noise_m + np.float32(_ASIDE_M)
         raised, lowered, beside = (
-            near & (_around(near & mask, (3, 3)) + mask > most)
+            near & (_around(near & mask, (3, 3)) >= most)
             for mask in (above_m > foot_m, above_m < -wall_m, above_m > aside_m)
         )
         tops, deep = (mask & (_around(mask, _SOLID_HW) >= _SOLID_PIXELS) for mask in (high, low))
