@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-import json
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from desertmind_seg.messages.bags import IMAGE_TYPE, Bag, BagError, RawMessage
 from desertmind_seg.messages.images import MessageError, decode_labels, image_rows
+from desertmind_seg.model.documents import DocumentError, parse_json
 from desertmind_seg.scores.hazards import Truth
 
 HEIGHT_TOPIC = '/ground_truth/height'
@@ -100,9 +100,10 @@ class RecordedTruth:
 def _codes(bag: Bag) -> dict[str, int]:
     """Return the codes of the kinds by name; those of a bag that does not say are numbered."""
     try:
-        named = json.loads(bag.custom_data.get(_DRIVE_KEY, '{}')).get('hazard_kinds', {})
+        drive = parse_json(bag.custom_data.get(_DRIVE_KEY, '{}'), _DRIVE_KEY)
+        named = drive.get('hazard_kinds', {})
         codes = {str(name): int(code) for name, code in named.items() if 0 <= int(code) < 255}
-    except (ValueError, TypeError, AttributeError):
+    except (DocumentError, ValueError, TypeError, AttributeError):
         codes = {}
     return codes or {_NO_HAZARD: 0, **{f'{code}': code for code in range(1, 20)}}
 

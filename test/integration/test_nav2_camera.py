@@ -31,7 +31,7 @@ def test_the_view_is_that_of_the_running_camera(
     try:
         assert nav2_config.main(['--ontology', 'ycor-8', '--camera-info', TOPIC]) == 0
         with pytest.raises(NoCameraInfoError, match=f'published are: {TOPIC}'):
-            wait_for_camera_info('/elsewhere', 3.0)
+            wait_for_camera_info('/elsewhere', 6.0)
     finally:
         done.set()
         camera.join()

@@ -40,6 +40,7 @@ RESOLVED = {
     'nyuv2_rgbd_aux': '49e73f5a37f9ce17',
     'ycor8_rgb': '07b0a461cb3aaceb',
     'ycor8_rgb_distilled': '3f2a7513753044f1',
+    'ycor8_rgb_hazards': 'b5b680395df24371',
     'ycor8_rgb_lite2': 'd719b1aced35c414',
     'ycor8_rgb_ycor_only': 'd65286e70d2016ec',
     'ycor8_rgbd': 'd4f6d38f32547f3d',
