@@ -129,10 +129,6 @@ class RecordedHazards:
             return f'no frame could be judged: {self._problems.most_common(1)[0][0]}'
         return self._no_camera_info or 'no frame had depth.'
 
-    def reset(self) -> None:
-        """Forget the frame before, as after one that is bad."""
-        self._detector.reset()
-
     def judge(
         self,
         header: Any,
@@ -172,7 +168,6 @@ class RecordedHazards:
             return None
         except (ValueError, ArithmeticError, MemoryError, np.linalg.LinAlgError, cv2.error) as err:
             # A frame that the detector was not made for costs its geometry, not the masks.
-            self._detector.reset()
             self._not_judged(f'the detector failed: {err}.')
             return None
         self.frames_up_from_data += up is None

@@ -160,8 +160,6 @@ def _segment(
             for run in runs:
                 run.add(frame, judged)
         else:
-            if hazards is not None:
-                hazards.reset()
             for run in runs:
                 run.reset()
             if frames.bad.count <= _MAX_SAID:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from desertmind_seg.geometry.camera_model import Rays
 from desertmind_seg.geometry.costmap import MAX_RANGE_M, STRIDE
 from desertmind_seg.geometry.nav2_cloud_layers import LIFT_M
-from desertmind_seg.hazards.detection import FREE, POSITIVE, STEEP, Hazards
+from desertmind_seg.hazards.detection import FREE, MIN_DEPTH_M, POSITIVE, STEEP, Hazards
 from desertmind_seg.hazards.joining import GROUND, NOT_GROUND, ClassGeometryTable
 from desertmind_seg.model.arrays import Depth, Mask
 
@@ -156,7 +156,7 @@ class GroundClouds:
         z, height = _with_flat_holes(z, height, table.is_flat(labels))
         # Written so that NaN is refused.
         membership = table.membership(labels, kind, height)
-        membership *= (z > 0) & (z <= self._farthest_m)
+        membership *= (z >= MIN_DEPTH_M) & (z <= self._farthest_m)
         membership *= (kind != FREE) | (height <= self._clearance_m)
         up = hazards.up.astype(np.float32)
         heights, kinds = height.reshape(-1), kind.reshape(-1)

@@ -32,7 +32,8 @@ UInt8 = npt.NDArray[np.uint8]
 # Codes of `Hazards.kind`, as published on ~/hazard.
 FREE, POSITIVE, NEGATIVE, STEEP, UNKNOWN = 0, 1, 2, 3, 255
 
-_MIN_DEPTH_M = 0.1
+# What is nearer is in the wrong unit, or on the lens.
+MIN_DEPTH_M = 0.1
 _MIN_KNOWN_SHARE = 0.01
 # What is nearer to a threshold than so many standard deviations is not sure.
 _NOISE_SIGMAS = 3.0
@@ -42,6 +43,8 @@ _GRID_PIXELS = 213 * 160
 _STRIP_PIXELS = 32768
 # Every third column of the grid goes into the ground's surface.
 _FIT_COLUMNS = 3
+# Where only what is so many steps high exceeds the noise, nothing is called free.
+_BLIND_STEPS = 2.0
 # Ground that may be further off than this is not called free.
 _FREE_DOUBT_M = 0.15
 # Neighbours count from so many pixels of the grid on in a window: a blade of grass is upright, the
@@ -80,8 +83,9 @@ class HazardSettings:
         slope_deg: ground that is steeper is one.
         clearance_m: what is higher above the ground is driven under, unless it stands on it.
         noise_per_m: k of the depth's standard deviation k z^2, in 1/m: a hazard must exceed three
-            of them, too. A stereo camera has its error of disparity in pixels over focal length in
-            pixels and baseline in metres: 0.002 for 0.06 pixels, 640 pixels and 5 cm.
+            of them, too, and what is no hazard is unknown where three are more than two steps. A
+            stereo camera has its error of disparity in pixels over focal length in pixels and
+            baseline in metres: 0.002 for 0.06 pixels, 640 pixels and 5 cm.
         max_range_m: depth further away is not looked at.
 
     Raises:
@@ -115,9 +119,9 @@ class Hazards:
     Attributes:
         height_m: (H, W) float32 metres above the local ground along `up`, NaN unknown.
         kind: (H, W) uint8: FREE, POSITIVE, NEGATIVE, STEEP or UNKNOWN.
-        certainty: (H, W) uint8: how far the height is from the nearest threshold, in standard
-            deviations of its noise and of the ground's: 255 is three or more, 0 on the threshold
-            or unknown. At most 128 where only neighbours tell the kind.
+        certainty: (H, W) uint8: how far the height is below the step of what is free, or beyond
+            the limit of a hazard, in standard deviations of its noise and of the ground's: 255 is
+            three or more, 0 between the two or unknown. At most 128 where only neighbours tell.
         residual_m: how far the ground's points lie from the fitted surface (root mean square);
             NaN where no ground was found.
         known_share: share of pixels whose kind is known, 0 to 1.
@@ -142,9 +146,6 @@ class HazardDetector:
         self._finder = GroundFinder(self.settings.max_range_m)
         self._tables = _tables()
         self._scratch = np.empty((0, 0, 0), np.float32)
-
-    def reset(self) -> None:
-        """Forget earlier frames: time jumped. There is nothing to forget today."""
 
     def detect(
         self,
@@ -248,7 +249,7 @@ class HazardDetector:
         np.maximum(limit_m, np.float32(settings.step_m), out=limit_m)
         np.abs(height_m, out=magnitude_m)
         # Comparisons with NaN are false: where there is no ray, nothing is near.
-        near = (depth >= np.float32(_MIN_DEPTH_M)) & (depth <= np.float32(settings.max_range_m))
+        near = (depth >= np.float32(MIN_DEPTH_M)) & (depth <= np.float32(settings.max_range_m))
         near &= magnitude_m >= 0
         for bit, mask in (
             (_BEYOND, magnitude_m > limit_m),
@@ -259,12 +260,20 @@ class HazardDetector:
         ):
             index |= mask.view(np.uint8) * np.uint8(bit)
         cv2.LUT(index, self._tables[0], dst=kind)
+        blind_m = np.float32(_BLIND_STEPS * settings.step_m)
+        if limit_m.max() > blind_m:
+            kind[(kind == FREE) & (limit_m > blind_m)] = UNKNOWN
 
+        # How far above the limit, or how far below the step: what lies between is not sure.
         noise_m += np.float32(max(ground.residual_m, 1e-3))
-        cv2.absdiff(magnitude_m, limit_m, dst=magnitude_m)
+        np.subtract(magnitude_m, limit_m, out=limit_m)
+        np.subtract(np.float32(settings.step_m), magnitude_m, out=magnitude_m)
+        np.maximum(limit_m, magnitude_m, out=magnitude_m)
         np.divide(magnitude_m, noise_m, out=magnitude_m)
+        np.maximum(magnitude_m, 0, out=magnitude_m)
         cv2.convertScaleAbs(magnitude_m, dst=certainty, alpha=255 / _NOISE_SIGMAS)
         cv2.min(certainty, cv2.LUT(index, self._tables[1]), dst=certainty)
+        certainty[kind == UNKNOWN] = 0
         # 1 / 1 - 1 is 0, 0 / 0 is NaN: three times as fast as writing under a mask.
         known[:] = near
         np.divide(known, known, out=known)
@@ -291,7 +300,7 @@ class _Grid:
             rays.y[every, every if rays.y.shape[1] > 1 else slice(None)],
         )
         depth = np.ascontiguousarray(depth[every, every])
-        seen = (depth >= _MIN_DEPTH_M) & ~np.isnan(few.x + few.y)
+        seen = (depth >= MIN_DEPTH_M) & ~np.isnan(few.x + few.y)
         far = seen & (depth > settings.max_range_m)
         z = np.minimum(depth, np.float32(settings.max_range_m))
         z[~seen] = 0.0
@@ -328,7 +337,7 @@ class _Grid:
         valid = self.depth[(self.depth > 0) & (self.depth < np.inf)]
         middle = f', with a median of {np.median(valid):.3g} m' if valid.size else ''
         raise NoGroundError(
-            f'{share:.1%} of the pixels have depth between {_MIN_DEPTH_M:g} and '
+            f'{share:.1%} of the pixels have depth between {MIN_DEPTH_M:g} and '
             f'{self.settings.max_range_m:g} m, and {valid.size / self.depth.size:.1%} any'
             f'{middle}; expected {_MIN_KNOWN_SHARE:.0%} or more within. Check that the depth '
             'camera delivers, and in the unit of its encoding: 16UC1 is millimetres, 32FC1 metres.'
@@ -391,7 +400,7 @@ class _Grid:
         Of several seeds within reach the nearest one counts downwards and the furthest one
         upwards: surfaces lean back, so that is the next one along the column.
         """
-        z = np.maximum(self.z, np.float32(_MIN_DEPTH_M))
+        z = np.maximum(self.z, np.float32(MIN_DEPTH_M))
         code = (np.float32(1000.0) / z if down else z * np.float32(500.0)).astype(np.uint16)
         code *= seed
         found = np.zeros_like(code)

@@ -91,13 +91,11 @@ class HazardFinder:
         self.times_ms = LatencyWindow(_WINDOW)
         self._up = up
         self._lock = Lock()
-        self._reset = False
         self._report: HazardReport | None = None
 
     def reset(self) -> None:
-        """Forget frames from before a jump of time."""
+        """Forget the report of frames from before a jump of time."""
         with self._lock:
-            self._reset = True
             self._report = None
 
     def find(
@@ -118,10 +116,6 @@ class HazardFinder:
             why: one sentence where depth or rays are None.
         """
         begin_sec = time.perf_counter()
-        with self._lock:
-            reset, self._reset = self._reset, False
-        if reset:
-            self._detector.reset()
         if depth is None or rays is None:
             return unknown_hazards(size_hw, why)
         try:
@@ -131,7 +125,6 @@ class HazardFinder:
             return unknown_hazards(size_hw, str(err))
         except (ValueError, ArithmeticError, MemoryError, np.linalg.LinAlgError, cv2.error) as err:
             # A frame that the detector was not made for costs its geometry, not the masks.
-            self._detector.reset()
             return unknown_hazards(size_hw, f'the detector failed: {err}.')
         self.times_ms.add((time.perf_counter() - begin_sec) * 1e3)
         return hazards

@@ -285,7 +285,6 @@ def test_a_result_is_its_own_and_each_frame_stands_for_itself() -> None:
     first = detector.detect(depth, rock.rays, rock.up)
     kept = first.kind.copy(), first.height_m.copy(), first.certainty.copy()
     detector.detect(other, plain.rays, plain.up)
-    detector.reset()
     again = detector.detect(depth, rock.rays, rock.up)
 
     np.testing.assert_array_equal(depth, before)
@@ -408,3 +407,20 @@ def test_the_real_dirt_road_is_free(shared_data_dir: Path) -> None:
         road = np.zeros(depth.shape, bool)
         road[220:340, 200:440] = True
         assert share(found, road & (depth > 0) & (depth < 12), FREE) > 0.95
+
+
+def test_what_the_noise_hides_is_not_free_and_not_sure() -> None:
+    scene = Scene()
+    depth = scene.render()[0]
+    clear = HazardDetector(HazardSettings(noise_per_m=0.002)).detect(depth, scene.rays, scene.up)
+    blind = HazardDetector(HazardSettings(noise_per_m=0.01)).detect(depth, scene.rays, scene.up)
+    # Height noise at depth z is k z camera height; three of it are above two steps there.
+    far = (depth > 1.1 * 0.3 / (3 * 0.01 * scene.height_m)) & (clear.kind == FREE)
+
+    assert far.any()
+    assert (blind.kind[far] == UNKNOWN).all()
+    assert not blind.certainty[far].any()
+    near = (depth < 0.9 * 0.3 / (3 * 0.01 * scene.height_m)) & (clear.kind == FREE)
+    assert (blind.kind[near] == FREE).mean() > 0.95
+    between = (blind.kind == FREE) & (np.abs(blind.height_m) > 0.15)
+    assert not blind.certainty[between].any()
