@@ -1,11 +1,12 @@
-"""The newest frame, and jumps of time: what decides which frame is segmented next."""
+"""The newest frame, jumps of time, and the threads that take one frame after the other."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from threading import Condition
-from typing import Any
+from threading import Condition, Event, Thread
+from typing import Any, TypeVar
 
 from desertmind_seg.messages.pairing import TIME_JUMP_NS, Pair
 
@@ -34,6 +35,37 @@ class Frame:
     age_on_arrival_ms: float = 0.0
     pair: Pair[Frame, Any] | None = None
     later: Future[Pair[Frame, Any]] | None = None
+
+
+T = TypeVar('T')
+
+
+def start_worker(
+    name: str, take: Callable[[], T | None], process: Callable[[T], None], failed: Event
+) -> Thread:
+    """Start a thread that processes what it takes, one after the other.
+
+    Args:
+        name: of the thread.
+        take: waits for the next; returns None at the end.
+        process: handles what `take` returned.
+        failed: set when the thread ends by what should not happen. The thread's own hook prints
+            what was raised; the main loop then ends the process.
+    """
+
+    def work() -> None:
+        finished = False
+        try:
+            while (taken := take()) is not None:
+                process(taken)
+            finished = True
+        finally:
+            if not finished:
+                failed.set()
+
+    thread = Thread(target=work, name=name, daemon=True)
+    thread.start()
+    return thread
 
 
 class FrameSlot:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import functools
-from threading import Event, Thread
+from threading import Event
 import time
 from typing import Any
 
 from sensor_msgs.msg import CompressedImage
 
 from desertmind_seg.engines.protocol import EngineError
-from desertmind_seg.messages.frame_slot import Frame
+from desertmind_seg.messages.frame_slot import Frame, start_worker
 from desertmind_seg.messages.images import MessageError, decode_compressed_image, decode_image
 from desertmind_seg.model.arrays import Depth, Rgb
 from desertmind_seg.monitoring.health import (
@@ -63,26 +63,13 @@ class FrameWorker:
         self._planner_outputs = planner_outputs
         self._health = health
         self._logger = logger
-        self._failed = failed
         self._epoch = -1  # of the latest frame; no frame has this one
-        self._thread = Thread(target=self._work, name='segment', daemon=True)
-        self._thread.start()
+        self._thread = start_worker('segment', inputs.take, self._process, failed)
 
     def join(self, timeout_sec: float | None) -> bool:
         """Wait for the end; returns whether it came."""
         self._thread.join(timeout_sec)
         return not self._thread.is_alive()
-
-    def _work(self) -> None:
-        finished = False
-        try:
-            while (frame := self._inputs.take()) is not None:
-                self._process(frame)
-            finished = True
-        finally:
-            # The thread's own hook prints what was raised; the main loop then ends the process.
-            if not finished:
-                self._failed.set()
 
     def _process(self, frame: Frame) -> None:
         wanted, for_planners = self._outputs.wanted(), self._planner_outputs.wanted()

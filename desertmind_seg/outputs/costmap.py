@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from threading import Condition, Event, Thread
+from threading import Condition, Event
 import time
 from typing import Any
 
@@ -29,6 +29,7 @@ from desertmind_seg.geometry.frame_transforms import (
     tf2_is_installed,
 )
 from desertmind_seg.geometry.grid_map import OutgoingGridMap
+from desertmind_seg.messages.frame_slot import start_worker
 from desertmind_seg.messages.images import nanoseconds
 from desertmind_seg.model.arrays import Depth, Mask
 from desertmind_seg.parameters.spec import ParameterError
@@ -101,15 +102,13 @@ class CostmapOutput:
         if grid_publisher is not None:
             self._grid_map = OutgoingGridMap(grid_publisher.msg_type, self.extrinsics.frame_id)
         self._on_problem = on_problem
-        self._failed = failed
         self._wait_sec = settings['costmap.tf_wait_ms'] / 1e3
         self._changed = Condition()
         self._waiting: deque[_Waiting] = deque()
         self._forget = self._closed = False
         self._placed = 0
         self._lost: Counter[str] = Counter()
-        self._thread = Thread(target=self._work, name='costmap', daemon=True)
-        self._thread.start()
+        self._thread = start_worker('costmap', self._next, self._place, failed)
 
     def offer(
         self,
@@ -168,16 +167,6 @@ class CostmapOutput:
             self._changed.notify()
         self._thread.join()
         self.extrinsics.close()
-
-    def _work(self) -> None:
-        finished = False
-        try:
-            while (frame := self._next()) is not None:
-                self._place(frame)
-            finished = True
-        finally:
-            if not finished:
-                self._failed.set()
 
     def _next(self) -> _Waiting | None:
         """Wait for a frame; None at the end."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from threading import Condition, Event, Lock, Thread
+from threading import Condition, Event, Lock
 from typing import Any
 
 from nav_msgs.msg import OccupancyGrid
@@ -31,6 +31,7 @@ from desertmind_seg.geometry.grid_map import grid_map_type
 from desertmind_seg.geometry.points import OutgoingPoints
 from desertmind_seg.hazards.clouds import POINT
 from desertmind_seg.hazards.detection import FREE, UNKNOWN, Hazards
+from desertmind_seg.messages.frame_slot import start_worker
 from desertmind_seg.messages.images import OutgoingImage
 from desertmind_seg.model.arrays import Depth, Rgb
 from desertmind_seg.model.ontology import Ontology
@@ -149,13 +150,11 @@ class PlannerOutputs:
         except ParameterError:
             self._destroy_publishers()
             raise
-        self._failed = failed
         self._changed = Condition()
         self._next: PlannerFrame | None = None
         self._closed = False
         self._superseded = 0
-        self._thread = Thread(target=self._work, name='planner outputs', daemon=True)
-        self._thread.start()
+        self._thread = start_worker('planner outputs', self._take, self._process, failed)
 
     @property
     def publishers(self) -> list[Any]:
@@ -269,16 +268,6 @@ class PlannerOutputs:
             self._count(MASK_CAMERA_INFO, str(err))
 
     # The thread
-
-    def _work(self) -> None:
-        finished = False
-        try:
-            while (frame := self._take()) is not None:
-                self._process(frame)
-            finished = True
-        finally:
-            if not finished:
-                self._failed.set()
 
     def _take(self) -> PlannerFrame | None:
         """Wait for a frame; None at the end."""

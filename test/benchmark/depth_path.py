@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import json
 import os
 from pathlib import Path
@@ -35,6 +35,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from rvl_encoder import rvl_encode
+from spread import summary
 from std_msgs.msg import Header
 
 from desertmind_seg.geometry.camera_model import CameraRays
@@ -98,20 +99,6 @@ def messages() -> Kinds:
             decode_compressed_depth,
             [compressed_message(rvl_encode(scene), 'rvl') for scene in scenes],
         ),
-    }
-
-
-def summary(samples: Sequence[float]) -> dict[str, float]:
-    """Describe milliseconds; the spread is that of medians of tenths of the run."""
-    kept = np.asarray(samples[WARM_UP:])
-    tenths = [float(np.median(part)) for part in np.array_split(kept, 10)]
-    p10, p50, p90 = (float(value) for value in np.percentile(kept, (10, 50, 90)))
-    return {
-        'median_ms': p50,
-        'p10_ms': p10,
-        'p90_ms': p90,
-        'median_of_tenths_min_ms': min(tenths),
-        'median_of_tenths_max_ms': max(tenths),
     }
 
 
@@ -190,9 +177,11 @@ def main() -> int:
         result['kinds'][kind] = {
             'message_bytes': message_bytes,
             'floor_ms': 1e3 * moved_bytes / bytes_per_sec,
-            **{stage: summary(samples) for stage, samples in times[kind].items()},
+            **{stage: summary(samples, WARM_UP) for stage, samples in times[kind].items()},
         }
-    result['costmap'] = {stage: summary(samples) for stage, samples in times['costmap'].items()}
+    result['costmap'] = {
+        stage: summary(samples, WARM_UP) for stage, samples in times['costmap'].items()
+    }
     within = all(kind['all']['median_ms'] <= LIMIT_MS for kind in result['kinds'].values())
     result['within_limit'] = within
     result['load_before'], result['load_after'] = load_before, os.getloadavg()

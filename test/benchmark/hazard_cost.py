@@ -28,6 +28,7 @@ os.environ.update(dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'), '1'
 import cv2
 import numpy as np
 import numpy.typing as npt
+from spread import summary
 
 from desertmind_seg.geometry.camera_model import Rays
 from desertmind_seg.hazards.detection import HazardDetector
@@ -60,19 +61,6 @@ def frames(size_hw: tuple[int, int]) -> list[Frame]:
         depth = depth_mm.astype(np.float32) * np.float32(1e-3)
         found.append((depth, rays, up))
     return found
-
-
-def summary(samples_ms: list[float]) -> dict[str, float]:
-    """Describe milliseconds; the spread is that of medians of tenths of the run."""
-    tenths = [float(np.median(part)) for part in np.array_split(np.asarray(samples_ms), 10)]
-    p10, p50, p90 = (float(value) for value in np.percentile(samples_ms, (10, 50, 90)))
-    return {
-        'median_ms': p50,
-        'p10_ms': p10,
-        'p90_ms': p90,
-        'median_of_tenths_min_ms': min(tenths),
-        'median_of_tenths_max_ms': max(tenths),
-    }
 
 
 def main() -> int:

@@ -56,6 +56,7 @@ import rclpy
 from rclpy.context import Context
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
+from spread import summary
 from tiny_bundle import write_tiny_bundle
 
 from desertmind_seg.engines.load import load_engine
@@ -170,21 +171,6 @@ def child(*arguments: object) -> list[str]:
     return [str(Path(__file__).resolve()), '--child', *(str(argument) for argument in arguments)]
 
 
-def summary(samples: Sequence[float], warm_up: int = WARM_UP) -> dict[str, float]:
-    """Describe the times in milliseconds; the spread is that of medians of tenths of the run."""
-    kept = np.asarray(samples[warm_up:])
-    medians = [float(np.median(part)) for part in np.array_split(kept, 10)]
-    p10, p50, p90 = (float(value) for value in np.percentile(kept, (10, 50, 90)))
-    return {
-        'count': len(kept),
-        'p10_ms': p10,
-        'median_ms': p50,
-        'p90_ms': p90,
-        'median_of_tenths_min_ms': min(medians),
-        'median_of_tenths_max_ms': max(medians),
-    }
-
-
 def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str, float]:
     """Compare medians over the whole run, and over each tenth of it."""
     tops = np.array_split(np.asarray(numerator[WARM_UP:]), 10)
@@ -252,8 +238,12 @@ def benchmark_relay(bundle_path: Path, num_frames: int, folder: Path) -> dict[st
     samples = {name: values[-shortest:] for name, values in samples.items()}
     return {
         'size': f'{width}x{height}',
-        'callback_to_publish': {name: summary(values) for name, values in samples.items()},
-        'camera_to_consumer': {name: summary(values) for name, values in arrival_ms.items()},
+        'callback_to_publish': {
+            name: summary(values, WARM_UP) for name, values in samples.items()
+        },
+        'camera_to_consumer': {
+            name: summary(values, WARM_UP) for name, values in arrival_ms.items()
+        },
         'ratio_to_relay': ratio(samples['node'], samples['relay']),
         'ratio_to_relay_keeping_memory': ratio(samples['node'], samples['relay_keeping_memory']),
         'limit': RELAY_LIMIT,
@@ -310,8 +300,8 @@ def benchmark_model(bundle_path: Path, num_frames: int, folder: Path) -> dict[st
     return {
         'size': f'{width}x{height}',
         'bundle': str(bundle_path),
-        'callback_to_publish': summary(samples['node']),
-        'session_run': {options: summary(samples[options]) for options in sessions},
+        'callback_to_publish': summary(samples['node'], WARM_UP),
+        'session_run': {options: summary(samples[options], WARM_UP) for options in sessions},
         'ratio_to_engine_options': ratio(samples['node'], samples['engine']),
         'ratio_to_default_options': ratio(samples['node'], samples['default']),
         'limit': MODEL_LIMIT,
@@ -414,10 +404,10 @@ def benchmark_hazards(bundle_path: Path, num_frames: int, folder: Path) -> dict[
         'size': '640x480',
         'bundle': str(bundle_path),
         **{
-            name: {'off': summary(times[False], 0), 'on': summary(times[True], 0)}
+            name: {'off': summary(times[False]), 'on': summary(times[True])}
             for name, times in of.items()
         },
-        'camera_to_hazard': summary(hazard_ms, 0),
+        'camera_to_hazard': summary(hazard_ms),
         'detection_ms_median': float(detection),
         'added_ms': added_ms,
         'limit_ms': HAZARDS_LIMIT_MS,
