@@ -15,15 +15,9 @@ from desertmind_seg.bag_geometry.transforms import TF_TYPES, RecordedTransforms
 from desertmind_seg.bag_geometry.truth import HEIGHT_TOPIC, RecordedTruth
 from desertmind_seg.geometry.camera_model import CameraInfoError
 from desertmind_seg.geometry.frame_transforms import TransformError
-from desertmind_seg.hazards.detection import (
-    NEGATIVE,
-    POSITIVE,
-    STEEP,
-    UNKNOWN,
-    HazardDetector,
-    Hazards,
-)
+from desertmind_seg.hazards.detection import HazardDetector
 from desertmind_seg.hazards.gravity import GravityError, checked
+from desertmind_seg.hazards.records import NEGATIVE, POSITIVE, STEEP, UNKNOWN, Hazards
 from desertmind_seg.messages.bags import Bag, BagError
 from desertmind_seg.model.arrays import Depth
 from desertmind_seg.scores.hazard_records import (

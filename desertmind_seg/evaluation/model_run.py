@@ -19,8 +19,8 @@ from desertmind_seg.evaluation.results import (
     StageLatencies,
     TemporalFilterMetrics,
 )
-from desertmind_seg.hazards.detection import UNKNOWN, Hazards
 from desertmind_seg.hazards.joining import ClassGeometryTable
+from desertmind_seg.hazards.records import UNKNOWN, Hazards
 from desertmind_seg.messages.bag_writer import BagWriter
 from desertmind_seg.messages.bags import CONFIDENCE_TOPIC, HAZARD_TOPIC, MASK_TOPIC
 from desertmind_seg.model.arrays import Mask

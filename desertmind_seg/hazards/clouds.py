@@ -13,8 +13,8 @@ import numpy.typing as npt
 from desertmind_seg.geometry.camera_model import Rays
 from desertmind_seg.geometry.costmap import MAX_RANGE_M, STRIDE
 from desertmind_seg.geometry.nav2_cloud_layers import LIFT_M
-from desertmind_seg.hazards.detection import FREE, MIN_DEPTH_M, POSITIVE, STEEP, Hazards
 from desertmind_seg.hazards.joining import GROUND, NOT_GROUND, ClassGeometryTable
+from desertmind_seg.hazards.records import FREE, MIN_DEPTH_M, POSITIVE, STEEP, Hazards
 from desertmind_seg.model.arrays import Depth, Mask
 
 Float32 = npt.NDArray[np.float32]

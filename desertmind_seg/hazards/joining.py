@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from desertmind_seg.hazards.detection import FREE, NEGATIVE, POSITIVE, STEEP, UNKNOWN
+from desertmind_seg.hazards.records import FREE, NEGATIVE, POSITIVE, STEEP, UNKNOWN
 from desertmind_seg.model.arrays import Mask
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 

@@ -9,8 +9,8 @@ from sensor_msgs.msg import PointCloud2, PointField
 
 from desertmind_seg.geometry.camera_model import Rays
 from desertmind_seg.hazards.clouds import POINT, CloudSettings, GroundClouds, Points
-from desertmind_seg.hazards.detection import Hazards
 from desertmind_seg.hazards.joining import GROUND, NOT_GROUND, ClassGeometryTable
+from desertmind_seg.hazards.records import Hazards
 from desertmind_seg.model.arrays import Depth
 from desertmind_seg.parameters.spec import ParameterError
 from desertmind_seg.parameters.values import NodeParameters

@@ -13,17 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from desertmind_seg.geometry.camera_model import Rays
-from desertmind_seg.hazards.detection import (
+from desertmind_seg.hazards.detection import HazardDetector
+from desertmind_seg.hazards.gravity import Gravity, GravityError
+from desertmind_seg.hazards.joining import ClassGeometryTable
+from desertmind_seg.hazards.records import (
     NEGATIVE,
     POSITIVE,
     STEEP,
     UNKNOWN,
-    HazardDetector,
     Hazards,
     HazardSettings,
 )
-from desertmind_seg.hazards.gravity import Gravity, GravityError
-from desertmind_seg.hazards.joining import ClassGeometryTable
 from desertmind_seg.model.arrays import Depth, Mask
 from desertmind_seg.model.ontology import Ontology, OntologyError
 from desertmind_seg.parameters.spec import ParameterError

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from threading import Event
 from typing import Any
 
-from desertmind_seg.hazards.detection import Hazards
+from desertmind_seg.hazards.records import Hazards
 from desertmind_seg.model.arrays import Depth, Rgb
 from desertmind_seg.pipeline.segmenter import Segmentation
 

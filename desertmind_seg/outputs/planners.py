@@ -30,7 +30,7 @@ from desertmind_seg.geometry.costmap import Surface
 from desertmind_seg.geometry.grid_map import grid_map_type
 from desertmind_seg.geometry.points import OutgoingPoints
 from desertmind_seg.hazards.clouds import POINT
-from desertmind_seg.hazards.detection import FREE, UNKNOWN, Hazards
+from desertmind_seg.hazards.records import FREE, UNKNOWN, Hazards
 from desertmind_seg.messages.frame_slot import start_worker
 from desertmind_seg.messages.images import OutgoingImage
 from desertmind_seg.model.arrays import Depth, Rgb

@@ -1,7 +1,7 @@
 """The parameters of hazards from geometry."""
 
-from desertmind_seg.hazards.detection import HazardSettings
 from desertmind_seg.hazards.joining import SOFT_HEIGHT_M
+from desertmind_seg.hazards.records import HazardSettings
 from desertmind_seg.parameters.spec import ParameterSpec
 
 _DEFAULT = HazardSettings()

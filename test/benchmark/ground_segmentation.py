@@ -45,7 +45,8 @@ import numpy as np
 import numpy.typing as npt
 
 from desertmind_seg.geometry.camera_model import Rays
-from desertmind_seg.hazards.detection import FREE, UNKNOWN, HazardDetector, HazardSettings
+from desertmind_seg.hazards.detection import HazardDetector
+from desertmind_seg.hazards.records import FREE, UNKNOWN, HazardSettings
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.reports.provenance import environment
 from training.scenery.parameters import HAZARDS, HazardKind

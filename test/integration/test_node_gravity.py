@@ -33,8 +33,8 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, Imu
 
 from desertmind_seg.geometry.frame_transforms import StaticExtrinsics
-from desertmind_seg.hazards.detection import FREE, UNKNOWN
 from desertmind_seg.hazards.gravity import GravityError
+from desertmind_seg.hazards.records import FREE, UNKNOWN
 from desertmind_seg.node.gravity_input import GravityInput, imu_of
 from desertmind_seg.parameters.values import NodeParameters
 

@@ -39,7 +39,7 @@ from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
-from desertmind_seg.hazards.detection import FREE, POSITIVE, UNKNOWN
+from desertmind_seg.hazards.records import FREE, POSITIVE, UNKNOWN
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.monitoring.health import OK, WARN, Status
 from desertmind_seg.node.hazard_status import hazard_status

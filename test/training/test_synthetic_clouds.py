@@ -22,15 +22,9 @@ import yaml
 
 from desertmind_seg.geometry.camera_model import CameraRays, Rays
 from desertmind_seg.hazards.clouds import CloudSettings, GroundClouds
-from desertmind_seg.hazards.detection import (
-    FREE,
-    NEGATIVE,
-    POSITIVE,
-    UNKNOWN,
-    HazardDetector,
-    Hazards,
-)
+from desertmind_seg.hazards.detection import HazardDetector
 from desertmind_seg.hazards.joining import ClassGeometryTable
+from desertmind_seg.hazards.records import FREE, NEGATIVE, POSITIVE, UNKNOWN, Hazards
 from desertmind_seg.model.ontology import load_ontology
 from training.scenery.parameters import HAZARDS, HazardKind
 from training.simulator.depth_sensor import frame_depth_mm

@@ -36,14 +36,8 @@ from desertmind_seg.bag_geometry.truth import RecordedTruth
 from desertmind_seg.evaluate_bag import main
 from desertmind_seg.geometry.camera_model import CameraInfoError
 from desertmind_seg.geometry.frame_transforms import TransformError
-from desertmind_seg.hazards.detection import (
-    FREE,
-    NEGATIVE,
-    POSITIVE,
-    STEEP,
-    UNKNOWN,
-    HazardDetector,
-)
+from desertmind_seg.hazards.detection import HazardDetector
+from desertmind_seg.hazards.records import FREE, NEGATIVE, POSITIVE, STEEP, UNKNOWN
 from desertmind_seg.messages.bags import HAZARD_TOPIC, Bag, BagError
 from desertmind_seg.messages.images import decode_labels
 from desertmind_seg.model.ontology import load_ontology

@@ -18,9 +18,9 @@ import yaml
 from desertmind_seg.geometry.camera_model import CameraRays
 from desertmind_seg.geometry.frame_transforms import OPTICAL_TO_BODY, body_transform
 from desertmind_seg.hazards.clouds import CloudSettings, GroundClouds
-from desertmind_seg.hazards.detection import FREE as FREE_KIND
-from desertmind_seg.hazards.detection import NEGATIVE, POSITIVE, UNKNOWN, Hazards
 from desertmind_seg.hazards.joining import GROUND, NOT_GROUND, ClassGeometryTable
+from desertmind_seg.hazards.records import FREE as FREE_KIND
+from desertmind_seg.hazards.records import NEGATIVE, POSITIVE, UNKNOWN, Hazards
 from desertmind_seg.model.ontology import load_ontology
 
 ROOT = Path(__file__).resolve().parents[2]

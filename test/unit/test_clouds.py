@@ -13,16 +13,9 @@ from std_msgs.msg import Header
 
 from desertmind_seg.geometry.camera_model import CameraRays, Rays
 from desertmind_seg.hazards.clouds import POINT, CloudSettings, GroundClouds
-from desertmind_seg.hazards.detection import (
-    FREE,
-    NEGATIVE,
-    POSITIVE,
-    STEEP,
-    UNKNOWN,
-    HazardDetector,
-    Hazards,
-)
+from desertmind_seg.hazards.detection import HazardDetector
 from desertmind_seg.hazards.joining import GROUND, NOT_GROUND, ClassGeometryTable
+from desertmind_seg.hazards.records import FREE, NEGATIVE, POSITIVE, STEEP, UNKNOWN, Hazards
 from desertmind_seg.model.ontology import UNLABELED, load_ontology
 from desertmind_seg.outputs.clouds import OutgoingClouds, cloud_message
 from desertmind_seg.parameters.spec import ParameterError

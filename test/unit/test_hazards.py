@@ -13,13 +13,13 @@ import numpy.typing as npt
 import pytest
 
 from desertmind_seg.geometry.camera_model import CameraRays, Rays
-from desertmind_seg.hazards.detection import (
+from desertmind_seg.hazards.detection import HazardDetector
+from desertmind_seg.hazards.records import (
     FREE,
     NEGATIVE,
     POSITIVE,
     STEEP,
     UNKNOWN,
-    HazardDetector,
     Hazards,
     HazardSettings,
 )

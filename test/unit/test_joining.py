@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from desertmind_seg.hazards.detection import FREE, NEGATIVE, POSITIVE, STEEP, UNKNOWN
 from desertmind_seg.hazards.joining import (
     GROUND,
     LETHAL_COST,
@@ -16,6 +15,7 @@ from desertmind_seg.hazards.joining import (
     NOT_GROUND,
     ClassGeometryTable,
 )
+from desertmind_seg.hazards.records import FREE, NEGATIVE, POSITIVE, STEEP, UNKNOWN
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, Ontology, available_ontologies, load_ontology
 

@@ -1,0 +1,257 @@
+"""What height alone does not tell of a pixel: its neighbours in a coarse grid of the picture do.
+
+The foot of what stands on the ground lies below the step, so it is what lies under a hazard at its
+depth; likewise the far wall of a ditch above what is deep; what lies beyond a gap in range and
+lower is not known to be free; and a ray that passes through the ground without meeting it says
+that the ground is missing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import radians, sqrt, tan
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from desertmind_seg.geometry.camera_model import Rays
+from desertmind_seg.hazards.ground import Ground, GroundFinder, NoGroundError, level_axes
+from desertmind_seg.hazards.records import MIN_DEPTH_M, NOISE_SIGMAS, HazardSettings
+from desertmind_seg.model.arrays import Depth
+
+Bool = npt.NDArray[np.bool_]
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+UInt8 = npt.NDArray[np.uint8]
+
+_MIN_KNOWN_SHARE = 0.01
+# Ground and shapes are looked for in a grid of so many pixels or a few more.
+_GRID_PIXELS = 213 * 160
+# Every third column of the grid goes into the ground's surface.
+_FIT_COLUMNS = 3
+# Ground that may be further off than this is not called free.
+_FREE_DOUBT_M = 0.15
+# Neighbours count from so many pixels of the grid on in a window: a blade of grass is upright, the
+# rim of a ledge level.
+_SOLID_PIXELS, _SOLID_HW = 4, (3, 7)
+# What is found in neighbours goes on while it is at least so high or deep, metres.
+_FOOT_M, _ASIDE_M, _FAR_WALL_M, _BEYOND_GAP_M = 0.04, 0.05, 0.04, 0.03
+# ... and so far in the picture, in metres at the depth of the pixel: what is below the step.
+_REACH_M = 0.25
+# ... or so many pixels of the grid aside.
+_ASIDE_PIXELS = 3
+# ... and so near in depth: a foot is below its top, a far wall leans back.
+_FOOT_APART_M, _WALL_APART_M = 0.15, 0.25
+# Range that is missing between two rows, beyond what level ground and noise explain.
+_GAP_M, _GAP_DROP_M = 0.3, 0.05
+# Depths at which the reach in pixels is set anew: it doubles from one to the next.
+_BANDS_M = 1.25, 2.5, 5.0, 10.0
+# Cells of the ground in which what is high is looked at for something below it to stand on.
+_COLUMN_M, _COLUMNS = 0.5, 128
+# Codes of the grid, for what height alone does not tell; 0 is nothing, the greater one counts.
+SHAPE_DOUBTFUL, SHAPE_STEEP, SHAPE_NEGATIVE, SHAPE_POSITIVE, SHAPE_MISSING = range(1, 6)
+
+
+@dataclass(frozen=True)
+class ShapeGrid:
+    """Every n-th pixel of every n-th row: depth as it came, z with 0 for none, and rays."""
+
+    settings: HazardSettings
+    depth: Depth
+    z: Float32
+    rays: Rays
+    far: Bool
+    focal_px: float
+
+    @classmethod
+    def of(cls, depth: Depth, rays: Rays, settings: HazardSettings) -> ShapeGrid:
+        stride = max(1, int(sqrt(depth.size / _GRID_PIXELS)))
+        every = slice(stride // 2 if min(depth.shape) > stride else 0, None, stride)
+        few = Rays(
+            rays.x[every if len(rays.x) > 1 else slice(None), every],
+            rays.y[every, every if rays.y.shape[1] > 1 else slice(None)],
+        )
+        depth = np.ascontiguousarray(depth[every, every])
+        seen = (depth >= MIN_DEPTH_M) & ~np.isnan(few.x + few.y)
+        far = seen & (depth > settings.max_range_m)
+        z = np.minimum(depth, np.float32(settings.max_range_m))
+        z[~seen] = 0.0
+        column = few.y[:, few.y.shape[1] // 2]
+        step = float(np.nanmedian(np.abs(np.diff(column)))) if len(column) > 1 else 0.0
+        few = Rays(np.nan_to_num(few.x), np.nan_to_num(few.y))
+        # One row of pixels has no focal length, and no ground either.
+        return cls(settings, depth, z, few, far, 1.0 / step if step > 0 else 1.0)
+
+    def find_ground(
+        self, finder: GroundFinder, up: Float64 | None, camera_height_m: float | None
+    ) -> Ground:
+        """Fit the ground; raises NoGroundError."""
+        some = (
+            np.s_[:, _FIT_COLUMNS // 2 :: _FIT_COLUMNS]
+            if self.z.shape[1] >= 4 * _FIT_COLUMNS
+            else np.s_[:]
+        )
+        z = self.z[some]
+        kept = np.flatnonzero((z > 0) & ~self.far[some])
+        if kept.size < _MIN_KNOWN_SHARE * z.size:
+            self._complain(kept.size / z.size)
+        x, y = (np.broadcast_to(axis, self.z.shape)[some] for axis in (self.rays.x, self.rays.y))
+        points = np.stack([x * z, y * z, z])
+        points[:, self.far[some]] = 0.0
+        noise_per_m = self.settings.noise_per_m
+        plane = finder.plane(points, noise_per_m, up, camera_height_m)
+        axes = level_axes(plane.up if up is None else up)
+        points = points.reshape(3, -1)[:, kept]
+        noise_m = points[2] * np.float32(noise_per_m * plane.camera_m)
+        return finder.surface(axes.astype(np.float32) @ points, noise_m, axes, plane)
+
+    def _complain(self, share: float) -> None:
+        valid = self.depth[(self.depth > 0) & (self.depth < np.inf)]
+        middle = f', with a median of {np.median(valid):.3g} m' if valid.size else ''
+        raise NoGroundError(
+            f'{share:.1%} of the pixels have depth between {MIN_DEPTH_M:g} and '
+            f'{self.settings.max_range_m:g} m, and {valid.size / self.depth.size:.1%} any'
+            f'{middle}; expected {_MIN_KNOWN_SHARE:.0%} or more within. Check that the depth '
+            'camera delivers, and in the unit of its encoding: 16UC1 is millimetres, 32FC1 metres.'
+        )
+
+    def codes(self, ground: Ground) -> UInt8:
+        """Return what height alone does not tell: a code for each pixel of the grid."""
+        settings, z = self.settings, self.z
+        x, y, above_m = np.empty((3, *z.shape), np.float32)
+        for axis, values in zip(ground.axes, (x, y, above_m), strict=True):
+            along(axis, z, self.rays, out=values)
+        places = ground.places(x, y)
+        above_m -= ground.at(ground.height_m, places)
+        doubt_m = ground.at(ground.doubt_m, places)
+        noise_m = z * np.float32(settings.noise_per_m * ground.camera_m)
+        limit_m = np.maximum(noise_m * np.float32(NOISE_SIGMAS), np.float32(settings.step_m))
+        limit_m += doubt_m
+        seen = z > 0
+        near = seen & ~self.far
+        tall = above_m > np.float32(settings.clearance_m)
+        high = near & (above_m > limit_m) & ~tall
+        low = seen & (above_m < -limit_m)
+        # A speckle that says too far is no hole in the ground.
+        missing = (low & self.far).view(np.uint8)
+        missing = cv2.morphologyEx(missing, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
+        low &= near
+
+        # Half of those around must agree: one pixel's noise is no foot.
+        most = _around(near, (3, 3)) // 2
+        foot_m = np.maximum(np.float32(_FOOT_M), noise_m * np.float32(1.5))
+        wall_m = np.maximum(np.float32(_FAR_WALL_M), noise_m * np.float32(1.5))
+        aside_m = 2 * noise_m + np.float32(_ASIDE_M)
+        raised, lowered, beside = (
+            near & (_around(near & mask, (3, 3)) >= most)
+            for mask in (above_m > foot_m, above_m < -wall_m, above_m > aside_m)
+        )
+        tops, deep = (mask & (_around(mask, _SOLID_HW) >= _SOLID_PIXELS) for mask in (high, low))
+        foot = self._along_column(tops, raised, _FOOT_APART_M, _REACH_M, down=True)
+        positive = self._aside(tops | foot, beside)
+        negative = deep | self._along_column(deep, lowered, _WALL_APART_M, _REACH_M, down=False)
+        doubtful = near & (doubt_m > np.float32(_FREE_DOUBT_M))
+        doubtful |= self._gaps(x, y, above_m, noise_m, near, ground.camera_m)
+        if tall.any():
+            positive |= self._standing(x, y, positive, near & tall, above_m)
+
+        found = {
+            SHAPE_DOUBTFUL: doubtful,
+            SHAPE_NEGATIVE: negative,
+            SHAPE_POSITIVE: positive,
+            SHAPE_MISSING: missing,
+        }
+        steepest = tan(radians(settings.slope_deg))
+        if float(ground.tangent.max()) > steepest:
+            found[SHAPE_STEEP] = near & (ground.at(ground.tangent, places) > steepest) & ~tall
+        codes = np.zeros(z.shape, np.uint8)
+        for code, mask in found.items():
+            np.maximum(codes, mask.view(np.uint8) * np.uint8(code), out=codes)
+        return codes
+
+    def _along_column(
+        self, seed: Bool, among: Bool, apart_m: float, reach_m: float, *, down: bool
+    ) -> Bool:
+        """Find pixels under (or above) a seed in their column, within reach and at its depth.
+
+        Of several seeds within reach the nearest one counts downwards and the furthest one
+        upwards: surfaces lean back, so that is the next one along the column.
+        """
+        z = np.maximum(self.z, np.float32(MIN_DEPTH_M))
+        code = (np.float32(1000.0) / z if down else z * np.float32(500.0)).astype(np.uint16)
+        code *= seed
+        found = np.zeros_like(code)
+        lower_m = 0.0
+        for upper_m in (*_BANDS_M, np.inf):
+            band = cv2.inRange(z, lower_m, np.nextafter(np.float32(upper_m), np.float32(0)).item())
+            # The reach of the band's near end, so that none is too short.
+            reach = int(reach_m * self.focal_px / max(lower_m, _BANDS_M[0] / 2))
+            lower_m = upper_m
+            if not cv2.countNonZero(band):
+                continue
+            kernel = np.ones((reach + 1, 1), np.uint8)
+            spread = cv2.dilate(code, kernel, anchor=(0, reach if down else 0))
+            cv2.copyTo(spread, band, found)
+        at = np.maximum(found, np.uint16(1)).astype(np.float32)
+        at = np.float32(1000.0) / at if down else at * np.float32(1 / 500)
+        tolerance = np.float32(apart_m) + np.float32(0.02 * apart_m) * z * z
+        return np.asarray(among & (found > 0) & (np.abs(at - z) < tolerance), np.bool_)
+
+    @staticmethod
+    def _aside(seed: Bool, candidate: Bool) -> Bool:
+        """Let seeds grow a little into what is about as high."""
+        grown, inside = seed.view(np.uint8), candidate.view(np.uint8)
+        for _ in range(_ASIDE_PIXELS):
+            grown = np.asarray(cv2.dilate(grown, np.ones((3, 3), np.uint8)), np.uint8) & inside
+        return np.asarray(seed | (grown > 0), np.bool_)
+
+    def _gaps(
+        self,
+        x: Float32,
+        y: Float32,
+        above_m: Float32,
+        noise_m: Float32,
+        near: Bool,
+        camera_m: float,
+    ) -> Bool:
+        """Find what is seen beyond ground that is hidden, and lies lower: who knows how deep."""
+        range_m = np.asarray(cv2.magnitude(x, y), np.float32)
+        range_m[~near] = np.nan
+        jump = np.full_like(range_m, np.nan)
+        jump[:-2] = range_m[:-2] - range_m[2:]
+        explained = range_m * range_m * np.float32(2 / (self.focal_px * camera_m))
+        explained += np.float32(_GAP_M) + np.float32(2 * self.settings.noise_per_m) * self.z**2
+        edge = (jump > explained) & (above_m < -np.maximum(2 * noise_m, np.float32(_GAP_DROP_M)))
+        reach = max(1, int(_REACH_M * self.focal_px / 5.0))
+        wall = cv2.dilate(edge.view(np.uint8), np.ones((reach, 1), np.uint8), anchor=(0, 0))
+        return np.asarray((wall > 0) & near & (above_m < -_BEYOND_GAP_M), np.bool_)
+
+    def _standing(
+        self, x: Float32, y: Float32, positive: Bool, tall: Bool, above_m: Float32
+    ) -> Bool:
+        """Find what is high but stands on something in its place of the ground, as a trunk."""
+        half = _COLUMNS // 2
+        column, row = (
+            np.clip(axis * np.float32(1 / _COLUMN_M) + np.float32(half), 0, _COLUMNS - 1)
+            for axis in (x, y)
+        )
+        cell = row.astype(np.intp) * _COLUMNS + column.astype(np.intp)
+        trunk = positive & (above_m > 0.5 * self.settings.clearance_m)
+        standing = np.bincount(cell[trunk], minlength=_COLUMNS * _COLUMNS) >= 2
+        return np.asarray(tall & standing[cell], np.bool_)
+
+
+def _around(mask: Bool, size_hw: tuple[int, int]) -> UInt8:
+    """Count, in a window around each pixel."""
+    counts = cv2.boxFilter(
+        mask.view(np.uint8), -1, size_hw[::-1], normalize=False, borderType=cv2.BORDER_CONSTANT
+    )
+    return np.asarray(counts, np.uint8)
+
+
+def along(axis: Float64, z: Float32, rays: Rays, out: Float32) -> None:
+    """Write how far points lie along an axis."""
+    a, b, c = axis.astype(np.float32)
+    np.add(a * rays.x, b * rays.y + c, out=out)
+    np.multiply(out, z, out=out)
