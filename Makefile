@@ -66,7 +66,7 @@ out/demo/sample_drive/metadata.yaml: $(wildcard training/synthetic.py training/s
 
 .venv/.test: .venv/.ros-$(ROS) setup.py package.xml $(wildcard requirements/*.txt)
 	@echo 'Installing the runtime, training and development tools into .venv (several GB)'
-	$(call INSTALL,$(RUNTIME_$(ROS)) test)
+	$(call INSTALL,$(RUNTIME_$(ROS)) test labels)
 	@touch .venv/.runtime $@
 
 .venv/.docs: .venv/.runtime
@@ -94,20 +94,22 @@ out/demo/sample_drive/metadata.yaml: $(wildcard training/synthetic.py training/s
 # Resolves for all of Python 3.10 to 3.13 at once: constraints.txt has every version, and each file
 # in requirements/ one set of packages with their hashes, without those that every Python gets from
 # runtime.txt.
+EXTRAS = benchmark ros train tensorrt docs dev viewer
 COMPILE = .venv/bin/uv pip compile --quiet --no-python-downloads --universal \
   --python-version 3.10 --no-annotate --custom-compile-command 'make constraints'
 UPGRADE = --upgrade
 HASHES = $(COMPILE) --generate-hashes --constraints constraints.txt
 constraints: .venv/.test
 	$(PIP) uv
-	$(COMPILE) $(UPGRADE) --all-extras --constraints constraints.in \
+	$(COMPILE) $(UPGRADE) $(addprefix --extra ,$(EXTRAS)) --constraints constraints.in \
 	  --output-file constraints.txt setup.py
 	mkdir -p requirements
 	echo setuptools | $(HASHES) --output-file requirements/runtime.txt setup.py -
 	known=$$(sed -nE 's/^([a-z0-9-]+)==[^;]+$$/--no-emit-package \1/p' requirements/runtime.txt); \
 	compile() { $(HASHES) $$known --output-file requirements/$$1.txt setup.py $$2; } && \
 	compile ros '--extra ros' && compile docs '--extra docs' && \
-	compile test '--extra train --extra dev --extra tensorrt'
+	compile test '--extra train --extra dev --extra tensorrt --extra viewer' && \
+	compile labels '--extra labels --override requirements/overrides.in'
 
 clean:
 	rm -rf .venv out build install log

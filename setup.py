@@ -41,6 +41,7 @@ setup(
     python_requires='>=3.10',
     # The runtime: no torch. rclpy and the messages come from apt's ROS 2 or from the extra 'ros'.
     install_requires=[
+        'argcomplete',
         'jinja2',
         'lz4',
         'markupsafe',
@@ -55,6 +56,7 @@ setup(
         'opencv-python-headless>=4.11',
         'packaging',
         'pillow',
+        'plotly',
         'protobuf',
         'pydantic>=2',
         'pyyaml',
@@ -98,6 +100,11 @@ setup(
             'torchmetrics',
             'torchvision',
         ],
+        # Reads what labelling tools export. It asks for newer NumPy than that of Ubuntu's ROS 2 and
+        # an older OpenCV, and works with ours: requirements/labels.txt is the set that is tested.
+        'labels': ['datumaro>=1.13'],
+        # --rerun alone: images, masks and points in a window.
+        'viewer': ['rerun-sdk>=0.23'],
         # NVIDIA GPUs of the RTX class; engines for them are built without one. A Jetson has
         # TensorRT from JetPack and needs cuda-bindings alone.
         'tensorrt': [
