@@ -265,3 +265,14 @@ def keep_frame_memory() -> bool:
         and mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES)
         and mallopt(_M_ARENA_MAX, _ARENAS)
     )
+
+
+def return_free_memory() -> None:
+    """Give back to the kernel what `keep_frame_memory` keeps of freed blocks, where glibc can.
+
+    For a node that is taken down: else the heap keeps the most that any life before has needed.
+    Half an hour of lives of other outputs let the memory of the node grow from 621 to 645 MB.
+    """
+    trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
+    if trim is not None:
+        trim(0)

@@ -26,7 +26,7 @@ from rclpy.utilities import get_rmw_implementation_identifier
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.engines.protocol import EngineError
 from desertmind_seg.hazards.gravity import Gravity
-from desertmind_seg.messages.dds import image_transport_problems
+from desertmind_seg.messages.dds import image_transport_problems, return_free_memory
 from desertmind_seg.model.bundle import BundleError
 from desertmind_seg.monitoring.bond import LifecycleBond, bond_status_type
 from desertmind_seg.monitoring.connections import Connections
@@ -266,6 +266,7 @@ class SegmentationNode(LifecycleNode):
         if self._segmenter is not None:
             self._segmenter.engine.close()
             self._segmenter = None
+            return_free_memory()
 
     # Frames
 

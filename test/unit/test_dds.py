@@ -7,6 +7,8 @@ import fcntl
 import os
 from pathlib import Path
 import shutil
+import subprocess
+import sys
 from xml.etree import ElementTree
 
 import pytest
@@ -23,6 +25,7 @@ from desertmind_seg.messages.dds import (
 )
 from desertmind_seg.model.files import share_path
 
+ROOT = Path(__file__).resolve().parents[2]
 PROFILE = str(share_path('config/fastdds.xml'))
 FAST_DDS = 'rmw_fastrtps_cpp'
 SEGMENT = 'fastdds_0123456789abcdef'
@@ -232,3 +235,27 @@ def test_qos_conflicts_name_topic_nodes_policy_and_fix() -> None:
 
 def test_allocator_takes_the_setting() -> None:
     assert keep_frame_memory()
+
+
+def test_memory_that_the_heap_keeps_is_given_back_on_request() -> None:
+    script = """
+from pathlib import Path
+import re
+import numpy as np
+from desertmind_seg.messages.dds import keep_frame_memory, return_free_memory
+
+def anonymous_mb():
+    return int(re.search(r'RssAnon:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) / 1024
+
+keep_frame_memory()
+frames = [np.ones(8 << 20, np.uint8) for _ in range(20)]
+del frames[:-1]  # the last lies above the others, so that no end of the heap is free
+kept = anonymous_mb()
+return_free_memory()
+print(kept - anonymous_mb())
+"""
+    printed = subprocess.run(
+        [sys.executable, '-c', script], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+
+    assert float(printed) > 140  # of 152 MB
