@@ -64,13 +64,13 @@ def installed(target: str, environment: Mapping[str, str] | None = None) -> list
 
 def test_pypi_ros_is_installed_where_apt_has_none() -> None:
     assert installed('demo') == ['runtime', 'ros']
-    assert installed('test') == ['runtime', 'ros', 'test']
+    assert installed('test') == ['runtime', 'ros', 'test', 'labels']
     assert '--system-site-packages' not in make('--dry-run', '--always-make', 'test').stdout
 
 
 def test_pypi_ros_stays_out_of_the_way_of_apts(apt_ros: dict[str, str]) -> None:
     assert installed('demo', apt_ros) == ['runtime']
-    assert installed('test', apt_ros) == ['runtime', 'test']
+    assert installed('test', apt_ros) == ['runtime', 'test', 'labels']
     for target in ('demo', 'test'):
         printed = make('--dry-run', '--always-make', target, environment=apt_ros).stdout
         assert '-m venv --system-site-packages .venv' in printed
