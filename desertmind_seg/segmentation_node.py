@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import os
 import sys
 
+from desertmind_seg.messages.dds import keep_frame_memory
 from desertmind_seg.options import ALL_DONE, command_parser, exit_on_interrupt, run_command
 
 _EXAMPLES = """\
@@ -28,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before NumPy is imported: threads of OpenBLAS spin on the engine's cores for 20 ms and more
     # after a product of matrices. With the fit of the ground, masks fell from 15 to 8 a second.
     os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
+    # Before libraries start threads as well: glibc fixes the number of heaps at the first of them.
+    keep_frame_memory()
     if status := run_command(parser, _import_node):
         return status
     from desertmind_seg.node.run import run_node

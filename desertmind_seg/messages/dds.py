@@ -251,8 +251,9 @@ def keep_frame_memory() -> bool:
     the kernel and faults its pages in again. Measured on 2 cores, receiving rgb8: CPU per frame
     5.5 -> 1.7 ms at 1280x720, 45 -> 14 ms at 3840x2160. Blocks up to 32 MB (glibc's maximum,
     a 2160x3840 rgb8 frame has 25) come from the heap, which keeps up to 256 MB of free memory. All
-    threads share one heap: with one for each (glibc's 8 a core), the memory of a node that is
-    taken down and up again each minute grew from 550 to 880 MB in 13 minutes.
+    threads share one heap where this is called before a library starts one: with one for each
+    (glibc's 8 a core), the memory of a node that is taken down and up again each minute grew from
+    550 to 880 MB in 13 minutes.
 
     Returns:
         Whether the C library took the setting; one without mallopt (musl) keeps its own ways.

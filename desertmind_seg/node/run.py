@@ -16,7 +16,6 @@ from rclpy.signals import SignalHandlerOptions
 
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.messages.dds import (
-    keep_frame_memory,
     remove_dead_segments,
     removed_text,
     with_background_sending,
@@ -67,7 +66,6 @@ def run_node(args: list[str] | None = None, load_engine: LoadEngine = load_engin
         Exit status: 0 when it was stopped or has built its engine, 130 when it was stopped before
         it had, 2 when it could not begin, 1 when it failed later.
     """
-    keep_frame_memory()
     os.environ.update(with_background_sending(os.environ))
     stop = Event()
 

@@ -116,6 +116,7 @@ def run_child(engine: str, samples_path: Path) -> None:
         return InstantEngine(bundle)
 
     build = instant if engine == 'instant' else load_engine
+    keep_frame_memory()
     status = run_node(['node', *sys.argv[sys.argv.index('--ros-args') :]], build)
     samples_path.write_text(json.dumps(samples))
     sys.exit(status)

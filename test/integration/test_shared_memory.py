@@ -1,4 +1,4 @@
-"""The node and /dev/shm: what a killed one left, and one that is too small for images."""
+"""The node's memory: /dev/shm with what a killed one left, one that is too small; its heaps."""
 
 from __future__ import annotations
 
@@ -52,3 +52,17 @@ def test_too_little_shared_memory_is_said_and_images_still_come(
         camera, masks = peer.camera(IMAGE_TOPIC), peer.collect(MASK)
         peer.wait_for_match(camera, [MASK])
         send_until_answered(peer, camera, rgb8(asymmetric_rgb, now_ns()), masks)
+
+
+def test_all_threads_of_the_node_share_one_heap(
+    tiny_bundle: Path, peer: Peer, asymmetric_rgb: npt.NDArray[np.uint8]
+) -> None:
+    with NodeProcess({'model.bundle': tiny_bundle, 'autostart': 'true'}) as node:
+        camera, masks = peer.camera(IMAGE_TOPIC), peer.collect(MASK)
+        peer.wait_for_match(camera, [MASK])
+        send_until_answered(peer, camera, rgb8(asymmetric_rgb, now_ns()), masks)
+
+        # glibc aligns the heaps that threads have of their own to their greatest size, 64 MB.
+        maps = Path(f'/proc/{node.pid}/maps').read_text().splitlines()
+        begins = [int(line.split('-')[0], 16) for line in maps if ' rw-p ' in line]
+        assert [hex(begin) for begin in begins if begin % (64 << 20) == 0] == []
