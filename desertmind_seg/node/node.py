@@ -181,6 +181,7 @@ class SegmentationNode(LifecycleNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe and let the worker finish its frame."""
         self._stop_input()
+        return_free_memory()
         self._state_label = 'inactive'
         return super().on_deactivate(state)
 

@@ -5,9 +5,11 @@
 The node runs with depth, hazards, points, costmap and simulated time. Around it: a camera at
 twice the rate that the node reaches here, one frame in a hundred damaged, a clock that jumps;
 consumers that come, go and are killed; parameters set at 50 Hz; lifecycle transitions, raw and
-compressed images in turn. Writes report.html, samples.json and node.log; exits with 1 when
-something grew, fell silent, got too old or went unanswered (see measurements.py for the limits),
-or when no frame had geometry.
+compressed images in turn. In the second half the node rests each minute, but is not cleaned up:
+what would grow within one life shows there.
+
+Writes report.html, samples.json and node.log; exits with 1 when something grew, fell silent, got
+too old or went unanswered (see measurements.py for the limits), or when no frame had geometry.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / 'test'), str(ROOT / 'test/integration')]
 
 from lifecycle_msgs.msg import Transition
-from measurements import Finding, Sample, judge, sample_process
+from measurements import Finding, Rest, Sample, judge, sample_process
 from node_process import MASK, NODE, NodeProcess, Peer
 from rcl_interfaces.msg import Parameter
 from rcl_interfaces.srv import SetParameters
@@ -79,6 +81,7 @@ class Soak:
 
     def __init__(self, node: NodeProcess, peer: Peer, minutes: float, dice: random.Random) -> None:
         self.samples: list[Sample] = []
+        self.rests: list[Rest] = []
         self.problems: list[str] = []
         self.requests = {'asked': 0, 'answered': 0}
         self.longest_silence_sec = 0.0
@@ -86,6 +89,7 @@ class Soak:
         self._node, self._peer, self._dice = node, peer, dice
         self._end_sec = time.monotonic() + 60 * minutes
         self._begin_sec = time.monotonic()
+        self._life = 1
         self._pending: list[tuple[float, Any]] = []
         # As rclcpp's clients do; rclpy's default keeps 10 answers (docs/node.md).
         self._setter = peer.node.create_client(
@@ -199,7 +203,8 @@ class Soak:
     def _turn_lifecycle(self) -> None:
         """Take the node down and up again, with the other transport half of the times."""
         steps = [Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE]
-        if self._dice.random() < 0.5:
+        now = time.monotonic()
+        if now - self._begin_sec < self._end_sec - now and self._dice.random() < 0.5:
             steps[1:1] = [Transition.TRANSITION_CLEANUP, Transition.TRANSITION_CONFIGURE]
         for step in steps:
             if step == Transition.TRANSITION_CONFIGURE:
@@ -209,6 +214,10 @@ class Soak:
                     self.problems.append(f'input.transport was refused: {result.reason}')
             if not self._peer.transition(step):
                 self.problems.append(f'transition {step} failed')
+            if step == Transition.TRANSITION_DEACTIVATE:
+                rss_mb = sample_process(self._node.pid)['rss_mb']
+                self.rests.append(Rest(time.monotonic() - self._begin_sec, rss_mb, self._life))
+            self._life += step == Transition.TRANSITION_CONFIGURE
         self._latest_mask_sec = time.monotonic()
 
     def _line(self) -> str:
@@ -249,6 +258,7 @@ def write_results(
         {
             **provenance,
             'findings': [asdict(finding) for finding in findings],
+            'rests': [asdict(rest) for rest in soak.rests],
             # JSON has no NaN.
             'samples': [
                 {key: None if value != value else value for key, value in asdict(sample).items()}
@@ -336,6 +346,7 @@ def main() -> int:
     (options.out / 'node.log').write_text(log, encoding='utf-8')
     findings = judge(
         soak.samples,
+        soak.rests,
         warm_up_sec,
         MAX_AGE_MS,
         soak.longest_silence_sec,

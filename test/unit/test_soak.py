@@ -1,5 +1,6 @@
 """The soak's verdict, over made-up samples; test/integration/test_soak_run.py runs it for real."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 import sys
@@ -9,24 +10,32 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'soak'))
 
-from measurements import Sample, judge, slope_per_hour
+from measurements import Rest, Sample, judge, slope_per_hour
 
 CALM = Sample(0.0, 400.0, 70.0, 26, 22, 300.0, 0, 0, 0)
 ANSWERED = {'asked': 100, 'answered': 100}
 
 
-def soak_of(minutes: int, rss_per_hour: float = 0.0, **last: float) -> list[Sample]:
-    """Sample once a second, with 0.2 MB of noise; `last` is what the last tenth has."""
-    noise = np.random.default_rng(0).normal(0, 0.2, 60 * minutes)
-    samples = [
-        replace(CALM, time_sec=float(second), rss_mb=400 + rss_per_hour * second / 3600 + error)
-        for second, error in enumerate(noise)
-    ]
+def soak_of(minutes: int, **last: float) -> list[Sample]:
+    """Sample once a second; `last` is what the last tenth has."""
+    samples = [replace(CALM, time_sec=float(second)) for second in range(60 * minutes)]
     tenth = len(samples) // 10
     return samples[:-tenth] + [replace(sample, **last) for sample in samples[-tenth:]]
 
 
-def failed(samples: list[Sample], **changes: object) -> list[str]:
+def rests_of(mb_per_life: float = 0.0, mb_per_minute: float = 0.0) -> list[Rest]:
+    """Rest once a minute for half an hour, 0.2 MB of noise; the last life begins at minute 14."""
+    rests = []
+    for minute, error in enumerate(np.random.default_rng(0).normal(0, 0.2, 30)):
+        life = 1 + min(minute, 15) // 2
+        grown = mb_per_life * life + mb_per_minute * max(0, minute - 15)
+        rests.append(Rest(60.0 * minute, 400 + grown + error, life))
+    return rests
+
+
+def failed(
+    samples: list[Sample], rests: Sequence[Rest] = tuple(rests_of()), **changes: object
+) -> list[str]:
     """Return the names of the findings that did not hold."""
     arguments = {
         'warm_up_sec': 60.0,
@@ -36,7 +45,7 @@ def failed(samples: list[Sample], **changes: object) -> list[str]:
         'problems': (),
         **changes,
     }
-    return [finding.name for finding in judge(samples, **arguments) if not finding.held]  # type: ignore[arg-type]
+    return [finding.name for finding in judge(samples, rests, **arguments) if not finding.held]  # type: ignore[arg-type]
 
 
 def test_a_calm_soak_holds() -> None:
@@ -46,7 +55,6 @@ def test_a_calm_soak_holds() -> None:
 @pytest.mark.parametrize(
     ('samples', 'name'),
     [
-        (soak_of(30, rss_per_hour=5.0), 'slope of RSS after warm-up'),
         (soak_of(30, threads=30), 'threads, first and last tenth'),
         (soak_of(30, fds=40), 'fds, first and last tenth'),
         (soak_of(30, shm_mb=140.0), 'shm_mb, first and last tenth'),
@@ -56,6 +64,20 @@ def test_a_calm_soak_holds() -> None:
 )
 def test_what_grows_is_found(samples: list[Sample], name: str) -> None:
     assert failed(samples) == [name]
+
+
+def test_what_each_life_leaves_is_found() -> None:
+    assert failed(soak_of(30), rests_of(mb_per_life=1.0)) == ['growth of RSS over lives']
+
+
+def test_what_grows_within_a_life_is_found() -> None:
+    assert failed(soak_of(30), rests_of(mb_per_minute=0.2)) == [
+        'growth of RSS within the last life'
+    ]
+
+
+def test_a_short_soak_judges_no_growth() -> None:
+    assert failed(soak_of(30), rests_of(mb_per_life=5.0)[:5]) == []
 
 
 @pytest.mark.parametrize(
