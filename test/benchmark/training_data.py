@@ -39,7 +39,7 @@ sys.path[:0] = [str(ROOT)]
 from desertmind_seg.model.ontology import Ontology, load_ontology
 from training.data.augment import training_transform
 from training.data.datasets import list_frames
-from training.data.samples import Sample, SegmentationDataset, TrainingBatches
+from training.fit.samples import Sample, SegmentationDataset, TrainingBatches
 from training.fit.task import SegmentationTask
 from training.networks.checkpoint import environment
 from training.recipes.load import load_recipe

@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 from desertmind_seg.model.ontology import UNLABELED, load_ontology
 from training.data.datasets import class_pixels, data_hash, fold_groups, list_frames
 from training.data.frames import DatasetError, FileFrame, LabelledFrame, UnknownCodesError
-from training.data.samples import SegmentationDataset, sampling_weights
+from training.fit.samples import SegmentationDataset, sampling_weights
 from training.recipes.schema import DataSection, DatasetSection
 
 YCOR8 = load_ontology('ycor-8')

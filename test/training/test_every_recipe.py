@@ -15,8 +15,8 @@ import yaml
 from desertmind_seg.model.ontology import load_ontology
 from training.data.augment import training_transform
 from training.data.datasets import class_pixels, list_frames
-from training.data.samples import SegmentationDataset, TrainingBatches
 from training.fit.losses import class_weights
+from training.fit.samples import SegmentationDataset, TrainingBatches
 from training.fit.task import SegmentationTask
 from training.networks.checkpoint import Checkpoint, save_checkpoint
 from training.networks.network import SegmentationNetwork

@@ -26,7 +26,7 @@ from desertmind_seg.messages.depth import decode_compressed_depth, decode_depth
 from desertmind_seg.model.ontology import load_ontology
 from training.data.frames import DatasetError, LabelledFrame
 from training.data.layouts import Listing, read_layout
-from training.data.samples import SegmentationDataset
+from training.fit.samples import SegmentationDataset
 from training.networks.depth_filters import encode_depth
 from training.recipes.schema import DepthSection
 from training.simulator.writers import DriveSpec, write_bag

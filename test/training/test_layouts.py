@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 from desertmind_seg.model.ontology import UNLABELED, Ontology, load_ontology
 from training.data.frames import DatasetError, LabelledFrame, UnknownCodesError
 from training.data.layouts import Listing, read_layout
-from training.data.samples import SegmentationDataset
+from training.fit.samples import SegmentationDataset
 from training.simulator.writers import DriveSpec, write_folders
 
 _HW = (6, 9)

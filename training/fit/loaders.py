@@ -15,7 +15,7 @@ from desertmind_seg.model.ontology import Ontology
 from training.data.augment import training_transform
 from training.data.datasets import class_pixels
 from training.data.frames import DatasetError, LabelledFrame
-from training.data.samples import (
+from training.fit.samples import (
     Sample,
     SegmentationDataset,
     TrainingBatches,

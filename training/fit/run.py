@@ -19,7 +19,6 @@ from desertmind_seg.model.ontology import Ontology, load_ontology
 from training.bundles.weights import load_stage
 from training.data.datasets import choose_frames, data_hash, list_frames
 from training.data.frames import DatasetError, LabelledFrame
-from training.data.samples import Sample
 from training.evaluation.calibration import calibrate
 from training.evaluation.metrics_file import (
     METRICS_FILE,
@@ -32,6 +31,7 @@ from training.evaluation.predict import predict_with_graph
 from training.evaluation.run_report import write_run_report
 from training.fit.loaders import check_depth, make_loaders, pixels_by_class
 from training.fit.losses import class_weights
+from training.fit.samples import Sample
 from training.fit.task import SegmentationTask
 from training.fit.trainer import LastCheckpoint, make_trainer
 from training.networks.checkpoint import (
