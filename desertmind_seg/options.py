@@ -217,6 +217,24 @@ def add_labels(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_label_map(parser: argparse._ActionsContainer) -> None:
+    """Add --ontology and --map, as `pipeline.label_map.parse_label_map` takes it."""
+    parser.add_argument(
+        '--ontology',
+        metavar='TABLE',
+        help='class table of the labels: name or .yaml file (default: what the data say)',
+    )
+    parser.add_argument(
+        '--map',
+        metavar='OLD=NEW',
+        nargs='+',
+        default=(),
+        help="labels of other classes than the model's: which of the model's each is (several "
+        "parted by commas; 'ignore' leaves pixels out; '*' is all others), a .yaml file of such "
+        "lines, or 'groups' to score only what is traversable",
+    )
+
+
 def add_output_folder(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add --out and --force, as `reports.output.output_folder` takes them."""
     parser.add_argument(

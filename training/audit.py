@@ -24,10 +24,10 @@ files that do not decode, sizes that differ, codes that the ontology does not li
 any label, and pictures that are in both training and validation. Exit status 1 if there are any.
 """
 _EXAMPLES = r"""examples:
-  python -m training.audit --dataset ycor --root ../shared/data/ycor --ontology ycor-8 \
-      --out out/audit_ycor
-  python -m training.audit --dataset rugd --root ~/RUGD --ontology rugd-24 --by official \
-      --out out/audit_rugd
+  python -m training.audit --dataset folder --root DATA --out out/audit
+  python -m training.audit --dataset rugd --root ~/RUGD --by official --out out/audit_rugd
+  python -m training.audit --dataset bag --ontology ycor-8 --out out/audit_drive \
+      --root 'drive?image=/camera/color/image_raw&labels=/labels/ycor_8'
 """
 _SHOWN_FAULTS = 20
 
@@ -36,7 +36,12 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = command_parser('training.audit', _DESCRIPTION, _EXAMPLES)
     add_dataset(parser, required=True)
-    parser.add_argument('--ontology', required=True, help='name or YAML file of the class table')
+    parser.add_argument(
+        '--ontology',
+        metavar='TABLE',
+        help='class table of the labels: name or .yaml file (default: ROOT/classes.yaml, or the '
+        'one that the layout is published with)',
+    )
     add_output_folder(parser)
     split = parser.add_argument_group('the split that is checked, as in data.split of a recipe')
     split.add_argument('--by', choices=('official', 'groups', 'folds'), default='groups')
@@ -69,9 +74,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from desertmind_seg.model.ontology import load_ontology
+    from training.data.class_table import labels_table, no_table
     from training.inspection.audit import REPORT, audit_to_folder
     from training.recipes.schema import SplitSection
 
+    given = options.ontology and load_ontology(options.ontology)
+    ontology = labels_table(options.dataset, options.root, given)
+    if ontology is None:
+        raise no_table(options.dataset, options.root)
     split = SplitSection(
         by=options.by,
         block_frames=options.block_frames,
@@ -83,7 +93,7 @@ def _run(options: argparse.Namespace) -> int:
         options.dataset,
         str(options.root),
         split,
-        load_ontology(options.ontology),
+        ontology,
         options.out,
         replace=options.force,
     )

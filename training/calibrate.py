@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 import sys
 
-from desertmind_seg.options import ALL_DONE, command_parser, run_command, size_hw
+from desertmind_seg.options import ALL_DONE, add_label_map, command_parser, run_command, size_hw
 from training.options import add_checkpoint, checkpoint_file
 
 _DESCRIPTION = """\
@@ -65,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar=('DATASET', 'ROOT'),
         help='of an RGB-D network: also score it with parts of the depth of all frames there',
     )
+    add_label_map(parser.add_argument_group('labels for --depth-curve'))
     parser.add_argument(
         '--out', metavar='FILE', type=Path, required=True, help='the new checkpoint'
     )
@@ -88,10 +89,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = build_parser()
     options = parser.parse_args(argv)
+    if options.depth_curve is None and (options.ontology or options.map):
+        parser.error('--ontology and --map need --depth-curve')
     return run_command(parser, lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> int:
+    from desertmind_seg.model.ontology import load_ontology
+
+    ontology = options.ontology and load_ontology(options.ontology)
+
     from training.evaluation.calibration import calibrate_file
 
     calibrate_file(
@@ -101,6 +108,8 @@ def _run(options: argparse.Namespace) -> int:
         network_size_hw=options.network_size,
         added_bias=dict(options.add_bias),
         depth_curve_of=options.depth_curve and tuple(options.depth_curve),
+        labels_ontology=ontology,
+        label_map=options.map,
     )
     print(options.out)
     return ALL_DONE

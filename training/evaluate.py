@@ -5,7 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 import sys
 
-from desertmind_seg.options import ALL_DONE, add_backend, command_parser, probability, run_command
+from desertmind_seg.options import (
+    ALL_DONE,
+    add_backend,
+    add_label_map,
+    command_parser,
+    probability,
+    run_command,
+)
 from training.options import add_dataset, bundle_file, checkpoint_file
 
 _DESCRIPTION = """\
@@ -14,7 +21,11 @@ Score a checkpoint or a bundle on a labelled split, at the frames' own resolutio
 Which frames a split has: 'all' is every frame of the root. 'train', 'val' and 'test' are the
 publisher's, where the root has that part (for YCOR a folder train/, val/ or test/ of frames);
 otherwise the frames are dealt by the rule of the recipe, which a bundle carries too, so that 'val'
-is what the model was not trained on. --split-by settles it by hand. What was taken is printed."""
+is what the model was not trained on. --split-by settles it by hand. What was taken is printed.
+
+The labels have to be of the classes of the model. What they are, the folder says itself (a class
+table in classes.yaml), its layout, or --ontology; where they are others, --map says which of the
+model's each is. Where a class has several (trail=smooth trail,rough trail) these count as one."""
 _EXAMPLES = """\
 examples:
   python -m training.evaluate --bundle models/ycor8_rgb.onnx --dataset ycor \\
@@ -22,7 +33,10 @@ examples:
   python -m training.evaluate --checkpoint out/run/checkpoint.pt --dataset synthetic \\
       --root out/drives --split all --tta --out out/scores
   python -m training.evaluate --bundle models/ycor8_rgbd.onnx --dataset synthetic \\
-      --root out/unseen --split all --depth-shares 0,0.25,0.5,0.75,1 --out out/depth_curve"""
+      --root out/unseen --split all --depth-shares 0,0.25,0.5,0.75,1 --out out/depth_curve
+  python -m training.evaluate --bundle models/ycor8_rgb.onnx --dataset folder --root farm \\
+      --map 'track=smooth trail,rough trail' 'hedge=high vegetation' \\
+      crop=ignore --out out/scores"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         '--bundle', metavar='FILE', type=bundle_file, help='ONNX bundle, scored by the runtime'
     )
     add_dataset(parser, required=True)
+    add_label_map(parser)
     parser.add_argument(
         '--split', choices=('train', 'val', 'test', 'all'), default='val', help='default: val'
     )
@@ -84,6 +99,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from desertmind_seg.model.ontology import load_ontology
+
+    ontology = options.ontology and load_ontology(options.ontology)
+
     from training.evaluation.evaluation_report import REPORT_FILE, write_evaluation_report
     from training.evaluation.metrics_file import METRICS_FILE, write_metrics
     from training.evaluation.run import bundle_model, checkpoint_model, evaluate
@@ -101,10 +120,14 @@ def _run(options: argparse.Namespace) -> int:
         split=options.split,
         split_by=options.split_by,
         depth_shares=options.depth_shares,
+        labels_ontology=ontology,
+        label_map=options.map,
     )
     options.out.mkdir(parents=True, exist_ok=True)
     write_metrics(options.out / METRICS_FILE, metrics)
-    write_evaluation_report(options.out / REPORT_FILE, metrics, model.ontology)
+    write_evaluation_report(
+        options.out / REPORT_FILE, metrics, metrics.class_table or model.ontology
+    )
     print_scores(metrics)
     if metrics.depth_curve is not None:
         print_depth_curve(metrics.depth_curve)

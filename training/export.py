@@ -3,10 +3,11 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+import shlex
 import sys
 from typing import get_args
 
-from desertmind_seg.options import ALL_DONE, command_parser, run_command
+from desertmind_seg.options import ALL_DONE, add_label_map, command_parser, run_command
 from training.bundles.precision import DEFAULT_CALIBRATION, Calibration, Precision
 from training.options import add_checkpoint, add_dataset
 
@@ -26,6 +27,7 @@ _EXAMPLES = r"""examples:
   python -m training.export out/ycor8_rgb/checkpoint.pt --precision int8 \
       --out models/ycor8_rgb_int8.onnx
 """
+_NEXT = ('python', '-m', 'desertmind_seg.segment', '--bundle')
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         'labelled frames of the parity check', "default: the recipe's first validation set"
     )
     add_dataset(frames, required=False)
+    add_label_map(frames)
     return parser
 
 
@@ -57,20 +60,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.dataset is not None and options.root is None:
         parser.error('--dataset needs --root')
+    if options.root is None and (options.ontology or options.map):
+        parser.error('--ontology and --map need --root')
     return run_command(parser, lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> int:
-    from training.bundles.exporting import export_file
+    from desertmind_seg.model.ontology import load_ontology
 
-    export_file(
+    ontology = options.ontology and load_ontology(options.ontology)
+
+    from training.bundles.exporting import export_file
+    from training.bundles.parity import parity_lines
+
+    bundle = export_file(
         options.checkpoint,
         options.out,
         options.precision,
         calibration=options.calibration,
         dataset=options.dataset,
         root=options.root,
+        labels_ontology=ontology,
+        label_map=options.map,
     )
+    for line in parity_lines(bundle.metadata.parity, bundle.metadata.precision):
+        print(line)
+    classes, size = bundle.metadata.ontology, bundle.path.stat().st_size / 1e6
+    print(
+        f'{bundle.metadata.precision}, {size:.1f} MB, {bundle.metadata.modality}, '
+        f'{classes.num_classes} classes of {classes.name}'
+    )
+    print(f'next: {shlex.join([*_NEXT, str(options.out)])} --out masks IMAGES')
     print(options.out)
     return ALL_DONE
 

@@ -1,8 +1,25 @@
 """The root of all errors whose message is meant for the person at the keyboard."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class DesertmindError(Exception):
     """What is wrong, the value, what was expected and how to mend it, in one message.
 
     Commands print it as one line; everything else that is raised is an error of ours.
     """
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """Return " (did you mean 'x'?)" for the nearest of the known names, '' where none is near.
+
+    Capitals, and dashes, underscores or spaces between words, are no difference.
+    """
+
+    def plain(name: str) -> str:
+        return ''.join(character for character in name.casefold() if character not in ' _-./')
+
+    names = {plain(name): name for name in known}
+    nearest = get_close_matches(plain(given), names, n=1, cutoff=0.6)
+    return f' (did you mean {names[nearest[0]]!r}?)' if nearest else ''

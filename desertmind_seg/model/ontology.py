@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from desertmind_seg.model.documents import DocumentError, read_yaml
-from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.model.errors import DesertmindError, did_you_mean
 from desertmind_seg.model.files import share_path
 
 UNLABELED = 255
@@ -124,13 +124,26 @@ class Ontology(BaseModel):
         costs.flags.writeable = False
         return costs
 
+    def shown(self) -> str:
+        """Return name and classes in a few words, for messages."""
+        listed = ', '.join(self.names[:12]) + (', ...' if self.num_classes > 12 else '')
+        return f'{self.name} ({self.num_classes} classes: {listed})'
+
+    def reads_alike(self, other: 'Ontology') -> bool:
+        """Return whether both tables give every raw code the class of the same name and id.
+
+        Colours, groups and costs may differ: they are no part of what a label says.
+        """
+        return self.names == other.names and bool((self._raw_to_id == other._raw_to_id).all())
+
     def class_id(self, name: str) -> int:
         """Return the id of the class `name`."""
         try:
             return self.names.index(name)
         except ValueError as err:
             raise OntologyError(
-                f'{self.name} has no class {name!r}; its classes are: {", ".join(self.names)}'
+                f'{self.name} has no class {name!r}{did_you_mean(name, self.names)}; its classes '
+                f'are: {", ".join(self.names)}'
             ) from err
 
     def canonical_json(self) -> str:
@@ -243,13 +256,15 @@ def load_ontology(name_or_path: str | Path) -> Ontology:
             that is no YAML.
     """
     path = Path(name_or_path)
-    if path.suffix not in ('.yaml', '.yml'):
-        if path.name not in available_ontologies() or path.name != str(name_or_path):
-            raise FileNotFoundError(
-                f'no ontology {str(name_or_path)!r}; shipped are '
-                f'{", ".join(available_ontologies())}. Name one, or give the path of a .yaml file.'
-            )
+    shipped = available_ontologies()
+    is_file_name = path.suffix in ('.yaml', '.yml')
+    if not is_file_name and str(name_or_path) in shipped:
         path = share_path(f'config/ontologies/{name_or_path}.yaml')
+    elif not is_file_name or not (path.exists() or path.is_symlink()):
+        raise FileNotFoundError(
+            f'no ontology {str(name_or_path)!r}{did_you_mean(path.stem, shipped)}; shipped are '
+            f'{", ".join(shipped)}. Name one, or give the path of a .yaml file.'
+        )
     try:
         document = read_yaml(path)
     except DocumentError as err:

@@ -239,7 +239,7 @@ def test_a_number_that_no_recipe_takes_is_refused(
 def test_the_help_shows_how_it_is_called(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match='0'):
         main(['--help'])
-    assert 'python -m training.audit --dataset ycor' in capsys.readouterr().out
+    assert 'python -m training.audit --dataset folder --root DATA' in capsys.readouterr().out
 
 
 @pytest.mark.data

@@ -15,10 +15,10 @@ import yaml
 from desertmind_seg.model.ontology import load_ontology
 from training.data.augment import training_transform
 from training.data.datasets import class_pixels, list_frames
-from training.fit.losses import class_weights
 from training.fit.samples import SegmentationDataset, TrainingBatches
 from training.fit.task import SegmentationTask
 from training.networks.checkpoint import Checkpoint, save_checkpoint
+from training.networks.losses import class_weights
 from training.networks.network import SegmentationNetwork
 from training.recipes.load import RECIPES, load_recipe
 from training.recipes.schema import Recipe

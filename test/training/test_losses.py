@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from desertmind_seg.model.ontology import UNLABELED, load_ontology
-from training.fit.losses import (
+from training.networks.losses import (
     SegmentationLoss,
     class_weights,
     focal,

@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+import shutil
 
 import cv2
 import numpy as np
 from tiny_model import DEPTH, settled
 import torch
 
+from desertmind_seg.model.files import share_path
 from desertmind_seg.model.ontology import load_ontology
 from training.networks.checkpoint import Checkpoint
 from training.networks.network import SegmentationNetwork
@@ -51,6 +53,7 @@ def write_tiny_depth(root: Path, frames: int = 2) -> Path:
         assert cv2.imwrite(str(root / f'images/{number}.png'), rgb)
         assert cv2.imwrite(str(root / f'masks/{number}.png'), labels)
         assert cv2.imwrite(str(root / f'depth/{number}.png'), depth)
+    shutil.copy(share_path('config/ontologies/ycor-8.yaml'), root / 'classes.yaml')
     return root
 
 

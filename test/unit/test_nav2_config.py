@@ -391,7 +391,7 @@ def test_topics_are_those_of_the_named_node(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--ontology', 'ycor-9'], "no ontology 'ycor-9'; shipped are"),
+        (['--ontology', 'ycor-9'], "no ontology 'ycor-9' (did you mean 'ycor-8'?); shipped are"),
         (['--bundle', 'missing.onnx'], 'bundle missing.onnx does not exist'),
     ],
 )

@@ -218,15 +218,25 @@ def test_text_that_is_not_yaml(tmp_path: Path) -> None:
         load_ontology(path)
 
 
-@pytest.mark.parametrize('name', ['ycor-9', '../ontologies/ycor-8', ''])
-def test_unknown_name_lists_the_shipped_tables(name: str) -> None:
-    with pytest.raises(FileNotFoundError, match=f'no ontology {name!r}; shipped are desert-10, '):
+@pytest.mark.parametrize(
+    ('name', 'said'),
+    [
+        ('ycor-9', " (did you mean 'ycor-8'?)"),
+        ('YCOR_8', " (did you mean 'ycor-8'?)"),
+        ('../ontologies/ycor-8', " (did you mean 'ycor-8'?)"),
+        ('', ''),
+        ('nothing-like-it', ''),
+        ('absent.yaml', ''),
+        ('farm/absent.yml', ''),
+    ],
+)
+def test_what_is_no_table_lists_the_shipped_ones(
+    name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = f'no ontology {name!r}{said}; shipped are desert-10, '
+    with pytest.raises(FileNotFoundError, match=re.escape(message)):
         load_ontology(name)
-
-
-def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r'absent\.yaml'):
-        load_ontology(tmp_path / 'absent.yaml')
 
 
 def test_tables_cannot_be_changed(ontology: Ontology) -> None:

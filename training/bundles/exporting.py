@@ -15,11 +15,13 @@ from desertmind_seg.model.bundle import (
     MIN_SIZE_HW,
     OUTPUTS,
     PROBABILITIES,
+    Bundle,
     BundleMetadata,
     read_bundle,
     write_bundle,
 )
 from desertmind_seg.model.files import partial_folder
+from desertmind_seg.model.ontology import Ontology
 from training.bundles.frame_choice import calibration_frames, parity_frames
 from training.bundles.half_precision import to_half
 from training.bundles.parity import (
@@ -27,6 +29,8 @@ from training.bundles.parity import (
     broken_limit,
     frame_inputs,
     parity,
+    parity_lines,
+    what_to_try,
     write_worst_frame,
 )
 from training.bundles.precision import (
@@ -36,6 +40,7 @@ from training.bundles.precision import (
     PrecisionError,
 )
 from training.bundles.quantization import Feeds, quantise
+from training.data.class_table import ModelClasses
 from training.data.datasets import LICENCES
 from training.data.frames import LabelledFrame
 from training.evaluation.metrics_file import without_details
@@ -105,8 +110,10 @@ def export_file(
     calibration: Calibration = DEFAULT_CALIBRATION,
     dataset: DatasetName | None = None,
     root: Path | None = None,
-) -> None:
-    """Write the bundle of a checkpoint file; see `export`.
+    labels_ontology: Ontology | None = None,
+    label_map: Sequence[str] = (),
+) -> Bundle:
+    """Write the bundle of a checkpoint file, and return it; see `export`.
 
     Args:
         checkpoint_path: what training.train or training.calibrate wrote.
@@ -115,17 +122,27 @@ def export_file(
         calibration: how the ranges of int8 are chosen.
         dataset: whose frames the parity check takes; None for the recipe's first validation set.
         root: where they are; None for the folder in the recipe.
+        labels_ontology: class table of the labels there; None for what the root says.
+        label_map: which class of the model each of them is, as for `parse_label_map`.
+
+    Raises:
+        LabelMapError: the labels there are of other classes than the model's.
     """
     checkpoint = load_checkpoint(checkpoint_path)
-    folder = None if root is None else str(root)
-    export(
+    folder, mapped = None if root is None else str(root), None
+    if folder is not None:
+        known = ModelClasses(checkpoint_path, checkpoint.parsed_ontology(), checkpoint.recipe)
+        named = dataset or checkpoint.parsed_recipe().data.val[0].dataset
+        mapped = known.labels_for(named, folder, labels_ontology, label_map)
+        mapped = mapped and mapped.into_model()
+    return export(
         checkpoint,
-        parity_frames(checkpoint, dataset, folder, precision),
+        parity_frames(checkpoint, dataset, folder, precision, mapped),
         out,
         precision,
         calibration=calibration,
         calibrate_on=(
-            calibration_frames(checkpoint, dataset, folder) if precision == 'int8' else ()
+            calibration_frames(checkpoint, dataset, folder, mapped) if precision == 'int8' else ()
         ),
     )
 
@@ -138,8 +155,8 @@ def export(
     *,
     calibration: Calibration = DEFAULT_CALIBRATION,
     calibrate_on: Sequence[LabelledFrame] = (),
-) -> None:
-    """Write the bundle, if it passes the parity check.
+) -> Bundle:
+    """Write the bundle, if it passes the parity check, and return it.
 
     Args:
         checkpoint: what to export.
@@ -198,11 +215,13 @@ def export(
             picture = out.with_name(f'{out.stem}.worst_frame.png')
             write_worst_frame(figures, predict, engine, frames, picture)
             raise ParityError(
-                f'{broken}; nothing was written to {str(out)!r}. The worst frame (torch, the '
-                f'bundle, where they differ): {picture}. Figures: {figures}'
+                f'{broken}; nothing was written to {str(out)!r}. '
+                f'{what_to_try(precision, calibration, len(calibrate_on))}. The worst frame '
+                f'(torch, the bundle, where they differ): {picture}. In figures: '
+                f'{"; ".join(line.strip() for line in parity_lines(figures, precision))}'
             )
         engine.close()
-    write_bundle(model, metadata.model_copy(update={'parity': figures}), out)
+    return write_bundle(model, metadata.model_copy(update={'parity': figures}), out)
 
 
 def _feed(frame: LabelledFrame, *, with_depth: bool) -> Feeds:

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.pipeline.label_map import LabelMap
 from training.bundles.precision import Precision
 from training.data.datasets import class_pixels, list_frames
 from training.data.frames import LabelledFrame
@@ -19,7 +20,11 @@ _CALIBRATION_FRAMES = 32
 
 
 def parity_frames(
-    checkpoint: Checkpoint, dataset: DatasetName | None, root: str | None, precision: Precision
+    checkpoint: Checkpoint,
+    dataset: DatasetName | None,
+    root: str | None,
+    precision: Precision,
+    label_map: LabelMap | None = None,
 ) -> list[LabelledFrame]:
     """Choose frames for the parity check, evenly spread over the validation frames or a whole set.
 
@@ -32,6 +37,7 @@ def parity_frames(
         dataset: whose frames; None for the recipe's first validation set.
         root: where they are; None for the folder in the recipe.
         precision: decides how many.
+        label_map: of the labels there; None where they are of the network's classes.
     """
     recipe, ontology = checkpoint.parsed_recipe(), checkpoint.parsed_ontology()
     section = recipe.data.val[0]
@@ -39,7 +45,7 @@ def parity_frames(
         split: Literal['val', 'all'] = 'val' if precision == 'int8' else 'all'
         section = section.model_copy(update={'split': split})
     section = _elsewhere(section, dataset, root)
-    frames = list_frames(section, recipe.data, ontology)
+    frames = list_frames(section, recipe.data, ontology, label_map)
     chosen = _spread(frames, _PARITY_FRAMES[precision] or len(frames))
     if (
         recipe.model.modality == 'rgb'
@@ -57,12 +63,16 @@ def parity_frames(
 
 
 def calibration_frames(
-    checkpoint: Checkpoint, dataset: DatasetName | None, root: str | None
+    checkpoint: Checkpoint,
+    dataset: DatasetName | None,
+    root: str | None,
+    label_map: LabelMap | None = None,
 ) -> list[LabelledFrame]:
     """Choose `stratified` frames that the recipe trains on, of the parity check's set."""
     recipe, ontology = checkpoint.parsed_recipe(), checkpoint.parsed_ontology()
     section = recipe.data.val[0].model_copy(update={'split': 'train'})
-    frames = list_frames(_elsewhere(section, dataset, root), recipe.data, ontology)
+    section = _elsewhere(section, dataset, root)
+    frames = list_frames(section, recipe.data, ontology, label_map)
     return stratified(frames, ontology, _CALIBRATION_FRAMES)
 
 

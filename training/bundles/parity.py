@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ from desertmind_seg.model.files import atomic_write
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.rendering import colorize, overlay
 from desertmind_seg.scores.confusion import ConfusionMatrix
-from training.bundles.precision import Precision
+from training.bundles.precision import Calibration, Precision
 from training.data.frames import LabelledFrame
 from training.evaluation.predict import Predict
 
@@ -198,6 +198,48 @@ def broken_limit(figures: dict[str, Any], precision: Precision) -> str | None:
             f'{100 * most:.1f}'
         )
     return None
+
+
+def what_to_try(precision: Precision, calibration: Calibration, frames: int) -> str:
+    """Say how a bundle that broke a limit may still come about.
+
+    Args:
+        precision: of the bundle.
+        calibration: how its ranges were chosen, if it is int8.
+        frames: how many they were chosen from.
+    """
+    if precision == 'fp32':
+        return 'Both compute in 32 bits: it is an error of the export, please report it'
+    if precision == 'fp16':
+        return 'Export --precision fp32, which TensorRT runs too'
+    others = ' or '.join(name for name in get_args(Calibration) if name != calibration)
+    return (
+        f'Try --calibration {others}, more and more varied frames to calibrate on (there were '
+        f'{frames}), a network that is trained longer, or --precision fp32'
+    )
+
+
+def parity_lines(figures: dict[str, Any], precision: Precision) -> list[str]:
+    """Return what a person wants to know of the figures of `parity`."""
+    limit = ''
+    if precision in MIN_PIXEL_AGREEMENT:
+        limit = f' (at least {MIN_PIXEL_AGREEMENT[precision]:.2%})'
+    lines = [
+        f'parity with {figures["reference"]}, on {figures["frames"]} frames of '
+        f'{figures["dataset"]} at {", ".join(figures["pixel_agreement_by_size"])}:',
+        f'  {figures["pixel_agreement"]:.4%} of the pixels get the same class{limit}',
+        f'  confidence differs by {figures["confidence_mean_difference"]:.4f} on average and '
+        f'{figures["confidence_max_difference"]:.4f} at most',
+    ]
+    if figures['miou_difference'] is not None:
+        limit = f' (at least {-100 * MAX_MIOU_LOSS[precision]:g})' if precision == 'int8' else ''
+        lines.append(f'  mIoU {100 * figures["miou_difference"]:+.2f} points{limit}')
+    changes = figures['iou_difference_by_class']
+    lost = sorted((value, name) for name, value in changes.items() if value is not None)
+    if lost and lost[0][0] <= -0.001:
+        listed = ', '.join(f'{name} {100 * value:+.1f}' for value, name in lost[:3] if value < 0)
+        lines.append(f'  IoU of the classes that lose most, in points: {listed}')
+    return lines
 
 
 def write_worst_frame(

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.pipeline.label_map import LabelMap
 from training.data.frame_cache import cached
 from training.data.frames import DatasetError, LabelledFrame
 from training.data.layouts import read_layout
@@ -37,20 +38,26 @@ DEFAULT_RULE = SplitSection(by='groups', block_frames=16, val_every_groups=6, fo
 
 
 def list_frames(
-    section: DatasetSection, data: DataSection, ontology: Ontology
+    section: DatasetSection,
+    data: DataSection,
+    ontology: Ontology,
+    label_map: LabelMap | None = None,
 ) -> list[LabelledFrame]:
     """List one source's frames of the wanted split.
 
     Whole groups go to one side: frames are never shuffled between splits, because neighbours are
     near-duplicates. What is dealt by ``groups`` and ``folds`` is the publisher's training part (or
     a set without parts); frames published for validation or testing are reached by ``official``,
-    by the split ``test`` or ``all``, and where a root holds nothing else.
+    by the split ``test`` or ``all``, and where a root holds nothing else. ``label_map``
+    is `read_layout`'s.
 
     Raises:
         DatasetError: the source holds no such frame, an image or mask lacks its other half, or a
             class is in none of a fold's training frames.
     """
-    listing = read_layout(section.dataset, section.root, ontology, data.split.block_frames)
+    listing = read_layout(
+        section.dataset, section.root, ontology, data.split.block_frames, label_map
+    )
     for note in listing.notes:
         _log.warning('%s', note)
     if listing.unpaired:
@@ -209,7 +216,11 @@ def split_rule(recipe: Mapping[str, Any]) -> SplitSection | None:
 
 
 def choose_frames(
-    section: DatasetSection, ontology: Ontology, rule: SplitSection, by: str
+    section: DatasetSection,
+    ontology: Ontology,
+    rule: SplitSection,
+    by: str,
+    label_map: LabelMap | None = None,
 ) -> tuple[list[LabelledFrame], str]:
     """List a split's frames and say how they were chosen.
 
@@ -219,6 +230,7 @@ def choose_frames(
         rule: how frames are dealt where the publisher did not.
         by: 'official' (the publisher's part), 'recipe' (the rule), or 'auto': the publisher's part
             where there is one.
+        label_map: as for `read_layout`.
 
     Raises:
         DatasetError: the root holds no frame of this split.
@@ -234,7 +246,7 @@ def choose_frames(
             num_workers=0,
             cache_dir=None,
         )
-        return list_frames(wanted, data, ontology)
+        return list_frames(wanted, data, ontology, label_map)
 
     everything = listed('all', rule)
     if section.split == 'all':

@@ -4,13 +4,16 @@ A reader lists what lies in a folder and opens no picture; the frames decode whe
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 from pathlib import Path
 import re
 
 from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.pipeline.label_map import LabelMap, parse_label_map
 from training.data.bags import list_bags
+from training.data.class_table import CLASS_TABLE, carried_table, class_table_of, mapped
 from training.data.drives import list_drives
-from training.data.frames import DatasetError, FileFrame, Split
+from training.data.frames import DatasetError, FileFrame, LabelledFrame, Split
 from training.data.listing import (
     SPLIT_OF_NAME,
     Listing,
@@ -242,25 +245,36 @@ _FOLDERS: dict[str, tuple[Callable[[Path, int], Listing], str]] = {
 }
 
 
-def read_layout(dataset: str, root: str, ontology: Ontology, block_frames: int) -> Listing:
+def read_layout(
+    dataset: str,
+    root: str,
+    ontology: Ontology,
+    block_frames: int,
+    label_map: LabelMap | None = None,
+) -> Listing:
     """List the frames of a set, in the order of their names.
 
     Args:
         dataset: a DatasetName of the recipe.
         root: the set's folder; what else it may be for bags and the synthetic drive, their readers
             say.
-        ontology: the class table that labels are to be read with.
+        ontology: the class table whose ids the frames shall have.
         block_frames: consecutive frames in a block, for sets without sequences.
+        label_map: how its labels become these ids; None where they are of the same classes.
 
     Raises:
-        DatasetError: there is nothing of this layout, or a file that it needs is not there.
+        DatasetError: there is nothing of this layout, a file that it needs is not there, or the
+            folder carries a table of other classes.
         FileNotFoundError: there is no such bag.
     """
+    if dataset in _FOLDERS:
+        label_map = _by_own_table(root, ontology, label_map)
+    table = ontology if label_map is None else label_map.labels
     if dataset == 'bag':
-        listing = list_bags(root, ontology, block_frames)
+        listing = list_bags(root, table, block_frames)
         expects = 'bags with label images'
     elif dataset == 'synthetic':
-        listing = list_drives(root, ontology)
+        listing = list_drives(root, table)
         expects = "<drive>/drive.json (training.synthetic --folder writes them) or 'seeds:A:B?...'"
     else:
         read, expects = _FOLDERS[dataset]
@@ -270,4 +284,21 @@ def read_layout(dataset: str, root: str, ontology: Ontology, block_frames: int) 
     repeated = len(listing.frames) - len({frame.name for frame in listing.frames})
     if repeated:
         raise DatasetError(f'{root}: {repeated} frames have the name of another; rename them')
-    return listing
+    if label_map is None:
+        return listing
+    frames: list[LabelledFrame] = [mapped(frame, label_map) for frame in listing.frames]
+    return dataclasses.replace(listing, frames=frames)
+
+
+def _by_own_table(root: str, ontology: Ontology, label_map: LabelMap | None) -> LabelMap | None:
+    """Return how the labels of a folder are read where it carries a class table."""
+    carried = carried_table(root)
+    table = ontology if label_map is None else label_map.labels
+    if carried is None or carried.reads_alike(table):
+        return label_map
+    if label_map is not None or carried.names != table.names:
+        raise DatasetError(
+            f'{root}: its labels are those of {carried.shown()} by its {CLASS_TABLE}, not of '
+            f'{table.shown()}; the recipe says ontology={class_table_of(Path(root))} for them'
+        )
+    return parse_label_map(['*=ignore'], carried, ontology)  # other codes of the same classes

@@ -228,6 +228,7 @@ def write_mixture_metrics(
         recipe=recipe.model_dump(mode='json'),
         ontology=ontology.name,
         ontology_sha256=ontology.sha256,
+        class_table=ontology,
         dataset='+'.join(sorted({row.dataset for _, row in store.frames})),
         split='out of fold',
         split_rule=split_rule,

@@ -13,6 +13,8 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from desertmind_seg.model.ontology import UNLABELED, Ontology
+from desertmind_seg.pipeline.label_map import LabelMap
+from training.data.class_table import ModelClasses
 from training.data.datasets import list_frames
 from training.data.frames import DatasetError, LabelledFrame
 from training.evaluation.predict import predict_with_graph
@@ -209,6 +211,8 @@ def calibrate_file(
     network_size_hw: tuple[int, int] | None = None,
     added_bias: Mapping[str, float] | None = None,
     depth_curve_of: tuple[str, str] | None = None,
+    labels_ontology: Ontology | None = None,
+    label_map: Sequence[str] = (),
 ) -> None:
     """Write a checkpoint file, calibrated again, on a GPU where there is one.
 
@@ -220,8 +224,18 @@ def calibrate_file(
         added_bias: see `calibrate`.
         depth_curve_of: data set and root to score by the share of valid depth; see
             `with_depth_curve`.
+        labels_ontology: class table of the labels there; None for what the root says.
+        label_map: which class of the model each of them is, as for `parse_label_map`.
+
+    Raises:
+        LabelMapError: the labels for the depth curve are of other classes than the model's.
     """
     checkpoint = load_checkpoint(checkpoint_path)
+    mapped = None
+    if depth_curve_of is not None:  # refused before what takes long
+        known = ModelClasses(checkpoint_path, checkpoint.parsed_ontology(), checkpoint.recipe)
+        mapped = known.labels_for(*depth_curve_of, labels_ontology, label_map)
+        mapped = mapped and mapped.into_model()
     if average_with:
         checkpoint = average(checkpoint, *(load_checkpoint(path) for path in average_with))
     if network_size_hw is not None:
@@ -229,7 +243,7 @@ def calibrate_file(
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     calibrated = calibrate(checkpoint, device, added_bias)
     if depth_curve_of is not None:
-        calibrated = with_depth_curve(calibrated, *depth_curve_of, device)
+        calibrated = with_depth_curve(calibrated, *depth_curve_of, device, mapped)
     save_checkpoint(calibrated, out)
 
 
@@ -292,7 +306,11 @@ def calibrate(
 
 
 def with_depth_curve(
-    checkpoint: Checkpoint, dataset: str, root: str, device: torch.device
+    checkpoint: Checkpoint,
+    dataset: str,
+    root: str,
+    device: torch.device,
+    label_map: LabelMap | None = None,
 ) -> Checkpoint:
     """Return the checkpoint with scores by the share of valid depth, for its card.
 
@@ -301,6 +319,7 @@ def with_depth_curve(
         dataset: name of a data set with depth.
         root: its folder; every frame there is scored.
         device: where the network runs.
+        label_map: of the labels there; None where they are of the network's classes.
 
     Raises:
         DatasetError: the name is unknown, no frame has depth, or it was trained on some of them.
@@ -315,7 +334,7 @@ def with_depth_curve(
         )
     except ValidationError as err:
         raise DatasetError(f'--depth-curve {dataset} {root}: {err}') from err
-    frames = list_frames(section, recipe.data, ontology)
+    frames = list_frames(section, recipe.data, ontology, label_map)
     trained_on = {(f.dataset, f.name) for f in _listed(recipe.data.train, recipe, ontology)}
     known = [frame.name for frame in frames if (frame.dataset, frame.name) in trained_on]
     if known:

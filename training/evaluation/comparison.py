@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from desertmind_seg.model.files import atomic_write
-from desertmind_seg.model.ontology import Ontology, load_ontology
+from desertmind_seg.model.ontology import Ontology, available_ontologies, load_ontology
 from desertmind_seg.reports.output import write_json
 from desertmind_seg.reports.page import Fact, write_report
 from desertmind_seg.reports.tables import table_section
@@ -116,8 +116,9 @@ def compare(first: tuple[str, Metrics], second: tuple[str, Metrics]) -> Comparis
     (name, run), (other_name, other) = first, second
     if run.ontology_sha256 != other.ontology_sha256:
         raise ComparisonError(
-            f'{name} knows the classes of {run.ontology}, {other_name} those of {other.ontology}; '
-            'only runs of one class table can be compared'
+            f'{name} knows the classes of {_shown(run)}, {other_name} those of {_shown(other)}; '
+            'only runs of one class table can be compared. Score both on one labelled set by what '
+            'they share: python -m training.evaluate --map groups'
         )
     if run.data_hash != other.data_hash:
         raise ComparisonError(
@@ -125,7 +126,13 @@ def compare(first: tuple[str, Metrics], second: tuple[str, Metrics]) -> Comparis
             f'{other_name} on {other.dataset} {other.split} ({other.data_hash[:12]}): their '
             'difference means nothing. Score both on one split with python -m training.evaluate'
         )
-    ontology = _ontology_of(run)
+    maps = [each.label_map and each.label_map.classes for each in (run, other)]
+    if maps[0] != maps[1]:
+        raise ComparisonError(
+            f'{name} and {other_name} were scored with different maps of the labels (--map): '
+            f'{maps[0]} and {maps[1]}. Score both with one'
+        )
+    ontology = _ontology_of(run, other)
     shown = [entry.name for entry in run.classes if entry.pixels]
     scores = [score for score in STATISTICS if getattr(run, score) is not None]
     differences = paired_differences(
@@ -182,14 +189,22 @@ def _verdict(
     return said
 
 
-def _ontology_of(run: Metrics) -> Ontology:
-    ontology = load_ontology(run.ontology)
-    if ontology.sha256 != run.ontology_sha256:
-        raise ComparisonError(
-            f'the class table {run.ontology} is {ontology.sha256[:12]} now, but the runs were '
-            f'scored with {run.ontology_sha256[:12]}; score them again'
-        )
-    return ontology
+def _shown(run: Metrics) -> str:
+    return f'{run.ontology} ({run.ontology_sha256[:12]})'
+
+
+def _ontology_of(*runs: Metrics) -> Ontology:
+    """Return the class table of runs of one; files of 0.1.0 have no more than its name."""
+    for run in runs:
+        if run.class_table is not None and run.class_table.sha256 == run.ontology_sha256:
+            return run.class_table
+    name, sha256 = runs[0].ontology, runs[0].ontology_sha256
+    if name in available_ontologies() and (shipped := load_ontology(name)).sha256 == sha256:
+        return shipped
+    raise ComparisonError(
+        f'no metrics.json of the runs holds their class table {name} ({sha256[:12]}), as those '
+        'written by 0.1.0; score one of them again with python -m training.evaluate'
+    )
 
 
 def table(compared: ComparedRuns) -> list[list[str]]:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from desertmind_seg.model.documents import DocumentError, read_json
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import atomic_write
+from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.model.records import Record
 from desertmind_seg.scores.confusion import Counts
 from desertmind_seg.scores.records import Interval, Score, ScoreInterval, SplitMetrics
@@ -59,12 +60,30 @@ class Views(Record):
     flip: bool = Field(description='each also mirrored left to right')
 
 
+class MappedLabels(Record):
+    """Labels of another class table than the model's."""
+
+    ontology: str = Field(description='of the labels')
+    ontology_sha256: str
+    classes: dict[str, str | None] = Field(
+        description='class of the labels -> class that is scored; null where it is left out'
+    )
+    predictions: dict[str, str] = Field(description='class of the model -> class that is scored')
+    ignored_pixels: dict[str, int] = Field(description='by class of the labels')
+
+
 class Metrics(SplitMetrics):
     """The whole file."""
 
     recipe: dict[str, Any] = Field(description='resolved; of a bundle, the one in its metadata')
     ontology: str
     ontology_sha256: str
+    class_table: Ontology | None = Field(
+        None, description='of the scores, whole; null in files of 0.1.0'
+    )
+    label_map: MappedLabels | None = Field(
+        None, description='evaluate: null where the labels are of the classes of the model'
+    )
     dataset: str = Field(description='names joined by + where several are scored together')
     split: str
     split_rule: str = Field(description='how the frames were chosen')
@@ -84,6 +103,14 @@ class Metrics(SplitMetrics):
     epochs: int | None = Field(None, description='epochs trained')
     steps: int | None = Field(None, description='optimiser steps')
     best_epoch: int | None = Field(None, description='epoch of the kept weights, from 1')
+
+    @field_validator('class_table', mode='before')
+    @classmethod
+    def _table_of_json(cls, value: Any) -> Any:
+        # Its strict fields take a JSON array for a tuple, but no Python list.
+        return (
+            Ontology.model_validate_json(json.dumps(value)) if isinstance(value, dict) else value
+        )
 
     @property
     def block_counts(self) -> dict[str, Counts]:

@@ -8,11 +8,14 @@ from typing import Any, Literal
 import torch
 
 from desertmind_seg.engines.load import load_engine
+from desertmind_seg.model.arrays import Depth, Mask, Rgb
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.pipeline.label_map import LabelMap
+from training.data.class_table import ModelClasses, ignored_pixels
 from training.data.datasets import DEFAULT_RULE, SplitName, choose_frames, data_hash, split_rule
-from training.data.frames import DatasetError
-from training.evaluation.metrics_file import Metrics, Views
+from training.data.frames import DatasetError, LabelledFrame
+from training.evaluation.metrics_file import MappedLabels, Metrics, Views
 from training.evaluation.predict import (
     Predict,
     predict_with_engine,
@@ -99,6 +102,8 @@ def evaluate(
     split: SplitName = 'val',
     split_by: SplitBy = 'auto',
     depth_shares: Sequence[float] | None = None,
+    labels_ontology: Ontology | None = None,
+    label_map: Sequence[str] = (),
 ) -> Metrics:
     """Score every frame of a split at its own resolution, and print which frames these are.
 
@@ -110,12 +115,17 @@ def evaluate(
         split_by: 'auto' takes the publisher's part where the root has one, else the rule of the
             model's recipe; 'official' and 'recipe' settle it.
         depth_shares: parts 0..1 of the depth there is, with which an RGB-D model is scored too.
+        labels_ontology: class table of the labels; None for what the root says.
+        label_map: which class of the model each class of the labels is, as for
+            `parse_label_map`.
 
     Returns:
         The content of metrics.json.
 
     Raises:
-        DatasetError: the root has no such frames, or the model cannot be scored as was asked.
+        DatasetError: the root has no such frames, nothing says what its labels mean, or the model
+            cannot be scored as was asked.
+        LabelMapError: the labels are of other classes than the model's, and no map says which.
     """
     if depth_shares is not None and model.modality == 'rgb':
         raise DatasetError(
@@ -129,9 +139,13 @@ def evaluate(
             'official, or --split all'
         )
     section = DatasetSection(dataset=dataset, root=str(root), split=split, repeat=1)
-    ontology, predict = model.ontology, model.predict
-    frames, chosen = choose_frames(section, ontology, rule or DEFAULT_RULE, split_by)
+    known = ModelClasses(model.path, model.ontology, model.recipe)
+    mapped = known.labels_for(dataset, root, labels_ontology, label_map)
+    ontology = model.ontology if mapped is None else mapped.scored
+    predict = model.predict if mapped is None else _mapped(model.predict, mapped)
+    frames, chosen = choose_frames(section, ontology, rule or DEFAULT_RULE, split_by, mapped)
     print(f'{dataset} {split}: {len(frames)} frames, {chosen}')
+    record = _record(mapped, frames) if mapped is not None and mapped.renames else None
     without = sum(not frame.has_depth for frame in frames)
     if model.modality == 'rgbd' and without:
         print(f'{without} of them have no depth: the model is scored with all of it missing')
@@ -144,6 +158,8 @@ def evaluate(
         recipe=dict(model.recipe),
         ontology=ontology.name,
         ontology_sha256=ontology.sha256,
+        class_table=ontology,
+        label_map=record,
         dataset=dataset,
         split=split,
         split_rule=chosen,
@@ -151,4 +167,32 @@ def evaluate(
         depth_curve=curve,
         data_hash=data_hash(frames),
         environment=environment(),
+    )
+
+
+def _mapped(predict: Predict, label_map: LabelMap) -> Predict:
+    """Predict the classes that are scored."""
+
+    def predict_scored(rgb: Rgb, depth: Depth | None) -> tuple[Mask, Mask]:
+        mask, confidence = predict(rgb, depth)
+        return label_map.mask_table[mask], confidence
+
+    return predict_scored
+
+
+def _record(label_map: LabelMap, frames: Sequence[LabelledFrame]) -> MappedLabels:
+    """Print what the labels count as, and return it for metrics.json."""
+    left_out, labelled = ignored_pixels(frames, label_map)
+    for sentence in label_map.sentences():
+        print(sentence)
+    if left_out:
+        listed = ', '.join(f'{name} {pixels:,d}' for name, pixels in left_out.items())
+        share = sum(left_out.values()) / max(labelled, 1)
+        print(f'left out: {share:.2%} of the labelled pixels ({listed})')
+    return MappedLabels(
+        ontology=label_map.labels.name,
+        ontology_sha256=label_map.labels.sha256,
+        classes=dict(label_map.of_labels),
+        predictions=dict(label_map.of_model),
+        ignored_pixels=left_out,
     )

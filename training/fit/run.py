@@ -30,7 +30,6 @@ from training.evaluation.metrics_file import (
 from training.evaluation.predict import predict_with_graph
 from training.evaluation.run_report import write_run_report
 from training.fit.loaders import check_depth, make_loaders, pixels_by_class
-from training.fit.losses import class_weights
 from training.fit.samples import Sample
 from training.fit.task import SegmentationTask
 from training.fit.trainer import LastCheckpoint, make_trainer
@@ -42,6 +41,7 @@ from training.networks.checkpoint import (
     read_last,
     save_checkpoint,
 )
+from training.networks.losses import class_weights
 from training.networks.vehicle_graph import VehicleGraph
 from training.recipes.changes import recipe_changes
 from training.recipes.schema import Recipe, RecipeError
@@ -300,6 +300,7 @@ def _finish(
             'recipe': checkpoint.recipe,
             'ontology': ontology.name,
             'ontology_sha256': ontology.sha256,
+            'class_table': ontology,
             'dataset': '+'.join(section.dataset for section in recipe.data.val),
             'split': '+'.join(section.split for section in recipe.data.val),
             'split_rule': '; '.join(dict.fromkeys(rules)),

@@ -16,8 +16,8 @@ from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.scores.confusion import ConfusionMatrix
 from training.data.augment import class_mix, drop_depth, thin_some_depth
 from training.ensembles.distillation import Teachers, distillation_loss
-from training.fit.losses import SegmentationLoss, masked_l1_depth
 from training.fit.schedule import averaged_network, lr_schedule, optimizer_for
+from training.networks.losses import SegmentationLoss, masked_l1_depth
 from training.networks.network import SegmentationNetwork
 from training.networks.vehicle_graph import VehicleGraph, bilinear
 from training.recipes.schema import Recipe
