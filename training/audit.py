@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-import json
 import sys
 from typing import Any
 
@@ -104,13 +103,21 @@ def _run(options: argparse.Namespace) -> int:
 
 def _print_findings(document: dict[str, Any]) -> None:
     """Print the class histogram, then what is wrong."""
+    from training.evaluation.text import for_terminal, short_count
+
+    sides = list(document['sides'])
+    rows = [['id', 'class', 'share']]
+    for side in sides:
+        rows[0] += [f'{side} px', 'frames']
     for row in document['classes']:
-        print(
-            f'{row["id"]:3d}  {row["name"]:32s} {row["share"]:8.3%}  {row["frames"]:>7,d} frames  '
-            f'{json.dumps(row["pixels_by_side"])}'
-        )
-    sides = ', '.join(f'{frames} {side}' for side, frames in document['sides'].items())
-    print(f'{document["frames"]} frames ({sides}) in {document["groups"]} groups')
+        cells = [str(row['id']), row['name'], f'{row["share"]:.2%}']
+        for side in sides:
+            cells.append(short_count(row['pixels_by_side'].get(side, 0)))
+            cells.append(str(row['frames_by_side'].get(side, 0)))
+        rows.append(cells)
+    print(for_terminal(rows))
+    listed = ', '.join(f'{frames} {side}' for side, frames in document['sides'].items())
+    print(f'{document["frames"]} frames ({listed}) in {document["groups"]} groups')
     for text in document['warnings']:
         print(f'note: {text}')
     faults = document['faults']

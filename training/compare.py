@@ -47,12 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from training.evaluation.comparison import compare_runs, difference_rows, table, write
-    from training.evaluation.text import as_text
+    from training.evaluation.text import for_terminal
 
     compared = compare_runs(options.runs)
-    print(as_text(table(compared)))
+    print(for_terminal(table(compared)))
     for comparison in compared.comparisons:
-        print(f'\n{as_text(difference_rows(comparison))}\n{comparison.sentence}.')
+        print(f'\n{for_terminal(difference_rows(comparison))}\n{comparison.sentence}.')
     for warning in compared.warnings:
         print(f'warning: {warning}', file=sys.stderr)
     if options.out is not None:

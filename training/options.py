@@ -2,15 +2,25 @@
 
 import argparse
 from pathlib import Path
-from typing import get_args
 
-from training.recipes.schema import DatasetName
+from desertmind_seg.model.errors import did_you_mean
+
+# Here, so that --help and a missing package are said at once; recipes/schema.py has what they are,
+# a test compares.
+DATASETS = (
+    *('ycor', 'nyuv2', 'nyuv2_mat', 'desert', 'rugd', 'rellis', 'goose', 'folder', 'bag'),
+    'synthetic',
+)
 
 
 def add_dataset(parser: argparse._ActionsContainer, *, required: bool) -> None:
     """Add --dataset, the layout of a labelled set, and --root, a path."""
     parser.add_argument(
-        '--dataset', required=required, choices=get_args(DatasetName), help='layout of the set'
+        '--dataset',
+        metavar='LAYOUT',
+        type=_dataset,
+        required=required,
+        help=f'layout of the set: {", ".join(DATASETS)}; folder is images/, masks/ and depth/',
     )
     parser.add_argument(
         '--root',
@@ -19,6 +29,15 @@ def add_dataset(parser: argparse._ActionsContainer, *, required: bool) -> None:
         required=required,
         help="the set's folder, as in data.train of a recipe",
     )
+
+
+def _dataset(text: str) -> str:
+    if text not in DATASETS:
+        raise argparse.ArgumentTypeError(
+            f'there is no layout {text!r}{did_you_mean(text, DATASETS)}; known are '
+            f'{", ".join(DATASETS)}'
+        )
+    return text
 
 
 def _one_line_path(text: str) -> Path:

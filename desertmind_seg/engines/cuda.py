@@ -1,11 +1,11 @@
 """CUDA's runtime, every call of it checked, and the GPU that it finds."""
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 import re
 from typing import Any
 
 from desertmind_seg.engines.protocol import EngineError
+from desertmind_seg.model.installed import install_line
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,13 @@ class Cuda:
     """
 
     def __init__(self) -> None:
-        if find_spec('cuda') is None or find_spec('cuda.bindings') is None:
+        try:
+            from cuda.bindings import runtime
+        except ImportError as err:
             raise EngineError(
-                "TensorRT needs cuda-bindings: pip install '.[tensorrt]' in the checkout",
+                f'TensorRT needs cuda-bindings ({err}). {install_line("cuda")}',
                 'cuda-bindings is not installed',
-            )
-        from cuda.bindings import runtime
+            ) from err
 
         self.runtime: Any = runtime
 

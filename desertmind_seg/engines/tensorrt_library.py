@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from desertmind_seg.engines.cuda import Cuda, Device
 from desertmind_seg.engines.protocol import EngineError
+from desertmind_seg.model.installed import install_line
 
 _LOGGER = logging.getLogger(__name__)
 CURRENT = 'current'
@@ -90,8 +91,8 @@ def installed_tensorrt() -> list[TensorRt]:
         found[flavour] = TensorRt(flavour, module, _log_of(module))
     if not found:
         raise EngineError(
-            "TensorRT is not installed: pip install '.[tensorrt]' in the checkout for GPUs of the "
-            f"RTX class; on a Jetson JetPack's python3-libnvinfer. {'; '.join(reasons)}".rstrip(),
+            "TensorRT is not installed. On a Jetson: JetPack's python3-libnvinfer. For a GPU of "
+            f'the RTX class: {install_line("tensorrt")}. {"; ".join(reasons)}'.rstrip(),
             'TensorRT is not installed',
         )
     return list(found.values())

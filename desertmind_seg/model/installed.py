@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import contextlib
 from importlib import import_module, metadata
 import io
+from pathlib import Path
 import shlex
 import sys
 from typing import TYPE_CHECKING
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 _US = 'desertmind_seg'
-# Import name -> name on PyPI, where the two differ.
-_PYPI_NAMES = {'cv2': 'opencv-python-headless', 'google': 'protobuf', 'yaml': 'pyyaml'}
 # What else brings the module: other distributions of PyPI, and builds without metadata (apt's
 # OpenCV, a Jetson's).
 _STAND_INS = {
@@ -29,6 +28,18 @@ _STAND_INS = {
     'onnxruntime': ('onnxruntime-gpu',),
 }
 _WITHOUT_METADATA = {'opencv-python-headless': 'cv2', 'onnxruntime': 'onnxruntime'}
+
+
+# Extra of setup.py -> what it brings, by the names of imports; a test compares.
+EXTRAS = {
+    'train': 'torch torchvision torchmetrics lightning timm segmentation_models_pytorch h5py '
+    'onnxscript scipy tensorboard',
+    'ros': 'rclpy tf2_ros ament_index_python rosidl_runtime_py rosidl_parser rpyutils',
+    'tensorrt': 'cuda tensorrt tensorrt_rtx tensorrt_rtx_bindings',
+    'viewer': 'rerun',
+    'labels': 'datumaro',
+    'dev': 'pytest hypothesis psutil',
+}
 
 
 class InstallationError(DesertmindError):
@@ -52,14 +63,37 @@ def check_installed() -> None:
 def import_failure(err: ImportError) -> InstallationError:
     """Put the failed import of a package from outside into a sentence."""
     module = (err.name or '').partition('.')[0]
-    names = {_PYPI_NAMES.get(module, module), f'ros-{module}'.replace('_', '-')}
-    lines = [line for line in _required() if line.name in names] or _needed_always()
-    remedy = _remedy(str(line).partition(';')[0] for line in lines)
-    if any(line.name.startswith('ros-') for line in lines):
-        remedy = f"With apt's ROS 2: source /opt/ros/$ROS_DISTRO/setup.bash. Without: {remedy}"
     return InstallationError(
-        f'{module or "a package"} cannot be imported: {_first_line(err)}. {remedy}'
+        f'{module or "a package"} cannot be imported: {_first_line(err)}. {install_line(module)}'
     )
+
+
+def install_line(module: str) -> str:
+    """Say which command brings a module from outside.
+
+    The package is not on PyPI: pip installs it from a checkout, with what the wanted extra needs,
+    at the versions that are tested.
+    """
+    extra = next((name for name, modules in EXTRAS.items() if module in modules.split()), '')
+    is_ros = extra == 'ros' or module.endswith(('_msgs', '_interfaces'))
+    extra = 'ros' if is_ros else extra
+    wanted = f'.[{extra}]' if extra else '.'
+    arguments = ['-c', 'constraints.txt', wanted]
+    if extra == 'labels':  # its own metadata ask for what ours exclude
+        arguments = ['--require-hashes', '--no-deps', '-r', 'requirements/labels.txt']
+    line = shlex.join([sys.executable, '-m', 'pip', 'install', *arguments])
+    root = Path(__file__).resolve().parents[2]
+    where = f'In {root}' if (root / 'constraints.txt').is_file() else f'In a checkout of {_US}'
+    said = f'{where}: {line}'
+    if is_ros:
+        apt = f'ros-$ROS_DISTRO-{module.replace("_", "-")}'
+        said = (
+            "With apt's ROS 2: source /opt/ros/$ROS_DISTRO/setup.bash, or sudo apt install "
+            f'{apt}. Without: {said[0].lower()}{said[1:]}'
+        )
+    if sys.prefix == sys.base_prefix:
+        said += f' ({sys.executable} is of no virtual environment: README.md makes one)'
+    return said
 
 
 def _needed_always() -> list[Requirement]:

@@ -122,9 +122,9 @@ def _break_split(root: Path) -> None:
     ('break_it', 'kind', 'text'),
     [
         (_break_unknown_code, 'unknown code', 'masks/1.png: 9 in 7 pixels is not in ycor-8'),
-        (_break_size, 'size', "1: {'image': (48, 64), 'labels': (48, 63)"),
-        (_break_depth_size, 'size', "'depth': (24, 32)"),
-        (_break_pairing, 'unpaired', 'images/1.png has no mask'),
+        (_break_size, 'size', '1: image 48x64, labels 48x63, depth 48x64 (height x width); they'),
+        (_break_depth_size, 'size', 'labels 48x64, depth 24x32 (height'),
+        (_break_pairing, 'unpaired', 'images/1.png has no mask; expected it at masks/1.png'),
         (_break_labels, 'no label', '1: none of its 3072 pixels has a label'),
         (_break_file, 'unreadable', 'images/1.png: cannot be read as an image'),
         (_break_split, 'same picture on two sides', '1 (train) and 4 (val)'),
@@ -251,3 +251,25 @@ def test_the_desert_fixture_is_clean(shared_data_dir: Path, tmp_path: Path) -> N
     document = json.loads((out / 'audit.json').read_text())
     shown = {row['name'] for row in document['classes'] if row['pixels']}
     assert shown == set(load_ontology('desert-10').names) - {'ground clutter', 'flowers', 'logs'}
+
+
+def test_classes_that_hardly_validate_are_named(tmp_path: Path) -> None:
+    _, document, _ = _audit(_write_set(tmp_path / 'set'))
+
+    (few,) = [text for text in document['warnings'] if text.startswith('too few in val')]
+    # Two frames: one of each trail, both with sky.
+    assert 'smooth trail (1 frame, 1,536 px), traversable grass (1 frame, 1,536 px)' in few
+    assert 'sky (2 frames, 2,048 px)' in few
+    assert 'fewer than 5 frames or 5,000 pixels' in few
+    rows = {row['name']: row for row in document['classes']}
+    assert rows['sky']['frames_by_side'] == {'train': 4, 'val': 2}
+
+
+def test_the_printed_table_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _audit(_write_set(tmp_path / 'set'))
+    lines = capsys.readouterr().out.splitlines()
+
+    assert ' '.join(lines[0].split()) == 'id class share train px frames val px frames'
+    assert lines[8].split() == ['7', 'sky', '40.00%', '4.1k', '4', '2.05k', '2']
+    assert len({len(line) for line in lines[1:9]}) == 1
+    assert max(len(line) for line in lines[:9]) <= 80

@@ -6,9 +6,15 @@ from pathlib import Path
 import subprocess
 import sys
 
+from packaging.requirements import Requirement
 import pytest
 
-from desertmind_seg.model.installed import InstallationError, check_installed, import_failure
+from desertmind_seg.model.installed import (
+    EXTRAS,
+    InstallationError,
+    check_installed,
+    import_failure,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 _NEEDED = """\
@@ -101,18 +107,114 @@ def test_a_checkout_that_was_not_installed_has_nothing_to_compare_with(
 @pytest.mark.parametrize(
     ('module', 'remedy'),
     [
-        ('cv2.gapi', 'opencv-python-headless>=4.11'),
-        ('torch', 'pip install torch'),
-        ('rclpy', "With apt's ROS 2: source /opt/ros/$ROS_DISTRO/setup.bash. Without: "),
-        ('rclpy', "pip install 'ros-rclpy[fastrtps]'"),
-        ('', "pip install 'numpy>=1.26' 'opencv-python-headless>=4.11'"),
+        ('cv2.gapi', 'pip install -c constraints.txt .'),
+        *((name, "'.[train]'") for name in ('torch', 'lightning', 'h5py', 'onnxscript', 'timm')),
+        ('cuda.bindings', "pip install -c constraints.txt '.[tensorrt]'"),
+        ('rerun', "pip install -c constraints.txt '.[viewer]'"),
+        ('datumaro', 'pip install --require-hashes --no-deps -r requirements/labels.txt'),
+        (
+            'rclpy',
+            "With apt's ROS 2: source /opt/ros/$ROS_DISTRO/setup.bash, or sudo apt install ",
+        ),
+        ('rclpy', 'ros-$ROS_DISTRO-rclpy. Without: in '),
+        ('grid_map_msgs.msg', 'sudo apt install ros-$ROS_DISTRO-grid-map-msgs'),
+        ('rclpy', "pip install -c constraints.txt '.[ros]'"),
+        ('', 'pip install -c constraints.txt .'),
     ],
 )
-def test_a_failed_import_names_what_brings_it(site: Path, module: str, remedy: str) -> None:
+def test_a_failed_import_names_what_brings_it(module: str, remedy: str) -> None:
     message = str(import_failure(ImportError('No module named it\nand more.', name=module)))
 
     assert 'cannot be imported: No module named it. ' in message
+    assert f'n {ROOT}: {sys.executable} -m ' in message  # a checkout, at any place
     assert remedy in message
+
+
+def test_the_extras_are_those_of_the_package() -> None:
+    """By distribution: each that an extra requires is found by the name of its import."""
+    of_import = metadata.packages_distributions()
+    for extra in ('train', 'tensorrt', 'viewer', 'labels'):
+        required = {
+            Requirement(line).name
+            for line in metadata.requires('desertmind_seg') or ()
+            if f'extra == "{extra}"' in line
+        }
+        assert required, extra
+        for module in EXTRAS[extra].split():
+            names = {name.replace('_', '-') for name in of_import.get(module, ())}
+            assert not names or names & required, (extra, module)
+
+
+_WITHOUT_OTHERS = """\
+import importlib, sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition('.')[0]
+        if top in ('desertmind_seg', 'training') or top in sys.stdlib_module_names:
+            return None
+        raise ModuleNotFoundError(f'No module named {top!r}', name=top)
+
+sys.meta_path.insert(0, Hidden())
+for command in sys.argv[1:]:
+    importlib.import_module(command).build_parser().format_help()
+    print(command)
+"""
+
+
+def test_every_command_reads_its_options_with_nothing_but_python_installed() -> None:
+    """What comes after is imported where a missing package becomes one line."""
+    commands = [
+        f'{half}.{path.stem}'
+        for half in ('desertmind_seg', 'training')
+        for path in sorted((ROOT / half).glob('*.py'))
+        if 'def build_parser' in path.read_text()
+    ]
+    assert len(commands) > 15
+
+    done = subprocess.run(
+        [sys.executable, '-c', _WITHOUT_OTHERS, *commands],
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.stderr == ''
+    assert done.stdout.split() == commands
+
+
+@pytest.mark.parametrize(
+    ('hidden', 'command', 'arguments', 'extra'),
+    [
+        ('lightning', 'training.train', 'exp060 --out OUT', 'train'),
+        ('h5py', 'training.audit', '--dataset nyuv2_mat --ontology nyuv2-13 --root . --out OUT',
+         'train'),
+        ('rclpy', 'desertmind_seg.segmentation_node', '--ros-args', 'ros'),
+        ('rclpy', 'desertmind_seg.play_bag', 'drive', 'ros'),
+        ('rclpy', 'desertmind_seg.nav2_config', '--ontology ycor-8 --camera-info /info', 'ros'),
+    ],
+)  # fmt: skip
+def test_a_command_says_what_it_lacks_in_one_line(
+    hidden: str, command: str, arguments: str, extra: str, tmp_path: Path
+) -> None:
+    source = (
+        f'import runpy, sys; sys.modules[{hidden!r}] = None; sys.argv[0] = {command!r}; '
+        f"runpy.run_module({command!r}, run_name='__main__')"
+    )
+
+    done = subprocess.run(
+        [sys.executable, '-c', source, *arguments.split()],
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), *sys.path])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f'python -m {command}: error: {hidden} cannot be imported: ')
+    assert f"'.[{extra}]'" in line
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize('command', ['desertmind_seg.nav2_config', 'training.audit'])

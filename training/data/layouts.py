@@ -209,7 +209,7 @@ def _folder(root: Path, block_frames: int) -> Listing:
     if (root / 'depth').is_dir():
         folders['depth'] = 'depth'
     kinds = {kind: images_below(root / name, listing) for kind, name in folders.items()}
-    for key, (image, mask, *depth) in whole_frames(listing, kinds):
+    for key, (image, mask, *depth) in whole_frames(listing, kinds, folders=folders):
         *above, _ = key.split('/')
         official = SPLIT_OF_NAME.get(above[0]) if above else None
         sequence = '/'.join(above[official is not None :])

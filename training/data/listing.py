@@ -104,7 +104,11 @@ def frame_number(path: Path) -> int:
 
 
 def whole_frames(
-    listing: Listing, kinds: Mapping[str, Mapping[str, Path]], *, optional: Collection[str] = ()
+    listing: Listing,
+    kinds: Mapping[str, Mapping[str, Path]],
+    *,
+    optional: Collection[str] = (),
+    folders: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[str, list[Path]]]:
     """Yield (key, its file of each kind) for keys that all kinds have; note the others.
 
@@ -112,13 +116,18 @@ def whole_frames(
         listing: takes a sentence for every key that lacks a kind.
         kinds: for each kind ('image', 'labels', ...) the files by key.
         optional: kinds whose surplus is no error.
+        folders: where the files of each kind lie, for what is said of one that is not there.
     """
     required = {key for kind, files in kinds.items() if kind not in optional for key in files}
     for key in sorted(required):
         missing = [kind for kind, files in kinds.items() if key not in files]
         if missing:
             there = next(files[key] for files in kinds.values() if key in files)
-            listing.unpaired.append(f'{there} has no {" and no ".join(missing)}')
+            said = f'{there} has no {" and no ".join(missing)}'
+            if folders is not None:
+                places = (f'{folders[kind]}/{key}.png' for kind in missing)
+                said += f'; expected it at {" and ".join(places)}'
+            listing.unpaired.append(said)
         else:
             yield key, [files[key] for files in kinds.values()]
 

@@ -1,6 +1,9 @@
 """Scores as text: figures, tables, and what a command prints."""
 
 from collections.abc import Sequence
+import shutil
+import sys
+import textwrap
 
 from desertmind_seg.scores.records import Interval, SplitMetrics
 from training.evaluation.metrics_file import DepthCurve
@@ -28,6 +31,43 @@ def as_text(rows: Sequence[Sequence[str]]) -> str:
     return '\n'.join('  '.join(row).rstrip() for row in zip(*columns, strict=True))
 
 
+def for_terminal(rows: Sequence[Sequence[str]]) -> str:
+    """Lay cells out as `as_text`, and where a terminal is narrower, so that it shows them whole.
+
+    Rows become columns where that fits; else the names of the rows are broken.
+    """
+    text = as_text(rows)
+    if not sys.stdout.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    if _width(text) <= width:
+        return text
+    turned = as_text(list(zip(*rows, strict=True)))
+    if _width(turned) <= width:
+        return turned
+    figures = _width(as_text([row[1:] for row in rows]))
+    lines: list[list[str]] = []
+    for name, *cells in rows:
+        parts = textwrap.wrap(name, max(width - figures - 2, 12)) or ['']
+        lines += [[part, *([''] * len(cells))] for part in parts[:-1]]
+        lines.append([parts[-1], *cells])
+    return as_text(lines)
+
+
+def _width(text: str) -> int:
+    return max(map(len, text.splitlines()), default=0)
+
+
+def short_count(count: int) -> str:
+    """Return a number in at most five characters, such as 4.56M."""
+    for unit, size in (('G', 10**9), ('M', 10**6), ('k', 10**3)):
+        if count >= size:
+            return (
+                f'{count / size:.3g}{unit}' if count < 999.5 * size else f'{count // size}{unit}'
+            )
+    return str(count)
+
+
 def as_markdown(rows: Sequence[Sequence[str]]) -> str:
     """Lay cells out as a Markdown table."""
     lines = ['| ' + ' | '.join(row) + ' |' for row in rows]
@@ -43,10 +83,10 @@ def print_scores(scores: SplitMetrics) -> None:
     shown = 'one block, no interval' if bounds is None else '{:.4f}, {:.4f}'.format(*bounds)
     print(
         f'mIoU(all) {figure(scores.miou_all)} [{shown}]  '
-        f'mIoU(present) {figure(scores.miou_present)}  '
+        f'mIoU(present) {figure(scores.miou_present)}\n'
         f'pixel accuracy {figure(scores.pixel_accuracy)}  '
         f'boundary F1 {figure(scores.boundary_f1)}  ECE {figure(scores.ece)}  '
-        f'false safe {figure(scores.false_safe_rate)}  '
+        f'false safe {figure(scores.false_safe_rate)}\n'
         f'{scores.frames} frames in {scores.blocks} blocks'
     )
 

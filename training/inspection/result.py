@@ -13,6 +13,9 @@ from training.inspection.near_duplicates import NEAR_BITS, NearPair, near_pairs,
 
 BANDS = 32  # of the image's height, for where each class lies
 DEPTH_BIN_M, _DEPTH_BINS = 0.25, 400
+# Of a class, to validate on. The standard error of a share of five frames is up to 0.5 / sqrt(5) =
+# 0.22; and an outline that is one pixel off is 6 % of a thing of 5,000 pixels (71 x 71).
+MIN_FRAMES, MIN_PIXELS = 5, 5_000
 
 
 @dataclass
@@ -75,7 +78,8 @@ class AuditResult:
         if depth is not None:
             sizes['depth'] = depth.shape
         if len(set(sizes.values())) > 1:
-            self.add_fault('size', f'{frame.name}: {sizes} (H, W); they must be equal')
+            listed = ', '.join(f'{what} {h}x{w}' for what, (h, w) in sizes.items())
+            self.add_fault('size', f'{frame.name}: {listed} (height x width); they must be equal')
             return
         counts = np.bincount(labels.ravel(), minlength=256)
         if counts[UNLABELED] == labels.size:
@@ -101,20 +105,38 @@ class AuditResult:
 
 
 def judge_classes(result: AuditResult) -> None:
-    """Warn of classes that a side of the split has no pixel of."""
-    by_side = _pixels_by_side(result)
-    for side, pixels in by_side.items():
-        absent = [
-            name for name, count in zip(result.ontology.names, pixels, strict=True) if count == 0
-        ]
+    """Warn of classes that a side of the split has no pixel of, or too few to be judged by."""
+    pixels_by_side, frames_by_side = _by_side(result)
+    for side, pixels in pixels_by_side.items():
+        named = list(zip(result.ontology.names, pixels, frames_by_side[side], strict=True))
+        absent = [name for name, count, _ in named if count == 0]
         if absent:
             result.warnings.append(f'no pixel in {side}: {", ".join(absent)}')
+        few = [
+            f'{name} ({frames} frame{"s" if frames > 1 else ""}, {count:,d} px)'
+            for name, count, frames in named
+            if count and (frames < MIN_FRAMES or count < MIN_PIXELS)
+        ]
+        if few and side != 'train':
+            result.warnings.append(
+                f'too few in {side} to judge by: {", ".join(few)}. With fewer than {MIN_FRAMES} '
+                f'frames or {MIN_PIXELS:,d} pixels the IoU of a class is an accident of which '
+                'these are; label more frames that show it, or give another split'
+            )
 
 
-def _pixels_by_side(result: AuditResult) -> dict[str, npt.NDArray[np.int64]]:
-    pixels = np.array(result.pixels).reshape(-1, result.ontology.num_classes)
+_BySide = dict[str, npt.NDArray[np.int64]]
+
+
+def _by_side(result: AuditResult) -> tuple[_BySide, _BySide]:
+    """Count pixels and frames of each class on each side."""
+    pixels = np.array(result.pixels, np.int64).reshape(-1, result.ontology.num_classes)
     sides = np.array(result.sides)
-    return {side: pixels[sides == side].sum(axis=0) for side in dict.fromkeys(result.sides)}
+    of_side = {side: pixels[sides == side] for side in dict.fromkeys(result.sides)}
+    return (
+        {side: rows.sum(axis=0) for side, rows in of_side.items()},
+        {side: (rows > 0).sum(axis=0) for side, rows in of_side.items()},
+    )
 
 
 def unlabelled_share(result: AuditResult) -> float | None:
@@ -127,7 +149,7 @@ def unlabelled_share(result: AuditResult) -> float | None:
 
 def class_rows(result: AuditResult) -> list[dict[str, Any]]:
     """Return what audit.json says of each class."""
-    by_side = _pixels_by_side(result)
+    by_side, frames_by_side = _by_side(result)
     pixels = np.array(result.pixels).reshape(-1, result.ontology.num_classes)
     total = max(int(pixels.sum()), 1)
     return [
@@ -138,6 +160,7 @@ def class_rows(result: AuditResult) -> list[dict[str, Any]]:
             'share': float(pixels[:, entry.id].sum() / total),
             'frames': int((pixels[:, entry.id] > 0).sum()),
             'pixels_by_side': {side: int(row[entry.id]) for side, row in by_side.items()},
+            'frames_by_side': {side: int(row[entry.id]) for side, row in frames_by_side.items()},
         }
         for entry in result.ontology.classes
     ]

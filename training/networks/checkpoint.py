@@ -187,6 +187,13 @@ def _check_whole(path: Path) -> None:
         raise CheckpointError(f'{path}: not a file; expected a checkpoint of training.train')
     size = path.stat().st_size
     with path.open('rb') as file:
+        # Every ONNX file begins with its field 1, a number.
+        if path.suffix == '.onnx' or file.read(1) == b'\x08':
+            raise CheckpointError(
+                f'{path} is a bundle, not a checkpoint: give the checkpoint.pt of the run that it '
+                'was exported from. A bundle is scored by training.evaluate --bundle, and a '
+                f'training starts from it by model.initial_checkpoint={path}'
+            )
         file.seek(max(0, size - _SEAL_BYTES))
         found = file.read()
     if size <= _SEAL_BYTES or found != _seal(path, -_SEAL_BYTES):
