@@ -24,6 +24,7 @@ from desertmind_seg.options import (
     add_backend,
     add_bundle,
     add_confidence_threshold,
+    add_label_map,
     add_labels,
     add_output_folder,
     command_parser,
@@ -70,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('bag', type=Path, help='rosbag2 folder, .mcap, .db3 or ROS 1 .bag')
     parser.add_argument('--image', required=True, metavar='TOPIC', help='raw or compressed images')
     add_labels(parser)
+    add_label_map(parser)
     parser.add_argument(
         '--depth',
         metavar='TOPIC',
@@ -135,6 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.against is None and options.against_temporal_alpha is not None:
         parser.error('--against-temporal-alpha needs --against')
+    if options.labels is None and (options.ontology or options.map):
+        parser.error('--ontology and --map need --labels')
     if options.depth is None and (options.camera_info or options.gravity_frame):
         parser.error('--camera-info and --gravity-frame need --depth')
     return run_command(parser, lambda: _run(options))
@@ -158,6 +162,7 @@ def _run(options: argparse.Namespace) -> int:
         score_facts,
     )
     from desertmind_seg.model.bundle import MIN_SIZE_HW, read_bundle
+    from desertmind_seg.model.ontology import load_ontology
     from desertmind_seg.pipeline.segmenter import Segmenter
     from desertmind_seg.pipeline.temporal import TemporalFilter
 
@@ -182,6 +187,8 @@ def _run(options: argparse.Namespace) -> int:
         geometry=GeometryTopics(options.camera_info, options.gravity_frame),
         compressed_colors=options.compressed_colors,
         label_codes=options.label_codes,
+        labels_ontology=options.ontology and load_ontology(options.ontology),
+        label_map=options.map,
         force=options.force,
     )
     frames, inference = metrics.frames, metrics.latency_ms.inference
@@ -224,6 +231,9 @@ def _run(options: argparse.Namespace) -> int:
             print(f'{of.lost} {what} lost: the bag is damaged.', file=sys.stderr)
     if bag.unreadable_topics:
         print(f'Topics not read: {", ".join(bag.unreadable_topics)}.', file=sys.stderr)
+    if labels is not None and labels.ignored_pixels:
+        listed = ', '.join(f'{name} {px:,d} px' for name, px in labels.ignored_pixels.items())
+        print(f'Left out by --map: {listed}.')
     in_part = [
         *(frames.bad.count, frames.lost, bag.losses),
         *((labels.bad.count, labels.lost) if labels else ()),

@@ -17,7 +17,14 @@ from desertmind_seg.messages.bags import IMAGE_TYPE, Bag, BagError
 from desertmind_seg.messages.images import decode_labels
 from desertmind_seg.model.arrays import Depth, Mask
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.ontology import UNLABELED, Ontology, OntologyError
+from desertmind_seg.model.ontology import (
+    UNLABELED,
+    Ontology,
+    OntologyError,
+    available_ontologies,
+    load_ontology,
+)
+from desertmind_seg.pipeline.label_map import LabelMap, mismatch, parse_label_map
 from desertmind_seg.scores.comparison import BLOCK_FRAMES
 from desertmind_seg.scores.confusion import ConfusionMatrix, Counts, MetricsError, RangeConfusion
 from desertmind_seg.scores.hazard_records import HazardScores
@@ -40,6 +47,7 @@ class RecordedLabels:
         topic: of the labels.
         ontology: their class table.
         codes: ids, or raw for the codes that the class table lists as raw.
+        label_map: how labels of another class table become its classes.
 
     Raises:
         BagError: the topic is missing or no image, its labels belong to another ontology or hold
@@ -47,20 +55,29 @@ class RecordedLabels:
     """
 
     def __init__(
-        self, bag: Bag, topic: str, ontology: Ontology, codes: LabelCodes = 'ids'
+        self,
+        bag: Bag,
+        topic: str,
+        ontology: Ontology,
+        codes: LabelCodes = 'ids',
+        label_map: LabelMap | None = None,
     ) -> None:
         self.topic = topic
         self.ontology = ontology
+        self.label_map = label_map
+        self._own = own = ontology if label_map is None else label_map.labels
+        self._pixels = np.zeros(256, np.int64)
         self._codes = codes
         self.images = bag.topic(topic, {IMAGE_TYPE}).count
         recorded = bag.ontology_sha256(topic)
         self.ontology_recorded = recorded is not None
-        if recorded not in (None, ontology.sha256):
-            fitting = [name for name in bag.topics if bag.ontology_sha256(name) == ontology.sha256]
+        if recorded not in (None, own.sha256):
+            fitting = [name for name in bag.topics if bag.ontology_sha256(name) == own.sha256]
             raise BagError(
                 f'Labels {topic!r} of bag {str(bag.path)!r} belong to the ontology with SHA-256 '
-                f'{recorded}, the bundle to {ontology.name} with {ontology.sha256}. Label topics '
-                f'of the bundle in this bag: {", ".join(fitting) or "none"}.'
+                f'{recorded}, {_side(label_map)} to {own.name} with {own.sha256}. Label topics '
+                f'of {own.name} in this bag: {", ".join(fitting) or "none"}. evaluate_bag --map '
+                'says which class of the model each class of other labels is.'
             )
         self.bad = Refused()
         self._png: dict[int, Any] = {}
@@ -91,7 +108,7 @@ class RecordedLabels:
         source = f'Label image of {self.topic!r} with stamp {stamp_ns} ns'
         try:
             if self._codes == 'raw':
-                return self.ontology.from_raw(labels, source)
+                return self._mapped(self._own.from_raw(labels, source))
             if labels.max() > UNLABELED:
                 largest = int(labels.max())
                 raise MetricsError(
@@ -99,7 +116,7 @@ class RecordedLabels:
                     f'ids or {UNLABELED} (unlabelled).'
                 )
             ids: Mask = labels.astype(np.uint8, copy=False)
-            ConfusionMatrix(self.ontology).add(ids, ids)
+            ConfusionMatrix(self._own).add(ids, ids)
         except OntologyError as err:
             raise BagError(
                 f'{err} Class ids 0, 1, 2 ... are read with --label-codes ids.'
@@ -109,7 +126,18 @@ class RecordedLabels:
                 f'{source}: {err} Labels in the raw codes of the data set are read with '
                 '--label-codes raw.'
             ) from err
-        return ids
+        return self._mapped(ids)
+
+    def _mapped(self, ids: Mask) -> Mask:
+        if self.label_map is None:
+            return ids
+        self._pixels += np.bincount(ids.ravel(), minlength=256)
+        return self.label_map.truth_table[ids]
+
+    def ignored_pixels(self) -> dict[str, int]:
+        """Count the labelled pixels that the map leaves out, by class of the labels."""
+        names = [] if self.label_map is None else self.label_map.ignored
+        return {name: int(self._pixels[self._own.class_id(name)]) for name in names}
 
     def at(self, stamp_ns: int) -> Mask | None:
         """Return the labels of this stamp, (H, W) uint8 class ids or UNLABELED."""
@@ -117,6 +145,47 @@ class RecordedLabels:
         if png is None:
             return None
         return np.asarray(decode_unchanged(png.tobytes(), FILE_LIMITS), np.uint8)
+
+
+def _side(label_map: LabelMap | None) -> str:
+    return 'the bundle' if label_map is None else '--ontology'
+
+
+def bag_label_map(
+    bag: Bag,
+    topic: str,
+    model: Ontology,
+    given: Ontology | None = None,
+    entries: Sequence[str] = (),
+) -> LabelMap | None:
+    """Return how the labels of a topic become the model's classes, None where they are these.
+
+    Args:
+        bag: open.
+        topic: of the labels.
+        model: the bundle's class table.
+        given: that of the labels; None for the shipped one whose hash the bag has recorded.
+        entries: as for `parse_label_map`.
+
+    Raises:
+        BagError: nothing says what the labels are.
+        LabelMapError: they are of other classes, and no map, or a wrong one, says which.
+    """
+    if given is None and not entries:
+        return None
+    recorded = bag.ontology_sha256(topic)
+    shipped = map(load_ontology, available_ontologies())
+    table = given or next((known for known in shipped if known.sha256 == recorded), None)
+    if table is None:
+        raise BagError(
+            f'Labels {topic!r} of bag {str(bag.path)!r} are of no shipped class table '
+            f'({recorded or "the bag records none"}); name theirs by --ontology FILE.yaml'
+        )
+    if entries:
+        return parse_label_map(entries, table, model).into_model()
+    if table.names != model.names:
+        raise mismatch(f'{bag.path} {topic}', table, model, 'the bundle')
+    return None if table.reads_alike(model) else parse_label_map(['*=ignore'], table, model)
 
 
 class LabelScore:
@@ -197,6 +266,8 @@ class LabelScore:
             lost=labels.lost,
             frames_without_label=self._masks - matched - self._bad.count,
             ontology_recorded=labels.ontology_recorded,
+            label_map=None if labels.label_map is None else dict(labels.label_map.of_labels),
+            ignored_pixels=labels.ignored_pixels(),
         )
 
     def segmentation(self) -> SegmentationMetrics:

@@ -171,6 +171,14 @@ class LabelCounts(Record):
     lost: int = Field(description="those that the bag's index has and its damaged bytes have not")
     frames_without_label: int = Field(description='masks whose stamp no label image has')
     ontology_recorded: bool = Field(description='whether the bag says which ontology they follow')
+    label_map: dict[str, str | None] | None = Field(
+        None,
+        description='class of the labels -> class of the model, null where its pixels are left '
+        "out; null where the labels are of the model's classes",
+    )
+    ignored_pixels: dict[str, int] = Field(
+        {}, description='labelled pixels that the map leaves out, by class of the labels'
+    )
 
 
 class HistogramBin(Record):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 import sys
@@ -12,7 +13,12 @@ from desertmind_seg.bag_geometry.hazards import GeometryTopics, RecordedHazards
 from desertmind_seg.bag_geometry.pictures import HazardPictures
 from desertmind_seg.evaluation.depth import DepthTopic, RecordedDepth, check_depth
 from desertmind_seg.evaluation.frames import Frame, RecordedFrames
-from desertmind_seg.evaluation.labels import LabelCodes, LabelScore, RecordedLabels
+from desertmind_seg.evaluation.labels import (
+    LabelCodes,
+    LabelScore,
+    RecordedLabels,
+    bag_label_map,
+)
 from desertmind_seg.evaluation.model_run import ModelRun, run_names
 from desertmind_seg.evaluation.page import write_evaluation_report
 from desertmind_seg.evaluation.pictures import frames_sheet, select_frames
@@ -36,6 +42,7 @@ from desertmind_seg.messages.bags import (
     BagError,
 )
 from desertmind_seg.messages.compressed_format import CompressedColors
+from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.model.records import Environment
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.reports.output import output_folder, write_json
@@ -58,6 +65,8 @@ def evaluate_bag(
     geometry: GeometryTopics | None = None,
     compressed_colors: CompressedColors = 'auto',
     label_codes: LabelCodes = 'ids',
+    labels_ontology: Ontology | None = None,
+    label_map: Sequence[str] = (),
     force: bool = False,
 ) -> EvaluationMetrics:
     """Segment and score a bag; write masks/, metrics.json and report.html; return the metrics.
@@ -70,12 +79,16 @@ def evaluate_bag(
     then masks are scored alone and with geometry. With `against` both models see each frame, one
     after the other, and are compared.
 
+    Labels are of the bundle's classes, or `labels_ontology` says of which and `label_map`, as for
+    `parse_label_map`, what each is to the model.
+
     Raises:
         FileNotFoundError: There is no such bag.
         FileExistsError: `out` holds results and `force` is false.
         BagError: The bag lacks what was asked for, or none of its frames could be segmented.
         ComparisonError: `segmenter` and `against` cannot be compared.
         EngineError: The engine failed.
+        LabelMapError: The labels are of other classes, and no map says which.
     """
     ontology = segmenter.ontology
     segmenters = [segmenter] if against is None else [segmenter, against]
@@ -91,7 +104,13 @@ def evaluate_bag(
         labels = (
             None
             if label_topic is None
-            else RecordedLabels(bag, label_topic, ontology, label_codes)
+            else RecordedLabels(
+                bag,
+                label_topic,
+                ontology,
+                label_codes,
+                bag_label_map(bag, label_topic, ontology, labels_ontology, label_map),
+            )
         )
         bag_depth = hazards = None
         if depth is not None:

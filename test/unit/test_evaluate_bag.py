@@ -39,7 +39,7 @@ from desertmind_seg.messages.bags import (
     stamp_ns,
 )
 from desertmind_seg.model.bundle import read_bundle
-from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.model.ontology import Ontology, load_ontology
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.scores.confusion import ConfusionMatrix
 
@@ -458,7 +458,54 @@ def test_labels_of_another_ontology_are_refused(
     message = capsys.readouterr().err
     assert load_ontology('ycor-8').sha256 in message
     assert desert.sha256 in message
-    assert 'Label topics of the bundle in this bag: none' in message
+    assert 'Label topics of desert-10 in this bag: none' in message
+    assert '--map' in message
+
+
+def test_labels_of_another_ontology_are_mapped(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drive = TinyDrive(num_frames=2)
+    bag = write_drive(tmp_path / 'drive', drive)
+    document = drive.ontology.model_dump()
+    document['classes'][3]['name'] = 'mud'  # the puddle of ycor-8
+    own = Ontology.model_validate({**document, 'name': 'own-8'})
+    bundle = write_tiny_bundle(tmp_path / 'own.onnx', own).path
+    labelled = ('--labels', LABEL_TOPIC)
+
+    assert evaluate(bag, tiny_bundle, tmp_path / 'a', *labelled) == 0
+    assert evaluate(bag, bundle, tmp_path / 'b', *labelled, '--map', 'puddle=mud') == 0
+    assert evaluate(bag, bundle, tmp_path / 'c', *labelled, '--map', 'puddle=ignore') == 0
+
+    plain, same, without = (read_metrics(tmp_path / name) for name in 'abc')
+    assert same['segmentation']['confusion'] == plain['segmentation']['confusion']
+    assert plain['labels']['label_map'] is None
+    assert same['labels']['label_map']['puddle'] == 'mud'
+    puddles = sum(int((drive.labels(index) == 3).sum()) for index in range(2))
+    assert without['labels']['ignored_pixels'] == {'puddle': puddles}
+    assert without['segmentation']['classes'][3]['pixels'] == 0
+    assert f'Left out by --map: puddle {puddles:,d} px.' in capsys.readouterr().out
+
+    for more, said in (
+        (('--ontology', 'ycor-8'), 'its labels are those of ycor-8'),
+        (('--map', 'puddle=mud,rough trail'), 'of several groups'),
+        (('--map', 'groups'), 'python -m training.evaluate scores classes together'),
+        (('--map', 'puddle=mud', '--ontology', 'rugd-24'), "the labels have no class 'puddle'"),
+    ):
+        assert evaluate(bag, bundle, tmp_path / 'd', *labelled, *more) == 2
+        assert said in capsys.readouterr().err
+    assert list((tmp_path / 'd').glob('*')) == []
+
+
+def test_labels_of_a_table_that_nobody_knows_need_its_name(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = write_drive(tmp_path / 'drive', TinyDrive(num_frames=2, record_ontology=False))
+    labelled = ('--labels', LABEL_TOPIC, '--map', 'puddle=obstacle')
+
+    assert evaluate(bag, tiny_bundle, tmp_path / 'a', *labelled) == 2
+    assert 'the bag records none); name theirs by --ontology' in capsys.readouterr().err
+    assert evaluate(bag, tiny_bundle, tmp_path / 'b', *labelled, '--ontology', 'ycor-8') == 0
 
 
 def test_labels_without_recorded_ontology_are_scored_with_a_note(

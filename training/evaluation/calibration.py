@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from desertmind_seg.model.errors import did_you_mean
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 from desertmind_seg.pipeline.label_map import LabelMap
 from training.data.class_table import ModelClasses
@@ -273,8 +274,8 @@ def calibrate(
     added = dict(added_bias or {})
     if unknown := set(added) - set(ontology.names):
         raise RecipeError(
-            f'no class {", ".join(sorted(unknown))} in {ontology.name}; there are '
-            f'{", ".join(ontology.names)}'
+            f'no class {", ".join(sorted(unknown))} in {ontology.name}'
+            f'{did_you_mean(min(unknown), ontology.names)}; there are {", ".join(ontology.names)}'
         )
     network = checkpoint.network()
     graph = VehicleGraph(network, ontology.costs, 1.0).to(device).eval()

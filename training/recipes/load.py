@@ -10,12 +10,14 @@ file. Ensembles say everything: their parent is only what they are compared with
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
+import re
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from desertmind_seg.model.documents import DocumentError, read_yaml
+from desertmind_seg.model.errors import did_you_mean
 from desertmind_seg.model.files import FileError
 from desertmind_seg.model.ontology import MAX_NAMED_ERRORS
 from training.recipes.overrides import advice, apply_override, shown
@@ -71,8 +73,11 @@ def _find(path: str | Path) -> Path:
     if path.suffix not in {'.yaml', '.yml'}:
         path = RECIPES / f'{path}.yaml'
     if not path.exists():
-        shipped = ', '.join(sorted(file.stem for file in RECIPES.glob('*.yaml')))
-        raise FileNotFoundError(f'No recipe at {str(path)!r}; shipped are {shipped}')
+        shipped = sorted(file.stem for file in RECIPES.glob('*.yaml'))
+        nearest = did_you_mean(path.stem, shipped)
+        raise FileNotFoundError(
+            f'No recipe at {str(path)!r}{nearest}; shipped are {", ".join(shipped)}'
+        )
     return path
 
 
@@ -162,6 +167,9 @@ def _message(error: ErrorDetails, schema: type[BaseModel]) -> str:
     if error['type'] == 'extra_forbidden':
         return advice(key, schema)
     message = f'{key or "recipe"}: {error["msg"].removeprefix("Value error, ")}'
+    if error['type'] == 'literal_error':
+        known = re.findall("'([^']*)'", error['ctx']['expected'])
+        message += did_you_mean(str(error['input']), known)
     # A whole section would bury the message, which quotes the values that it is about.
     given = error['input']
     return message if isinstance(given, dict) else f'{message} (got {shown(repr(given))})'

@@ -53,11 +53,14 @@ def advice(key: str, schema: type[BaseModel]) -> str:
     if key in known:
         return f'{section} is null in this recipe; give all of it, {section}={{{name}: ..., ...}}'
     same_name = [other for other in known if other.rpartition('.')[2] == name]
-    nearest = get_close_matches(key, same_name, n=1, cutoff=0.0) or get_close_matches(
-        key, known, n=1, cutoff=0.7
+    by_name = {other.rpartition('.')[2]: other for other in known}
+    nearest = (
+        get_close_matches(key, same_name, n=1, cutoff=0.0)
+        or get_close_matches(key, known, n=1, cutoff=0.7)
+        or [by_name[other] for other in get_close_matches(name, by_name, n=1, cutoff=0.7)]
     )
     if nearest:
-        return f'there is no key {key!r}; the nearest is {nearest[0]!r}'
+        return f'there is no key {key!r}; did you mean {nearest[0]!r}?'
     siblings = [other for other in known if other.rpartition('.')[0] == section]
     return f'there is no key {key!r}; known are {", ".join(siblings or schema.model_fields)}'
 
