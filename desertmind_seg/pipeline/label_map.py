@@ -115,12 +115,13 @@ class LabelMap:
 def mismatch(source: str, labels: Ontology, model: Ontology, of_model: str) -> LabelMapError:
     """Return the error for labels whose classes are not the model's, with the way out."""
     lacking = [name for name in labels.names if name not in model.names]
-    example = lacking[0] if lacking else labels.names[0]
+    example = labels.classes[labels.class_id(lacking[0] if lacking else labels.names[0])]
+    alike = [entry.name for entry in model.classes if entry.group == example.group]
     return LabelMapError(
         f'{source}: its labels are those of {labels.shown()}, but {of_model} knows '
         f'{model.shown()}. '
-        f"Say what each class counts as, --map '{example}={model.names[0]}' ..., or in a YAML "
-        f'file, or compare groups alone, --map {GROUPS}'
+        f"Say what each class counts as, --map '{example.name}={[*alike, IGNORE][0]}' ..., or in "
+        f'a YAML file, or compare groups alone, --map {GROUPS}'
     )
 
 

@@ -278,7 +278,7 @@ def test_without_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
         return None if name.startswith('tensorrt') else real(name)
 
     monkeypatch.setattr(tensorrt_library, 'find_spec', without)
-    with pytest.raises(EngineError, match=r"pip install '.\[tensorrt\]'") as no:
+    with pytest.raises(EngineError, match=r"pip install -c constraints.txt '.\[tensorrt\]'") as no:
         installed_tensorrt()
     assert no.value.clause == 'TensorRT is not installed'
 

@@ -6,6 +6,7 @@ import ctypes
 import inspect
 import logging
 from pathlib import Path
+import sys
 from typing import Any
 
 from cuda.bindings import runtime
@@ -100,8 +101,10 @@ def test_an_engine_without_a_driver_says_what_to_install(
 
 
 def test_without_cuda_bindings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_module, 'find_spec', lambda name: None)
-    with pytest.raises(EngineError, match=r"pip install '.\[tensorrt\]'") as failure:
+    monkeypatch.setitem(sys.modules, 'cuda.bindings', None)
+    with pytest.raises(
+        EngineError, match=r"pip install -c constraints.txt '.\[tensorrt\]'"
+    ) as failure:
         Cuda()
     assert failure.value.clause == 'cuda-bindings is not installed'
 
