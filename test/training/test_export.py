@@ -32,7 +32,12 @@ from desertmind_seg.pipeline.temporal import TemporalFilter, decide
 from training import evaluate, export
 from training.bundles.exporting import to_onnx
 from training.bundles.frame_choice import calibration_frames, parity_frames
-from training.bundles.parity import MIN_PIXEL_AGREEMENT, broken_limit, made_up_depth
+from training.bundles.parity import (
+    MIN_PIXEL_AGREEMENT,
+    broken_limit,
+    made_up_depth,
+    what_to_try,
+)
 from training.bundles.precision import Precision
 from training.networks.checkpoint import Checkpoint, save_checkpoint
 from training.networks.vehicle_graph import VehicleGraph
@@ -332,7 +337,7 @@ def test_an_rgbd_bundle_takes_depth_and_has_no_depth_head(
 
 
 def test_frames_without_depth_get_a_made_up_one(
-    rgbd: tuple[Checkpoint, Path, Path], tmp_path: Path
+    rgbd: tuple[Checkpoint, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(rgbd[2] / 'images', tmp_path / 'set/images')
     shutil.copytree(rgbd[2] / 'labels40', tmp_path / 'set/masks')
@@ -345,6 +350,22 @@ def test_frames_without_depth_get_a_made_up_one(
     assert read_bundle(out).metadata.parity['depth'] == (
         'of 0 frames their own, of 2 made up, of 1 none'
     )
+    said = capsys.readouterr().out
+    assert 'parity with torch fp32, CPU, on 3 frames of folder at 480x640, 720x1280, 543x' in said
+    assert '% of the pixels get the same class (at least 99.95%)' in said
+    assert ' MB, rgbd, 13 classes of nyuv2-13' in said
+    assert f'next: python -m desertmind_seg.segment --bundle {out} --out masks IMAGES' in said
+    arguments[5] = 'ycor-8'
+    assert export.main([str(rgbd[1]), *arguments]) == 2
+    assert 'its labels are those of ycor-8' in capsys.readouterr().err
+
+
+def test_what_may_be_tried_where_a_limit_is_broken() -> None:
+    assert what_to_try('int8', 'entropy', 32).startswith(
+        'Try --calibration percentile or minmax, more and more varied frames to calibrate on '
+        '(there were 32)'
+    )
+    assert 'Export --precision fp32' in what_to_try('fp16', 'entropy', 0)
 
 
 def test_the_parity_check_of_rgbd_finds_depth_among_the_training_frames(
