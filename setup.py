@@ -102,7 +102,7 @@ setup(
         ],
         # Reads what labelling tools export. It asks for newer NumPy than that of Ubuntu's ROS 2 and
         # an older OpenCV, and works with ours: requirements/labels.txt is the set that is tested.
-        'labels': ['datumaro>=1.13'],
+        'labels': ['datumaro>=1.13', 'defusedxml', 'pycocotools'],
         # --rerun alone: images, masks and points in a window.
         'viewer': ['rerun-sdk>=0.23'],
         # NVIDIA GPUs of the RTX class; engines for them are built without one. A Jetson has

@@ -37,7 +37,7 @@ EXTRAS = {
     'ros': 'rclpy tf2_ros ament_index_python rosidl_runtime_py rosidl_parser rpyutils',
     'tensorrt': 'cuda tensorrt tensorrt_rtx tensorrt_rtx_bindings',
     'viewer': 'rerun',
-    'labels': 'datumaro',
+    'labels': 'datumaro defusedxml pycocotools',
     'dev': 'pytest hypothesis psutil',
 }
 

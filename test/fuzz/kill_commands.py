@@ -128,6 +128,12 @@ COMMANDS = {
         ('training.inspection.audit',),
         ('--force',),
     ),
+    'import_labels': Command(
+        'training.import_labels',
+        ('IN/labelme', '--out', 'OUT'),
+        ('training.label_folders.importing',),
+        ('--force',),
+    ),
     'export': Command(
         'training.export',
         ('IN/run/checkpoint.pt', '--out', 'OUT/model.onnx'),
@@ -188,6 +194,12 @@ COMMANDS = {
 def prepare(inputs: Path) -> None:
     """Make the inputs of all commands: frames, recipes of seconds, what comes of them, a bag."""
     frames = write_tiny_ycor(inputs / 'ycor', [0, 1, 2, 3, 4, 5])
+    triangle = {'label': 'rock', 'shape_type': 'polygon', 'points': [[9, 9], [40, 9], [20, 30]]}
+    for image in sorted((inputs / 'ycor').rglob('rgb.jpg')):
+        (inputs / 'labelme').mkdir(exist_ok=True)
+        shutil.copy(image, inputs / 'labelme' / f'{image.parent.name}.jpg')
+        document = {'shapes': [triangle], 'imagePath': f'{image.parent.name}.jpg'}
+        (inputs / 'labelme' / f'{image.parent.name}.json').write_text(json.dumps(document))
     changes = {
         **{f'data.{side}.0.root': frames for side in ('train', 'val')},
         **{'data.split.block_frames': 2, 'data.split.val_every_groups': 3},

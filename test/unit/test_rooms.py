@@ -44,6 +44,9 @@ ROOMS: dict[str, dict[str, str]] = {
         'data': 'recipes scenery simulator',
         'networks': 'recipes',
         'inspection': 'data recipes',
+        'label_exports': '',
+        'label_masks': 'label_exports',
+        'label_folders': 'label_exports label_masks',
         'evaluation': 'data networks recipes',
         'bundles': 'data evaluation networks recipes',
         'ensembles': 'data evaluation networks recipes',
@@ -57,7 +60,7 @@ COMMANDS = {
     },
     'training': {
         *('synthetic', 'audit', 'train', 'evaluate', 'compare', 'calibrate'),
-        *('folds', 'ensemble', 'export', 'model_card'),
+        *('folds', 'ensemble', 'export', 'model_card', 'import_labels'),
     },
 }
 # Packages from outside -> the folders that may import them; '' is the root. Others are free.
@@ -80,6 +83,8 @@ OUTSIDE = {
         ('segmentation_models_pytorch', {'networks', 'fit'}),
         ('onnx onnxscript onnxruntime', {'bundles'}),
         ('h5py', {'data'}),
+        ('datumaro', {'label_masks'}),
+        ('defusedxml pycocotools', {'label_exports'}),
         ('rclpy', set()),
     ),
 }

@@ -1,0 +1,1 @@
+"""What labelling tools export as shapes, read: CVAT, COCO, LabelMe, Label Studio, YOLO."""

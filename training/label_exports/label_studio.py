@@ -1,0 +1,299 @@
+"""Label Studio's JSON and JSON-MIN: brushes, polygons, rectangles, ellipses.
+
+Read here: datumaro has no reader. A brush is exact (covered where its alpha is not 0, as Label
+Studio's own converter has it); the others are given in percent of the picture and cover what
+pycocotools says. Shapes lie in the order of the file, the later on top. Of several annotations of
+one picture the one marked as ground truth counts, else the newest; cancelled ones and predictions
+do not. Pictures are found by their names, without the prefix of an upload ('1a2b3c4d-road.jpg').
+"""
+
+from collections.abc import Iterator
+from functools import partial
+import re
+from typing import Annotated, Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from training.label_exports.records import ClassList, Export, ExportFrame, plain_path, why
+from training.label_exports.shapes import (
+    Covered,
+    Shape,
+    Size,
+    box_points,
+    coco_polygons,
+    ellipse,
+    painter,
+)
+from training.label_exports.source import ExportError, ExportFile, ExportFiles
+
+_UPLOAD_PREFIX = re.compile(r'[0-9a-f]{8}-(?=.)')
+_Percent = Annotated[float, Field(allow_inf_nan=True)]
+
+
+class _Value(BaseModel):
+    """What a shape says of itself; labels stand under a name of their kind."""
+
+    model_config = ConfigDict(extra='allow', frozen=True)
+
+    rle: list[int] | None = None
+    points: list[tuple[_Percent, _Percent]] | None = None
+    x: _Percent = 0
+    y: _Percent = 0
+    width: _Percent | None = None
+    height: _Percent | None = None
+    rotation: _Percent = 0
+    radius_x: _Percent | None = Field(None, alias='radiusX')
+    radius_y: _Percent | None = Field(None, alias='radiusY')
+
+    @property
+    def labels(self) -> list[str]:
+        found = (
+            value for key, value in (self.model_extra or {}).items() if 'labels' in key.lower()
+        )
+        return [str(label) for labels in found if isinstance(labels, list) for label in labels]
+
+
+def _documents(files: ExportFiles) -> Iterator[tuple[ExportFile, list[Any]]]:
+    for file in files.ending('.json'):
+        document = file.json()
+        if isinstance(document, list):
+            yield file, document
+
+
+def recognise(files: ExportFiles) -> str | None:
+    """Say what looks like this format, None where nothing does."""
+    for file in files.ending('.json')[:20]:
+        content = file.read()
+        if content.lstrip(b'\xef\xbb\xbf \r\n\t')[:1] == b'[' and (
+            b'"original_width"' in content
+            or (b'"annotations"' in content and b'"data"' in content)
+        ):
+            return f'{file.name}, a list of tasks'
+    return None
+
+
+def read(files: ExportFiles) -> Export:
+    """Read every task of an export.
+
+    Raises:
+        ExportError: there is no list of tasks, or it is damaged.
+    """
+    export, classes = Export(), ClassList()
+    documents = list(_documents(files))
+    if not documents:
+        raise ExportError(
+            f'{files.place}: no Label Studio export; expected a JSON that is a list of tasks '
+            '("JSON" or "JSON-MIN")'
+        )
+    for file, tasks in documents:
+        for number, task in enumerate(tasks):
+            if isinstance(task, dict):
+                _read_task(f'{file.name}: task {task.get("id", number)}', task, classes, export)
+            else:
+                export.faults.append(f'{file.name}: task {number} is {str(task)[:40]!r}')
+    export.classes = classes.classes
+    return export
+
+
+def _read_task(what: str, task: dict[str, Any], classes: ClassList, export: Export) -> None:
+    names = _picture(task)
+    if names is None:
+        export.faults.append(f'{what} names no picture; expected one in its data')
+        return
+    picture, stored = names
+    results = _results(what, task, export)
+    shapes = []
+    size_hw: Size | None = None
+    for number, result in enumerate(results):
+        value = result.get('value', result)
+        try:
+            read_value = _Value.model_validate(value)
+            width, height = result.get('original_width'), result.get('original_height')
+            if result.get('image_rotation'):
+                export.faults.append(
+                    f'{what}: shape {number} was drawn on the picture turned by '
+                    f'{result["image_rotation"]} degrees, which is not read; turn the file itself'
+                )
+                continue
+            if isinstance(width, int) and isinstance(height, int):
+                size_hw = height, width
+            draw = _drawing(read_value, result)
+        except ValidationError as err:
+            export.faults.append(f'{what}: shape {number}: {why(err)}')
+            continue
+        if draw is None or not read_value.labels:
+            if draw is not None or _is_region(result):
+                export.left_out[
+                    _kind_of(result) + ('' if draw is None else ' without a label')
+                ] += 1
+            continue
+        label = read_value.labels[0]
+        if len(read_value.labels) > 1:
+            export.notes.append(f'{what}: shape {number} has {read_value.labels}; took the first')
+        name = f'{what} ({picture}): shape {number} of {label!r}'
+        shapes.append(Shape(classes.position(label), name, draw))
+    export.frames.append(
+        ExportFrame(
+            picture,
+            None,
+            painter(shapes),
+            None,
+            size_hw,
+            is_labelled=bool(shapes),
+            stored=stored,
+        )
+    )
+
+
+def _kind_of(result: dict[str, Any]) -> str:
+    return str(result.get('type') or result.get('format') or 'shape')[:40]
+
+
+def _is_region(result: dict[str, Any]) -> bool:
+    return result.get('type') not in ('choices', 'textarea', 'rating', 'relation', 'number')
+
+
+def _results(what: str, task: dict[str, Any], export: Export) -> list[dict[str, Any]]:
+    """Return the shapes of the annotation that counts."""
+    annotations = task.get('annotations', task.get('completions'))
+    if annotations is None:  # JSON-MIN: each tag of the labelling page is a key
+        lists = [value for value in task.values() if isinstance(value, list)]
+        return [each for value in lists for each in value if isinstance(each, dict)]
+    whole = (
+        [each for each in annotations if isinstance(each, dict)]
+        if isinstance(annotations, list)
+        else []
+    )
+    kept = [each for each in whole if not each.get('was_cancelled')]
+    export.left_out['cancelled annotation'] += len(whole) - len(kept)
+    if task.get('predictions') and not kept:
+        export.left_out['picture with predictions alone'] += 1
+    if not kept:
+        return []
+    export.left_out['annotation of a picture that has a newer one'] += len(kept) - 1
+    best = max(
+        kept,
+        key=lambda each: (
+            bool(each.get('ground_truth')),
+            str(each.get('updated_at') or each.get('created_at') or ''),
+        ),
+    )
+    found = best.get('result')
+    if not isinstance(found, list):
+        export.faults.append(f'{what}: its annotation has no result')
+        return []
+    return [each for each in found if isinstance(each, dict)]
+
+
+def _picture(task: dict[str, Any]) -> tuple[str, str] | None:
+    """Return the picture's path without the prefix of an upload, and with it."""
+    data = task['data'] if isinstance(task.get('data'), dict) else task
+    texts = [value for value in data.values() if isinstance(value, str)]
+    keyed = [data[key] for key in ('image', 'img', 'picture') if isinstance(data.get(key), str)]
+    for text in (*keyed, *texts):
+        address = urlsplit(text)
+        local = parse_qs(address.query).get('d')
+        path = plain_path(unquote(local[0] if local else address.path))
+        if path.lower().endswith(('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')):
+            folders, slash, name = path.rpartition('/')
+            plain = _UPLOAD_PREFIX.sub('', name, count=1)
+            if '/upload/' in f'/{path}' or not slash:
+                return plain, name
+            return f'{folders}/{plain}', path
+    return None
+
+
+class _Drawing:
+    """Draws one shape once the picture's size is known."""
+
+    def __init__(self, value: _Value, result: dict[str, Any]) -> None:
+        self._value = value
+        self._result = result
+
+    def __call__(self, size_hw: Size) -> Covered:
+        value, (height, width) = self._value, size_hw
+        if value.rle is not None:
+            given = self._result.get('original_height'), self._result.get('original_width')
+            if given != size_hw:
+                raise ExportError(
+                    f'a brush for (height, width) {given}; the picture has {size_hw}'
+                )
+            return brush(value.rle, size_hw)
+
+        def x(percent: float) -> float:
+            return percent * width / 100
+
+        def y(percent: float) -> float:
+            return percent * height / 100
+
+        if value.points is not None:
+            return coco_polygons([[(x(px), y(py)) for px, py in value.points]], size_hw)
+        if value.radius_x is not None and value.radius_y is not None:
+            radii = x(value.radius_x), y(value.radius_y)
+            return ellipse((x(value.x), y(value.y)), radii, value.rotation, size_hw)
+        corner = x(value.x), y(value.y)
+        sides = x(value.width or 0), y(value.height or 0)
+        # Label Studio turns a rectangle around its upper left corner.
+        return coco_polygons(
+            [box_points(*corner, *sides, turned=value.rotation, around=corner)], size_hw
+        )
+
+
+def _drawing(value: _Value, result: dict[str, Any]) -> partial[Covered] | _Drawing | None:
+    is_keypoint = 'keypoint' in _kind_of(result) or 'keypointlabels' in (value.model_extra or {})
+    is_box = value.width is not None and value.height is not None and not is_keypoint
+    if value.rle is not None or value.points is not None or value.radius_x is not None or is_box:
+        return None if 'vector' in _kind_of(result) else _Drawing(value, result)
+    return None
+
+
+def brush(rle: list[int], size_hw: Size) -> Covered:
+    """Read Label Studio's run lengths of an RGBA image: covered is what is not transparent.
+
+    32 bits: how many values; 5: the width of a value less 1; four times 4: the widths of a length
+    less 1. Then, over and over: 1 bit (whether one value is repeated), 2 bits (which width), the
+    length less 1, and the value or the values.
+
+    Raises:
+        ExportError: it is cut off, or of another size than the picture.
+    """
+    if any(not 0 <= value <= 255 for value in rle):
+        raise ExportError('its brush holds numbers that are no bytes')
+    content = bytes(rle)
+    bits = np.unpackbits(np.frombuffer(content, np.uint8))
+    position = 0
+
+    def number(width: int) -> int:
+        nonlocal position
+        end = position + width
+        if end > len(bits):
+            raise ExportError(f'its brush is cut off after {len(rle)} bytes')
+        # 0.5 us, of NumPy's bits 4 us; a brush over half of a megapixel has a million.
+        value = int.from_bytes(content[position >> 3 : end + 7 >> 3], 'big')
+        position = end
+        return value >> (-end & 7) & (1 << width) - 1
+
+    count = number(32)
+    if count != 4 * size_hw[0] * size_hw[1]:
+        raise ExportError(f'its brush has {count} values; expected 4 of each pixel of {size_hw}')
+    value_bits = number(5) + 1
+    length_bits = [number(4) + 1 for _ in range(4)]
+    values = np.zeros(count, np.bool_)
+    done = 0
+    while done < count:
+        is_repeated = number(1)
+        length = number(length_bits[number(2)]) + 1
+        end = min(done + length, count)
+        if is_repeated:
+            values[done:end] = number(value_bits) > 0
+        else:
+            needed = length * value_bits
+            if position + needed > len(bits):
+                raise ExportError(f'its brush is cut off after {len(rle)} bytes')
+            single = bits[position : position + needed].reshape(length, value_bits)
+            values[done:end] = np.any(single[: end - done], axis=1)
+            position += needed
+        done = end
+    return np.asarray(values[3::4].reshape(size_hw))

@@ -1,0 +1,147 @@
+"""YOLO segmentation as Ultralytics, Roboflow and CVAT write it: data.yaml and labels/*.txt.
+
+Read here: datumaro takes these files for boxes. Polygons cover what Ultralytics' trainer makes of
+them: points cut to whole pixels, OpenCV's fillPoly, small shapes over large ones whatever their
+order.
+"""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from desertmind_seg.model.documents import DocumentError, parse_yaml
+from training.label_exports.records import Export, ExportClass, ExportFrame, Labels, split_of
+from training.label_exports.shapes import Covered, Shape, Size, filled_by_opencv
+from training.label_exports.source import ExportError, ExportFile, ExportFiles
+
+
+def _tables(files: ExportFiles) -> list[ExportFile]:
+    return [file for file in files.ending('.yaml', '.yml') if b'names' in file.read(1 << 22)]
+
+
+def recognise(files: ExportFiles) -> str | None:
+    """Say what looks like this format, None where nothing does."""
+    labels = [file for file in files.ending('.txt') if 'labels' in file.parts[:-1]]
+    for table in _tables(files):
+        if labels:
+            return f'{table.name} and {labels[0].name}'
+    return None
+
+
+def read(files: ExportFiles) -> Export:
+    """Read the names of data.yaml and every labels/**.txt.
+
+    Raises:
+        ExportError: there are no names, or all shapes are boxes.
+    """
+    export = Export()
+    export.classes = _classes(files)
+    images = {file.name.rpartition('.')[0]: file for file in files if file.is_image}
+    boxes = 0
+    for file in files.ending('.txt'):
+        if 'labels' not in file.parts[:-1]:
+            continue
+        place = len(file.parts) - 2 - file.parts[-2::-1].index('labels')
+        parts = [*file.parts[:place], 'images', *file.parts[place + 1 : -1], file.stem]
+        key = '/'.join(parts)
+        try:
+            shapes, plain_boxes = _shapes(file, key, export)
+        except ExportError as err:
+            export.faults.append(str(err))
+            continue
+        boxes += plain_boxes
+        split = split_of('/'.join(part for part in file.parts[:-1] if part != 'labels'))
+        export.frames.append(
+            ExportFrame(
+                images[key].name if key in images else key,
+                images.get(key),
+                partial(_paint, shapes),
+                split,
+                is_labelled=bool(shapes),
+            )
+        )
+    if boxes and not any(frame.is_labelled for frame in export.frames):
+        raise ExportError(
+            f'{files.place}: its {boxes} labels are boxes, of 5 numbers each; export polygons '
+            '("YOLO segmentation")'
+        )
+    if boxes:
+        export.left_out['box (5 numbers in a line)'] += boxes
+    return export
+
+
+def _classes(files: ExportFiles) -> list[ExportClass]:
+    for table in _tables(files):
+        try:
+            document: Any = parse_yaml(table.read(1 << 18), str(table))
+        except DocumentError:
+            # Ultralytics numbers the names, and such keys are no text.
+            quoted = [_quoted(line) for line in table.text().splitlines()]
+            try:
+                document = parse_yaml('\n'.join(quoted), str(table))
+            except DocumentError as err:
+                raise ExportError(str(err)) from err
+        names = document.get('names') if isinstance(document, dict) else None
+        if isinstance(names, list):
+            return [ExportClass(str(name), code) for code, name in enumerate(names)]
+        if isinstance(names, dict) and all(str(key).isdecimal() for key in names):
+            by_code = {int(key): str(name) for key, name in names.items()}
+            if sorted(by_code) == list(range(len(by_code))):
+                return [ExportClass(by_code[code], code) for code in sorted(by_code)]
+    raise ExportError(f'{files.place}: no names in data.yaml; expected names: [rock, trail, ...]')
+
+
+def _quoted(line: str) -> str:
+    key, colon, rest = line.partition(':')
+    return (
+        f"{key[: len(key) - len(key.lstrip())]}'{key.strip()}':{rest}"
+        if colon and key.strip().isdecimal()
+        else line
+    )
+
+
+def _shapes(file: ExportFile, name: str, export: Export) -> tuple[list[Shape], int]:
+    shapes, boxes = [], 0
+    for number, line in enumerate(file.text().splitlines(), 1):
+        words = line.split()
+        what = f'{name}: line {number} of {file.name}'
+        if not words:
+            continue
+        try:
+            code, values = int(float(words[0])), [float(word) for word in words[1:]]
+        except (ValueError, OverflowError):
+            export.faults.append(f'{what}: {line[:40]!r}; expected a class and x y of each point')
+            continue
+        if len(values) == 4:
+            boxes += 1
+        elif not 0 <= code < len(export.classes):
+            export.faults.append(
+                f'{what}: class {code}; data.yaml names 0 to {len(export.classes) - 1}'
+            )
+        elif len(values) < 6 or len(values) % 2:
+            export.faults.append(
+                f'{what}: {len(values)} numbers; expected x and y of 3 points or more'
+            )
+        else:
+            shapes.append(Shape(code, what, partial(_covered, values)))
+    return shapes, boxes
+
+
+def _covered(values: list[float], size_hw: Size) -> Covered:
+    height, width = size_hw
+    points = [(x * width, y * height) for x, y in zip(values[::2], values[1::2], strict=True)]
+    return filled_by_opencv(points, size_hw)
+
+
+def _paint(shapes: list[Shape], size_hw: Size) -> tuple[Labels, list[str]]:
+    labels, faults = np.zeros(size_hw, np.uint16), []
+    drawn = []
+    for shape in shapes:
+        try:
+            drawn.append((shape, shape.draw(size_hw)))
+        except ExportError as err:
+            faults.append(f'{shape.what}: {err}')
+    for shape, covered in sorted(drawn, key=lambda pair: -int(pair[1].sum())):
+        labels[covered] = shape.position + 1
+    return labels, faults

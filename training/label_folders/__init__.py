@@ -1,0 +1,1 @@
+"""From an export to a data folder: which format it is, its class table, images and masks."""

@@ -1,0 +1,181 @@
+"""Which format an export is, and its reader."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+import re
+
+from training.label_exports import coco, cvat, label_studio, labelme, yolo
+from training.label_exports.records import Export, ExportClass
+from training.label_exports.source import ExportError, ExportFiles
+from training.label_masks import layouts, plain
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """A format that is read.
+
+    Attributes:
+        title: what the tool calls it.
+        expects: the files by which it is known.
+        recognise: says what looks like it, None where nothing does.
+        read: reads it.
+    """
+
+    title: str
+    expects: str
+    recognise: Callable[[ExportFiles], str | None]
+    read: Callable[[ExportFiles], Export]
+
+
+def _read_datumaro(files: ExportFiles) -> Export:
+    from training.label_masks import by_datumaro
+
+    return by_datumaro.read(files, 'datumaro')
+
+
+def _read_mapillary(files: ExportFiles) -> Export:
+    from training.label_masks import by_datumaro
+
+    version = 'v2.0' if files.named('config_v2.0.json') else 'v1.2'
+    return by_datumaro.read(files, 'mapillary_vistas', format_version=version)
+
+
+def _looks_like_mapillary(files: ExportFiles) -> str | None:
+    tables = [file for file in files.ending('.json') if re.match(r'config_v\d', file.parts[-1])]
+    has_masks = any({'instances', 'v1.2', 'v2.0'} & set(file.parts[:-1]) for file in files)
+    return tables[0].name if tables and has_masks else None
+
+
+def _looks_like_datumaro(files: ExportFiles) -> str | None:
+    for file in files.ending('.json')[:50]:
+        if file.parts[-2:-1] == ('annotations',):
+            head = file.read()
+            if b'"items"' in head and b'"categories"' in head:
+                return file.name
+    return None
+
+
+FORMATS: dict[str, ExportFormat] = {
+    'cvat': ExportFormat(
+        '"CVAT for images 1.1" or "CVAT for video 1.1"',
+        'annotations.xml',
+        cvat.recognise,
+        cvat.read,
+    ),
+    'voc': ExportFormat(
+        'CVAT\'s "Segmentation mask 1.1", or PASCAL VOC',
+        'JPEGImages/, SegmentationClass/*.png, labelmap.txt',
+        layouts.recognise_voc,
+        layouts.read_voc,
+    ),
+    'coco': ExportFormat(
+        'COCO JSON (also of Roboflow, CVAT, Label Studio)',
+        '*.json with images, annotations and categories',
+        coco.recognise,
+        coco.read,
+    ),
+    'labelme': ExportFormat(
+        "LabelMe's JSON", '*.json with shapes and imagePath', labelme.recognise, labelme.read
+    ),
+    'label-studio': ExportFormat(
+        "Label Studio's JSON or JSON-MIN",
+        '*.json, a list of tasks',
+        label_studio.recognise,
+        label_studio.read,
+    ),
+    'yolo': ExportFormat(
+        'YOLO segmentation (also of Roboflow, CVAT)',
+        'data.yaml and labels/*.txt',
+        yolo.recognise,
+        yolo.read,
+    ),
+    'roboflow-masks': ExportFormat(
+        'Roboflow\'s "Semantic Segmentation Masks"',
+        '_classes.csv and *_mask.png',
+        layouts.recognise_roboflow_masks,
+        layouts.read_roboflow_masks,
+    ),
+    'cityscapes': ExportFormat(
+        'Cityscapes',
+        'leftImg8bit/ and gtFine/*_gtFine_labelIds.png',
+        layouts.recognise_cityscapes,
+        layouts.read_cityscapes,
+    ),
+    'camvid': ExportFormat(
+        'CamVid',
+        'label_colors.txt or class_dict.csv beside masks of colours',
+        layouts.recognise_camvid,
+        layouts.read_camvid,
+    ),
+    'coco-stuff': ExportFormat(
+        "COCO-Stuff's PNGs",
+        'labels.txt and *.png',
+        layouts.recognise_coco_stuff,
+        layouts.read_coco_stuff,
+    ),
+    'mapillary': ExportFormat(
+        'Mapillary Vistas',
+        'config_v1.2.json, training/images and training/v1.2/instances',
+        _looks_like_mapillary,
+        _read_mapillary,
+    ),
+    'datumaro': ExportFormat(
+        'CVAT\'s "Datumaro 1.0"',
+        'annotations/*.json with items and categories',
+        _looks_like_datumaro,
+        _read_datumaro,
+    ),
+}
+# What looks like no other: pictures and masks alone.
+MASKS = 'masks'
+FORMAT_NAMES = (*FORMATS, MASKS)
+
+
+def detect(files: ExportFiles) -> tuple[str, str]:
+    """Find the format of an export.
+
+    Returns:
+        A name of `FORMAT_NAMES`, and what it was known by.
+
+    Raises:
+        ExportError: it looks like none, or like several.
+    """
+    found = {name: what for name, form in FORMATS.items() if (what := form.recognise(files))}
+    if len(found) > 1:
+        seen = ', '.join(f'{name} ({what})' for name, what in found.items())
+        raise ExportError(
+            f'{files.place} looks like {len(found)} formats: {seen}; say which by --format'
+        )
+    if found:
+        return next(iter(found.items()))
+    if what := plain.recognise(files):
+        return MASKS, what
+    expected = '; '.join(f'{name}: {form.expects}' for name, form in FORMATS.items())
+    raise ExportError(
+        f'{files.place} is no export that is known here. It holds {files.seen()}. Expected one of '
+        f'{expected}; {MASKS}: images/NAME.jpg and masks/NAME.png. Export once more as one of '
+        'these, or name it by --format'
+    )
+
+
+def read_export(files: ExportFiles, name: str, table: list[ExportClass] | None) -> Export:
+    """Read an export.
+
+    Args:
+        files: of the export.
+        name: one of `FORMAT_NAMES`.
+        table: classes of plain masks, as `plain.read` takes them.
+
+    Raises:
+        ExportError: it is damaged, or holds nothing.
+    """
+    export = plain.read(files, table) if name == MASKS else FORMATS[name].read(files)
+    if not any(frame.is_labelled for frame in export.frames):
+        reason = f': {export.faults[0]}' if export.faults else ''
+        left_out = ', '.join(f'{count} {what}' for what, count in export.left_out.items() if count)
+        raise ExportError(
+            f'{files.place}: read as {name}, it labels no picture{reason}'
+            + (f'; left out: {left_out}' if left_out else '')
+            + '. Was it exported before anything was labelled?'
+        )
+    return export

@@ -1,0 +1,1 @@
+"""What labelling tools and publishers export as masks, read."""

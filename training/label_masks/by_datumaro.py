@@ -1,0 +1,96 @@
+"""What datumaro reads right: Mapillary Vistas, and its own format (CVAT's "Datumaro 1.0").
+
+It reads folders: a zip is unpacked into a temporary one. Annotations lie in the order of their
+`z_order`, equal ones in that of the file. Its masks are exact, polygons cover what pycocotools
+says.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+import logging
+from pathlib import Path
+from typing import Any
+
+from datumaro.components.annotation import AnnotationType
+from datumaro.components.dataset import Dataset
+import numpy as np
+
+from training.label_exports.records import Export, ExportClass, ExportFrame, split_of
+from training.label_exports.shapes import Covered, Shape, Size, coco_polygons, painter
+from training.label_exports.source import ExportError, ExportFiles
+
+
+def read(files: ExportFiles, name: str, **options: Any) -> Export:
+    """Read an export by datumaro.
+
+    Args:
+        files: of the export.
+        name: datumaro's name of the format.
+        options: of datumaro's reader.
+
+    Raises:
+        ExportError: datumaro cannot read it.
+    """
+    logging.getLogger('datumaro').setLevel(logging.ERROR)
+    root = files.on_disk()
+    try:
+        dataset = Dataset.import_from(str(root), name, **options)
+        items = list(dataset)
+    except Exception as err:  # whatever a damaged export raises in a reader of another
+        reason = ' '.join(str(err.__cause__ or err).split())[:300] or type(err).__name__
+        raise ExportError(f'{files.place} cannot be read as {name}: {reason}') from err
+    labels = dataset.categories().get(AnnotationType.label)
+    colors = dataset.categories().get(AnnotationType.mask)
+    export = Export(lists_all_images=True)
+    labels_of = [] if labels is None else list(labels.items)
+    # Mapillary's 'object--vehicle--car'.
+    short = [label.name.rpartition('--')[2] for label in labels_of]
+    names = short if len(set(short)) == len(short) else [label.name for label in labels_of]
+    for code, name_there in enumerate(names):
+        color = colors.colormap.get(code) if colors else None
+        rgb = None if color is None else (int(color[0]), int(color[1]), int(color[2]))
+        export.classes.append(ExportClass(name_there, code, rgb))
+    for item in items:
+        path = getattr(item.media, 'path', '') or ''
+        inside = Path(path)
+        name_inside = (
+            inside.relative_to(root).as_posix() if inside.is_relative_to(root) else item.id
+        )
+        shapes = _shapes(item.id, item.annotations, export)
+        export.frames.append(
+            ExportFrame(
+                name_inside,
+                files.by_name.get(name_inside),
+                painter(shapes),
+                split_of(item.subset or ''),
+                is_labelled=bool(shapes),
+            )
+        )
+    return export
+
+
+def _shapes(name: str, annotations: Sequence[Any], export: Export) -> list[Shape]:
+    shapes = []
+    for annotation in sorted(annotations, key=lambda each: getattr(each, 'z_order', 0)):
+        kind = annotation.type.name
+        if annotation.type not in (AnnotationType.mask, AnnotationType.polygon):
+            export.left_out[kind] += 1
+        elif annotation.label is None or annotation.label >= len(export.classes):
+            export.left_out[f'{kind} without a label'] += 1
+        else:
+            what = f'{name}: {kind} of {export.classes[annotation.label].name!r}'
+            shapes.append(Shape(annotation.label, what, partial(_covered, annotation)))
+    return shapes
+
+
+def _covered(annotation: Any, size_hw: Size) -> Covered:
+    if annotation.type == AnnotationType.polygon:
+        points = annotation.points
+        return coco_polygons([list(zip(points[::2], points[1::2], strict=True))], size_hw)
+    try:
+        covered = np.asarray(annotation.image, np.bool_)
+    except Exception as err:  # as above; the file is read here
+        raise ExportError(f'its mask cannot be read: {" ".join(str(err).split())}') from err
+    if covered.shape != size_hw:
+        raise ExportError(f'its mask has (height, width) {covered.shape}, the image {size_hw}')
+    return covered

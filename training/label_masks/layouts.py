@@ -1,0 +1,256 @@
+"""Exports and published sets that are pictures and masks: which mask is whose, and its table.
+
+VOC and CVAT's "Segmentation mask 1.1", CamVid, Cityscapes, Roboflow's "Semantic Segmentation
+Masks", COCO-Stuff's PNGs. Read here and not by datumaro, which takes a colour that the table does
+not list for class 0 without a word, and reads names of several words in CamVid's table wrongly.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+import dataclasses
+import re
+
+from training.label_exports.records import Export, ExportClass, ExportFrame, Split, split_of
+from training.label_exports.source import ExportError, ExportFile, ExportFiles
+from training.label_masks.mask_files import MaskTable
+from training.label_masks.published import CITYSCAPES, VOC, VOC_BORDER
+from training.label_masks.tables import (
+    read_label_colors,
+    read_labelmap,
+    read_numbered,
+    read_table,
+)
+
+Keys = Mapping[str, ExportFile]
+
+
+def _keyed(
+    files: Iterable[ExportFile], key_of: Callable[[ExportFile], str | None]
+) -> dict[str, ExportFile]:
+    keyed = ((key_of(file), file) for file in files if file.is_image)
+    return {key: file for key, file in keyed if key is not None}
+
+
+def _below(folder: str, end: str = '') -> Callable[[ExportFile], str | None]:
+    """Key a file by its path below a folder of that name, without its end."""
+
+    def key(file: ExportFile) -> str | None:
+        parts = [part.lower() for part in file.parts[:-1]]
+        if folder.lower() not in parts or not file.stem.endswith(end):
+            return None
+        at = parts.index(folder.lower())
+        stem = file.stem[: len(file.stem) - len(end)]
+        return '/'.join([*file.parts[:at], *file.parts[at + 1 : -1], stem])
+
+    return key
+
+
+def paired(
+    images: Keys,
+    masks: Keys,
+    table: MaskTable,
+    *,
+    colors: bool,
+    split: Callable[[str], Split | None],
+    grey_is_code: bool = True,
+) -> Export:
+    """Put masks and pictures of equal keys together.
+
+    Args:
+        images: pictures by key.
+        masks: masks by key.
+        table: what the masks hold.
+        colors: as `MaskTable.painter`.
+        split: the part of the set to which a key belongs.
+        grey_is_code: as `MaskTable.painter`.
+    """
+    export = Export(list(table.classes), lists_all_images=True)
+    for key, mask in masks.items():
+        paint = table.painter(mask, colors=colors, grey_is_code=grey_is_code)
+        picture = images.get(key)
+        end = '.png' if picture is None else f'.{picture.name.rpartition(".")[2]}'
+        export.frames.append(ExportFrame(key + end, picture, paint, split(key)))
+    for key in sorted(set(images) - set(masks)):
+        image = images[key]
+        paint = table.painter(image, colors=colors)
+        export.frames.append(ExportFrame(image.name, image, paint, split(key), is_labelled=False))
+    return export
+
+
+def recognise_voc(files: ExportFiles) -> str | None:
+    """Say what looks like this format, None where nothing does."""
+    return _first(files, lambda file: _below('SegmentationClass')(file) is not None)
+
+
+def read_voc(files: ExportFiles) -> Export:
+    """Read VOC, and CVAT's "Segmentation mask 1.1".
+
+    Masks of colours are read by labelmap.txt, those of a palette by its colours, grey ones by the
+    order of labelmap.txt. Without it the classes are PASCAL's own. Index 255, and its colour, is
+    the border of objects and means not labelled, as `background` does.
+    """
+    masks = _keyed(files, _below('SegmentationClass'))
+    images = _keyed(files, _below('JPEGImages'))
+    maps = files.named('labelmap.txt')
+    classes = read_labelmap(maps[0]) if maps else list(VOC)
+    split_by_name: dict[str, Split | None] = {}
+    listed: set[str] = set()
+    for file in files.ending('.txt'):
+        if file.parts[-3:-1] == ('ImageSets', 'Segmentation'):
+            root = '/'.join(file.parts[:-3])
+            split = None if file.stem == 'trainval' else split_of(file.stem)
+            for line in file.text().splitlines():
+                key = '/'.join(filter(None, (root, line.strip().strip('"'))))
+                listed.add(key)
+                if split is not None:
+                    split_by_name[key] = split
+    # Of the published set 15,000 pictures have boxes alone.
+    images = {key: file for key, file in images.items() if key in listed or key in masks}
+    has_colors = all(entry.color is not None for entry in classes)
+    border = [] if any(entry.color == VOC_BORDER for entry in classes) else [VOC_BORDER]
+    return paired(
+        images,
+        masks,
+        MaskTable(classes, {255}, border),
+        colors=has_colors,
+        split=lambda key: split_by_name.get(key),
+    )
+
+
+def recognise_cityscapes(files: ExportFiles) -> str | None:
+    """Say what looks like this format, None where nothing does."""
+    pattern = re.compile(r'_gt(Fine|Coarse)_(labelIds|color)$')
+    return _first(files, lambda file: bool(pattern.search(file.stem)))
+
+
+def read_cityscapes(files: ExportFiles) -> Export:
+    """Read Cityscapes: leftImg8bit/ and gtFine/; cities are sequences.
+
+    With a label_colors.txt (CVAT writes one) the classes are its own; else the published ones.
+    What these call void (ids 0 to 6, and 255) means not labelled.
+    """
+    tables = files.named('label_colors.txt')
+    classes = read_label_colors(tables[0]) if tables else list(CITYSCAPES)
+    ends = ('_gtFine_labelIds', '_gtFine_color', '_gtCoarse_labelIds', '_gtCoarse_color')
+    masks: dict[str, ExportFile] = {}
+    for end in ends if not tables else (ends[1], ends[0]):
+        kind = 'gtFine' if 'Fine' in end else 'gtCoarse'
+        masks = masks or _keyed(files, _below(kind, end))
+    colors = bool(masks) and next(iter(masks.values())).stem.endswith('_color')
+    images = _keyed(files, _below('leftImg8bit', '_leftImg8bit'))
+    if not images:
+        images = _keyed(files, _below('leftImg8bit'))
+    short = {'/'.join(key.split('/')[-3:]): file for key, file in images.items()}
+    return paired(
+        short,
+        {'/'.join(key.split('/')[-3:]): file for key, file in masks.items()},
+        MaskTable(classes, {255}),
+        colors=colors,
+        split=lambda key: split_of(key.split('/')[0]),
+    )
+
+
+def recognise_roboflow_masks(files: ExportFiles) -> str | None:
+    """Say what looks like this format, None where nothing does."""
+    if files.named('_classes.csv'):
+        return _first(files, lambda file: file.stem.endswith('_mask'))
+    return None
+
+
+def read_roboflow_masks(files: ExportFiles) -> Export:
+    """Read Roboflow's "Semantic Segmentation Masks": NAME.jpg, NAME_mask.png, _classes.csv."""
+    tables = {
+        file.name.rpartition('/')[0]: read_table(file) for file in files.named('_classes.csv')
+    }
+    classes = next(iter(tables.values()))
+    for folder, other in tables.items():
+        if other != classes:
+            raise ExportError(
+                f'{files.place}: the _classes.csv of {folder!r} differs from that of '
+                f'{next(iter(tables))!r}; export the parts in one version'
+            )
+    masks = _keyed(
+        files,
+        lambda file: file.name.rpartition('.')[0][:-5] if file.stem.endswith('_mask') else None,
+    )
+    images = _keyed(
+        files, lambda file: None if file.stem.endswith('_mask') else file.name.rpartition('.')[0]
+    )
+    table = MaskTable(classes)
+    return paired(
+        images, masks, table, colors=False, split=lambda key: split_of(key.rpartition('/')[0])
+    )
+
+
+def recognise_camvid(files: ExportFiles) -> str | None:
+    """Say what looks like this format, None where nothing does."""
+    tables = files.named('label_colors.txt', 'class_dict.csv')
+    if tables and not recognise_cityscapes(files) and _camvid_masks(files):
+        return tables[0].name
+    return None
+
+
+def _camvid_key(file: ExportFile) -> tuple[str, bool]:
+    """Key a file, and whether it is a mask: in a folder ...annot or ..._labels, or named ..._L."""
+    folders = list(file.parts[:-1])
+    is_mask = file.stem.endswith('_L')
+    for at, folder in enumerate(folders):
+        for end in ('annot', '_labels', 'labels'):
+            if folder.lower().endswith(end) and not is_mask:
+                is_mask, folders[at] = True, folder[: -len(end)]
+                break
+        else:
+            folders[at] = re.sub(r'_?labels$|^images$|annot$', '', folder, flags=re.IGNORECASE)
+    return '/'.join([*filter(None, folders), file.stem.removesuffix('_L')]), is_mask
+
+
+def _camvid_masks(files: ExportFiles) -> dict[str, ExportFile]:
+    keyed = [(*_camvid_key(file), file) for file in files if file.is_image]
+    return {key: file for key, is_mask, file in keyed if is_mask}
+
+
+def read_camvid(files: ExportFiles) -> Export:
+    """Read CamVid, also as CVAT and Kaggle have it: masks of colours, and their table."""
+    tables = files.named('label_colors.txt', 'class_dict.csv')
+    if not tables:
+        raise ExportError(f'{files.place}: no label_colors.txt or class_dict.csv beside the masks')
+    read = read_label_colors if tables[0].name.endswith('.txt') else read_table
+    keyed = [(*_camvid_key(file), file) for file in files if file.is_image]
+    return paired(
+        {key: file for key, is_mask, file in keyed if not is_mask},
+        _camvid_masks(files),
+        MaskTable(read(tables[0])),
+        colors=True,
+        split=lambda key: split_of(key.rpartition('/')[0]),
+    )
+
+
+def recognise_coco_stuff(files: ExportFiles) -> str | None:
+    """Say what looks like this format, None where nothing does."""
+    tables = [file for file in files.named('labels.txt') if re.match(r'0: *\w', file.text())]
+    return tables[0].name if tables and any(file.name.endswith('.png') for file in files) else None
+
+
+def read_coco_stuff(files: ExportFiles) -> Export:
+    """Read COCO-Stuff's PNGs with its labels.txt; a pixel holds the number there less 1."""
+    tables = files.named('labels.txt')
+    if not tables:
+        raise ExportError(f'{files.place}: no labels.txt; put that of COCO-Stuff beside the masks')
+    listed = read_numbered(tables[0])
+    classes: list[ExportClass] = [
+        dataclasses.replace(entry, code=entry.code - 1) for entry in listed if entry.code
+    ]
+    masks = _keyed(files.ending('.png'), lambda file: '/'.join(file.parts[-2:])[:-4])
+    images = _keyed(
+        files.ending('.jpg', '.jpeg'), lambda file: '/'.join(file.parts[-2:]).rpartition('.')[0]
+    )
+    return paired(
+        images,
+        masks,
+        MaskTable(classes, {255}),
+        colors=False,
+        split=lambda key: split_of(key.partition('/')[0]),
+    )
+
+
+def _first(files: ExportFiles, fits: Callable[[ExportFile], bool]) -> str | None:
+    return next((file.name for file in files if file.is_image and fits(file)), None)

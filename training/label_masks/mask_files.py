@@ -1,0 +1,117 @@
+"""Masks of known colours or codes to labels; what a table does not name becomes no class."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from desertmind_seg.decoding.image_bytes import decode_palette
+from desertmind_seg.decoding.image_header import LABEL_FILE_LIMITS, DecodeError
+from training.label_exports.records import Color, ExportClass, Labels, Painter
+from training.label_exports.source import ExportError, ExportFile
+
+_UNKNOWN = 65535
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class MaskTable:
+    """What the pixels of a set of masks mean.
+
+    Attributes:
+        classes: with codes, colours, or both.
+        void_codes: codes that mean "not labelled" beside those of the classes.
+        void_colors: such colours.
+    """
+
+    classes: Sequence[ExportClass]
+    void_codes: Collection[int] = ()
+    void_colors: Collection[Color] = ()
+
+    @cached_property
+    def of_code(self) -> npt.NDArray[np.uint16]:
+        """Table (65536,) from a code to its label, as in `Labels`."""
+        table = np.full(65536, _UNKNOWN, np.uint16)
+        table[list(self.void_codes)] = 0
+        for position, entry in enumerate(self.classes):
+            if entry.code is not None:
+                table[entry.code] = position + 1
+        return table
+
+    @cached_property
+    def of_color(self) -> npt.NDArray[np.uint16]:
+        """Table (2**24,) from a packed colour to its label; of two classes the first counts."""
+        table = np.full(1 << 24, _UNKNOWN, np.uint16)
+        for color in self.void_colors:
+            table[_packed_one(color)] = 0
+        for position, entry in reversed(list(enumerate(self.classes))):
+            if entry.color is not None:
+                table[_packed_one(entry.color)] = position + 1
+        return table
+
+    def painter(self, mask: ExportFile, *, colors: bool, grey_is_code: bool = True) -> Painter:
+        """Return what reads the labels from a mask file.
+
+        Args:
+            mask: PNG, TIFF or BMP.
+            colors: take a palette's colours and not its indices.
+            grey_is_code: a grey mask holds codes; else its values are colours, too.
+        """
+        return partial(self._paint, mask, colors, grey_is_code)
+
+    def _paint(
+        self, mask: ExportFile, colors: bool, grey_is_code: bool, size_hw: tuple[int, int]
+    ) -> tuple[Labels, list[str]]:
+        values = read_mask(mask, colors=colors)
+        if values.shape[:2] != size_hw:
+            raise ExportError(
+                f'{mask.name} has {values.shape[1]} x {values.shape[0]} pixels, its image '
+                f'{size_hw[1]} x {size_hw[0]} (width x height)'
+            )
+        in_codes = values.ndim == 2 and (grey_is_code or not colors)
+        if not in_codes:
+            values = packed(np.stack([values] * 3, axis=2) if values.ndim == 2 else values)
+        labels = (self.of_code if in_codes else self.of_color)[values]
+        if (labels == _UNKNOWN).any():
+            found, counts = np.unique(values[labels == _UNKNOWN], return_counts=True)
+            commonest = np.argsort(-counts)[:_SHOWN]
+            shown = [
+                f'{found[i] if in_codes else unpacked(int(found[i]))} ({counts[i]} px)'
+                for i in commonest
+            ]
+            raise ExportError(
+                f'{mask.name} holds {len(found)} {"codes" if in_codes else "colours"} that its '
+                f'table does not list: {", ".join(shown)}; masks must not be resized, '
+                'recompressed or anti-aliased'
+            )
+        return labels, []
+
+
+def read_mask(mask: ExportFile, *, colors: bool) -> npt.NDArray[Any]:
+    """Decode a mask: (H, W) uint8 or uint16 of codes, or (H, W, 3) uint8 of colours.
+
+    Raises:
+        ExportError: it is damaged, or of a format that changes values.
+    """
+    try:
+        return decode_palette(mask.read(), LABEL_FILE_LIMITS, colors=colors)
+    except DecodeError as err:
+        raise ExportError(f'{mask.name} cannot be read as a mask: {err}') from err
+
+
+def packed(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+    """Put each colour into one number, 0xRRGGBB."""
+    wide = rgb.astype(np.uint32)
+    return np.asarray(wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2], np.uint32)
+
+
+def unpacked(color: int) -> Color:
+    """Return red, green and blue of `packed`."""
+    return color >> 16, color >> 8 & 255, color & 255
+
+
+def _packed_one(color: Color) -> int:
+    return color[0] << 16 | color[1] << 8 | color[2]

@@ -1,0 +1,124 @@
+"""Plain masks: pictures, masks of colours or codes, and a table that somebody writes for them."""
+
+from collections import Counter
+import re
+
+import numpy as np
+
+from training.label_exports.records import Export, ExportClass, split_of
+from training.label_exports.source import ExportError, ExportFile, ExportFiles
+from training.label_masks.layouts import paired
+from training.label_masks.mask_files import MaskTable, packed, read_mask, unpacked
+
+_MASK_FOLDERS = re.compile(
+    r'masks?|labels?|annotations?|annotated|segmentations?|gt|ground_?truth|semantic|seg',
+    re.IGNORECASE,
+)
+_IMAGE_FOLDERS = re.compile(
+    r'images?|imgs?|rgb|frames?|pictures?|photos?|color|data', re.IGNORECASE
+)
+_MASK_END = re.compile(
+    r'[_.-](masks?|labels?|gt|seg|segmentation|annotation|color|l)$', re.IGNORECASE
+)
+_MOST_VALUES = 256
+
+
+class ColorsError(ExportError):
+    """Masks have no table.
+
+    Attributes:
+        template: what is in them, as a CSV that lacks the names.
+    """
+
+    def __init__(self, message: str, template: str) -> None:
+        super().__init__(message)
+        self.template = template
+
+
+def _key(file: ExportFile) -> tuple[str, bool]:
+    """Key a file, and whether it is a mask."""
+    folders, is_mask = [], False
+    for folder in file.parts[:-1]:
+        if _MASK_FOLDERS.fullmatch(folder):
+            is_mask = True
+        elif not _IMAGE_FOLDERS.fullmatch(folder):
+            folders.append(folder)
+    stem = _MASK_END.sub('', file.stem)
+    is_mask = is_mask or stem != file.stem
+    return '/'.join([*folders, stem if is_mask else file.stem]), is_mask
+
+
+def _masks(files: ExportFiles) -> dict[str, ExportFile]:
+    keyed = [(*_key(file), file) for file in files if file.is_image]
+    return {key: file for key, is_mask, file in keyed if is_mask}
+
+
+def recognise(files: ExportFiles) -> str | None:
+    """Say what looks like this format, None where nothing does."""
+    return next((file.name for file in _masks(files).values()), None)
+
+
+def read(files: ExportFiles, table: list[ExportClass] | None) -> Export:
+    """Pair pictures and masks by name.
+
+    Args:
+        files: of the export.
+        table: classes with colours or codes; None to be told what the masks hold.
+
+    Raises:
+        ColorsError: there is no table.
+        ExportError: there are no masks.
+    """
+    masks = _masks(files)
+    if not masks:
+        raise ExportError(
+            f'{files.place}: no masks; expected images/NAME.jpg and masks/NAME.png, or NAME.jpg '
+            f'and NAME_mask.png. It holds {files.seen()}'
+        )
+    if table is None:
+        raise _without_table(masks)
+    in_colors = all(entry.color is not None for entry in table) and not all(
+        entry.code is not None for entry in table
+    )
+    keyed = [(*_key(file), file) for file in files if file.is_image]
+    return paired(
+        {key: file for key, is_mask, file in keyed if not is_mask},
+        masks,
+        MaskTable(table),
+        colors=in_colors,
+        grey_is_code=not in_colors,
+        split=lambda key: split_of(key.rpartition('/')[0]),
+    )
+
+
+def _without_table(masks: dict[str, ExportFile]) -> ExportError:
+    """Count what the masks hold."""
+    counts: Counter[int] = Counter()
+    in_colors = False
+    for mask in masks.values():
+        values = read_mask(mask, colors=False)
+        if values.ndim == 3:
+            in_colors, values = True, packed(values)
+        elif in_colors:
+            raise ExportError(f'{mask.name} is grey or has a palette, other masks are in colour')
+        found, pixels = np.unique(values, return_counts=True)
+        counts.update(dict(zip(found.tolist(), pixels.tolist(), strict=True)))
+        if len(counts) > _MOST_VALUES:
+            return ExportError(
+                f'{mask.name} and the masks before it hold more than {_MOST_VALUES} '
+                f'{"colours" if in_colors else "codes"}: they are pictures, or were resized or '
+                'recompressed; export them once more, as PNG'
+            )
+    whole = counts.total()
+    head = 'name,r,g,b,pixels' if in_colors else 'name,code,pixels'
+    lines = [
+        f'NAME_{number},{",".join(map(str, unpacked(value))) if in_colors else value},'
+        f'{pixels} ({pixels / whole:.1%})'
+        for number, (value, pixels) in enumerate(counts.most_common(), 1)
+    ]
+    return ColorsError(
+        f'{len(masks)} masks of {len(counts)} {"colours" if in_colors else "codes"}, and no table '
+        'that names them: save the lines above as colors.csv, put a name for each NAME (unlabeled '
+        'where it is no class) and pass --colors colors.csv',
+        '\n'.join([head, *lines]),
+    )
