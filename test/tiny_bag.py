@@ -62,7 +62,7 @@ class TinyDrive:
         rate_hz: frames in a second.
         padding: bytes after each row of the image topic.
         log_delay_ns: how much later than its stamp a message was recorded.
-        label_every: one label image for so many frames.
+        label_every: one label image for so many frames; 0 for no labels.
         record_ontology: put the ontology's hash into the bag's metadata.
         broken: frame number -> fields of its Image message to overwrite.
         offered: QoS recorded for the image topic; none by default.
@@ -181,7 +181,7 @@ def write_drive(path: Path, drive: TinyDrive, storage: str = 'mcap') -> Path:
         records.append(
             (log_time_ns, COMPRESSED_TOPIC, 'sensor_msgs/msg/CompressedImage', compressed(index))
         )
-        if index % drive.label_every == 0:
+        if drive.label_every and index % drive.label_every == 0:
             changes = drive.broken_labels.get(index, {})
             labels = image(index, drive.labels(index), 0, **changes)
             records.append((log_time_ns + 1, LABEL_TOPIC, 'sensor_msgs/msg/Image', labels))

@@ -23,6 +23,7 @@ ROOMS: dict[str, dict[str, str]] = {
         'decoding': 'model',
         'storage': 'model',
         'messages': 'decoding model storage',
+        'sources': 'decoding messages model',
         'reports': 'model',
         'engines': 'model',
         'pipeline': 'decoding engines model',

@@ -1,0 +1,1 @@
+"""Images, videos, cameras, streams and bags: every source of frames behind one door."""

@@ -1,0 +1,79 @@
+"""Image files as frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+import os
+from pathlib import Path, PurePath
+
+from desertmind_seg.decoding.image_files import EXTENSIONS, read_color_file
+from desertmind_seg.model.arrays import Rgb
+from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.sources.frames import (
+    BadFrame,
+    Selection,
+    Shot,
+    Source,
+    SourceError,
+    SourceFrame,
+)
+
+
+class ImageFiles(Source):
+    """Image files, each named by its path below `root` without its extension.
+
+    Raises:
+        SourceError: two of them would have one name.
+    """
+
+    def __init__(
+        self, description: str, root: Path, paths: Sequence[Path], selection: Selection
+    ) -> None:
+        super().__init__('images', description, len(paths), selection)
+        self.paths: dict[str, Path] = {}
+        for path in paths:
+            name = path.relative_to(root).with_suffix('').as_posix()
+            if name in self.paths:
+                raise SourceError(
+                    f'{self.paths[name]} and {path} would both be written as {name}; rename one'
+                )
+            self.paths[name] = path
+
+    def _shots(self) -> Iterator[Shot | BadFrame]:
+        for name, path in self.paths.items():
+            yield Shot(name, None, partial(_read, name, path))
+
+
+class OneImage(Source):
+    """One image that is in memory already."""
+
+    def __init__(self, description: str, name: str, rgb: Rgb, selection: Selection) -> None:
+        super().__init__('images', description, 1, selection)
+        self._frame = SourceFrame(name, rgb, None)
+
+    def _shots(self) -> Iterator[Shot | BadFrame]:
+        yield Shot(self._frame.name, None, lambda: self._frame)
+
+
+def _read(name: str, path: Path) -> SourceFrame:
+    try:
+        return SourceFrame(name, read_color_file(path), None)
+    except DesertmindError as err:
+        raise SourceError(f'{path}: {err}') from err
+
+
+def images_below(folder: Path) -> list[Path]:
+    """List the images in `folder` and its subfolders, without names that begin with a dot."""
+    images = []
+    for parent, subfolders, names in os.walk(folder):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith('.'))
+        for name in sorted(names):
+            if not name.startswith('.') and is_image(Path(name)):
+                images.append(Path(parent) / name)
+    return images
+
+
+def is_image(path: PurePath) -> bool:
+    """Whether a file is an image by its name."""
+    return path.suffix.lower() in EXTENSIONS

@@ -1,0 +1,108 @@
+"""Addresses as sources: a still image, a video, or a stream, each with time limits."""
+
+from __future__ import annotations
+
+import base64
+from http.client import HTTPException
+from pathlib import PurePosixPath
+import re
+from urllib.error import HTTPError, URLError
+from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.request import Request, urlopen
+
+import cv2
+
+from desertmind_seg.decoding.image_bytes import decode_color
+from desertmind_seg.decoding.image_header import FILE_LIMITS, one_line
+from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.sources.frames import Selection, Source, SourceError
+from desertmind_seg.sources.images import OneImage, is_image
+from desertmind_seg.sources.live import LiveFrames
+from desertmind_seg.sources.videos import VideoStream, frame_count, open_capture
+
+SCHEMES = ('http', 'https', 'rtmp', 'rtmps', 'rtsp', 'rtsps', 'udp')
+# For the connection, and for each frame after it.
+TIMEOUT_SEC = 10.0
+_MAX_IMAGE_BYTES = 1 << 27
+
+
+def open_address(url: str, selection: Selection) -> Source:
+    """Open an address of one of SCHEMES.
+
+    Raises:
+        SourceError: nobody answers, or the answer is neither image, video nor stream.
+    """
+    shown, name = _shown(url), _name(url)
+    parts = urlsplit(url)
+    if parts.scheme.lower() not in SCHEMES:
+        raise SourceError(
+            f'{shown} has the scheme {parts.scheme!r}; expected one of {", ".join(SCHEMES)}'
+        )
+    if not parts.netloc:
+        raise SourceError(
+            f'{shown} names no host; expected such as rtsp://192.168.1.20:554/stream'
+        )
+    if parts.scheme.lower() in ('http', 'https'):
+        image = _still_image(url)
+        if image is not None:
+            try:
+                rgb = decode_color(image, FILE_LIMITS, upright=True)
+            except DesertmindError as err:
+                raise SourceError(f'{shown}: {err}') from err
+            return OneImage(shown, name, rgb, selection)
+    capture = _connect(url)
+    if frame_count(capture) is not None and parts.scheme.lower() in ('http', 'https'):
+        return VideoStream(shown, name, capture, selection)
+    return LiveFrames(shown, name, capture, lambda: _connect(url), selection)
+
+
+def _connect(url: str) -> cv2.VideoCapture:
+    limit_ms = round(TIMEOUT_SEC * 1e3)
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit_ms]
+    capture = open_capture(url, limits)
+    if capture is None:
+        raise SourceError(
+            f'{_shown(url)} gives no video within {TIMEOUT_SEC:g} s: nobody answers there, it '
+            'asks for a user and password (SCHEME://USER:PASSWORD@HOST), or it is no video'
+        )
+    return capture
+
+
+def _still_image(url: str) -> bytes | None:
+    """Return the image that an address holds, None where it may be a video or a stream."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition('@')[2]
+    request = Request(urlunsplit(parts._replace(netloc=host, fragment='')))
+    request.add_header('User-Agent', 'desertmind_seg')
+    if parts.username is not None:
+        user = f'{unquote(parts.username)}:{unquote(parts.password or "")}'
+        request.add_header('Authorization', f'Basic {base64.b64encode(user.encode()).decode()}')
+    try:
+        with urlopen(request, timeout=TIMEOUT_SEC) as answer:
+            kind = answer.headers.get_content_type()
+            if kind == 'text/html':
+                raise SourceError(f'{_shown(url)} is a web page ({kind}); expected image or video')
+            # Servers that do not know a kind call it application/octet-stream.
+            if not (kind.startswith('image/') or is_image(PurePosixPath(parts.path))):
+                return None
+            content = bytes(answer.read(_MAX_IMAGE_BYTES + 1))
+    except HTTPError as err:
+        raise SourceError(f'{_shown(url)} answers {err.code} {err.reason}') from err
+    except (URLError, HTTPException, OSError, ValueError) as err:
+        reason = err.reason if isinstance(err, URLError) else err
+        text = one_line(reason) if isinstance(reason, Exception) else str(reason)
+        raise SourceError(f'{_shown(url)} cannot be reached: {text}') from err
+    if len(content) > _MAX_IMAGE_BYTES:
+        raise SourceError(f'{_shown(url)} sends more than {_MAX_IMAGE_BYTES} bytes as an image')
+    return content
+
+
+def _shown(url: str) -> str:
+    """Return an address without its password."""
+    return re.sub(r'(?<=//)([^/@:]*):[^/]*@', r'\1:***@', url)
+
+
+def _name(url: str) -> str:
+    parts = urlsplit(url)
+    stem = PurePosixPath(unquote(parts.path)).stem or parts.hostname or parts.scheme
+    return re.sub(r'[^\w.-]+', '_', stem).strip('._') or 'stream'
