@@ -27,6 +27,7 @@ from desertmind_seg.options import (
     add_label_map,
     add_labels,
     add_output_folder,
+    add_rerun,
     command_parser,
     not_negative,
     number,
@@ -48,6 +49,9 @@ examples:
     python -m desertmind_seg.evaluate_bag drive --image /camera/color/image_raw \\
         --labels /labels/ycor_8 --bundle new.onnx --temporal-alpha 0.4 --against new.onnx \\
         --out result
+  look at every frame, its mask, depth and labels
+    python -m desertmind_seg.evaluate_bag drive --image /camera/color/image_raw \\
+        --out result --rerun drive.rrd
 
 Frames that cannot be decoded are left out, and named in the report: done in part."""
 
@@ -128,6 +132,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_backend(parser)
     add_confidence_threshold(parser)
     add_output_folder(parser)
+    add_rerun(parser)
     return parser
 
 
@@ -189,6 +194,7 @@ def _run(options: argparse.Namespace) -> int:
         label_codes=options.label_codes,
         labels_ontology=options.ontology and load_ontology(options.ontology),
         label_map=options.map,
+        rerun=options.rerun,
         force=options.force,
     )
     frames, inference = metrics.frames, metrics.latency_ms.inference

@@ -243,6 +243,30 @@ def add_output_folder(parser: argparse.ArgumentParser, *, required: bool = True)
     parser.add_argument('--force', action='store_true', help='replace results of an earlier run')
 
 
+def add_rerun(parser: argparse.ArgumentParser) -> None:
+    """Add --rerun, as `viewer.target.open_recording` takes it; None without."""
+    parser.add_argument(
+        '--rerun',
+        metavar='FILE.rrd',
+        nargs='?',
+        const='spawn',
+        type=_rerun_target,
+        help='look at it in the Rerun viewer (pip install rerun-sdk), or write FILE.rrd for it, '
+        'or send it to one that runs: rerun+http://HOST:9876/proxy',
+    )
+
+
+def _rerun_target(text: str) -> str:
+    # An option whose value may be left out takes what follows it, which may have been meant as
+    # the command's input.
+    if text != 'spawn' and not text.endswith('.rrd') and not text.startswith('rerun'):
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is neither a file FILE.rrd nor an address rerun+http://HOST:9876/proxy; '
+            'with nothing to follow it, --rerun comes last'
+        )
+    return text
+
+
 def number(text: str) -> float:
     """Parse a finite number."""
     try:

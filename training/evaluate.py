@@ -9,6 +9,7 @@ from desertmind_seg.options import (
     ALL_DONE,
     add_backend,
     add_label_map,
+    add_rerun,
     command_parser,
     probability,
     run_command,
@@ -75,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
         help='of an RGB-D model: also score it with these parts (0..1) of the depth there is',
     )
     add_backend(parser)
+    add_rerun(parser)
     parser.add_argument(
         '--out', metavar='DIR', type=Path, required=True, help='for metrics.json and report.html'
     )
@@ -122,6 +124,7 @@ def _run(options: argparse.Namespace) -> int:
         depth_shares=options.depth_shares,
         labels_ontology=ontology,
         label_map=options.map,
+        rerun=options.rerun,
     )
     options.out.mkdir(parents=True, exist_ok=True)
     write_metrics(options.out / METRICS_FILE, metrics)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from desertmind_seg.bag_geometry.camera_info import RecordedCamera, find_camera_info
 from desertmind_seg.bag_geometry.transforms import TF_TYPES, RecordedTransforms
 from desertmind_seg.bag_geometry.truth import HEIGHT_TOPIC, RecordedTruth
-from desertmind_seg.geometry.camera_model import CameraInfoError
+from desertmind_seg.geometry.camera_model import CameraInfoError, Rays
 from desertmind_seg.geometry.frame_transforms import TransformError
 from desertmind_seg.hazards.detection import HazardDetector
 from desertmind_seg.hazards.gravity import GravityError, checked
@@ -146,6 +146,13 @@ class RecordedHazards:
         if hazards is not None and depth is not None and truth.height_m is not None:
             self._height_errors.add(hazards.height_m, truth.height_m, depth)
         return Judged(hazards, truth)
+
+    def rays(self, header: Any, stamp_ns: int, size_hw: tuple[int, int]) -> Rays | None:
+        """Return the rays of a frame of this header, stamp and size; None where none are known."""
+        try:
+            return self._camera.rays(stamp_ns, size_hw, header.frame_id)
+        except CameraInfoError:
+            return None
 
     def _hazards(self, header: Any, stamp_ns: int, depth: Depth | None) -> Hazards | None:
         up = self._up(header.frame_id, stamp_ns) if self.camera_info else None

@@ -26,7 +26,7 @@ _VERDICT_COLORS: dict[str, Color] = {
     CRIED: (245, 215, 30),
     MISSED: (225, 20, 20),
 }
-_KIND_COLORS: dict[str, Color] = {
+KIND_COLORS: dict[str, Color] = {
     'positive': (225, 20, 20),
     'negative': (0, 114, 230),
     'steep': (245, 215, 30),
@@ -64,7 +64,7 @@ def paint_hazards(rgb: Rgb, kind: Mask) -> Rgb:
         kind: (H, W) uint8 codes of `Hazards.kind`.
     """
     marks = {name: kind == code for name, code in HAZARD_KINDS.items()}
-    return _painted(rgb, kind == UNKNOWN, marks, _KIND_COLORS)
+    return _painted(rgb, kind == UNKNOWN, marks, KIND_COLORS)
 
 
 def _painted(
@@ -95,12 +95,12 @@ class HazardPictures:
     """
 
     def __init__(self, ontology: Ontology, *, labelled: bool) -> None:
-        self.colors = {**(_VERDICT_COLORS if labelled else _KIND_COLORS), 'not known': _GREY}
+        self.colors = {**(_VERDICT_COLORS if labelled else KIND_COLORS), 'not known': _GREY}
         self._ontology = ontology
         self.labelled = labelled
         self._verdicts = verdict_table(ontology)
         self._frames = 0
-        sought = (CAUGHT, CRIED) if labelled else tuple(_KIND_COLORS)
+        sought = (CAUGHT, CRIED) if labelled else tuple(KIND_COLORS)
         self._kept: dict[str, list[HazardPicture]] = {mark: [] for mark in sought}
 
     def add(

@@ -24,7 +24,7 @@ from desertmind_seg.hazards.records import UNKNOWN, Hazards
 from desertmind_seg.messages.bag_writer import BagWriter
 from desertmind_seg.messages.bags import CONFIDENCE_TOPIC, HAZARD_TOPIC, MASK_TOPIC
 from desertmind_seg.model.arrays import Mask
-from desertmind_seg.pipeline.segmenter import Segmenter
+from desertmind_seg.pipeline.segmenter import Segmentation, Segmenter
 from desertmind_seg.scores.bootstrap import ComparisonError
 from desertmind_seg.scores.comparison import Compared
 from desertmind_seg.scores.flicker import Flicker
@@ -69,12 +69,15 @@ class ModelRun:
         self._known_pixels = 0
         self._disagreeing = np.zeros(2)
 
-    def add(self, frame: Frame, judged: Judged | None = None) -> None:
+    def add(self, frame: Frame, judged: Judged | None = None) -> tuple[Segmentation, Mask | None]:
         """Segment the next frame. An rgbd model without depth sees depth missing everywhere.
 
         Args:
             frame: decoded.
             judged: by geometry; None without.
+
+        Returns:
+            What the model says, and the labels that it was scored by.
 
         Raises:
             EngineError: the engine failed.
@@ -107,6 +110,7 @@ class ModelRun:
             self._pictures.add(
                 frame.stamp_ns, frame.rgb, found.mask, hazards.kind, witness.hazard, labels
             )
+        return found, labels
 
     def _join(self, mask: Mask, hazards: Hazards) -> Witness:
         """Return what geometry says of a mask, and count where the two contradict each other."""

@@ -9,7 +9,7 @@ import sys
 
 from tqdm import tqdm
 
-from desertmind_seg.bag_geometry.hazards import GeometryTopics, RecordedHazards
+from desertmind_seg.bag_geometry.hazards import GeometryTopics, Judged, RecordedHazards
 from desertmind_seg.bag_geometry.pictures import HazardPictures
 from desertmind_seg.evaluation.depth import DepthTopic, RecordedDepth, check_depth
 from desertmind_seg.evaluation.frames import Frame, RecordedFrames
@@ -42,12 +42,14 @@ from desertmind_seg.messages.bags import (
     BagError,
 )
 from desertmind_seg.messages.compressed_format import CompressedColors
+from desertmind_seg.model.arrays import Mask
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.model.records import Environment
-from desertmind_seg.pipeline.segmenter import Segmenter
+from desertmind_seg.pipeline.segmenter import Segmentation, Segmenter
 from desertmind_seg.reports.output import output_folder, write_json
 from desertmind_seg.reports.provenance import environment
 from desertmind_seg.scores.comparison import compare
+from desertmind_seg.viewer.frames import FrameViewer, ViewedFrame, frame_viewer
 
 # So many bad frames are said as they come; all of them are counted.
 _MAX_SAID = 5
@@ -67,6 +69,7 @@ def evaluate_bag(
     label_codes: LabelCodes = 'ids',
     labels_ontology: Ontology | None = None,
     label_map: Sequence[str] = (),
+    rerun: str | None = None,
     force: bool = False,
 ) -> EvaluationMetrics:
     """Segment and score a bag; write masks/, metrics.json and report.html; return the metrics.
@@ -77,7 +80,8 @@ def evaluate_bag(
 
     An rgbd bundle needs `depth`; with every bundle it measures range, and is what geometry judges:
     then masks are scored alone and with geometry. With `against` both models see each frame, one
-    after the other, and are compared.
+    after the other, and are compared. With `rerun`, as `open_recording` takes it, what the first
+    model says is shown frame by frame.
 
     Labels are of the bundle's classes, or `labels_ontology` says of which and `label_map`, as for
     `parse_label_map`, what each is to the model.
@@ -89,6 +93,7 @@ def evaluate_bag(
         ComparisonError: `segmenter` and `against` cannot be compared.
         EngineError: The engine failed.
         LabelMapError: The labels are of other classes, and no map says which.
+        ViewerError: As `open_recording`.
     """
     ontology = segmenter.ontology
     segmenters = [segmenter] if against is None else [segmenter, against]
@@ -131,7 +136,8 @@ def evaluate_bag(
                     kinds = None if hazards is None else hazards.truth.kinds
                     score = LabelScore(labels, kinds)
                 runs.append(ModelRun(name, each, writer, score, None if runs else pictures))
-            _segment(frames, runs, hazards)
+            viewer = rerun and stack.enter_context(frame_viewer(rerun, ontology))
+            _segment(frames, runs, hazards, viewer or None)
         score = runs[0].score
         metrics = EvaluationMetrics(
             **dict(runs[0].metrics(frames, bag_depth, hazards)),
@@ -166,18 +172,22 @@ def evaluate_bag(
 
 
 def _segment(
-    frames: RecordedFrames, runs: list[ModelRun], hazards: RecordedHazards | None
+    frames: RecordedFrames,
+    runs: list[ModelRun],
+    hazards: RecordedHazards | None,
+    viewer: FrameViewer | None,
 ) -> None:
     """Show every frame to geometry, and to every model."""
-    for frame in tqdm(frames, desc='segmenting', unit='frame', disable=None):
+    for number, frame in enumerate(tqdm(frames, desc='segmenting', unit='frame', disable=None)):
         if isinstance(frame, Frame):
             judged = None
             if hazards is not None:
                 times_ns = (frame.stamp_ns, frame.log_time_ns)
                 height, width = frame.rgb.shape[:2]
                 judged = hazards.judge(frame.header, times_ns, (height, width), frame.depth)
-            for run in runs:
-                run.add(frame, judged)
+            said = [run.add(frame, judged) for run in runs]
+            if viewer is not None:
+                _view(viewer, number, frame, said[0], hazards, judged)
         else:
             for run in runs:
                 run.reset()
@@ -190,3 +200,25 @@ def _segment(
             f'None of the {len(frames)} frames of {frames.topic!r} could be segmented; the first '
             f'one: {first}'
         )
+
+
+def _view(
+    viewer: FrameViewer,
+    number: int,
+    frame: Frame,
+    said: tuple[Segmentation, Mask | None],
+    hazards: RecordedHazards | None,
+    judged: Judged | None,
+) -> None:
+    found, labels = said
+    rays = None
+    if hazards is not None and frame.depth is not None:
+        size_hw = (frame.rgb.shape[0], frame.rgb.shape[1])
+        rays = hazards.rays(frame.header, frame.stamp_ns, size_hw)
+    judgement = None if judged is None else judged.hazards
+    kind = None if judgement is None else judgement.kind
+    viewer.log(
+        number,
+        frame.stamp_ns,
+        ViewedFrame(frame.rgb, found.mask, found.confidence, frame.depth, rays, kind, labels),
+    )

@@ -183,6 +183,39 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 @contextmanager
+def growing_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that becomes `path` whatever ends the block.
+
+    For what is worth keeping as far as it came, such as the video of a camera that Ctrl-C ends:
+    the block must leave a whole file behind, closed. One of 0 bytes is removed.
+
+    Raises:
+        OSError, FileError: as `atomic_write`; also where the disk is full, of which a library that
+            wrote the file may have said nothing.
+    """
+    ended: BaseException | None = None
+    with suppress(_EmptyError), atomic_write(path) as temporary:
+        try:
+            yield temporary
+        except BaseException as err:  # noqa: BLE001  raised again once the file has its name
+            ended = err
+        size = temporary.stat().st_size
+        if size == 0:
+            raise _EmptyError
+        with temporary.open('r+b') as file:
+            file.seek(size)
+            file.write(bytes(4096))
+            file.flush()
+            file.truncate(size)
+    if ended is not None:
+        raise ended
+
+
+class _EmptyError(Exception):
+    """Ends the writing of a file that has no content."""
+
+
+@contextmanager
 def partial_folder(parent: Path) -> Iterator[Path]:
     """Yield a new folder below `parent` for results that are not whole yet; it goes in the end.
 

@@ -25,6 +25,7 @@ from desertmind_seg.messages.bags import MASK_TOPIC, Bag, header_stamp_ns
 from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.bundle import Bundle
 from desertmind_seg.model.records import Environment
+from desertmind_seg.pipeline.video import open_video
 from desertmind_seg.replay.node_process import NODE_LOG, NodeOptions
 from desertmind_seg.replay.page import write_replay_report
 from desertmind_seg.replay.results import (
@@ -37,7 +38,7 @@ from desertmind_seg.replay.results import (
     ReplayMetrics,
 )
 from desertmind_seg.replay.through_node import Replay, replay_through_node
-from desertmind_seg.replay.video import OVERLAY, VIDEO, open_video, write_video
+from desertmind_seg.replay.video import OVERLAY, VIDEO, write_video
 from desertmind_seg.reports.output import output_folder, write_json
 from desertmind_seg.reports.provenance import environment
 

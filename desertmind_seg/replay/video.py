@@ -1,8 +1,6 @@
 """The masks of a drive as a video."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -13,45 +11,13 @@ from desertmind_seg.evaluation.pictures import decode_mask
 from desertmind_seg.messages.bags import MASK_TOPIC, Bag, decode_frame, pair_by_stamp
 from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.ontology import Ontology
-from desertmind_seg.pipeline.rendering import legend, overlay
-from desertmind_seg.replay.node_process import ReplayError
+from desertmind_seg.pipeline.rendering import overlay
+from desertmind_seg.pipeline.video import legend_panel, open_video
 
 OVERLAY, VIDEO = 'overlay.png', 'overlay.webm'
 # OpenCV's VP8 takes about 2 bits a pixel whatever is set: 30 s of a drive make 10-15 MB.
 _VIDEO_FRAME_WIDTH_PX = 400
 MAX_VIDEO_RATE_HZ = 6.0
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Keep a C library's remarks off the terminal."""
-    kept = os.dup(2)
-    try:
-        with Path(os.devnull).open('wb') as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def open_video(path: Path, rate_hz: float, size_hw: tuple[int, int]) -> cv2.VideoWriter:
-    """Open a VP8 WebM, which every browser plays.
-
-    Raises:
-        ReplayError: This OpenCV cannot write it.
-    """
-    height, width = size_hw
-    code = cv2.VideoWriter.fourcc(*'VP80')
-    # OpenCV announces that WebM has no tag for the codec, and then writes it.
-    with _silent_stderr():
-        writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, rate_hz, (width, height))
-    if not writer.isOpened():
-        raise ReplayError(
-            f'OpenCV {cv2.__version__} cannot write VP8 in WebM; it needs FFmpeg with libvpx, as '
-            'the opencv-python-headless wheels have it. Pass --no-video to do without.'
-        )
-    return writer
 
 
 def video_stamps(stamps_ns: Sequence[int]) -> tuple[list[int], float]:
@@ -81,7 +47,7 @@ def write_video(
         if key is None:
             # VP8 halves the colour planes: even sizes only.
             height = round(_VIDEO_FRAME_WIDTH_PX * rgb.shape[0] / rgb.shape[1]) // 2 * 2
-            key = _padded_legend(ontology, height)
+            key = legend_panel(ontology, height)
         size = (_VIDEO_FRAME_WIDTH_PX, key.shape[0])
         blended = overlay(rgb, mask, ontology)
         panels = [
@@ -93,12 +59,3 @@ def write_video(
         writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     if writer is not None:
         writer.release()
-
-
-def _padded_legend(ontology: Ontology, height_px: int) -> Rgb:
-    drawn = legend(ontology, height_px)
-    paper = [int(value) for value in drawn[-1, -1]]
-    left = 12
-    right = left + (drawn.shape[1] + 2 * left) % 2
-    padded = cv2.copyMakeBorder(drawn, 0, 0, left, right, cv2.BORDER_CONSTANT, value=paper)
-    return np.asarray(padded, np.uint8)

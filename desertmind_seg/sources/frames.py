@@ -30,17 +30,19 @@ class SourceFrame:
         stamp_ns: when it was taken: of a bag the header's stamp, of a live source the time of day
             at which it arrived, of a video the time since its beginning; None for images.
         depth_m: (H, W) float32 metres, 0 for missing; None where there is none.
+        path: of an image file, for messages; '' of other kinds.
     """
 
     name: str
     rgb: Rgb
     stamp_ns: int | None
     depth_m: Depth | None = None
+    path: str = ''
 
 
 @dataclass(frozen=True)
 class BadFrame:
-    """A frame that cannot be had; `name` is its file's path, or its number in the source."""
+    """A frame that cannot be had; `name` is its file, or the name that it would have."""
 
     name: str
     error: str
@@ -56,6 +58,7 @@ class Shot:
     name: str
     stamp_ns: int | None
     read: Callable[[], SourceFrame]
+    path: str = ''
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ class Source(ABC):
 
     Args:
         kind: what it is.
+        name: short, of the whole, for results on all of it.
         description: for people, without passwords.
         total: how many frames it has; None where nobody knows.
         selection: which of them are taken.
@@ -129,17 +133,19 @@ class Source(ABC):
     def __init__(
         self,
         kind: Kind,
+        name: str,
         description: str,
         total: int | None,
         selection: Selection,
         rate_hz: float | None = None,
     ) -> None:
-        if kind == 'images' and selection.by_time:
+        self.kind: Kind = kind
+        if selection.by_time and not self.timed:
             raise SourceError(
                 f'{description} has no times, so that frames cannot be chosen by them (--fps, '
                 '--start, --end); choose by number (--every)'
             )
-        self.kind: Kind = kind
+        self.name = name
         self.description = description
         self.rate_hz = rate_hz
         self.selection = selection
@@ -152,6 +158,11 @@ class Source(ABC):
     def live(self) -> bool:
         """Whether frames come when they come, and without an end."""
         return self.kind == 'live'
+
+    @property
+    def timed(self) -> bool:
+        """Whether its frames have stamps."""
+        return self.kind != 'images'
 
     def __enter__(self) -> Source:
         return self
@@ -185,6 +196,6 @@ class Source(ABC):
             try:
                 frame = shot.read()
             except (DesertmindError, OSError) as err:
-                yield BadFrame(shot.name, str(err))
+                yield BadFrame(shot.path or shot.name, str(err))
             else:
                 yield frame

@@ -9,7 +9,6 @@ from pathlib import Path, PurePath
 
 from desertmind_seg.decoding.image_files import EXTENSIONS, read_color_file
 from desertmind_seg.model.arrays import Rgb
-from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.sources.frames import (
     BadFrame,
     Selection,
@@ -30,7 +29,8 @@ class ImageFiles(Source):
     def __init__(
         self, description: str, root: Path, paths: Sequence[Path], selection: Selection
     ) -> None:
-        super().__init__('images', description, len(paths), selection)
+        name = paths[0].stem if len(paths) == 1 else root.resolve().name or 'images'
+        super().__init__('images', name, description, len(paths), selection)
         self.paths: dict[str, Path] = {}
         for path in paths:
             name = path.relative_to(root).with_suffix('').as_posix()
@@ -42,14 +42,14 @@ class ImageFiles(Source):
 
     def _shots(self) -> Iterator[Shot | BadFrame]:
         for name, path in self.paths.items():
-            yield Shot(name, None, partial(_read, name, path))
+            yield Shot(name, None, partial(_read, name, path), str(path))
 
 
 class OneImage(Source):
     """One image that is in memory already."""
 
     def __init__(self, description: str, name: str, rgb: Rgb, selection: Selection) -> None:
-        super().__init__('images', description, 1, selection)
+        super().__init__('images', name, description, 1, selection)
         self._frame = SourceFrame(name, rgb, None)
 
     def _shots(self) -> Iterator[Shot | BadFrame]:
@@ -57,10 +57,7 @@ class OneImage(Source):
 
 
 def _read(name: str, path: Path) -> SourceFrame:
-    try:
-        return SourceFrame(name, read_color_file(path), None)
-    except DesertmindError as err:
-        raise SourceError(f'{path}: {err}') from err
+    return SourceFrame(name, read_color_file(path), None, path=str(path))
 
 
 def images_below(folder: Path) -> list[Path]:

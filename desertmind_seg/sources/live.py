@@ -49,8 +49,7 @@ class LiveFrames(Source):
         connect: Callable[[], cv2.VideoCapture] | None,
         selection: Selection,
     ) -> None:
-        super().__init__('live', description, None, selection, frame_rate(capture))
-        self._name = name
+        super().__init__('live', name, description, None, selection, frame_rate(capture))
         self._capture = capture
         self._connect = connect
         self._changed = Condition()
@@ -69,7 +68,7 @@ class LiveFrames(Source):
             if taken is None:
                 return
             index, stamp_ns, rgb = taken
-            frame = SourceFrame(f'{self._name}_{index:06d}', rgb, stamp_ns)
+            frame = SourceFrame(f'{self.name}_{index:06d}', rgb, stamp_ns)
             yield Shot(frame.name, stamp_ns, lambda frame=frame: frame)  # type: ignore[misc]
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from desertmind_seg.messages.bag_depth import decode_recorded_depth, pair_recorded
 from desertmind_seg.messages.bags import IMAGE_TYPES, Bag, BagError, RawMessage, decode_frame
 from desertmind_seg.messages.compressed_format import CompressedColors
-from desertmind_seg.messages.pairing import DepthPairing
+from desertmind_seg.messages.pairing import OTHER_FRAME, REASONS, DepthPairing
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.sources.frames import (
     BadFrame,
@@ -62,6 +62,7 @@ class BagFrames(Source):
             duration_s = self.bag.duration_ns / 1e9
             super().__init__(
                 'bag',
+                path.resolve().name if path.is_dir() else path.name.partition('.')[0],
                 f'{path}, topic {self.topic}',
                 total,
                 selection,
@@ -69,7 +70,8 @@ class BagFrames(Source):
             )
             self._stack = stack.pop_all()
         self._total = total
-        self._name = path.resolve().name if path.is_dir() else path.name.partition('.')[0]
+        # Of the frame that was read last.
+        self.frame_id = ''
         self._depth_problems: Counter[str] = Counter()
 
     def close(self) -> None:
@@ -79,7 +81,7 @@ class BagFrames(Source):
     def _shots(self) -> Iterator[Shot | BadFrame]:
         index = -1
         for index, (raw, depth) in enumerate(self._pairs()):
-            name = f'{self._name}_{index:06d}'
+            name = f'{self.name}_{index:06d}'
             try:
                 stamp_ns = raw.stamp_ns()
             except BagError as err:
@@ -101,7 +103,8 @@ class BagFrames(Source):
             self.bag, self.topic, self.depth_topic, pairing, self._note_problem
         ):
             if pair is not None and pair.depth is None:
-                self._depth_problems[pair.detail] += 1
+                of_topics = pair.reason == OTHER_FRAME
+                self._depth_problems[pair.detail if of_topics else REASONS[pair.reason]] += 1
             yield raw, None if pair is None or pair.depth is None else pair.depth.message
 
     def _note_problem(self, err: BagError) -> None:
@@ -110,7 +113,9 @@ class BagFrames(Source):
     def _read(
         self, name: str, stamp_ns: int, raw: RawMessage, depth_raw: RawMessage | None
     ) -> SourceFrame:
-        rgb = decode_frame(self.bag, self.topic, self.bag.deserialize(raw))
+        message = self.bag.deserialize(raw)
+        rgb = decode_frame(self.bag, self.topic, message)
+        self.frame_id = str(message.header.frame_id)
         depth = None
         if depth_raw is not None:
             try:

@@ -78,7 +78,8 @@ class VideoFiles(Source):
             first = open_video_file(paths[0])
             total, rate_hz = frame_count(first), frame_rate(first)
             first.release()
-        super().__init__('video', description, total, selection, rate_hz)
+        name = paths[0].stem if len(paths) == 1 else paths[0].resolve().parent.name or 'videos'
+        super().__init__('video', name, description, total, selection, rate_hz)
         self._paths = paths
 
     def _shots(self) -> Iterator[Shot | BadFrame]:
@@ -108,12 +109,11 @@ class VideoStream(Source):
         self, description: str, name: str, capture: cv2.VideoCapture, selection: Selection
     ) -> None:
         total, rate_hz = frame_count(capture), frame_rate(capture)
-        super().__init__('video', description, total, selection, rate_hz)
-        self._name = name
+        super().__init__('video', name, description, total, selection, rate_hz)
         self._capture = capture
 
     def _shots(self) -> Iterator[Shot | BadFrame]:
-        return capture_shots(self._capture, self._name, self.description, self.losses)
+        return capture_shots(self._capture, self.name, self.description, self.losses)
 
     def close(self) -> None:
         """Close the connection."""

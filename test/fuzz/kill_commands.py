@@ -147,7 +147,7 @@ COMMANDS = {
     'segment': Command(
         'desertmind_seg.segment',
         ('IN/ycor', '--out', 'OUT'),
-        ('desertmind_seg.pipeline.image_files', 'desertmind_seg.engines.load'),
+        ('desertmind_seg.segmenting.run', 'desertmind_seg.engines.load'),
     ),
     'evaluate_bag': Command(
         'desertmind_seg.evaluate_bag',

@@ -26,7 +26,7 @@ ROOMS: dict[str, dict[str, str]] = {
         'sources': 'decoding messages model',
         'reports': 'model',
         'engines': 'model',
-        'pipeline': 'decoding engines model',
+        'pipeline': 'engines model',
         'scores': 'model pipeline',
         'hazards': 'geometry model',
         'monitoring': 'messages pipeline',
@@ -35,7 +35,11 @@ ROOMS: dict[str, dict[str, str]] = {
         'node': 'engines geometry hazards messages model monitoring outputs parameters pipeline',
         'timing': 'decoding engines model pipeline reports',
         'bag_geometry': 'geometry hazards messages model pipeline scores',
-        'evaluation': 'bag_geometry decoding hazards messages model pipeline reports scores',
+        'viewer': 'bag_geometry geometry hazards model',
+        'segmenting': 'bag_geometry geometry messages model pipeline sources viewer',
+        'evaluation': (
+            'bag_geometry decoding hazards messages model pipeline reports scores viewer'
+        ),
         'replay': 'bag_geometry evaluation messages model pipeline reports',
     },
     'training': {
@@ -78,6 +82,7 @@ OUTSIDE = {
         ('onnx', {'model', 'engines', 'timing'}),
         ('onnxruntime tensorrt tensorrt_rtx tensorrt_rtx_bindings cuda', {'engines'}),
         ('jinja2 matplotlib', {'reports'}),
+        ('rerun', {'viewer'}),
     ),
     'training': (
         ('lightning', {'fit', 'networks'}),

@@ -10,14 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from desertmind_seg.decoding.image_files import EXTENSIONS, read_color_file
+from desertmind_seg.decoding.image_files import EXTENSIONS, read_color_file, read_label_file
 from desertmind_seg.decoding.image_header import DecodeError
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.model.ontology import load_ontology
-from desertmind_seg.pipeline.rendering import overlay
+from desertmind_seg.pipeline.rendering import colorize, overlay
 from desertmind_seg.pipeline.segmenter import Segmenter
-from desertmind_seg.segment import build_parser, main
+from desertmind_seg.segment import SAVE_CHOICES, build_parser, main
+from desertmind_seg.segmenting import saving
 
 ERROR = 'python -m desertmind_seg.segment: error: '
 
@@ -71,15 +72,17 @@ def test_folder_keeps_its_structure(
     assert run(tiny_bundle, source, out) == 0
     assert files(out) == results('a') + results('deep/er/b.v1')
     expected = Segmenter(load_engine(read_bundle(tiny_bundle))).segment(asymmetric_rgb)
-    mask = cv2.imread(str(out / 'a.mask.png'), cv2.IMREAD_UNCHANGED)
+    mask = read_label_file(out / 'a.mask.png')
     assert mask.dtype == np.uint8
     assert np.array_equal(mask, expected.mask)
+    shown = cv2.cvtColor(cv2.imread(str(out / 'a.mask.png')), cv2.COLOR_BGR2RGB)
+    assert np.array_equal(shown, colorize(expected.mask, load_ontology('ycor-8')))
     confidence = cv2.imread(str(out / 'a.confidence.png'), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(confidence, expected.confidence)
     painted = read_color_file(out / 'a.overlay.jpg').astype(int)
     ideal = overlay(asymmetric_rgb, expected.mask, load_ontology('ycor-8'))
     assert np.abs(painted - ideal).mean() < 4  # JPEG
-    assert cv2.imread(str(out / 'deep/er/b.v1.mask.png'), cv2.IMREAD_UNCHANGED).shape == (80, 131)
+    assert read_label_file(out / 'deep/er/b.v1.mask.png').shape == (80, 131)
     said = capsys.readouterr().out
     assert said.startswith(f'2 of 2 images segmented into {out} with tiny (ycor-8) by onnxruntime')
 
@@ -97,7 +100,7 @@ def test_threshold_marks_unlabelled(
 ) -> None:
     image = write_image(tmp_path / 'a.png', asymmetric_rgb)
     assert run(tiny_bundle, image, tmp_path / 'out', '--confidence-threshold', '0.9') == 0
-    mask = cv2.imread(str(tmp_path / 'out/a.mask.png'), cv2.IMREAD_UNCHANGED)
+    mask = read_label_file(tmp_path / 'out/a.mask.png')
     confidence = cv2.imread(str(tmp_path / 'out/a.confidence.png'), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(mask == 255, confidence < 0.9 * 255)
     assert 0 < (mask == 255).mean() < 1
@@ -256,9 +259,9 @@ def test_refusals_before_any_work(
     assert 'holds no images in any of its folders; expected files ending in .bmp' in (
         capsys.readouterr().err
     )
-    (tmp_path / 'clip.mp4').touch()
-    assert run(tiny_bundle, tmp_path / 'clip.mp4', out) == 2
-    assert 'clip.mp4 is no image by its name; expected .bmp .jpeg' in capsys.readouterr().err
+    (tmp_path / 'clip.doc').touch()
+    assert run(tiny_bundle, tmp_path / 'clip.doc', out) == 2
+    assert 'clip.doc is neither image, video nor bag by its name' in capsys.readouterr().err
     image = write_image(tmp_path / 'a.png', asymmetric_rgb)
     assert run(tmp_path / 'absent.onnx', image, out) == 2
     assert 'absent.onnx does not exist; give the path of an .onnx' in capsys.readouterr().err
@@ -266,8 +269,8 @@ def test_refusals_before_any_work(
     assert run(tmp_path / 'foreign.onnx', image, out) == 2
     assert "has no 'desertmind_seg' entry" in capsys.readouterr().err
     assert not out.exists()
-    assert run(tiny_bundle, image, tmp_path / 'clip.mp4') == 2
-    assert 'clip.mp4' in capsys.readouterr().err
+    assert run(tiny_bundle, image, tmp_path / 'clip.doc') == 2
+    assert 'clip.doc' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('threshold', ['2', '-0.1', 'nan', 'high'])
@@ -286,10 +289,14 @@ def test_help_teaches_by_example(capsys: pytest.CaptureFixture[str]) -> None:
         main(['--help'])
     said = capsys.readouterr().out
     assert f'by their extension: {" ".join(EXTENSIONS)}\n' in said
-    examples = re.findall(r'^    python -m desertmind_seg.segment (.*)', said, re.M)
-    assert len(examples) == 3
+    joined = said.replace('\\\n', '')
+    examples = re.findall(r'^    python -m desertmind_seg.segment (.*)', joined, re.M)
+    assert len(examples) == 6
     for example in examples:
         assert build_parser().parse_args(example.split()).out == Path('masks')
+    assert SAVE_CHOICES == saving.CHOICES
+    for choice in SAVE_CHOICES:
+        assert f'\n  {choice} ' in said
 
 
 @pytest.mark.data
@@ -298,4 +305,4 @@ def test_real_frames(tmp_path: Path, tiny_bundle: Path, shared_data_dir: Path) -
     assert run(tiny_bundle, source, tmp_path / 'out') == 0
     masks = sorted((tmp_path / 'out').glob('*.mask.png'))
     assert len(masks) == 5
-    assert cv2.imread(str(masks[0]), cv2.IMREAD_UNCHANGED).shape == (540, 960)
+    assert read_label_file(masks[0]).shape == (540, 960)

@@ -1,8 +1,8 @@
 """Every source of frames, made as its users make it: files, streams, bags, and what is none."""
 
 import base64
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import os
@@ -95,9 +95,12 @@ def test_a_bad_image_takes_no_other_along(tmp_path: Path) -> None:
     assert isinstance(first, SourceFrame)
     assert isinstance(last, SourceFrame)
     assert isinstance(bad, BadFrame)
-    assert bad.error.startswith(f'{tmp_path}/b.png: it is no image')
+    assert bad.error.startswith('it is no image')
     assert isinstance(fifo, BadFrame)
-    assert 'c.png: it is a FIFO, socket or device; expected a file' in fifo.error
+    assert (fifo.name, fifo.error) == (
+        f'{tmp_path}/c.png',
+        'it is a FIFO, socket or device; expected a file',
+    )
 
 
 @pytest.mark.parametrize(
@@ -248,8 +251,7 @@ def test_a_bag_with_depth(tmp_path: Path, storage: str) -> None:
         assert frame.depth_m is not None
         assert np.allclose(frame.depth_m, 1.0 + index / 1000)
     assert source.losses == [
-        '1 times without depth: the nearest depth is -100.0 ms from the image; expected at most '
-        '40 ms (max_dt_ms).'
+        '1 times without depth: the nearest depth was further away than max_dt_ms'
     ]
 
 
@@ -304,7 +306,7 @@ def test_what_is_no_source(tmp_path: Path) -> None:
 
 
 @contextmanager
-def server(pages: dict[str, tuple[str, list[bytes]]]) -> Iterator[str]:
+def server(pages: dict[str, tuple[str, Iterable[bytes]]]) -> Iterator[str]:
     """Serve path -> (content type, parts); the address knows a user and a password."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -315,16 +317,19 @@ def server(pages: dict[str, tuple[str, list[bytes]]]) -> Iterator[str]:
             kind, parts = pages[self.path]
             self.send_response(200)
             self.send_header('Content-Type', kind)
-            if len(parts) == 1:
+            if isinstance(parts, list) and len(parts) == 1:
                 self.send_header('Content-Length', str(len(parts[0])))
             self.end_headers()
-            for part in parts:
-                self.wfile.write(part)
+            with suppress(OSError):  # who watched a stream has gone
+                for part in parts:
+                    self.wfile.write(part)
 
         def log_message(self, *_: object) -> None:
             pass
 
     running = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+    running.daemon_threads = True
+    running.block_on_close = False
     threading.Thread(target=running.serve_forever, daemon=True).start()
     try:
         yield f'http://me:secret@127.0.0.1:{running.server_port}'

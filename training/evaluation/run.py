@@ -1,6 +1,7 @@
 """Scores a checkpoint or a bundle on a labelled split."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from desertmind_seg.model.arrays import Depth, Mask, Rgb
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.label_map import LabelMap
+from desertmind_seg.viewer.frames import frame_viewer
 from training.data.class_table import ModelClasses, ignored_pixels
 from training.data.datasets import DEFAULT_RULE, SplitName, choose_frames, data_hash, split_rule
 from training.data.frames import DatasetError, LabelledFrame
@@ -104,6 +106,7 @@ def evaluate(
     depth_shares: Sequence[float] | None = None,
     labels_ontology: Ontology | None = None,
     label_map: Sequence[str] = (),
+    rerun: str | None = None,
 ) -> Metrics:
     """Score every frame of a split at its own resolution, and print which frames these are.
 
@@ -118,6 +121,7 @@ def evaluate(
         labels_ontology: class table of the labels; None for what the root says.
         label_map: which class of the model each class of the labels is, as for
             `parse_label_map`.
+        rerun: where every frame is shown, as `open_recording` takes it; None for nowhere.
 
     Returns:
         The content of metrics.json.
@@ -126,6 +130,7 @@ def evaluate(
         DatasetError: the root has no such frames, nothing says what its labels mean, or the model
             cannot be scored as was asked.
         LabelMapError: the labels are of other classes than the model's, and no map says which.
+        ViewerError: as `open_recording`.
     """
     if depth_shares is not None and model.modality == 'rgb':
         raise DatasetError(
@@ -152,8 +157,10 @@ def evaluate(
     curve = None
     if depth_shares is not None:
         curve = depth_curve(section, frames, ontology, predict, depth_shares)
+    with frame_viewer(rerun, ontology) if rerun else nullcontext() as viewer:
+        scores = score_frames(frames, ontology, predict, viewer)
     return Metrics(
-        **dict(score_frames(frames, ontology, predict)),
+        **dict(scores),
         model=str(model.path),
         recipe=dict(model.recipe),
         ontology=ontology.name,

@@ -11,6 +11,7 @@ from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.scores.bootstrap import paired_difference
 from desertmind_seg.scores.records import SplitMetrics
 from desertmind_seg.scores.split_scores import SplitScores
+from desertmind_seg.viewer.frames import FrameViewer, ViewedFrame
 from training.data.augment import thin_depth
 from training.data.datasets import data_hash
 from training.data.frames import DatasetError, LabelledFrame
@@ -23,9 +24,12 @@ DEPTH_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def score_frames(
-    frames: Sequence[LabelledFrame], ontology: Ontology, predict: Predict
+    frames: Sequence[LabelledFrame],
+    ontology: Ontology,
+    predict: Predict,
+    viewer: FrameViewer | None = None,
 ) -> SplitMetrics:
-    """Run every frame once and return the scores of them all.
+    """Run every frame once, show it to the viewer, and return the scores of them all.
 
     mIoU is that of one integer confusion matrix over all frames, at their own resolution. The
     intervals are a bootstrap over groups (sequences, blocks): frames of one are not independent.
@@ -37,11 +41,15 @@ def score_frames(
     if not frames:
         raise DatasetError('there is no frame to score; choose another split')
     scores = SplitScores(ontology)
-    for frame in tqdm(frames, desc='scoring', unit='frame'):
-        mask, confidence = predict(frame.read_rgb(), frame.measured_depth())
+    for number, frame in enumerate(tqdm(frames, desc='scoring', unit='frame')):
+        rgb, depth = frame.read_rgb(), frame.measured_depth()
+        mask, confidence = predict(rgb, depth)
+        labels = frame.read_labels(ontology)
         # Two data sets may both have a block 3.
-        block = f'{frame.dataset}/{frame.group}'
-        scores.add(frame.name, block, frame.read_labels(ontology), mask, confidence)
+        scores.add(frame.name, f'{frame.dataset}/{frame.group}', labels, mask, confidence)
+        if viewer is not None:
+            shown = ViewedFrame(rgb, mask, confidence, depth, labels=labels, name=frame.name)
+            viewer.log(number, None, shown)
     return scores.metrics()
 
 

@@ -1,0 +1,1 @@
+"""Any source, segmented frame by frame, and what is kept and shown of it."""

@@ -1,0 +1,101 @@
+"""Where --rerun sends what it shows: a viewer of its own, a file, or one that runs already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+import os
+from pathlib import Path
+import sys
+from typing import TYPE_CHECKING
+
+from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.model.files import growing_write
+
+if TYPE_CHECKING:
+    from rerun import RecordingStream
+
+APPLICATION = 'desertmind_seg'
+SPAWN = 'spawn'
+FILE_SUFFIX = '.rrd'
+ADDRESS_SCHEMES = ('rerun://', 'rerun+http://', 'rerun+https://')
+# Beyond this part of the machine's memory the viewer that we start drops what is oldest.
+_VIEWER_MEMORY = '25%'
+# The first whose API this is.
+_OLDEST = (0, 23)
+
+
+class ViewerError(DesertmindError):
+    """Nothing can be shown with Rerun here; says what to do."""
+
+
+@contextmanager
+def open_recording(target: str) -> Iterator[RecordingStream]:
+    """Yield a recording; what was logged is whole in the end, whatever ends the block.
+
+    Args:
+        target: SPAWN to start a viewer, a path that ends in FILE_SUFFIX, or the address of a
+            viewer or server, such as rerun+http://127.0.0.1:9876/proxy.
+
+    Raises:
+        ViewerError: Rerun is missing or too old, there is no display, or `target` is none.
+        OSError: the file cannot be written.
+    """
+    recording = _recording()
+    if target.startswith(ADDRESS_SCHEMES):
+        try:
+            recording.connect_grpc(target)
+        except (ValueError, RuntimeError) as err:
+            raise ViewerError(f'{target} is no address of a Rerun viewer: {err}') from err
+        try:
+            yield recording
+        finally:
+            recording.disconnect()
+        return
+    if target.endswith(FILE_SUFFIX):
+        path = Path(target)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with growing_write(path) as temporary:
+            recording.save(temporary)
+            try:
+                yield recording
+            finally:
+                recording.disconnect()
+        return
+    if target != SPAWN:
+        raise ViewerError(
+            f'{target!r} is neither a file that ends in {FILE_SUFFIX} nor an address that begins '
+            f'with {ADDRESS_SCHEMES[1]}'
+        )
+    displays = ('DISPLAY', 'WAYLAND_DISPLAY')
+    if sys.platform == 'linux' and not any(os.environ.get(name) for name in displays):
+        raise ViewerError(
+            f'there is no display for the viewer ({" and ".join(displays)} are not set): write a '
+            f'file (--rerun FILE{FILE_SUFFIX}) and open it where there is one (rerun FILE'
+            f'{FILE_SUFFIX}), or name a viewer (--rerun {ADDRESS_SCHEMES[1]}HOST:9876/proxy)'
+        )
+    try:
+        recording.spawn(memory_limit=_VIEWER_MEMORY)
+    except RuntimeError as err:
+        raise ViewerError(f'the Rerun viewer cannot be started: {err}') from err
+    try:
+        yield recording
+    finally:
+        recording.disconnect()
+
+
+def _recording() -> RecordingStream:
+    line = f"{sys.executable} -m pip install 'rerun-sdk>={_OLDEST[0]}.{_OLDEST[1]}'"
+    try:
+        import rerun
+    except ImportError as err:
+        raise ViewerError(
+            f'--rerun needs the Rerun SDK, which cannot be imported ({err}): {line}'
+        ) from err
+    version = tuple(int(part) for part in rerun.__version__.split('.')[:2])
+    if version < _OLDEST:
+        raise ViewerError(
+            f'--rerun needs Rerun {_OLDEST[0]}.{_OLDEST[1]} or newer, but {rerun.__version__} is '
+            f'installed: {line}'
+        )
+    return rerun.RecordingStream(APPLICATION)
