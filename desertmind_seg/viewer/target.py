@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 import os
 from pathlib import Path
+import socket
 import sys
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import growing_write
@@ -21,6 +23,7 @@ FILE_SUFFIX = '.rrd'
 ADDRESS_SCHEMES = ('rerun://', 'rerun+http://', 'rerun+https://')
 # Beyond this part of the machine's memory the viewer that we start drops what is oldest.
 _VIEWER_MEMORY = '25%'
+_CONNECT_SEC = 5.0
 # The first whose API this is.
 _OLDEST = (0, 23)
 
@@ -43,6 +46,7 @@ def open_recording(target: str) -> Iterator[RecordingStream]:
     """
     recording = _recording()
     if target.startswith(ADDRESS_SCHEMES):
+        _check_listening(target)
         try:
             recording.connect_grpc(target)
         except (ValueError, RuntimeError) as err:
@@ -82,6 +86,19 @@ def open_recording(target: str) -> Iterator[RecordingStream]:
         yield recording
     finally:
         recording.disconnect()
+
+
+def _check_listening(address: str) -> None:
+    """Raise ViewerError where nobody listens: Rerun would try for long, and then drop it all."""
+    try:
+        parts = urlsplit(address)
+        port = parts.port or 443
+        socket.create_connection((parts.hostname or '', port), _CONNECT_SEC).close()
+    except (OSError, ValueError) as err:
+        raise ViewerError(
+            f'no Rerun viewer answers at {address}: {err}; start one there (rerun), whose port is '
+            '9876: rerun+http://HOST:9876/proxy'
+        ) from err
 
 
 def _recording() -> RecordingStream:
