@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 import pytest
 from report_page import ticks
+from rerun.chunk import RrdReader
 from tiny_bundle import write_tiny_bundle
 from tiny_rgbd import widened_checkpoint, write_tiny_depth
 from tiny_ycor import write_tiny_ycor
@@ -389,6 +390,25 @@ def test_a_recipe_without_a_rule_cannot_deal(tiny_ycor: Path) -> None:
     model = replace(bundle_model(ROOT / DEFAULT_BUNDLE, 'onnxruntime-cpu'), recipe={})
     with pytest.raises(DatasetError, match='its recipe does not say how frames are split'):
         evaluate(model, 'ycor', tiny_ycor, split_by='recipe')
+
+
+def test_every_frame_is_shown_to_rerun(tiny_ycor: Path, tmp_path: Path) -> None:
+    def predict(rgb: np.ndarray, _: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        return np.full(rgb.shape[:2], 2, np.uint8), np.zeros(rgb.shape[:2], np.uint8)
+
+    model = replace(bundle_model(ROOT / DEFAULT_BUNDLE, 'onnxruntime-cpu'), predict=predict)
+    path = tmp_path / 'a.rrd'
+    metrics = evaluate(model, 'ycor', tiny_ycor, split='all', rerun=str(path))
+    entities = [
+        (chunk.entity_path, row)
+        for chunk in RrdReader(str(path)).stream()
+        for row in chunk.to_record_batch().to_pylist()
+    ]
+    for entity in ('mask', 'labels', 'image', 'confidence'):
+        numbers = [row['frame'] for at, row in entities if at == f'/camera/{entity}']
+        assert numbers == list(range(metrics.frames)), entity
+    names = [row['TextDocument:text'][0] for at, row in entities if at == '/frame_name']
+    assert names == [row.name for row in metrics.per_frame]
 
 
 @pytest.mark.data
