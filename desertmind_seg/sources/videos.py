@@ -1,12 +1,12 @@
 """Video files as frames, read by OpenCV's FFmpeg.
 
-OpenCV and not PyAV, which would be one more dependency of 100 MB. Of 50 files in which FFmpeg had
-written 30 frames each (H.264, H.265, MPEG-2, MPEG-4, MJPEG, VP8, VP9, Theora, ProRes, DNxHD, FFV1,
-WMV, PNG, GIF, raw; MP4, MOV, MKV, AVI, WebM, TS, FLV, MPG, OGV; 10 bits, odd sizes, variable rate,
-rotated, fragmented, without an index, cut off, damaged) OpenCV 4.11 and 5.0 gave all the frames
-that PyAV 18.1 gave, but for two with AV1, of which OpenCV gives none. What OpenCV leaves to its
-caller is here: it ends where a frame is damaged, although more follow; 4.11 turns no frame
-upright; lengths that are estimates, and times of streams that have none.
+OpenCV and not PyAV, which would be one more dependency of 100 MB. Of 54 files that FFmpeg wrote
+(H.264, H.265, MPEG-2, MPEG-4, MJPEG, VP8, VP9, Theora, ProRes, DNxHD, FFV1, WMV, PNG, GIF, raw;
+MP4, MOV, MKV, AVI, WebM, TS, FLV, MPG, OGV; 10 bits, odd sizes, variable rate, rotated,
+fragmented, without an index, cut off, damaged) OpenCV 4.11 and 5.0 give at least the frames that
+PyAV 18.1 gives, but for two with AV1, of which OpenCV gives none. What OpenCV leaves to its caller
+is here: it ends where a frame is damaged, although more follow; 4.11 turns no frame upright;
+lengths that are estimates, and times of streams that have none.
 """
 
 from __future__ import annotations

@@ -52,20 +52,22 @@ def views(*, points: bool, labels: bool, depth: bool, hazards: bool) -> Blueprin
     def flat(name: str, *entities: str) -> blueprint.Spatial2DView:
         return blueprint.Spatial2DView(origin=CAMERA, contents=list(entities), name=name)
 
-    others: list[blueprint.Spatial2DView | blueprint.Spatial3DView] = []
-    if labels:
-        others.append(flat('labels', IMAGE, LABELS))
-    if hazards:
-        others.append(flat('hazards by geometry', IMAGE, HAZARD))
+    others = [flat('confidence', CONFIDENCE)]
     if depth:
-        others.append(flat('depth', DEPTH))
-    others.append(flat('confidence', CONFIDENCE))
+        others.insert(0, flat('depth', DEPTH))
+    if labels:
+        others.insert(0, flat('labels', IMAGE, LABELS))
+    if hazards:
+        others.insert(0, flat('hazards by geometry', IMAGE, HAZARD))
+    right: list[blueprint.Container | blueprint.View] = [
+        blueprint.Grid(*others, grid_columns=min(2, len(others)))
+    ]
     if points:
-        others.insert(0, blueprint.Spatial3DView(origin='/', contents=[POINTS], name='points'))
+        right.insert(0, blueprint.Spatial3DView(origin='/', contents=[POINTS], name='points'))
     return blueprint.Blueprint(
         blueprint.Horizontal(
             blueprint.Vertical(flat('mask', IMAGE, MASK), flat('image', IMAGE)),
-            blueprint.Vertical(*others[:2]) if len(others) < 3 else blueprint.Grid(*others),
+            blueprint.Vertical(*right),
         ),
         collapse_panels=True,
     )
