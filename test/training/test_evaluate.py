@@ -404,6 +404,7 @@ def test_every_frame_is_shown_to_rerun(tiny_ycor: Path, tmp_path: Path) -> None:
         for chunk in RrdReader(str(path)).stream()
         for row in chunk.to_record_batch().to_pylist()
     ]
+    entities.sort(key=lambda entry: entry[1].get('frame', -1))
     for entity in ('mask', 'labels', 'image', 'confidence'):
         numbers = [row['frame'] for at, row in entities if at == f'/camera/{entity}']
         assert numbers == list(range(metrics.frames)), entity

@@ -31,12 +31,20 @@ Rows = list[dict[str, Any]]
 
 
 def recorded(path: Path) -> dict[str, Rows]:
-    """Return what was logged: entity -> its rows, column -> value, in the order of the file."""
+    """Return what was logged: entity -> its rows (column -> value) by their frames."""
     entities: dict[str, Rows] = {}
     for chunk in RrdReader(str(path)).stream():
         rows = chunk.to_record_batch().to_pylist()
         entities.setdefault(chunk.entity_path, []).extend(rows)
-    return entities
+    # A file has its chunks in the order in which threads wrote them.
+    return {
+        entity: sorted(rows, key=lambda row: row.get('frame', -1))
+        for entity, rows in entities.items()
+    }
+
+
+def having(rows: Rows, column: str) -> Rows:
+    return [row for row in rows if row.get(column)]
 
 
 def image_of(row: dict[str, Any], kind: str, size_hw: tuple[int, int], dtype: type) -> np.ndarray:
@@ -44,7 +52,7 @@ def image_of(row: dict[str, Any], kind: str, size_hw: tuple[int, int], dtype: ty
 
 
 def names_in(rows: Rows) -> dict[int, str]:
-    (context,) = [row for row in rows if row.get('AnnotationContext:context')]
+    (context,) = having(rows, 'AnnotationContext:context')
     infos = [
         entry['class_description']['info'] for entry in context['AnnotationContext:context'][0]
     ]
@@ -73,19 +81,20 @@ def test_all_that_is_known_of_a_frame(tmp_path: Path) -> None:
     (image, _) = found['/camera/image']
     jpeg = np.array(image['EncodedImage:blob'][0], np.uint8)
     assert np.abs(cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[..., ::-1].astype(int) - rgb).max() < 8
-    (shown_depth, cleared) = found['/camera/depth']
+    (shown_depth,) = having(found['/camera/depth'], 'DepthImage:buffer')
+    (cleared,) = having(found['/camera/depth'], 'Clear:is_recursive')
     millimetre = image_of(shown_depth, 'DepthImage', (6, 8), np.uint16)
     assert np.array_equal(millimetre, millimetres(depth))
     assert (millimetre[0, :3] == 0).all()
     assert (millimetre[1:] == 2000).all()
     assert shown_depth['DepthImage:meter'] == [1000.0]
     assert cleared['Clear:is_recursive'] == [False]
-    points = found['/points'][0]
+    (points,) = having(found['/points'], 'Points3D:positions')
     assert len(points['Points3D:positions']) == 45
     assert points['Points3D:positions'][-1] == [2.0, 0.0, 2.0]
     assert points['Points3D:class_ids'][-1] == mask[-1, -1]
     for entity, ids in (('labels', labels), ('hazard', hazard)):
-        rows = [row for row in found[f'/camera/{entity}'] if row.get('SegmentationImage:buffer')]
+        rows = having(found[f'/camera/{entity}'], 'SegmentationImage:buffer')
         assert np.array_equal(image_of(rows[0], 'SegmentationImage', (6, 8), np.uint8), ids)
     assert found['/frame_name'][0]['TextDocument:text'] == ['a name']
 
