@@ -1,6 +1,7 @@
 """Package description for colcon (ament_python) and pip; the version stands in package.xml."""
 
 from pathlib import Path
+import sys
 from xml.etree import ElementTree
 
 from setuptools import find_packages, setup
@@ -18,6 +19,21 @@ def shared(*folders: str) -> list[tuple[str, list[str]]]:
             if path.is_file() and '__pycache__' not in relative.parts:
                 files.setdefault(f'share/{PACKAGE}/{relative.parent}', []).append(str(relative))
     return list(files.items())
+
+
+def executables() -> dict[str, str]:
+    """Return the programs that are installed, each with its module.
+
+    pip puts programs on the PATH, where `segment` may be somebody else's: desertmind alone. What
+    builds ROS packages (colcon, and bloom's rules for Debian) calls `setup.py install` or
+    `develop`, which put them into lib/desertmind_seg by setup.cfg: there `ros2 run` and launch
+    files find every command. pip calls neither where there is a pyproject.toml.
+    """
+    named = {'desertmind': '__main__'}
+    if {'install', 'develop'} & set(sys.argv):
+        files = (path.stem for path in (HERE / PACKAGE).glob('*.py'))
+        named |= {name: name for name in files if name not in ('__init__', '__main__', 'options')}
+    return named
 
 
 package_xml = ElementTree.parse(HERE / 'package.xml').getroot()
@@ -100,8 +116,8 @@ setup(
             'torchmetrics',
             'torchvision',
         ],
-        # Reads what labelling tools export. It asks for newer NumPy than that of Ubuntu's ROS 2 and
-        # an older OpenCV, and works with ours: requirements/labels.txt is the set that is tested.
+        # Reads what labelling tools export. It asks for newer NumPy than that of Ubuntu's ROS 2
+        # and an older OpenCV, and works with ours: requirements/labels.txt is what is tested.
         'labels': ['datumaro>=1.13', 'defusedxml', 'pycocotools'],
         # --rerun alone: images, masks and points in a window.
         'viewer': ['rerun-sdk>=0.23'],
@@ -135,17 +151,7 @@ setup(
     },
     entry_points={
         'console_scripts': [
-            f'{command} = {PACKAGE}.{command}:main'
-            for command in (
-                'segmentation_node',
-                'segment',
-                'build_engine',
-                'benchmark',
-                'evaluate_bag',
-                'play_bag',
-                'replay_bag',
-                'nav2_config',
-            )
+            f'{command} = {PACKAGE}.{module}:main' for command, module in executables().items()
         ],
     },
 )

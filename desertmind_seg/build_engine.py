@@ -8,7 +8,7 @@ import sys
 from types import FrameType
 
 from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
-from desertmind_seg.options import command_parser, exit_code, run_command
+from desertmind_seg.options import command_parser, error_line, exit_code, run_command
 
 _EXAMPLES = """\
 examples:
@@ -112,7 +112,7 @@ def _run(prog: str, options: argparse.Namespace) -> int:
                 build = BuildOptions(options.shape, options.cache_dir or '', bar.progress)
                 stored = stored_engine(bundle, tensorrt, target, build)
         except EngineError as err:
-            print(f'{prog}: error: {err}', file=sys.stderr)
+            print(error_line(prog, err), file=sys.stderr)
             continue
         done += 1
         how = f'built in {stored.record.build_sec:.1f} s' if stored.built_now else 'was there'

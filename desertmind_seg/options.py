@@ -28,18 +28,52 @@ NO_READER = 128 + 13
 EXIT_CODES = """\
 exit status: 0 all done, 1 done in part, 2 nothing written, 130 stopped by Ctrl-C, 141 nobody reads
 what it prints"""
+_PACKAGE = 'desertmind_seg'
+_AS_A_MODULE = r'\bpython -m ((?:desertmind_seg|training)\.\w+)'
 # In the order in which auto tries them; engines/load.py has what they are, a test compares.
 BACKENDS = ('tensorrt', 'onnxruntime-cuda', 'onnxruntime-cpu')
 
 
 def command_parser(module: str, description: str, examples: str = '') -> argparse.ArgumentParser:
-    """Build the parser of the command `python -m MODULE`, with its examples below the options."""
+    """Build the parser of the command `python -m MODULE`, with its examples below the options.
+
+    Usage, errors and examples name commands in the way in which this one was called.
+    """
+    examples = re.sub(_AS_A_MODULE, lambda found: _as_called(found[1]), examples.rstrip())
     return _Parser(
-        prog=f'python -m {module}',
+        prog=_as_called(module),
         description=description,
-        epilog='\n\n'.join(filter(None, [examples.rstrip(), EXIT_CODES])),
+        epilog='\n\n'.join(filter(None, [examples, EXIT_CODES])),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def _as_called(module: str) -> str:
+    """Return how the command `module` is called by somebody who called this program as it was."""
+    half, *name = module.split('.')
+    program = Path(sys.argv[0])
+    # lib/desertmind_seg/segment, which `ros2 run desertmind_seg segment` starts.
+    caller = ['ros2 run'] if program.parent.name == _PACKAGE and not program.suffix else []
+    if program.name == 'desertmind':
+        return ' '.join([*caller, *(caller and [_PACKAGE]), 'desertmind', *name])
+    if caller and half == _PACKAGE:
+        return ' '.join([*caller, half, *name])
+    if program.parts[-2:] == (_PACKAGE, '__main__.py'):
+        return ' '.join(['python -m', _PACKAGE, *name])
+    return f'python -m {module}'
+
+
+def error_line(prog: str, message: object) -> str:
+    """Return what a command says on stderr of an error; in colour where the terminal wants that.
+
+    NO_COLOR, FORCE_COLOR and TERM=dumb are obeyed in the order in which Python 3.13 does.
+    """
+    names = os.environ.get
+    in_colour = not names('NO_COLOR') and (
+        names('FORCE_COLOR') or (names('TERM') != 'dumb' and sys.stderr.isatty())
+    )
+    mark = '\x1b[1;31merror:\x1b[0m' if in_colour else 'error:'
+    return f'{prog}: {mark} {message}'
 
 
 def run_command(parser: argparse.ArgumentParser, work: Callable[[], int]) -> int:
@@ -68,16 +102,17 @@ def _work_or_reason(parser: argparse.ArgumentParser, work: Callable[[], int]) ->
     except (DesertmindError, OSError) as err:
         if isinstance(err, BrokenPipeError) and _drop_unread_output():
             return NO_READER
-        print(f'{parser.prog}: error: {err}', file=sys.stderr)
+        print(error_line(parser.prog, err), file=sys.stderr)
         return NOTHING_WRITTEN
     except UnicodeEncodeError as err:  # of a name, as Python holds it
         named = err.object[max(err.start - 100, 0) : err.end + 100]
-        print(f'{parser.prog}: error: a name is not UTF-8: {named!r}. Rename it.', file=sys.stderr)
+        text = f'a name is not UTF-8: {named!r}. Rename it.'
+        print(error_line(parser.prog, text), file=sys.stderr)
         return NOTHING_WRITTEN
     except ImportError as err:
         if (err.name or '').startswith(('desertmind_seg', 'training')):
             raise
-        print(f'{parser.prog}: error: {import_failure(err)}', file=sys.stderr)
+        print(error_line(parser.prog, import_failure(err)), file=sys.stderr)
         return NOTHING_WRITTEN
     except KeyboardInterrupt:
         print(f'{parser.prog}: stopped', file=sys.stderr)
@@ -88,7 +123,8 @@ class _Parser(argparse.ArgumentParser):
     """Refuses empty arguments, with errors of one line and a quiet end for `--help | head`."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(' '.join(message.split()))
+        self.print_usage(sys.stderr)
+        self.exit(NOTHING_WRITTEN, error_line(self.prog, ' '.join(message.split())) + '\n')
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's; Path takes an empty text for the current folder."""

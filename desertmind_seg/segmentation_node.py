@@ -1,5 +1,6 @@
 """Run the lifecycle node that segments the images of a camera."""
 
+import argparse
 from collections.abc import Sequence
 import os
 import sys
@@ -19,10 +20,16 @@ Its parameters and topics are in docs/node.md. Without autostart it waits, uncon
 lifecycle service."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the node; returns 0 when it was stopped, 1 when it failed, 2 when it cannot start."""
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line, of which ROS reads the rest."""
     parser = command_parser('desertmind_seg.segmentation_node', __doc__ or '', _EXAMPLES)
     parser.add_argument('ros_arguments', nargs='*', metavar='--ros-args ...')
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the node; returns 0 when it was stopped, 1 when it failed, 2 when it cannot start."""
+    parser = build_parser()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {'-h', '--help'} & set(arguments):
         parser.parse_args(['--help'])

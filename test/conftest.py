@@ -27,6 +27,8 @@ _DOMAIN_LOCK = pytest.StashKey[TextIO]()
 # One thread for torch, before anything imports it, and in child processes: the networks of tests
 # are so small that a second one mostly spins between operators, at 5 to 8 times the CPU time.
 os.environ['OMP_NUM_THREADS'] = '1'
+# Errors are compared as text; some CI systems ask for colour here.
+os.environ.pop('FORCE_COLOR', None)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -5,7 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 import sys
 
-from desertmind_seg.options import ALL_DONE, DONE_IN_PART, command_parser, run_command
+from desertmind_seg.options import (
+    ALL_DONE,
+    DONE_IN_PART,
+    command_parser,
+    error_line,
+    run_command,
+)
 
 _DESCRIPTION = """\
 Train a recipe once a fold and store what each network says of the frames it never saw.
@@ -77,7 +83,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             accelerator=options.accelerator,
         )
     except FoldError as err:
-        print(f'{parser.prog}: error: {err}', file=sys.stderr)
+        print(error_line(parser.prog, err), file=sys.stderr)
         return DONE_IN_PART
     if found is not None:
         scores, temperatures = found

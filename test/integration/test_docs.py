@@ -39,8 +39,8 @@ LINKING = [
 
 # Commands that are run as they stand, in a folder where what they name is small.
 RUN = (
-    r'segment IMAGE_OR_FOLDER .*',
-    r'evaluate_bag out/demo/sample_drive .*',
+    r'desertmind segment IMAGE_OR_FOLDER .*',
+    r'desertmind evaluate_bag out/demo/sample_drive .*',
     r'python -m training\.audit --dataset folder .*',
 )
 # Commands of which not even the arguments can be looked at -> why.
@@ -52,14 +52,14 @@ NOT_RUN = {
     r'source /opt/ros/.*|cd ~/ros2_ws|rosdep .*|source install/.*': 'needs ROS 2 from apt',
     r'python3 .*colcon\)" build': 'needs ROS 2 from apt; test_install.py builds with colcon',
     r'python3 -m venv .*|source \.venv/.*': 'the tests have their environment',
-    r'export .*': 'sets variables of the shell',
+    r'export .*|eval .*': 'sets variables of the shell',
     r'(sudo (cp|systemctl)|journalctl|docker) .*': 'changes the machine',
     r'(rviz2|ros2 (topic|run diagnostic_aggregator|launch foxglove_bridge)) .*': 'not ours',
     r'git log .*': 'needs the history',
 }
 # Commands that must not pass -> what they are told.
 WRONG = {
-    'segment trail.jpg --outt out/masks': 'usage: ',
+    'desertmind segment trail.jpg --outt out/masks': 'usage: ',
     'python -m training.train ycor8_rgb --out out/run optim.epoch=2': 'optim.epoch',
     'python -m training.train no_such_recipe --out out/run': 'no_such_recipe',
 }
@@ -100,10 +100,13 @@ def our_program(command: str) -> tuple[str, list[str]] | None:
         return words[place], words[place + 1 :]
     if words[0] == 'python':
         return words[1], words[2:]
+    if words == ['desertmind']:
+        return 'desertmind_seg.__main__', []
     if words[:3] == ['ros2', 'run', 'desertmind_seg']:
-        words = words[3:]
-    if (ROOT / f'desertmind_seg/{words[0]}.py').is_file():
-        return f'desertmind_seg.{words[0]}', words[1:]
+        words = ['desertmind', *words[3:]]
+    for half in ('desertmind_seg', 'training') if words[0] == 'desertmind' else ():
+        if (ROOT / half / f'{words[1]}.py').is_file():
+            return f'{half}.{words[1]}', words[2:]
     return None
 
 
@@ -139,6 +142,7 @@ def _why_refused(program: str, arguments: list[str]) -> str | None:
     try:
         with redirect_stderr(said), redirect_stdout(said):
             if program.endswith('.py'):
+                sys.path.insert(0, str((ROOT / program).parent))  # as Python does for a script
                 runpy.run_path(str(ROOT / program), run_name='__main__')
             else:
                 runpy.run_module(program, run_name='__main__')
@@ -198,8 +202,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / 'bin').mkdir()
     for name, words in {
         'python': '',
-        'segment': '-m desertmind_seg.segment',
-        'evaluate_bag': '-m desertmind_seg.evaluate_bag',
+        'desertmind': '-m desertmind_seg',
     }.items():
         script = folder / 'bin' / name
         script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {words} "$@"\n')

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import os
 from pathlib import Path
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 EXECUTABLES = {
     *('segmentation_node', 'segment', 'build_engine', 'benchmark', 'nav2_config'),
-    *('evaluate_bag', 'play_bag', 'replay_bag'),
+    *('evaluate_bag', 'play_bag', 'replay_bag', 'desertmind'),
 }
 COLCON = shutil.which('colcon', path=f'{sysconfig.get_path("scripts")}:{os.environ["PATH"]}')
 WHERE_SHARED_FILES_ARE = (
@@ -77,18 +78,34 @@ def pip_environment(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
     Its dependencies are taken from the environment that runs the tests; `make` installs them.
     """
-    venv = tmp_path_factory.mktemp('pip') / 'venv'
+    venv = new_environment(tmp_path_factory.mktemp('pip') / 'venv')
+    pip_install(venv, sources)
+    return venv
+
+
+def new_environment(venv: Path) -> Path:
+    """Make a virtual environment that has what this one has, but not our programs."""
     run(sys.executable, '-m', 'venv', '--without-pip', venv, cwd=ROOT)
     site_packages = next(venv.glob('lib/python3*/site-packages'))
     outside = [path for path in sys.path if path.endswith(('site-packages', 'dist-packages'))]
     (site_packages / 'dependencies.pth').write_text('\n'.join(outside) + '\n')
-    pip = (sys.executable, '-m', 'pip', '--disable-pip-version-check', '--python', venv)
-    run(*pip, 'install', '--no-deps', '--no-build-isolation', sources, cwd=sources)
     return venv
 
 
+def pip_install(venv: Path, *arguments: str | Path) -> None:
+    pip = (sys.executable, '-m', 'pip', '--disable-pip-version-check', '--python', venv)
+    run(*pip, 'install', '--no-deps', '--no-build-isolation', *arguments, cwd=venv)
+
+
+def programs(venv: Path) -> set[str]:
+    """Name what a virtual environment has on the PATH, less Python's own."""
+    names = {path.name for path in (venv / 'bin').iterdir()}
+    return {name for name in names if not name.lower().startswith(('python', 'activate'))}
+
+
 def environment_without_ros() -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if key != 'AMENT_PREFIX_PATH'}
+    elsewhere = ('AMENT_PREFIX_PATH', 'PYTHONPATH')
+    return {key: value for key, value in os.environ.items() if key not in elsewhere}
 
 
 def test_colcon_knows_the_package_as_ament_python(sources: Path) -> None:
@@ -132,6 +149,58 @@ def test_colcon_package_finds_its_shared_files(colcon_workspace: Path) -> None:
     assert all(Path(path).is_relative_to(prefix / 'share') for path in paths)
 
 
+def test_colcon_with_links_installs_executables_that_run(
+    sources: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    assert COLCON
+    workspace = tmp_path_factory.mktemp('links')
+    shutil.copytree(sources, workspace / 'src/desertmind_seg')
+    run(COLCON, 'build', '--symlink-install', cwd=workspace)
+    folder = workspace / 'install/desertmind_seg/lib/desertmind_seg'
+
+    assert {path.name for path in folder.iterdir()} == EXECUTABLES
+    command = f'. install/local_setup.sh && {folder}/segment --help'
+    said = run('sh', '-c', command, cwd=workspace)
+    assert said.startswith('usage: ros2 run desertmind_seg segment [-h] --out DIR')
+    assert '\n    ros2 run desertmind_seg segment trail.jpg --out masks\n' in said
+    assert 'python -m' not in said
+
+
+def test_editable_package_has_the_training_commands_of_its_checkout(
+    sources: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp('editable')
+    checkout = folder / 'checkout'
+    shutil.copytree(sources, checkout)
+    shutil.copytree(ROOT / 'training', checkout / 'training')
+    venv = new_environment(folder / 'venv')
+    pip_install(venv, '--editable', checkout)
+
+    assert programs(venv) == {'desertmind'}
+    environment = environment_without_ros()
+    said = run(venv / 'bin/desertmind', 'train', '--help', cwd=folder, env=environment)
+    assert said.startswith('usage: desertmind train [-h] --out DIR')
+    assert '\n  desertmind train ' in said
+    assert 'python -m' not in said
+
+
+def test_pip_package_says_where_training_is(pip_environment: Path) -> None:
+    desertmind = pip_environment / 'bin/desertmind'
+    environment = environment_without_ros()
+    listed = run(desertmind, cwd=pip_environment, env=environment)
+    done = subprocess.run(
+        [desertmind, 'train'], env=environment, capture_output=True, text=True, check=False
+    )
+
+    assert re.search(r'^  train  .* \(from a checkout\)$', listed, re.MULTILINE)
+    assert re.search(r'^  segment  .* images$', listed, re.MULTILINE)
+    assert done.returncode == 2
+    assert done.stderr == (
+        'desertmind: error: train belongs to the training half, which pip does not install. In a '
+        'checkout of the repository: python -m training.train\n'
+    )
+
+
 def test_pip_package_finds_its_shared_files(pip_environment: Path) -> None:
     module, *paths = run(
         *(pip_environment / 'bin/python', '-c', WHERE_SHARED_FILES_ARE),
@@ -148,7 +217,8 @@ def test_pip_package_finds_its_shared_files(pip_environment: Path) -> None:
 def test_pip_installs_executables_and_the_package_alone(pip_environment: Path) -> None:
     site_packages = next(pip_environment.glob('lib/python3*/site-packages'))
 
-    assert {path.name for path in (pip_environment / 'bin').iterdir()} >= EXECUTABLES
+    # `segment` and `benchmark` may be somebody else's on the PATH.
+    assert programs(pip_environment) == {'desertmind'}
     assert (site_packages / 'desertmind_seg').is_dir()
     assert not [name for name in ('training', 'test', 'launch') if (site_packages / name).exists()]
 
@@ -163,7 +233,7 @@ def test_installed_commands_segment_an_image(
 
     run('sh', '-c', f'{setup} && {executable} trail.png --out colcon', cwd=tmp_path)
     run(
-        *(pip_environment / 'bin/segment', 'trail.png', '--out', 'pip'),
+        *(pip_environment / 'bin/desertmind', 'segment', 'trail.png', '--out', 'pip'),
         cwd=tmp_path,
         env=environment_without_ros(),
     )

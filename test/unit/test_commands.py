@@ -61,6 +61,7 @@ _MISSING_INPUT = {
 }
 _COMMANDS = [*_MISSING_INPUT, 'training.synthetic']  # which reads no file
 _NODE = 'desertmind_seg.segmentation_node'  # which takes ROS arguments
+_SHELL = 'desertmind_seg.__main__'  # test_desertmind.py has its tests
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _check_error(command: str, answer: _Answer) -> None:
 def test_the_table_has_every_command() -> None:
     found = {f'{half}.{path.stem}' for half in _HALVES for path in (ROOT / half).glob('*.py')}
     beside = {f'{half}.{name}' for half in _HALVES for name in ('__init__', 'options')}
-    assert found - beside == {*_COMMANDS, _NODE}
+    assert found - beside == {*_COMMANDS, _NODE, _SHELL}
 
 
 @pytest.mark.parametrize('command', _COMMANDS)

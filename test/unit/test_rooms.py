@@ -60,7 +60,7 @@ ROOMS: dict[str, dict[str, str]] = {
 }
 COMMANDS = {
     'desertmind_seg': {
-        *('segmentation_node', 'segment', 'build_engine', 'benchmark'),
+        *('__main__', 'segmentation_node', 'segment', 'build_engine', 'benchmark'),
         *('evaluate_bag', 'play_bag', 'replay_bag', 'nav2_config'),
     },
     'training': {
