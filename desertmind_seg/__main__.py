@@ -24,7 +24,8 @@ _SECTIONS = {
         'synthetic': ('training', 'render an off-road drive with labels and depth'),
         'replay_bag': ('desertmind_seg', 'play a bag through the node and report what came back'),
     },
-    'check labelled frames': {
+    'label frames of your own': {
+        'extract_frames': ('desertmind_seg', 'choose frames of a recording for a labelling tool'),
         'audit': ('training', 'name what is wrong with a labelled set before training on it'),
     },
     'train a model': {

@@ -155,6 +155,15 @@ COMMANDS = {
         ('desertmind_seg.evaluation.run',),
         ('--force',),
     ),
+    'extract_frames': Command(
+        'desertmind_seg.extract_frames',
+        (
+            *('IN/bag', '--out', 'OUT', '--image', '/camera/color/image_raw'),
+            *('--every', '1', '--pre-labels', 'all'),
+        ),
+        ('desertmind_seg.labelling.run',),
+        ('--force',),
+    ),
     'calibrate': Command(
         'training.calibrate',
         ('IN/run/checkpoint.pt', '--out', 'OUT/calibrated.pt'),

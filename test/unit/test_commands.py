@@ -42,6 +42,7 @@ print(json.dumps([answers, sorted(sys.modules)]))
 # What each command is called with; {none} is a file that is not there, {new} one to be written.
 _MISSING_INPUT = {
     'desertmind_seg.segment': '{none} --out {new}',
+    'desertmind_seg.extract_frames': '{none} --out {new}',
     'desertmind_seg.build_engine': '{none} --cache-dir {new}',
     'desertmind_seg.benchmark': '{none} --out {new}',
     'desertmind_seg.evaluate_bag': '{none} --image /image --out {new}',

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny_bag import IMAGE_TOPIC, TinyDrive, write_drive
 
-from desertmind_seg import build_engine, evaluate_bag, segment
+from desertmind_seg import build_engine, evaluate_bag, extract_frames, segment
 from desertmind_seg.model.files import atomic_write
 from desertmind_seg.reports.output import output_folder
 
@@ -47,6 +47,13 @@ def test_commands_end_in_one_line(
         assert evaluate_bag.main([str(bag), '--image', IMAGE_TOPIC, *model]) == 2
         said = capsys.readouterr().err.splitlines()[-1]
         assert said.startswith('python -m desertmind_seg.evaluate_bag: error: ')
+        assert disk.error in said
+        assert out in said
+        assert not disk.files()
+        frames = ['--image', IMAGE_TOPIC, '--every', '2', '--pre-labels', 'all']
+        assert extract_frames.main([str(bag), *frames, *model]) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith('python -m desertmind_seg.extract_frames: error: ')
         assert disk.error in said
         assert out in said
         assert not disk.files()

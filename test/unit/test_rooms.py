@@ -40,6 +40,7 @@ ROOMS: dict[str, dict[str, str]] = {
         'evaluation': (
             'bag_geometry decoding hazards messages model pipeline reports scores viewer'
         ),
+        'labelling': 'bag_geometry decoding messages model pipeline reports scores sources',
         'replay': 'bag_geometry evaluation messages model pipeline reports',
     },
     'training': {
@@ -60,7 +61,14 @@ ROOMS: dict[str, dict[str, str]] = {
 }
 COMMANDS = {
     'desertmind_seg': {
-        *('__main__', 'segmentation_node', 'segment', 'build_engine', 'benchmark'),
+        *(
+            '__main__',
+            'extract_frames',
+            'segmentation_node',
+            'segment',
+            'build_engine',
+            'benchmark',
+        ),
         *('evaluate_bag', 'play_bag', 'replay_bag', 'nav2_config'),
     },
     'training': {

@@ -1,0 +1,1 @@
+"""Frames to label: which ones, and what labelling tools import of them."""

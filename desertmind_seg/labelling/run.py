@@ -1,0 +1,157 @@
+"""The two passes: which frames, then what is written of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from desertmind_seg.labelling.extraction import (
+    RESULTS,
+    FrameFolder,
+    PreLabels,
+    Written,
+    data_name,
+    write_frames,
+)
+from desertmind_seg.labelling.spacing import LabellingError, Spacing
+from desertmind_seg.labelling.survey import Report, survey
+from desertmind_seg.pipeline.segmenter import Segmenter
+from desertmind_seg.reports.output import output_folder
+from desertmind_seg.sources.frames import Source
+from desertmind_seg.sources.opening import open_source
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        source: a bag, a video, a folder or pattern of images.
+        image_topic: of a bag; None for its only one.
+        depth_topic: of a bag; None for no depth.
+        spacing: of the frames; None for 2 s, of images 1 frame.
+        at_most: frames.
+        uncertain: choose those of which the model is least sure.
+        keep_same: write frames too that show what the one before shows.
+        tools: which labelling tools get the masks.
+    """
+
+    source: str
+    image_topic: str | None = None
+    depth_topic: str | None = None
+    spacing: Spacing | None = None
+    at_most: int = 200
+    uncertain: bool = False
+    keep_same: bool = False
+    tools: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What came of it.
+
+    Attributes:
+        spacing: that was used.
+        surveyed: frames of the source.
+        written: what was written.
+        bad: frames that could not be had.
+        losses: what else the source lacks, one sentence each.
+        knows_flicker: whether flicker was known of any frame.
+    """
+
+    spacing: Spacing
+    surveyed: int
+    written: Written
+    bad: int
+    losses: Sequence[str]
+    knows_flicker: bool
+
+
+def extract_frames(
+    request: Request, segmenter: Segmenter | None, out: Path, report: Report, *, force: bool
+) -> Extraction:
+    """Choose frames and write them into `out`, whole or not at all.
+
+    Args:
+        request: what is asked for.
+        segmenter: the model; None where neither doubt nor masks are asked for.
+        out: the folder.
+        report: told the name of each frame that cannot be had, and why.
+        force: replace results of an earlier run.
+
+    Raises:
+        LabellingError: nothing can be chosen, or no frame could be written.
+        FileExistsError: `out` holds results, and `force` is false.
+        DesertmindError, OSError: the source cannot be opened, or `out` not be written to.
+    """
+    bad: set[str] = set()
+
+    def note(name: str, error: str) -> None:
+        bad.add(name)
+        report(name, error)
+
+    with output_folder(out, RESULTS, replace=force) as partial:
+        with (
+            _opened(request) as source,
+            tqdm(total=source.count, unit='frame', desc='choose', disable=None) as bar,
+        ):
+            spacing = request.spacing or (
+                Spacing(2.0, 's') if source.timed else Spacing(1.0, 'frames')
+            )
+            doubter = segmenter if request.uncertain else None
+            surveyed = 0
+
+            def count() -> None:
+                nonlocal surveyed
+                surveyed += 1
+                bar.update()
+
+            chosen = survey(source, spacing, request.at_most, doubter, note, count)
+            losses = list(source.losses)
+        pre_labels = None
+        if segmenter is not None and request.tools:
+            images = f'{out.resolve().name}/images'
+            pre_labels = PreLabels(segmenter, request.tools, images)
+        with (
+            _opened(request) as source,
+            FrameFolder(
+                partial,
+                source,
+                data_name(out),
+                with_depth=request.depth_topic is not None,
+                pre_labels=pre_labels,
+            ) as folder,
+            tqdm(total=len(chosen), unit='frame', desc='write', disable=None) as bar,
+        ):
+            written = write_frames(
+                source, chosen, folder, note, bar.update, keep_same=request.keep_same
+            )
+        if not written.frames:
+            raise LabellingError(
+                f'no frame of {request.source} could be written: {len(bad)} of {surveyed} cannot '
+                'be read'
+            )
+    return Extraction(
+        spacing,
+        surveyed,
+        written,
+        len(bad),
+        losses,
+        any(one.candidate.flicker is not None for one in chosen),
+    )
+
+
+def _opened(request: Request) -> Source:
+    source = open_source(
+        request.source, image_topic=request.image_topic, depth_topic=request.depth_topic
+    )
+    if source.live:
+        source.close()
+        raise LabellingError(
+            f'{source.description} is live, and its frames cannot be looked at twice: record it, '
+            'and give the recording'
+        )
+    return source
