@@ -57,6 +57,10 @@ _TOOLS = {
     'label_studio': ('label_studio',),
     'all': ('cvat', 'label_studio'),
 }
+_NEXT = {
+    'cvat': 'labels.json is the Raw of a new task with images/; then upload annotations.zip to it',
+    'label_studio': 'config.xml is the interface of a new project; then import tasks.json',
+}
 _MOST_NAMED = 20
 
 
@@ -188,6 +192,9 @@ def _print(done: 'Extraction', options: argparse.Namespace) -> None:
             f'{done.written.beyond_pixels} pixels of depth are beyond 65.535 m, the last that 16 '
             'bits of millimetres hold, and are missing in depth/'
         )
+    for tool, next_step in _NEXT.items():
+        if (options.out / tool).is_dir():
+            print(f'{options.out / tool}: {next_step}')
     if not done.knows_flicker and options.choose == 'uncertain':
         print('chosen by confidence alone: without times in a row there is no flicker')
 

@@ -93,15 +93,12 @@ def extract_frames(
         bad.add(name)
         report(name, error)
 
-    with output_folder(out, RESULTS, replace=force) as partial:
-        with (
-            _opened(request) as source,
-            tqdm(total=source.count, unit='frame', desc='choose', disable=None) as bar,
-        ):
-            spacing = request.spacing or (
-                Spacing(2.0, 's') if source.timed else Spacing(1.0, 'frames')
-            )
-            doubter = segmenter if request.uncertain else None
+    # Opened first: what is no source leaves no folder behind.
+    with _opened(request) as source, output_folder(out, RESULTS, replace=force) as partial:
+        spacing = request.spacing or (
+            Spacing(2.0, 's') if source.timed else Spacing(1.0, 'frames')
+        )
+        with tqdm(total=source.count, unit='frame', desc='choose', disable=None) as bar:
             surveyed = 0
 
             def count() -> None:
@@ -109,17 +106,17 @@ def extract_frames(
                 surveyed += 1
                 bar.update()
 
+            doubter = segmenter if request.uncertain else None
             chosen = survey(source, spacing, request.at_most, doubter, note, count)
-            losses = list(source.losses)
         pre_labels = None
         if segmenter is not None and request.tools:
             images = f'{out.resolve().name}/images'
             pre_labels = PreLabels(segmenter, request.tools, images)
         with (
-            _opened(request) as source,
+            _opened(request) as again,
             FrameFolder(
                 partial,
-                source,
+                again,
                 data_name(out),
                 with_depth=request.depth_topic is not None,
                 pre_labels=pre_labels,
@@ -127,7 +124,7 @@ def extract_frames(
             tqdm(total=len(chosen), unit='frame', desc='write', disable=None) as bar,
         ):
             written = write_frames(
-                source, chosen, folder, note, bar.update, keep_same=request.keep_same
+                again, chosen, folder, note, bar.update, keep_same=request.keep_same
             )
         if not written.frames:
             raise LabellingError(
@@ -139,7 +136,7 @@ def extract_frames(
         surveyed,
         written,
         len(bad),
-        losses,
+        source.losses,
         any(one.candidate.flicker is not None for one in chosen),
     )
 
