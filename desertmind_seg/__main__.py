@@ -41,7 +41,7 @@ _SECTIONS = {
         'model_card': ('training', "write a bundle's card from what it says about itself"),
     },
     'use it': {
-        'segment': ('desertmind_seg', 'segment images'),
+        'segment': ('desertmind_seg', 'segment images, videos, bags, cameras, streams'),
         'evaluate_bag': ('desertmind_seg', 'segment every frame of a bag, and score the masks'),
     },
     'on the vehicle': {

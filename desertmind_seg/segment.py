@@ -14,6 +14,7 @@ from desertmind_seg.options import (
     add_confidence_threshold,
     add_rerun,
     command_parser,
+    error_line,
     exit_code,
     not_negative,
     positive,
@@ -149,7 +150,7 @@ def _run(prog: str, options: argparse.Namespace) -> int:
     from desertmind_seg.viewer.frames import frame_viewer
 
     def report(text: str) -> None:
-        tqdm.write(f'{prog}: error: {text}', file=sys.stderr)
+        tqdm.write(error_line(prog, text), file=sys.stderr)
 
     selection = Selection(options.every, options.fps, options.start, options.end)
     with ExitStack() as stack:
@@ -207,18 +208,16 @@ def _run(prog: str, options: argparse.Namespace) -> int:
     if source.skipped:
         print(f'{source.skipped} frames came while others were segmented, and were skipped.')
     for loss in source.losses:
-        print(f'{prog}: error: {loss}', file=sys.stderr)
+        print(error_line(prog, loss), file=sys.stderr)
     if summary.failed:
         more = summary.failed - len(summary.named)
         listed = ', '.join(summary.named) + (f' and {more} more' if more else '')
-        print(
-            f'{prog}: error: {summary.failed} of {wanted} {unit} failed: {listed}',
-            file=sys.stderr,
-        )
+        text = f'{summary.failed} of {wanted} {unit} failed: {listed}'
+        print(error_line(prog, text), file=sys.stderr)
     if summary.interrupted and not source.live:
         raise KeyboardInterrupt
     if not wanted:
-        print(f'{prog}: error: {source.description} gave no frame', file=sys.stderr)
+        print(error_line(prog, f'{source.description} gave no frame'), file=sys.stderr)
         return exit_code(0, 1)
     status = exit_code(summary.done, wanted)
     return DONE_IN_PART if status == ALL_DONE and source.losses else status

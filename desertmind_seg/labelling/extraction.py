@@ -15,12 +15,13 @@ import yaml
 from desertmind_seg.labelling.choice import Chosen
 from desertmind_seg.labelling.cvat import CvatWriter
 from desertmind_seg.labelling.label_studio import LabelStudioWriter
-from desertmind_seg.labelling.pictures import StillScene, depth_file, image_file, mask_file
+from desertmind_seg.labelling.pictures import StillScene, depth_file, image_file
 from desertmind_seg.labelling.survey import Done, Report, depth_for
 from desertmind_seg.model.arrays import Mask
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 from desertmind_seg.pipeline.segmenter import Segmenter
+from desertmind_seg.segmenting.saving import palette_png
 from desertmind_seg.sources.frames import BadFrame, Source, SourceFrame
 from desertmind_seg.sources.recorded import BagFrames
 
@@ -211,7 +212,7 @@ class FrameFolder:
     def _add_mask(self, stem: str, image: str, mask: Mask, confidence: float) -> None:
         assert self._pre_labels is not None
         ontology = self._pre_labels.segmenter.ontology
-        (self._folder / MASKS / f'{stem}.png').write_bytes(mask_file(mask, ontology))
+        (self._folder / MASKS / f'{stem}.png').write_bytes(palette_png(mask, ontology))
         if self._cvat is not None:
             self._cvat.add(image, mask)
         if self._label_studio is not None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from io import BytesIO
-
 import cv2
 import numpy as np
-from PIL import Image
 
 from desertmind_seg.decoding.image_bytes import decode_color
 from desertmind_seg.decoding.image_header import FILE_LIMITS, DecodeError
-from desertmind_seg.model.arrays import Depth, Mask, Rgb
-from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.model.arrays import Depth, Rgb
 
 _MAGIC = {b'\xff\xd8\xff': '.jpg', b'\x89PNG\r\n\x1a\n': '.png'}
 _JPEG_QUALITY = 95
@@ -66,15 +62,6 @@ def depth_file(depth_m: Depth) -> tuple[bytes, int]:
     metres = np.where(known & ~beyond, depth_m, 0.0)
     _, written = cv2.imencode('.png', np.rint(metres * 1000.0).astype(np.uint16))
     return written.tobytes(), int(np.count_nonzero(beyond))
-
-
-def mask_file(mask: Mask, ontology: Ontology) -> bytes:
-    """Return a mask (H, W) uint8 as PNG of palette indices in the colours of the classes."""
-    image = Image.fromarray(mask, 'P')
-    image.putpalette(ontology.colors_rgb.tobytes())
-    file = BytesIO()
-    image.save(file, 'PNG', optimize=False)
-    return file.getvalue()
 
 
 class StillScene:

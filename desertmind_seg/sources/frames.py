@@ -31,6 +31,7 @@ class SourceFrame:
             at which it arrived, of a video the time since its beginning; None for images.
         depth_m: (H, W) float32 metres, 0 for missing; None where there is none.
         path: of an image file, for messages; '' of other kinds.
+        encoded: of a compressed image of a bag, the bytes it was decoded from; else b''.
     """
 
     name: str
@@ -38,6 +39,7 @@ class SourceFrame:
     stamp_ns: int | None
     depth_m: Depth | None = None
     path: str = ''
+    encoded: bytes = b''
 
 
 @dataclass(frozen=True)

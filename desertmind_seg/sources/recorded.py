@@ -9,7 +9,14 @@ from functools import partial
 from pathlib import Path
 
 from desertmind_seg.messages.bag_depth import decode_recorded_depth, pair_recorded
-from desertmind_seg.messages.bags import IMAGE_TYPES, Bag, BagError, RawMessage, decode_frame
+from desertmind_seg.messages.bags import (
+    COMPRESSED_IMAGE_TYPE,
+    IMAGE_TYPES,
+    Bag,
+    BagError,
+    RawMessage,
+    decode_frame,
+)
 from desertmind_seg.messages.compressed_format import CompressedColors
 from desertmind_seg.messages.pairing import OTHER_FRAME, REASONS, DepthPairing
 from desertmind_seg.model.errors import DesertmindError
@@ -122,7 +129,9 @@ class BagFrames(Source):
                 depth = decode_recorded_depth(self.bag, depth_raw, (rgb.shape[0], rgb.shape[1]))
             except DesertmindError as err:
                 self._depth_problems[str(err)] += 1
-        return SourceFrame(name, rgb, stamp_ns, depth)
+        compressed = self.bag.topics[self.topic].type == COMPRESSED_IMAGE_TYPE
+        encoded = bytes(message.data) if compressed else b''
+        return SourceFrame(name, rgb, stamp_ns, depth, encoded=encoded)
 
     def depth_topics(self) -> list[str]:
         """Return the topics that look like depth by their names."""

@@ -193,7 +193,7 @@ def test_pip_package_says_where_training_is(pip_environment: Path) -> None:
     )
 
     assert re.search(r'^  train  .* \(from a checkout\)$', listed, re.MULTILINE)
-    assert re.search(r'^  segment  .* images$', listed, re.MULTILINE)
+    assert re.search(r'^  segment  .* streams$', listed, re.MULTILINE)
     assert done.returncode == 2
     assert done.stderr == (
         'desertmind: error: train belongs to the training half, which pip does not install. In a '

@@ -40,7 +40,9 @@ ROOMS: dict[str, dict[str, str]] = {
         'evaluation': (
             'bag_geometry decoding hazards messages model pipeline reports scores viewer'
         ),
-        'labelling': 'bag_geometry decoding messages model pipeline reports scores sources',
+        'labelling': (
+            'bag_geometry decoding messages model pipeline reports scores segmenting sources'
+        ),
         'replay': 'bag_geometry evaluation messages model pipeline reports',
     },
     'training': {
