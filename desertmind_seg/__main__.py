@@ -26,6 +26,7 @@ _SECTIONS = {
     },
     'label frames of your own': {
         'extract_frames': ('desertmind_seg', 'choose frames of a recording for a labelling tool'),
+        'import_labels': ('training', 'make a data folder of what a labelling tool exported'),
         'audit': ('training', 'name what is wrong with a labelled set before training on it'),
     },
     'train a model': {
