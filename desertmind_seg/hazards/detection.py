@@ -3,9 +3,9 @@
 Height above the local ground decides, by a step; where height alone is too little, neighbours do
 (`shapes`).
 
-Limits: a ledge of which both levels are ground is followed as a slope in part, so that up to
-half of the pixels of its face pass for free, most of them lower than the step, and the first metre
-of its top for a hazard; high grass is a hazard here, and its class says that it is none.
+Limits: a ledge of which both levels are ground is followed as a slope in part where it is far or
+rough, so that pixels of its face pass for free, most of them lower than the step, and the first
+half metre of its top for a hazard; high grass is a hazard here, its class says that it is none.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from desertmind_seg.geometry.camera_model import Rays
-from desertmind_seg.hazards.ground import Ground, GroundFinder, NoGroundError
+from desertmind_seg.hazards.ground import GroundFinder, NoGroundError
 from desertmind_seg.hazards.records import (
     FREE,
     MIN_DEPTH_M,
@@ -36,6 +36,7 @@ from desertmind_seg.hazards.shapes import (
     ShapeGrid,
     along,
 )
+from desertmind_seg.hazards.surface import Ground
 from desertmind_seg.model.arrays import Depth
 
 Float32 = npt.NDArray[np.float32]
@@ -49,6 +50,8 @@ _BLIND_STEPS = 2.0
 # What is known of a pixel, as bits, and the grid's code above them: an index into the tables.
 _BEYOND, _ABOVE, _NEAR, _FAR, _TALL = 1, 2, 4, 8, 16
 _CODE_SHIFT = 5
+# A pixel of the grid stands for nine and more: of those, what lies on the ground is no foot.
+_ABOVE_M = 0.01
 # The certainty of what only neighbours tell.
 _BY_NEIGHBOURS = 128
 
@@ -168,7 +171,7 @@ class HazardDetector:
         near &= magnitude_m >= 0
         for bit, mask in (
             (_BEYOND, magnitude_m > limit_m),
-            (_ABOVE, height_m > 0),
+            (_ABOVE, height_m > np.float32(_ABOVE_M)),
             (_NEAR, near),
             (_FAR, depth > np.float32(settings.max_range_m)),
             (_TALL, height_m > np.float32(settings.clearance_m)),
@@ -218,6 +221,7 @@ def _tables() -> tuple[UInt8, UInt8]:
             if index & _BEYOND and not index & _TALL:
                 by_height = POSITIVE if index & _ABOVE else NEGATIVE
             by_neighbours = by_height == FREE and code in told
+            by_neighbours &= bool(index & _ABOVE) or code != SHAPE_POSITIVE
             kinds[index] = told[code] if by_neighbours else by_height
             certainties[index] = _BY_NEIGHBOURS if by_neighbours else 255
         elif index & _FAR and code == SHAPE_MISSING:

@@ -5,7 +5,8 @@ that most of the seen ground lies on and little lies below wins. Then a quadrati
 it a spline, by iteratively reweighted least squares whose scale shrinks (graduated non-convexity,
 Blake and Zisserman 1987). Each patch of ground counts alike however many pixels it has, and
 weights are stricter above the surface than below it, because most of what is not ground stands on
-it. A grid of low percentiles would follow a ditch down.
+it. A grid of low percentiles would follow a ditch down. Last, the surface is cut where the ground
+has a step, such as a ledge, which a spline would make a ramp of.
 
 Limits: what fills most of the view passes for ground if it is as smooth as ground; without `up` a
 slope passes for level.
@@ -21,15 +22,24 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from desertmind_seg.hazards.surface import CELLS_X, CELLS_Y, Spline, closeness, fit_quadratic
+from desertmind_seg.hazards.surface import (
+    CELLS_X,
+    CELLS_Y,
+    CellPoints,
+    Ground,
+    Spline,
+    closeness,
+    fit_quadratic,
+    steps,
+)
 
 Bool = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 # Triples of near-by seen pixels, for ground that is a small part of the picture, and of any.
-_NEAR_TRIPLES, _WIDE_TRIPLES, _NEAR_SHARE = 250, 60, 0.15
-_PLANE_POINTS, _QUADRATIC_POINTS = 500, 1200
+_NEAR_TRIPLES, _WIDE_TRIPLES, _NEAR_SHARE = 150, 60, 0.15
+_PLANE_POINTS, _QUADRATIC_POINTS = 400, 1200
 # How far the ground may lean: from gravity's `up`, or from the picture's where that is not known.
 _MAX_LEAN_DEG, _MAX_UNKNOWN_LEAN_DEG = 35.0, 50.0
 _CAMERA_HEIGHT_M = 0.2, 4.0
@@ -59,6 +69,8 @@ _SPLINE_ROUNDS = (
 )
 # A cell with fewer points counts less than a full one; one with strangers, less than its share.
 _FULL_CELL_POINTS, _PURE_POWER = 1.0, 1.5
+# Cells nearer than this row have so many points that every second one will do.
+_DENSE_ROW = 8
 # What is ground lies so near to the surface.
 _GROUND_M = 0.1
 # A bank: cells above the surface by up to this, most of whose points a soft surface follows within
@@ -95,44 +107,6 @@ class Plane:
 
     up: Float64
     camera_m: float
-
-
-@dataclass(frozen=True)
-class Ground:
-    """The ground's height on a grid of nodes, in level axes with the camera as origin.
-
-    Attributes:
-        axes: (3, 3), rows forward (x), left (y) and up (z) in the optical frame.
-        height_m: (X, Y) float32; nodes are `node_m` apart, x from 0, y from -`half_m`.
-        doubt_m: (X, Y) float32, how far the ground may be off where no point showed it.
-        tangent: (X, Y) float32, of its slope.
-        node_m: between nodes.
-        half_m: how far it reaches to either side.
-        camera_m: how far the camera is above the ground, square to it.
-        residual_m: weighted root mean square distance of the ground's points.
-    """
-
-    axes: Float64
-    height_m: Float32
-    doubt_m: Float32
-    tangent: Float32
-    node_m: float
-    half_m: float
-    camera_m: float
-    residual_m: float
-
-    def places(self, x: Float32, y: Float32) -> tuple[Float32, Float32]:
-        """Return where points (H, W) in metres lie in the tables: columns and rows."""
-        per_m = np.float32(1 / self.node_m)
-        return y * per_m + np.float32(self.half_m / self.node_m), x * per_m
-
-    @staticmethod
-    def at(table: Float32, places: tuple[Float32, Float32], out: Float32 | None = None) -> Float32:
-        """Look a table up, between its nodes."""
-        found = cv2.remap(
-            table, *places, cv2.INTER_LINEAR, dst=out, borderMode=cv2.BORDER_REPLICATE
-        )
-        return np.asarray(found, np.float32)
 
 
 class GroundFinder:
@@ -299,7 +273,8 @@ class GroundFinder:
         per_m = np.float32(1 / self._cell_m)
         row, across = x * per_m, y * per_m
         kept = np.flatnonzero((row >= 0) & (row < CELLS_X) & (np.abs(across) < CELLS_Y // 2))
-        points = _CellPoints(row[kept], across[kept], above_m[kept], noise_m[kept])
+        kept = kept[(row[kept] >= _DENSE_ROW) | (kept & 1 == 0)]
+        points = CellPoints(row[kept], across[kept], above_m[kept], noise_m[kept])
         off_m = points.above_m
         close, local_m = off_m, np.zeros((1, 1))
         weight, mean_m = np.zeros((1, 1)), np.zeros((1, 1))
@@ -316,12 +291,14 @@ class GroundFinder:
             mean_m = np.where(bank, bank_mean_m, mean_m)
             local_m = self._splines[_BANK_KNOTS].fit(weight, mean_m, _BANK_FIT, _BANK_PULL)
             off_m = points.above_m - points.at(local_m)
+        local_m = local_m + steps(points, off_m)
+        off_m = points.above_m - points.at(local_m)
         residual_m = float(np.sqrt((close @ (off_m * off_m)) / max(float(close.sum()), 1e-9)))
         ground = np.abs(off_m) < np.float32(_GROUND_M) + 2 * points.noise_m
         share, _ = points.means(ground.astype(np.float32), off_m)
         return local_m, share, residual_m
 
-    def _banks(self, points: _CellPoints, off_m: Float32) -> tuple[Bool, Float32]:
+    def _banks(self, points: CellPoints, off_m: Float32) -> tuple[Bool, Float32]:
         """Find cells above the surface that go over into the ground smoothly, and their points."""
         low = (np.abs(off_m) < np.float32(_BANK_M)).astype(np.float32)
         full, mean_m = points.means(low, off_m)
@@ -363,37 +340,6 @@ def _cells(x: npt.NDArray[Any], y: npt.NDArray[Any], cell_m: float) -> npt.NDArr
 def _seen_far(forward: npt.NDArray[Any]) -> float:
     """Return how far three quarters of the points are within."""
     return max(float(np.quantile(forward, 0.75)), 0.5)
-
-
-class _CellPoints:
-    """Points with their heights, and the cells that they lie in.
-
-    Args:
-        row: (N,) along x, in cells.
-        across: (N,) along y, in cells from the middle.
-        above_m: (N,) heights.
-        noise_m: (N,) their standard deviations.
-    """
-
-    def __init__(self, row: Float32, across: Float32, above_m: Float32, noise_m: Float32) -> None:
-        self.above_m, self.noise_m = above_m, noise_m
-        self._places = (across + np.float32(CELLS_X))[None], row[None]
-        column = (across + np.float32(CELLS_Y // 2)).astype(np.intp)
-        self._cells = row.astype(np.intp) * CELLS_Y + column
-        self._counts = np.bincount(self._cells, minlength=CELLS_X * CELLS_Y) + _FULL_CELL_POINTS
-
-    def means(self, weight: Float32, value: Float32) -> tuple[Float64, Float64]:
-        """Return the mean weight and the weighted mean value of each cell, (CELLS_X, CELLS_Y)."""
-        size = CELLS_X * CELLS_Y
-        total = np.bincount(self._cells, weight, size)
-        mean = np.bincount(self._cells, weight * value, size) / np.maximum(total, 1e-9)
-        shape = CELLS_X, CELLS_Y
-        return (total / self._counts).reshape(shape), mean.reshape(shape)
-
-    def at(self, nodes: Float64) -> Float32:
-        """Look a surface at the nodes up at the points."""
-        table = nodes.astype(np.float32)
-        return np.asarray(cv2.remap(table, *self._places, cv2.INTER_LINEAR)[0], np.float32)
 
 
 class _Patches:

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from desertmind_seg.geometry.camera_model import Rays
-from desertmind_seg.hazards.ground import Ground, GroundFinder, NoGroundError, level_axes
+from desertmind_seg.hazards.ground import GroundFinder, NoGroundError, level_axes
 from desertmind_seg.hazards.records import MIN_DEPTH_M, NOISE_SIGMAS, HazardSettings
+from desertmind_seg.hazards.surface import Ground
 from desertmind_seg.model.arrays import Depth
 
 Bool = npt.NDArray[np.bool_]
@@ -28,19 +29,24 @@ UInt8 = npt.NDArray[np.uint8]
 _MIN_KNOWN_SHARE = 0.01
 # Ground and shapes are looked for in a grid of so many pixels or a few more.
 _GRID_PIXELS = 213 * 160
-# Every third column of the grid goes into the ground's surface.
+# Every third column of the grid goes into the ground's surface, of a grid that is larger than
+# 1.5 times that fewer.
 _FIT_COLUMNS = 3
 # Ground that may be further off than this is not called free.
 _FREE_DOUBT_M = 0.15
 # Neighbours count from so many pixels of the grid on in a window: a blade of grass is upright, the
 # rim of a ledge level.
 _SOLID_PIXELS, _SOLID_HW = 4, (3, 7)
-# What is found in neighbours goes on while it is at least so high or deep, metres.
-_FOOT_M, _ASIDE_M, _FAR_WALL_M, _BEYOND_GAP_M = 0.04, 0.05, 0.04, 0.03
+# What is found in neighbours goes on while it is at least so high or deep, metres and standard
+# deviations of the noise; a foot or a side above the ground in front of it.
+_FOOT_M, _ASIDE_M, _FAR_WALL_M, _BEYOND_GAP_M = 0.02, 0.06, 0.04, 0.03
+_FOOT_SIGMAS, _ASIDE_SIGMAS, _FAR_WALL_SIGMAS = 0.75, 1.0, 1.5
+# The ground in front: what is so near to the surface in a window below the pixel, of so many.
+_FRONT_M, _FRONT_HW, _FRONT_PIXELS = 0.08, (7, 9), 4
 # ... and so far in the picture, in metres at the depth of the pixel: what is below the step.
 _REACH_M = 0.25
 # ... or so many pixels of the grid aside.
-_ASIDE_PIXELS = 3
+_ASIDE_PIXELS = 8
 # ... and so near in depth: a foot is below its top, a far wall leans back.
 _FOOT_APART_M, _WALL_APART_M = 0.15, 0.25
 # Range that is missing between two rows, beyond what level ground and noise explain.
@@ -87,11 +93,9 @@ class ShapeGrid:
         self, finder: GroundFinder, up: Float64 | None, camera_height_m: float | None
     ) -> Ground:
         """Fit the ground; raises NoGroundError."""
-        some = (
-            np.s_[:, _FIT_COLUMNS // 2 :: _FIT_COLUMNS]
-            if self.z.shape[1] >= 4 * _FIT_COLUMNS
-            else np.s_[:]
-        )
+        every = round(_FIT_COLUMNS * max(1.0, self.z.size / (1.5 * _GRID_PIXELS)))
+        every = every if self.z.shape[1] >= 4 * every else 1
+        some = np.s_[:, every // 2 :: every]
         z = self.z[some]
         kept = np.flatnonzero((z > 0) & ~self.far[some])
         if kept.size < _MIN_KNOWN_SHARE * z.size:
@@ -140,12 +144,13 @@ class ShapeGrid:
 
         # Half of those around must agree: one pixel's noise is no foot.
         most = _around(near, (3, 3)) // 2
-        foot_m = np.maximum(np.float32(_FOOT_M), noise_m * np.float32(1.5))
-        wall_m = np.maximum(np.float32(_FAR_WALL_M), noise_m * np.float32(1.5))
-        aside_m = 2 * noise_m + np.float32(_ASIDE_M)
+        over_m = above_m - self._in_front(near, above_m)
+        foot_m = np.maximum(np.float32(_FOOT_M), noise_m * np.float32(_FOOT_SIGMAS))
+        wall_m = np.maximum(np.float32(_FAR_WALL_M), noise_m * np.float32(_FAR_WALL_SIGMAS))
+        aside_m = noise_m * np.float32(_ASIDE_SIGMAS) + np.float32(_ASIDE_M)
         raised, lowered, beside = (
             near & (_around(near & mask, (3, 3)) >= most)
-            for mask in (above_m > foot_m, above_m < -wall_m, above_m > aside_m)
+            for mask in (over_m > foot_m, above_m < -wall_m, over_m > aside_m)
         )
         tops, deep = (mask & (_around(mask, _SOLID_HW) >= _SOLID_PIXELS) for mask in (high, low))
         foot = self._along_column(tops, raised, _FOOT_APART_M, _REACH_M, down=True)
@@ -178,6 +183,8 @@ class ShapeGrid:
         Of several seeds within reach the nearest one counts downwards and the furthest one
         upwards: surfaces lean back, so that is the next one along the column.
         """
+        if not seed.any():
+            return seed
         z = np.maximum(self.z, np.float32(MIN_DEPTH_M))
         code = (np.float32(1000.0) / z if down else z * np.float32(500.0)).astype(np.uint16)
         code *= seed
@@ -185,6 +192,7 @@ class ShapeGrid:
         lower_m = 0.0
         for upper_m in (*_BANDS_M, np.inf):
             band = cv2.inRange(z, lower_m, np.nextafter(np.float32(upper_m), np.float32(0)).item())
+            band = cv2.bitwise_and(band, among.view(np.uint8))
             # The reach of the band's near end, so that none is too short.
             reach = int(reach_m * self.focal_px / max(lower_m, _BANDS_M[0] / 2))
             lower_m = upper_m
@@ -196,15 +204,37 @@ class ShapeGrid:
         at = np.maximum(found, np.uint16(1)).astype(np.float32)
         at = np.float32(1000.0) / at if down else at * np.float32(1 / 500)
         tolerance = np.float32(apart_m) + np.float32(0.02 * apart_m) * z * z
-        return np.asarray(among & (found > 0) & (np.abs(at - z) < tolerance), np.bool_)
+        return np.asarray((found > 0) & (np.abs(at - z) < tolerance), np.bool_)
 
     @staticmethod
     def _aside(seed: Bool, candidate: Bool) -> Bool:
-        """Let seeds grow a little into what is about as high."""
-        grown, inside = seed.view(np.uint8), candidate.view(np.uint8)
-        for _ in range(_ASIDE_PIXELS):
-            grown = np.asarray(cv2.dilate(grown, np.ones((3, 3), np.uint8)), np.uint8) & inside
-        return np.asarray(seed | (grown > 0), np.bool_)
+        """Let seeds grow into what is raised beside them."""
+        window = np.ones((2 * _ASIDE_PIXELS + 1,) * 2, np.uint8)
+        near = np.asarray(cv2.dilate(seed.view(np.uint8), window), np.uint8)
+        return np.asarray(seed | (candidate & (near > 0)), np.bool_)
+
+    @staticmethod
+    def _in_front(near: Bool, above_m: Float32) -> Float32:
+        """Return how high the ground in front of each pixel is above the surface; 0 without.
+
+        Ruts and tufts are smaller than what the surface follows, and a foot of 2 cm is not.
+        """
+        flat = (near & (np.abs(above_m) < np.float32(_FRONT_M))).astype(np.float32)
+        rows, columns = _FRONT_HW
+        total, count = (
+            cv2.boxFilter(
+                values,
+                -1,
+                (columns, rows),
+                anchor=(columns // 2, 0),
+                normalize=False,
+                borderType=cv2.BORDER_CONSTANT,
+            )
+            for values in (flat * above_m, flat)
+        )
+        total[count < _FRONT_PIXELS] = 0.0
+        front: Float32 = total / np.maximum(count, 1)
+        return front
 
     def _gaps(
         self,
@@ -231,15 +261,18 @@ class ShapeGrid:
         self, x: Float32, y: Float32, positive: Bool, tall: Bool, above_m: Float32
     ) -> Bool:
         """Find what is high but stands on something in its place of the ground, as a trunk."""
+        trunk = positive & (above_m > 0.5 * self.settings.clearance_m)
+        asked = np.flatnonzero(tall | trunk)
         half = _COLUMNS // 2
         column, row = (
-            np.clip(axis * np.float32(1 / _COLUMN_M) + np.float32(half), 0, _COLUMNS - 1)
+            np.clip(axis.flat[asked] * np.float32(1 / _COLUMN_M) + half, 0, _COLUMNS - 1)
             for axis in (x, y)
         )
         cell = row.astype(np.intp) * _COLUMNS + column.astype(np.intp)
-        trunk = positive & (above_m > 0.5 * self.settings.clearance_m)
-        standing = np.bincount(cell[trunk], minlength=_COLUMNS * _COLUMNS) >= 2
-        return np.asarray(tall & standing[cell], np.bool_)
+        trunks = np.bincount(cell[trunk.flat[asked]], minlength=_COLUMNS * _COLUMNS)
+        standing = np.zeros_like(tall)
+        standing.flat[asked] = trunks[cell] >= 2
+        return np.asarray(standing & tall, np.bool_)
 
 
 def _around(mask: Bool, size_hw: tuple[int, int]) -> UInt8:

@@ -67,6 +67,8 @@ TALL_M, FLAT_M = 0.2, 0.1
 MAX_REFUSED = 0.02
 # 39 mm steps and an 8-bit picture: the noise of the data set, not of a camera.
 NYU_SETTINGS = {'noise_per_m': 0.01}
+# Measured floors are 3 cm off a plane in the median, and 98 % of them within 0.19 m.
+NYU_PLANE_M = 0.2
 NYU_FOCAL_PX, NYU_CENTRE, NYU_STEP_M, NYU_FLOOR = 518.9, (320.0, 240.0), 10 / 254, 1
 
 
@@ -125,7 +127,11 @@ def drive_scenes(seeds: Sequence[int], frames: int) -> Iterator[Scene]:
 
 
 def nyu_scenes(folder: Path, every: int) -> Iterator[Scene]:
-    """Read every n-th frame of NYUv2 that shows a floor; what is level is told by the floor."""
+    """Read every n-th frame of NYUv2 that shows a floor; what is level is told by the floor.
+
+    Where the camera had no depth, the data set has it painted in. A floor that was is not plane:
+    such a frame tells neither what is level nor where its floor is, and is left out.
+    """
     for path in sorted((folder / 'labels40').glob('*.png'))[::every]:
         labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         depth = cv2.imread(str(folder / 'depths' / path.name), cv2.IMREAD_UNCHANGED)
@@ -139,10 +145,14 @@ def nyu_scenes(folder: Path, every: int) -> Iterator[Scene]:
         points = _points(depth, rays)
         floor = points[(labels == NYU_FLOOR) & (depth > 0)]
         plane, *_ = np.linalg.lstsq(floor, np.ones(len(floor)), rcond=None)
-        up = -plane / np.linalg.norm(plane)
+        height_m = float(1 / np.linalg.norm(plane))
+        off_m = float(np.std(floor @ plane) * height_m)
+        if off_m > NYU_PLANE_M:
+            print(f'{path.name} left out: its floor is {off_m:.2f} m off a plane', file=sys.stderr)
+            continue
+        up = -plane * height_m
         truth = (labels == NYU_FLOOR).astype(np.uint8)
         across = points - (points @ up)[..., None] * up
-        height_m = float(1 / np.linalg.norm(plane))
         yield Scene(depth, rays, up, height_m, truth, np.linalg.norm(across, axis=-1))
 
 

@@ -5,8 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from desertmind_seg.hazards.ground import GroundFinder, NoGroundError, level_axes
-from desertmind_seg.hazards.surface import CELLS_X, CELLS_Y, Spline, fit_quadratic
+from desertmind_seg.hazards.ground import GroundFinder, NoGroundError, Plane, level_axes
+from desertmind_seg.hazards.surface import (
+    CELLS_X,
+    CELLS_Y,
+    CellPoints,
+    Spline,
+    fit_quadratic,
+    steps,
+)
 
 CELL_M = 0.5
 
@@ -125,6 +132,36 @@ def test_a_smooth_bank_is_ground_and_a_heap_of_rocks_is_not() -> None:
     above_m = points[2] - ground.at(ground.height_m, places).reshape(-1)
     assert np.abs(above_m[(bank > 0) & (x < 11)]).mean() < 0.08
     assert np.median(above_m[rocks > 0.3]) > 0.2
+
+
+def test_a_step_is_no_ramp() -> None:
+    rng = np.random.default_rng(6)
+    x, y = rng.uniform(1.0, 12.0, 20_000), rng.uniform(-6.0, 6.0, 20_000)
+    step = np.where(x > 6.2, 0.3, 0.0)
+    face = np.abs(x - 6.2) < 0.03
+    step[face] = rng.uniform(0.0, 0.3, int(face.sum()))
+    points = np.stack([x, y, step - 1.5 + rng.normal(0.0, 0.01, x.size)]).astype(np.float32)
+    finder = GroundFinder(15.0)
+    axes = level_axes(np.array([0.0, -1.0, 0.0]))
+    plane = Plane(axes[2], 1.5)
+
+    ground = finder.surface(points, np.full(x.size, 0.01, np.float32), axes, plane)
+
+    places = ground.places(points[0].reshape(100, 200), points[1].reshape(100, 200))
+    off_m = points[2] - ground.at(ground.height_m, places).reshape(-1)
+    assert abs(off_m[(x > 5.2) & (x < 6.1)].mean()) < 0.015  # of a spline 0.027
+    assert np.abs(off_m[(x > 7.1) & (np.abs(y) < 5)]).mean() < 0.02
+    assert (off_m[face & (step > 0.2)] > 0.15).mean() > 0.85  # 0.63
+
+
+def test_what_is_cut_off_from_the_ground_is_no_step() -> None:
+    x, y = np.meshgrid(np.arange(0.05, 30.0, 0.1), np.arange(-19.95, 20.0, 0.1))
+    above_m = np.where((np.abs(x - 12) < 3) & (np.abs(y) < 3), 0.3, 0.0)  # a slab, in cells
+    above_m[(np.abs(x - 20) < 1.6) & (np.abs(y) < 5)] = -0.3  # a ditch
+    flat = [axis.reshape(-1).astype(np.float32) for axis in (x, y, above_m)]
+    points = CellPoints(*flat, np.full(x.size, 0.01, np.float32))
+
+    np.testing.assert_allclose(steps(points, points.above_m), 0.0, atol=1e-6)
 
 
 def test_a_quadratic_through_points_of_which_some_are_off() -> None:

@@ -130,6 +130,16 @@ def share(found: Hazards, where: npt.NDArray[np.bool_], *kinds: int) -> float:
 ROCK = (5.0, 5.6, -0.5, 0.3, 0.0, 0.5)
 
 
+def test_ground_before_a_rock_is_free_and_its_foot_is_not() -> None:
+    found, what = judged(Scene(boxes=[ROCK]))
+    rock = what == BOX
+    window = np.ones((9, 9), np.uint8)
+    beside = (what == GROUND) & (cv2.dilate(rock.astype(np.uint8), window) > 0)
+
+    assert share(found, rock, POSITIVE) > 0.96
+    assert share(found, beside, POSITIVE) < 0.008
+
+
 CAMERAS: dict[str, dict[str, Any]] = {
     'level': {},
     'rolled': {'roll_deg': 15.0},
