@@ -16,14 +16,22 @@ from desertmind_seg.options import (
 _DESCRIPTION = """\
 Train a recipe.
 
-The folder of a run holds, while it runs, last.ckpt (the trainer's state after each epoch and every
-few minutes), metrics.csv and TensorBoard's events; when it is done, checkpoint.pt, metrics.json,
-recipe.yaml (as resolved) and report.html, and no last.ckpt.
+`finetune` trains the shipped model on with your classes, on 20 to 500 frames of your own; it needs
+nothing but data=DATA, a folder of images/, masks/ and classes.yaml as training.import_labels
+writes it. Any recipe takes data=DATA, or data=LAYOUT:ROOT for a published set (data=ycor:../ycor).
+
+First it says how long it will take on this machine, from a few real steps. The folder of a run
+holds, while it runs, last.ckpt (the trainer's state after each epoch and every few minutes),
+metrics.csv and TensorBoard's events; when it is done, report.html, checkpoint.pt, NAME.onnx (the
+bundle), metrics.json and recipe.yaml (as resolved), and no last.ckpt.
 
 Several GPUs or machines train with DistributedDataParallel. torchrun and SLURM are recognised; the
 folder must then be one that all machines share.
 """
 _EXAMPLES = r"""examples:
+  python -m training.train finetune data=DATA
+  python -m training.train finetune_rgbd data=DATA    # DATA has depth/ too
+  python -m training.train finetune data=DATA name=longer optim.steps=1000
   python -m training.train ycor8_rgb --out out/ycor8_rgb
   python -m training.train ycor8_rgb --out out/ycor8_rgb --resume
   python -m training.train ycor8_rgb --out out/try \
@@ -44,10 +52,13 @@ def build_parser() -> argparse.ArgumentParser:
         'overrides',
         metavar='KEY=VALUE',
         nargs='*',
-        help='other values for keys of the recipe, as in optim.epochs=2',
+        help='other values for keys of the recipe, as in optim.epochs=2, or data=DATA',
     )
     parser.add_argument(
-        '--out', metavar='DIR', type=Path, required=True, help='the folder of the run'
+        '--out',
+        metavar='DIR',
+        type=Path,
+        help="the folder of the run (default: out/NAME, NAME being the data's or the recipe's)",
     )
     parser.add_argument(
         '--resume',
@@ -74,6 +85,9 @@ def build_parser() -> argparse.ArgumentParser:
         default=10.0,
         help='minutes between two saves within an epoch (default: %(default)g)',
     )
+    parser.add_argument(
+        '--no-bundle', action='store_true', help='leave the export to training.export'
+    )
     return parser
 
 
@@ -86,22 +100,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from training.recipes.load import load_recipe
+    from training.recipes.own_data import check_data_given, file_name
 
     # Before torch: a wrong override is told at once.
     recipe = load_recipe(options.recipe, options.overrides)
+    check_data_given(recipe)
+    out = options.out or Path('out', file_name(recipe.name))
 
-    from training.fit.run import CHECKPOINT, train
+    from training.fit.run import train
 
     train(
         recipe,
-        options.out,
+        out,
         accelerator=options.accelerator,
         devices=options.devices,
         nodes=options.nodes,
         resume=options.resume,
         save_every_min=options.save_every_min,
+        forecast=True,
+        bundle=not options.no_bundle,
     )
-    print(options.out / CHECKPOINT)
+    if options.no_bundle:
+        print(out)
     return ALL_DONE
 
 

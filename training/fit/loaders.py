@@ -102,6 +102,7 @@ def make_loaders(
             seed=recipe.seed,
             rank=rank,
             world_size=world_size,
+            steps=recipe.optim.epoch_steps,
         )
     except ValueError as err:
         raise RecipeError(f'{recipe.name}: {err}') from err

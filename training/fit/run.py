@@ -1,13 +1,11 @@
 """Trains a recipe into a run folder, and goes on where one was stopped."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from datetime import timedelta
-import logging
+import math
 from pathlib import Path
 from typing import Any
-import warnings
 
 import lightning as L
 import torch
@@ -16,39 +14,33 @@ import yaml
 
 from desertmind_seg.model.files import atomic_write
 from desertmind_seg.model.ontology import Ontology, load_ontology
-from training.bundles.weights import load_stage
-from training.data.datasets import choose_frames, data_hash, list_frames
-from training.data.frames import DatasetError, LabelledFrame
-from training.evaluation.calibration import calibrate
-from training.evaluation.metrics_file import (
-    METRICS_FILE,
-    Metrics,
-    MetricsFileError,
-    read_metrics,
-    write_metrics,
-)
-from training.evaluation.predict import predict_with_graph
-from training.evaluation.run_report import write_run_report
-from training.fit.loaders import check_depth, make_loaders, pixels_by_class
+from training.bundles.transfer import initialise
+from training.data.datasets import class_pixels, data_hash, list_frames
+from training.data.frames import DatasetError
 from training.fit.samples import Sample
+from training.fit.closing import CHECKPOINT, LAST, finish, leave_bundle
+from training.fit.loaders import check_depth, make_loaders, pixels_by_class
+from training.networks.losses import class_weights
+from training.fit.rehearsal import measured_precision, rehearse
+from training.fit.split_choice import describe_split, with_decided_split
 from training.fit.task import SegmentationTask
-from training.fit.trainer import LastCheckpoint, make_trainer
+from training.fit.trainer import (
+    LastCheckpoint,
+    make_trainer,
+    processes,
+    quiet_lightning,
+    trains_on_gpu,
+)
 from training.networks.checkpoint import (
     Checkpoint,
     CheckpointError,
     environment,
     load_checkpoint,
     read_last,
-    save_checkpoint,
 )
-from training.networks.losses import class_weights
-from training.networks.vehicle_graph import VehicleGraph
 from training.recipes.changes import recipe_changes
 from training.recipes.schema import Recipe, RecipeError
 
-_log = logging.getLogger(__name__)
-LAST = 'last.ckpt'
-CHECKPOINT = 'checkpoint.pt'
 # Keys that say how fast a run is, not what comes out of it.
 _FREE_KEYS = {'data.num_workers', 'data.cache_dir'}
 
@@ -62,11 +54,13 @@ def train(
     nodes: int | None = None,
     resume: bool = False,
     save_every_min: float = 10.0,
+    forecast: bool = False,
+    bundle: bool = False,
 ) -> Checkpoint:
     """Train, calibrate and score a recipe in a folder of its own.
 
     Args:
-        recipe: the experiment.
+        recipe: the experiment; what it leaves to the run is decided first.
         out: folder of the run.
         accelerator: 'auto' (a GPU where there is one), 'cpu' or 'gpu'.
         devices: processes on each machine; None is torchrun's number, or 1.
@@ -74,6 +68,9 @@ def train(
         resume: go on from the folder's last.ckpt, at its very batch; from the start where the run
             was stopped before it saved one; a finished run is returned as it is.
         save_every_min: minutes between two saves within an epoch.
+        forecast: first take a few steps to say how long it will take, and warn of a precision
+            that is slow here; one process alone does so.
+        bundle: also export the network into the folder.
 
     Returns:
         What ``checkpoint.pt`` holds, in every process.
@@ -82,6 +79,7 @@ def train(
         CheckpointError: the folder holds a run and `resume` is False, or a run of another recipe;
             a checkpoint cannot be read or written.
         DatasetError: frames are missing or not as they should be.
+        ParityError: the bundle does not compute what torch does; all else of the run is there.
         RecipeError: the recipe asks for what this machine or number of processes cannot do.
         TrainingError: a loss is not finite.
         WeightsError: encoder weights are missing or do not fit.
@@ -93,21 +91,18 @@ def train(
             f'{ontology.name} has one class, {ontology.names[0]!r}: there is nothing to tell '
             'apart; give what is not of it a class of its own'
         )
+    deals = recipe.data.split.by == 'auto'
+    recipe = with_decided_split(recipe, ontology)
     if resume and (out / CHECKPOINT).is_file() and not (out / LAST).is_file():
-        return _finished_run(recipe, ontology, out)
+        done = _finished_run(recipe, ontology, out)
+        if bundle:
+            leave_bundle(done, out)
+        return done
     state = read_last(out / LAST) if resume and (out / LAST).is_file() else None
     if state is not None:
+        recipe = _as_begun(recipe, state['run'])
         _check_same_run(state['run'], recipe, ontology, out / LAST)
     made_by = environment()  # of the code that runs, before somebody edits it
-    L.seed_everything(recipe.seed, workers=True, verbose=False)
-    last = LastCheckpoint(
-        out / LAST,
-        recipe,
-        ontology,
-        every_sec=60.0 * save_every_min,
-        earlier=None if state is None else state['run'],
-    )
-    trainer = make_trainer(recipe, out, accelerator, devices, nodes, state, last)
     listed = [
         (section, list_frames(section, recipe.data, ontology)) for section in recipe.data.train
     ]
@@ -119,13 +114,35 @@ def train(
     ]
     check_depth(recipe, frames)
     pixels = pixels_by_class(recipe, frames, ontology)
+    if deals:
+        dealt = describe_split(recipe, pixels, class_pixels(val_frames, ontology), ontology)
+        print(*dealt, sep='\n')
+    on_gpu, several = trains_on_gpu(accelerator), math.prod(processes(devices, nodes)) > 1
+    if forecast or recipe.optim.precision == 'measured':
+        recipe = measured_precision(
+            recipe, ontology, frames, on_gpu=on_gpu, several=several, out=out
+        )
+    if forecast and not several:
+        expected = rehearse(recipe, ontology, frames, val_frames, on_gpu=on_gpu, out=out)
+    L.seed_everything(recipe.seed, workers=True, verbose=False)
+    last = LastCheckpoint(
+        out / LAST,
+        recipe,
+        ontology,
+        every_sec=60.0 * save_every_min,
+        earlier=None if state is None else state['run'],
+    )
+    trainer = make_trainer(recipe, out, accelerator, devices, nodes, state, last)
     loader, val_loader = make_loaders(recipe, ontology, frames, val_frames, pixels, trainer, state)
     steps = len(loader) // recipe.optim.accumulate_batches * recipe.optim.epochs
     weights = class_weights(recipe.loss.class_weights, pixels)
     task = SegmentationTask(recipe, ontology, weights, steps, out)
     if state is None:
-        _initialise(task, frames)
+        initialise(task.network, recipe, ontology, frames)
     task.start_averaging()
+    if forecast and not several:
+        left = steps if state is None else steps - int(state['global_step'])
+        print(expected.describe(recipe, left, len(frames), len(val_frames)), flush=True)
     if trainer.is_global_zero:
         _write_recipe(recipe, out)
         if state is None:  # curves of a run that was stopped before its first save
@@ -154,13 +171,25 @@ def train(
             'steps': trainer.global_step,
             'best_epoch': task.best_epoch,
         }
-        _finish(raw, facts, ontology, val_frames, out, trainer.strategy.root_device)
+        done = finish(raw, facts, ontology, val_frames, out, trainer.strategy.root_device)
+        if bundle:
+            leave_bundle(done, out)
     _wait_for_first(trainer)
     return load_checkpoint(out / CHECKPOINT)
 
 
+def _as_begun(recipe: Recipe, run: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with the precision that was measured when the run began."""
+    begun = run['recipe']['optim']['precision']
+    if recipe.optim.precision != 'measured':
+        return recipe
+    optim = recipe.optim.model_copy(update={'precision': begun})
+    return recipe.model_copy(update={'optim': optim})
+
+
 def _finished_run(recipe: Recipe, ontology: Ontology, out: Path) -> Checkpoint:
     done = load_checkpoint(out / CHECKPOINT)
+    recipe = _as_begun(recipe, {'recipe': done.recipe})
     trained_on = done.parsed_ontology()
     run = {
         'recipe': done.recipe,
@@ -180,14 +209,8 @@ def _fit(
     *,
     resume: bool,
 ) -> None:
-    """Run Lightning's loop without its warnings that are not true here."""
-    with warnings.catch_warnings():
-        # Ours is resumable: TrainingBatches begins where last.ckpt says.
-        warnings.filterwarnings('ignore', '.*your dataloader is not resumable.*')
-        warnings.filterwarnings('ignore', '.*module.s. in eval mode at the start of training.*')
-        warnings.filterwarnings('ignore', '.*does not have many workers.*')
-        # Not so: _GrowingCsvLogger puts the earlier rows back.
-        warnings.filterwarnings('ignore', '.*Previous log files in this directory will be.*')
+    """Run Lightning's loop, its messages and errors put into ours."""
+    with quiet_lightning():
         try:
             last = out / LAST if resume else None
             trainer.fit(task, loader, val_loader, ckpt_path=last, weights_only=True)
@@ -207,7 +230,7 @@ def _check_folder(out: Path, resume: bool) -> None:
     if there and not resume:
         raise CheckpointError(
             f'{out} holds a run already ({", ".join(there)}); go on with --resume, or give '
-            'another folder'
+            'another folder with --out'
         )
 
 
@@ -247,93 +270,11 @@ def check_same_recipe(before: Mapping[str, Any], recipe: Recipe, path: Path) -> 
         )
 
 
-def _initialise(task: SegmentationTask, frames: Sequence[LabelledFrame]) -> None:
-    source = task.recipe.model.initial_checkpoint
-    if source == 'none':
-        task.network.load_encoder_weights()
-        return
-    initial = load_stage(Path(source).expanduser(), frames)
-    known, wanted = initial.parsed_ontology(), task.ontology
-    if known.sha256 != wanted.sha256:
-        raise CheckpointError(
-            f'{source}: trained for another class table, {known.name} ({known.num_classes} '
-            f'classes, {known.sha256[:12]}), than {wanted.name} ({wanted.num_classes} classes, '
-            f'{wanted.sha256[:12]}); start from a checkpoint of this one'
-        )
-    try:
-        task.network.load_state_dict(task.network.stage_state(initial.state_dict))
-    except RuntimeError as err:
-        raise CheckpointError(
-            f'{source}: another network than {task.recipe.name} describes '
-            f'({initial.recipe["model"]["architecture"]}, {initial.recipe["model"]["encoder"]}); '
-            f'start from a checkpoint of the same one. {err}'
-        ) from err
-
-
 def _write_recipe(recipe: Recipe, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     tree = recipe.model_dump(mode='json')
     with atomic_write(out / 'recipe.yaml') as temporary:
         temporary.write_text(yaml.safe_dump(tree, sort_keys=False), encoding='utf-8')
-
-
-def _finish(
-    raw: Checkpoint,
-    facts: Mapping[str, Any],
-    ontology: Ontology,
-    val_frames: Sequence[LabelledFrame],
-    out: Path,
-    device: torch.device,
-) -> None:
-    """Calibrate, score and report; last.ckpt goes when all else is there."""
-    checkpoint = calibrate(raw, device)
-    checkpoint = replace(checkpoint, scores={**checkpoint.scores, **facts})
-    save_checkpoint(checkpoint, out / CHECKPOINT)
-    recipe = checkpoint.parsed_recipe()
-    rules = [
-        choose_frames(section, ontology, recipe.data.split, 'recipe')[1]
-        for section in recipe.data.val
-    ]
-    metrics = Metrics.model_validate(
-        {
-            **checkpoint.scores,
-            'recipe': checkpoint.recipe,
-            'ontology': ontology.name,
-            'ontology_sha256': ontology.sha256,
-            'class_table': ontology,
-            'dataset': '+'.join(section.dataset for section in recipe.data.val),
-            'split': '+'.join(section.split for section in recipe.data.val),
-            'split_rule': '; '.join(dict.fromkeys(rules)),
-            'data_hash': data_hash(val_frames),
-            'environment': checkpoint.environment,
-            'train_data_hash': checkpoint.data_hash,
-            'temperature': checkpoint.temperature,
-        }
-    )
-    write_metrics(out / METRICS_FILE, metrics)
-    graph = VehicleGraph(checkpoint.network(), ontology.costs, checkpoint.temperature)
-    write_run_report(
-        out,
-        metrics,
-        recipe,
-        val_frames,
-        predict_with_graph(graph.to(device).eval()),
-        ontology,
-        _parent_metrics(recipe, out),
-    )
-    (out / LAST).unlink(missing_ok=True)
-
-
-def _parent_metrics(recipe: Recipe, out: Path) -> Metrics | None:
-    """Return the scores of the parent's run where it lies beside this one, as out/PARENT."""
-    path = out.parent / recipe.parent / METRICS_FILE
-    if not path.is_file():
-        return None
-    try:
-        return read_metrics(path)
-    except MetricsFileError as err:  # no reason to lose this run for
-        _log.warning('No change against the parent is reported: %s', err)
-        return None
 
 
 def _wait_for_first(trainer: L.Trainer) -> None:

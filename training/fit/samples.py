@@ -102,7 +102,8 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
     An epoch's draws depend on the seed and the epoch alone, so that a resumed run goes on at any
     batch without drawing what came before, and any number of processes trains on the same frames.
     The last frames that do not fill a step are left out. Frames are drawn without replacement, or
-    with replacement where they have weights.
+    with replacement where they have weights. Where the steps of an epoch are given, all frames are
+    drawn before any is drawn again.
 
     Args:
         frames: how many there are.
@@ -112,9 +113,11 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
         seed: of the run.
         rank: number of this process.
         world_size: number of processes.
+        steps: of an epoch; None for once through the frames.
 
     Raises:
-        ValueError: the batch does not divide, or there are fewer frames than one batch.
+        ValueError: the batch does not divide, or there are fewer frames than one batch and no
+            number of steps.
     """
 
     def __init__(
@@ -127,19 +130,20 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
         seed: int,
         rank: int,
         world_size: int,
+        steps: int | None = None,
     ) -> None:
         if batch_size % (passes * world_size):
             raise ValueError(
                 f'optim.batch_size {batch_size} does not divide into {passes} accumulated passes '
                 f'on {world_size} processes; make it a multiple of {passes * world_size}'
             )
-        if frames < batch_size:
+        if steps is None and frames < batch_size:
             raise ValueError(f'{frames} frames are fewer than one batch of {batch_size}')
         self._frames, self._weights, self._seed = frames, weights, seed
         self._pass_size = batch_size // passes
         self._size = self._pass_size // world_size
         self._offset = rank * self._size
-        self._passes = frames // batch_size * passes
+        self._passes = (frames // batch_size if steps is None else steps) * passes
         self._epoch, self._start = 0, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -159,7 +163,8 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
         rng = np.random.default_rng((self._seed, self._epoch))
         drawn = self._passes * self._pass_size
         if self._weights is None:
-            order = rng.permutation(self._frames)[:drawn]
+            rounds = -(-drawn // self._frames)
+            order = np.concatenate([rng.permutation(self._frames) for _ in range(rounds)])[:drawn]
         else:
             order = rng.choice(self._frames, drawn, p=self._weights / self._weights.sum())
         seeds = rng.integers(2**63, size=drawn)

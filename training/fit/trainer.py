@@ -1,26 +1,146 @@
 """Lightning's trainer with its loggers and checkpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 import csv
+import logging
 import os
 from pathlib import Path
 import time
 from typing import Any
+import warnings
 
 import lightning as L
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ProgressBar
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins import LayerSync
 from lightning.pytorch.strategies import DDPStrategy
 from timm.layers.norm_act import convert_sync_batchnorm
 import torch
+from tqdm import tqdm
 
 from desertmind_seg.model.ontology import Ontology
 from training.networks.checkpoint import WholeFileIO
 from training.recipes.schema import OptimSection, Recipe, RecipeError
+
+# What Lightning says of itself and of hardware that nobody asked for.
+_ADVERTISED = (
+    'GPU available',
+    'TPU available',
+    'HPU available',
+    'LOCAL_RANK',
+    'Using ',
+    '`Trainer',
+)
+_ADVERTISED += ('💡', 'Restor', 'You are using a CUDA device', 'IPU available')
+_UNTRUE = (
+    # Ours is resumable: TrainingBatches begins where last.ckpt says.
+    '.*your dataloader is not resumable.*',
+    '.*module.s. in eval mode at the start of training.*',
+    '.*does not have many workers.*',
+    # Not so: _GrowingCsvLogger puts the earlier rows back.
+    '.*Previous log files in this directory will be.*',
+    # Of Lightning's and torch's own inner life.
+    '.*LeafSpec.*',
+    '.*lr_scheduler.step.*before.*optimizer.step.*',
+    '.*is smaller than the logging interval.*',
+    '.*GPU available but not used.*',
+    '.*validation_step.*no `val_dataloader`.*',
+    '.*defined a `validation_step` but have no.*',
+)
+
+
+class _NoAdvertisements(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(_ADVERTISED)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep back what Lightning advertises, and warnings that are not true here."""
+    silence = _NoAdvertisements()
+    handlers = [
+        handler
+        for name in ('lightning', 'lightning.pytorch', 'lightning.fabric')
+        for handler in logging.getLogger(name).handlers
+    ]
+    for handler in handlers:
+        handler.addFilter(silence)
+    try:
+        with warnings.catch_warnings():
+            for message in _UNTRUE:
+                warnings.filterwarnings('ignore', message)
+            yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(silence)
+
+
+class StepProgress(ProgressBar):
+    """One bar over all steps of a run, with the loss and the last score of validation.
+
+    Lightning's own is one bar an epoch, and of a few hundred steps there are many.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar: tqdm[Any] | None = None
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Show nothing, as in all processes but the first."""
+        self._enabled = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin where the run stands."""
+        assert isinstance(trainer.num_training_batches, int)
+        steps = trainer.num_training_batches // trainer.accumulate_grad_batches
+        self._bar = tqdm(
+            total=steps * (trainer.max_epochs or 1),
+            initial=trainer.global_step,
+            desc='training',
+            unit='step',
+            disable=not self._enabled,
+            mininterval=1.0,
+        )
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Show the steps that are done."""
+        del pl_module, outputs, batch, batch_idx
+        if self._bar is None:
+            return
+        shown = {
+            name: f'{float(trainer.callback_metrics[key]):.3f}'
+            for key, name in (('train_loss', 'loss'), ('val_miou_all', 'val mIoU'))
+            if key in trainer.callback_metrics
+        }
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(trainer.global_step - self._bar.n)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leave the bar as it is."""
+        self._close()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the line to the error."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
 
 class TimmSyncBatchNorm(LayerSync):
@@ -133,9 +253,7 @@ def make_trainer(
         RecipeError: the recipe cannot run on this machine or with so many processes.
     """
     optim = recipe.optim
-    on_gpu = accelerator != 'cpu' and torch.cuda.is_available()
-    if accelerator == 'gpu' and not on_gpu:
-        raise RecipeError('--accelerator gpu: torch finds no GPU here; use cpu')
+    on_gpu = trains_on_gpu(accelerator)
     if optim.precision == '16-mixed' and not on_gpu:
         raise RecipeError(
             'optim.precision 16-mixed needs a GPU; on the CPU use bf16-mixed or 32-true'
@@ -147,35 +265,48 @@ def make_trainer(
             f'optim.val_every_epochs {optim.val_every_epochs} is more than epochs {optim.epochs}: '
             'nothing would be validated, which keep "best" and early stopping need'
         )
-    local, machines = _processes(devices, nodes)
+    local, machines = processes(devices, nodes)
     several = local * machines > 1
     try:
-        return L.Trainer(
-            accelerator='gpu' if on_gpu else 'cpu',
-            devices=local,
-            num_nodes=machines,
-            # Validation shards may differ in length; DDP would wait for buffers at each frame.
-            strategy=DDPStrategy(broadcast_buffers=False) if several else 'auto',
-            max_epochs=optim.epochs,
-            precision=optim.precision,
-            accumulate_grad_batches=optim.accumulate_batches,
-            gradient_clip_val=optim.gradient_clip_norm,
-            check_val_every_n_epoch=optim.val_every_epochs,
-            callbacks=[last, *_callbacks(optim)],
-            logger=_loggers(out, state),
-            plugins=_plugins(synchronise=several and on_gpu),
-            default_root_dir=out,
-            enable_checkpointing=True,
-            enable_model_summary=False,
-            log_every_n_steps=1,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )
+        with quiet_lightning():
+            return L.Trainer(
+                accelerator='gpu' if on_gpu else 'cpu',
+                devices=local,
+                num_nodes=machines,
+                # Validation shards may differ in length; DDP would wait for buffers at each frame.
+                strategy=DDPStrategy(broadcast_buffers=False) if several else 'auto',
+                max_epochs=optim.epochs,
+                precision=optim.precision,
+                accumulate_grad_batches=optim.accumulate_batches,
+                gradient_clip_val=optim.gradient_clip_norm,
+                check_val_every_n_epoch=optim.val_every_epochs,
+                callbacks=[last, *_callbacks(optim)],
+                logger=_loggers(out, state),
+                plugins=_plugins(synchronise=several and on_gpu),
+                default_root_dir=out,
+                enable_checkpointing=True,
+                enable_model_summary=False,
+                log_every_n_steps=1,
+                num_sanity_val_steps=0,
+                use_distributed_sampler=False,
+            )
     except MisconfigurationException as err:  # more GPUs than there are, SLURM's other numbers
         raise RecipeError(f'Lightning cannot train with these options: {err}') from err
 
 
-def _processes(devices: int | None, nodes: int | None) -> tuple[int, int]:
+def trains_on_gpu(accelerator: str) -> bool:
+    """Return whether 'auto', 'cpu' or 'gpu' is a GPU here.
+
+    Raises:
+        RecipeError: it shall be one, and there is none.
+    """
+    on_gpu = accelerator != 'cpu' and torch.cuda.is_available()
+    if accelerator == 'gpu' and not on_gpu:
+        raise RecipeError('--accelerator gpu: torch finds no GPU here; use cpu')
+    return on_gpu
+
+
+def processes(devices: int | None, nodes: int | None) -> tuple[int, int]:
     """Return processes on each machine and machines: what was asked for, torchrun's, or 1."""
     launched = 'LOCAL_WORLD_SIZE' in os.environ  # by torchrun
     local = int(os.environ.get('LOCAL_WORLD_SIZE', 1)) if devices is None else devices
@@ -185,7 +316,7 @@ def _processes(devices: int | None, nodes: int | None) -> tuple[int, int]:
 
 
 def _callbacks(optim: OptimSection) -> list[Callback]:
-    callbacks: list[Callback] = [LearningRateMonitor(logging_interval='step')]
+    callbacks: list[Callback] = [LearningRateMonitor(logging_interval='step'), StepProgress()]
     if optim.early_stopping_patience is not None:
         callbacks.append(
             EarlyStopping(

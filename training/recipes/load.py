@@ -21,6 +21,7 @@ from desertmind_seg.model.errors import did_you_mean
 from desertmind_seg.model.files import FileError
 from desertmind_seg.model.ontology import MAX_NAMED_ERRORS
 from training.recipes.overrides import advice, apply_override, shown
+from training.recipes.own_data import put_data
 from training.recipes.schema import EnsembleRecipe, Recipe, RecipeError
 
 RECIPES = Path(__file__).resolve().parent
@@ -35,7 +36,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         path: a YAML file, or the name of one in training/recipes/ ('exp060').
-        overrides: e.g. ``optim.epochs=2``.
+        overrides: e.g. ``optim.epochs=2``; ``data=FOLDER`` puts it onto other frames, whatever
+            its place among the others.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -145,8 +147,15 @@ def _overridden(
     recipe = _validated(schema, tree, str(file))
     if not overrides:
         return recipe
+    data = [text for text in overrides if text.startswith('data=') and text[5:6] != '{']
+    if len(data) > 1:
+        raise RecipeError(f'{" and ".join(map(shown, data))}: give one data set')
+    if data and schema is Recipe:
+        with_table = any(text.startswith('ontology=') for text in overrides)
+        put_data(tree, data[0].removeprefix('data='), with_table=with_table)
     for override in overrides:
-        apply_override(tree, override, schema)
+        if override not in data:
+            apply_override(tree, override, schema)
     return _validated(schema, tree, f'{file} with {" ".join(map(shown, overrides))}')
 
 

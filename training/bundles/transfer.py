@@ -1,0 +1,169 @@
+"""What a training takes over from an earlier stage, also where that knows other classes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from desertmind_seg.model.files import share_path
+from desertmind_seg.model.ontology import Ontology
+from training.bundles.weights import load_stage
+from training.data.datasets import class_pixels
+from training.data.frames import LabelledFrame
+from training.evaluation.predict import predict_with_graph
+from training.networks.checkpoint import Checkpoint, CheckpointError
+from training.networks.network import SegmentationNetwork
+from training.networks.vehicle_graph import VehicleGraph
+from training.recipes.schema import Recipe
+
+_HEAD = 'network.segmentation_head.0'
+# On so many frames the earlier stage is asked what it takes the new classes for.
+_FRAMES = 16
+# What it says of less than this share of a class's pixels is noise at the borders.
+_LEAST_SHARE = 0.05
+
+
+def initialise(
+    network: SegmentationNetwork,
+    recipe: Recipe,
+    ontology: Ontology,
+    frames: Sequence[LabelledFrame],
+) -> None:
+    """Give a network the weights that its recipe starts from, and print what became of the head.
+
+    Where the earlier stage knows another class table, its encoder and decoder are taken over. A
+    class of a name that it knows gets that class's filters; any other the mean of those classes
+    that it gives the new one's pixels, weighted by how often; one that no asked frame shows keeps
+    its random start.
+
+    Args:
+        network: of the recipe.
+        recipe: its ``model.initial_checkpoint`` or ``encoder_weights`` say where from.
+        ontology: the class table of the run.
+        frames: to train on.
+
+    Raises:
+        CheckpointError: the stage is another network, or cannot be read.
+        FileNotFoundError: it is not there.
+        WeightsError: encoder weights are missing or do not fit.
+    """
+    source = recipe.model.initial_checkpoint
+    if source == 'none':
+        network.load_encoder_weights()
+        return
+    distinct = list({(frame.dataset, frame.name): frame for frame in frames}.values())
+    initial = load_stage(find_stage(source), distinct)
+    known = initial.parsed_ontology()
+    state = network.stage_state(initial.state_dict)
+    if known.sha256 != ontology.sha256:
+        shares = class_shares(initial, ontology, _spread(distinct, ontology))
+        _take_head(state, network.state_dict(), shares)
+        print(f'{source}: encoder and decoder are taken over from {known.name}, and of its head:')
+        for line in _described(shares, known, ontology):
+            print(f'  {line}')
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as err:
+        raise CheckpointError(
+            f'{source}: another network than {recipe.name} describes '
+            f'({initial.recipe["model"]["architecture"]}, {initial.recipe["model"]["encoder"]}); '
+            f'start from a checkpoint of the same one. {err}'
+        ) from err
+
+
+def find_stage(source: str) -> Path:
+    """Return the path of an initial checkpoint; ``models/...`` may be a file that is shipped.
+
+    It is looked for from the current folder, then among the files of the installed package, then
+    in the checkout that this module is of.
+
+    Raises:
+        FileNotFoundError: it is in none of them.
+    """
+    path = Path(source).expanduser()
+    if path.exists() or path.is_absolute() or path.parts[0] != 'models':
+        return path
+    beside = Path(__file__).resolve().parents[2] / path
+    if beside.exists():
+        return beside
+    try:
+        return share_path(source)
+    except FileNotFoundError as err:
+        raise FileNotFoundError(
+            f'model.initial_checkpoint {source}: {err} Or give the path of an fp32 bundle or of a '
+            'checkpoint.pt'
+        ) from err
+
+
+def class_shares(
+    initial: Checkpoint, ontology: Ontology, frames: Sequence[LabelledFrame]
+) -> npt.NDArray[np.float64]:
+    """Return of which classes of an earlier stage each new class is made.
+
+    Args:
+        initial: the earlier stage.
+        ontology: the new class table.
+        frames: labelled with it.
+
+    Returns:
+        float64 (new classes, known classes); a row adds up to 1, or is 0 where nothing is known.
+    """
+    known = initial.parsed_ontology()
+    predict = predict_with_graph(VehicleGraph(initial.network(), known.costs, 1.0))
+    counts = np.zeros((256, known.num_classes), np.int64)
+    for frame in frames:
+        mask, _ = predict(frame.read_rgb(), frame.measured_depth())
+        labels = frame.read_labels(ontology)
+        pairs = labels.astype(np.int64).ravel() * known.num_classes + mask.ravel()
+        counts += np.bincount(pairs, minlength=counts.size).reshape(counts.shape)
+    shares = counts[: ontology.num_classes].astype(np.float64)
+    shares /= shares.sum(axis=1, keepdims=True).clip(min=1)
+    shares[shares < _LEAST_SHARE] = 0.0
+    for row, name in zip(shares, ontology.names, strict=True):
+        if name in known.names:
+            row[:] = 0.0
+            row[known.names.index(name)] = 1.0
+    totals = shares.sum(axis=1, keepdims=True)
+    return np.divide(shares, totals, out=shares, where=totals > 0)
+
+
+def _take_head(
+    state: dict[str, torch.Tensor],
+    own: dict[str, torch.Tensor],
+    shares: npt.NDArray[np.float64],
+) -> None:
+    mixture = torch.from_numpy(shares).float()  # (C, K)
+    is_known = mixture.sum(dim=1) > 0
+    for part in ('weight', 'bias'):
+        name = f'{_HEAD}.{part}'
+        if name in state and name in own and state[name].shape[1:] == own[name].shape[1:]:
+            taken = torch.tensordot(mixture, state[name].cpu().float(), dims=1)
+            fresh = own[name].clone()
+            fresh[is_known] = taken[is_known]
+            state[name] = fresh
+
+
+def _described(shares: npt.NDArray[np.float64], known: Ontology, ontology: Ontology) -> list[str]:
+    lines = []
+    for name, row in zip(ontology.names, shares, strict=True):
+        parts = [f'{known.names[k]} {row[k]:.0%}' for k in np.argsort(-row) if row[k] > 0]
+        if name in known.names:
+            lines.append(f'{name}: the class of that name')
+        elif parts:
+            lines.append(f'{name}: {", ".join(parts)}, which is what it took these pixels for')
+        else:
+            lines.append(
+                f'{name}: nothing, no asked frame shows it; it starts from random filters'
+            )
+    return lines
+
+
+def _spread(frames: Sequence[LabelledFrame], ontology: Ontology) -> list[LabelledFrame]:
+    """Choose frames evenly, and one with most of its pixels for each class that they lack."""
+    pixels = class_pixels(frames, ontology)
+    chosen = list(dict.fromkeys(np.linspace(0, len(frames) - 1, _FRAMES).round().astype(int)))
+    lacking = pixels[chosen].sum(axis=0) == 0
+    chosen += [int(pixels[:, k].argmax()) for k in np.flatnonzero(lacking) if pixels[:, k].any()]
+    return [frames[index] for index in dict.fromkeys(chosen)]

@@ -1,0 +1,200 @@
+"""How frames are dealt to training and validation where the recipe leaves it to the data."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from desertmind_seg.model.ontology import Ontology
+from training.data.datasets import class_pixels, list_frames, split_frames
+from training.data.frames import DatasetError, LabelledFrame
+from training.data.listing import block_of
+from training.recipes.schema import DatasetSection, Recipe, SplitSection
+
+# One part in five validates.
+_FOLDS = 5
+# Few large blocks keep neighbours on one side, but leave less to choose from.
+_FEWEST_BLOCKS = 10
+
+
+def with_decided_split(recipe: Recipe, ontology: Ontology) -> Recipe:
+    """Return the recipe with a rule in the place of ``data.split.by: auto``.
+
+    The publisher's own part for validation is taken where there is one. Otherwise blocks of
+    neighbours are dealt to five folds. Of all block sizes and folds those are chosen that leave
+    no class without a frame to train on, and as few as can be without one to validate; among
+    these the largest blocks that are ten or more, and the fold whose mixture of classes is most
+    like the whole. It depends on the frames alone, so that a run that goes on decides the same.
+
+    Raises:
+        DatasetError: there is one frame, or one sequence; or whatever is held out takes a class
+            from training.
+    """
+    if recipe.data.split.by != 'auto':
+        return recipe
+    rule = recipe.data.split.model_copy(update={'by': 'folds', 'block_frames': 1})
+    sections = {(s.dataset, s.root): s for s in (*recipe.data.train, *recipe.data.val)}
+    everything = [_frames(section, rule, recipe, ontology) for section in sections.values()]
+    if all({'train', 'val'} <= {frame.official for frame in frames} for frames in everything):
+        return _with_split(recipe, rule.model_copy(update={'by': 'official'}))
+    sources = [
+        [frame for frame in frames if frame.official in {None, 'train'}] for frames in everything
+    ]
+    root = recipe.data.train[0].root
+    frames = [frame for source in sources for frame in source]
+    if len(frames) < 2:
+        raise DatasetError(
+            f'{root}: {len(frames)} frame, but some have to train and others to validate; label '
+            'at least 2, and 20 for a first model'
+        )
+    pixels = class_pixels(frames, ontology)
+    best: tuple[tuple[int, int, float], SplitSection] | None = None
+    for candidate in _candidates(sources, rule):
+        alike = best is not None and all(
+            getattr(candidate, key) == getattr(best[1], key) for key in ('block_frames', 'folds')
+        )
+        if best is not None and best[0][:2] == (0, 0) and not alike:
+            break  # nothing is lost with larger blocks
+        lost = _lost(pixels, _held_out(sources, candidate))
+        if best is None or lost[:2] < best[0][:2] or (alike and lost < best[0]):
+            best = lost, candidate
+    if best is None:
+        raise DatasetError(
+            f'{root}: all frames are of one sequence, {frames[0].group!r}; put those that shall '
+            'validate into a folder of their own beside it, or into images/val and masks/val'
+        )
+    (untrained, _, _), chosen = best
+    if untrained:
+        raise DatasetError(_untrained(root, pixels, frames, ontology))
+    return _with_split(recipe, chosen)
+
+
+def describe_split(
+    recipe: Recipe,
+    train_pixels: npt.NDArray[np.int64],
+    val_pixels: npt.NDArray[np.int64],
+    ontology: Ontology,
+) -> list[str]:
+    """Say how frames were dealt, and which classes cannot be judged or hardly learned.
+
+    Args:
+        recipe: with a decided split.
+        train_pixels: of `class_pixels`, int (frames, classes).
+        val_pixels: likewise.
+        ontology: the class table.
+    """
+    rule = recipe.data.split
+    how = {
+        'official': "the data set's own parts",
+        'groups': f'blocks of {rule.block_frames}, or sequences',
+        'folds': f'blocks of {rule.block_frames} frame numbers, or sequences',
+    }[rule.by]
+    lines = [f'{len(train_pixels)} frames train, {len(val_pixels)} validate ({how})']
+    in_train, in_val = (p.sum(axis=0) for p in (train_pixels, val_pixels))
+    unjudged = [n for n, t, v in zip(ontology.names, in_train, in_val, strict=True) if t and not v]
+    if unjudged:
+        lines.append(
+            f'warning: no frame that validates shows {", ".join(unjudged)}: how well '
+            f'{"it is" if len(unjudged) == 1 else "they are"} learned stays unknown; label more '
+            'frames with it, from other places'
+        )
+    return lines
+
+
+def _frames(
+    section: DatasetSection, rule: SplitSection, recipe: Recipe, ontology: Ontology
+) -> list[LabelledFrame]:
+    whole = section.model_copy(update={'split': 'all'})
+    return list_frames(whole, recipe.data.model_copy(update={'split': rule}), ontology)
+
+
+def _candidates(
+    sources: Sequence[Sequence[LabelledFrame]], rule: SplitSection
+) -> Iterator[SplitSection]:
+    """Yield the folds of every block size: first the largest with ten blocks or more, then on to
+    smaller ones, then larger ones; a size whose blocks are the groups of another is left out.
+    """
+    sizes: dict[int, int] = {}  # by how many groups there are of it
+    for power in range(60):
+        groups = min(len({f.group for f in _cut(source, 1 << power)}) for source in sources)
+        if groups >= 2:
+            sizes[groups] = 1 << power  # the largest size that gives so many
+    enough = sorted(groups for groups in sizes if groups >= _FEWEST_BLOCKS)
+    few = sorted((groups for groups in sizes if groups < _FEWEST_BLOCKS), reverse=True)
+    for groups in (*enough, *few):
+        for folds in dict.fromkeys((min(_FOLDS, groups), groups)):
+            for fold in range(folds):
+                yield rule.model_copy(
+                    update={'block_frames': sizes[groups], 'folds': folds, 'fold': fold}
+                )
+
+
+def _cut(frames: Sequence[LabelledFrame], size: int) -> list[LabelledFrame]:
+    """Return frames that were listed in blocks of one frame number as they are in larger ones.
+
+    Those of sequences stay as they are.
+    """
+    return [
+        replace(
+            frame,
+            group=frame.group.replace(
+                block_of(frame.group_number, 1)[0], block_of(frame.group_number, size)[0]
+            ),
+        )
+        for frame in frames
+    ]
+
+
+def _held_out(
+    sources: Sequence[Sequence[LabelledFrame]], rule: SplitSection
+) -> npt.NDArray[np.bool_]:
+    parts = [
+        part
+        for source in sources
+        for part in split_frames(_cut(source, rule.block_frames), rule).values()
+    ]
+    return np.array([part == 'val' for part in parts])
+
+
+def _lost(
+    pixels: npt.NDArray[np.int64], held_out: npt.NDArray[np.bool_]
+) -> tuple[int, int, float]:
+    """Return how many classes do not train, how many do not validate, how unlike the parts are.
+
+    The last is the sum over classes of how far the share of their pixels that validates is from
+    the share of frames that does.
+    """
+    total = pixels.sum(axis=0)
+    there = total > 0
+    share = pixels[held_out].sum(axis=0)[there] / total[there]
+    return (
+        int((share == 1.0).sum()),
+        int((share == 0.0).sum()),
+        float(np.abs(share - held_out.mean()).sum()),
+    )
+
+
+def _untrained(
+    root: str,
+    pixels: npt.NDArray[np.int64],
+    frames: Sequence[LabelledFrame],
+    ontology: Ontology,
+) -> str:
+    rare = {
+        name: np.flatnonzero(shown)
+        for name, shown in zip(ontology.names, (pixels > 0).T, strict=True)
+    }
+    name, (first, *_) = min(
+        ((n, found) for n, found in rare.items() if len(found)), key=lambda pair: len(pair[1])
+    )
+    return (
+        f'{root}: whatever validates takes a class from training, as {name!r} is in '
+        f'{len(rare[name])} of {len(frames)} frames ({frames[first].name}); label more frames '
+        'with the rare classes, or join these to others in the class table'
+    )
+
+
+def _with_split(recipe: Recipe, rule: SplitSection) -> Recipe:
+    data = recipe.data.model_copy(update={'split': rule})
+    return recipe.model_copy(update={'data': data})
