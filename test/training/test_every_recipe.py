@@ -6,6 +6,7 @@ import cv2
 import lightning as L
 import numpy as np
 import pytest
+from tiny_rgbd import write_tiny_depth
 from tiny_ycor import write_tiny_ycor
 import torch
 from torch.utils.data import DataLoader
@@ -89,8 +90,9 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     write_tiny_ycor(root / 'ycor', [0, 1, 2, 3], _HW)
     _write_nyuv2(root / 'nyuv2')
     _write_desert(root / 'desert')
+    write_tiny_depth(root / 'folder', frames=4)
     return {
-        **{name: str(root / name) for name in ('ycor', 'nyuv2', 'desert')},
+        **{name: str(root / name) for name in ('ycor', 'nyuv2', 'desert', 'folder')},
         'synthetic': 'seeds:0:1?frames=2&size=64x96',
         'teacher': _write_teacher(root / 'teacher'),
     }
@@ -105,6 +107,7 @@ def _tiny(name: str, roots: dict[str, str]) -> Recipe:
         for number, section in enumerate(getattr(recipe.data, side))
     ]
     taught = [] if recipe.distillation is None else [f'distillation.teachers=[{roots["teacher"]}]']
+    own = [] if recipe.ontology != 'DATA/classes.yaml' else ['ontology=ycor-8']
     resized = [] if recipe.augment.resize_hw is None else ['augment.resize_hw=[64, 96]']
     return load_recipe(
         name,
@@ -112,7 +115,11 @@ def _tiny(name: str, roots: dict[str, str]) -> Recipe:
             *sources,
             *resized,
             *taught,
+            *own,
+            # Nor are there depth filters to keep, without the model that they come from.
+            *(['model.frozen_encoder=none'] if name == 'finetune_rgbd' else []),
             'augment.crop_size_hw=[64, 96]',
+            *(['data.split.by=groups'] if recipe.data.split.by == 'auto' else []),
             'data.split.block_frames=1',
             'data.split.val_every_groups=2',
             'data.split.folds=2',
@@ -122,6 +129,7 @@ def _tiny(name: str, roots: dict[str, str]) -> Recipe:
             'optim.batch_size=2',
             'optim.accumulate_batches=1',
             'optim.epochs=1',
+            'optim.steps=null',
             'optim.val_every_epochs=1',
             'optim.precision=32-true',
         ],

@@ -21,30 +21,32 @@ ONE = RECIPES / 'ycor8_rgb_ycor_only.yaml'
 # Every shipped recipe and the hash of what it resolves to, so that a change of one recipe that
 # reaches others is seen: give the new hash of those that are meant to change.
 RESOLVED = {
-    'desert_phase1': '5128fd1c216316fe',
-    'desert_phase1_resnet101': 'd5fa4ca2b20fd5cc',
-    'desert_phase1_resnet50': '0612f1fec355df47',
-    'desert_phase2_1': '40a3dd218f108564',
-    'desert_phase2_2': '58428c95b350bbe9',
-    'desert_phase3': '32a058fe4f267370',
-    'exp060': 'd402530b8c4c764d',
-    'exp061': 'd73efac65f4fb788',
-    'exp062': '70d82fec58414048',
-    'exp093_2': 'c0c212702df39206',
-    'exp093_4': 'f2e7d1bef55c33d3',
-    'exp093_5': 'c78ce4c3c12c24e8',
-    'exp093_6': 'ac206fcd8bda0e27',
+    'desert_phase1': 'ffa8dc34e5187546',
+    'desert_phase1_resnet101': '7a2a837ba6156d5a',
+    'desert_phase1_resnet50': '230dfdb77db160af',
+    'desert_phase2_1': '194aeb137f7e08f5',
+    'desert_phase2_2': '34583bb693d72239',
+    'desert_phase3': 'e7e1d356eabdda27',
+    'exp060': '4b2d52b8f769b45c',
+    'exp061': '33ba772abc4e06f7',
+    'exp062': 'c21d6d7a9a18f24c',
+    'exp093_2': 'd2f48c73082239ac',
+    'exp093_4': '479f29358b023b8e',
+    'exp093_5': '5cb37df59302de99',
+    'exp093_6': 'ad5063471467358d',
     'exp093_ensemble': '5e806c4f7ca31df6',
-    'nyuv2_rgb': 'a2b62f42f96c843c',
-    'nyuv2_rgbd': '0274a9735e556362',
-    'nyuv2_rgbd_aux': '49e73f5a37f9ce17',
-    'ycor8_rgb': '07b0a461cb3aaceb',
-    'ycor8_rgb_distilled': '3f2a7513753044f1',
-    'ycor8_rgb_hazards': 'b5b680395df24371',
-    'ycor8_rgb_lite2': 'd719b1aced35c414',
-    'ycor8_rgb_ycor_only': 'd65286e70d2016ec',
-    'ycor8_rgbd': 'd4f6d38f32547f3d',
-    'ycor8_rgbd_whole': 'b573704c8319eec9',
+    'finetune': 'ffe58bcf34918920',
+    'finetune_rgbd': '5913212d55573fee',
+    'nyuv2_rgb': 'b2217eb0901df7c3',
+    'nyuv2_rgbd': 'e0fe3036fe849cac',
+    'nyuv2_rgbd_aux': 'dc514adbb9d8ff6d',
+    'ycor8_rgb': 'eb1d6a95f984cd80',
+    'ycor8_rgb_distilled': '22c553752d67885d',
+    'ycor8_rgb_hazards': '5304096377e3c572',
+    'ycor8_rgb_lite2': 'deab642e3fa273ad',
+    'ycor8_rgb_ycor_only': '20bdabf7921a1384',
+    'ycor8_rgbd': '88706633680f03b1',
+    'ycor8_rgbd_whole': '9299db0113902704',
 }
 
 
@@ -71,7 +73,10 @@ def test_a_shipped_recipe_loads_and_names_its_command_and_parent(path: Path) -> 
     words = path.read_text().splitlines()[0].split()
     assert words[:3] == ['#', 'python', '-m']
     assert words[3] in {'training.train', 'training.folds', 'training.ensemble'}
-    assert words[4:] == [f'training/recipes/{path.name}', '--out', f'out/{path.stem}']
+    if path.stem.startswith('finetune'):  # named after the data
+        assert words[4:] == [path.stem, 'data=DATA']
+    else:
+        assert words[4:] == [f'training/recipes/{path.name}', '--out', f'out/{path.stem}']
 
 
 @pytest.mark.parametrize('path', SHIPPED, ids=lambda path: path.stem)

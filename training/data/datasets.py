@@ -168,8 +168,13 @@ def _check_fold(
             f'{", ".join(lost)}, which other frames of the set have; use fewer folds or smaller '
             f'blocks (data.split.block_frames is {split.block_frames})'
         )
-    never = [name for name, gone in zip(ontology.names, absent, strict=True) if gone]
-    _log.warning('%s: no frame has a pixel of %s', section.root, ', '.join(never))
+    never = ', '.join(n for n, gone in zip(ontology.names, absent, strict=True) if gone)
+    if (section.root, never) not in _reported:  # a run lists its frames several times
+        _reported.add((section.root, never))
+        _log.warning('%s: no frame has a pixel of %s', section.root, never)
+
+
+_reported: set[tuple[str, str]] = set()
 
 
 def data_hash(frames: Sequence[LabelledFrame]) -> str:

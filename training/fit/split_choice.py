@@ -112,8 +112,10 @@ def _frames(
 def _candidates(
     sources: Sequence[Sequence[LabelledFrame]], rule: SplitSection
 ) -> Iterator[SplitSection]:
-    """Yield the folds of every block size: first the largest with ten blocks or more, then on to
-    smaller ones, then larger ones; a size whose blocks are the groups of another is left out.
+    """Yield the folds of every block size.
+
+    First five folds of the largest size with ten blocks or more, then of smaller ones, then of
+    larger ones. Then each block as a fold of its own, which holds out less.
     """
     sizes: dict[int, int] = {}  # by how many groups there are of it
     for power in range(60):
@@ -122,8 +124,9 @@ def _candidates(
             sizes[groups] = 1 << power  # the largest size that gives so many
     enough = sorted(groups for groups in sizes if groups >= _FEWEST_BLOCKS)
     few = sorted((groups for groups in sizes if groups < _FEWEST_BLOCKS), reverse=True)
-    for groups in (*enough, *few):
-        for folds in dict.fromkeys((min(_FOLDS, groups), groups)):
+    for most in (_FOLDS, max(sizes, default=0)):
+        for groups in (*enough, *few):
+            folds = min(most, groups)
             for fold in range(folds):
                 yield rule.model_copy(
                     update={'block_frames': sizes[groups], 'folds': folds, 'fold': fold}

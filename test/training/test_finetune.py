@@ -1,0 +1,339 @@
+"""From what is shipped to a model of one's own classes: one command, and what it decides alone."""
+
+from itertools import pairwise
+import logging
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from tiny_folder import write_table, write_tiny_folder
+import torch
+
+from desertmind_seg.model.bundle import read_bundle
+from desertmind_seg.model.ontology import load_ontology
+from training.bundles.transfer import find_stage, initialise
+from training.data.datasets import class_pixels, list_frames
+from training.data.frames import DatasetError
+from training.fit import rehearsal
+from training.fit.rehearsal import Rehearsal, measured_precision
+from training.fit.split_choice import describe_split, with_decided_split
+from training.networks.checkpoint import Checkpoint
+from training.networks.network import SegmentationNetwork
+from training.recipes.load import load_recipe
+from training.recipes.own_data import file_name
+from training.recipes.schema import Recipe, RecipeError
+from training.train import main
+
+ROOT = Path(__file__).resolve().parents[2]
+# Small enough for seconds: the network of `tiny_recipe`.
+_TINY = [
+    'model.network_size_hw=[64, 96]',
+    'model.decoder_channels=32',
+    'augment.crop_size_hw=[64, 96]',
+    'optim.batch_size=2',
+    'optim.steps=4',
+    'optim.epochs=2',
+    'data.num_workers=0',
+]
+
+
+def _numbered(count: int, step: int = 1) -> list[str]:
+    return [f'{number * step:06d}' for number in range(count)]
+
+
+@pytest.fixture(scope='module')
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve frames of two sizes in a folder whose name has a blank; three show a post."""
+    names = _numbered(12)
+    return write_tiny_folder(
+        tmp_path_factory.mktemp('sets') / 'my farm',
+        names,
+        posts=[names[1], names[6], names[10]],
+        sizes_hw=((64, 96), (60, 100)),
+    )
+
+
+def test_data_gives_frames_table_and_name(farm: Path, tmp_path: Path) -> None:
+    recipe = load_recipe('finetune', [f'data={farm}'])
+    assert (recipe.name, recipe.parent) == ('tiny-farm', 'finetune')
+    assert recipe.ontology == str(farm / 'classes.yaml')
+    train, val = recipe.data.train[0], recipe.data.val[0]
+    assert (train.dataset, train.root, train.split) == ('folder', str(farm), 'train')
+    assert (val.dataset, val.root, val.split) == ('folder', str(farm), 'val')
+    # Whatever the order, what else is given wins.
+    given = ['name=mine', f'data={farm}', 'ontology=ycor-8']
+    assert load_recipe('finetune', given).name == 'mine'
+    assert load_recipe('finetune', given).ontology == 'ycor-8'
+    assert load_recipe('finetune', given[1:]).name == 'my-farm'  # of the folder
+    published = load_recipe('ycor8_rgb_ycor_only', [f'data=ycor:{tmp_path}'])
+    assert (published.name, published.ontology) == ('ycor', 'ycor-8')
+    assert published.data.train[0].dataset == 'ycor'
+    assert published.parent == 'ycor8_rgb_ycor_only'
+
+
+def test_a_name_becomes_a_folder() -> None:
+    assert file_name('My farm/2026 (north)') == 'My-farm-2026-north'
+    assert file_name('..') == 'run'
+
+
+def test_data_that_is_not_ready_names_the_import(farm: Path, tmp_path: Path) -> None:
+    (tmp_path / 'export.zip').write_bytes(b'PK')
+    (tmp_path / 'images').mkdir()
+    without_table = write_tiny_folder(tmp_path / 'bare', ['0'])
+    (without_table / 'classes.yaml').unlink()
+    for data, expected in {
+        tmp_path / 'none': 'there is no such folder',
+        tmp_path / 'export.zip': 'is a file, expected a folder',
+        tmp_path: 'has no masks/;',
+        without_table: r'no class table at .*classes\.yaml',
+    }.items():
+        with pytest.raises(RecipeError, match=rf'{expected}.*python -m training\.import_labels'):
+            load_recipe('finetune', [f'data={data}'])
+    with pytest.raises(RecipeError, match='give one data set'):
+        load_recipe('finetune', [f'data={farm}', 'data=elsewhere'])
+    with pytest.raises(RecipeError, match=r"override 'data=\{train: 1\}'|data\.train"):
+        load_recipe('finetune', ['data={train: 1}'])
+
+
+def test_without_data_the_command_says_how_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(['finetune']) == 2
+    assert 'python -m training.train finetune data=DATA' in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def _decided(root: Path, names: list[str], posts: list[str]) -> tuple[Recipe, list[set[str]]]:
+    """Return the decided recipe, and the names of the frames that train and that validate."""
+    recipe = load_recipe('finetune', [f'data={write_tiny_folder(root, names, posts=posts)}'])
+    ontology = load_ontology(recipe.ontology)
+    recipe = with_decided_split(recipe, ontology)
+    parts = [recipe.data.train[0], recipe.data.val[0]]
+    return recipe, [{f.name for f in list_frames(p, recipe.data, ontology)} for p in parts]
+
+
+@pytest.mark.parametrize('step', [1, 30, 10**9], ids=['all', 'every 30th', 'time stamps'])
+def test_a_fifth_validates_in_blocks_with_every_class(tmp_path: Path, step: int) -> None:
+    names = _numbered(40, step)
+    recipe, (train, val) = _decided(tmp_path, names, posts=names[8:10] + names[30:31])
+    assert train | val == set(names)
+    assert 6 <= len(val) <= 10
+    assert {names[8], names[9], names[30]} & val
+    assert {names[8], names[9], names[30]} & train
+    # Neighbours stay together: at most four pieces.
+    sides = [name in val for name in names]
+    assert sum(a != b for a, b in pairwise(sides)) <= 8
+    assert recipe.data.split.by == 'folds'
+
+
+def test_the_last_frame_of_a_class_trains(tmp_path: Path) -> None:
+    names = _numbered(20)
+    recipe, (train, val) = _decided(tmp_path, names, posts=[names[3]])
+    assert names[3] in train
+    assert 3 <= len(val) <= 5
+    ontology = load_ontology(recipe.ontology)
+    pixels = [
+        class_pixels(list_frames(section, recipe.data, ontology), ontology)
+        for section in (recipe.data.train[0], recipe.data.val[0])
+    ]
+    dealt, warned = describe_split(recipe, *pixels, ontology)
+    assert dealt.startswith(f'{len(train)} frames train, {len(val)} validate (blocks of 2 ')
+    assert 'no frame that validates shows post' in warned
+
+
+def test_three_frames_are_split_and_one_is_refused(tmp_path: Path) -> None:
+    _, (train, val) = _decided(tmp_path / 'three', _numbered(3), posts=[])
+    assert (len(train), len(val)) == (2, 1)
+    with pytest.raises(DatasetError, match=r'1 frame, but some have to train.*label at least 2'):
+        _decided(tmp_path / 'one', _numbered(1), posts=[])
+    with pytest.raises(DatasetError, match=r"'sky' is in 1 of 2 frames \(000001\); label more"):
+        _refuse_two_with_a_class_each(tmp_path / 'two')
+
+
+def _refuse_two_with_a_class_each(root: Path) -> None:
+    """Whichever of the two is held out, the other lacks a class."""
+    write_tiny_folder(root, _numbered(2), posts=['000001'])
+    mask = str(root / 'masks/000000.png')
+    codes = cv2.imread(mask, cv2.IMREAD_UNCHANGED)
+    assert cv2.imwrite(mask, np.where(codes == 3, 5, codes).astype(np.uint8))
+    write_table(root, ['track', 'greenery', 'sky', 'post', 'barn'])
+    recipe = load_recipe('finetune', [f'data={root}'])
+    with_decided_split(recipe, load_ontology(recipe.ontology))
+
+
+def test_published_parts_and_sequences_are_kept(tmp_path: Path) -> None:
+    parts = [f'train/{n}' for n in _numbered(4)] + [f'val/{n}' for n in _numbered(2)]
+    recipe, (train, val) = _decided(tmp_path / 'parts', parts, posts=[])
+    assert recipe.data.split.by == 'official'
+    assert (train, val) == (set(parts[:4]), set(parts[4:]))
+    drives = [f'drive_{d}/{n}' for d in range(3) for n in _numbered(3)]
+    _, (train, val) = _decided(tmp_path / 'drives', drives, posts=[])
+    assert len({name.partition('/')[0] for name in val}) == 1
+    assert len(train) == 6
+    alone = [f'drive/{n}' for n in _numbered(4)]
+    with pytest.raises(DatasetError, match=r"of one sequence, 'drive'; put those"):
+        _decided(tmp_path / 'alone', alone, posts=[])
+
+
+def _initialised(
+    root: Path, recipe_name: str, capsys: pytest.CaptureFixture[str], **model: Any
+) -> tuple[SegmentationNetwork, SegmentationNetwork, str]:
+    """Return a network before and after, and what was said."""
+    recipe = load_recipe(recipe_name, [f'data={root}', 'data.split.by=groups'])
+    recipe = recipe.model_copy(update={'model': recipe.model.model_copy(update=model)})
+    ontology = load_ontology(recipe.ontology)
+    section = recipe.data.train[0].model_copy(update={'split': 'all'})
+    frames = list_frames(section, recipe.data, ontology)
+    networks = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        networks.append(SegmentationNetwork(recipe.model, ontology.num_classes))
+    initialise(networks[1], recipe, ontology, frames)
+    return networks[0], networks[1], capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name', ['finetune', 'finetune_rgbd'])
+def test_a_shipped_model_starts_other_classes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tiny_folder(tmp_path, _numbered(3), depth=True)
+    write_table(tmp_path, ['track', 'greenery', 'sky', 'post', 'barn'])
+    monkeypatch.chdir(tmp_path)  # where there is no models/
+    before, after, said = _initialised(tmp_path, name, capsys)
+    assert 'encoder and decoder are taken over from ycor-8' in said
+    assert 'sky: the class of that name' in said
+    assert 'barn: nothing, no asked frame shows it' in said
+    assert '%, which is what it took these pixels for' in said
+    then, now = (net.network.segmentation_head[0].weight.detach() for net in (before, after))
+    moved = [not torch.equal(a, b) for a, b in zip(then, now, strict=True)]
+    assert moved == [True, True, True, False, False]
+    assert not torch.equal(
+        *(net.network.decoder.block2[0][1].weight.detach() for net in (before, after))
+    )
+
+
+def test_a_checkpoint_starts_other_classes(
+    trained: tuple[Checkpoint, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, folder = trained
+    write_tiny_folder(tmp_path, _numbered(3))
+    _, after, said = _initialised(
+        tmp_path,
+        'finetune',
+        capsys,
+        initial_checkpoint=str(folder / 'checkpoint.pt'),
+        decoder_channels=32,
+        network_size_hw=(64, 96),
+        frozen_encoder='none',
+    )
+    assert 'taken over from ycor-8' in said
+    sky = checkpoint.parsed_ontology().class_id('sky')
+    for part in ('weight', 'bias'):
+        name = f'network.segmentation_head.0.{part}'
+        assert torch.equal(after.state_dict()[name][2], checkpoint.state_dict[name][sky])
+    for name, value in checkpoint.state_dict.items():
+        if 'segmentation_head' not in name:
+            assert torch.equal(value, after.state_dict()[name]), name
+
+
+def test_shipped_models_are_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_stage('models/ycor8_rgb.onnx') == ROOT / 'models/ycor8_rgb.onnx'
+    (tmp_path / 'models').mkdir()
+    (tmp_path / 'models/ycor8_rgb.onnx').touch()  # one's own goes first
+    assert find_stage('models/ycor8_rgb.onnx') == Path('models/ycor8_rgb.onnx')
+    with pytest.raises(FileNotFoundError, match=r'initial_checkpoint models/none\.onnx: .*fp32'):
+        find_stage('models/none.onnx')
+
+
+@pytest.mark.parametrize(
+    ('asked', 'bf16_sec', 'chosen', 'warned'),
+    [
+        ('measured', 0.5, 'bf16-mixed', ''),
+        ('measured', 0.95, '32-true', ''),  # not worth it
+        ('measured', 5.0, '32-true', ''),
+        ('bf16-mixed', 1.2, 'bf16-mixed', ''),
+        ('bf16-mixed', 5.0, 'bf16-mixed', r'bf16-mixed is 5\.0 times slower than 32-true'),
+        ('32-true', 0.5, '32-true', ''),
+    ],
+)
+def test_the_precision_is_measured_and_a_slow_one_is_told(
+    asked: str,
+    bf16_sec: float,
+    chosen: str,
+    warned: str,
+    tiny_recipe: Recipe,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def pass_sec(recipe: Recipe, *_: Any, **__: Any) -> float:
+        return {'32-true': 1.0, 'bf16-mixed': bf16_sec}[recipe.optim.precision]
+
+    monkeypatch.setattr(rehearsal, '_pass_sec', pass_sec)
+    optim = tiny_recipe.optim.model_copy(update={'precision': asked})
+    recipe, table = tiny_recipe.model_copy(update={'optim': optim}), load_ontology('ycor-8')
+    with caplog.at_level(logging.WARNING):
+        found = measured_precision(recipe, table, [], on_gpu=False, several=False, out=Path())
+    assert found.optim.precision == chosen
+    said = capsys.readouterr().out
+    assert said.startswith(f'precision: {chosen} (') if asked == 'measured' else not said
+    assert bool(caplog.records) == bool(warned)
+    if warned:
+        assert warned.replace('\\', '') in caplog.text
+    # Processes that measured each for itself might not agree.
+    together = measured_precision(recipe, table, [], on_gpu=False, several=True, out=Path())
+    assert together.optim.precision == ('32-true' if asked == 'measured' else asked)
+
+
+def test_the_forecast_adds_up(tiny_recipe: Recipe) -> None:
+    said = Rehearsal(step_sec=2.0, frame_sec=0.5).describe(tiny_recipe, 300, 48, 10)
+    # Twice once an epoch, temperature and scores; 12 frames for the biases; parity: 48; 20 s.
+    assert said.startswith('about 11 minutes on this machine: 300 steps of 2 s, and 70 s for')
+
+
+def test_one_command_leaves_a_bundle_and_says_what_is_next(
+    farm: Path,
+    trained: tuple[Checkpoint, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    initial = f'model.initial_checkpoint={trained[1] / "checkpoint.pt"}'
+    command = ['finetune', f'data={farm}', initial, *_TINY]
+    assert main(command) == 0
+    said, warned = capfd.readouterr()
+    run = tmp_path / 'out/tiny-farm'
+    assert {path.name for path in run.iterdir()} >= {
+        *('checkpoint.pt', 'metrics.json', 'recipe.yaml', 'report.html', 'tiny-farm.onnx'),
+    }
+    assert not (run / 'last.ckpt').exists()
+    begun, _, end = said.partition('next:\n')
+    for text in ('frames train, ', 'precision: ', 'sky: the class of that name', 'about '):
+        assert text in begun
+    assert '--bundle out/tiny-farm/tiny-farm.onnx' in end
+    assert f'bundle:={run / "tiny-farm.onnx"}' in end
+    for noise in ('GPU available', 'Tip', 'litlogger', 'LeafSpec', 'Warning'):
+        assert noise not in said + warned
+    metadata = read_bundle(run / 'tiny-farm.onnx').metadata
+    assert metadata.ontology.name == 'tiny-farm'
+    assert metadata.parity['pixel_agreement'] > 0.999
+    decided = load_recipe(run / 'recipe.yaml')
+    assert decided.name == 'tiny-farm'
+    assert decided.optim.precision != 'measured'
+    assert decided.data.split.by == 'folds'
+    # The next run does not write over it; going on finds it done, and exports what is missing.
+    assert main(command) == 2
+    assert 'go on with --resume, or give another folder with --out' in capfd.readouterr().err
+    (run / 'tiny-farm.onnx').rename(run / 'kept.onnx')
+    monkeypatch.setattr(
+        'training.fit.closing.export', lambda _checkpoint, _frames, path: path.touch()
+    )
+    assert main([*command, '--resume']) == 0
+    assert (run / 'tiny-farm.onnx').is_file()
