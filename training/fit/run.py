@@ -16,7 +16,6 @@ from desertmind_seg.model.files import atomic_write
 from desertmind_seg.model.ontology import Ontology, load_ontology
 from training.bundles.transfer import initialise
 from training.data.datasets import class_pixels, data_hash, list_frames
-from training.data.frames import DatasetError
 from training.fit.samples import Sample
 from training.fit.closing import CHECKPOINT, LAST, finish, leave_bundle
 from training.fit.loaders import check_depth, make_loaders, pixels_by_class
@@ -214,11 +213,6 @@ def _fit(
         try:
             last = out / LAST if resume else None
             trainer.fit(task, loader, val_loader, ckpt_path=last, weights_only=True)
-        except DatasetError as err:
-            # A worker's message is its whole traceback, which ends with the error's own line.
-            kind = type(err)
-            said = str(err).rpartition(f'{kind.__module__}.{kind.__qualname__}: ')[2].strip()
-            raise DatasetError(said) from err
         except OSError as err:
             if err.errno is not None and not err.filename:  # of a logger's file
                 err.filename = str(out)

@@ -193,7 +193,7 @@ def _untrained(
     )
     return (
         f'{root}: whatever validates takes a class from training, as {name!r} is in '
-        f'{len(rare[name])} of {len(frames)} frames ({frames[first].name}); label more frames '
+        f'{len(rare[name])} of {len(frames)} frames ({frames[int(first)].name}); label more frames '
         'with the rare classes, or join these to others in the class table'
     )
 

@@ -23,6 +23,7 @@ import torch
 from tqdm import tqdm
 
 from desertmind_seg.model.ontology import Ontology
+from training.data.frames import DatasetError
 from training.networks.checkpoint import WholeFileIO
 from training.recipes.schema import OptimSection, Recipe, RecipeError
 
@@ -60,7 +61,11 @@ class _NoAdvertisements(logging.Filter):
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Keep back what Lightning advertises, and warnings that are not true here."""
+    """Keep back what Lightning advertises and warnings that are not true; shorten workers' errors.
+
+    Raises:
+        DatasetError: a worker raised it.
+    """
     silence = _NoAdvertisements()
     handlers = [
         handler
@@ -74,6 +79,11 @@ def quiet_lightning() -> Iterator[None]:
             for message in _UNTRUE:
                 warnings.filterwarnings('ignore', message)
             yield
+    except DatasetError as err:
+        # A worker's message is its whole traceback, which ends with the error's own line.
+        kind = type(err)
+        said = str(err).rpartition(f'{kind.__module__}.{kind.__qualname__}: ')[2].strip()
+        raise DatasetError(said) from err
     finally:
         for handler in handlers:
             handler.removeFilter(silence)
