@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 import shlex
 from typing import Any
+import warnings
 
 import torch
 
@@ -97,7 +98,9 @@ def leave_bundle(checkpoint: Checkpoint, out: Path) -> None:
     bundle = bundle_path(recipe, out)
     if not bundle.is_file():
         print('exporting the bundle, and checking it against torch', flush=True)
-        export(checkpoint, parity_frames(checkpoint, None, None, 'fp32'), bundle)
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', '.*LeafSpec.*')  # of torch.export, about torch
+            export(checkpoint, parity_frames(checkpoint, None, None, 'fp32'), bundle)
     print(_what_is_there(recipe, bundle, out))
 
 

@@ -188,13 +188,15 @@ def _untrained(
         name: np.flatnonzero(shown)
         for name, shown in zip(ontology.names, (pixels > 0).T, strict=True)
     }
-    name, (first, *_) = min(
-        ((n, found) for n, found in rare.items() if len(found)), key=lambda pair: len(pair[1])
+    name, found = min(
+        ((name, found) for name, found in rare.items() if len(found)),
+        key=lambda pair: len(pair[1]),
     )
+    shown = frames[int(found[0])].name
     return (
         f'{root}: whatever validates takes a class from training, as {name!r} is in '
-        f'{len(rare[name])} of {len(frames)} frames ({frames[int(first)].name}); label more frames '
-        'with the rare classes, or join these to others in the class table'
+        f'{len(found)} of {len(frames)} frames ({shown}); label more frames with the rare classes, '
+        'or join these to others in the class table'
     )
 
 
