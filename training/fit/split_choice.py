@@ -195,8 +195,8 @@ def _untrained(
     shown = frames[int(found[0])].name
     return (
         f'{root}: whatever validates takes a class from training, as {name!r} is in '
-        f'{len(found)} of {len(frames)} frames ({shown}); label more frames with the rare classes, '
-        'or join these to others in the class table'
+        f'{len(found)} of {len(frames)} frames ({shown}); label more frames with the rare '
+        'classes, or join these to others in the class table'
     )
 
 
