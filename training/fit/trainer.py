@@ -29,14 +29,9 @@ from training.recipes.schema import OptimSection, Recipe, RecipeError
 
 # What Lightning says of itself and of hardware that nobody asked for.
 _ADVERTISED = (
-    'GPU available',
-    'TPU available',
-    'HPU available',
-    'LOCAL_RANK',
-    'Using ',
-    '`Trainer',
+    *('GPU available', 'TPU available', 'HPU available', 'IPU available', 'LOCAL_RANK'),
+    *('You are using a CUDA device', 'Using ', '`Trainer', 'Restor', '💡'),
 )
-_ADVERTISED += ('💡', 'Restor', 'You are using a CUDA device', 'IPU available')
 _UNTRUE = (
     # Ours is resumable: TrainingBatches begins where last.ckpt says.
     '.*your dataloader is not resumable.*',
@@ -275,6 +270,7 @@ def make_trainer(
             f'optim.val_every_epochs {optim.val_every_epochs} is more than epochs {optim.epochs}: '
             'nothing would be validated, which keep "best" and early stopping need'
         )
+    assert optim.precision != 'measured'  # decided before
     local, machines = processes(devices, nodes)
     several = local * machines > 1
     try:
