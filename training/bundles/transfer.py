@@ -126,7 +126,8 @@ def class_shares(
             row[:] = 0.0
             row[known.names.index(name)] = 1.0
     totals = shares.sum(axis=1, keepdims=True)
-    return np.divide(shares, totals, out=shares, where=totals > 0)
+    np.divide(shares, totals, out=shares, where=totals > 0)
+    return shares
 
 
 def _take_head(

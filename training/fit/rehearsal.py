@@ -220,6 +220,7 @@ def _pass_sec(
         num_workers=0 if small else recipe.data.num_workers,
         pin_memory=on_gpu,
     )
+    assert optim.precision != 'measured'  # decided before
     clock = _Clock()
     with quiet_lightning():
         L.Trainer(
