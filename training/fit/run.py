@@ -16,11 +16,10 @@ from desertmind_seg.model.files import atomic_write
 from desertmind_seg.model.ontology import Ontology, load_ontology
 from training.bundles.transfer import initialise
 from training.data.datasets import class_pixels, data_hash, list_frames
-from training.fit.samples import Sample
 from training.fit.closing import CHECKPOINT, LAST, finish, leave_bundle
 from training.fit.loaders import check_depth, make_loaders, pixels_by_class
-from training.networks.losses import class_weights
 from training.fit.rehearsal import measured_precision, rehearse
+from training.fit.samples import Sample
 from training.fit.split_choice import describe_split, with_decided_split
 from training.fit.task import SegmentationTask
 from training.fit.trainer import (
@@ -37,6 +36,7 @@ from training.networks.checkpoint import (
     load_checkpoint,
     read_last,
 )
+from training.networks.losses import class_weights
 from training.recipes.changes import recipe_changes
 from training.recipes.schema import Recipe, RecipeError
 
