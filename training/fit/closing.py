@@ -58,6 +58,7 @@ def finish(
             'recipe': checkpoint.recipe,
             'ontology': ontology.name,
             'ontology_sha256': ontology.sha256,
+            'class_table': ontology,
             'dataset': '+'.join(section.dataset for section in recipe.data.val),
             'split': '+'.join(section.split for section in recipe.data.val),
             'split_rule': '; '.join(dict.fromkeys(rules)),
