@@ -47,7 +47,7 @@ setup(
     license=package_xml.findtext('license'),
     license_files=['LICENSE'],
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
-    package_data={PACKAGE: ['py.typed', 'reports/page.css', 'reports/page.html.j2']},
+    package_data={PACKAGE: ['py.typed', 'reports/*.css', 'reports/*.js', 'reports/*.j2']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
         (f'share/{PACKAGE}', ['package.xml']),
@@ -61,8 +61,6 @@ setup(
         'jinja2',
         'lz4',
         'markupsafe',
-        # 3.8 and older are built for NumPy 1, as apt's 3.5 and 3.6 are.
-        'matplotlib>=3.9',
         'mcap',
         'numpy>=1.26',
         'onnx',
@@ -72,7 +70,8 @@ setup(
         'opencv-python-headless>=4.11',
         'packaging',
         'pillow',
-        'plotly',
+        # The script that draws the charts of reports is taken from it; its Python is not used.
+        'plotly>=6',
         'protobuf',
         'pydantic>=2',
         'pyyaml',

@@ -137,20 +137,6 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def drawn_charts() -> None:
-    """Let one test of a module with `undrawn_charts` have them drawn."""
-
-
-@pytest.fixture
-def undrawn_charts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let charts be built but not drawn, half the time of an evaluation that nobody looks at."""
-    if 'drawn_charts' not in request.fixturenames:
-        monkeypatch.setattr(
-            'matplotlib.figure.Figure.savefig', lambda _figure, file, **_: file.write('<svg/>')
-        )
-
-
-@pytest.fixture
 def asymmetric_rgb() -> npt.NDArray[np.uint8]:
     """Frame (97, 131, 3) that shows every swap and flip.
 

@@ -87,6 +87,7 @@ class RecordedFrames:
         repeated_stamps: how many have the stamp of an earlier one.
         times_ns: stamp and log time of each good one.
         decode_ms: of each good one.
+        depth_log_times_ns: of the depth of each stamp, where it has any.
     """
 
     def __init__(self, bag: Bag, topic: str, depth: RecordedDepth | None = None) -> None:
@@ -96,6 +97,7 @@ class RecordedFrames:
         self.repeated_stamps = 0
         self.times_ns: list[tuple[int, int]] = []
         self.decode_ms: list[float] = []
+        self.depth_log_times_ns: dict[int, int] = {}
         self._bag = bag
         self._depth = depth
         self._stamps: set[int] = set()
@@ -122,6 +124,8 @@ class RecordedFrames:
             if isinstance(frame, Frame):
                 self.times_ns.append((stamp_ns, raw.log_time_ns))
                 self.decode_ms.append(frame.decode_ms)
+                if depth_raw is not None and frame.depth is not None:
+                    self.depth_log_times_ns.setdefault(stamp_ns, depth_raw.log_time_ns)
             yield frame
         self.lost = max(0, len(self) - len(self.times_ns) - self.bad.count)
 

@@ -11,7 +11,8 @@ from desertmind_seg.evaluation.sections import shown
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.reports.charts import Chart, charts_section
 from desertmind_seg.reports.page import Fact, Section
-from desertmind_seg.reports.tables import frames_section, pairs_section, table_section
+from desertmind_seg.reports.pictures import frames_section
+from desertmind_seg.reports.tables import pairs_section, table_section
 from desertmind_seg.scores.comparison import FEW_BLOCKS
 from desertmind_seg.scores.confusion import BAND_NAMES, BAND_PLACES_M
 from desertmind_seg.scores.hazard_records import HazardMetrics, HazardScores, WitnessRate

@@ -11,7 +11,7 @@ from desertmind_seg.evaluation.hazard_sections import (
     hazard_sections,
     picture_sections,
 )
-from desertmind_seg.evaluation.pictures import SHEET_CAPTION
+from desertmind_seg.evaluation.pictures import ShownFrame, shown_section
 from desertmind_seg.evaluation.results import EvaluationMetrics
 from desertmind_seg.evaluation.sections import (
     bad_sections,
@@ -25,15 +25,10 @@ from desertmind_seg.evaluation.sections import (
     shown,
     source_section,
 )
-from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.ontology import Ontology
-from desertmind_seg.reports.charts import latency_section
+from desertmind_seg.reports.distributions import latency_section
 from desertmind_seg.reports.page import Fact, Section, write_report
-from desertmind_seg.reports.tables import (
-    environment_section,
-    images_section,
-    table_section,
-)
+from desertmind_seg.reports.tables import environment_section, table_section
 from desertmind_seg.scores.comparison import FEW_BLOCKS, LEADING
 from desertmind_seg.scores.records import BandMetrics, Comparison
 
@@ -43,7 +38,7 @@ def write_evaluation_report(
     metrics: EvaluationMetrics,
     inference_ms: tuple[Sequence[float], Sequence[float]],
     flicker_lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    sheet: Rgb,
+    shown_frames: Sequence[ShownFrame],
     pictures: HazardPictures,
     ontology: Ontology,
 ) -> None:
@@ -54,7 +49,7 @@ def write_evaluation_report(
         metrics: what the page says.
         inference_ms: of each mask the seconds since the start of the bag, and the milliseconds.
         flicker_lines: `Flicker.line()` of each model, by its name.
-        sheet: the frames to show, (H, W, 3) uint8 RGB.
+        shown_frames: the frames to show, with the masks of each model.
         pictures: of what geometry found in them.
         ontology: of the masks.
     """
@@ -73,7 +68,7 @@ def write_evaluation_report(
         headline.append(_leading_fact(metrics.against.comparison))
     sections = [
         *_comparison_sections(metrics),
-        images_section('Frames', [(SHEET_CAPTION, sheet)]),
+        shown_section('Frames', shown_frames, ontology, list(flicker_lines)),
         *hazard_sections(metrics.hazards),
         *picture_sections(pictures, bag.start_ns, ontology),
         *score_sections(metrics, ontology),

@@ -21,7 +21,7 @@ from desertmind_seg.evaluation.labels import (
 )
 from desertmind_seg.evaluation.model_run import ModelRun, run_names
 from desertmind_seg.evaluation.page import write_evaluation_report
-from desertmind_seg.evaluation.pictures import frames_sheet, select_frames
+from desertmind_seg.evaluation.pictures import FrameSources, select_frames
 from desertmind_seg.evaluation.results import (
     MASKS,
     MASKS_AGAINST,
@@ -156,15 +156,27 @@ def evaluate_bag(
         )
         log_times_ns = frames.log_times_ns()
         chosen = select_frames(list(log_times_ns), {} if score is None else score.frame_miou)
-        with Bag(new / MASKS) as masks:
-            sheet = frames_sheet(bag, image_topic, masks, chosen, log_times_ns, ontology)
+        with ExitStack() as stack:
+            sources = FrameSources(
+                bag,
+                image_topic,
+                [
+                    stack.enter_context(Bag(new / folder))
+                    for _, folder in zip(runs, (MASKS, MASKS_AGAINST), strict=False)
+                ],
+                log_times_ns,
+                labels,
+                None if depth is None else depth.name,
+                frames.depth_log_times_ns,
+            )
+            shown = sources.read(chosen)
         write_json(new / METRICS, metrics.model_dump(by_alias=True))
         write_evaluation_report(
             new / REPORT,
             metrics,
             ([(at_ns - bag.start_ns) / 1e9 for _, at_ns in frames.times_ns], runs[0].inference_ms),
             {run.name: run.flicker.line(bag.start_ns) for run in runs},
-            sheet,
+            shown,
             pictures,
             ontology,
         )

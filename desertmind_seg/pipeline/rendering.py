@@ -7,12 +7,13 @@ from typing import cast
 import cv2
 import numpy as np
 
-from desertmind_seg.model.arrays import Mask, Rgb
+from desertmind_seg.model.arrays import Depth, Mask, Rgb
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 
 _PAPER = (250, 250, 248)
 _INK = (38, 38, 42)
 _FAINT = (150, 150, 150)
+_WRONG_RGB = (214, 40, 40)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 # Below 24 pixels a row the names in a report can no longer be read.
 _LEGEND_ROW_PX = (24, 42)
@@ -48,6 +49,38 @@ def overlay(rgb: Rgb, mask: Mask, ontology: Ontology, alpha: float = 0.5) -> Rgb
 def colorize_confidence(confidence: Mask) -> Rgb:
     """Paint a confidence (H, W) uint8 from dark blue (0) to yellow (255), (H, W, 3) uint8 RGB."""
     return cast('Rgb', cv2.applyColorMap(confidence, _CONFIDENCE_COLORS))
+
+
+def colorize_depth(depth_m: Depth) -> Rgb:
+    """Paint depth (H, W) float32 metres by its inverse, near is bright; without any it is black.
+
+    Returns:
+        (H, W, 3) uint8 RGB; the nearest and the farthest percent share the ends of the scale.
+    """
+    measured = (depth_m > 0) & np.isfinite(depth_m)
+    if not measured.any():
+        return np.zeros((*depth_m.shape, 3), np.uint8)
+    inverse = 1.0 / np.where(measured, depth_m, 1.0)
+    low, high = np.percentile(inverse[measured], (1, 99))
+    # The lowest colours are nearly black, which is left to what has no depth.
+    gray = np.clip(40 + (inverse - low) / max(high - low, 1e-6) * 215, 40, 255).astype(np.uint8)
+    colored = np.asarray(cv2.applyColorMap(gray, cv2.COLORMAP_INFERNO)[..., ::-1], np.uint8)
+    return np.where(measured[..., None], colored, np.uint8(0))
+
+
+def mark_wrong(rgb: Rgb, mask: Mask, labels: Mask) -> Rgb:
+    """Show a frame in grey, and red where mask and labels differ and there is a label.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        mask: (H, W) uint8 class ids or UNLABELED.
+        labels: likewise.
+    """
+    grey = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    marked = np.asarray(grey, np.uint8)
+    wrong = (labels != mask) & (labels != UNLABELED)
+    marked[wrong] = (0.35 * marked[wrong] + 0.65 * np.array(_WRONG_RGB)).astype(np.uint8)
+    return marked
 
 
 def legend(ontology: Ontology, height_px: int) -> Rgb:

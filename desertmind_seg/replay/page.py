@@ -1,28 +1,26 @@
 """report.html of a replay."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from desertmind_seg.evaluation.pictures import SHEET_CAPTION
+from desertmind_seg.evaluation.pictures import ShownFrame, shown_section
 from desertmind_seg.evaluation.sections import (
     bag_sections,
     score_facts,
     score_sections,
     source_section,
 )
-from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.replay.node_process import NODE_LOG
-from desertmind_seg.replay.results import ReplayFrames, ReplayMetrics
+from desertmind_seg.replay.results import NodeStatus, ReplayFrames, ReplayMetrics
 from desertmind_seg.replay.through_node import Replay
 from desertmind_seg.replay.video import MAX_VIDEO_RATE_HZ, VIDEO
-from desertmind_seg.reports.charts import latency_section
+from desertmind_seg.reports.distributions import latency_section
 from desertmind_seg.reports.page import Fact, write_report
-from desertmind_seg.reports.tables import (
-    environment_section,
-    images_section,
-    pairs_section,
-    video_section,
-)
+from desertmind_seg.reports.pictures import video_section
+from desertmind_seg.reports.tables import Group, environment_section, groups_section
+
+_LEVELS = ('ok', 'warning', 'error', 'stale')
 
 
 def write_replay_report(
@@ -30,8 +28,8 @@ def write_replay_report(
     metrics: ReplayMetrics,
     result: Replay,
     ontology: Ontology,
-    sheet: Rgb,
-    extremes: Rgb | None,
+    spread: Sequence[ShownFrame],
+    extremes: Sequence[ShownFrame],
     *,
     video: bool,
 ) -> None:
@@ -44,7 +42,7 @@ def write_replay_report(
         Fact('latency p95', f'{latency.p95:.0f} ms', f'p99 {latency.p99:.0f} ms'),
         *score_facts(metrics),
     ]
-    sections = [images_section('Frames', [(SHEET_CAPTION, sheet)])]
+    sections = [shown_section('Frames', spread, ontology)]
     if video:
         sections.append(
             video_section(
@@ -53,9 +51,10 @@ def write_replay_report(
                 f'Masks that came back, in real time, at most {MAX_VIDEO_RATE_HZ:g} a second.',
             )
         )
-    if extremes is not None:
-        caption = 'by mean IoU over the classes that are labelled in the frame'
-        sections.append(images_section('Best and worst frames', [(caption, extremes)]))
+    if extremes:
+        note = 'By mean IoU over the classes that are labelled in the frame.'
+        sections.append(shown_section('Best and worst frames', extremes, ontology, note=note))
+    node = metrics.node
     start_ns = result.frame_stamps_ns[0]
     masked = set(result.mask_stamps_ns)
     sections += [
@@ -69,16 +68,12 @@ def write_replay_report(
             'this process, on this machine. The newest frame wins: a frame that arrives while '
             'the node is busy replaces the one that waits.',
         ),
-        pairs_section(
+        groups_section(
             'Node',
-            {
-                'exit status': metrics.node.exit_status,
-                **{
-                    name: f'{status.message} '
-                    + ', '.join(f'{key}: {value}' for key, value in status.values.items())
-                    for name, status in sorted(metrics.node.diagnostics.items())
-                },
-            },
+            [
+                Group('Process', f'exit status {node.exit_status}', not node.exit_status, '', {}),
+                *(_diagnostics(name, node.diagnostics[name]) for name in sorted(node.diagnostics)),
+            ],
             f'Its last report on /diagnostics. What it printed is in {NODE_LOG}.',
         ),
         *bag_sections(metrics),
@@ -91,6 +86,10 @@ def write_replay_report(
         f'at {metrics.play.rate:g} times the speed of the recording.'
     ]
     write_report(path, title, subtitle, headline, sections)
+
+
+def _diagnostics(name: str, status: NodeStatus) -> Group:
+    return Group(name, _LEVELS[status.level], not status.level, status.message, status.values)
 
 
 def what_became_of(frames: ReplayFrames) -> str:

@@ -7,9 +7,15 @@ import threading
 import cv2
 
 from desertmind_seg.bag_geometry.camera_info import find_camera_info
-from desertmind_seg.evaluation.depth import check_depth
+from desertmind_seg.evaluation.depth import DepthTopic, RecordedDepth, check_depth
 from desertmind_seg.evaluation.labels import LabelCodes, LabelScore, RecordedLabels
-from desertmind_seg.evaluation.pictures import decode_mask, frames_sheet, select_frames
+from desertmind_seg.evaluation.pictures import (
+    FrameSources,
+    ShownFrame,
+    decode_mask,
+    frames_sheet,
+    select_frames,
+)
 from desertmind_seg.evaluation.results import (
     MASKS,
     METRICS,
@@ -22,7 +28,6 @@ from desertmind_seg.evaluation.results import (
     utc_now,
 )
 from desertmind_seg.messages.bags import MASK_TOPIC, Bag, header_stamp_ns
-from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.bundle import Bundle
 from desertmind_seg.model.records import Environment
 from desertmind_seg.pipeline.video import open_video
@@ -90,15 +95,23 @@ def replay_bag(
             open_video(new / VIDEO, 1.0, (64, 64)).release()
         result = replay_through_node(bag, image_topic, options, rate, ontology, new, stop)
         with Bag(new / MASKS) as masks:
+            sources = FrameSources(
+                bag,
+                image_topic,
+                [masks],
+                result.log_times_ns,
+                labels,
+                options.depth_topic,
+                _depth_log_times_ns(bag, image_topic, options.depth_topic),
+            )
 
-            def sheet(frame_miou: dict[int, float]) -> Rgb:
+            def frames(frame_miou: dict[int, float]) -> list[ShownFrame]:
                 stamps = result.hazard_stamps_ns or result.mask_stamps_ns
-                chosen = select_frames(stamps, frame_miou)
-                return frames_sheet(bag, image_topic, masks, chosen, result.log_times_ns, ontology)
+                return sources.read(select_frames(stamps, frame_miou))
 
             score = None if labels is None else _score(masks, labels)
-            extremes = None if score is None else sheet(score.frame_miou)
-            spread = sheet({})
+            extremes = [] if score is None else frames(score.frame_miou)
+            spread = frames({})
             if video:
                 write_video(new / VIDEO, bag, image_topic, masks, result.mask_stamps_ns, ontology)
         metrics = ReplayMetrics(
@@ -128,11 +141,23 @@ def replay_bag(
             node=NodeMetrics(exit_status=result.exit_status, diagnostics=result.diagnostics),
             environment=Environment.model_validate(environment()),
         )
-        _, png = cv2.imencode('.png', cv2.cvtColor(spread, cv2.COLOR_RGB2BGR))
+        _, png = cv2.imencode(
+            '.png', cv2.cvtColor(frames_sheet(spread, ontology), cv2.COLOR_RGB2BGR)
+        )
         (new / OVERLAY).write_bytes(png.tobytes())
         write_json(new / METRICS, metrics.model_dump(by_alias=True))
         write_replay_report(new / REPORT, metrics, result, ontology, spread, extremes, video=video)
     return metrics
+
+
+def _depth_log_times_ns(bag: Bag, image_topic: str, depth_topic: str | None) -> dict[int, int]:
+    """Pair depth with the frames as the node does; return its log times by the frames' stamps."""
+    found: dict[int, int] = {}
+    if depth_topic is not None:
+        for raw, depth in RecordedDepth(bag, DepthTopic(depth_topic), image_topic).pairs():
+            if depth is not None:
+                found.setdefault(raw.stamp_ns(), depth.log_time_ns)
+    return found
 
 
 def _score(masks: Bag, labels: RecordedLabels) -> LabelScore:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from desertmind_seg.model.files import atomic_write, partial_folder
+from desertmind_seg.reports.script import SCRIPT_FILE
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
@@ -24,7 +25,8 @@ def output_folder(out: Path, names: Collection[str], *, replace: bool) -> Iterat
     Args:
         out: where the results belong; created with its parents, other files in it stay.
         names: everything the run may produce. A result of an earlier run that this one did not
-            produce is removed with the others, so that what lies in `out` belongs together.
+            produce is removed with the others, so that what lies in `out` belongs together. The
+            script of the pages is no result: every page that lies in `out` needs it.
         replace: allow results of an earlier run.
 
     Raises:
@@ -48,11 +50,13 @@ def output_folder(out: Path, names: Collection[str], *, replace: bool) -> Iterat
             if failed.is_relative_to(partial):  # told by the name that it would have got
                 err.filename = str(out / failed.relative_to(partial))
             raise
-        unexpected = sorted({entry.name for entry in partial.iterdir()} - set(names))
+        unexpected = sorted({entry.name for entry in partial.iterdir()} - {*names, SCRIPT_FILE})
         # OpenCV's writer of videos says nothing of a full disk; a write of ours does.
         (scratch / 'room').write_bytes(bytes(4096))
         if unexpected:
             raise ValueError(f'{unexpected} are not among the declared results {sorted(names)}')
+        if (partial / SCRIPT_FILE).exists():
+            (partial / SCRIPT_FILE).replace(out / SCRIPT_FILE)
         for name in names:
             # A folder cannot replace a folder that holds files: step aside first.
             if (out / name).exists():

@@ -1,8 +1,9 @@
-"""Write what a run found as one self-contained HTML page.
+"""Write what a run found as one HTML page.
 
-A report is a headline and a list of sections; each section function below turns one kind of
-result into one. Plots are inline SVG and images inline JPEG, so that the page needs no network and
-no file beside it (but the video, which it links).
+A report is a headline and a list of sections; the functions of charts, pictures and tables turn
+each kind of result into one. Style, pictures and what drives them stand in the page itself. What
+draws charts lies beside it, once for all pages of a folder (`script`), as does the video. Nothing
+is loaded from a network.
 """
 
 from collections.abc import Sequence
@@ -13,12 +14,14 @@ import jinja2
 from markupsafe import Markup
 
 from desertmind_seg.model.files import atomic_write
+from desertmind_seg.reports.glossary import explanations, with_terms
+from desertmind_seg.reports.script import SCRIPT_FILE, write_script
 
+_HERE = Path(__file__).parent
 _ENVIRONMENT = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
+    loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined
 )
+_ENVIRONMENT.filters['with_terms'] = with_terms
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Section:
     title: str
     body: Markup
     note: str = ''
+    has_charts: bool = False
 
 
 def write_report(
@@ -46,14 +50,22 @@ def write_report(
     headline: Sequence[Fact],
     sections: Sequence[Section],
 ) -> None:
-    """Write the page to `path`, whole or not at all."""
+    """Write the page to `path`, whole or not at all, and beside it what draws its charts."""
+    has_charts = any(section.has_charts for section in sections)
+    main = Markup(
+        _ENVIRONMENT.get_template('main.html.j2').render(headline=headline, sections=sections)
+    )
     page = _ENVIRONMENT.get_template('page.html.j2').render(
-        style=Markup(Path(__file__).with_name('page.css').read_text(encoding='utf-8')),
+        style=Markup((_HERE / 'page.css').read_text(encoding='utf-8')),
+        script=Markup((_HERE / 'page.js').read_text(encoding='utf-8')),
+        charts_script=SCRIPT_FILE if has_charts else '',
         title=title,
         subtitle=subtitle,
-        headline=headline,
-        sections=sections,
+        main=main,
+        explanations=explanations(main),
     )
+    if has_charts:
+        write_script(path.parent)
     with atomic_write(path) as temporary:
         # Paths may hold bytes that are no UTF-8, as names of Latin-1 on old disks.
         temporary.write_text(page, encoding='utf-8', errors='backslashreplace')

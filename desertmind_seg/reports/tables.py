@@ -1,39 +1,23 @@
-"""Tables, pictures and texts as sections of a page."""
+"""Tables and texts as sections of a page."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+import re
 from typing import Any, Literal
 
-import cv2
-import jinja2
 from markupsafe import Markup
-import numpy as np
-import numpy.typing as npt
 
 from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.reports.glossary import with_terms
 from desertmind_seg.reports.page import Section
 
-_JPEG_QUALITY = 85
-_CLASS_TABLE = jinja2.Environment(autoescape=True).from_string(
-    """<table><tr><th>id</th><th>class</th><th class="number">IoU</th><th></th>
-{%- if with_changes %}<th class="number">change</th>{% endif %}
-<th class="number">labelled pixels</th><th class="number">share</th></tr>
-{%- for row in rows %}
-<tr><td>{{ row.id }}</td>
-<td><i class="swatch" style="background: {{ row.color }}"></i>{{ row.name }}</td>
-<td class="number">{{ row.iou }}</td>
-<td class="bar"><div><div style="width: {{ row.width }}%"></div></div></td>
-{%- if with_changes %}
-<td class="number {{ row.change.direction }}">{{ row.change.text }}</td>{% endif %}
-<td class="number">{{ row.pixels }}</td><td class="number">{{ row.share }}</td></tr>
-{%- endfor %}</table>"""
-)
-_PAIRS_TABLE = jinja2.Environment(autoescape=True).from_string(
-    """<table class="pairs">
-{%- for name, value in rows %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>
-{%- endfor %}</table>"""
-)
+# A column whose cells all begin so is one of figures, and set to the right.
+_FIGURE = re.compile(r'[-+−]?\d|-$|–$|none$|no$|yes$|absent$|not known$')
+_NUMBER = re.compile(r'[-+−]?\d')
+# Of so many columns a table scrolls where it is wider than the page, under its first one.
+_MANY_COLUMNS = 7
+# Letters of a cell that takes a line of its own where the page is narrow, and two thirds of one.
+_LONG, _HALF = 28, 13
 
 
 @dataclass(frozen=True)
@@ -44,38 +28,51 @@ class Change:
     direction: Literal['', 'better', 'worse'] = ''
 
 
-def image_uri(rgb: npt.NDArray[np.uint8]) -> str:
-    """Return a (H, W, 3) uint8 RGB image as a data URI (JPEG)."""
-    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-    _, encoded = cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    return 'data:image/jpeg;base64,' + base64.b64encode(encoded.tobytes()).decode()
+@dataclass(frozen=True)
+class Group:
+    """Names and values that belong together.
 
+    Attributes:
+        title: what they are of.
+        state: of that, in a word.
+        is_good: how the state is coloured.
+        note: what else is to be said.
+        rows: names and values.
+    """
 
-def images_section(
-    title: str, images: Sequence[tuple[str, npt.NDArray[np.uint8]]], note: str = ''
-) -> Section:
-    """Show (caption, (H, W, 3) uint8 RGB) images one below the other."""
-    body = Markup('').join(
-        Markup('<figure><img src="{}" alt="{}"><figcaption>{}</figcaption></figure>').format(
-            image_uri(rgb), caption, caption
-        )
-        for caption, rgb in images
-    )
-    return Section(title, body, note)
-
-
-def video_section(title: str, filename: str, note: str = '') -> Section:
-    """Link a video that lies beside the page."""
-    body = Markup(
-        '<figure><video controls loop muted autoplay playsinline src="{}"></video>'
-        '<figcaption>{}</figcaption></figure>'
-    ).format(filename, filename)
-    return Section(title, body, note)
+    title: str
+    state: str
+    is_good: bool
+    note: str
+    rows: Mapping[str, object]
 
 
 def pairs_section(title: str, rows: Mapping[str, object], note: str = '') -> Section:
     """Show names and values as a two-column table."""
-    return Section(title, Markup(_PAIRS_TABLE.render(rows=rows.items())), note)
+    return Section(title, _pairs(rows), note)
+
+
+def _pairs(rows: Mapping[str, object]) -> Markup:
+    cells = Markup('').join(
+        Markup('<tr><th>{}</th><td>{}</td></tr>').format(_name(name), _filled(value))
+        for name, value in rows.items()
+    )
+    return Markup('<table class="pairs">{}</table>').format(cells)
+
+
+def groups_section(title: str, groups: Sequence[Group], note: str = '') -> Section:
+    """Show groups of names and values side by side, each with its state."""
+    body = Markup('').join(
+        Markup('<div class="group"><h3>{} <span class="state {}">{}</span></h3>{}{}</div>').format(
+            group.title,
+            'better' if group.is_good else 'worse',
+            group.state,
+            Markup('<p>{}</p>').format(group.note) if group.note else '',
+            _pairs(group.rows) if group.rows else '',
+        )
+        for group in groups
+    )
+    return Section(title, Markup('<div class="groups">{}</div>').format(body), note)
 
 
 def environment_section(document: Mapping[str, Any]) -> Section:
@@ -105,82 +102,99 @@ def classes_section(
         changes: by class name, a column of its own.
     """
     total = sum(entry['pixels'] for entry in segmentation['classes'])
-    rows = [
-        {
-            'id': entry['id'],
-            'name': entry['name'],
-            'color': '#{:02x}{:02x}{:02x}'.format(*ontology.classes[entry['id']].color_rgb),
-            'iou': 'absent' if entry['iou'] is None else f'{entry["iou"]:.3f}',
-            'width': f'{100 * (entry["iou"] or 0.0):.1f}',
-            'pixels': f'{entry["pixels"]:,}',
-            'share': f'{entry["pixels"] / max(total, 1):.1%}',
-            'change': (changes or {}).get(entry['name'], Change('')),
-        }
-        for entry in segmentation['classes']
-    ]
-    table = _CLASS_TABLE.render(rows=rows, with_changes=changes is not None)
-    return Section('Classes', Markup(table), note)
-
-
-def frames_section(
-    title: str,
-    columns: Sequence[str],
-    rows: Sequence[tuple[str, Sequence[npt.NDArray[np.uint8]]]],
-    ontology: Ontology,
-    note: str = '',
-    marks: Mapping[str, tuple[int, int, int]] | None = None,
-) -> Section:
-    """Show several pictures of each frame side by side, under a legend of the classes.
-
-    Args:
-        title: heading of the section.
-        columns: what each picture of a row is.
-        rows: caption and pictures, (H, W, 3) uint8 RGB, one a column.
-        ontology: class table of the legend.
-        note: text below the title.
-        marks: what else is in the pictures -> its colour, before the classes in the legend.
-    """
-    colors = {**(marks or {}), **{entry.name: entry.color_rgb for entry in ontology.classes}}
-    legend = Markup('').join(
-        Markup(
-            '<span><i class="swatch" style="background: #{:02x}{:02x}{:02x}"></i>{}</span>'
-        ).format(*color, name)
-        for name, color in colors.items()
-    )
-    figures = [
-        Markup('<figure><div class="strip">{}</div><figcaption>{}</figcaption></figure>').format(
-            Markup('').join(
-                Markup('<div><img src="{}" alt="{}"><span>{}</span></div>').format(
-                    image_uri(rgb), f'{caption}: {column}', column
-                )
-                for column, rgb in zip(columns, pictures, strict=True)
-            ),
-            caption,
+    header = ['class', 'id', 'IoU', '', *(['change'] * (changes is not None))]
+    rows: list[list[str]] = [[*header, 'labelled pixels', 'share']]
+    for entry in segmentation['classes']:
+        change = (changes or {}).get(entry['name'], Change('-'))
+        changed = Markup('<span class="{}">{}</span>').format(change.direction, change.text)
+        rows.append(
+            [
+                class_name(entry['name'], ontology.classes[entry['id']].color_rgb),
+                str(entry['id']),
+                'absent' if entry['iou'] is None else f'{entry["iou"]:.3f}',
+                share_bar(entry['iou'] or 0.0),
+                *([changed] * (changes is not None)),
+                f'{entry["pixels"]:,}',
+                f'{entry["pixels"] / max(total, 1):.1%}',
+            ]
         )
-        for caption, pictures in rows
+    return Section('Classes', table(rows), note)
+
+
+def class_name(name: str, color_rgb: tuple[int, int, int]) -> Markup:
+    """Return a name behind its colour."""
+    return Markup('<i class="swatch" style="background: #{:02x}{:02x}{:02x}"></i>{}').format(
+        *color_rgb, name
+    )
+
+
+def share_bar(share: float) -> Markup:
+    """Draw a share from 0 to 1 as a bar."""
+    return Markup('<div class="bar"><div style="width: {:.1f}%"></div></div>').format(100 * share)
+
+
+def table(rows: Sequence[Sequence[str]]) -> Markup:
+    """Lay cells out as a table whose rows become blocks where the page is narrow.
+
+    The first row is the header; the last cell of a row that is shorter spans the columns that are
+    left. Cells are text, or markup as it is. An empty one says so with a dash.
+    """
+    header, *body = rows
+    columns = len(header)
+    whole = [row for row in body if len(row) == columns]
+    figures = [
+        all(_FIGURE.match(_text(row[k])) for row in whole)
+        and any(_NUMBER.match(_text(row[k])) for row in whole)
+        for k in range(columns)
     ]
-    body = Markup('<div class="legend">{}</div>{}').format(legend, Markup('').join(figures))
-    return Section(title, body, note)
+
+    def cell(row: Sequence[str], k: int) -> Markup:
+        text = with_terms(row[k]) if k == 0 else _filled(row[k])
+        if k == len(row) - 1 and len(row) < columns:
+            return Markup('<td class="long" colspan="{}">{}</td>').format(columns - k, text)
+        kind = 'number' if k and figures[k] else 'long' if len(_text(row[k])) > _LONG else ''
+        if k and _HALF < len(_text(row[k])) <= _LONG:
+            kind = f'{kind} half'.strip()
+        return Markup('<td{}{}>{}</td>').format(
+            Markup(' class="{}"').format(kind) if kind else '',
+            Markup(' data-label="{}"').format(header[k]) if k and header[k] else '',
+            text,
+        )
+
+    head = Markup('').join(
+        Markup('<th{}>{}</th>').format(
+            Markup(' class="number"') if k and figures[k] else '', _name(name)
+        )
+        for k, name in enumerate(header)
+    )
+    lines = Markup('').join(
+        Markup('<tr>{}</tr>').format(Markup('').join(cell(row, k) for k in range(len(row))))
+        for row in body
+    )
+    return Markup(
+        '<div class="wide"{}><table class="rows"><thead><tr>{}</tr></thead><tbody>{}</tbody>'
+        '</table></div>'
+    ).format(Markup(' tabindex="0"') if columns >= _MANY_COLUMNS else '', head, lines)
+
+
+def _name(text: str) -> Markup:
+    """Let a name of many words break where they begin."""
+    return Markup(with_terms(text).replace('_', Markup('_<wbr>')))
+
+
+def _filled(value: object) -> object:
+    return value if isinstance(value, Markup) or str(value).strip() else '–'
+
+
+def _text(cell: str) -> str:
+    return cell.striptags() if isinstance(cell, Markup) else cell
 
 
 def table_section(title: str, rows: Sequence[Sequence[str]], note: str = '') -> Section:
-    """Show text cells as a table that scrolls where it is wide; the first row is the header.
-
-    The last cell of a row that is shorter than the header spans the columns that are left.
-    """
-    columns = len(rows[0])
-
-    def row(cells: Sequence[str], element: str) -> Markup:
-        drawn = [Markup(f'<{element}>{{}}</{element}>').format(cell) for cell in cells]
-        if cells and len(cells) < columns:
-            span = columns - len(cells) + 1
-            drawn[-1] = Markup('<td colspan="{}">{}</td>').format(span, cells[-1])
-        return Markup('<tr>{}</tr>').format(Markup('').join(drawn))
-
-    body = Markup('').join([row(rows[0], 'th'), *(row(cells, 'td') for cells in rows[1:])])
-    return Section(title, Markup('<div class="wide"><table>{}</table></div>').format(body), note)
+    """Show cells as `table` does."""
+    return Section(title, table(rows), note)
 
 
 def text_section(title: str, text: str, note: str = '') -> Section:
     """Show text as it is, in a fixed-width font."""
-    return Section(title, Markup('<pre>{}</pre>').format(text), note)
+    return Section(title, Markup('<pre tabindex="0">{}</pre>').format(text), note)

@@ -99,7 +99,7 @@ COMMANDS = {
             *('IN/first/out_of_fold_pair', 'IN/second/out_of_fold_pair'),
             *('--out', 'OUT/table.html'),
         ),
-        ('training.evaluation.comparison', 'desertmind_seg.reports.charts'),
+        ('training.evaluation.comparison', 'desertmind_seg.reports.tables'),
     ),
     'synthetic': Command(
         'training.synthetic',

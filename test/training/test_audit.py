@@ -10,6 +10,7 @@ from image_attacks import attacks
 import numpy as np
 import numpy.typing as npt
 import pytest
+from report_page import figures, titles
 
 from desertmind_seg.model.ontology import load_ontology
 from training.audit import main
@@ -83,8 +84,11 @@ def test_a_clean_set_passes_with_its_figures(
     assert any('no pixel in train: rough trail, puddle' in text for text in document['warnings'])
     for title in ('Classes', 'Where things are', 'Depth', 'Contact sheet', 'Environment'):
         assert f'<h2>{title}</h2>' in page
-    assert page.count('data:image/jpeg') == 6 * 3
-    assert '<svg' in page
+    assert page.count('<img src="data:image/') == 6 * 3
+    assert {titles(each)[1] for each in figures(page)} == {
+        'height in the image (0 top, 1 bottom)',
+        'share of measured pixels',
+    }
     assert '6 frames (4 train, 2 val) in 3 groups' in capsys.readouterr().out
 
 

@@ -10,7 +10,7 @@ import shutil
 import numpy as np
 from PIL import Image
 import pytest
-from report_page import ticks
+from report_page import figures, titles
 from rerun.chunk import RrdReader
 from tiny_bundle import write_tiny_bundle
 from tiny_rgbd import widened_checkpoint, write_tiny_depth
@@ -306,7 +306,7 @@ def test_the_curve_of_depth_of_checkpoint_and_bundle(
     # All of the depth is what the frames are scored with.
     assert whole.miou_all == metrics.miou_all
     page = (out / 'report.html').read_text()
-    assert page.count('<svg') >= 3
+    assert ('pixels with depth, %', 'mIoU (all)') in {titles(each) for each in figures(page)}
     assert f'{half.miou_all:.4f}' in page
     assert '50% of the depth' in capsys.readouterr().out
 
@@ -358,18 +358,23 @@ def test_the_figures_of_depth_are_on_the_page() -> None:
         points=[_point(0.0, 0.25, None), _point(0.5, 0.375, 0.04), _point(1.0, 0.5, 0.02)],
     )
     charts, table = depth_sections(curve)
-    (scores,) = re.findall(r'<svg.*?</svg>', str(charts.body), re.DOTALL)  # a rate is missing
-    assert (ticks(scores, 'x')[0], ticks(scores, 'x')[-1]) == (0.0, 60.0)  # percent of pixels
-    assert scores.count('stroke: #d9a679') >= 2  # both ends of the interval
+    (scores,) = figures(str(charts.body))  # a rate is missing
+    assert [line['name'] for line in scores['data']] == [
+        'mIoU (all)',
+        '95 %, lower',
+        '95 %, upper',
+    ]
+    assert {tuple(line['x']) for line in scores['data']} == {(0.0, 30.0, 60.0)}  # percent
+    assert scores['data'][2]['y'] == [0.26, 0.385, 0.51]
     rows = re.findall(r'<tr>(.*?)</tr>', str(table.body))
-    assert [re.findall(r'<td>(.*?)</td>', row) for row in rows[1:]] == [
+    assert [re.findall(r'<td.*?>(.*?)</td>', row) for row in rows[1:]] == [
         ['0%', '0.0%', '0.2500', '+0.0000', '-', '-'],
         ['50%', '30.0%', '0.3750', '+0.1250', '+0.1000 to +0.1500', '0.0400'],
         ['100%', '60.0%', '0.5000', '+0.2500', '+0.2000 to +0.3000', '0.0200'],
     ]
     known = [point.model_copy(update={'false_safe_rate': 0.1}) for point in curve.points]
     both, _ = depth_sections(curve.model_copy(update={'points': known}))
-    assert str(both.body).count('<svg') == 2
+    assert len(figures(str(both.body))) == 2
 
 
 def _point(share: float, miou: float, false_safe: float | None) -> DepthPoint:

@@ -17,8 +17,6 @@ from training.simulator.writers import (
     write_bag,
 )
 
-pytestmark = pytest.mark.usefixtures('undrawn_charts')
-
 
 def test_rendered_hazards_are_scored_by_kind_size_and_height(
     tmp_path: Path, tiny_bundle: Path

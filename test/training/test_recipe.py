@@ -277,7 +277,7 @@ def test_loading_and_overriding_is_light() -> None:
     loaded = subprocess.run(
         [sys.executable, '-c', program], cwd=root, check=True, capture_output=True, text=True
     ).stdout
-    heavy = {'torch', 'lightning', 'timm', 'segmentation_models_pytorch', 'matplotlib', 'cv2'}
+    heavy = {'torch', 'lightning', 'timm', 'segmentation_models_pytorch', 'plotly', 'cv2'}
     assert heavy & ast.literal_eval(loaded) == set()
 
 

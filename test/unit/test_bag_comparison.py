@@ -17,8 +17,6 @@ from desertmind_seg.scores.comparison import BLOCK_FRAMES, Compared, compare
 from desertmind_seg.scores.confusion import ConfusionMatrix
 from desertmind_seg.scores.flicker import Flicker
 
-pytestmark = pytest.mark.usefixtures('undrawn_charts')
-
 YCOR8 = load_ontology('ycor-8')
 
 
@@ -39,7 +37,6 @@ def drive() -> TinyDrive:
     return TinyDrive(num_frames=3 * BLOCK_FRAMES + 4)
 
 
-@pytest.mark.usefixtures('drawn_charts')
 def test_both_models_are_scored_and_compared(
     tmp_path: Path, tiny_bundle: Path, colour_blind: Path, drive: TinyDrive
 ) -> None:

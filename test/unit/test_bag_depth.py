@@ -32,8 +32,6 @@ from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.scores.confusion import ConfusionMatrix
 
-pytestmark = pytest.mark.usefixtures('undrawn_charts')
-
 SIZE_HW = (66, 90)
 
 
@@ -270,7 +268,6 @@ def command(tmp_path: Path, bag: Path, bundle: Path, *more: str) -> int:
     return main([*arguments, '--out', str(tmp_path / 'out'), '--backend', 'onnxruntime-cpu'])
 
 
-@pytest.mark.usefixtures('drawn_charts')
 @pytest.mark.parametrize('storage', ['mcap', 'sqlite3', 'ros1'])
 def test_command_and_report(
     tmp_path: Path, rgbd_bundle: Path, storage: str, capsys: pytest.CaptureFixture[str]

@@ -43,8 +43,6 @@ from desertmind_seg.messages.images import decode_labels
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.scores.hazards import Truth
 
-pytestmark = pytest.mark.usefixtures('undrawn_charts')
-
 YCOR8 = load_ontology('ycor-8')
 TRAIL, OBSTACLE, SKY = (YCOR8.class_id(name) for name in ('smooth trail', 'obstacle', 'sky'))
 OPTICAL = 'camera_color_optical_frame'

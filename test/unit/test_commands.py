@@ -20,7 +20,7 @@ _HALVES = ('desertmind_seg', 'training')
 _TRIES = 3
 _MOST_CPU_SEC = 1.0
 # Seconds to import, and needed only for the work itself.
-_HEAVY = {'torch', 'matplotlib', 'lightning'}
+_HEAVY = {'torch', 'plotly', 'lightning'}
 # Runs a command as -m does, once for each list of arguments; starting Python is half of the cost.
 _RUN = """
 from contextlib import redirect_stderr, redirect_stdout

@@ -184,7 +184,7 @@ def test_completion_imports_nothing_heavy(bin_folder: Path) -> None:
 
     assert done.stdout.strip() == '--checkpoint'
     assert 'argcomplete' in imported
-    assert not imported & {'torch', 'cv2', 'onnx', 'onnxruntime', 'matplotlib', 'rclpy'}
+    assert not imported & {'torch', 'cv2', 'onnx', 'onnxruntime', 'plotly', 'rclpy'}
 
 
 _RED = '\x1b[1;31merror:\x1b[0m'

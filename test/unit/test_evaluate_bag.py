@@ -45,8 +45,6 @@ from desertmind_seg.scores.confusion import ConfusionMatrix
 
 NONE_BAD: dict[str, Any] = {'count': 0, 'reasons': {}, 'first': []}
 
-pytestmark = pytest.mark.usefixtures('undrawn_charts')
-
 
 @pytest.fixture
 def bag(tmp_path: Path) -> Path:
@@ -563,7 +561,7 @@ def test_missing_bag_and_bundle_exit_two(
 
 @pytest.mark.parametrize('command', ['evaluate_bag', 'play_bag', 'replay_bag'])
 def test_help_loads_nothing_heavy(command: str) -> None:
-    heavy = ('rclpy', 'matplotlib', 'onnx', 'cv2', 'numpy', 'rosbags', 'pydantic')
+    heavy = ('rclpy', 'plotly', 'onnx', 'cv2', 'numpy', 'rosbags', 'pydantic')
     script = (
         f'import sys; from desertmind_seg.{command} import build_parser; '
         f'build_parser().format_help(); print(*(set({heavy}) & set(sys.modules)))'
@@ -595,7 +593,6 @@ def test_a_bad_frame_of_the_same_instant_is_not_shown(
     assert (frames['in'], frames['out'], frames['bad']['count']) == (3, 2, 1)
 
 
-@pytest.mark.usefixtures('drawn_charts')
 def test_flicker_leaves_out_what_follows_a_bad_frame(tmp_path: Path, tiny_bundle: Path) -> None:
     path = write_drive(tmp_path / 'drive', TinyDrive(broken={2: {'encoding': 'yuv9'}}))
     out = tmp_path / 'out'

@@ -1,16 +1,16 @@
 """What people read in the report of an evaluation: the right frames, times, colours and axes."""
 
-from collections.abc import Iterator
 from html import unescape
 import itertools
+from itertools import islice
 from pathlib import Path
 import re
 from types import SimpleNamespace
 from typing import Any
 
-from matplotlib.figure import Figure
 import numpy as np
 import pytest
+from report_page import Page, figures, titles
 from tiny_bag import DEPTH_TOPIC, IMAGE_TOPIC, LABEL_TOPIC, DepthShot, TinyDrive, write_drive
 from tiny_bundle import write_tiny_bundle
 
@@ -18,16 +18,19 @@ from desertmind_seg.bag_geometry.pictures import HazardPictures
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.evaluation.depth import DepthTopic
 from desertmind_seg.evaluation.page import write_evaluation_report
-from desertmind_seg.evaluation.pictures import decode_mask, frames_sheet, select_frames
+from desertmind_seg.evaluation.pictures import (
+    ShownFrame,
+    decode_mask,
+    select_frames,
+    shown_section,
+)
 from desertmind_seg.evaluation.results import EvaluationMetrics, Percentiles, StageLatencies
 from desertmind_seg.evaluation.run import evaluate_bag
-from desertmind_seg.messages.bag_writer import BagWriter
-from desertmind_seg.messages.bags import CONFIDENCE_TOPIC, MASK_TOPIC, Bag, header_stamp_ns
+from desertmind_seg.messages.bags import CONFIDENCE_TOPIC, MASK_TOPIC, Bag
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.model.ontology import UNLABELED, load_ontology
-from desertmind_seg.pipeline.rendering import contact_sheet
+from desertmind_seg.pipeline.rendering import colorize, colorize_confidence
 from desertmind_seg.pipeline.segmenter import Segmenter
-from desertmind_seg.reports.tables import image_uri
 from desertmind_seg.scores.confusion import ConfusionMatrix
 
 YCOR8 = load_ontology('ycor-8')
@@ -99,47 +102,52 @@ def test_few_scored_frames_are_shown_as_a_spread_over_the_drive() -> None:
     assert [stamp for stamp, _ in select_frames(stamps_ns[:2], {})] == stamps_ns[:2]
 
 
-def test_the_page_shows_frame_mask_and_confidence_of_the_best_and_the_worst(
+def test_the_page_shows_the_best_and_the_worst_frames_with_all_that_belongs_to_them(
     evaluated: tuple[EvaluationMetrics, Path],
 ) -> None:
     _, out = evaluated
     drive = graded_drive()
     masks = read_images(out / 'masks', MASK_TOPIC)
+    others = read_images(out / 'masks_against', MASK_TOPIC)
     confidences = read_images(out / 'masks', CONFIDENCE_TOPIC)
+    page = Page(out / 'report.html')
+    pictures = iter(page.pictures)
     order = sorted(range(len(WRONG_ROWS)), key=lambda index: WRONG_ROWS[index])
     shown = order[:2] + order[-2:]
-    rows, titles = [], []
+    titles = []
     for index, rank in zip(shown, ('best', 'best', 'worst', 'worst'), strict=True):
         matrix = ConfusionMatrix(YCOR8)
         labels = np.asarray(drive.broken_labels[index]['data'], np.uint8).reshape(66, 90)
         matrix.add(labels, masks[index])
-        rows.append((drive.rgb(index), masks[index], confidences[index]))
         titles.append(f'{rank}, mIoU {matrix.miou_present:.2f}, {index / 10:.1f} s into the drive')
-    assert image_uri(contact_sheet(rows, YCOR8, titles)) in (out / 'report.html').read_text()
+        frame = ShownFrame('', drive.rgb(index), [], confidences[index], None, None, None)
+        camera, mask, other, labelled, wrong, depth, confidence = islice(pictures, 7)
+        assert np.abs(camera.astype(int) - frame.rgb).mean() < 12.0
+        np.testing.assert_array_equal(mask, colorize(masks[index], YCOR8))
+        np.testing.assert_array_equal(other, colorize(others[index], YCOR8))
+        np.testing.assert_array_equal(labelled, colorize(labels, YCOR8))
+        red = (wrong[..., 0].astype(int) - wrong[..., 1]) > 60
+        true_red = (labels != masks[index]) & (labels != UNLABELED)
+        assert np.mean(red == true_red) > 0.97
+        assert len(np.unique(depth.reshape(-1, 3), axis=0)) == 1  # all of it at 3 m
+        shade = colorize_confidence(confidences[index])
+        assert np.abs(confidence.astype(int) - shade).mean() < 12.0
+    assert [piece for piece in page.text if ' into the drive' in piece] == titles
+    columns = ('camera', 'class mask of tiny', 'labelled', 'wrong pixels in red', 'depth, near')
+    text = ' '.join(page.text)
+    assert all(text.count(column) >= 4 for column in columns)
 
 
-def test_masks_are_shown_in_the_colours_of_their_classes_alone(
-    bag_path: Path, tmp_path: Path
-) -> None:
-    mask = np.full((66, 90), YCOR8.class_id('smooth trail'), np.uint8)
-    mask[5:40, 20:70] = YCOR8.class_id('sky')  # ids 0 and 7: what lies between has other colours
-    mask[30:50, 60:80] = UNLABELED
-    with Bag(bag_path) as bag:
-        (raw, *_) = bag.messages(IMAGE_TOPIC)
-        with BagWriter(tmp_path / 'masks', {}) as writer:
-            writer.write_mono8(MASK_TOPIC, raw.log_time_ns, mask, bag.deserialize(raw).header)
-        stamp_ns = header_stamp_ns(raw.cdr)
-        with Bag(tmp_path / 'masks') as masks:
-            times_ns = {stamp_ns: raw.log_time_ns}
-            sheet = frames_sheet(bag, IMAGE_TOPIC, masks, [(stamp_ns, '')], times_ns, YCOR8)
-    # Margin and gap of 12 pixels, columns of 480; the header is 36 pixels high.
-    column = sheet[60:, 12 + 480 + 12 : 12 + 480 + 12 + 480]
-    found = {tuple(color) for color in np.unique(column.reshape(-1, 3), axis=0).tolist()}
-    paper = tuple(sheet[0, 0].tolist())
-    sky, trail = (
-        YCOR8.classes[YCOR8.class_id(name)].color_rgb for name in ('sky', 'smooth trail')
-    )
-    assert found == {sky, trail, (0, 0, 0), paper}
+def test_a_frame_without_label_or_depth_says_so() -> None:
+    rgb, mask = np.zeros((20, 30, 3), np.uint8), np.zeros((20, 30), np.uint8)
+    depth = np.ones((20, 30), np.float32)
+    whole = ShownFrame('whole', rgb, [mask], mask, mask, mask, depth)
+    bare = ShownFrame('bare', rgb, [mask], None, None, None, None)
+    body = str(shown_section('Frames', [whole, bare], YCOR8).body)
+    assert body.count('<img ') == 7 + 2
+    assert body.count('this frame has none') == 5
+    alone = str(shown_section('Frames', [bare], YCOR8).body)
+    assert (alone.count('<img '), 'this frame has none' in alone) == (2, False)
 
 
 def percentiles(p50: float) -> Percentiles:
@@ -160,16 +168,17 @@ def test_each_latency_stands_where_its_name_is(
     against = metrics.against.model_copy(update=timed(101.0, 202.0, 404.0))
     first = metrics.model_copy(update={**timed(1.5, 20.25, 44.0), 'against': against})
     path = tmp_path / 'report.html'
-    sheet = np.zeros((8, 8, 3), np.uint8)
     lines = {name: ([0.1, 0.2], [1.0, 2.0]) for name in ('tiny', 'other')}
     pictures = HazardPictures(YCOR8, labelled=True)
     times = ([0.0, 0.1], [20.0, 30.0])
-    write_evaluation_report(path, first, times, lines, sheet, pictures, YCOR8)
+    write_evaluation_report(path, first, times, lines, [], pictures, YCOR8)
     page = unescape(path.read_text())
-    cards = dict(re.findall(r'<span>(inference p\d\d)</span><b>(.*?)</b>', page))
+    found = re.findall(r'<span>inference .*?>(p\d\d)</button></span><b>(.*?)</b>', page)
+    cards = {f'inference {name}': value for name, value in found}
     assert cards == {'inference p50': '20.2 ms', 'inference p99': '40.2 ms'}
     assert 'Time in the engine per frame; decoding took another 1.5 ms (p50).' in page
-    assert '<td>message to mask, p50 [ms]</td><td>44.0</td><td>404.0</td>' in page
+    row = page[page.index('message to mask, ') :]
+    assert re.findall(r'>([\d.]+)</td>', row)[:2] == ['44.0', '404.0']
     (inference,) = re.findall(r'<h2>Inference</h2>.*?</section>', page, re.DOTALL)
     assert 'p50 25 ms' in inference  # of the times that the plot got
 
@@ -194,34 +203,20 @@ def test_decoding_inference_and_total_are_what_was_measured(
         assert latency.decode.count == latency.inference.count == latency.total.count == 7
 
 
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
-    """Every figure that is drawn."""
-    drawn: list[Figure] = []
-    save = Figure.savefig
-
-    def keep(figure: Figure, *arguments: Any, **options: Any) -> None:
-        drawn.append(figure)
-        save(figure, *arguments, **options)
-
-    monkeypatch.setattr(Figure, 'savefig', keep)
-    return drawn
-
-
 def test_axes_begin_at_zero_and_shares_end_at_one(
-    bag_path: Path, tmp_path: Path, tiny_bundle: Path, figures: list[Figure]
+    evaluated: tuple[EvaluationMetrics, Path],
 ) -> None:
-    evaluate(bag_path, tmp_path / 'out', tiny_bundle)
-    axes = {(axis.get_xlabel(), axis.get_ylabel()): axis for each in figures for axis in each.axes}
-    assert axes['latency [ms]', 'masks'].get_xlim()[0] == 0.0
-    assert axes['', 'share of masks at or below'].get_ylim() == (0.0, 1.05)
-    timeline = axes['time in the drive [s]', 'latency [ms]']
-    assert timeline.get_ylim()[0] == 0.0
-    assert timeline.get_ylim()[1] > max(timeline.lines[0].get_ydata())
-    assert axes['time in the drive [s]', 'flickering pixels [%]'].get_xlim()[0] == 0.0
+    charts = {titles(each): each for each in figures((evaluated[1] / 'report.html').read_text())}
+    distribution = charts['latency [ms]', 'masks']['layout']
+    assert distribution['xaxis']['rangemode'] == distribution['yaxis']['rangemode'] == 'tozero'
+    assert distribution['yaxis2']['range'] == [0.0, 1.05]
+    timeline = charts['time in the drive [s]', 'latency [ms]']
+    assert timeline['layout']['yaxis']['rangemode'] == 'tozero'
+    flicker = charts['time in the drive [s]', 'flickering pixels [%]']
+    assert flicker['layout']['xaxis']['rangemode'] == 'tozero'
     for score in ('mIoU', 'false safe rate'):
-        assert axes['distance', score].get_ylim()[0] == 0.0
-    (shares,) = axes['predicted', 'labelled'].images
-    assert shares.get_clim() == (0.0, 1.0)
+        assert charts['distance', score]['layout']['yaxis']['rangemode'] == 'tozero'
+    (shares,) = charts['predicted', 'labelled']['data']
+    assert (shares['zmin'], shares['zmax']) == (0, 100.0)
     # Seconds since the start of the bag, one point for each frame.
-    np.testing.assert_allclose(timeline.lines[0].get_xdata(), np.arange(7) / 10, atol=1e-6)
+    np.testing.assert_allclose(timeline['data'][0]['x'], np.arange(7) / 10, atol=1e-6)

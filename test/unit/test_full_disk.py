@@ -16,8 +16,6 @@ from desertmind_seg import build_engine, evaluate_bag, extract_frames, segment
 from desertmind_seg.model.files import atomic_write
 from desertmind_seg.reports.output import output_folder
 
-pytestmark = pytest.mark.usefixtures('undrawn_charts')
-
 
 @pytest.fixture(params=BAD_DISKS)
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BadDisk]:

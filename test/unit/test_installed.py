@@ -219,8 +219,8 @@ def test_a_command_says_what_it_lacks_in_one_line(
 
 @pytest.mark.parametrize('command', ['desertmind_seg.nav2_config', 'training.audit'])
 def test_a_command_says_so_in_one_line(command: str, tmp_path: Path) -> None:
-    _install(tmp_path, 'desertmind_seg', '0.1.0', f'{_NEEDED}Requires-Dist: matplotlib>=3.9\n')
-    _install(tmp_path, 'matplotlib', '3.6.3')
+    _install(tmp_path, 'desertmind_seg', '0.1.0', f'{_NEEDED}Requires-Dist: plotly>=6\n')
+    _install(tmp_path, 'plotly', '5.4.0')
     arguments = {
         'desertmind_seg.nav2_config': ['--ontology', 'ycor-8'],
         'training.audit': [
@@ -246,8 +246,8 @@ def test_a_command_says_so_in_one_line(command: str, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stdout == ''
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f'python -m {command}: error: matplotlib')
-    assert f'3.6.3 is installed in {tmp_path}' in line
+    assert line.startswith(f'python -m {command}: error: plotly')
+    assert f'5.4.0 is installed in {tmp_path}' in line
 
 
 def test_what_compares_the_versions_may_be_missing_itself(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from report_page import Page, figures, titles
 
 from desertmind_seg.model.ontology import Ontology, load_ontology
 from desertmind_seg.reports.charts import (
@@ -17,27 +18,29 @@ from desertmind_seg.reports.charts import (
     bars_section,
     charts_section,
     confusion_section,
-    latency_section,
-    reliability_section,
     whiskers_section,
 )
+from desertmind_seg.reports.distributions import latency_section, reliability_section
+from desertmind_seg.reports.glossary import TERMS, with_terms
 from desertmind_seg.reports.output import output_folder, write_json
 from desertmind_seg.reports.page import Fact, Section, write_report
+from desertmind_seg.reports.pictures import frames_section, image_uri, video_section
 from desertmind_seg.reports.provenance import environment
+from desertmind_seg.reports.script import SCRIPT_FILE, ScriptError, _packed, write_script
 from desertmind_seg.reports.tables import (
     Change,
+    Group,
     classes_section,
     environment_section,
-    frames_section,
-    images_section,
+    groups_section,
     pairs_section,
     table_section,
     text_section,
-    video_section,
 )
 from desertmind_seg.scores.confusion import ConfusionMatrix
 
-VOID_ELEMENTS = {'meta', 'img', 'br', 'path', 'use', 'rect', 'image'}
+VOID_ELEMENTS = {'meta', 'link', 'img', 'br', 'wbr', 'input'}
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Balance(HTMLParser):
@@ -86,8 +89,8 @@ def test_page_is_whole_and_loads_nothing(
     page = write(
         tmp_path / 'report.html',
         [
-            images_section('Frames', [('first <b>frame</b>', rgb)]),
-            frames_section('Worst', ('seen', '<said>'), [('a & b', (rgb, rgb))], ontology),
+            frames_section('Worst', ('seen', '<said>'), [('a & b', (rgb, None))], ontology),
+            groups_section('Node', [Group('<in>', '<bad>', False, '<slow>', {'<k>': '<v>'})]),
             charts_section('Curves', [Chart('x', 'y', {'a < b': ((0, 1), (2.0, 1.0))})]),
             bars_section('Bands', [BarChart('<far>', 'n', {'<near>': 2.0, 'b': None})]),
             reliability_section(
@@ -106,20 +109,70 @@ def test_page_is_whole_and_loads_nothing(
     balance = Balance()
     balance.feed(page)
     assert balance.open == []
-    assert {'svg', 'table', 'img', 'video'} <= balance.seen
+    assert {'table', 'img', 'video', 'input', 'button'} <= balance.seen
     assert 'A &lt;drive&gt;' in page
     assert 'one &amp; two' in page
-    assert 'first &lt;b&gt;frame&lt;/b&gt;' in page
-    assert {'&lt;far&gt;', '&lt;near&gt;'} <= set(re.findall(r'&lt;\w+&gt;', page))
-    assert '&lt;path&gt;' in page
-    assert 'a &amp; b: &lt;said&gt;' in page
-    assert '<tr><td>&lt;one&gt;</td><td>0.5</td></tr>' in page
-    assert '<pre>name: &lt;x&gt;</pre>' in page
+    text = ' '.join(Page(tmp_path / 'report.html').text)
+    for piece in ('<said>', 'this frame has none', '<in> <bad> <slow> <k> <v>', '<path>'):
+        assert piece in text
+    assert '<td>&lt;one&gt;</td><td class="number" data-label="score">0.5</td>' in page
+    assert 'alt="a &amp; b: seen"' in page
+    assert 'name: &lt;x&gt;</pre>' in page
+    drawn = figures(page)
+    assert len(drawn) == 6
+    assert drawn[0]['data'][0]['name'] == 'a &lt; b'
+    assert titles(drawn[1])[0] == '&lt;far>'
+    assert drawn[1]['data'][0]['x'] == ['&lt;near>', 'b']
+    assert drawn[1]['data'][0]['y'] == [2.0, None]
     links = re.findall(r'\b(?:src|href)="([^"]*)"', page)
     assert links
-    assert all(link.startswith(('data:', '#')) or link == 'overlay.webm' for link in links)
-    assert '<script' not in page
+    beside = {'overlay.webm', SCRIPT_FILE}
+    assert all(link.startswith(('data:', '#')) or link in beside for link in links)
+    assert (tmp_path / SCRIPT_FILE).stat().st_size < 2.1e6
     assert 'url(http' not in page
+
+
+def test_a_page_without_charts_needs_no_script(tmp_path: Path) -> None:
+    page = write(tmp_path / 'report.html', [text_section('Recipe', 'name: x')])
+    assert SCRIPT_FILE not in page
+    assert [entry.name for entry in tmp_path.iterdir()] == ['report.html']
+
+
+def test_a_missing_plotly_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('plotly.__file__', str(tmp_path / 'plotly/__init__.py'))
+    monkeypatch.setattr('desertmind_seg.reports.script._packed', _packed.__wrapped__)
+    with pytest.raises(ScriptError, match=r'plotly.min.js.*pip install .* plotly'):
+        write_script(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_masks_keep_their_colours_and_photographs_are_small() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    blocks = np.kron(noise[:4, :4], np.ones((16, 16, 1), np.uint8))
+    assert image_uri(blocks).startswith('data:image/png')
+    assert image_uri(noise).startswith('data:image/webp')
+    assert len(image_uri(noise)) < noise.size
+
+
+def test_terms_are_explained_where_they_stand(tmp_path: Path) -> None:
+    assert with_terms('<x> mIoU(all)') == (
+        '&lt;x&gt; <button type="button" class="term" popovertarget="term-miou">mIoU</button>(all)'
+    )
+    assert with_terms('flickering pixels') == 'flickering pixels'
+    page = write(
+        tmp_path / 'report.html', [table_section('T', [('class', 'False safe'), ('sky', '1 %')])]
+    )
+    assert '>False safe</button>' in page
+    assert page.count('<div popover') == 1
+    assert TERMS['false safe'].split(':')[0] in page
+    assert 'thin and small' not in page
+
+
+def test_the_glossary_has_the_same_words() -> None:
+    glossary = ' '.join((ROOT / 'docs/glossary.md').read_text(encoding='utf-8').split())
+    assert [term for term, meaning in TERMS.items() if meaning not in glossary] == []
 
 
 def test_equal_results_give_equal_pages(
@@ -138,92 +191,131 @@ def test_equal_results_give_equal_pages(
     assert pages[0] == pages[1]
 
 
+def rows_of(table: str) -> list[list[str]]:
+    """Cells of the rows below the header, as they stand in the page."""
+    rows = re.findall(r'<tr>(.*?)</tr>', table[table.index('<tbody>') :])
+    return [re.findall(r'<td.*?>(.*?)</td>', row) for row in rows]
+
+
 def test_class_table_shows_score_color_and_support(
     ontology: Ontology, segmentation: dict[str, Any]
 ) -> None:
-    table = str(classes_section(segmentation, ontology).body)
-    rows = re.findall(r'<tr><td>.*?</tr>', table, re.DOTALL)
+    rows = rows_of(str(classes_section(segmentation, ontology).body))
     assert len(rows) == 8
     color = '#{:02x}{:02x}{:02x}'.format(*ontology.classes[0].color_rgb)
-    assert color in rows[0]
-    assert 'smooth trail' in rows[0]
-    assert '0.800' in rows[0]  # 20 of 25 pixels, none predicted wrongly
-    assert '25.0%' in rows[0]
-    assert 'absent' in rows[3]  # puddle: neither labelled nor predicted
-    assert '0.000' in rows[6]  # high vegetation: predicted, never labelled
+    assert color in rows[0][0]
+    assert rows[0][0].endswith('smooth trail')
+    assert rows[0][1:3] == ['0', '0.800']  # 20 of 25 pixels, none predicted wrongly
+    assert 'width: 80.0%' in rows[0][3]
+    assert rows[0][4:] == ['25', '25.0%']
+    assert rows[3][2] == 'absent'  # puddle: neither labelled nor predicted
+    assert rows[6][2] == '0.000'  # high vegetation: predicted, never labelled
 
 
 def test_a_change_has_its_column_and_colour(
     ontology: Ontology, segmentation: dict[str, Any]
 ) -> None:
     changes = {'smooth trail': Change('+0.100', 'better'), 'sky': Change('-0.010')}
-    table = str(classes_section(segmentation, ontology, changes=changes).body)
-    rows = re.findall(r'<tr><td>.*?</tr>', table, re.DOTALL)
-    assert '<td class="number better">+0.100</td>' in rows[0]
-    assert '<td class="number "></td>' in rows[1]
-    assert '<td class="number ">-0.010</td>' in rows[7]
+    rows = rows_of(str(classes_section(segmentation, ontology, changes=changes).body))
+    assert rows[0][4] == '<span class="better">+0.100</span>'
+    assert rows[1][4] == '<span class="">-</span>'
+    assert rows[7][4] == '<span class="">-0.010</span>'
     assert 'change' not in str(classes_section(segmentation, ontology).body)
+
+
+def test_columns_of_figures_are_set_to_the_right_and_none_is_empty() -> None:
+    rows = [('name', 'IoU', 'why'), ('sky', '0.5', ''), ('mud', 'none', 'no pixel')]
+    table = str(table_section('Classes', rows).body)
+    assert '<td class="number" data-label="IoU">none</td>' in table
+    assert '<td data-label="why">–</td>' in table
+    assert 'tabindex' not in table
+    assert 'tabindex="0"' in str(table_section('Many', [['a'] * 7, ['1'] * 7]).body)
 
 
 def test_a_chart_shows_every_line_in_its_colour() -> None:
     lines = {f'line {number}': ((0, 1, 2), (0.0, 0.5, number)) for number in range(8)}
     chart = Chart('epoch', 'IoU', lines, {'line 3': '#0a5080'})
-    drawn = str(charts_section('Curves', [chart, chart]).body)
-    assert drawn.count('<svg') == 2
-    for text in ('epoch', 'IoU', *lines):
-        assert f'>{text}</text>' in drawn
-    assert 'stroke: #0a5080' in drawn
+    drawn = figures(str(charts_section('Curves', [chart, chart]).body))
+    assert len(drawn) == 2
+    assert titles(drawn[0]) == ('epoch', 'IoU')
+    assert [line['name'] for line in drawn[0]['data']] == list(lines)
+    assert drawn[0]['data'][3]['line']['color'] == '#0a5080'
+    assert drawn[0]['data'][7]['y'] == [0.0, 0.5, 7]
+    # Names of variables that the page has.
+    style = (ROOT / 'desertmind_seg/reports/page.css').read_text(encoding='utf-8')
+    for line in (drawn[0]['data'][0], drawn[0]['data'][5]):
+        assert f'{line["line"]["color"]}: #' in style
+
+
+def test_what_json_has_not_is_a_gap() -> None:
+    chart = Chart('x', 'y', {'a': ((0.0, 1.0, 2.0), (1 / 3, float('nan'), float('inf')))})
+    (drawn,) = figures(str(charts_section('Curves', [chart]).body))
+    assert drawn['data'][0]['y'] == [0.333333, None, None]
 
 
 def test_the_last_cell_of_a_short_row_spans_the_rest() -> None:
     rows = [('case', 'p50', 'p99'), ('a', '1', '2'), ('b', 'not run: <why>')]
     assert (
-        '<tr><td>a</td><td>1</td><td>2</td></tr>'
-        '<tr><td>b</td><td colspan="2">not run: &lt;why&gt;</td></tr>'
+        '<tr><td>a</td><td class="number" data-label="p50">1</td>'
+        '<td class="number" data-label="p99">2</td></tr>'
+        '<tr><td>b</td><td class="long" colspan="2">not run: &lt;why&gt;</td></tr>'
     ) in table_section('Cases', rows).body
 
 
 def test_bars_have_their_labels_and_the_marks_that_there_are() -> None:
     with_mark, without = (
-        str(
-            whiskers_section(
-                'Time',
-                [WhiskerBar('a < b', 3.0, 5.0, mark), WhiskerBar('c', 2.0, 2.0)],
-                'ms',
-                ('p50', 'p99', 'min'),
-            ).body
-        )
+        figures(
+            str(
+                whiskers_section(
+                    'Time',
+                    [WhiskerBar('a < b', 3.0, 5.0, mark), WhiskerBar('c', 2.0, 2.0)],
+                    'ms',
+                    ('p50', 'p99', 'min'),
+                ).body
+            )
+        )[0]
         for mark in (1.0, None)
     )
     for drawn in (with_mark, without):
-        for text in ('a &lt; b', 'c', 'ms', 'p50', 'p99'):
-            assert f'>{text}</text>' in drawn
-    assert '>min</text>' in with_mark
-    assert '>min</text>' not in without
+        assert titles(drawn)[0] == 'ms'
+        assert [each['text'] for each in drawn['layout']['annotations']] == ['a &lt; b', 'c']
+    assert [trace['name'] for trace in with_mark['data']] == ['p50', 'p99', 'min']
+    assert [trace['name'] for trace in without['data']] == ['p50', 'p99']
 
 
 def test_confusion_names_every_class(ontology: Ontology, segmentation: dict[str, Any]) -> None:
-    plot = str(confusion_section(segmentation, ontology).body)
-    for name in (*ontology.names, 'unlabeled'):
-        assert f'>{name}</text>' in plot
-    assert '>60</text>' in plot  # 15 of the 25 sky pixels are found
-    assert '>20</text>' in plot  # 5 of the 25 smooth trail pixels are missed
+    (figure,) = figures(str(confusion_section(segmentation, ontology).body))
+    (cells,) = figure['data']
+    assert cells['x'] == [*ontology.names, 'unlabeled']
+    assert cells['y'] == list(ontology.names)
+    sky = ontology.class_id('sky')
+    assert cells['z'][sky][sky] == 60.0  # 15 of the 25 sky pixels are found
+    assert cells['text'][sky][sky] == '60'
+    assert cells['customdata'][sky][sky] == 15
+    assert cells['z'][0][-1] == 20.0  # 5 of the 25 smooth trail pixels are missed
+    assert cells['z'][3] == [None] * 9  # of no puddle
 
 
-def test_large_ontology_fits(tmp_path: Path) -> None:
+def test_large_ontology_has_no_figures_in_its_cells(tmp_path: Path) -> None:
     goose = load_ontology('goose-64')
     matrix = ConfusionMatrix(goose)
     labels = np.arange(goose.num_classes, dtype=np.uint8)[None]
     matrix.add(labels, labels)
-    page = write(tmp_path / 'r.html', [confusion_section(matrix.metrics().model_dump(), goose)])
-    assert goose.names[-1] in page
+    section = confusion_section(matrix.metrics().model_dump(), goose)
+    (figure,) = figures(write(tmp_path / 'r.html', [section]))
+    assert figure['data'][0]['y'][-1] == goose.names[-1]
+    assert 'texttemplate' not in figure['data'][0]
 
 
 def test_latency_shows_percentiles_and_drops() -> None:
     latencies_ms = list(np.linspace(10.0, 110.0, 101))
     section = latency_section('Latency', latencies_ms, list(range(101)), [3.0, 4.0])
-    for text in ('p50 60 ms', 'p95 105 ms', 'p99 109 ms', '2 frames without a mask'):
-        assert text in section.body
+    distribution, timeline = figures(str(section.body))
+    names = [trace['name'] for trace in distribution['data']]
+    assert names == ['masks', 'share at or below', 'p50 60 ms', 'p95 105 ms', 'p99 109 ms']
+    assert sum(distribution['data'][0]['y']) == 101
+    assert timeline['data'][1]['name'] == '2 frames without a mask'
+    assert timeline['data'][1]['x'] == [3.0, 4.0]
 
 
 def test_json_refuses_nan_and_leaves_the_old_file(tmp_path: Path) -> None:
@@ -285,6 +377,17 @@ def test_existing_outputs_need_replace(tmp_path: Path) -> None:
         (new / 'a.txt').write_text('a')
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ['a.txt', 'masks', 'notes.txt']
     assert list((tmp_path / 'masks').iterdir()) == []
+
+
+def test_the_script_of_the_pages_is_no_result(tmp_path: Path) -> None:
+    (tmp_path / SCRIPT_FILE).write_text('of another page')
+    with output_folder(tmp_path, ('a.txt',), replace=False) as new:
+        (new / 'a.txt').write_text('a')
+        (new / SCRIPT_FILE).write_text('new')
+    assert (tmp_path / SCRIPT_FILE).read_text() == 'new'
+    with output_folder(tmp_path, ('b.txt',), replace=False) as new:
+        (new / 'b.txt').write_text('b')
+    assert (tmp_path / SCRIPT_FILE).read_text() == 'new'
 
 
 def test_undeclared_output_is_refused(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ OUTSIDE = {
         ('lz4 mcap', {'storage'}),
         ('onnx', {'model', 'engines', 'timing'}),
         ('onnxruntime tensorrt tensorrt_rtx tensorrt_rtx_bindings cuda', {'engines'}),
-        ('jinja2 matplotlib', {'reports'}),
+        ('jinja2 plotly', {'reports'}),
         ('rerun', {'viewer'}),
     ),
     'training': (

@@ -3,12 +3,8 @@
 from pathlib import Path
 
 from desertmind_seg.model.ontology import Ontology
-from desertmind_seg.reports.charts import (
-    Chart,
-    charts_section,
-    confusion_section,
-    reliability_section,
-)
+from desertmind_seg.reports.charts import Chart, charts_section, confusion_section
+from desertmind_seg.reports.distributions import reliability_section
 from desertmind_seg.reports.page import Fact, Section, write_report
 from desertmind_seg.reports.tables import classes_section, environment_section, table_section
 from training.evaluation.metrics_file import DepthCurve, Metrics
@@ -81,7 +77,7 @@ def depth_sections(curve: DepthCurve) -> list[Section]:
             'pixels with depth, %',
             'mIoU (all)',
             lines,
-            {'95 %, lower': '#d9a679', '95 %, upper': '#d9a679'},
+            {'95 %, lower': '--fill', '95 %, upper': '--fill'},
         )
     ]
     rates = [point.false_safe_rate for point in curve.points if point.false_safe_rate is not None]

@@ -1,4 +1,4 @@
-"""report.html of a training run: one page that needs neither network nor other files."""
+"""report.html of a training run."""
 
 from collections.abc import Mapping, Sequence
 import csv
@@ -11,20 +11,16 @@ import numpy as np
 import yaml
 
 from desertmind_seg.model.arrays import Rgb
-from desertmind_seg.model.ontology import UNLABELED, Ontology
-from desertmind_seg.pipeline.rendering import overlay
-from desertmind_seg.reports.charts import (
-    Chart,
-    charts_section,
-    confusion_section,
-    reliability_section,
-)
+from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.pipeline.rendering import colorize_depth, mark_wrong, overlay
+from desertmind_seg.reports.charts import Chart, charts_section, confusion_section
+from desertmind_seg.reports.distributions import reliability_section
 from desertmind_seg.reports.page import Section, write_report
+from desertmind_seg.reports.pictures import frames_section
 from desertmind_seg.reports.tables import (
     Change,
     classes_section,
     environment_section,
-    frames_section,
     pairs_section,
     text_section,
 )
@@ -41,7 +37,6 @@ CURVES_FILE = 'metrics.csv'
 # Of the best and of the worst frames.
 _SHOWN_FRAMES = 3
 _PICTURE_WIDTH_PX = 480
-_WRONG_RGB = (214, 40, 40)
 
 
 def write_run_report(
@@ -265,12 +260,15 @@ def _frames(
         ]
         if rows:
             note = 'By the mean IoU over the classes that a frame shows.'
-            columns = ('camera', 'labelled', 'predicted', 'wrong pixels in red')
-            sections.append(frames_section(title, columns, rows, ontology, note))
+            columns = ['camera', 'labelled', 'predicted', 'wrong pixels in red']
+            if any(pictures[-1] is not None for _, pictures in rows):
+                columns.append('depth, near is bright')
+            shown = [(caption, pictures[: len(columns)]) for caption, pictures in rows]
+            sections.append(frames_section(title, columns, shown, ontology, note))
     return sections
 
 
-def _pictures(frame: LabelledFrame, predict: Predict, ontology: Ontology) -> list[Rgb]:
+def _pictures(frame: LabelledFrame, predict: Predict, ontology: Ontology) -> list[Rgb | None]:
     rgb, truth = frame.read_rgb(), frame.read_labels(ontology)
     mask, _ = predict(rgb, frame.measured_depth())
     size = (_PICTURE_WIDTH_PX, round(_PICTURE_WIDTH_PX * rgb.shape[0] / rgb.shape[1]))
@@ -279,15 +277,16 @@ def _pictures(frame: LabelledFrame, predict: Predict, ontology: Ontology) -> lis
         np.asarray(cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
         for ids in (truth, mask)
     )
-    grey = cv2.cvtColor(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    wrong = np.asarray(grey, np.uint8)
-    missed = (small_truth != small_mask) & (small_truth != UNLABELED)
-    wrong[missed] = (0.35 * wrong[missed] + 0.65 * np.array(_WRONG_RGB)).astype(np.uint8)
+    depth = None
+    if frame.has_depth:
+        nearest = cv2.resize(frame.read_depth(), size, interpolation=cv2.INTER_NEAREST)
+        depth = colorize_depth(np.asarray(nearest, np.float32))
     return [
         small,
         overlay(small, small_truth, ontology, 0.6),
         overlay(small, small_mask, ontology, 0.6),
-        wrong,
+        mark_wrong(small, small_mask, small_truth),
+        depth,
     ]
 
 

@@ -2,65 +2,55 @@
 
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 import numpy as np
 
 from desertmind_seg.model.ontology import Ontology
-from desertmind_seg.pipeline.rendering import overlay
-from desertmind_seg.reports.charts import plots_section
+from desertmind_seg.pipeline.rendering import colorize_depth, overlay
+from desertmind_seg.reports.charts import figures_section
 from desertmind_seg.reports.page import Fact, Section
-from desertmind_seg.reports.tables import environment_section, frames_section
-from training.inspection.pictures import depth_picture, draw_bands, draw_depth, fit_in_tile
+from desertmind_seg.reports.pictures import frames_section
+from desertmind_seg.reports.tables import (
+    class_name,
+    environment_section,
+    share_bar,
+    table_section,
+)
+from training.inspection.pictures import bands_figure, depth_figure, fit_in_tile
 from training.inspection.result import AuditResult
 
+_SHOWN_FAULTS = 50
 _SHOWN_PAIRS = 8
 _SHOWN_FRAMES = 24
-_FAULTS = jinja2.Environment(autoescape=True).from_string(
-    """<table><tr><th>kind</th><th>what</th></tr>
-{%- for fault in faults %}<tr><td>{{ fault.kind }}</td><td>{{ fault.text }}</td></tr>{% endfor %}
-{%- if more %}<tr><td></td><td>and {{ more }} more, in audit.json</td></tr>{% endif %}</table>"""
-)
-_CLASSES = jinja2.Environment(autoescape=True).from_string(
-    """<table><tr><th>id</th><th>class</th><th></th><th class="number">share</th>
-<th class="number">Mpx</th><th class="number">frames</th>
-{%- for side in sides %}<th class="number">{{ side }} Mpx</th>{% endfor %}</tr>
-{%- for row in rows %}
-<tr><td>{{ row.id }}</td>
-<td><i class="swatch" style="background: {{ row.color }}"></i>{{ row.name }}</td>
-<td class="bar"><div><div style="width: {{ row.width }}%"></div></div></td>
-<td class="number">{{ row.share }}</td><td class="number">{{ row.pixels }}</td>
-<td class="number">{{ row.frames }}</td>
-{%- for count in row.by_side %}<td class="number">{{ count }}</td>{% endfor %}</tr>
-{%- endfor %}</table>"""
-)
 
 
 def page_sections(document: dict[str, Any], result: AuditResult) -> list[Section]:
     """Return the sections of report.html, below its `headline`."""
     sections = []
     if result.faults:
-        shown = result.faults[:50]
-        table = _FAULTS.render(faults=shown, more=len(result.faults) - len(shown))
-        sections.append(Section('Faults', Markup(table), 'Training would stop at these.'))
+        rows = [('kind', 'what')]
+        rows += [(fault['kind'], fault['text']) for fault in result.faults[:_SHOWN_FAULTS]]
+        if (more := len(result.faults) - _SHOWN_FAULTS) > 0:
+            rows.append(('more', f'and {more} more, in audit.json'))
+        sections.append(table_section('Faults', rows, 'Training would stop at these.'))
     if result.warnings:
         items = Markup('').join(Markup('<li>{}</li>').format(text) for text in result.warnings)
         sections.append(Section('Worth knowing', Markup('<ul>{}</ul>').format(items)))
     sections.append(_classes_section(document, result.ontology))
     if result.frames:
         sections.append(
-            plots_section(
+            figures_section(
                 'Where things are',
-                [lambda: draw_bands(result)],
+                [bands_figure(result)],
                 'For each class, the share of its pixels at each height of the image. A class '
                 'that is found where it cannot be (sky at the bottom) has wrong labels.',
             )
         )
     if document['depth'] is not None:
         sections.append(
-            plots_section(
+            figures_section(
                 'Depth',
-                [lambda: draw_depth(result)],
+                [depth_figure(result)],
                 f'{document["depth"]["missing_share"]:.1%} of the pixels have no depth.',
             )
         )
@@ -75,24 +65,27 @@ def page_sections(document: dict[str, Any], result: AuditResult) -> list[Section
 def _classes_section(document: dict[str, Any], ontology: Ontology) -> Section:
     largest = max((row['share'] for row in document['classes']), default=0.0) or 1.0
     sides = list(document['sides'])
-    rows = [
-        {
-            'id': row['id'],
-            'name': row['name'],
-            'color': '#{:02x}{:02x}{:02x}'.format(*ontology.classes[row['id']].color_rgb),
-            'width': f'{100 * row["share"] / largest:.1f}',
-            'share': f'{row["share"]:.2%}',
-            'pixels': _megapixels(row['pixels']),
-            'frames': f'{row["frames"]:,}',
-            'by_side': [_megapixels(row['pixels_by_side'].get(side, 0)) for side in sides],
-        }
-        for row in document['classes']
+    rows: list[list[str]] = [
+        ['class', 'id', '', 'share', 'Mpx', 'frames', *(f'{side} Mpx' for side in sides)]
     ]
+    for row in document['classes']:
+        by_side = (row['pixels_by_side'].get(side, 0) for side in sides)
+        rows.append(
+            [
+                class_name(row['name'], ontology.classes[row['id']].color_rgb),
+                str(row['id']),
+                share_bar(row['share'] / largest),
+                f'{row["share"]:.2%}',
+                _megapixels(row['pixels']),
+                f'{row["frames"]:,}',
+                *map(_megapixels, by_side),
+            ]
+        )
     sizes = ', '.join(
         f'{size["frames"]} of {size["height"]} x {size["width"]}' for size in document['sizes']
     )
-    table = Markup(_CLASSES.render(rows=rows, sides=sides))
-    return Section('Classes', table, f'Frames by size (height x width): {sizes or "none"}.')
+    note = f'Frames by size (height x width): {sizes or "none"}.'
+    return table_section('Classes', rows, note)
 
 
 def _megapixels(pixels: int) -> str:
@@ -128,17 +121,15 @@ def _frames_section(result: AuditResult) -> Section:
     for position in sorted(chosen):
         frame = result.frames[position]
         rgb, labels = frame.read_rgb(), frame.read_labels(result.ontology)
-        pictures = [fit_in_tile(rgb), fit_in_tile(overlay(rgb, labels, result.ontology, 0.55))]
-        if frame.has_depth:
-            pictures.append(fit_in_tile(depth_picture(frame.read_depth())))
-        rows.append((frame.name, pictures))
+        depth = fit_in_tile(colorize_depth(frame.read_depth())) if frame.has_depth else None
+        labelled = overlay(rgb, labels, result.ontology, 0.55)
+        rows.append((frame.name, (fit_in_tile(rgb), fit_in_tile(labelled), depth)))
     columns = ('image', 'labels', 'depth, near is bright')
-    widest = max(len(pictures) for _, pictures in rows)
-    rows = [(name, pictures) for name, pictures in rows if len(pictures) == widest]
+    widest = 2 if all(depth is None for _, (_, _, depth) in rows) else 3
     return frames_section(
         'Contact sheet',
         columns[:widest],
-        rows,
+        [(name, pictures[:widest]) for name, pictures in rows],
         result.ontology,
         'For each class the frame that shows most of it, and frames evenly spaced over the set. '
         'Pixels without label show the image, pixels without depth are black.',

@@ -1,58 +1,49 @@
-"""Pictures of an audit."""
+"""Pictures and charts of an audit."""
 
 import cv2
-from matplotlib.figure import Figure
 import numpy as np
-import numpy.typing as npt
 
+from desertmind_seg.reports.charts import Figure, axis, bars, heatmap
 from training.data.frames import UInt8Array
-from training.inspection.result import DEPTH_BIN_M, AuditResult
+from training.inspection.result import BANDS, DEPTH_BIN_M, AuditResult
 
 _TILE_PX = 400
 
 
-def draw_bands(result: AuditResult) -> Figure:
+def bands_figure(result: AuditResult) -> Figure:
+    """Draw where in the image the pixels of each class are."""
     seen = np.flatnonzero(result.bands.sum(axis=1))
     shares = result.bands[seen] / result.bands[seen].sum(axis=1, keepdims=True)
-    figure = Figure(figsize=(2.4 + 0.34 * len(seen), 4.2), layout='constrained')
-    axes = figure.add_subplot()
-    axes.grid(visible=False)
     # Scaled to each class's fullest band, else a thin class would outshine all others.
-    axes.imshow(
-        (shares / shares.max(axis=1, keepdims=True)).T,
-        cmap='YlOrBr',
-        aspect='auto',
-        extent=(-0.5, len(seen) - 0.5, 1.0, 0.0),
-    )
-    names = [result.ontology.names[k] for k in seen]
-    axes.set_xticks(range(len(seen)), names, rotation=45, ha='right')
-    axes.set_ylabel('height in the image (0 top, 1 bottom)')
-    return figure
+    scaled = (shares / shares.max(axis=1, keepdims=True)).T
+    heights = ((np.arange(BANDS) + 0.5) / BANDS).tolist()
+    trace = {
+        **heatmap([result.ontology.names[k] for k in seen], heights, scaled, 1.0),
+        'customdata': (100 * shares.T).tolist(),
+        'hovertemplate': '%{x}<br>%{customdata:.1f} % at height %{y:.2f}<extra></extra>',
+        'xgap': 2,
+        'ygap': 0,
+    }
+    layout = {
+        'xaxis': {'tickangle': -45, 'showgrid': False},
+        'yaxis': {**axis('height in the image (0 top, 1 bottom)'), 'range': [1.0, 0.0]},
+    }
+    return Figure('where in the image each class is', [trace], layout, 380)
 
 
-def draw_depth(result: AuditResult) -> Figure:
-    figure = Figure(figsize=(5.6, 3.1), layout='constrained')
-    axes = figure.add_subplot()
+def depth_figure(result: AuditResult) -> Figure:
+    """Draw how far away the pixels with depth are."""
     last = int(np.flatnonzero(result.depth_histogram).max(initial=1))
-    edges = DEPTH_BIN_M * np.arange(last + 2)
-    counts = result.depth_histogram[: last + 1] / max(int(result.depth_histogram.sum()), 1)
-    axes.stairs(counts, edges, fill=True, color='#d9a679')
-    axes.set_xlabel('depth [m]')
-    axes.set_ylabel('share of measured pixels')
-    return figure
+    shares = result.depth_histogram[: last + 1] / max(int(result.depth_histogram.sum()), 1)
+    middles = DEPTH_BIN_M * (np.arange(last + 1) + 0.5)
+    trace = bars('share of measured pixels', middles.tolist(), shares.tolist(), width=DEPTH_BIN_M)
+    layout = {
+        'xaxis': {**axis('depth [m]'), 'rangemode': 'tozero'},
+        'yaxis': {**axis('share of measured pixels'), 'rangemode': 'tozero'},
+    }
+    return Figure('the share of the pixels over their depth', [trace], layout)
 
 
 def fit_in_tile(rgb: UInt8Array) -> UInt8Array:
     size = (_TILE_PX, max(1, round(_TILE_PX * rgb.shape[0] / rgb.shape[1])))
     return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def depth_picture(depth_m: npt.NDArray[np.float32]) -> UInt8Array:
-    measured = depth_m > 0
-    if not measured.any():
-        return np.zeros((*depth_m.shape, 3), np.uint8)
-    inverse = 1.0 / np.where(measured, depth_m, 1.0)
-    low, high = np.percentile(inverse[measured], (1, 99))
-    gray = np.clip((inverse - low) / max(high - low, 1e-6) * 255, 0, 255).astype(np.uint8)
-    colored = np.asarray(cv2.applyColorMap(gray, cv2.COLORMAP_INFERNO)[..., ::-1], np.uint8)
-    return np.where(measured[..., None], colored, np.uint8(0))
