@@ -23,7 +23,7 @@ PYPI_NAMES = {
     'yaml': 'pyyaml',
 }
 # Imported in the constructor of an engine that not every machine can run -> the extra with it.
-OF_EXTRAS = {'cuda': 'tensorrt'}
+OF_EXTRAS = {'cuda': 'tensorrt', 'rerun': 'viewer'}
 # Types of services that the node offers; rclpy imports them.
 OFFERED = {'lifecycle_msgs'}
 # Import name -> ROS package, where the two differ.
