@@ -153,7 +153,7 @@ class Soak:
         try:
             figures = sample_process(self._node.pid)
         except OSError:
-            self.problems.append('the node has ended')
+            self.problems.append(f'the node has ended with status {self._node.wait()}')
             return
         silent_sec = time.monotonic() - self._latest_mask_sec
         self.longest_silence_sec = max(self.longest_silence_sec, silent_sec)
@@ -318,6 +318,7 @@ def main() -> int:
     # All processes below inherit both; another domain than the vehicle's, unless it is named.
     os.environ.update(with_image_profile(os.environ))
     os.environ.setdefault('ROS_DOMAIN_ID', '93')
+    os.environ['PYTHONFAULTHANDLER'] = '1'  # a crash of the node leaves its stacks in its log
     with ExitStack() as stack:
         node = stack.enter_context(NodeProcess(parameters, IMAGE, ros_arguments=REMAPS))
         peer = stack.enter_context(Peer())
