@@ -152,10 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     import logging
 
-    import numpy as np
-
     from desertmind_seg.bag_geometry.hazards import GeometryTopics
-    from desertmind_seg.engines.load import load_engine
     from desertmind_seg.evaluation.depth import DepthTopic
     from desertmind_seg.evaluation.hazard_sections import hazard_facts
     from desertmind_seg.evaluation.results import MASKS, METRICS, REPORT
@@ -166,19 +163,12 @@ def _run(options: argparse.Namespace) -> int:
         reasons_of,
         score_facts,
     )
-    from desertmind_seg.model.bundle import MIN_SIZE_HW, read_bundle
     from desertmind_seg.model.ontology import load_ontology
+    from desertmind_seg.pipeline.load import load_segmenter
     from desertmind_seg.pipeline.segmenter import Segmenter
-    from desertmind_seg.pipeline.temporal import TemporalFilter
 
     def segmenter(bundle: Path, alpha: float | None) -> Segmenter:
-        engine = load_engine(read_bundle(bundle), options.backend)
-        temporal = None if alpha is None else TemporalFilter(alpha)
-        loaded = Segmenter(engine, options.confidence_threshold, temporal)
-        # As in the node: what an engine loads with its first frame is not that frame's time.
-        height, width = np.maximum(engine.bundle.metadata.network_size_hw, MIN_SIZE_HW)
-        loaded.segment(np.zeros((height, width, 3), np.uint8))
-        return loaded
+        return load_segmenter(bundle, options.backend, options.confidence_threshold, alpha)
 
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     metrics = evaluate_bag(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 import sys
 
@@ -21,7 +22,7 @@ from desertmind_seg.evaluation.labels import (
 )
 from desertmind_seg.evaluation.model_run import ModelRun, run_names
 from desertmind_seg.evaluation.page import write_evaluation_report
-from desertmind_seg.evaluation.pictures import FrameSources, select_frames
+from desertmind_seg.evaluation.pictures import FrameSources, ShownFrame, select_frames
 from desertmind_seg.evaluation.results import (
     MASKS,
     MASKS_AGAINST,
@@ -53,6 +54,54 @@ from desertmind_seg.viewer.frames import FrameViewer, ViewedFrame, frame_viewer
 
 # So many bad frames are said as they come; all of them are counted.
 _MAX_SAID = 5
+# Is shown each good frame, what the models found in it, in their order, and what geometry did.
+Watch = Callable[[Frame, Sequence[Segmentation], 'Judged | None'], None]
+
+
+@dataclass(frozen=True)
+class BagInputs:
+    """What is read of a bag.
+
+    Attributes:
+        image: topic of raw or compressed images.
+        labels: topic of label images; None without.
+        label_codes: what these hold.
+        label_bag: the bag that has them; None for the one that has the images.
+        depth: topic of depth; None without.
+        geometry: where camera and gravity are described.
+        compressed_colors: how compressed images are read.
+        labels_ontology: class table of the labels; None for what the bag says.
+        label_map: as for `parse_label_map`, where it is another one than the model's.
+    """
+
+    image: str
+    labels: str | None = None
+    label_codes: LabelCodes = 'ids'
+    label_bag: Path | None = None
+    depth: DepthTopic | None = None
+    geometry: GeometryTopics = field(default_factory=GeometryTopics)
+    compressed_colors: CompressedColors = 'auto'
+    labels_ontology: Ontology | None = None
+    label_map: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class ScoredBag:
+    """A bag after every frame of it was segmented.
+
+    Attributes:
+        metrics: of all of it.
+        runs: one a model.
+        frames: as they came.
+        shown: the frames that a report shows.
+        pictures: of what geometry found.
+    """
+
+    metrics: EvaluationMetrics
+    runs: list[ModelRun]
+    frames: RecordedFrames
+    shown: list[ShownFrame]
+    pictures: HazardPictures
 
 
 def evaluate_bag(
@@ -95,101 +144,132 @@ def evaluate_bag(
         LabelMapError: The labels are of other classes, and no map says which.
         ViewerError: As `open_recording`.
     """
-    ontology = segmenter.ontology
-    segmenters = [segmenter] if against is None else [segmenter, against]
-    names = run_names(segmenters)
+    inputs = BagInputs(
+        image_topic,
+        label_topic,
+        label_codes,
+        depth=depth,
+        geometry=geometry or GeometryTopics(),
+        compressed_colors=compressed_colors,
+        labels_ontology=labels_ontology,
+        label_map=label_map,
+    )
     results = (MASKS, MASKS_AGAINST, METRICS, REPORT)
     with Bag(bag_path) as bag, output_folder(out, results, replace=force) as new:
-        bag.compressed_colors = compressed_colors
-        bag.topic(image_topic)
-        for each in segmenters:
-            check_depth(
-                bag, image_topic, each.engine.bundle, None if depth is None else depth.name
-            )
-        labels = (
-            None
-            if label_topic is None
-            else RecordedLabels(
-                bag,
-                label_topic,
-                ontology,
-                label_codes,
-                bag_label_map(bag, label_topic, ontology, labels_ontology, label_map),
-            )
-        )
-        bag_depth = hazards = None
-        if depth is not None:
-            bag_depth = RecordedDepth(bag, depth, image_topic)
-            hazards = RecordedHazards(bag, image_topic, depth.name, geometry or GeometryTopics())
-        pictures = HazardPictures(ontology, labelled=labels is not None)
-        frames = RecordedFrames(bag, image_topic, bag_depth)
-        with ExitStack() as stack:
-            runs: list[ModelRun] = []
-            for name, each, folder in zip(names, segmenters, (MASKS, MASKS_AGAINST), strict=False):
-                hashes = dict.fromkeys((MASK_TOPIC, CONFIDENCE_TOPIC), ontology.sha256)
-                writer = stack.enter_context(BagWriter(new / folder, hashes))
-                writer.write_label_info(
-                    LABEL_INFO_TOPIC, bag.start_ns, ontology.names, each.confidence_threshold
-                )
-                score = None
-                if labels is not None:
-                    kinds = None if hazards is None else hazards.truth.kinds
-                    score = LabelScore(labels, kinds)
-                runs.append(ModelRun(name, each, writer, score, None if runs else pictures))
-            viewer = rerun and stack.enter_context(frame_viewer(rerun, ontology))
-            _segment(frames, runs, hazards, viewer or None)
-        score = runs[0].score
-        metrics = EvaluationMetrics(
-            **dict(runs[0].metrics(frames, bag_depth, hazards)),
-            command='evaluate_bag',
-            created=utc_now(),
-            bag=BagInfo.of(bag, image_topic, label_topic),
-            ontology=OntologyInfo.of(ontology),
-            labels=None if score is None else score.counts(),
-            environment=Environment.model_validate(environment()),
-            against=None
-            if against is None
-            else Against(
-                **dict(runs[1].metrics(frames, bag_depth, hazards)),
-                comparison=compare(runs[0].compared(), runs[1].compared(), ontology),
-            ),
-        )
-        log_times_ns = frames.log_times_ns()
-        chosen = select_frames(list(log_times_ns), {} if score is None else score.frame_miou)
-        with ExitStack() as stack:
-            sources = FrameSources(
-                bag,
-                image_topic,
-                [
-                    stack.enter_context(Bag(new / folder))
-                    for _, folder in zip(runs, (MASKS, MASKS_AGAINST), strict=False)
-                ],
-                log_times_ns,
-                labels,
-                None if depth is None else depth.name,
-                frames.depth_log_times_ns,
-            )
-            shown = sources.read(chosen)
+        scored = score_bag(bag, inputs, segmenter, new, against=against, rerun=rerun)
+        metrics, runs, times_ns = scored.metrics, scored.runs, scored.frames.times_ns
         write_json(new / METRICS, metrics.model_dump(by_alias=True))
         write_evaluation_report(
             new / REPORT,
             metrics,
-            ([(at_ns - bag.start_ns) / 1e9 for _, at_ns in frames.times_ns], runs[0].inference_ms),
+            ([(at_ns - bag.start_ns) / 1e9 for _, at_ns in times_ns], runs[0].inference_ms),
             {run.name: run.flicker.line(bag.start_ns) for run in runs},
-            shown,
-            pictures,
-            ontology,
+            scored.shown,
+            scored.pictures,
+            segmenter.ontology,
         )
     return metrics
+
+
+def score_bag(
+    bag: Bag,
+    inputs: BagInputs,
+    segmenter: Segmenter,
+    folder: Path,
+    *,
+    against: Segmenter | None = None,
+    watch: Watch | None = None,
+    rerun: str | None = None,
+) -> ScoredBag:
+    """Segment and score an open bag as `evaluate_bag` does; write masks/ below `folder`.
+
+    Raises:
+        BagError, ComparisonError, EngineError, ViewerError: as `evaluate_bag`.
+    """
+    ontology = segmenter.ontology
+    segmenters = [segmenter] if against is None else [segmenter, against]
+    names = run_names(segmenters)
+    image_topic, label_topic, depth = inputs.image, inputs.labels, inputs.depth
+    bag.compressed_colors = inputs.compressed_colors
+    bag.topic(image_topic)
+    for each in segmenters:
+        check_depth(bag, image_topic, each.engine.bundle, None if depth is None else depth.name)
+    labels = _read_labels(bag, inputs, ontology)
+    bag_depth = hazards = None
+    if depth is not None:
+        bag_depth = RecordedDepth(bag, depth, image_topic)
+        hazards = RecordedHazards(bag, image_topic, depth.name, inputs.geometry)
+    pictures = HazardPictures(ontology, labelled=labels is not None)
+    frames = RecordedFrames(bag, image_topic, bag_depth)
+    with ExitStack() as stack:
+        runs: list[ModelRun] = []
+        for name, each, masks_name in zip(names, segmenters, (MASKS, MASKS_AGAINST), strict=False):
+            hashes = dict.fromkeys((MASK_TOPIC, CONFIDENCE_TOPIC), ontology.sha256)
+            writer = stack.enter_context(BagWriter(folder / masks_name, hashes))
+            writer.write_label_info(
+                LABEL_INFO_TOPIC, bag.start_ns, ontology.names, each.confidence_threshold
+            )
+            score = None
+            if labels is not None:
+                kinds = None if hazards is None else hazards.truth.kinds
+                score = LabelScore(labels, kinds)
+            runs.append(ModelRun(name, each, writer, score, None if runs else pictures))
+        viewer = rerun and stack.enter_context(frame_viewer(rerun, ontology))
+        _segment(frames, runs, hazards, watch, viewer or None)
+    score = runs[0].score
+    metrics = EvaluationMetrics(
+        **dict(runs[0].metrics(frames, bag_depth, hazards)),
+        command='evaluate_bag',
+        created=utc_now(),
+        bag=BagInfo.of(bag, image_topic, label_topic),
+        ontology=OntologyInfo.of(ontology),
+        labels=None if score is None else score.counts(),
+        environment=Environment.model_validate(environment()),
+        against=None
+        if against is None
+        else Against(
+            **dict(runs[1].metrics(frames, bag_depth, hazards)),
+            comparison=compare(runs[0].compared(), runs[1].compared(), ontology),
+        ),
+    )
+    log_times_ns = frames.log_times_ns()
+    chosen = select_frames(list(log_times_ns), {} if score is None else score.frame_miou)
+    with ExitStack() as stack:
+        sources = FrameSources(
+            bag,
+            image_topic,
+            [
+                stack.enter_context(Bag(folder / masks_name))
+                for _, masks_name in zip(runs, (MASKS, MASKS_AGAINST), strict=False)
+            ],
+            log_times_ns,
+            labels,
+            None if depth is None else depth.name,
+            frames.depth_log_times_ns,
+        )
+        shown = sources.read(chosen)
+    return ScoredBag(metrics, runs, frames, shown, pictures)
+
+
+def _read_labels(bag: Bag, inputs: BagInputs, ontology: Ontology) -> RecordedLabels | None:
+    if inputs.labels is None:
+        return None
+    with ExitStack() as stack:
+        of = bag if inputs.label_bag is None else stack.enter_context(Bag(inputs.label_bag))
+        mapped = bag_label_map(
+            of, inputs.labels, ontology, inputs.labels_ontology, inputs.label_map
+        )
+        return RecordedLabels(of, inputs.labels, ontology, inputs.label_codes, mapped)
 
 
 def _segment(
     frames: RecordedFrames,
     runs: list[ModelRun],
     hazards: RecordedHazards | None,
+    watch: Watch | None,
     viewer: FrameViewer | None,
 ) -> None:
-    """Show every frame to geometry, and to every model."""
+    """Show every frame to geometry, to every model, and to who watches."""
     for number, frame in enumerate(tqdm(frames, desc='segmenting', unit='frame', disable=None)):
         if isinstance(frame, Frame):
             judged = None
@@ -198,6 +278,8 @@ def _segment(
                 height, width = frame.rgb.shape[:2]
                 judged = hazards.judge(frame.header, times_ns, (height, width), frame.depth)
             said = [run.add(frame, judged) for run in runs]
+            if watch is not None:
+                watch(frame, [found for found, _ in said], judged)
             if viewer is not None:
                 _view(viewer, number, frame, said[0], hazards, judged)
         else:
