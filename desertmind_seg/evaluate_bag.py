@@ -29,8 +29,8 @@ from desertmind_seg.options import (
     add_output_folder,
     add_rerun,
     command_parser,
+    filter_weight,
     not_negative,
-    number,
     run_command,
 )
 
@@ -54,15 +54,6 @@ examples:
         --out result --rerun drive.rrd
 
 Frames that cannot be decoded are left out, and named in the report: done in part."""
-
-
-def _filter_weight(text: str) -> float:
-    from desertmind_seg.pipeline.temporal import MAX_ALPHA
-
-    value = number(text)
-    if not 0.0 <= value <= MAX_ALPHA:
-        raise argparse.ArgumentTypeError(f'{text} is not from 0 to {MAX_ALPHA}')
-    return value
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -124,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     for option, which in (('', 'the model'), ('against-', 'the model of --against')):
         parser.add_argument(
             f'--{option}temporal-alpha',
-            type=_filter_weight,
+            type=filter_weight,
             metavar='ALPHA',
             help=f'temporal filter for {which}: weight of the frames before, such as 0.4 '
             '(default: each frame on its own)',

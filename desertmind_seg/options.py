@@ -338,6 +338,16 @@ def not_negative(text: str) -> float:
     return value
 
 
+def filter_weight(text: str) -> float:
+    """Parse the weight of a temporal filter."""
+    from desertmind_seg.pipeline.temporal import MAX_ALPHA
+
+    value = number(text)
+    if not 0.0 <= value <= MAX_ALPHA:
+        raise argparse.ArgumentTypeError(f'{text} is not from 0 to {MAX_ALPHA}')
+    return value
+
+
 def whole_number(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
     """Return a parser of whole numbers from `least` to `most`."""
 

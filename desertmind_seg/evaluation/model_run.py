@@ -45,6 +45,7 @@ class ModelRun:
     Attributes:
         flicker: of all masks.
         inference_ms: of each frame.
+        total_ms: of each frame, from its message to its mask.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class ModelRun:
         self._segmenter = segmenter
         self._pictures = pictures
         self._writer = writer
-        self._total_ms: list[float] = []
+        self.total_ms: list[float] = []
         self._filter_ms: list[float] = []
         self._blended_share: list[float] = []
         self._table = ClassGeometryTable(segmenter.ontology)
@@ -88,7 +89,7 @@ class ModelRun:
             depth=frame.depth if self._segmenter.takes_depth else None,
             stamp_ns=frame.stamp_ns,
         )
-        self._total_ms.append(frame.decode_ms + (time.perf_counter() - start) * 1e3)
+        self.total_ms.append(frame.decode_ms + (time.perf_counter() - start) * 1e3)
         self.inference_ms.append(found.inference_ms)
         if found.blended_share is not None:
             self._blended_share.append(found.blended_share)
@@ -160,7 +161,7 @@ class ModelRun:
             latency_ms=StageLatencies(
                 decode=Percentiles.of(frames.decode_ms),
                 inference=Percentiles.of(self.inference_ms),
-                total=Percentiles.of(self._total_ms),
+                total=Percentiles.of(self.total_ms),
             ),
             depth=None
             if depth is None

@@ -187,7 +187,7 @@ class Bag:
             try:
                 recording = open_recording(self.path, stack, self.findings)
             except BagError as err:
-                raise BagError(f'Bag {str(self.path)!r} cannot be read: {err}') from err
+                raise type(err)(f'Bag {str(self.path)!r} cannot be read: {err}') from err
             self._stack = stack.pop_all()
         self._recording = recording
         self.custom_data = recording.custom_data

@@ -17,6 +17,8 @@ from desertmind_seg.scores.records import Interval
 
 BOOTSTRAP_DRAWS = 1000
 _BOOTSTRAP_SEED = 0
+# Numbers of one product, 8 bytes each.
+_DRAWN_AT_ONCE = 2**22
 
 # Every score that one confusion matrix gives, and so has a bootstrap interval.
 STATISTICS = ('miou_all', 'miou_present', 'pixel_accuracy', 'false_safe_rate', 'false_stop_rate')
@@ -51,10 +53,16 @@ def resampled(blocks: Counts) -> Counts:
     """
     count = len(blocks)
     rng = np.random.default_rng(_BOOTSTRAP_SEED)
-    times = rng.multinomial(count, np.full(count, 1.0 / count), BOOTSTRAP_DRAWS)  # (D, B)
     # Exact in float64, whose product is a BLAS call: pixel counts stay below 2**53.
-    flat = times.astype(np.float64) @ blocks.reshape(count, -1).astype(np.float64)
-    return flat.astype(np.int64).reshape(-1, *blocks.shape[1:])
+    exact = blocks.reshape(count, -1).astype(np.float64)
+    # Some draws at a time, which are the same ones: all of 100,000 blocks would take 1.6 GB.
+    step = max(1, _DRAWN_AT_ONCE // count)
+    drawn = [
+        rng.multinomial(count, np.full(count, 1.0 / count), min(step, BOOTSTRAP_DRAWS - first))
+        @ exact
+        for first in range(0, BOOTSTRAP_DRAWS, step)
+    ]
+    return np.concatenate(drawn).astype(np.int64).reshape(-1, *blocks.shape[1:])
 
 
 def interval_95(values: Floats) -> Interval | None:

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from io import BytesIO
+import os
 from pathlib import Path
 import struct
-from typing import NamedTuple, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 import zlib
 
 import lz4.frame
@@ -78,19 +79,26 @@ class _Loose(NamedTuple):
 class McapFile:
     """An MCAP file. It is read by its index; one without an index is read through at first.
 
+    Args:
+        path: of the file.
+        findings: where to say what is odd or lost.
+        stream: to read instead, closed with this; a file without an index is not read through.
+
     Raises:
-        BagError: the file begins with no record of MCAP.
+        BagError: `stream` has no index.
     """
 
-    def __init__(self, path: Path, findings: Findings) -> None:
+    def __init__(self, path: Path, findings: Findings, stream: BinaryIO | None = None) -> None:
         self.path = path
         self.connections: list[Connection] = []
         self._findings = findings
-        self._file = path.open('rb')
-        self._size = path.stat().st_size
+        self._file = path.open('rb') if stream is None else stream
+        self._size = self._file.seek(0, os.SEEK_END)
         self._clear()
         try:
             if not self._read_summary():
+                if stream is not None:
+                    raise BagError(f'{path.name} has no index')
                 self._clear()
                 self._scan()
         except BaseException:

@@ -47,6 +47,10 @@ _MAX_METADATA_BYTES = 64 * 2**20
 _MAX_NAMES = 8
 
 
+class OtherFormatError(BagError):
+    """A file is of another format than those of bags, or of another version."""
+
+
 @dataclass
 class Recording:
     """What was opened.
@@ -117,8 +121,8 @@ def _open_file(path: Path, stack: ExitStack, findings: Findings) -> StorageFile:
             return file
     for begin, what in _OTHERS:
         if head.startswith(begin):
-            raise BagError(f'{path.name} is no file of a bag, but {what}.')
-    raise BagError(
+            raise OtherFormatError(f'{path.name} is no file of a bag, but {what}.')
+    raise OtherFormatError(
         f'{path.name} is no file of a bag: it begins with the bytes {head[:8].hex(" ")}; expected '
         'MCAP, sqlite3 (rosbag2) or a ROS 1 bag.'
     )
@@ -160,15 +164,15 @@ def _read_metadata(folder: Path, findings: Findings) -> dict[str, Any] | None:
 def is_recording(path: Path) -> bool:
     """Say whether `open_recording` has something to open: a file or folder of a bag, by name."""
     if not path.is_dir():
-        return _is_storage(path)
-    return (path / METADATA).is_file() or any(map(_is_storage, path.iterdir()))
+        return is_storage(path)
+    return (path / METADATA).is_file() or any(map(is_storage, path.iterdir()))
 
 
 def _files(folder: Path, metadata: dict[str, Any] | None, findings: Findings) -> list[Path]:
     """Return the files to read, in order."""
     there: dict[str, Path] = {}
     for entry in sorted(folder.iterdir(), key=lambda entry: _natural(entry.name)):
-        if entry.is_file() and _is_storage(entry):
+        if entry.is_file() and is_storage(entry):
             there.setdefault(_plain(entry.name), entry)  # of a file and its compressed copy one
     listed = None if metadata is None else metadata.get('relative_file_paths')
     entries = listed if isinstance(listed, list) else []
@@ -238,7 +242,8 @@ def _splits(there: Sequence[Path], findings: Findings) -> list[Path]:
     return sorted(there, key=lambda entry: order[entry])
 
 
-def _is_storage(path: Path) -> bool:
+def is_storage(path: PurePath) -> bool:
+    """Say whether it is a file of a bag, by its name."""
     name = _plain(path.name)
     return PurePath(name).suffix in _SUFFIXES and not name.startswith('.')
 

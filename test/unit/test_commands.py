@@ -46,6 +46,7 @@ _MISSING_INPUT = {
     'desertmind_seg.build_engine': '{none} --cache-dir {new}',
     'desertmind_seg.benchmark': '{none} --out {new}',
     'desertmind_seg.evaluate_bag': '{none} --image /image --out {new}',
+    'desertmind_seg.evaluate_fleet': '{none} --image /image --out {new}',
     'desertmind_seg.play_bag': '{none}',
     'desertmind_seg.replay_bag': '{none} --image /image --out {new}',
     'desertmind_seg.nav2_config': '--bundle {none}',

@@ -43,6 +43,8 @@ ROOMS: dict[str, dict[str, str]] = {
         'labelling': (
             'bag_geometry decoding messages model pipeline reports scores segmenting sources'
         ),
+        'fleet': 'bag_geometry evaluation hazards messages model pipeline storage',
+        'release': 'decoding fleet model reports scores',
         'replay': 'bag_geometry evaluation messages model pipeline reports',
     },
     'training': {
@@ -71,7 +73,7 @@ COMMANDS = {
             'build_engine',
             'benchmark',
         ),
-        *('evaluate_bag', 'play_bag', 'replay_bag', 'nav2_config'),
+        *('evaluate_bag', 'evaluate_fleet', 'play_bag', 'replay_bag', 'nav2_config'),
     },
     'training': {
         *('synthetic', 'audit', 'train', 'evaluate', 'compare', 'calibrate'),

@@ -1,0 +1,214 @@
+"""Command: evaluate thousands of bags, on one machine or many. Needs the extra fleet, no ROS.
+
+Results, below --out, which may be a prefix in an object store:
+
+- `bags/run_id=RUN/BAG.parquet`: one file a bag and run, written whole: `fleet.records.BagRow`.
+- `runs/RUN/`: `manifest.parquet`, `totals.json` (`release.totals.FleetTotals`), `report.html` and
+  `log.jsonl`, one line a bag.
+
+docs/fleet.md has the tables, the criteria, and queries.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+import sys
+
+from desertmind_seg.messages.compressed_format import COMPRESSED_COLORS
+from desertmind_seg.messages.pairing import MAX_DT_MS, MAX_WAIT_MS
+from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
+from desertmind_seg.options import (
+    ALL_DONE,
+    add_backend,
+    add_bundle,
+    add_confidence_threshold,
+    add_labels,
+    command_parser,
+    exit_code,
+    filter_weight,
+    not_negative,
+    positive,
+    run_command,
+    whole_number,
+)
+
+CRITERIA_NOT_MET = 3
+_EXAMPLES = """\
+examples:
+  every bag below a folder
+    python -m desertmind_seg.evaluate_fleet /data/drives --image /camera/color/image_raw \\
+        --labels /labels/ycor_8 --out results
+  is the new model good enough to be released? exit status 0 or 3
+    python -m desertmind_seg.evaluate_fleet drives.csv --image /camera/color/image_raw \\
+        --labels /labels/ycor_8 --bundle new.onnx --against old.onnx --by site \\
+        --criteria release.yaml --out results
+  from an object store, on a cluster
+    python -m desertmind_seg.evaluate_fleet s3://drives/2026/ --image /camera/color/image_raw \\
+        --out s3://results/fleet --address ray-head:6379
+
+Run the same command again to go on where it was stopped: a bag that has results is not evaluated
+again. Bags that cannot be evaluated are named with the reason, and do not count: done in part.
+With --criteria the exit status is 0 where all hold, and 3 where not."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = command_parser(
+        'desertmind_seg.evaluate_fleet',
+        'Evaluate every bag of a fleet once; write tables, totals and a report.',
+        _EXAMPLES,
+    )
+    parser.add_argument(
+        'bags',
+        help='manifest (.csv or .parquet with a column uri), folder, prefix such as s3://drives/ '
+        'or glob; in a glob * also stands for folders',
+    )
+    parser.add_argument('--image', required=True, metavar='TOPIC', help='raw or compressed images')
+    add_labels(parser)
+    parser.add_argument('--depth', metavar='TOPIC', help='depth registered to the images')
+    parser.add_argument('--camera-info', metavar='TOPIC', help='of the images, with --depth')
+    parser.add_argument('--gravity-frame', metavar='FRAME', help='of /tf whose z is up')
+    for name, default in (('max-dt-ms', MAX_DT_MS), ('max-wait-ms', MAX_WAIT_MS)):
+        parser.add_argument(
+            f'--{name}',
+            type=not_negative,
+            default=default,
+            metavar='MS',
+            help='as evaluate_bag (default: %(default)g)',
+        )
+    parser.add_argument(
+        '--compressed-colors',
+        choices=COMPRESSED_COLORS,
+        default='auto',
+        help='as evaluate_bag (default: %(default)s)',
+    )
+    add_bundle(parser)
+    parser.add_argument(
+        '--against', type=Path, metavar='BUNDLE', help='a second model, paired bag by bag'
+    )
+    for option, which in (('', 'the model'), ('against-', 'the model of --against')):
+        parser.add_argument(
+            f'--{option}temporal-alpha',
+            type=filter_weight,
+            metavar='ALPHA',
+            help=f'temporal filter for {which} (default: each frame on its own)',
+        )
+    add_backend(parser)
+    add_confidence_threshold(parser)
+    parser.add_argument(
+        '--out', required=True, metavar='DIR', help='folder, or s3://bucket/prefix'
+    )
+    parser.add_argument('--by', metavar='TAG', action='append', default=[], help='slice by a tag')
+    parser.add_argument('--criteria', type=Path, metavar='FILE', help='bounds that must hold')
+    parser.add_argument(
+        '--retry', action='store_true', help='evaluate bags again whose status is not ok'
+    )
+    _add_pool(parser)
+    return parser
+
+
+def _add_pool(parser: argparse.ArgumentParser) -> None:
+    """Add who does it, and what a bag may take."""
+    parser.add_argument(
+        '--address', metavar='HOST:PORT', help='of a Ray cluster (default: this machine alone)'
+    )
+    parser.add_argument(
+        '--workers', type=whole_number(1), metavar='N', help='default: as many as fit'
+    )
+    parser.add_argument(
+        '--cpus-per-worker',
+        type=whole_number(1),
+        default=1,
+        metavar='N',
+        help='threads of each engine, too (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--gpus-per-worker',
+        type=not_negative,
+        metavar='G',
+        help='such as 0.25 for four on a GPU (default: 1 where there are GPUs)',
+    )
+    parser.add_argument(
+        '--timeout-sec',
+        type=positive,
+        default=3600.0,
+        metavar='SEC',
+        help='longest time for a bag (default: %(default)g)',
+    )
+    parser.add_argument(
+        '--memory-gib',
+        type=positive,
+        default=8.0,
+        metavar='GIB',
+        help='most memory for a bag (default: %(default)g)',
+    )
+    parser.add_argument(
+        '--scratch',
+        default='/tmp/desertmind-fleet',
+        metavar='DIR',
+        help='on every machine, for what is fetched (default: %(default)s)',
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    if options.against is None and options.against_temporal_alpha is not None:
+        parser.error('--against-temporal-alpha needs --against')
+    if options.depth is None and (options.camera_info or options.gravity_frame):
+        parser.error('--camera-info and --gravity-frame need --depth')
+    return run_command(parser, lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    from desertmind_seg.fleet.pool import Pool
+    from desertmind_seg.fleet.records import Limits, RunOptions
+    from desertmind_seg.release.page import shown, shown_interval, verdict_rows
+    from desertmind_seg.release.run import REPORT, TOTALS, FleetRequest, evaluate_fleet
+
+    asked = {name: getattr(options, name) for name in RunOptions.model_fields}
+    result = evaluate_fleet(
+        FleetRequest(
+            source=options.bags,
+            options=RunOptions(**asked),
+            bundle=options.bundle or share_path(DEFAULT_BUNDLE),
+            against=options.against,
+            out=options.out,
+            limits=Limits(
+                timeout_sec=options.timeout_sec,
+                memory_gib=options.memory_gib,
+                threads=options.cpus_per_worker,
+            ),
+            pool=Pool(
+                address=options.address,
+                workers=options.workers,
+                cpus=options.cpus_per_worker,
+                gpus=options.gpus_per_worker,
+                scratch=options.scratch,
+            ),
+            by=options.by,
+            criteria=options.criteria,
+            retry=options.retry,
+        )
+    )
+    totals = result.totals
+    for part in totals.slices:
+        print(f'{part.name}: {part.bags} bags, {part.frames} frames')
+        for name, number in part.numbers.items():
+            if number.value is not None and '/' not in name:
+                print(f'  {name} {shown(number.value)} ({shown_interval(number.interval_95)})')
+    failed = {name: n for name, n in totals.statuses.items() if n and name != 'ok'}
+    if failed:
+        counts = ', '.join(f'{count} {status}' for status, count in failed.items())
+        print(f'{counts}: not in the totals.', file=sys.stderr)
+    print(f'Report: {result.folder}/{REPORT}\nTotals: {result.folder}/{TOTALS}')
+    if options.criteria is not None:
+        for row in verdict_rows(result.verdicts)[1:]:
+            print(f'{row[-1]}: {row[0]} of {row[1]} {row[2]}: {row[3]} ({row[4]}, n {row[5]})')
+        return ALL_DONE if all(each.passed for each in result.verdicts) else CRITERIA_NOT_MET
+    return exit_code(totals.statuses['ok'], totals.bags)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Thousands of bags, each scored once: where they lie, what they hold, who runs them."""

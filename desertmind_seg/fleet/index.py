@@ -1,0 +1,137 @@
+"""The index pass: what a bag holds, before any engine starts.
+
+Of an MCAP file in a store the index at its end is read alone; other formats are fetched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, cast
+
+from desertmind_seg.fleet import store
+from desertmind_seg.fleet.manifest import describe
+from desertmind_seg.fleet.records import BagEntry, BagRow, FleetError, RunOptions, Status
+from desertmind_seg.messages.bags import IMAGE_TYPE, IMAGE_TYPES, Bag, BagError, did_you_mean
+from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.model.files import partial_folder
+from desertmind_seg.storage.connection import Findings
+from desertmind_seg.storage.mcap_file import McapFile
+from desertmind_seg.storage.recording import OtherFormatError
+
+# Type and number of messages by topic.
+Topics = Mapping[str, tuple[str, int]]
+
+
+class Refused(Exception):  # noqa: N818 - no error of the command: it becomes a row
+    """A bag gets no further; says why."""
+
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(reason)
+        self.status: Status = status
+        self.reason = reason
+
+
+def refused_row(entry: BagEntry, options: RunOptions, run_id: str, scratch: Path) -> BagRow | None:
+    """Look into a bag; return its row where it cannot be evaluated, None where it can.
+
+    Raises nothing on account of the bag.
+    """
+    try:
+        check_topics(_topics_of(entry, scratch), entry, options)
+    except Refused as err:
+        return BagRow.of(entry, run_id, err.status, err.reason)
+    except FileNotFoundError as err:
+        return BagRow.of(entry, run_id, 'failed', str(err))
+    except (DesertmindError, OSError) as err:
+        return BagRow.of(entry, run_id, 'failed', str(err))
+    except Exception as err:  # noqa: BLE001 - whatever a file makes a parser do
+        return BagRow.of(entry, run_id, 'failed', f'{type(err).__name__}: {err}')
+    return None
+
+
+def _topics_of(entry: BagEntry, scratch: Path) -> Topics:
+    """Return the topics of a bag.
+
+    Raises:
+        Refused: it is torn, or of another format.
+        OSError, FleetError: it cannot be reached.
+    """
+    if store.is_remote(entry.uri):
+        name = PurePosixPath(entry.uri).name
+        if name.endswith('.mcap'):
+            stream = store.Ranges(store.StoredFile(entry.uri, entry.size, entry.etag))
+            findings = Findings(Path(name))
+            try:
+                file = McapFile(Path(name), findings, cast('BinaryIO', stream))
+            except BagError:  # of a recorder that was killed: all of it says what is left
+                pass
+            else:
+                return _counted((each.topic, each.type, each.count) for each in file.connections)
+    with local_copy(entry.uri, scratch, entry) as path:
+        return _topics_in(path)
+
+
+def _topics_in(path: Path) -> Topics:
+    try:
+        with Bag(path) as bag:
+            topics = {each.name: (each.type, each.count) for each in bag.topics.values()}
+            losses = bag.findings.losses
+    except OtherFormatError as err:
+        raise Refused('failed', str(err)) from err
+    except BagError as err:
+        raise Refused('torn', str(err)) from err
+    if losses:
+        raise Refused('torn', ' '.join(losses))
+    return topics
+
+
+def _counted(connections: Iterator[tuple[str, str, int]]) -> Topics:
+    topics: dict[str, tuple[str, int]] = {}
+    for topic, kind, count in connections:
+        topics[topic] = (kind, topics.get(topic, ('', 0))[1] + count)
+    return topics
+
+
+def check_topics(topics: Topics, entry: BagEntry, options: RunOptions) -> None:
+    """Raise Refused unless a bag has what was asked for."""
+    _check(topics, options.image, IMAGE_TYPES, 'image topic', 'no_topic')
+    if options.labels is not None and not entry.labels_uri:
+        _check(topics, options.labels, (IMAGE_TYPE,), 'label topic', 'no_topic')
+    if options.depth is not None:
+        _check(topics, options.depth, IMAGE_TYPES, 'depth topic', 'bad_depth')
+
+
+def _check(topics: Topics, name: str, types: tuple[str, ...], what: str, status: Status) -> None:
+    kind, count = topics.get(name, ('', 0))
+    if kind in types and count:
+        return
+    images = {topic: found for topic, found in topics.items() if found[0] in IMAGE_TYPES}
+    listing = ', '.join(f'{topic} ({found[1]})' for topic, found in sorted(images.items()))
+    problem = f'no {what} {name!r}{did_you_mean(name, images)}'
+    if kind:
+        problem = f'{what} {name!r} has {count} messages of {kind}; expected {" or ".join(types)}'
+    raise Refused(status, f'{problem}; its image topics: {listing or "none"}')
+
+
+@contextmanager
+def local_copy(uri: str, scratch: Path, entry: BagEntry | None = None) -> Iterator[Path]:
+    """Yield the local path of a bag; one of a store is fetched to `scratch`, and goes again.
+
+    Raises:
+        OSError, FleetError: it is not there, cannot be fetched, or is not what `entry` says.
+    """
+    if not store.is_remote(uri):
+        path = Path(uri)
+        if not path.exists():
+            raise FleetError(f'{uri} does not exist on this machine')
+        if entry is not None and entry.size and (size := describe(uri).size) != entry.size:
+            raise FleetError(
+                f'{uri} has changed since the manifest was made ({size} bytes, in the manifest '
+                f'{entry.size}); make the manifest anew'
+            )
+        yield path
+        return
+    with partial_folder(scratch) as folder:
+        yield store.fetch(uri, folder, None if entry is None else entry.etag)

@@ -1,0 +1,296 @@
+"""Ray: the index pass as tasks, the evaluation as a pool of actors with a `BagHost` each.
+
+Ray is embedded (it starts and ends with the command, on loopback) unless an address is given. The
+driver keeps the queue: a bag whose actor or machine dies goes back to its head.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from desertmind_seg.fleet import tables
+from desertmind_seg.fleet.host import CHILD, BagHost
+from desertmind_seg.fleet.index import refused_row
+from desertmind_seg.fleet.records import BagEntry, BagRow, FleetError, Limits, Run
+
+# Bags of one index task, and how many of them wait for their store at once.
+_CHUNK, _THREADS = 32, 8
+# Actors or machines that a bag may take down before it is called failed.
+_MAX_TRIES = 3
+_TICK_SEC = 1.0
+# Nothing large goes through it: a bundle has 20 MB.
+_OBJECT_STORE_BYTES = 160 * 2**20
+
+OnRow = Callable[[BagRow], None]
+OnTick = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Who works.
+
+    Attributes:
+        address: of a Ray cluster; None embeds Ray on this machine.
+        workers: at most so many; None for as many as fit.
+        cpus: of each worker.
+        gpus: of each, which may be a share; None for one where the cluster has any.
+        scratch: folder on each machine.
+        temporary: folder of an embedded Ray; None for its own.
+        child: module of the child process.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    cpus: float = 1.0
+    gpus: float | None = None
+    scratch: str = '/tmp/desertmind-fleet'
+    temporary: str | None = None
+    child: str = CHILD
+
+
+@contextmanager
+def connected(pool: Pool) -> Iterator[None]:
+    """Start Ray, or join a cluster, until the block ends.
+
+    Raises:
+        FleetError: there is no cluster at the address.
+    """
+    os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')  # it would report to its makers
+    import ray
+
+    shared = {'log_to_driver': False, 'logging_level': logging.ERROR}
+    try:
+        if pool.address is None:
+            cpus = os.cpu_count() or 1
+            if pool.workers is not None:
+                cpus = max(1, round(pool.workers * pool.cpus))
+            ray.init(
+                num_cpus=cpus,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                _node_ip_address='127.0.0.1',
+                _temp_dir=pool.temporary,
+                **shared,
+            )
+        else:
+            ray.init(address=pool.address, **shared)
+    except (ConnectionError, RuntimeError, ValueError) as err:
+        raise FleetError(
+            f'no Ray cluster at {pool.address!r}: {err}. Start one with `ray start --head`, or '
+            'leave --address out.'
+        ) from err
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def index_pass(
+    entries: Sequence[BagEntry], run: Run, out: str, pool: Pool, on_row: OnRow, on_tick: OnTick
+) -> list[BagEntry]:
+    """Look into every bag; put the rows of those that cannot be evaluated, return the others.
+
+    Raises:
+        OSError, FleetError: a row cannot be put.
+    """
+    import ray
+
+    remote = ray.remote(num_cpus=1, max_retries=0)(index_chunk)
+    chunks = deque(entries[at : at + _CHUNK] for at in range(0, len(entries), _CHUNK))
+    refused: set[str] = set()
+    running: dict[Any, Sequence[BagEntry]] = {}
+    most = 2 * max(1, int(ray.cluster_resources().get('CPU', 1)))
+    while chunks or running:
+        while chunks and len(running) < most:
+            chunk = chunks.popleft()
+            running[remote.remote(chunk, run, out, pool.scratch)] = chunk
+        for ref in ray.wait(list(running), timeout=_TICK_SEC)[0]:
+            chunk = running.pop(ref)
+            try:
+                rows = ray.get(ref)
+            except _lost() as err:
+                if len(chunk) > 1:  # which of them was it?
+                    chunks.extend([entry] for entry in chunk)
+                    continue
+                reason = f'the process that read its index died: {_first_line(err)}'
+                rows = [BagRow.of(chunk[0], run.run_id, 'failed', reason)]
+                tables.put_row(out, rows[0])
+            for row in rows:
+                refused.add(row.bag_id)
+                on_row(row)
+        on_tick()
+    return [entry for entry in entries if entry.bag_id not in refused]
+
+
+def index_chunk(entries: Sequence[BagEntry], run: Run, out: str, scratch: str) -> list[BagRow]:
+    """Return the rows of those that cannot be evaluated, after they were put."""
+    folder = Path(scratch)
+    folder.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(_THREADS) as threads:
+        found = threads.map(
+            lambda entry: refused_row(entry, run.options, run.run_id, folder), entries
+        )
+        rows = [row for row in found if row is not None]
+    for row in rows:
+        tables.put_row(out, row)
+    return rows
+
+
+def evaluation_pass(
+    entries: Sequence[BagEntry],
+    run: Run,
+    bundles: tuple[bytes, bytes | None],
+    limits: Limits,
+    out: str,
+    pool: Pool,
+    on_row: OnRow,
+    on_tick: OnTick,
+) -> None:
+    """Evaluate every bag; each is told to `on_row` once its row is put.
+
+    Raises:
+        OSError, FleetError: no engine can be loaded, a row cannot be put, or nothing runs.
+    """
+    import ray
+
+    bundle, against = (ray.put(content) for content in bundles)
+    gpus = pool.gpus
+    if gpus is None:
+        gpus = 1.0 if ray.cluster_resources().get('GPU', 0) else 0.0
+    actor = ray.remote(
+        num_cpus=pool.cpus, num_gpus=gpus, max_restarts=0, scheduling_strategy='SPREAD'
+    )(BagHost)
+
+    def start() -> Any:
+        return actor.remote(run, bundle, against, limits, out, pool.scratch, pool.child)
+
+    _Queue(entries, run.run_id, out, _workers(pool, gpus), start).work(on_row, on_tick)
+
+
+def _workers(pool: Pool, gpus: float) -> int:
+    """Return how many workers fit, at most as many as asked for.
+
+    Raises:
+        FleetError: none does.
+    """
+    import ray
+
+    have = ray.cluster_resources()
+    fits = have.get('CPU', 0) / pool.cpus
+    if gpus:
+        fits = min(fits, have.get('GPU', 0) / gpus)
+    if fits < 1:
+        raise FleetError(
+            f'no worker fits: each takes {pool.cpus:g} CPUs and {gpus:g} GPUs, and there are '
+            f'{have.get("CPU", 0):g} and {have.get("GPU", 0):g}; lower --cpus-per-worker or '
+            '--gpus-per-worker'
+        )
+    return int(fits) if pool.workers is None else pool.workers
+
+
+class _Queue:
+    """Bags, and the actors that take them; an actor that is lost is replaced."""
+
+    def __init__(
+        self,
+        entries: Sequence[BagEntry],
+        run_id: str,
+        out: str,
+        workers: int,
+        start: Callable[[], Any],
+    ) -> None:
+        self._waiting = deque(entries)
+        self._run_id, self._out, self._workers, self._start = run_id, out, workers, start
+        self._tries: Counter[str] = Counter()
+        self._starting: dict[Any, Any] = {}
+        self._running: dict[Any, tuple[Any, BagEntry]] = {}
+        self._lost_starts = 0
+
+    def work(self, on_row: OnRow, on_tick: OnTick) -> None:
+        """Have all bags evaluated."""
+        import ray
+
+        try:
+            while self._waiting or self._running:
+                self._fill()
+                refs = [*self._running, *self._starting]
+                for ref in ray.wait(refs, timeout=_TICK_SEC)[0]:
+                    if ref in self._starting:
+                        self._started(ref)
+                    elif (row := self._ended(ref)) is not None:
+                        on_row(row)
+                on_tick()
+        finally:
+            actors = [*self._starting.values(), *(actor for actor, _ in self._running.values())]
+            for actor in actors:
+                ray.kill(actor)
+
+    def _fill(self) -> None:
+        wanted = min(self._workers, len(self._waiting) + len(self._running))
+        while len(self._starting) + len(self._running) < wanted:
+            actor = self._start()
+            self._starting[actor.ready.remote()] = actor
+
+    def _started(self, ref: Any) -> None:
+        import ray
+
+        actor = self._starting.pop(ref)
+        try:
+            ray.get(ref)
+        except _lost() as err:
+            self._lost_starts += 1
+            if self._lost_starts > _MAX_TRIES * self._workers:
+                raise FleetError(f'workers die as they start: {_first_line(err)}') from err
+            return
+        self._give(actor)
+
+    def _ended(self, ref: Any) -> BagRow | None:
+        import ray
+
+        actor, entry = self._running.pop(ref)
+        try:
+            row: BagRow = ray.get(ref)
+        except _lost() as err:
+            self._tries[entry.bag_id] += 1
+            if self._tries[entry.bag_id] < _MAX_TRIES:
+                self._waiting.appendleft(entry)
+                return None
+            reason = f'{_MAX_TRIES} workers died over it, the last one: {_first_line(err)}'
+            row = BagRow.of(entry, self._run_id, 'failed', reason)
+            tables.put_row(self._out, row)
+            return row
+        self._give(actor)
+        return row
+
+    def _give(self, actor: Any) -> None:
+        if self._waiting:
+            entry = self._waiting.popleft()
+            self._running[actor.evaluate.remote(entry)] = (actor, entry)
+        else:
+            # It goes with the last reference, when it is done; what it left, with the next host.
+            actor.close.remote()
+
+
+def _lost() -> tuple[type[Exception], ...]:
+    """Return what Ray raises where an actor, a worker or a machine is gone."""
+    from ray import exceptions
+
+    return (
+        exceptions.RayActorError,
+        exceptions.WorkerCrashedError,
+        exceptions.NodeDiedError,
+        exceptions.OutOfMemoryError,
+        exceptions.ObjectLostError,
+    )
+
+
+def _first_line(err: BaseException) -> str:
+    return str(err).strip().partition('\n')[0]
