@@ -73,13 +73,14 @@ def _why_not_here(marker: pytest.Mark) -> str | None:
         return 'needs an NVIDIA GPU; there is no nvidia-smi'
     modules = ('launch_ros',) if marker.name == 'launch' else marker.args
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
-    return f'needs {", ".join(missing)}, which only apt has' if missing else None
+    whence = 'the extra fleet has' if marker.name == 'fleet' else 'only apt has'
+    return f'needs {", ".join(missing)}, which {whence}' if missing else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what this machine cannot run."""
     for item in items:
-        for name in ('data', 'gpu', 'launch', 'apt_ros'):
+        for name in ('data', 'gpu', 'launch', 'apt_ros', 'fleet'):
             marker = item.get_closest_marker(name)
             if marker is not None and (reason := _why_not_here(marker)):
                 item.add_marker(pytest.mark.skip(reason=reason))

@@ -67,7 +67,7 @@ class BagHost:
         child: str = CHILD,
     ) -> None:
         self._run, self._run_id = run, run.run_id
-        self._limits, self._out, self._module = limits, out, child
+        self._limits, self.out, self._module = limits, out, child
         Path(scratch).mkdir(parents=True, exist_ok=True)
         self._scratch_keeper = partial_folder(Path(scratch))  # goes when the next host comes
         self._scratch = self._scratch_keeper.__enter__()
@@ -107,7 +107,7 @@ class BagHost:
             'log_tail': '' if row.status == 'ok' else self._log_tail(),
         }
         row = row.model_copy(update=updates)
-        tables.put_row(self._out, row)
+        tables.put_row(self.out, row)
         return row.summary()
 
     def _row(self, entry: BagEntry, start: float) -> BagRow:
