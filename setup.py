@@ -120,6 +120,8 @@ setup(
         'labels': ['datumaro>=1.13', 'defusedxml', 'pycocotools'],
         # --rerun alone: images, masks and points in a window.
         'viewer': ['rerun-sdk>=0.23'],
+        # evaluate_fleet alone, on the machines that run it.
+        'fleet': ['obstore>=0.6', 'pyarrow>=17', 'ray>=2.40'],
         # NVIDIA GPUs of the RTX class; engines for them are built without one. A Jetson has
         # TensorRT from JetPack and needs cuda-bindings alone.
         'tensorrt': [

@@ -7,7 +7,7 @@ driver keeps the queue: a bag whose actor or machine dies goes back to its head.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from desertmind_seg.fleet import tables
 from desertmind_seg.fleet.host import CHILD, BagHost
 from desertmind_seg.fleet.index import refused_row
 from desertmind_seg.fleet.records import BagEntry, BagRow, FleetError, Limits, Run
+from desertmind_seg.model.errors import DesertmindError
 
 # Bags of one index task, and how many of them wait for their store at once.
 _CHUNK, _THREADS = 32, 8
@@ -44,7 +45,7 @@ class Pool:
         gpus: of each, which may be a share; None for one where the cluster has any.
         scratch: folder on each machine.
         temporary: folder of an embedded Ray; None for its own.
-        child: module of the child process.
+        child: module of the child process; '' for the real one.
     """
 
     address: str | None = None
@@ -53,7 +54,7 @@ class Pool:
     gpus: float | None = None
     scratch: str = '/tmp/desertmind-fleet'
     temporary: str | None = None
-    child: str = CHILD
+    child: str = ''
 
 
 @contextmanager
@@ -64,33 +65,56 @@ def connected(pool: Pool) -> Iterator[None]:
         FleetError: there is no cluster at the address.
     """
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')  # it would report to its makers
+    if pool.address is None:
+        # The one switch by which Ray takes 127.0.0.1 for its own address (read by its import).
+        # Else it listens at all of them, and runs what anybody sends.
+        os.environ['RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER'] = '0'
     import ray
 
-    shared = {'log_to_driver': False, 'logging_level': logging.ERROR}
-    try:
-        if pool.address is None:
-            cpus = os.cpu_count() or 1
-            if pool.workers is not None:
-                cpus = max(1, round(pool.workers * pool.cpus))
-            ray.init(
-                num_cpus=cpus,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                _node_ip_address='127.0.0.1',
-                _temp_dir=pool.temporary,
-                **shared,
-            )
-        else:
+    shared = {'log_to_driver': False, 'logging_level': logging.CRITICAL}
+    if pool.address is None:
+        _embed(pool, shared)
+    else:
+        try:
             ray.init(address=pool.address, **shared)
-    except (ConnectionError, RuntimeError, ValueError) as err:
-        raise FleetError(
-            f'no Ray cluster at {pool.address!r}: {err}. Start one with `ray start --head`, or '
-            'leave --address out.'
-        ) from err
+        except (ConnectionError, RuntimeError, ValueError) as err:
+            raise FleetError(
+                f'no Ray cluster at {pool.address!r}: {_first_line(err)}. Start one with `ray '
+                'start --head`, or leave --address out.'
+            ) from err
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _embed(pool: Pool, shared: Mapping[str, Any]) -> None:
+    """Start Ray on this machine.
+
+    Raises:
+        FleetError: it does not start.
+    """
+    import ray
+
+    cpus = os.cpu_count() or 1
+    if pool.workers is not None:
+        cpus = max(1, round(pool.workers * pool.cpus))
+    for left in reversed(range(_MAX_TRIES)):
+        try:
+            ray.init(
+                num_cpus=cpus,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                _temp_dir=pool.temporary,
+                **shared,
+            )
+        except Exception as err:
+            # Of no type of its own; it gives a busy machine 30 s, which is not enough for all.
+            ray.shutdown()
+            if not left:
+                raise FleetError(f'Ray does not start here: {_first_line(err)}') from err
+        else:
+            return
 
 
 def index_pass(
@@ -115,7 +139,7 @@ def index_pass(
         for ref in ray.wait(list(running), timeout=_TICK_SEC)[0]:
             chunk = running.pop(ref)
             try:
-                rows = ray.get(ref)
+                rows = _got(ref)
             except _lost() as err:
                 if len(chunk) > 1:  # which of them was it?
                     chunks.extend([entry] for entry in chunk)
@@ -170,7 +194,7 @@ def evaluation_pass(
     )(BagHost)
 
     def start() -> Any:
-        return actor.remote(run, bundle, against, limits, out, pool.scratch, pool.child)
+        return actor.remote(run, bundle, against, limits, out, pool.scratch, pool.child or CHILD)
 
     _Queue(entries, run.run_id, out, _workers(pool, gpus), start).work(on_row, on_tick)
 
@@ -240,11 +264,9 @@ class _Queue:
             self._starting[actor.ready.remote()] = actor
 
     def _started(self, ref: Any) -> None:
-        import ray
-
         actor = self._starting.pop(ref)
         try:
-            ray.get(ref)
+            _got(ref)
         except _lost() as err:
             self._lost_starts += 1
             if self._lost_starts > _MAX_TRIES * self._workers:
@@ -253,11 +275,9 @@ class _Queue:
         self._give(actor)
 
     def _ended(self, ref: Any) -> BagRow | None:
-        import ray
-
         actor, entry = self._running.pop(ref)
         try:
-            row: BagRow = ray.get(ref)
+            row: BagRow = _got(ref)
         except _lost() as err:
             self._tries[entry.bag_id] += 1
             if self._tries[entry.bag_id] < _MAX_TRIES:
@@ -277,6 +297,18 @@ class _Queue:
         else:
             # It goes with the last reference, when it is done; what it left, with the next host.
             actor.close.remote()
+
+
+def _got(ref: Any) -> Any:
+    """Return a result; raise what a worker raised as it was, without Ray's traceback around it."""
+    import ray
+
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as err:
+        if isinstance(err.cause, (DesertmindError, OSError)):
+            raise err.cause from None
+        raise
 
 
 def _lost() -> tuple[type[Exception], ...]:

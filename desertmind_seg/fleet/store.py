@@ -216,7 +216,7 @@ def fetch(uri: str, folder: Path, etag: str | None = None) -> Path:
     import obstore
 
     target = folder / uri.rstrip('/').rpartition('/')[2]
-    files = [file.uri for file in _list_remote(uri)]
+    files = [file.uri for file in _list_remote(uri)] or [uri]  # what lies below it
     if files != [uri]:
         target.mkdir()
     for file in files:
@@ -232,8 +232,6 @@ def fetch(uri: str, folder: Path, etag: str | None = None) -> Path:
                 )
             for chunk in got.stream(min_chunk_size=_FETCH_BYTES):
                 stream.write(chunk)
-    if not files:
-        raise FleetError(f'{uri} does not exist in its store')
     return target
 
 

@@ -37,6 +37,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / 'test')]
+os.environ['PYTHONPATH'] = os.pathsep.join(sys.path[:2])  # of the workers
 
 import numpy as np
 import psutil
@@ -263,27 +264,29 @@ def two_nodes(folder: Path) -> Iterator[tuple[list[int], str, Callable[[], None]
     environment = {
         **os.environ,
         'RAY_USAGE_STATS_ENABLED': '0',
-        'PYTHONPATH': os.pathsep.join(sys.path[:2]),
     }
     ray = str(Path(sys.executable).with_name('ray'))
     common = [
-        *('--node-ip-address', '127.0.0.1', '--num-cpus', '1', '--block'),
+        *('--num-cpus', '1', '--block'),
         *('--object-store-memory', str(100 * 2**20), '--disable-usage-stats'),
     ]
-    address = f'127.0.0.1:{port}'
+    # Other addresses of loopback: Ray takes 127.0.0.1 for that of the network card.
+    first, second = '127.0.0.2', '127.0.0.3'
+    address = f'{first}:{port}'
     head = [
         *(ray, 'start', '--head', '--port', str(port), '--include-dashboard', 'false'),
-        *('--temp-dir', '/tmp/fleet-ray', *common),
+        *('--temp-dir', '/tmp/fleet-ray', '--node-ip-address', first, *common),
     ]
     nodes = []
     with (folder / 'nodes.log').open('w') as log:
-        for command in (head, [ray, 'start', '--address', address, *common]):
+        other = [ray, 'start', '--address', address, '--node-ip-address', second, *common]
+        for command in (head, other):
             nodes.append(
                 subprocess.Popen(
                     command, stdout=log, stderr=log, env=environment, start_new_session=True
                 )
             )
-            wait_for_port(port)
+            wait_for_port(first, port)
 
         def kill_second() -> None:
             os.killpg(nodes[1].pid, signal.SIGKILL)
@@ -298,15 +301,15 @@ def two_nodes(folder: Path) -> Iterator[tuple[list[int], str, Callable[[], None]
                     continue
 
 
-def wait_for_port(port: int, most_sec: float = 120.0) -> None:
+def wait_for_port(host: str, port: int, most_sec: float = 120.0) -> None:
     """Wait until somebody listens."""
     deadline = time.monotonic() + most_sec
     while time.monotonic() < deadline:
         with socket.socket() as tried:
-            if tried.connect_ex(('127.0.0.1', port)) == 0:
+            if tried.connect_ex((host, port)) == 0:
                 return
         time.sleep(0.1)
-    raise SystemExit(f'nothing listens at {port}')
+    raise SystemExit(f'nothing listens at {host}:{port}')
 
 
 def nodes(options: argparse.Namespace, folder: Path) -> dict[str, Any]:

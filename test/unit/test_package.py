@@ -22,8 +22,11 @@ PYPI_NAMES = {
     'PIL': 'pillow',
     'yaml': 'pyyaml',
 }
-# Imported in the constructor of an engine that not every machine can run -> the extra with it.
-OF_EXTRAS = {'cuda': 'tensorrt', 'rerun': 'viewer'}
+# Imported by what not every machine runs, when it does -> the extra with it.
+OF_EXTRAS = {
+    **{'cuda': 'tensorrt', 'rerun': 'viewer'},
+    **dict.fromkeys(('obstore', 'pyarrow', 'ray'), 'fleet'),
+}
 # Types of services that the node offers; rclpy imports them.
 OFFERED = {'lifecycle_msgs'}
 # Import name -> ROS package, where the two differ.
