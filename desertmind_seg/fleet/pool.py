@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 import logging
 import os
 from pathlib import Path
@@ -20,6 +21,7 @@ from desertmind_seg.fleet import tables
 from desertmind_seg.fleet.host import CHILD, BagHost
 from desertmind_seg.fleet.index import refused_row
 from desertmind_seg.fleet.records import BagEntry, BagRow, FleetError, Limits, Run
+from desertmind_seg.fleet.store import is_remote
 from desertmind_seg.model.errors import DesertmindError
 
 # Bags of one index task, and how many of them wait for their store at once.
@@ -55,6 +57,18 @@ class Pool:
     scratch: str = '/tmp/desertmind-fleet'
     temporary: str | None = None
     child: str = ''
+
+
+def check_extra(*places: str) -> None:
+    """Raise ModuleNotFoundError for what the extra fleet has and this machine lacks.
+
+    Args:
+        places: of bags and results; a store needs more than a disk.
+    """
+    wanted = ['ray', 'pyarrow', *(['obstore'] if any(map(is_remote, places)) else [])]
+    for name in wanted:
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(f'No module named {name!r} (of the extra fleet)', name=name)
 
 
 @contextmanager

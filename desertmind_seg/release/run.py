@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from desertmind_seg.fleet import store, tables
 from desertmind_seg.fleet.manifest import find_bags, manifest_rows
-from desertmind_seg.fleet.pool import Pool, connected, evaluation_pass, index_pass
+from desertmind_seg.fleet.pool import Pool, check_extra, connected, evaluation_pass, index_pass
 from desertmind_seg.fleet.progress import Progress
 from desertmind_seg.fleet.records import (
     BagEntry,
@@ -98,6 +98,7 @@ def evaluate_fleet(request: FleetRequest) -> FleetResult:
     out = request.out if store.is_remote(request.out) else str(Path(request.out).absolute())
     folder = store.join(out, 'runs', run.run_id)
     entries = {entry.bag_id: entry for entry in find_bags(request.source)}
+    check_extra(request.source, out)
     store.put(store.join(folder, MANIFEST), tables.encoded_rows(manifest_rows(entries.values())))
     totals = Totals(ontology)
     waiting = dict(entries)
