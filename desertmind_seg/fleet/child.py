@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 import logging
 import os
 from pathlib import Path
+import signal
 import sys
 from tempfile import TemporaryDirectory
 import time
@@ -131,6 +132,7 @@ def _evaluated(evaluate: Evaluate, job: Job) -> Answer:
 
 def main(load: Callable[[ChildSetup], Evaluate] = load) -> None:
     """Serve stdin, with a stdout of which no library knows."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the driver ends this one
     answers = os.fdopen(os.dup(1), 'w', encoding='utf-8')
     os.dup2(2, 1)
     logging.basicConfig(level=logging.INFO, format='%(message)s')

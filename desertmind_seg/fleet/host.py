@@ -30,6 +30,8 @@ _POLL_SEC = 0.1
 # TensorRT builds an engine for minutes, the first time.
 _LOAD_SEC = 1800.0
 _LOG_BYTES = 2000
+# What schedulers and shells end a whole job with, this bag or another.
+_FOREIGN = (signal.SIGTERM, signal.SIGHUP)
 _PAGE_BYTES = os.sysconf('SC_PAGE_SIZE')
 
 
@@ -227,11 +229,11 @@ class BagHost:
         code = process.wait()
         self._kill()
         if code == -signal.SIGKILL:  # not by us: the kernel short of memory, or a person
-            return _Ended(
-                'out_of_memory',
-                'its process was killed twice (SIGKILL), as the kernel does when memory runs out',
-                foreign_kill=True,
-            )
+            reason = 'its process was killed twice, as the kernel does when memory runs out'
+            return _Ended('out_of_memory', reason, foreign_kill=True)
+        if -code in _FOREIGN:
+            reason = f'its process was ended twice by {signal.Signals(-code).name}'
+            return _Ended('failed', reason, foreign_kill=True)
         how = f'by {signal.Signals(-code).name}' if code < 0 else f'with exit status {code}'
         return _Ended('failed', f'its process ended {how}')
 

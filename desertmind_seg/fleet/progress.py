@@ -60,6 +60,8 @@ class Progress:
         how = 'end' if exc_type is None else 'stopped'
         self.event(how, **self._numbers(), error='' if exc is None else repr(exc))
         self._bar.close()
+        if exc_type is not None:
+            self._say(f'{self.done} of {self._total} bags are done; the same command goes on.')
         if self._log is not None:
             self._log.close()
 
@@ -89,7 +91,7 @@ class Progress:
             **self._numbers(),
         )
         if row.status != 'ok':
-            tqdm.write(f'{row.status}: {row.uri}: {row.reason}', file=sys.stderr)
+            self._say(f'{row.status}: {row.uri}: {row.reason}')
         self._bar.update()
 
     def on_tick(self) -> None:
@@ -98,7 +100,10 @@ class Progress:
         self._bar.set_description_str(text)
         if self._bar.disable and time.monotonic() - self._said > _LINE_SEC:
             self._said = time.monotonic()
-            print(f'{self.done}/{self._total} bags, {text}', file=sys.stderr)  # noqa: T201
+            self._say(f'{self.done}/{self._total} bags, {text}')
+
+    def _say(self, text: str) -> None:
+        tqdm.write(text, file=sys.stderr)
 
     def _numbers(self) -> dict[str, Any]:
         seconds = time.monotonic() - self._start
