@@ -76,8 +76,11 @@ def _headline(found: FleetTotals, verdicts: Sequence[Verdict]) -> list[Fact]:
     for name in _LEADING:
         number = whole.numbers[name]
         if number.value is not None:
-            interval = shown_interval(number.interval_95)
-            facts.append(Fact(name, shown(number.value), f'95 %: {interval}'))
+            low, high = number.interval_95 or (None, None)
+            note = 'one bag, no interval'
+            if low is not None and high is not None:
+                note = f'95 %: {low:.2%} to {high:.2%}'
+            facts.append(Fact(name, f'{number.value:.2%}', note))
     return facts
 
 

@@ -226,6 +226,7 @@ def test_commands_stand_in_blocks_that_are_read(page: Path) -> None:
         'yaml',
         'python',
         'ini',
+        'sql',
         '{toctree}',
     }
 
