@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 import hashlib
+from itertools import chain
 import json
 from pathlib import Path
 from typing import Literal, get_args
@@ -196,12 +196,9 @@ class BagRow(Record):
 
 def code_sha256(package: Path) -> str:
     """Hash the sources of `package` that decide what the numbers of a bag are."""
-    return _hash_of(path for room in _DECIDING for path in sorted((package / room).glob('*.py')))
-
-
-def _hash_of(paths: Iterable[Path]) -> str:
     total = hashlib.sha256()
-    for path in paths:
+    rooms = [sorted((package / room).glob('*.py')) for room in _DECIDING]
+    for path in [*chain(*rooms), package / 'fleet' / 'measure.py']:
         total.update(f'{path.parent.name}/{path.name}\n'.encode())
         total.update(path.read_bytes())
     return total.hexdigest()

@@ -250,7 +250,7 @@ def workers_of(pid: int) -> list[psutil.Process]:
     return [each for each in below if each.name().startswith('ray::BagHost')]
 
 
-def left_of(processes: list[psutil.Process], most_sec: float = 30.0) -> int:
+def left_of(processes: list[psutil.Process], most_sec: float = 120.0) -> int:
     """Return how many of these run still, after a while."""
     return len(psutil.wait_procs(processes, most_sec)[1])
 

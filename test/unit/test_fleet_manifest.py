@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from desertmind_seg.fleet.manifest import find_bags, read_manifest
-from desertmind_seg.fleet.records import BagEntry, FleetError, Run, RunOptions
+from desertmind_seg.fleet.records import BagEntry, FleetError, Run, RunOptions, code_sha256
 
 
 @pytest.fixture
@@ -111,3 +111,17 @@ def test_ids_follow_what_makes_another_bag_or_run() -> None:
     other = run.model_copy(update={'options': RunOptions(image='/a', labels='/l')})
     changed = run.model_copy(update={'code_sha256': 'd'})
     assert len({run.run_id, other.run_id, changed.run_id}) == 3
+
+
+def test_code_that_decides_the_numbers_makes_another_run(tmp_path: Path) -> None:
+    for name in ('scores/confusion.py', 'fleet/measure.py', 'fleet/store.py'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('')
+    before = code_sha256(tmp_path)
+    (tmp_path / 'fleet/store.py').write_text('# where files lie')
+    assert code_sha256(tmp_path) == before
+    found = {before}
+    for name in ('scores/confusion.py', 'fleet/measure.py'):
+        (tmp_path / name).write_text('# other counts')
+        found.add(code_sha256(tmp_path))
+    assert len(found) == 3
