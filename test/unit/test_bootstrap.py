@@ -106,6 +106,15 @@ def _difference(
     return paired_difference(first, second, YCOR8, score)
 
 
+def test_draws_are_the_same_however_many_fit_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = np.stack([*_blocks([0.1, 0.5, 0.7, 0.9, 0.3]).values()])
+    at_once = resampled(blocks)
+    monkeypatch.setattr('desertmind_seg.scores.bootstrap._DRAWN_AT_ONCE', 1500)
+    np.testing.assert_array_equal(resampled(blocks), at_once)
+    monkeypatch.setattr('desertmind_seg.scores.bootstrap._DRAWN_AT_ONCE', 1)
+    np.testing.assert_array_equal(resampled(blocks), at_once)
+
+
 def test_one_block_has_no_interval() -> None:
     counts = _blocks([0.8])
     assert set(intervals(np.stack(list(counts.values())), YCOR8).values()) == {None}
