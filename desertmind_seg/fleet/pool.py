@@ -116,6 +116,7 @@ def _embed(pool: Pool, shared: Mapping[str, Any]) -> None:
     for left in reversed(range(_MAX_TRIES)):
         try:
             ray.init(
+                address='local',  # whatever RAY_ADDRESS says, or another user's cluster
                 num_cpus=cpus,
                 object_store_memory=_OBJECT_STORE_BYTES,
                 include_dashboard=False,

@@ -52,6 +52,8 @@ from desertmind_seg.messages.bags import Bag
 from desertmind_seg.pipeline.load import load_segmenter
 from desertmind_seg.release.run import FleetRequest, evaluate_fleet
 
+# Short, for its sockets; of this process alone.
+TEMPORARY = f'/tmp/fleet-ray-{os.getpid()}'
 IMAGE, LABELS = '/camera/color/image_raw', '/labels/ycor_8'
 ODD = {
     **{f'torn_{index}.mcap': 'torn' for index in range(4)},
@@ -130,7 +132,7 @@ class Fleet:
         self._arguments = [
             *('run', str(path), '--bundle', str(options.bundle), '--out', str(folder / 'out')),
             *('--scratch', str(folder / 'scratch'), '--timeout-sec', str(options.timeout_sec)),
-            *('--workers', str(options.workers), '--temporary', '/tmp/fleet-ray'),
+            *('--workers', str(options.workers), '--temporary', TEMPORARY),
         ]
         self.out = folder / 'out'
 
@@ -261,10 +263,6 @@ def two_nodes(folder: Path) -> Iterator[tuple[list[int], str, Callable[[], None]
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    environment = {
-        **os.environ,
-        'RAY_USAGE_STATS_ENABLED': '0',
-    }
     ray = str(Path(sys.executable).with_name('ray'))
     common = [
         *('--num-cpus', '1', '--block'),
@@ -273,19 +271,17 @@ def two_nodes(folder: Path) -> Iterator[tuple[list[int], str, Callable[[], None]
     # Other addresses of loopback: Ray takes 127.0.0.1 for that of the network card.
     first, second = '127.0.0.2', '127.0.0.3'
     address = f'{first}:{port}'
+    # gRPC would ask a proxy for them.
+    os.environ.update(RAY_USAGE_STATS_ENABLED='0', no_proxy=f'127.0.0.1,{first},{second}')
     head = [
         *(ray, 'start', '--head', '--port', str(port), '--include-dashboard', 'false'),
-        *('--temp-dir', '/tmp/fleet-ray', '--node-ip-address', first, *common),
+        *('--temp-dir', TEMPORARY, '--node-ip-address', first, *common),
     ]
     nodes = []
     with (folder / 'nodes.log').open('w') as log:
         other = [ray, 'start', '--address', address, '--node-ip-address', second, *common]
         for command in (head, other):
-            nodes.append(
-                subprocess.Popen(
-                    command, stdout=log, stderr=log, env=environment, start_new_session=True
-                )
-            )
+            nodes.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
             wait_for_port(first, port)
 
         def kill_second() -> None:

@@ -139,6 +139,7 @@ def test_requirements_are_what_is_imported(
     assert required(distribution, 'tensorrt') == {
         *('cuda-bindings', 'tensorrt-rtx-cu13-bindings', 'tensorrt-rtx-cu13-libs')
     }
+    assert required(distribution, 'fleet') == {'obstore', 'pyarrow', 'ray'}
     assert imported >= set(OF_EXTRAS)
 
 
