@@ -38,6 +38,7 @@ EXTRAS = {
     'tensorrt': 'cuda tensorrt tensorrt_rtx tensorrt_rtx_bindings',
     'viewer': 'rerun',
     'labels': 'datumaro defusedxml pycocotools',
+    'fleet': 'ray pyarrow obstore',
     'dev': 'pytest hypothesis psutil',
 }
 
