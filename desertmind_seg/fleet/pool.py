@@ -94,7 +94,8 @@ def connected(pool: Pool) -> Iterator[None]:
         except (ConnectionError, RuntimeError, ValueError) as err:
             raise FleetError(
                 f'no Ray cluster at {pool.address!r}: {_first_line(err)}. Start one with `ray '
-                'start --head`, or leave --address out.'
+                'start --head` and give all machines, this one too, RAY_AUTH_MODE=token and the '
+                'same RAY_AUTH_TOKEN; or leave --address out.'
             ) from err
     try:
         yield

@@ -26,6 +26,7 @@ import json
 import os
 from pathlib import Path
 import resource
+import secrets
 import shutil
 import signal
 import socket
@@ -263,6 +264,20 @@ def two_nodes(folder: Path) -> Iterator[tuple[list[int], str, Callable[[], None]
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
+    ray = str(Path(sys.executable).with_name('ray'))
+    common = [
+        *('--num-cpus', '1', '--block'),
+        *('--object-store-memory', str(100 * 2**20), '--disable-usage-stats'),
+    ]
+    # Other addresses of loopback: Ray takes 127.0.0.1 for that of the network card.
+    first, second = '127.0.0.2', '127.0.0.3'
+    address = f'{first}:{port}'
+    os.environ.update(
+        RAY_USAGE_STATS_ENABLED='0',
+        RAY_AUTH_MODE='token',  # which `ray start` asks for
+        RAY_AUTH_TOKEN=secrets.token_hex(32),
+        no_proxy=f'127.0.0.1,{first},{second}',  # gRPC would ask a proxy for them
+    )
     ray = str(Path(sys.executable).with_name('ray'))
     common = [
         *('--num-cpus', '1', '--block'),
