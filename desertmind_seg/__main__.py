@@ -44,6 +44,7 @@ _SECTIONS = {
     'use it': {
         'segment': ('desertmind_seg', 'segment images, videos, bags, cameras, streams'),
         'evaluate_bag': ('desertmind_seg', 'segment every frame of a bag, and score the masks'),
+        'evaluate_fleet': ('desertmind_seg', 'evaluate thousands of bags, and say pass or fail'),
     },
     'on the vehicle': {
         'segmentation_node': ('desertmind_seg', 'run the ROS 2 node'),
