@@ -103,6 +103,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--retry', action='store_true', help='evaluate bags again whose status is not ok'
     )
+    parser.add_argument(
+        '--export-worst',
+        type=whole_number(1, 1000),
+        metavar='N',
+        help='write the N worst frames with masks for CVAT and Label Studio into RUN/worst',
+    )
     _add_pool(parser)
     return parser
 
@@ -158,6 +164,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error('--against-temporal-alpha needs --against')
     if options.depth is None and (options.camera_info or options.gravity_frame):
         parser.error('--camera-info and --gravity-frame need --depth')
+    if options.export_worst and '://' in options.out:
+        parser.error('--export-worst needs a local --out; labelling tools read files')
     return run_command(parser, lambda: _run(options))
 
 
@@ -166,6 +174,7 @@ def _run(options: argparse.Namespace) -> int:
     from desertmind_seg.fleet.records import Limits, RunOptions
     from desertmind_seg.release.page import shown, shown_interval, verdict_rows
     from desertmind_seg.release.run import REPORT, TOTALS, FleetRequest, evaluate_fleet
+    from desertmind_seg.release.worst import export_worst
 
     asked = {name: getattr(options, name) for name in RunOptions.model_fields}
     result = evaluate_fleet(
@@ -203,6 +212,17 @@ def _run(options: argparse.Namespace) -> int:
         counts = ', '.join(f'{count} {status}' for status, count in failed.items())
         print(f'{counts}: not in the totals.', file=sys.stderr)
     print(f'Report: {result.folder}/{REPORT}\nTotals: {result.folder}/{TOTALS}')
+    if options.export_worst:
+        written = export_worst(
+            result.worst.worst_frames(options.export_worst),
+            result.entries,
+            options.bundle or share_path(DEFAULT_BUNDLE),
+            RunOptions(**asked),
+            Path(result.folder, 'worst'),
+            Path(options.scratch),
+            lambda text: print(f'Not exported: {text}', file=sys.stderr),
+        )
+        print(f'{written} frames to label: {result.folder}/worst')
     if options.criteria is not None:
         for row in verdict_rows(result.verdicts)[1:]:
             print(f'{row[-1]}: {row[0]} of {row[1]} {row[2]}: {row[3]} ({row[4]}, n {row[5]})')

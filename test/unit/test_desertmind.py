@@ -151,7 +151,7 @@ def test_bash_completes_commands_and_what_they_take(bin_folder: Path, tmp_path: 
     def complete(line: str) -> list[str]:
         return _completions(bin_folder, line, cwd=tmp_path)
 
-    assert complete('desertmind eva') == ['evaluate', 'evaluate_bag']
+    assert complete('desertmind eva') == ['evaluate', 'evaluate_bag', 'evaluate_fleet']
     assert complete('desertmind --ver') == ['--version']
     assert {'train', 'segment', 'segmentation_node'} < set(complete('desertmind '))
     assert complete('desertmind segment --back') == ['--backend']
