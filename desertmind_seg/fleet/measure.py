@@ -13,6 +13,7 @@ from desertmind_seg.bag_geometry.hazards import GeometryTopics, Judged
 from desertmind_seg.evaluation.depth import DepthTopic
 from desertmind_seg.evaluation.frames import Frame
 from desertmind_seg.evaluation.model_run import ModelRun
+from desertmind_seg.evaluation.pictures import frames_sheet
 from desertmind_seg.evaluation.results import ModelMetrics
 from desertmind_seg.evaluation.run import BagInputs, ScoredBag, score_bag
 from desertmind_seg.fleet.records import (
@@ -26,6 +27,7 @@ from desertmind_seg.fleet.records import (
 from desertmind_seg.hazards.records import FREE, UNKNOWN
 from desertmind_seg.messages.bags import Bag
 from desertmind_seg.model.arrays import Mask, Rgb
+from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.segmenter import Segmentation, Segmenter
 
 # 20 bins a factor of ten, from 0.1 ms to 10 s; those outside are in the first and the last.
@@ -177,11 +179,11 @@ def measured(
     against = segmenters[1] if len(segmenters) > 1 else None
     with Bag(path) as bag:
         scored = score_bag(bag, inputs, segmenters[0], folder, against=against, watch=table.watch)
-    return _row(scored, table, entry, run_id, segmenters[0].ontology.names)
+    return _row(scored, table, entry, run_id, segmenters[0].ontology)
 
 
 def _row(
-    scored: ScoredBag, table: FrameTable, entry: BagEntry, run_id: str, classes: Sequence[str]
+    scored: ScoredBag, table: FrameTable, entry: BagEntry, run_id: str, ontology: Ontology
 ) -> BagRow:
     metrics = scored.metrics
     metrics = metrics.model_copy(
@@ -206,7 +208,7 @@ def _row(
         created=metrics.created,
         duration_sec=metrics.bag.duration_s,
         start_ns=metrics.bag.start_ns,
-        classes=list(classes),
+        classes=list(ontology.names),
         ontology_sha256=metrics.ontology.sha256,
         frames_in=frames.in_,
         frames_out=frames.out,
@@ -226,7 +228,7 @@ def _row(
         model=counts[0],
         against=counts[1] if len(counts) > 1 else None,
         metrics=metrics.model_dump_json(by_alias=True),
-        sheet=_jpeg(scored.sheet),
+        sheet=_jpeg(frames_sheet(scored.shown, ontology)),
         frames=table.finished(scored.runs),
     )
 

@@ -18,9 +18,9 @@ from desertmind_seg.release.statistics import MEANINGS
 from desertmind_seg.release.totals import FleetTotals, SliceTotals, Totals
 from desertmind_seg.reports.charts import confusion_section
 from desertmind_seg.reports.page import Fact, Section, write_report
+from desertmind_seg.reports.pictures import frames_section
 from desertmind_seg.reports.tables import (
     classes_section,
-    images_section,
     pairs_section,
     table_section,
 )
@@ -180,9 +180,12 @@ def _worst_sections(totals: Totals, row_of: Callable[[str], BagRow | None]) -> l
     for bag_id, uri, value in bags[:_MAX_PICTURES]:
         row = row_of(bag_id)
         if row is not None and row.sheet:
-            pictures.append((f'{uri}: {name} {shown(value)}', _decoded(row.sheet)))
+            pictures.append((f'{uri}: {name} {shown(value)}', [_decoded(row.sheet)]))
     if pictures:
-        sections.append(images_section('Frames of the worst bags', pictures))
+        columns = ['camera, class mask, confidence']
+        sections.append(
+            frames_section('Frames of the worst bags', columns, pictures, totals.ontology)
+        )
     frames = [['bag', 'stamp [ns]', 'mIoU', 'confidence', 'disagreement', 'flicker', 'hazard']]
     frames += [
         [
