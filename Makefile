@@ -94,7 +94,7 @@ out/demo/sample_drive/metadata.yaml: $(wildcard training/synthetic.py training/s
 # Resolves for all of Python 3.10 to 3.13 at once: constraints.txt has every version, and each file
 # in requirements/ one set of packages with their hashes, without those that every Python gets from
 # runtime.txt.
-EXTRAS = benchmark ros train tensorrt docs dev viewer
+EXTRAS = benchmark ros train tensorrt docs dev viewer fleet
 COMPILE = .venv/bin/uv pip compile --quiet --no-python-downloads --universal \
   --python-version 3.10 --no-annotate --custom-compile-command 'make constraints'
 UPGRADE = --upgrade
