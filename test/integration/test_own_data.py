@@ -101,7 +101,7 @@ def test_from_an_export_to_masks_on_topics(tmp_path: Path, peer: Peer) -> None:
     )
     scores = json.loads((tmp_path / 'out/scores/metrics.json').read_text())
     # A meadow, a road and the sky are told apart after four steps: the features were there.
-    assert scores['labels']['scores']['miou_present'] > 0.3
+    assert scores['segmentation']['miou_present'] > 0.3
 
     with NodeProcess({'model.bundle': bundle, 'autostart': 'true'}) as node:
         node.wait_for_log('Active:')
