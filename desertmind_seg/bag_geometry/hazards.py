@@ -139,7 +139,7 @@ class RecordedHazards:
             depth: (H, W) float32 metres, 0 missing; None without.
 
         Raises:
-            BagError: the frame that was asked for as the level one is not above the camera.
+            BagError: the frame that was asked for as the level one is not in the camera's tree.
         """
         hazards = self._hazards(header, times_ns[0], depth)
         truth = self.truth.at(*times_ns, size_hw)

@@ -24,6 +24,8 @@ TF_TYPES = ('tf2_msgs/msg/TFMessage', 'tf/msg/tfMessage')
 _LEVEL_FRAMES = ('odom', 'map', 'earth', 'world')
 # What moves by so much against the camera is the world, and not the vehicle that carries it.
 _MOVED_M = 0.2
+# Vehicles (REP 105, 120), which pitch, whatever moves on them.
+_BODY_FRAMES = ('base_link', 'base_footprint', 'base_stabilized')
 # A vehicle pitches by a few degrees in this time.
 _MAX_GAP_NS = 1_000_000_000
 _MAX_BEYOND_NS = 100_000_000
@@ -64,6 +66,11 @@ class _Edge:
         turned: Float64 = direction @ self._at(at_ns)[:, :3]
         return turned
 
+    def turn_back(self, direction: Float64, at_ns: int) -> Float64:
+        """Return a direction of the child in the parent; raises as `turn`."""
+        turned: Float64 = self._at(at_ns)[:, :3] @ direction
+        return turned
+
     def _at(self, at_ns: int) -> Float64:
         if self.static is not None:
             return self.static
@@ -72,7 +79,13 @@ class _Edge:
         place = float(np.interp(now_ns, since_ns, np.arange(len(since_ns))))
         before, after = int(place), ceil(place)
         beyond_ns = max(-now_ns, now_ns - int(since_ns[-1]))
-        if since_ns[after] - since_ns[before] > _MAX_GAP_NS or beyond_ns > _MAX_BEYOND_NS:
+        if since_ns[after] - since_ns[before] > _MAX_GAP_NS:
+            # Nothing is between the two, but next to one of them, its direction holds.
+            nearest = before if place - before < 0.5 else after
+            beyond_ns = abs(now_ns - int(since_ns[nearest]))
+            before = after = nearest
+            place = float(nearest)
+        if beyond_ns > _MAX_BEYOND_NS:
             raise TransformError(
                 f"/tf has no transform to {self.parent!r} around the image's stamp: it was not "
                 'recorded all the time, or its clock is another.'
@@ -126,29 +139,32 @@ class RecordedTransforms:
         Args:
             frame_id: of the camera.
             asked: a frame that must do; None to look for one: odom, map, earth or world, or the
-                root of the tree where the camera moves in it.
+                root of the tree where the camera moves in it, and which is no vehicle.
 
         Returns:
             The frame and '', or '' and why there is none.
 
         Raises:
-            BagError: `asked` is not above the camera.
+            BagError: `asked` is not in the camera's tree.
         """
         above = self.above(frame_id)
+        beside = {name for name in self._edges if self._common(frame_id, name)} - {*above}
+        joined = [*above, *sorted(beside - {frame_id.removeprefix('/')})]
         listed = ' > '.join([frame_id, *above])
         if asked is not None:
-            if asked not in above:
+            if asked not in joined:
                 raise BagError(
-                    f'--gravity-frame {asked!r} is no frame above that of the images in the '
-                    f"bag's /tf and /tf_static; expected one of: {', '.join(above) or 'none'}."
+                    f'--gravity-frame {asked!r} is not joined to the frame of the images in the '
+                    f"bag's /tf and /tf_static; expected one of: {', '.join(joined) or 'none'}."
                 )
             return asked, ''
         for name in _LEVEL_FRAMES:
-            if name in above:
+            if name in joined:
                 return name, ''
         if not above:
             return '', f'/tf and /tf_static do not hold the frame of the images, {frame_id!r}'
-        if self._moved_m([frame_id, *above]) >= _MOVED_M:
+        is_body = above[-1].rpartition('/')[2] in _BODY_FRAMES
+        if not is_body and self._moved_m([frame_id, *above]) >= _MOVED_M:
             return above[-1], ''
         return '', (
             f'no frame above the camera is known to be level ({listed}); name one with '
@@ -171,12 +187,25 @@ class RecordedTransforms:
         Raises:
             TransformError: there is no transform at this time, or never.
         """
-        camera = frame_id.removeprefix('/')
-        frames = [camera, *self.above(camera)]
-        if level_frame not in frames:
+        common = self._common(frame_id, level_frame)
+        if not common:
             raise TransformError(f'/tf leads from {frame_id!r} to no {level_frame!r}.')
         direction = np.array([0.0, 0.0, 1.0])
-        for child in reversed(frames[: frames.index(level_frame)]):
+        for child in self._below(common, level_frame):
+            direction = self._edges[child].turn_back(direction, at_ns)
+        for child in reversed(self._below(common, frame_id)):
             direction = self._edges[child].turn(direction, at_ns)
         up: Float64 = direction / np.linalg.norm(direction)
         return up
+
+    def _common(self, frame_id: str, other: str) -> str:
+        """Return the first frame that is above both, or one of them; '' where there is none."""
+        frames, others = (
+            [name.removeprefix('/'), *self.above(name)] for name in (frame_id, other)
+        )
+        return next((name for name in frames if name in others), '')
+
+    def _below(self, above: str, frame_id: str) -> list[str]:
+        """Return the frames from `frame_id` up to below the frame `above`."""
+        frames = [frame_id.removeprefix('/'), *self.above(frame_id)]
+        return frames[: frames.index(above)]

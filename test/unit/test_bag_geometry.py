@@ -217,6 +217,38 @@ def test_there_is_no_up_in_a_gap() -> None:
         found.up(OPTICAL, 'odom', 5_000_000_000)
 
 
+@pytest.mark.parametrize(('at_s', 'degrees'), [(2.05, 20), (8.95, 0)])
+def test_beside_a_gap_the_next_transform_holds(at_s: float, degrees: float) -> None:
+    found = vehicle()
+    found.add(transform('odom', 'base_link', 9.0, q=NO_TURN), static=False)
+
+    up = found.up(OPTICAL, 'odom', round(at_s * 1e9))
+
+    np.testing.assert_allclose(
+        up, (0.0, -cos(radians(degrees)), -sin(radians(degrees))), atol=1e-6
+    )
+
+
+def test_a_world_that_hangs_below_the_vehicle_is_level_too() -> None:
+    found = RecordedTransforms()
+    found.add(transform('base_link', OPTICAL, q=LEVEL_CAMERA), static=True)
+    found.add(transform('base_link', 'odom', q=pitch(-20.0)), static=False)
+
+    assert found.level_frame(OPTICAL, None) == ('odom', '')
+    np.testing.assert_allclose(
+        found.up(OPTICAL, 'odom', 0), vehicle().up(OPTICAL, 'odom', 2_000_000_000), atol=1e-6
+    )
+
+
+def test_a_camera_that_moves_on_its_vehicle_makes_no_world_of_it() -> None:
+    found = RecordedTransforms()
+    for second in (0, 1):
+        moved = transform('base_link', OPTICAL, second, x_m=float(second), q=LEVEL_CAMERA)
+        found.add(moved, static=False)
+
+    assert found.level_frame(OPTICAL, None)[0] == ''
+
+
 def test_the_usual_world_frame_is_level() -> None:
     found = vehicle()
     found.add(transform('map', 'odom', q=NO_TURN), static=False)
