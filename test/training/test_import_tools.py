@@ -6,7 +6,7 @@ import struct
 import unicodedata
 import zipfile
 
-from label_fixtures import COLORS, HEIGHT, WIDTH, jpeg, truth, write, write_mask
+from label_fixtures import COLORS, HEIGHT, WIDTH, jpeg, png_text, truth, write, write_mask
 import numpy as np
 import pytest
 
@@ -267,6 +267,45 @@ def test_what_other_tools_write_has_a_way_out(
     write(tmp_path / 'job/1.jpg', jpeg(1))
 
     assert expected in refused(capsys, tmp_path / 'job')
+
+
+def test_out_in_the_export_and_names_of_two_cases(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ('1.jpg', '1.JPG')
+    write(tmp_path / 'job/annotations.xml', cvat(*map(cvat_image, names)))
+    for number, name in enumerate(names):
+        write(tmp_path / 'job/images' / name, jpeg(number))
+    for out in ('job', 'job/data'):
+        assert main([str(tmp_path / 'job'), '--out', str(tmp_path / out)]) == 2
+        assert 'pass a folder elsewhere' in capsys.readouterr().err
+
+    imported(tmp_path / 'job')
+
+    assert len(list((tmp_path / 'out/masks').iterdir())) == 2
+
+
+def test_labelme_circle_around_a_point_outside_and_mask_between_pixels(tmp_path: Path) -> None:
+    patch = np.full((4, 6), 255, np.uint8)
+    shapes = [
+        {'label': 'sky', 'points': [[-5, 20], [5, 20]], 'shape_type': 'circle'},
+        {
+            'label': 'rock',
+            'points': [[30.6, 10.4], [35.4, 13.6]],
+            'shape_type': 'mask',
+            'mask': png_text(patch),
+        },
+    ]
+    write(tmp_path / 'job/1.json', {'shapes': shapes, 'imagePath': '1.jpg'})
+    write(tmp_path / 'job/1.jpg', jpeg(1))
+
+    table = imported(tmp_path / 'job')
+
+    ids = table.from_raw(read_label_file(tmp_path / 'out/masks/1.png'), '1')
+    rock = np.zeros((HEIGHT, WIDTH), np.bool_)
+    rock[10:14, 31:37] = True
+    np.testing.assert_array_equal(ids == table.class_id('rock'), rock)
+    assert (ids[20, :7] == table.class_id('sky')).tolist() == [True] * 6 + [False]
 
 
 def test_signs_and_other_letters_make_no_class_traversable() -> None:

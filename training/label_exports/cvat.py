@@ -144,14 +144,15 @@ def _read_tracks(
     frames: dict[tuple[str, str, int], list[Element]] = defaultdict(list)
     for track in root.iter('track'):
         label = track.get('label', '')
-        video = track.get('subset', ''), track.get('task_id', '')
+        subset, task = track.get('subset', ''), track.get('task_id', '')
         for element in track:
             if element.tag in _NO_PIXELS:
                 export.left_out[f'{element.tag} ({label})'] += 1
             elif element.get('outside') != '1':
                 element.set('label', label)
                 try:
-                    frames[(*video, _whole(element.attrib, 'frame'))].append(element)
+                    number = _whole(element.attrib, 'frame')
+                    frames[(subset, task, number)].append(element)
                 except ExportError as err:
                     export.faults.append(f'a {element.tag} of {label!r}: {err}')
     pictures = [picture for picture in files if picture.is_image]

@@ -169,9 +169,9 @@ def detect(files: ExportFiles) -> tuple[str, str]:
         raise ExportError(f'{files.place} holds no file; export once more')
     if packed := files.ending(*_ARCHIVES):
         raise ExportError(
-            f'{files.place}: {len(packed)} packed files, such as {packed[0].name}; a zip is '
-            'read as it is, but not in another and not as rar, 7z or tar: unpack it and pass the zip or '
-            'folder of one export'
+            f'{files.place}: {len(packed)} packed files, such as {packed[0].name}; a zip is read '
+            'as it is, but not one in another, and no rar, 7z or tar: unpack it and pass the zip '
+            'or folder of one export'
         )
     for file in files.ending('.json', '.ndjson')[:_LOOKED_AT]:
         content = file.read()

@@ -154,6 +154,9 @@ class _Index:
                 near = [file for file in fitting if f'/{folder}/' in f'/{file.name}' and folder]
                 fitting = near if len(near) == 1 else fitting
         if len(fitting) > 1:
+            whole = '/'.join(parts)
+            cased = [file for file in fitting if f'/{file.name}'.endswith(f'/{whole}')]
+            fitting = cased or fitting
             exact = [file for file in fitting if _own_folders(file.parts) == _own_folders(parts)]
             fitting = exact if len(exact) == 1 else fitting
         if len(fitting) > 1:

@@ -131,9 +131,9 @@ def _voc_classes(files: ExportFiles, masks: Keys) -> list[ExportClass]:
     if all(re.fullmatch(r'\d{4}_\d{6}', key.rpartition('/')[2]) for key in masks):
         return list(VOC)
     raise ExportError(
-        f'{files.place}: no labelmap.txt beside SegmentationClass/, and no names as '
-        "PASCAL VOC's, such as 2007_000032; write one, with a line 'rock:128,0,0::' for each class and its "
-        'colour in the masks'
+        f'{files.place}: no labelmap.txt beside SegmentationClass/, and no names as those of '
+        "PASCAL VOC, such as 2007_000032; write one, with a line 'rock:128,0,0::' for each class "
+        'and its colour in the masks'
     )
 
 
