@@ -90,8 +90,11 @@ def read(files: ExportFiles) -> Export:
     export, reading = Export(), _Reading()
     documents = list(_documents(files, export))
     if not documents:
+        others = ', '.join(export.left_out)
         raise ExportError(
-            f'{files.place}: no COCO file; expected *.json with images, annotations and categories'
+            f'{files.place}: no COCO file'
+            + (f' but {others}' if others else '')
+            + '; expected *.json with images, annotations and categories'
         )
     for file, document in documents:
         reading.add(file, document, export)

@@ -32,6 +32,7 @@ from training.label_exports.shapes import (
 )
 from training.label_exports.source import ExportError, ExportFile, ExportFiles
 
+_FRAME = re.compile(r'frame_\d{6}')
 _NO_PIXELS = {'polyline', 'points', 'skeleton', 'cuboid', 'tag', 'attribute'}
 
 
@@ -61,12 +62,12 @@ def read(files: ExportFiles) -> Export:
         )
     for file, root in roots:
         for label in root.iter('label'):
-            if name := (label.findtext('name') or '').strip():
+            name = (label.findtext('name') or '').strip()
+            if name and label.findtext('type', 'any') not in _NO_PIXELS:
                 classes.position(name, color=_color(label.findtext('color')))
-        folder = file.name.rpartition('/')[0]
         before = len(export.frames)
         _read_images(root, file, classes, export)
-        _read_tracks(root, folder, classes, export)
+        _read_tracks(root, file, files, classes, export)
         if len(export.frames) == before:
             export.faults.append(f'{file.name} has neither <image> nor <track>; nothing is in it')
     export.classes = classes.classes
@@ -126,6 +127,8 @@ def _shapes(
         label = element.get('label', '')
         what = f'{name}: {element.tag} of {label!r}'
         try:
+            if not label.strip():
+                raise ExportError('it has no label')
             shape = Shape(classes.position(label), what, _drawing(element))
             found.append((_whole(element.attrib, 'z_order', '0'), shape))
         except ExportError as err:
@@ -133,26 +136,39 @@ def _shapes(
     return [shape for _, shape in sorted(found, key=lambda pair: pair[0])]
 
 
-def _read_tracks(root: Element, folder: str, classes: ClassList, export: Export) -> None:
+def _read_tracks(
+    root: Element, file: ExportFile, files: ExportFiles, classes: ClassList, export: Export
+) -> None:
     """Read what is tracked through a video: of each frame the shapes that are not outside."""
-    frames: dict[int, list[Element]] = defaultdict(list)
+    # A project of several videos has each number several times.
+    frames: dict[tuple[str, str, int], list[Element]] = defaultdict(list)
     for track in root.iter('track'):
         label = track.get('label', '')
+        subset, task = track.get('subset', ''), track.get('task_id', '')
         for element in track:
             if element.tag in _NO_PIXELS:
                 export.left_out[f'{element.tag} ({label})'] += 1
             elif element.get('outside') != '1':
                 element.set('label', label)
                 try:
-                    frames[_whole(element.attrib, 'frame')].append(element)
+                    number = _whole(element.attrib, 'frame')
+                    frames[(subset, task, number)].append(element)
                 except ExportError as err:
                     export.faults.append(f'a {element.tag} of {label!r}: {err}')
-    size = root.find('meta/task/original_size') or root.find('meta/job/original_size')
-    size_hw = None if size is None else _size_of(size.findtext('width'), size.findtext('height'))
-    for number, elements in sorted(frames.items()):
+    pictures = [picture for picture in files if picture.is_image]
+    if frames and pictures and not any(_FRAME.fullmatch(each.stem) for each in pictures):
+        raise ExportError(
+            f'{file} names frames by their numbers, and the pictures have names, such as '
+            f'{pictures[0].name}; export a task of images as "CVAT for images 1.1"'
+        )
+    size_hw = _size_of(
+        *(root.findtext(f'meta/*/original_size/{side}') for side in ('width', 'height'))
+    )
+    for (subset, _, number), elements in sorted(frames.items()):
         name = f'frame_{number:06d}'
         paint = painter(_shapes(name, elements, classes, export))
-        export.frames.append(ExportFrame(name, None, paint, None, size_hw, near=folder))
+        near = '/'.join(filter(None, (file.name.rpartition('/')[0], subset)))
+        export.frames.append(ExportFrame(name, None, paint, split_of(subset), size_hw, near=near))
 
 
 def _size_of(width: str | None, height: str | None) -> Size | None:

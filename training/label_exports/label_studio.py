@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from desertmind_seg.decoding.image_files import EXTENSIONS
 from training.label_exports.records import ClassList, Export, ExportFrame, plain_path, why
 from training.label_exports.shapes import (
     Covered,
@@ -98,12 +99,12 @@ def read(files: ExportFiles) -> Export:
 
 
 def _read_task(what: str, task: dict[str, Any], classes: ClassList, export: Export) -> None:
-    names = _picture(task)
-    if names is None:
-        export.faults.append(f'{what} names no picture; expected one in its data')
-        return
-    picture, stored = names
     results = _results(what, task, export)
+    try:
+        picture, stored = _picture(task, {str(each.get('to_name', '')) for each in results})
+    except ExportError as err:
+        export.faults.append(f'{what} {err}')
+        return
     shapes = []
     size_hw: Size | None = None
     for number, result in enumerate(results):
@@ -187,22 +188,41 @@ def _results(what: str, task: dict[str, Any], export: Export) -> list[dict[str, 
     return [each for each in found if isinstance(each, dict)]
 
 
-def _picture(task: dict[str, Any]) -> tuple[str, str] | None:
-    """Return the picture's path without the prefix of an upload, and with it."""
+def _picture(task: dict[str, Any], drawn_on: set[str]) -> tuple[str, str]:
+    """Return the picture's path without the prefix of an upload, and with it.
+
+    Args:
+        task: of the export.
+        drawn_on: names of what the shapes are drawn on, as the labelling page has them.
+    """
     data = task['data'] if isinstance(task.get('data'), dict) else task
-    texts = [value for value in data.values() if isinstance(value, str)]
-    keyed = [data[key] for key in ('image', 'img', 'picture') if isinstance(data.get(key), str)]
-    for text in (*keyed, *texts):
-        address = urlsplit(text)
-        local = parse_qs(address.query).get('d')
-        path = plain_path(unquote(local[0] if local else address.path))
-        if path.lower().endswith(('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')):
-            folders, slash, name = path.rpartition('/')
-            plain = _UPLOAD_PREFIX.sub('', name, count=1)
-            if '/upload/' in f'/{path}' or not slash:
-                return plain, name
-            return f'{folders}/{plain}', path
-    return None
+    paths = {
+        key: path
+        for key, value in data.items()
+        if isinstance(value, str) and (path := _path(value)).lower().endswith(EXTENSIONS)
+    }
+    drawn_on = drawn_on & {*paths} or drawn_on
+    known = [key for key in (*drawn_on, 'image', 'img', 'picture') if key in paths]
+    if len(paths) > 1 and (len(drawn_on) > 1 or not known):
+        raise ExportError(
+            f'has {len(paths)} pictures ({", ".join(paths)}), and shapes on '
+            f'{" and ".join(sorted(filter(None, drawn_on))) or "one of them"}; export a task for '
+            'each picture'
+        )
+    if not paths:
+        raise ExportError('names no picture; expected one in its data')
+    path = paths[known[0]] if known else next(iter(paths.values()))
+    folders, slash, name = path.rpartition('/')
+    plain = _UPLOAD_PREFIX.sub('', name, count=1)
+    if '/upload/' in f'/{path}' or not slash:
+        return plain, name
+    return f'{folders}/{plain}', path
+
+
+def _path(text: str) -> str:
+    address = urlsplit(text)
+    local = parse_qs(address.query).get('d')
+    return plain_path(unquote(local[0] if local else address.path))
 
 
 class _Drawing:

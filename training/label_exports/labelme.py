@@ -175,10 +175,12 @@ def _covered(shape: _Shape, size_hw: Size) -> Covered:
 def _mask(shape: _Shape, size_hw: Size) -> Covered:
     if len(shape.points) != 2 or not np.isfinite(shape.points).all():
         raise ExportError(f'a mask has the points {shape.points[:3]}; expected two corners')
-    (x1, y1), (x2, y2) = ((int(x), int(y)) for x, y in shape.points)
+    (x1, y1), (x2, y2) = ((round(x), round(y)) for x, y in shape.points)
+    is_whole = all(value == round(value) for point in shape.points for value in point)
     try:
         with Image.open(io.BytesIO(base64.b64decode(shape.mask or '')), formats=('PNG',)) as image:
-            if image.size != (x2 - x1 + 1, y2 - y1 + 1):
+            # Between pixels LabelMe rounds the corner and takes the mask's own size.
+            if is_whole and image.size != (x2 - x1 + 1, y2 - y1 + 1):
                 raise ExportError(
                     f'its mask has {image.size[0]} x {image.size[1]} pixels, its corners make '
                     f'{x2 - x1 + 1} x {y2 - y1 + 1} (width x height)'

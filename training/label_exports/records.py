@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 import re
 from typing import Literal
+import unicodedata
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -99,7 +101,11 @@ class ClassList:
         self._positions: dict[str, int] = {}
 
     def position(self, name: str, code: int | None = None, color: Color | None = None) -> int:
-        """Return the position of the class `name`, which is added where it is new."""
+        """Return the position of the class `name`, which is added where it is new.
+
+        Blanks around a name are nobody's intention, and make no other class of it.
+        """
+        name = ' '.join(name.split())
         if name not in self._positions:
             self._positions[name] = len(self.classes)
             self.classes.append(ExportClass(name, code, color))
@@ -118,8 +124,14 @@ def split_of(text: str) -> Split | None:
 
 
 def plain_path(name: str) -> str:
-    """Write a path as POSIX does, without drive, root, '.' and '..'."""
-    parts = PurePosixPath(re.sub(r'^[A-Za-z]:', '', name.replace('\\', '/'))).parts
+    """Write a path or an address as POSIX does, without scheme, drive, root, '.' and '..'.
+
+    In Unicode's composed form, as the names of `ExportFiles`: macOS writes the other one.
+    """
+    if re.match(r'[a-z][a-z0-9+.-]+://', name, re.IGNORECASE):
+        name = unquote(urlsplit(name).path)
+    name = unicodedata.normalize('NFC', name.replace('\\', '/'))
+    parts = PurePosixPath(re.sub(r'^[A-Za-z]:', '', name)).parts
     return '/'.join(part for part in parts if part not in ('/', '//', '.', '..'))
 
 

@@ -200,18 +200,19 @@ def drawn_by_pillow(kind: str, points: Points, size_hw: Size) -> Covered:
         points: x and y in pixels.
         size_hw: height and width of the image.
     """
-    _checked(points, size_hw, least=3 if kind == 'polygon' else 2)
     image = Image.new('L', (size_hw[1], size_hw[0]))
     draw = ImageDraw.Draw(image)
     if kind == 'polygon':
+        _checked(points, size_hw)
         draw.polygon([tuple(point) for point in points], outline=1, fill=1)
-    else:
-        (x0, y0), (x1, y1) = points
-        if kind == 'rectangle':
-            draw.rectangle((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), outline=1, fill=1)
-        else:
-            radius = math.hypot(x0 - x1, y0 - y1)
-            draw.ellipse((x0 - radius, y0 - radius, x0 + radius, y0 + radius), outline=1, fill=1)
+        return np.asarray(image, np.bool_)
+    (x0, y0), (x1, y1) = points
+    if kind == 'circle':  # of a centre outside some of it may lie inside
+        radius = math.hypot(x0 - x1, y0 - y1)
+        x0, y0, x1, y1 = x0 - radius, y0 - radius, x0 + radius, y0 + radius
+    box = min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
+    _checked([box[:2], box[2:]], size_hw, least=2)
+    (draw.ellipse if kind == 'circle' else draw.rectangle)(box, outline=1, fill=1)
     return np.asarray(image, np.bool_)
 
 

@@ -5,7 +5,7 @@ fill the memory is refused before a byte is read.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 import json
 import os
@@ -13,6 +13,7 @@ from pathlib import Path
 import stat
 from tempfile import TemporaryDirectory
 from typing import Any
+import unicodedata
 import zipfile
 import zlib
 
@@ -25,7 +26,11 @@ MAX_FILES = 500_000
 MAX_FILE_BYTES = 1 << 29
 # Masks of one colour come to 1 in 200; deflate ends at 1 in 1032.
 _MAX_UNPACKED_RATIO, _HARMLESS_BYTES = 200, 1 << 30
-_LEFTOVERS = {'__MACOSX', '@eaDir', '$RECYCLE.BIN', 'System Volume Information', 'Thumbs.db'}
+# The last are further pictures of a frame in CVAT, such as its depth.
+_LEFTOVERS = {
+    *('__MACOSX', '@eaDir', '$RECYCLE.BIN', 'System Volume Information', 'Thumbs.db'),
+    *('desktop.ini', 'related_images'),
+}
 
 
 class ExportError(DesertmindError):
@@ -205,6 +210,18 @@ def _sorted(files: list[ExportFile]) -> dict[str, ExportFile]:
     return {file.name: file for file in sorted(files, key=lambda file: file.name)}
 
 
+def _composed(name: str) -> str:
+    return unicodedata.normalize('NFC', name)
+
+
+def _stored_name(info: zipfile.ZipInfo) -> str:
+    """Read a name as UTF-8 where its zip does not say so, as some zip programs leave it."""
+    if not info.flag_bits & 0x800:
+        with suppress(UnicodeError):
+            return _composed(info.filename.encode('cp437').decode('utf-8'))
+    return _composed(info.filename)
+
+
 def _is_leftover(name: str) -> bool:
     return name in _LEFTOVERS or name.startswith('.')
 
@@ -214,7 +231,7 @@ def _images_in(folder: Path, below: str) -> list[ExportFile]:
     if not here.is_dir():
         return []
     files = [
-        ExportFile(f'{below}/{path.name}' if below else path.name, path)
+        ExportFile(_composed(f'{below}/{path.name}' if below else path.name), path)
         for path in here.iterdir()
         if path.is_file() and not _is_leftover(path.name)
     ]
@@ -232,7 +249,7 @@ def _below(root: Path) -> list[ExportFile]:
         for name in names:
             if not _is_leftover(name):
                 path = here / name
-                files.append(ExportFile(path.relative_to(root).as_posix(), path))
+                files.append(ExportFile(_composed(path.relative_to(root).as_posix()), path))
         _check_count(len(files), root)
     return files
 
@@ -256,7 +273,7 @@ def _members(path: Path, archive: zipfile.ZipFile) -> list[ExportFile]:
         )
     files: dict[str, ExportFile] = {}
     for info in infos:
-        name = info.filename.replace('\\', '/')  # as Windows writes it
+        name = _stored_name(info).replace('\\', '/')  # as Windows writes it
         parts = name.rstrip('/').split('/')
         if name.startswith('/') or ':' in parts[0] or '..' in parts or '\0' in name:
             raise ExportError(f'{path} names {info.filename!r}, which leads out of it; refused')

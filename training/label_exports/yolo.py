@@ -1,4 +1,6 @@
-"""YOLO segmentation as Ultralytics, Roboflow and CVAT write it: data.yaml and labels/*.txt.
+"""YOLO segmentation as Ultralytics, Roboflow, CVAT and Label Studio write it.
+
+That is labels/*.txt and data.yaml, or Label Studio's classes.txt.
 
 Read here: datumaro takes these files for boxes. Polygons cover what Ultralytics' trainer makes of
 them: points cut to whole pixels, OpenCV's fillPoly, small shapes over large ones whatever their
@@ -6,6 +8,7 @@ order.
 """
 
 from functools import partial
+import re
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,8 @@ from training.label_exports.source import ExportError, ExportFile, ExportFiles
 
 
 def _tables(files: ExportFiles) -> list[ExportFile]:
-    return [file for file in files.ending('.yaml', '.yml') if b'names' in file.read(1 << 22)]
+    tables = [file for file in files.ending('.yaml', '.yml') if b'names' in file.read(1 << 22)]
+    return tables or files.named('classes.txt')
 
 
 def recognise(files: ExportFiles) -> str | None:
@@ -73,13 +77,16 @@ def read(files: ExportFiles) -> Export:
 
 def _classes(files: ExportFiles) -> list[ExportClass]:
     for table in _tables(files):
+        if table.name.endswith('.txt'):
+            lines = [line.strip() for line in table.text().splitlines()]
+            return [ExportClass(name, code) for code, name in enumerate(lines) if name]
         try:
             document: Any = parse_yaml(table.read(1 << 18), str(table))
         except DocumentError:
             # Ultralytics numbers the names, and such keys are no text.
-            quoted = [_quoted(line) for line in table.text().splitlines()]
+            quoted = re.sub(r'(?m)(^|[{,])(\s*)(\d+)(\s*:\s)', r"\1\2'\3'\4", table.text())
             try:
-                document = parse_yaml('\n'.join(quoted), str(table))
+                document = parse_yaml(quoted, str(table))
             except DocumentError as err:
                 raise ExportError(str(err)) from err
         names = document.get('names') if isinstance(document, dict) else None
@@ -87,22 +94,13 @@ def _classes(files: ExportFiles) -> list[ExportClass]:
             return [ExportClass(str(name), code) for code, name in enumerate(names)]
         if isinstance(names, dict) and all(str(key).isdecimal() for key in names):
             by_code = {int(key): str(name) for key, name in names.items()}
-            if sorted(by_code) == list(range(len(by_code))):
-                return [ExportClass(by_code[code], code) for code in sorted(by_code)]
+            return [ExportClass(by_code[code], code) for code in sorted(by_code)]
     raise ExportError(f'{files.place}: no names in data.yaml; expected names: [rock, trail, ...]')
-
-
-def _quoted(line: str) -> str:
-    key, colon, rest = line.partition(':')
-    return (
-        f"{key[: len(key) - len(key.lstrip())]}'{key.strip()}':{rest}"
-        if colon and key.strip().isdecimal()
-        else line
-    )
 
 
 def _shapes(file: ExportFile, name: str, export: Export) -> tuple[list[Shape], int]:
     shapes, boxes = [], 0
+    position_of = {entry.code: position for position, entry in enumerate(export.classes)}
     for number, line in enumerate(file.text().splitlines(), 1):
         words = line.split()
         what = f'{name}: line {number} of {file.name}'
@@ -115,16 +113,14 @@ def _shapes(file: ExportFile, name: str, export: Export) -> tuple[list[Shape], i
             continue
         if len(values) == 4:
             boxes += 1
-        elif not 0 <= code < len(export.classes):
-            export.faults.append(
-                f'{what}: class {code}; data.yaml names 0 to {len(export.classes) - 1}'
-            )
+        elif code not in position_of:
+            export.faults.append(f'{what}: class {code}, which has no name in its table')
         elif len(values) < 6 or len(values) % 2:
             export.faults.append(
                 f'{what}: {len(values)} numbers; expected x and y of 3 points or more'
             )
         else:
-            shapes.append(Shape(code, what, partial(_covered, values)))
+            shapes.append(Shape(position_of[code], what, partial(_covered, values)))
     return shapes, boxes
 
 

@@ -21,6 +21,7 @@ MAX_CLASSES = 255
 _NOT_LABELLED = {
     *('unlabeled', 'unlabelled', 'not labeled', 'not labelled', 'background', 'bg', 'void'),
     *('ignore', 'ignored', 'none', 'undefined', 'out of roi', 'dont care', 'don t care', 'border'),
+    *('no label', 'nolabel', 'unlabel', 'null'),
 }
 
 
@@ -81,7 +82,8 @@ def make_table(
         raise ExportError(f'{source} has {len(colors)} classes; a mask holds {MAX_CLASSES}')
     codes, notes = _codes({names[at]: classes[at].code for at in kept}, list(colors))
     unlabelled = next(code for code in (0, 255, *range(1, 65536)) if code not in codes.values())
-    guesses = {own: guess_of(own) for own in colors}
+    original = {names[at]: classes[at].name for at in kept}
+    guesses = {own: guess_of(original.get(own, own)) for own in colors}
     shown: dict[str, Color] = {}
     for number, own in enumerate(colors):
         color = colors[own] or guesses[own].color

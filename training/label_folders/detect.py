@@ -126,8 +126,23 @@ FORMATS: dict[str, ExportFormat] = {
         _read_datumaro,
     ),
 }
+# What is not read here: bytes in a JSON of it, the tool, and what to export there instead.
+_ELSEWHERE = (
+    (b'"_via_', 'VGG Image Annotator', 'its menu exports COCO'),
+    (b'"shape_attributes"', 'VGG Image Annotator', 'its menu exports COCO'),
+    (b'"classTitle"', 'Supervisely', 'its apps export COCO and Pascal VOC'),
+    (b'"className"', 'SuperAnnotate', 'its SDK converts to COCO (export_annotation)'),
+    (b'darwin', 'V7 Darwin', 'it exports COCO'),
+    (b'"export_format_version"', 'Hasty', 'it exports COCO and semantic masks'),
+    (b'"segmentation_bitmap"', 'Segments.ai', 'its SDK exports COCO (export_dataset)'),
+    (b'"data_row"', 'Labelbox', 'its SDK converts to COCO'),
+    (b'"segments_info"', 'COCO panoptic', 'export COCO instances or stuff'),
+    (b'"start_frame"', 'a backup of CVAT', 'export the task as "CVAT for images 1.1"'),
+)
+_ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.7z', '.rar', '.bz2', '.xz')
 # What looks like no other: pictures and masks alone.
 MASKS = 'masks'
+_LOOKED_AT = 20
 FORMAT_NAMES = (*FORMATS, MASKS)
 
 
@@ -150,6 +165,21 @@ def detect(files: ExportFiles) -> tuple[str, str]:
         return next(iter(found.items()))
     if what := plain.recognise(files):
         return MASKS, what
+    if not files.by_name:
+        raise ExportError(f'{files.place} holds no file; export once more')
+    if packed := files.ending(*_ARCHIVES):
+        raise ExportError(
+            f'{files.place}: {len(packed)} packed files, such as {packed[0].name}; a zip is read '
+            'as it is, but not one in another, and no rar, 7z or tar: unpack it and pass the zip '
+            'or folder of one export'
+        )
+    for file in files.ending('.json', '.ndjson')[:_LOOKED_AT]:
+        content = file.read()
+        for mark, tool, instead in _ELSEWHERE:
+            if mark in content:
+                raise ExportError(
+                    f'{files.place}: {file.name} is JSON of {tool}, which is not read; {instead}'
+                )
     expected = '; '.join(f'{name}: {form.expects}' for name, form in FORMATS.items())
     raise ExportError(
         f'{files.place} is no export that is known here. It holds {files.seen()}. Expected one of '

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 import re
+import unicodedata
 
 from desertmind_seg.model.ontology import Group, available_ontologies, load_ontology
 
@@ -42,8 +43,8 @@ _SYNONYMS = {
 # Words beside the thing that make nothing of it harder to cross.
 _HARMLESS = {
     *('dry', 'green', 'brown', 'yellow', 'red', 'grey', 'gray', 'light', 'dark', 'short', 'low'),
-    *('small', 'sparse', 'sandy', 'main', 'paved', 'flat', 'left', 'right', 'near', 'far', 'area'),
-    *('region', 'surface', 'the', 'of', 'and', 'other'),
+    *('small', 'sparse', 'sandy', 'main', 'paved', 'flat', 'left', 'right', 'far', 'area'),
+    *('region', 'surface', 'the', 'and', 'other'),
 }
 _NEGATING = {'non', 'not', 'no', 'un', 'untraversable', 'impassable', 'blocked', 'unsafe'}
 
@@ -69,9 +70,12 @@ def guess_of(name: str) -> Guess:
     """Guess what crossing a class costs.
 
     Args:
-        name: as `OntologyClass.name`.
+        name: as the export has it, or as `OntologyClass.name`.
     """
     words = _words(name)
+    # Signs may be a 'no', and letters that are not read here a word for it.
+    if strange := re.sub(r"""[\w\s/.,:;()'"&+#-]""", '', _plain(name), flags=re.ASCII):
+        return _careful(f'{strange[:5]!r} may mean anything')
     if guess := _known().get(words):
         return guess
     heads = [words[i:] for i in range(1, len(words)) if words[i:] in _known()]
@@ -91,6 +95,12 @@ def _careful(reason: str) -> Guess:
     return Guess('obstacle', _CAREFUL_COST, f'{reason}: the careful choice')
 
 
+def _plain(name: str) -> str:
+    """Take accents from a name, and capitals."""
+    parted = unicodedata.normalize('NFKD', name.casefold())
+    return ''.join(letter for letter in parted if not unicodedata.combining(letter))
+
+
 def _stem(word: str) -> str:
     """Take the plural from a word."""
     if len(word) > 3 and word.endswith(('shes', 'ches', 'xes')):
@@ -99,7 +109,7 @@ def _stem(word: str) -> str:
 
 
 def _words(name: str) -> tuple[str, ...]:
-    return tuple(_stem(word) for word in re.findall(r'[a-z0-9]+', name))
+    return tuple(_stem(word) for word in re.findall(r'[a-z0-9]+', _plain(name)))
 
 
 @cache

@@ -79,6 +79,12 @@ def import_labels(request: Request, tell: Callable[[str, str], None]) -> Importe
         OSError: something cannot be read or written.
     """
     source = request.source
+    place, out = source.place.resolve(), request.out.resolve()
+    if place.is_dir() and (out == place or place in out.parents):
+        raise ExportError(
+            f'--out {request.out} lies in the export {source.place}, of which it would become a '
+            'part; pass a folder elsewhere'
+        )
     colors = None if request.colors is None else _table(request.colors)
     chosen = request.format or (MASKS if colors is not None else None)
     name, known_by = (chosen, 'as asked for') if chosen else detect(source)

@@ -17,6 +17,7 @@ _PLAIN_FOLDERS = re.compile(
 )
 # Roboflow names a picture NAME_jpg.rf.HASH.jpg: the digits of the hash are no frame number.
 _ROBOFLOW = re.compile(r'_(jpe?g|png|bmp|webp|tiff?)\.rf\.[0-9A-Za-z]{6,}$', re.IGNORECASE)
+_UPLOAD_PREFIX = re.compile(r'^[0-9a-f]{8}-(?=.)')
 _SHOWN = 5
 
 
@@ -138,7 +139,13 @@ class _Index:
         first = frame.stored.rpartition('/')[2].casefold()
         if first and len(self._by_name.get(first, [])) == 1:
             return self._by_name[first][0]
-        same = self._by_name.get(name) or self._by_stem.get(stem) or self._by_stem.get(name) or []
+        # Label Studio's COCO names pictures with the prefix of their upload.
+        short = _UPLOAD_PREFIX.sub('', stem)
+        found = (
+            self._by_name.get(name),
+            *(self._by_stem.get(each) for each in (stem, name, short)),
+        )
+        same = next(filter(None, found), [])
         fitting = [file for file in same if _ends_alike(file.parts, parts)]
         if not fitting and len(same) == 1 and self._wanted[name] == 1:
             return same[0]
@@ -147,6 +154,9 @@ class _Index:
                 near = [file for file in fitting if f'/{folder}/' in f'/{file.name}' and folder]
                 fitting = near if len(near) == 1 else fitting
         if len(fitting) > 1:
+            whole = '/'.join(parts)
+            cased = [file for file in fitting if f'/{file.name}'.endswith(f'/{whole}')]
+            fitting = cased or fitting
             exact = [file for file in fitting if _own_folders(file.parts) == _own_folders(parts)]
             fitting = exact if len(exact) == 1 else fitting
         if len(fitting) > 1:

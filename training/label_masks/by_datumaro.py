@@ -15,7 +15,13 @@ from datumaro.components.annotation import AnnotationType
 from datumaro.components.dataset import Dataset
 import numpy as np
 
-from training.label_exports.records import Export, ExportClass, ExportFrame, split_of
+from training.label_exports.records import (
+    Export,
+    ExportClass,
+    ExportFrame,
+    plain_path,
+    split_of,
+)
 from training.label_exports.shapes import Covered, Shape, Size, coco_polygons, painter
 from training.label_exports.source import ExportError, ExportFiles
 
@@ -53,7 +59,7 @@ def read(files: ExportFiles, name: str, **options: Any) -> Export:
     for item in items:
         path = getattr(item.media, 'path', '') or ''
         inside = Path(path)
-        name_inside = (
+        name_inside = plain_path(
             inside.relative_to(root).as_posix() if inside.is_relative_to(root) else item.id
         )
         shapes = _shapes(item.id, item.annotations, export)

@@ -12,10 +12,11 @@ import re
 from training.label_exports.records import Export, ExportClass, ExportFrame, Split, split_of
 from training.label_exports.source import ExportError, ExportFile, ExportFiles
 from training.label_masks.mask_files import MaskTable
-from training.label_masks.published import CITYSCAPES, VOC, VOC_BORDER
+from training.label_masks.published import CITYSCAPES, CITYSCAPES_TRAINED, VOC, VOC_BORDER
 from training.label_masks.tables import (
     read_label_colors,
     read_labelmap,
+    read_named_colors,
     read_numbered,
     read_table,
 )
@@ -85,13 +86,16 @@ def read_voc(files: ExportFiles) -> Export:
     """Read VOC, and CVAT's "Segmentation mask 1.1".
 
     Masks of colours are read by labelmap.txt, those of a palette by its colours, grey ones by the
-    order of labelmap.txt. Without it the classes are PASCAL's own. Index 255, and its colour, is
-    the border of objects and means not labelled, as `background` does.
+    order of labelmap.txt. Others write class_names.txt (LabelMe) or colors.txt (Supervisely). The
+    classes are PASCAL's own where the pictures are. Index 255, and its colour, is the border of
+    objects and means not labelled, as `background` does.
+
+    Raises:
+        ExportError: there is no table, and the pictures are not PASCAL's.
     """
     masks = _keyed(files, _below('SegmentationClass'))
     images = _keyed(files, _below('JPEGImages'))
-    maps = files.named('labelmap.txt')
-    classes = read_labelmap(maps[0]) if maps else list(VOC)
+    classes = _voc_classes(files, masks)
     split_by_name: dict[str, Split | None] = {}
     listed: set[str] = set()
     for file in files.ending('.txt'):
@@ -116,26 +120,58 @@ def read_voc(files: ExportFiles) -> Export:
     )
 
 
+def _voc_classes(files: ExportFiles, masks: Keys) -> list[ExportClass]:
+    if maps := files.named('labelmap.txt'):
+        return read_labelmap(maps[0])
+    if names := files.named('class_names.txt'):
+        lines = [line.strip() for line in names[0].text().splitlines()]
+        return [ExportClass(name, code) for code, name in enumerate(filter(None, lines))]
+    if colors := files.named('colors.txt'):
+        return read_named_colors(colors[0])
+    if all(re.fullmatch(r'\d{4}_\d{6}', key.rpartition('/')[2]) for key in masks):
+        return list(VOC)
+    raise ExportError(
+        f'{files.place}: no labelmap.txt beside SegmentationClass/, and no names as those of '
+        "PASCAL VOC, such as 2007_000032; write one, with a line 'rock:128,0,0::' for each class "
+        'and its colour in the masks'
+    )
+
+
 def recognise_cityscapes(files: ExportFiles) -> str | None:
     """Say what looks like this format, None where nothing does."""
-    pattern = re.compile(r'_gt(Fine|Coarse)_(labelIds|color)$')
-    return _first(files, lambda file: bool(pattern.search(file.stem)))
+    pattern = re.compile(r'_gt(Fine|Coarse)_(labelIds|labelTrainIds|color|polygons)$')
+    return next((file.name for file in files if pattern.search(file.stem)), None)
 
 
 def read_cityscapes(files: ExportFiles) -> Export:
     """Read Cityscapes: leftImg8bit/ and gtFine/; cities are sequences.
 
     With a label_colors.txt (CVAT writes one) the classes are its own; else the published ones.
-    What these call void (ids 0 to 6, and 255) means not labelled.
+    What these call void (ids 0 to 6, and 255) means not labelled. Masks of labelIds go before
+    those of colours, these before labelTrainIds, which are the 19 classes of the benchmark.
+
+    Raises:
+        ExportError: there are polygons alone.
     """
     tables = files.named('label_colors.txt')
     classes = read_label_colors(tables[0]) if tables else list(CITYSCAPES)
-    ends = ('_gtFine_labelIds', '_gtFine_color', '_gtCoarse_labelIds', '_gtCoarse_color')
+    ends = ('labelIds', 'color', 'labelTrainIds') if not tables else ('color', 'labelIds')
     masks: dict[str, ExportFile] = {}
-    for end in ends if not tables else (ends[1], ends[0]):
-        kind = 'gtFine' if 'Fine' in end else 'gtCoarse'
-        masks = masks or _keyed(files, _below(kind, end))
-    colors = bool(masks) and next(iter(masks.values())).stem.endswith('_color')
+    for kind in ('gtFine', 'gtCoarse'):
+        for end in ends:
+            masks = masks or _keyed(files, _below(kind, f'_{kind}_{end}'))
+    if not masks:
+        raise ExportError(
+            f'{files.place}: no *_gtFine_labelIds.png; are there polygons alone, make masks of '
+            'them by cityscapesscripts/preparation/createTrainIdLabelImgs.py'
+        )
+    form = next(iter(masks.values())).stem.rpartition('_')[2]
+    if form == 'labelTrainIds':
+        named = {entry.name: entry for entry in classes}
+        classes = [
+            dataclasses.replace(named[name], code=code)
+            for code, name in enumerate(CITYSCAPES_TRAINED)
+        ]
     images = _keyed(files, _below('leftImg8bit', '_leftImg8bit'))
     if not images:
         images = _keyed(files, _below('leftImg8bit'))
@@ -144,7 +180,7 @@ def read_cityscapes(files: ExportFiles) -> Export:
         short,
         {'/'.join(key.split('/')[-3:]): file for key, file in masks.items()},
         MaskTable(classes, {255}),
-        colors=colors,
+        colors=form == 'color',
         split=lambda key: split_of(key.split('/')[0]),
     )
 

@@ -46,6 +46,13 @@ CITYSCAPES = tuple(
     )
 )
 
+# Their order is that of labelTrainIds; 255 is everything else.
+CITYSCAPES_TRAINED = (
+    *('road', 'sidewalk', 'building', 'wall', 'fence', 'pole', 'traffic light', 'traffic sign'),
+    *('vegetation', 'terrain', 'sky', 'person', 'rider', 'car', 'truck', 'bus', 'train'),
+    *('motorcycle', 'bicycle'),
+)
+
 # PASCAL VOC 2012; 255 is the border of objects.
 VOC = tuple(
     ExportClass(name, code, color)

@@ -36,7 +36,10 @@ def read_table(file: ExportFile) -> list[ExportClass]:
 
 
 def _from_csv(file: ExportFile) -> list[ExportClass]:
-    rows = [row for row in csv.reader(file.text().splitlines()) if any(map(str.strip, row))]
+    lines = [line for line in file.text().splitlines() if line.strip()]
+    # Excel writes ';' where the comma is for decimals.
+    delimiter = max(',;\t', key=lines[0].count) if lines else ','
+    rows = [row for row in csv.reader(lines, delimiter=delimiter) if any(map(str.strip, row))]
     head = [cell.strip().lower() for cell in rows[0]] if rows else []
     columns = {
         'name': _column(head, 'name', 'class', 'label'),
@@ -156,6 +159,15 @@ def read_label_colors(file: ExportFile) -> list[ExportClass]:
             raise ExportError(f'{file}: {line[:60]!r}; expected red green blue name')
         color = _color(list(match.groups()[:3]), str(file))
         classes.append(ExportClass(match[4].strip(), len(classes), color))
+    return classes
+
+
+def read_named_colors(file: ExportFile) -> list[ExportClass]:
+    """Read Supervisely's colors.txt, 'dry grass 64 128 64'; `neutral` is the border."""
+    classes: list[ExportClass] = []
+    for line in _lines(file):
+        name, *rgb = line.rsplit(maxsplit=3)
+        classes.append(ExportClass(name, None, _color(rgb, str(file)), is_void=name == 'neutral'))
     return classes
 
 

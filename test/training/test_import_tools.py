@@ -1,0 +1,322 @@
+"""Exports as tools and systems really leave them: names, tables and layouts of other tools."""
+
+import json
+from pathlib import Path
+import struct
+import unicodedata
+import zipfile
+
+from label_fixtures import COLORS, HEIGHT, WIDTH, jpeg, png_text, truth, write, write_mask
+import numpy as np
+import pytest
+
+from desertmind_seg.decoding.image_files import read_label_file
+from desertmind_seg.model.ontology import Ontology, load_ontology
+from training.import_labels import main
+from training.label_folders.guess import guess_of
+
+SQUARE = [[5, 5, 20, 5, 20, 20, 5, 20]]
+BOX = '<box label="{}" xtl="5" ytl="5" xbr="20" ybr="20"/>'
+
+
+def cvat(*body: str, labels: str = '') -> str:
+    return f'<annotations><meta><task><labels>{labels}</labels></task></meta>{"".join(body)}' + (
+        '</annotations>'
+    )
+
+
+def cvat_image(name: str, shapes: str = BOX.format('Rock')) -> str:
+    return f'<image name="{name}" width="{WIDTH}" height="{HEIGHT}">{shapes}</image>'
+
+
+def coco(file_name: str) -> dict[str, list[dict[str, object]]]:
+    return {
+        'images': [{'id': 1, 'file_name': file_name, 'width': float(WIDTH), 'height': HEIGHT}],
+        'categories': [{'id': 3, 'name': 'Rock'}, {'id': 9, 'name': 'Rock '}],
+        'annotations': [
+            {'id': 1, 'image_id': 1, 'category_id': code, 'segmentation': SQUARE}
+            for code in (3, 9)
+        ],
+    }
+
+
+def imported(source: Path, status: int = 0, *options: str) -> Ontology:
+    out = source.parent / 'out'
+    assert main([str(source), '--out', str(out), *options]) == status
+    return load_ontology(out / 'classes.yaml')
+
+
+def refused(capsys: pytest.CaptureFixture[str], source: Path) -> str:
+    assert main([str(source), '--out', str(source.parent / 'out')]) == 2
+    assert not (source.parent / 'out').exists()
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+@pytest.mark.parametrize('kind', ['no flag', 'apple', 'folder'])
+def test_names_in_either_form_of_unicode(tmp_path: Path, kind: str) -> None:
+    name = unicodedata.normalize('NFD' if kind != 'no flag' else 'NFC', 'Wüste_01.jpg')
+    files = {'annotations.xml': cvat(cvat_image('Wüste_01.jpg')).encode(), name: jpeg(1)}
+    source = tmp_path / 'job'
+    if kind == 'folder':
+        for file, content in files.items():
+            write(source / file, content)
+    else:
+        source = tmp_path / 'job.zip'
+        with zipfile.ZipFile(source, 'w') as archive:
+            for file, content in files.items():
+                archive.writestr(file, content)
+    if kind == 'no flag':  # as zip programs write that do not know it: bit 11 of both headers
+        content = bytearray(source.read_bytes())
+        for mark, at in ((b'PK\x03\x04', 6), (b'PK\x01\x02', 8)):
+            start = content.find(mark)
+            while start >= 0:
+                (flags,) = struct.unpack_from('<H', content, start + at)
+                struct.pack_into('<H', content, start + at, flags & ~0x800)
+                start = content.find(mark, start + 1)
+        source.write_bytes(content)
+
+    imported(source)
+
+    assert (tmp_path / 'out/masks/Wüste_01.png').exists()
+
+
+@pytest.mark.parametrize(
+    'file_name',
+    [
+        'https://bucket.example/x/a%201.jpg?Expires=1&Signature=2',
+        'C:\\Users\\me\\a 1.jpg',
+        '../../media/upload/1/1a2b3c4d-a 1.jpg',
+    ],
+)
+def test_coco_names_pictures_by_address_and_upload(tmp_path: Path, file_name: str) -> None:
+    write(tmp_path / 'job/result.json', json.dumps(coco(file_name)))
+    write(tmp_path / 'job/images/a 1.jpg', jpeg(1))
+
+    # 'Rock' and 'Rock ' are one class.
+    assert imported(tmp_path / 'job').names == ('rock',)
+
+
+def test_cvat_parts_of_skeletons_are_no_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label = '<label><name>{}</name><type>{}</type></label>'
+    labels = ''.join(
+        label.format(*each) for each in (('Rock', 'any'), ('man', 'skeleton'), ('1', 'points'))
+    )
+    shapes = BOX.format('Rock') + BOX.format('')
+    write(tmp_path / 'job/annotations.xml', cvat(cvat_image('1.jpg', shapes), labels=labels))
+    write(tmp_path / 'job/images/1.jpg', jpeg(1))
+    write(tmp_path / 'job/images/related_images/1_jpg/depth.png', jpeg(1))
+
+    assert imported(tmp_path / 'job', 1).names == ('rock',)
+
+    shown = capsys.readouterr().out
+    assert "box of '': it has no label" in shown
+    assert 'depth' not in shown
+
+
+def test_cvat_project_of_two_videos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tracks = [
+        f'<track label="{label}" subset="{subset}" task_id="{number}">'
+        + BOX.format(label).replace('<box', '<box frame="0" outside="0"')
+        + '</track>'
+        for number, (label, subset) in enumerate((('Rock', 'Train'), ('Sky', 'Validation')))
+    ]
+    write(tmp_path / 'job/annotations.xml', cvat(*tracks))
+    for number, subset in enumerate(('Train', 'Validation')):
+        write(tmp_path / f'job/images/{subset}/frame_000000.jpg', jpeg(number))
+
+    table = imported(tmp_path / 'job')
+
+    found = {}
+    for split in ('train', 'val'):
+        path = tmp_path / f'out/masks/{split}/frame_000000.png'
+        found[split] = set(np.unique(table.from_raw(read_label_file(path), split))) - {255}
+    assert found == {'train': {table.class_id('rock')}, 'val': {table.class_id('sky')}}
+    for subset in ('Train', 'Validation'):
+        path = tmp_path / f'job/images/{subset}/frame_000000.jpg'
+        path.rename(path.with_name('IMG_7.jpg'))
+    (tmp_path / 'job').rename(tmp_path / 'renamed')
+    assert main([str(tmp_path / 'renamed'), '--out', str(tmp_path / 'no')]) == 2
+    assert 'export a task of images as "CVAT for images 1.1"' in capsys.readouterr().err
+
+
+def test_label_studio_task_of_two_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def task(*drawn_on: str) -> dict[str, object]:
+        results = [
+            {
+                'original_width': WIDTH,
+                'original_height': HEIGHT,
+                'value': {'points': [[0, 0], [50, 0], [50, 50]], 'polygonlabels': ['Rock']},
+                'to_name': name,
+            }
+            for name in drawn_on
+        ]
+        pictures = {'left': '/data/upload/1/1a2b3c4d-l1.jpg', 'right': 's3://b/r%201.jpg'}
+        return {'data': pictures, 'annotations': [{'result': results}]}
+
+    write(tmp_path / 'job/p.json', [task('right'), task('left', 'right'), task('page')])
+    for name in ('l1', 'r 1'):
+        write(tmp_path / f'job/{name}.jpg', jpeg(1))
+
+    imported(tmp_path / 'job', 1)
+
+    assert [path.name for path in (tmp_path / 'out/masks').iterdir()] == ['r 1.png']
+    shown = capsys.readouterr().out
+    assert 'task 1 has 2 pictures (left, right), and shapes on left and right' in shown
+    assert 'task 2 has 2 pictures (left, right), and shapes on page' in shown
+
+
+@pytest.mark.parametrize(
+    ('name', 'text'),
+    [
+        ('data.yaml', 'names: {0: rock, 5: sky}\n'),
+        ('data.yaml', 'path: .\nnames:\n  0: rock\n  5: sky\n'),
+        ('classes.txt', 'rock\na\nb\nc\nd\nsky\n'),
+    ],
+)
+def test_yolo_tables(tmp_path: Path, name: str, text: str) -> None:
+    write(tmp_path / 'job' / name, text)
+    write(tmp_path / 'job/labels/1.txt', '5 0 0 0.5 0 0.5 0.5\n')
+    write(tmp_path / 'job/images/1.jpg', jpeg(1))
+
+    table = imported(tmp_path / 'job')
+
+    assert {'rock', 'sky'} <= set(table.names)
+    values = np.unique(read_label_file(tmp_path / 'out/masks/1.png'))
+    assert set(values) == {5, *table.ignore_raw}
+
+
+@pytest.mark.parametrize(
+    ('table', 'text'),
+    [
+        ('class_names.txt', '_background_\nRock\ndirt road\nSky\n'),
+        ('colors.txt', 'neutral 0 0 0\nRock 200 10 30\ndirt road 20 220 40\nSky 7 8 250\n'),
+        ('', ''),
+    ],
+)
+def test_voc_masks_of_other_tools(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], table: str, text: str
+) -> None:
+    labels = truth()['drive_0002']
+    write_mask(tmp_path / 'job/SegmentationClass/1.png', labels, COLORS)
+    write(tmp_path / 'job/JPEGImages/1.jpg', jpeg(1))
+    if not table:
+        # Never PASCAL's aeroplanes for what somebody else counted.
+        assert 'no labelmap.txt beside SegmentationClass/' in refused(capsys, tmp_path / 'job')
+        return
+    write(tmp_path / 'job' / table, text)
+
+    read = imported(tmp_path / 'job')
+
+    ids = read.from_raw(read_label_file(tmp_path / 'out/masks/1.png'), '1')
+    for code, name in enumerate(('rock', 'dirt road', 'sky'), 1):
+        np.testing.assert_array_equal(ids == read.class_id(name), labels == code)
+
+
+def test_cityscapes_train_ids_and_polygons_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stem = 'train/ulm/ulm_000000_000019'
+    write(tmp_path / f'job/leftImg8bit/{stem}_leftImg8bit.png', jpeg(1))
+    write(tmp_path / f'job/gtFine/{stem}_gtFine_polygons.json', '{"objects": []}')
+    assert 'createTrainIdLabelImgs.py' in refused(capsys, tmp_path / 'job')
+    values = np.full((HEIGHT, WIDTH), 255, np.uint8)
+    values[:9], values[9:12] = 0, 18
+    write_mask(tmp_path / f'job/gtFine/{stem}_gtFine_labelTrainIds.png', values)
+
+    table = imported(tmp_path / 'job')
+
+    (path,) = (tmp_path / 'out/masks').rglob('*.png')
+    ids = table.from_raw(read_label_file(path), 'x')
+    np.testing.assert_array_equal(ids == table.class_id('road'), values == 0)
+    np.testing.assert_array_equal(ids == table.class_id('bicycle'), values == 18)
+    assert (ids == 255).sum() == (values == 255).sum()
+
+
+@pytest.mark.parametrize('delimiter', [';', '\t'])
+def test_a_table_as_spreadsheets_write_it(tmp_path: Path, delimiter: str) -> None:
+    rows = ('name,r,g,b', 'Rock,200,10,30', 'dirt road,20,220,40', 'Sky,7,8,250', 'void,0,0,0')
+    table = write(tmp_path / 'colors.csv', '\n'.join(rows).replace(',', delimiter))
+    colored = np.asarray(COLORS, np.uint8)[truth()['drive_0001']]
+    write_mask(tmp_path / 'job/masks/1.png', colored)
+    write(tmp_path / 'job/images/1.jpg', jpeg(1))
+
+    names = imported(tmp_path / 'job', 0, '--colors', str(table)).names
+
+    assert names == ('rock', 'dirt road', 'sky')
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'expected'),
+    [
+        ('a.zip', b'PK\x05\x06' + b'\0' * 18, '1 packed files, such as a.zip'),
+        ('a.tar.gz', b'\x1f\x8b', 'unpack it'),
+        ('ann/1.json', b'{"objects": [{"classTitle": "rock"}]}', 'JSON of Supervisely'),
+        ('via.json', b'{"1.jpg": {"regions": [{"shape_attributes": {}}]}}', 'exports COCO'),
+        ('task.json', b'{"data": {"start_frame": 0}}', 'a backup of CVAT'),
+    ],
+)
+def test_what_other_tools_write_has_a_way_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes, expected: str
+) -> None:
+    write(tmp_path / 'job' / name, content)
+    write(tmp_path / 'job/1.jpg', jpeg(1))
+
+    assert expected in refused(capsys, tmp_path / 'job')
+
+
+def test_out_in_the_export_and_names_of_two_cases(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ('1.jpg', '1.JPG')
+    write(tmp_path / 'job/annotations.xml', cvat(*map(cvat_image, names)))
+    for number, name in enumerate(names):
+        write(tmp_path / 'job/images' / name, jpeg(number))
+    for out in ('job', 'job/data'):
+        assert main([str(tmp_path / 'job'), '--out', str(tmp_path / out)]) == 2
+        assert 'pass a folder elsewhere' in capsys.readouterr().err
+
+    imported(tmp_path / 'job')
+
+    assert len(list((tmp_path / 'out/masks').iterdir())) == 2
+
+
+def test_labelme_circle_around_a_point_outside_and_mask_between_pixels(tmp_path: Path) -> None:
+    patch = np.full((4, 6), 255, np.uint8)
+    shapes = [
+        {'label': 'sky', 'points': [[-5, 20], [5, 20]], 'shape_type': 'circle'},
+        {
+            'label': 'rock',
+            'points': [[30.6, 10.4], [35.4, 13.6]],
+            'shape_type': 'mask',
+            'mask': png_text(patch),
+        },
+    ]
+    write(tmp_path / 'job/1.json', {'shapes': shapes, 'imagePath': '1.jpg'})
+    write(tmp_path / 'job/1.jpg', jpeg(1))
+
+    table = imported(tmp_path / 'job')
+
+    ids = table.from_raw(read_label_file(tmp_path / 'out/masks/1.png'), '1')
+    rock = np.zeros((HEIGHT, WIDTH), np.bool_)
+    rock[10:14, 31:37] = True
+    np.testing.assert_array_equal(ids == table.class_id('rock'), rock)
+    assert (ids[20, :7] == table.class_id('sky')).tolist() == [True] * 6 + [False]
+
+
+def test_signs_and_other_letters_make_no_class_traversable() -> None:
+    for name in (
+        '🚫 road',
+        '!trail',
+        'не road',
+        '≠ grass',
+        'ground~',
+        'left of road',
+        'near road',
+    ):
+        assert guess_of(name).cost == 254, name
+    assert guess_of('Dirt_Road').cost == 20
