@@ -99,7 +99,7 @@ def slope_per_hour(times_sec: Sequence[float], values: Sequence[float]) -> tuple
 def _growth(name: str, rests: Sequence[Rest]) -> list[Finding]:
     """Judge the slope of RSS over `rests`; nothing where they span too little time."""
     times_sec = [rest.time_sec for rest in rests]
-    if len(rests) < 5 or times_sec[-1] - times_sec[0] < SLOPE_MIN_SEC:
+    if len(rests) < 4 or times_sec[-1] - times_sec[0] < SLOPE_MIN_SEC:
         return []
     slope, low = slope_per_hour(times_sec, [rest.rss_mb for rest in rests])
     return [

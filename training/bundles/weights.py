@@ -11,6 +11,7 @@ import math
 from pathlib import Path
 
 import cv2
+import numpy as np
 import onnx
 from onnx import numpy_helper
 import torch
@@ -18,6 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from desertmind_seg.engines.load import load_engine
+from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.bundle import Bundle, read_bundle
 from training.data.frames import LabelledFrame
 from training.evaluation.predict import predict_with_engine, predict_with_graph
@@ -225,9 +227,11 @@ def _check_parity(graph: VehicleGraph, bundle: Bundle, frames: Sequence[Labelled
     equal = []
     for frame in frames:
         width_height = graph.size_hw[::-1]
-        rgb, depth = cv2.resize(frame.read_rgb(), width_height), frame.measured_depth()
+        rgb: Rgb = cv2.resize(frame.read_rgb(), width_height).astype(np.uint8, copy=False)
+        depth = frame.measured_depth()
         if depth is not None:
-            depth = cv2.resize(depth, width_height, interpolation=cv2.INTER_NEAREST)
+            resized = cv2.resize(depth, width_height, interpolation=cv2.INTER_NEAREST)
+            depth = resized.astype(np.float32, copy=False)
         equal.append(float((ours(rgb, depth)[0] == theirs(rgb, depth)[0]).mean()))
     engine.close()
     agreement = sum(equal) / len(equal)

@@ -10,7 +10,6 @@ import unicodedata
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from desertmind_seg.model.ontology import Ontology, OntologyClass
 from training.label_exports.records import Color, ExportClass
@@ -181,7 +180,7 @@ def write_table(path: Path, table: ClassTable) -> None:
     lines = [
         '# Costs are guessed from the names, correct them here: 0 is free, 254 lethal. Groups:',
         '# traversable, non_traversable, obstacle, background.',
-        f'name: {_scalar(ontology.name)}',
+        f'name: {json.dumps(ontology.name)}',
         f'description: {json.dumps(ontology.description)}',
         f'source: {json.dumps(ontology.source)}',
         f'ignore_raw: {list(ontology.ignore_raw)}',
@@ -189,13 +188,8 @@ def write_table(path: Path, table: ClassTable) -> None:
     ]
     for entry, origin in zip(ontology.classes, table.origins, strict=True):
         lines.append(
-            f'- {{id: {entry.id}, name: {_scalar(entry.name)}, raw: {list(entry.raw)}, '
+            f'- {{id: {entry.id}, name: {json.dumps(entry.name)}, raw: {list(entry.raw)}, '
             f'color_rgb: {list(entry.color_rgb)}, group: {entry.group}, cost: {entry.cost}}}'
             f'  # {origin}'
         )
     path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
-
-
-def _scalar(text: str) -> str:
-    """Quote what YAML would take for a number, a date or a yes."""
-    return text if yaml.safe_load(text) == text else json.dumps(text)
