@@ -75,7 +75,8 @@ def _connect(url: str) -> cv2.VideoCapture:
     if capture is None:
         raise SourceError(
             f'{shown_address(url)} gives no video within {TIMEOUT_SEC:g} s: nobody answers '
-            'there, it asks for a user and password (SCHEME://USER:PASSWORD@HOST), or it is no video'
+            'there, it asks for a user and password (SCHEME://USER:PASSWORD@HOST), or it is no '
+            'video'
         )
     return capture
 
