@@ -101,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _save(text: str) -> frozenset[str]:
-    chosen = frozenset(text.split(','))
+    chosen = frozenset(part.strip() for part in text.split(','))
     if unknown := chosen - {*SAVE_CHOICES, 'none'}:
         raise argparse.ArgumentTypeError(
             f'{", ".join(sorted(unknown))!r} is none of {", ".join(SAVE_CHOICES)}, none'
@@ -217,7 +217,10 @@ def _run(prog: str, options: argparse.Namespace) -> int:
     if summary.interrupted and not source.live:
         raise KeyboardInterrupt
     if not wanted:
-        print(error_line(prog, f'{source.description} gave no frame'), file=sys.stderr)
+        text = f'{source.description} gave no frame'
+        if selection.by_time:
+            text += f' from {options.start or 0.0:g} s on: it ends before that, or is empty'
+        print(error_line(prog, text), file=sys.stderr)
         return exit_code(0, 1)
     status = exit_code(summary.done, wanted)
     return DONE_IN_PART if status == ALL_DONE and source.losses else status

@@ -22,7 +22,7 @@ from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.segmenting.saving import palette_png
-from desertmind_seg.sources.frames import BadFrame, Source, SourceFrame
+from desertmind_seg.sources.frames import BadFrame, Shot, Source, SourceError, SourceFrame
 from desertmind_seg.sources.recorded import BagFrames
 
 IMAGES, DEPTH, MASKS, CLASSES, TABLE = 'images', 'depth', 'masks', 'classes.yaml', 'frames.csv'
@@ -92,17 +92,25 @@ def write_frames(
             report(shot.name, shot.error)
         else:
             try:
-                frame = shot.read()
+                frame = _read(shot)
                 if scene.is_same(frame.rgb) and not keep_same:
                     written.same += 1
                 else:
                     folder.add(frame, one, written)
             except DesertmindError as err:
-                report(shot.name, str(err))
+                report(shot.path or shot.name, str(err))
         done()
         if not wanted:
             break
     return written
+
+
+def _read(shot: Shot) -> SourceFrame:
+    """Read a frame; an OSError of its file is a SourceError, as those of --out end the run."""
+    try:
+        return shot.read()
+    except OSError as err:
+        raise SourceError(str(err)) from err
 
 
 class FrameFolder:
@@ -131,6 +139,7 @@ class FrameFolder:
         self._with_depth = with_depth
         self._pre_labels = pre_labels
         self._stack = ExitStack()
+        self._named: dict[str, str] = {}
 
     def __enter__(self) -> FrameFolder:
         with ExitStack() as stack:
@@ -177,10 +186,14 @@ class FrameFolder:
         """Write a frame, and count in `written` what came of it.
 
         Raises:
-            DesertmindError: it cannot be segmented; nothing of it is written.
+            DesertmindError: it cannot be segmented, or its name is taken; nothing is written.
             OSError: a file cannot be written.
         """
         stem = self._stem(frame, written.frames)
+        if stem in self._named:
+            raise SourceError(
+                f'its files would have the names of those of {self._named[stem]}; rename one'
+            )
         seen = None
         if self._pre_labels is not None:
             segmenter = self._pre_labels.segmenter
@@ -188,6 +201,7 @@ class FrameFolder:
         encoded = Path(frame.path).read_bytes() if frame.path else frame.encoded
         content, suffix = image_file(frame.rgb, encoded, lossy=self._source.kind == 'video')
         image = stem + suffix
+        self._named[stem] = frame.path or frame.name
         (self._folder / IMAGES / image).write_bytes(content)
         if self._with_depth and frame.depth_m is None:
             written.without_depth += 1

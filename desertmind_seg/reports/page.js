@@ -60,6 +60,12 @@ function broken(text, most) {
   return lines.map((each) => each.trim()).join('<br>');
 }
 
+/* Cuts text to so many letters; what it is pointed at says the whole of it. */
+function shortened(text, most) {
+  const letters = text.match(/&\w+;|./gs) ?? [];
+  return letters.length > most ? `${letters.slice(0, most - 1).join('').trim()}…` : text;
+}
+
 /* Names of classes beside a matrix would leave no room for it on a phone; of many, some stand. */
 function breakNames(trace, layout, width) {
   const sides = [[layout.xaxis, trace.x, 18, width / 12], [layout.yaxis, trace.y, 15, Infinity]];
@@ -68,7 +74,8 @@ function breakNames(trace, layout, width) {
     const every = Math.ceil(names.length / most);
     axis.tickmode = 'array';
     axis.tickvals = names.filter((_, number) => every < 2 || number % every === 0);
-    axis.ticktext = axis.tickvals.map((name) => broken(name, names.length > 20 ? 40 : letters));
+    axis.ticktext = axis.tickvals.map(
+      (name) => (names.length > 20 ? shortened(name, letters) : broken(name, letters)));
     axis.tickfont = { size: 10 };
   }
   layout.xaxis.tickangle = -90;

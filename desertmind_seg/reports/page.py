@@ -18,10 +18,18 @@ from desertmind_seg.reports.glossary import explanations, with_terms
 from desertmind_seg.reports.script import SCRIPT_FILE, write_script
 
 _HERE = Path(__file__).parent
+
+
+def with_breaks(text: str) -> Markup:
+    """Escape `text`, which may end a line at each '/': topics and paths have no spaces."""
+    return Markup('/<wbr>').join(text.split('/'))
+
+
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined
 )
 _ENVIRONMENT.filters['with_terms'] = with_terms
+_ENVIRONMENT.filters['with_breaks'] = with_breaks
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+import errno
 import statistics
 import time
 from typing import Protocol
@@ -64,7 +65,7 @@ def segment_source(
     """Segment all frames of a source until it ends, a watcher wants no more, or Ctrl-C comes.
 
     A frame that cannot be read, segmented or written is reported and counted, and the others are
-    done.
+    done; but a full disk ends the run, as it would fail all of them.
 
     Args:
         source: open.
@@ -85,6 +86,9 @@ def segment_source(
                     goes_on = _segment(frame, segmenter, watchers, summary)
                 except (DesertmindError, OSError) as err:
                     _fail(summary, frame.path or frame.name, str(err), report)
+                    if isinstance(err, OSError) and err.errno in (errno.ENOSPC, errno.EDQUOT):
+                        source.losses.append('the rest was not segmented: there is no room for it')
+                        break
                     continue
                 if not goes_on:
                     break

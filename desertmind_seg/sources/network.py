@@ -24,6 +24,8 @@ SCHEMES = ('http', 'https', 'rtmp', 'rtmps', 'rtsp', 'rtsps', 'udp')
 # For the connection, and for each frame after it.
 TIMEOUT_SEC = 10.0
 _MAX_IMAGE_BYTES = 1 << 27
+# Values of a query that cameras and clouds take for a password.
+_SECRETS = re.compile(r'(?i)([?&][^=&]*(?:pass|pwd|token|secret|key|auth|sig)[^=&]*=)[^&#]*')
 
 
 def open_address(url: str, selection: Selection) -> Source:
@@ -32,8 +34,18 @@ def open_address(url: str, selection: Selection) -> Source:
     Raises:
         SourceError: nobody answers, or the answer is neither image, video nor stream.
     """
-    shown, name = _shown(url), _name(url)
-    parts = urlsplit(url)
+    shown = shown_address(url)
+    try:
+        parts = urlsplit(url)
+        valid = parts.port != 0 and not re.search(r'\s', url)
+    except ValueError:  # its text may hold a part of the password
+        valid = False
+    if not valid:
+        raise SourceError(
+            f'{shown} is no address: its host or port is not valid, or it has spaces; / @ and '
+            'spaces of a password or path are written %2F %40 %20'
+        )
+    name = _name(url)
     if parts.scheme.lower() not in SCHEMES:
         raise SourceError(
             f'{shown} has the scheme {parts.scheme!r}; expected one of {", ".join(SCHEMES)}'
@@ -59,11 +71,12 @@ def open_address(url: str, selection: Selection) -> Source:
 def _connect(url: str) -> cv2.VideoCapture:
     limit_ms = round(TIMEOUT_SEC * 1e3)
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit_ms]
-    capture = open_capture(url, limits)
+    capture = open_capture(url, shown_address(url), limits)
     if capture is None:
         raise SourceError(
-            f'{_shown(url)} gives no video within {TIMEOUT_SEC:g} s: nobody answers there, it '
-            'asks for a user and password (SCHEME://USER:PASSWORD@HOST), or it is no video'
+            f'{shown_address(url)} gives no video within {TIMEOUT_SEC:g} s: nobody answers '
+            'there, it asks for a user and password (SCHEME://USER:PASSWORD@HOST), or it is no '
+            'video'
         )
     return capture
 
@@ -81,25 +94,34 @@ def _still_image(url: str) -> bytes | None:
         with urlopen(request, timeout=TIMEOUT_SEC) as answer:
             kind = answer.headers.get_content_type()
             if kind == 'text/html':
-                raise SourceError(f'{_shown(url)} is a web page ({kind}); expected image or video')
+                raise SourceError(
+                    f'{shown_address(url)} is a web page ({kind}); expected image or video'
+                )
             # Servers that do not know a kind call it application/octet-stream.
             if not (kind.startswith('image/') or is_image(PurePosixPath(parts.path))):
                 return None
             content = bytes(answer.read(_MAX_IMAGE_BYTES + 1))
     except HTTPError as err:
-        raise SourceError(f'{_shown(url)} answers {err.code} {err.reason}') from err
+        raise SourceError(f'{shown_address(url)} answers {err.code} {err.reason}') from err
     except (URLError, HTTPException, OSError, ValueError) as err:
         reason = err.reason if isinstance(err, URLError) else err
         text = one_line(reason) if isinstance(reason, Exception) else str(reason)
-        raise SourceError(f'{_shown(url)} cannot be reached: {text}') from err
+        raise SourceError(f'{shown_address(url)} cannot be reached: {text}') from err
     if len(content) > _MAX_IMAGE_BYTES:
-        raise SourceError(f'{_shown(url)} sends more than {_MAX_IMAGE_BYTES} bytes as an image')
+        raise SourceError(
+            f'{shown_address(url)} sends more than {_MAX_IMAGE_BYTES} bytes as an image'
+        )
     return content
 
 
-def _shown(url: str) -> str:
-    """Return an address without its password."""
-    return re.sub(r'(?<=//)([^/@:]*):[^/]*@', r'\1:***@', url)
+def shown_address(url: str) -> str:
+    """Return an address without its password, before the host or among the values of a query.
+
+    A password with '/' in it, which should have been %2F, is hidden too; what follows a port of
+    digits is a path.
+    """
+    hidden = re.sub(r'(?<=//)([^/@:]*):(?!\d+/)[^@]*@(?:[^/]*@)?', r'\1:***@', url)
+    return re.sub(_SECRETS, r'\1***', hidden)
 
 
 def _name(url: str) -> str:

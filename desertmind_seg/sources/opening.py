@@ -11,7 +11,7 @@ from desertmind_seg.messages.compressed_format import CompressedColors
 from desertmind_seg.sources.frames import Selection, Source, SourceError
 from desertmind_seg.sources.images import ImageFiles, images_below, is_image
 from desertmind_seg.sources.live import open_camera
-from desertmind_seg.sources.network import open_address
+from desertmind_seg.sources.network import open_address, shown_address
 from desertmind_seg.sources.recorded import BagFrames
 from desertmind_seg.sources.videos import EXTENSIONS as VIDEO_EXTENSIONS
 from desertmind_seg.sources.videos import VideoFiles, is_video
@@ -47,7 +47,9 @@ def open_source(
     path = Path(text)
     is_bag = '://' not in text and _is_bag(path)
     if not is_bag and (image_topic or depth_topic):
-        raise SourceError(f'{text} is no bag, but topics are given (--image, --depth)')
+        raise SourceError(
+            f'{shown_address(text)} is no bag, but topics are given (--image, --depth)'
+        )
     if text.isdecimal() and len(text) < 4:
         return open_camera(int(text), selection)
     if re.fullmatch(r'/dev/video\d+', str(path.resolve())):

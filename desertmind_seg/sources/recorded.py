@@ -66,10 +66,11 @@ class BagFrames(Source):
                 self.bag.topic(depth_topic)
                 if depth_topic == self.topic:
                     raise SourceError(f'{depth_topic!r} is given as topic of images and of depth')
+            folder = path.parent if path.name == 'metadata.yaml' else path
             duration_s = self.bag.duration_ns / 1e9
             super().__init__(
                 'bag',
-                path.resolve().name if path.is_dir() else path.name.partition('.')[0],
+                folder.resolve().name if folder.is_dir() else path.name.partition('.')[0],
                 f'{path}, topic {self.topic}',
                 total,
                 selection,

@@ -138,7 +138,7 @@ def open_video_file(path: Path) -> cv2.VideoCapture:
         raise SourceError(
             f'{path} is a Git LFS pointer and not the video: git lfs pull fetches it'
         )
-    capture = open_capture(str(path))
+    capture = open_capture(str(path), str(path))
     if capture is None:
         raise SourceError(
             f'{path} holds no video that FFmpeg can open: it has another format, or it was cut '
@@ -147,8 +147,13 @@ def open_video_file(path: Path) -> cv2.VideoCapture:
     return capture
 
 
-def open_capture(address: str, options: Sequence[int] = ()) -> cv2.VideoCapture | None:
+def open_capture(address: str, shown: str, options: Sequence[int] = ()) -> cv2.VideoCapture | None:
     """Open what FFmpeg reads; None where it does not.
+
+    Args:
+        address: a path or an address, which may hold a password.
+        shown: what messages call it.
+        options: of `cv2.VideoCapture`.
 
     Raises:
         SourceError: its frames are larger than images may be, or this OpenCV has no FFmpeg.
@@ -171,7 +176,7 @@ def open_capture(address: str, options: Sequence[int] = ()) -> cv2.VideoCapture 
         FILE_LIMITS.check_size(width, height)
     except DesertmindError as err:
         capture.release()
-        raise SourceError(f'{address}: {err}') from err
+        raise SourceError(f'{shown}: {err}') from err
     # Turned by `upright`, because OpenCV 4.11 does not.
     capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
     return capture

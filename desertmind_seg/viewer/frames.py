@@ -170,9 +170,10 @@ def points_of(
     step = max(1, int(np.ceil(np.sqrt(depth_m.size / _MAX_POINTS))))
     z = depth_m[::step, ::step]
     x, y = (np.broadcast_to(ray, depth_m.shape)[::step, ::step] for ray in (rays.x, rays.y))
+    known = (z > 0) & np.isfinite(z) & np.isfinite(x) & np.isfinite(y)
+    x, y, z = x[known], y[known], z[known]
     points = np.stack([x * z, y * z, z], axis=-1)
-    known = (z > 0) & np.isfinite(points).all(axis=-1)
-    return np.asarray(points[known], np.float32), mask[::step, ::step][known]
+    return np.asarray(points, np.float32), mask[::step, ::step][known]
 
 
 def _encoded(picture: npt.NDArray[np.uint8]) -> EncodedImage:

@@ -120,8 +120,9 @@ class AcceptedError(Exception):
     """Ends a command when its arguments were accepted; holds what was parsed."""
 
 
-def _stop_after_parsing() -> None:
-    """Let no command of this process go further than its arguments."""
+def _stop_after_parsing(workplace: Path) -> None:
+    """Let no command of this process go further than its arguments, which name files there."""
+    os.chdir(workplace)
 
     def stop_after(parse: Callable[..., argparse.Namespace]) -> Callable[..., None]:
         def parse_and_stop(*args: Any, **kwargs: Any) -> None:
@@ -168,11 +169,11 @@ def _why_no_recipe(
 
 
 @pytest.fixture(scope='module')
-def refused() -> dict[str, str | None]:
+def refused(workplace: Path) -> dict[str, str | None]:
     """Why each command refuses its arguments; in a process of their own, as some load torch."""
     jobs = PROGRAMS | {command: our_program(command) for command in WRONG}
     context = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(1, context, initializer=_stop_after_parsing) as pool:
+    with ProcessPoolExecutor(1, context, _stop_after_parsing, (workplace,)) as pool:
         reasons = pool.map(_why_refused, *zip(*jobs.values(), strict=True))
         return dict(zip(jobs, reasons, strict=True))
 
@@ -197,6 +198,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
             path = folder / f'my_frames/{kind}/drive_{drive}/0.png'
             path.parent.mkdir(parents=True)
             cv2.imwrite(str(path), pixels)
+    (folder / 'my_frames/classes.yaml').write_text(table)
+    (folder / 'DATA').symlink_to('my_frames')
     (folder / 'IMAGE_OR_FOLDER').mkdir()
     cv2.imwrite(str(folder / 'IMAGE_OR_FOLDER/trail.jpg'), pixels)
 

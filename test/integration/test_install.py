@@ -182,7 +182,7 @@ def test_editable_package_has_the_training_commands_of_its_checkout(
     assert programs(venv) == {'desertmind'}
     environment = environment_without_ros()
     said = run(venv / 'bin/desertmind', 'train', '--help', cwd=folder, env=environment)
-    assert said.startswith('usage: desertmind train [-h] --out DIR')
+    assert said.startswith('usage: desertmind train [-h] [--out DIR]')
     assert '\n  desertmind train ' in said
     assert 'python -m' not in said
 

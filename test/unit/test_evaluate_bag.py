@@ -146,6 +146,7 @@ def test_metrics_follow_the_schema(
     assert environment['machine']['cpus'] >= 1
     assert environment['versions']['rosbags']
     assert sorted(entry.name for entry in out.iterdir()) == [
+        'charts.js',
         'masks',
         'metrics.json',
         'report.html',
@@ -172,6 +173,8 @@ def test_scores_equal_a_count_by_hand(tmp_path: Path, tiny_bundle: Path) -> None
         'lost': 0,
         'frames_without_label': 4,
         'ontology_recorded': True,
+        'label_map': None,
+        'ignored_pixels': {},
     }
 
 
@@ -215,6 +218,8 @@ def test_labels_may_lie_anywhere_in_the_bag(
         'lost': 0,
         'frames_without_label': 1,
         'ontology_recorded': False,
+        'label_map': None,
+        'ignored_pixels': {},
     }
     matrix = ConfusionMatrix(load_ontology('ycor-8'))
     for index in range(4):
@@ -250,12 +255,14 @@ def test_every_message_is_read_once_and_shown_frames_twice(
     assert read == {
         ('opened', 'drive'): 1,
         ('drive', IMAGE_TOPIC): 9 + 4,
-        ('drive', DEPTH_TOPIC): 9,
+        ('drive', DEPTH_TOPIC): 9 + 4,
         ('drive', INFO_TOPIC): 9,
         **({('drive', LABEL_TOPIC): 9} if with_labels else {}),
         ('opened', 'masks'): 1,
         ('masks', MASK_TOPIC): 4,
         ('masks', CONFIDENCE_TOPIC): 4,
+        ('opened', 'masks_against'): 1,
+        ('masks_against', MASK_TOPIC): 4,
     }
 
 

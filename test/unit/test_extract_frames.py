@@ -243,6 +243,23 @@ def test_a_folder_of_images_keeps_names_and_files(tmp_path: Path) -> None:
         assert (out / 'images' / name).read_bytes() == original.read_bytes()
 
 
+def test_odd_files_of_a_folder_take_no_other_along(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / 'photos'
+    (photos / 'a').mkdir(parents=True)
+    for number, name in enumerate(('a/b.png', 'a__b.png', 'z.png')):
+        assert cv2.imwrite(str(photos / name), np.full((8, 8), 80 * number, np.uint8))
+    (photos / 'gone.jpg').symlink_to('nowhere')
+    out = tmp_path / 'out'
+    assert main([str(photos), '--keep-same', '--out', str(out)]) == 1
+    assert _names(out / 'images') == ['a__b.png', 'z.png']
+    said = capsys.readouterr().err
+    assert f"gone.jpg: [Errno 2] No such file or directory: '{photos}/gone.jpg'" in said
+    assert 'its files would have the names of those of' in said
+    assert '2 frames left out (named above)' in said
+
+
 def test_a_turned_photo_is_stored_as_it_is_seen(tmp_path: Path) -> None:
     pixels = np.random.default_rng(6).integers(0, 256, (70, 80, 3), np.uint8)
     exif = Image.Exif()

@@ -398,3 +398,9 @@ def test_undeclared_output_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\['b.txt'\] are not among the declared results"):
         produce()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_topic_in_the_headline_breaks_at_its_slashes(tmp_path: Path) -> None:
+    page = tmp_path / 'page.html'
+    write_report(page, 'Page', [], [Fact('frames', '3', '2 s of /camera/<b>')], [])
+    assert '<small>2 s of /<wbr>camera/<wbr>&lt;b&gt;</small>' in page.read_text(encoding='utf-8')

@@ -1,6 +1,8 @@
 """The segment command on videos, bags, cameras and streams, and what --save keeps of them."""
 
 from collections.abc import Iterator
+import errno
+import os
 from pathlib import Path
 import signal
 
@@ -20,6 +22,7 @@ from desertmind_seg.pipeline.segmenter import Segmentation, Segmenter
 from desertmind_seg.segment import main
 from desertmind_seg.segmenting import window
 from desertmind_seg.segmenting.annotated import annotated_video
+from desertmind_seg.segmenting.saving import FrameFiles
 from desertmind_seg.segmenting.window import Window, WindowError
 from desertmind_seg.sources.frames import SourceFrame
 
@@ -91,6 +94,35 @@ def test_damage_is_named_and_the_rest_done(
     assert said.out.startswith('2 of 3 frames segmented')
     assert f'{ERROR}bag_000001: ' in said.err
     assert f'{ERROR}1 of 3 frames failed: bag_000001\n' in said.err
+
+
+def test_a_time_after_the_end_is_told(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video, out = write_video(tmp_path / 'a.avi', frames=2), tmp_path / 'out'
+    assert run(tiny_bundle, video, '--out', out, '--start', '9') == 2
+    assert 'a.avi gave no frame from 9 s on: it ends before that' in capsys.readouterr().err
+    assert files(out) == []
+
+
+def test_a_full_disk_ends_the_run(
+    tmp_path: Path,
+    tiny_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def encoded(_: FrameFiles, choice: str, frame: SourceFrame, found: object) -> bytes:
+        if frame.name == 'a_000001':
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return choice.encode()
+
+    monkeypatch.setattr(FrameFiles, '_encoded', encoded)
+    video, out = write_video(tmp_path / 'a.avi', frames=4), tmp_path / 'out'
+    assert run(tiny_bundle, video, '--out', out, '--save', 'mask, overlay') == 1
+    assert files(out) == ['a_000000.mask.png', 'a_000000.overlay.jpg']
+    said = capsys.readouterr()
+    assert said.out.startswith('1 of 2 frames segmented')
+    assert f'{ERROR}the rest was not segmented: there is no room for it\n' in said.err
 
 
 def test_depth_of_a_bag_reaches_an_rgbd_model(

@@ -271,6 +271,12 @@ def test_the_image_topic_of_a_bag(tmp_path: Path) -> None:
         assert source.description == f'{path}, topic {IMAGE_TOPIC}'
 
 
+def test_a_bag_is_named_after_its_folder(tmp_path: Path) -> None:
+    bag = write_drive(tmp_path / 'drive', TinyDrive(num_frames=1))
+    with open_source(str(bag / 'metadata.yaml'), image_topic=IMAGE_TOPIC) as source:
+        assert source.name == 'drive'
+
+
 def test_a_bag_with_one_camera_needs_no_topic(tmp_path: Path) -> None:
     path = write_drive(tmp_path / 'a', replace(drive(), label_every=0))
     with open_source(str(path)) as source:  # its raw and not its compressed topic, and no depth
@@ -303,6 +309,28 @@ def test_what_is_no_source(tmp_path: Path) -> None:
     assert 'there is no camera 991' in refusal('/dev/video991')
     assert "ftp://host/a has the scheme 'ftp'; expected one of http" in refusal('ftp://host/a')
     assert 'rtsp:///a names no host' in refusal('rtsp:///a')
+    for address in ('http://[::1/a.jpg', 'http://host:port/a.jpg', 'http://host/a b.jpg'):
+        assert f'{address} is no address: its host or port is not valid' in refusal(address)
+
+
+@pytest.mark.parametrize(
+    ('address', 'shown'),
+    [
+        ('rtsp://me:secret@host:554/a', 'rtsp://me:***@host:554/a'),
+        ('rtsp://me:secret@1@host/a', 'rtsp://me:***@host/a'),
+        ('rtsp://me:sec/ret@host/a', 'rtsp://me:***@host/a'),
+        (
+            'http://host/a?user=me&Password=secret&fps=1',
+            'http://host/a?user=me&Password=***&fps=1',
+        ),
+        ('http://host/a?access_token=secret#b', 'http://host/a?access_token=***#b'),
+        ('http://host:80/@b/a.jpg?user=me', 'http://host:80/@b/a.jpg?user=me'),
+    ],
+)
+def test_passwords_are_not_shown(address: str, shown: str) -> None:
+    assert network.shown_address(address) == shown
+    said = refusal(address, image_topic='/image')
+    assert said.startswith(f'{shown} is no bag')
 
 
 @contextmanager
