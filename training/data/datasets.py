@@ -59,7 +59,7 @@ def list_frames(
         section.dataset, section.root, ontology, data.split.block_frames, label_map
     )
     for note in listing.notes:
-        _log.warning('%s', note)
+        _warn_once(section.root, note)
     if listing.unpaired:
         raise DatasetError(
             f'{section.root}: {len(listing.unpaired)} frames are not whole: '
@@ -169,12 +169,17 @@ def _check_fold(
             f'blocks (data.split.block_frames is {split.block_frames})'
         )
     never = ', '.join(n for n, gone in zip(ontology.names, absent, strict=True) if gone)
-    if (section.root, never) not in _reported:  # a run lists its frames several times
-        _reported.add((section.root, never))
-        _log.warning('%s: no frame has a pixel of %s', section.root, never)
+    _warn_once(section.root, f'{section.root}: no frame has a pixel of {never}')
 
 
 _reported: set[tuple[str, str]] = set()
+
+
+def _warn_once(root: str, text: str) -> None:
+    """Log a warning; a run lists its frames several times."""
+    if (root, text) not in _reported:
+        _reported.add((root, text))
+        _log.warning('%s', text)
 
 
 def data_hash(frames: Sequence[LabelledFrame]) -> str:
