@@ -168,8 +168,12 @@ def _check_fold(
             f'{", ".join(lost)}, which other frames of the set have; use fewer folds or smaller '
             f'blocks (data.split.block_frames is {split.block_frames})'
         )
-    never = ', '.join(n for n, gone in zip(ontology.names, absent, strict=True) if gone)
-    _warn_once(section.root, f'{section.root}: no frame has a pixel of {never}')
+    never = [name for name, gone in zip(ontology.names, absent, strict=True) if gone]
+    _warn_once(
+        section.root,
+        f'{section.root}: no frame has a pixel of {", ".join(never)}: the network will never '
+        f'learn {"it" if len(never) == 1 else "them"}',
+    )
 
 
 _reported: set[tuple[str, str]] = set()
@@ -202,7 +206,7 @@ def class_pixels(frames: Sequence[LabelledFrame], ontology: Ontology) -> npt.NDA
         DatasetError: a frame has no labelled pixel, so that no loss is defined on it.
     """
     counts = np.zeros((len(frames), ontology.num_classes), np.int64)
-    for row, frame in enumerate(tqdm(frames, desc='counting classes', unit='frame')):
+    for row, frame in enumerate(tqdm(frames, desc='counting classes', unit='frame', delay=1.0)):
         key = (ontology.sha256, frame.dataset, frame.name, frame.version())
         if key not in _counted:
             labels = frame.read_labels(ontology)
