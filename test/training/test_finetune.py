@@ -332,7 +332,7 @@ def test_one_command_leaves_a_bundle_and_says_what_is_next(
     }
     assert not (run / 'last.ckpt').exists()
     begun, _, end = said.partition('next:\n')
-    for text in ('frames train, ', 'precision: ', 'about '):
+    for text in ('frames train, ', 'taking a few steps', 'precision: ', 'about '):
         assert text in begun
     assert '--bundle out/tiny-farm/tiny-farm.onnx' in end
     assert f'bundle:={run / "tiny-farm.onnx"}' in end

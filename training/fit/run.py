@@ -115,9 +115,10 @@ def train(
     pixels = pixels_by_class(recipe, frames, ontology)
     if deals:
         dealt = describe_split(recipe, pixels, class_pixels(val_frames, ontology), ontology)
-        print(*dealt, sep='\n')
+        print(*dealt, sep='\n', flush=True)
     on_gpu, several = trains_on_gpu(accelerator), math.prod(processes(devices, nodes)) > 1
     if forecast or recipe.optim.precision == 'measured':
+        print('taking a few steps to see how fast this machine is', flush=True)
         recipe = measured_precision(
             recipe, ontology, frames, on_gpu=on_gpu, several=several, out=out
         )
