@@ -19,6 +19,7 @@ from training.data.frames import DatasetError
 from training.fit import rehearsal
 from training.fit.loaders import check_depth
 from training.fit.rehearsal import Rehearsal, measured_precision
+from training.fit.run import train
 from training.fit.split_choice import describe_split, with_decided_split
 from training.networks.checkpoint import Checkpoint
 from training.networks.network import SegmentationNetwork
@@ -180,6 +181,18 @@ def test_published_parts_and_sequences_are_kept(tmp_path: Path) -> None:
     alone = [f'default/{n}' for n in _numbered(4)]  # as CVAT writes them
     _, (train, val) = _decided(tmp_path / 'alone', alone, posts=[])
     assert (len(train), len(val)) == (3, 1)
+
+
+def test_bad_frames_are_told_before_a_run_begins(tmp_path: Path) -> None:
+    root = write_tiny_folder(tmp_path / 'data', _numbered(8))
+    for number in range(1, 6):
+        (root / f'images/{number:06d}.png').write_bytes(b'')
+    assert cv2.imwrite(str(root / 'images/000000.png'), np.zeros((60, 96, 3), np.uint8))
+    recipe = load_recipe('finetune', [f'data={root}'])
+    expected = r'000000: image is \(60, 96\).*000001\.png: cannot be read.*; and 3 more, which'
+    with pytest.raises(DatasetError, match=expected):
+        train(recipe, tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
 
 
 def test_depth_that_is_not_read_is_told(

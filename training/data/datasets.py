@@ -215,8 +215,8 @@ def class_pixels(frames: Sequence[LabelledFrame], ontology: Ontology) -> npt.NDA
     empty = [frame.name for frame, row in zip(frames, counts, strict=True) if not row.any()]
     if empty:
         raise DatasetError(
-            f'{len(empty)} frames have no labelled pixel: {", ".join(empty[:5])}; remove them, or '
-            'label them'
+            f'{len(empty)} of {len(frames)} frames have no labelled pixel: '
+            f'{", ".join(empty[:5])}; remove or label these'
         )
     return counts
 

@@ -39,7 +39,7 @@ def put_data(tree: dict[str, Any], text: str, *, with_table: bool) -> None:
     table = path / CLASS_TABLE
     if with_table:
         pass
-    elif table.is_file():
+    elif table.exists() or table.is_symlink():  # of what is no file, who reads it says so
         tree['ontology'] = str(table)
         name = load_ontology(table).name
     elif dataset in LAYOUT_TABLES:
