@@ -285,6 +285,13 @@ def test_a_plain_folder_without_sequences_is_cut_into_blocks(tmp_path: Path) -> 
         _read('folder', tmp_path, ontology)
 
 
+def test_a_published_frame_without_its_number_is_refused(tmp_path: Path) -> None:
+    _write_image(tmp_path / 'Color_Images/nameless.png')
+    _write_codes(tmp_path / 'Segmentation/nameless.png', 5)
+    with pytest.raises(DatasetError, match=r'nameless\.png: no frame number in the name'):
+        _read('desert', tmp_path, load_ontology('desert-10'))
+
+
 @pytest.mark.parametrize(
     ('in_blocks_of_two', 'is_numbered'),
     [

@@ -42,9 +42,12 @@ def check_depth(recipe: Recipe, frames: Sequence[LabelledFrame]) -> None:
     if not without:
         return
     if len(without) == len(frames):
+        fix = 'add a data set with depth or set model.depth to null'
+        if recipe.parent == 'finetune_rgbd':
+            fix = 'finetune in the place of finetune_rgbd needs none'
         raise DatasetError(
             f'{recipe.name}: none of the {len(frames)} training frames has depth, but the recipe '
-            'has model.depth; add a data set with depth or set model.depth to null'
+            f'has model.depth; {fix}'
         )
     print(
         f'{len(without)} of {len(frames)} training frames have no depth, such as {without[0]}: '

@@ -28,6 +28,8 @@ def put_data(tree: dict[str, Any], text: str, *, with_table: bool) -> None:
         RecipeError: the folder is not what a training needs; says what makes it so.
         OntologyError: its class table is none.
     """
+    if not text.strip():
+        raise RecipeError('data= names no folder; is a variable of the shell not set?')
     dataset, separator, root = text.partition(':')
     if not separator or dataset not in get_args(DatasetName):
         dataset, root = 'folder', text
