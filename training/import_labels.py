@@ -127,6 +127,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _print_result(result: 'Imported', out: Path) -> None:
     """Print the class table, the counts, what was left out, and what comes next."""
+    from desertmind_seg.model.ontology import CLASS_TABLE
     from training.label_folders.pictures import shown
 
     table, written = result.table, result.written
@@ -170,7 +171,7 @@ def _print_result(result: 'Imported', out: Path) -> None:
         print(f'fault: and {len(result.faults) - _SHOWN} more')
     root = shlex.quote(str(out))
     by = ' --by official' if {'train', 'val'} <= set(written.by_split) else ''
-    print(f'costs and groups are guesses: correct them in {out / "classes.yaml"}. Then')
+    print(f'costs and groups are guesses: correct them in {out / CLASS_TABLE}. Then')
     print(f'  python -m training.audit --dataset folder --root {root}{by} --out out/audit')
     print(f'  python -m training.train finetune data={root}')
 

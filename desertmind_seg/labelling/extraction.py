@@ -19,15 +19,15 @@ from desertmind_seg.labelling.pictures import StillScene, depth_file, image_file
 from desertmind_seg.labelling.survey import Done, Report, depth_for
 from desertmind_seg.model.arrays import Mask
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.ontology import UNLABELED, Ontology
+from desertmind_seg.model.ontology import CLASS_TABLE, UNLABELED, Ontology
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.segmenting.saving import palette_png
 from desertmind_seg.sources.frames import BadFrame, Shot, Source, SourceError, SourceFrame
 from desertmind_seg.sources.recorded import BagFrames
 
-IMAGES, DEPTH, MASKS, CLASSES, TABLE = 'images', 'depth', 'masks', 'classes.yaml', 'frames.csv'
+IMAGES, DEPTH, MASKS, TABLE = 'images', 'depth', 'masks', 'frames.csv'
 CVAT, LABEL_STUDIO = 'cvat', 'label_studio'
-RESULTS = (IMAGES, DEPTH, MASKS, CLASSES, TABLE, CVAT, LABEL_STUDIO)
+RESULTS = (IMAGES, DEPTH, MASKS, CLASS_TABLE, TABLE, CVAT, LABEL_STUDIO)
 _COLUMNS = ('image', 'source', 'frame', 'stamp_ns', 'why', 'confidence', 'flicker')
 
 
@@ -161,7 +161,7 @@ class FrameFolder:
         (self._folder / MASKS).mkdir()
         table = of_ids(self._pre_labels.segmenter.ontology, self._name)
         text = yaml.safe_dump(table.model_dump(mode='json'), sort_keys=False, allow_unicode=True)
-        (self._folder / CLASSES).write_text(text, encoding='utf-8')
+        (self._folder / CLASS_TABLE).write_text(text, encoding='utf-8')
         if CVAT in self._pre_labels.tools:
             self._cvat = stack.enter_context(CvatWriter(self._folder / CVAT, table))
         if LABEL_STUDIO in self._pre_labels.tools:

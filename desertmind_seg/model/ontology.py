@@ -15,6 +15,8 @@ from desertmind_seg.model.errors import DesertmindError, did_you_mean
 from desertmind_seg.model.files import share_path
 
 UNLABELED = 255
+# In a folder of labelled frames, the class table of its masks.
+CLASS_TABLE = 'classes.yaml'
 
 Group = Literal['traversable', 'non_traversable', 'obstacle', 'background']
 RawCode = Annotated[int, Field(ge=0, le=65535)]

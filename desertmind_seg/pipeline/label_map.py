@@ -180,6 +180,10 @@ def _entries(given: Sequence[str]) -> dict[str, list[str]]:
                 f'--map {given[0]}: expected OLD=NEW ..., {GROUPS!r}, or the path of a .yaml file '
                 'with lines OLD: NEW'
             )
+        if not path.is_file():
+            raise LabelMapError(
+                f'--map {given[0]}: there is no such file; expected YAML with lines OLD: NEW'
+            )
         return {old: _names(f'{path}: {old}', new) for old, new in read_yaml(path).items()}
     found: dict[str, list[str]] = {}
     for text in given:

@@ -9,10 +9,10 @@ from tiny_bundle import tiny_metadata, tiny_model, write_tiny_bundle
 from tiny_farm import write_farm, write_table
 
 from desertmind_seg.model.bundle import write_bundle
-from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.model.ontology import CLASS_TABLE, Ontology
 from training.audit import main as audit
 from training.compare import main as compare
-from training.data.class_table import CLASS_TABLE, class_table_of
+from training.data.class_table import class_table_of
 from training.data.frames import DatasetError
 from training.data.layouts import read_layout
 from training.evaluate import main as evaluate

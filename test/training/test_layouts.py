@@ -283,10 +283,38 @@ def test_a_plain_folder_without_sequences_is_cut_into_blocks(tmp_path: Path) -> 
     _write_codes(tmp_path / 'masks/hill/0009.png', 5)
     with pytest.raises(DatasetError, match='some frames lie in a folder of their sequence'):
         _read('folder', tmp_path, ontology)
-    _write_image(tmp_path / 'images/nameless.png')
-    _write_codes(tmp_path / 'masks/nameless.png', 5)
-    with pytest.raises(DatasetError, match=r'nameless.png: no frame number in the name'):
-        _read('folder', tmp_path, ontology)
+
+
+def test_a_published_frame_without_its_number_is_refused(tmp_path: Path) -> None:
+    _write_image(tmp_path / 'Color_Images/nameless.png')
+    _write_codes(tmp_path / 'Segmentation/nameless.png', 5)
+    with pytest.raises(DatasetError, match=r'nameless\.png: no frame number in the name'):
+        _read('desert', tmp_path, load_ontology('desert-10'))
+
+
+@pytest.mark.parametrize(
+    ('in_blocks_of_two', 'is_numbered'),
+    [
+        (['hang ä', 'trail_a', 'trail_b', 'trail_c'], False),
+        (['a 1_rgb8', 'a 9_rgb8', 'a 10_rgb8', 'b_rgb8'], False),
+        (['f_1', 'f_2', 'f_3', 'nameless'], False),
+        (['default/f_0', 'default/f_1', 'default/f_2', 'default/f_3'], True),
+        (['train/default/a_0', 'train/default/a_1', 'val/default/b_2'], True),
+    ],
+)
+def test_frames_without_sequences_or_numbers_are_cut_by_name(
+    in_blocks_of_two: list[str], is_numbered: bool, tmp_path: Path
+) -> None:
+    for name in in_blocks_of_two:
+        _write_image(tmp_path / f'images/{name}.jpg')
+        _write_codes(tmp_path / f'masks/{name}.png', 5)
+    listing = _read('folder', tmp_path, load_ontology('ycor-8'), block_frames=2)
+    group_of = {frame.name: frame.group.rpartition('/')[2] for frame in listing.frames}
+    assert [group_of[name] for name in in_blocks_of_two] == [
+        f'block_{place // 2:06d}' for place in range(len(in_blocks_of_two))
+    ]
+    said = 'the names of its frames do not number them'
+    assert [said in note for note in listing.notes] == ([] if is_numbered else [True])
 
 
 # ---------------------------------------------------------------------------------------------

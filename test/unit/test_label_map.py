@@ -94,6 +94,7 @@ def test_a_class_that_is_called_ignore_is_one() -> None:
         (['track=Smooth_Trail'], r"no class 'Smooth_Trail' \(did you mean 'smooth trail'\?\)"),
         (['track=smooth trail,ignore'], "the model has no class 'ignore'"),
         (['track'], r"expected OLD=NEW \.\.\., 'groups', or the path of a .yaml file"),
+        (['gone.yaml'], 'there is no such file; expected YAML with lines OLD: NEW'),
         (['track='], "expected OLD=NEW, a class of the labels and one of the model; 'track=ign"),
         (['=sky', 'mud=sky'], 'expected OLD=NEW'),
         (['track=sky', 'track=puddle'], "names 'track' twice; give all its classes in one"),

@@ -11,22 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from desertmind_seg.model.ontology import Ontology, load_ontology
+from desertmind_seg.model.ontology import CLASS_TABLE, Ontology, load_ontology
 from desertmind_seg.pipeline.label_map import LabelMap, mismatch, parse_label_map
 from training.data.frames import DatasetError, DepthArray, LabelledFrame, UInt8Array
-
-CLASS_TABLE = 'classes.yaml'
-# The shipped tables that list a layout's codes; one of them, if only one does, is meant.
-_PUBLISHED = {
-    'ycor': ('ycor-8',),
-    'nyuv2': ('nyuv2-13', 'nyuv2-40'),
-    'nyuv2_mat': ('nyuv2-13', 'nyuv2-40'),
-    'desert': ('desert-10',),
-    'rugd': ('rugd-24',),
-    'rellis': ('rellis-20',),
-    'goose': ('goose-64',),
-    'synthetic': ('desert-10', 'ycor-8'),
-}
+from training.recipes.schema import LAYOUT_TABLES
 
 
 def class_table_of(root: Path) -> Path | None:
@@ -62,7 +50,7 @@ def labels_table(dataset: str, root: str | Path, given: Ontology | None = None) 
     """
     carried = carried_table(root)
     if carried is None or given is None:
-        published = _PUBLISHED.get(dataset, ())
+        published = LAYOUT_TABLES.get(dataset, ())
         known = load_ontology(published[0]) if len(published) == 1 else None
         return carried or given or known
     if not carried.reads_alike(given):
@@ -75,7 +63,7 @@ def labels_table(dataset: str, root: str | Path, given: Ontology | None = None) 
 
 def no_table(dataset: str, root: str | Path) -> DatasetError:
     """Return the error for labels of which nothing says what their values mean."""
-    known = ' or '.join(_PUBLISHED.get(dataset, ()))
+    known = ' or '.join(LAYOUT_TABLES.get(dataset, ()))
     return DatasetError(
         f'{root}: nothing says what the values of its labels mean; '
         + (
@@ -140,7 +128,7 @@ class ModelClasses:
         bag says itself whose labels it has. A folder may hold any codes: only a recipe that names
         it knows.
         """
-        if dataset == 'bag' or self.ontology.name in _PUBLISHED.get(dataset, ()):
+        if dataset == 'bag' or self.ontology.name in LAYOUT_TABLES.get(dataset, ()):
             return True
         data = self.recipe.get('data')
         sections = [

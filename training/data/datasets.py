@@ -59,7 +59,7 @@ def list_frames(
         section.dataset, section.root, ontology, data.split.block_frames, label_map
     )
     for note in listing.notes:
-        _log.warning('%s', note)
+        _warn_once(section.root, note)
     if listing.unpaired:
         raise DatasetError(
             f'{section.root}: {len(listing.unpaired)} frames are not whole: '
@@ -168,13 +168,22 @@ def _check_fold(
             f'{", ".join(lost)}, which other frames of the set have; use fewer folds or smaller '
             f'blocks (data.split.block_frames is {split.block_frames})'
         )
-    never = ', '.join(n for n, gone in zip(ontology.names, absent, strict=True) if gone)
-    if (section.root, never) not in _reported:  # a run lists its frames several times
-        _reported.add((section.root, never))
-        _log.warning('%s: no frame has a pixel of %s', section.root, never)
+    never = [name for name, gone in zip(ontology.names, absent, strict=True) if gone]
+    _warn_once(
+        section.root,
+        f'{section.root}: no frame has a pixel of {", ".join(never)}: the network will never '
+        f'learn {"it" if len(never) == 1 else "them"}',
+    )
 
 
 _reported: set[tuple[str, str]] = set()
+
+
+def _warn_once(root: str, text: str) -> None:
+    """Log a warning; a run lists its frames several times."""
+    if (root, text) not in _reported:
+        _reported.add((root, text))
+        _log.warning('%s', text)
 
 
 def data_hash(frames: Sequence[LabelledFrame]) -> str:
@@ -197,7 +206,7 @@ def class_pixels(frames: Sequence[LabelledFrame], ontology: Ontology) -> npt.NDA
         DatasetError: a frame has no labelled pixel, so that no loss is defined on it.
     """
     counts = np.zeros((len(frames), ontology.num_classes), np.int64)
-    for row, frame in enumerate(tqdm(frames, desc='counting classes', unit='frame')):
+    for row, frame in enumerate(tqdm(frames, desc='counting classes', unit='frame', delay=1.0)):
         key = (ontology.sha256, frame.dataset, frame.name, frame.version())
         if key not in _counted:
             labels = frame.read_labels(ontology)
@@ -206,8 +215,8 @@ def class_pixels(frames: Sequence[LabelledFrame], ontology: Ontology) -> npt.NDA
     empty = [frame.name for frame, row in zip(frames, counts, strict=True) if not row.any()]
     if empty:
         raise DatasetError(
-            f'{len(empty)} frames have no labelled pixel: {", ".join(empty[:5])}; remove them, or '
-            'label them'
+            f'{len(empty)} of {len(frames)} frames have no labelled pixel: '
+            f'{", ".join(empty[:5])}; remove or label these'
         )
     return counts
 

@@ -8,10 +8,10 @@ import dataclasses
 from pathlib import Path
 import re
 
-from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.model.ontology import CLASS_TABLE, Ontology
 from desertmind_seg.pipeline.label_map import LabelMap, parse_label_map
 from training.data.bags import list_bags
-from training.data.class_table import CLASS_TABLE, carried_table, class_table_of, mapped
+from training.data.class_table import carried_table, class_table_of, mapped
 from training.data.drives import list_drives
 from training.data.frames import DatasetError, FileFrame, LabelledFrame, Split
 from training.data.listing import (
@@ -200,30 +200,62 @@ def _goose_images(
 def _folder(root: Path, block_frames: int) -> Listing:
     """Read images/, masks/ and optionally depth/ of equal relative names.
 
-    Folders below them named train, val or test are parts, others are sequences; without sequences,
-    blocks are cut by the frame number in the name. Masks hold the ontology's raw codes; depth is
-    16-bit PNG in millimetres, 0 = missing.
+    Folders below them named train, val or test are parts, others are sequences. One alone, as the
+    default/ of a CVAT export, parts nothing: as without sequences, blocks are cut by the frame
+    number in the name, or by the order of the names where they do not number the frames. Masks
+    hold the ontology's raw codes; depth is 16-bit PNG in millimetres, 0 = missing.
     """
     listing = Listing()
     folders = {'image': 'images', 'mask': 'masks'}
     if (root / 'depth').is_dir():
         folders['depth'] = 'depth'
     kinds = {kind: images_below(root / name, listing) for kind, name in folders.items()}
-    for key, (image, mask, *depth) in whole_frames(listing, kinds, folders=folders):
-        *above, _ = key.split('/')
-        official = SPLIT_OF_NAME.get(above[0]) if above else None
-        sequence = '/'.join(above[official is not None :])
-        name, number = (sequence, -1) if sequence else block_of(frame_number(image), block_frames)
-        group = (f'{official}/{name}' if official else name, number, official)
-        files = (image, mask, depth[0] if depth else None)
-        listing.frames.append(FileFrame(key, 'folder', *group, *files))
-    with_sequences = {frame.group_number < 0 for frame in listing.frames}
-    if with_sequences == {True, False}:
+    files = dict(whole_frames(listing, kinds, folders=folders))
+    places = {key: _part_and_sequence(key) for key in files}
+    sequences = {sequence for _, sequence in places.values()}
+    if '' in sequences and len(sequences) > 1:
         raise DatasetError(
             f'{root}: some frames lie in a folder of their sequence and some do not; put all or '
             'none into such folders'
         )
-    return with_numbered_groups(listing) if with_sequences == {True} else listing
+    in_blocks = len(sequences) == 1
+    numbers = _numbers(list(files), root, listing) if in_blocks else {}
+    for key, (image, mask, *depth) in files.items():
+        official, sequence = places[key]
+        name, number = block_of(numbers[key], block_frames) if in_blocks else (sequence, -1)
+        group = (f'{official}/{name}' if official else name, number, official)
+        frame = FileFrame(key, 'folder', *group, image, mask, depth[0] if depth else None)
+        listing.frames.append(frame)
+    return listing if in_blocks else with_numbered_groups(listing)
+
+
+def _part_and_sequence(key: str) -> tuple[Split | None, str]:
+    *above, _ = key.split('/')
+    official = SPLIT_OF_NAME.get(above[0]) if above else None
+    return official, '/'.join(above[official is not None :])
+
+
+def _numbers(keys: Sequence[str], root: Path, listing: Listing) -> dict[str, int]:
+    """Return the number of each frame: the last in its name, or else its place among the names.
+
+    The place is taken where a name has no number, or all have the same ('a_640', 'b_640').
+    """
+    last = {key: re.findall(r'\d+', key.rpartition('/')[2])[-1:] for key in keys}
+    numbers = {key: int(found[0]) for key, found in last.items() if found}
+    if len(numbers) == len(keys) and (len(keys) == 1 or len(set(numbers.values())) > 1):
+        return numbers
+    named = next((key for key in keys if key not in numbers), keys[0])
+    listing.notes.append(
+        f'{root}: the names of its frames do not number them (as {named}), so blocks of '
+        'neighbours are cut in the order of the names; where that is not the order in which they '
+        'were taken, number the files or put each sequence into a folder of its own'
+    )
+    return {key: place for place, key in enumerate(sorted(keys, key=_by_number))}
+
+
+def _by_number(key: str) -> list[str | int]:
+    """Return what sorts 'trail_9b' before 'trail_10a'."""
+    return [int(text) if text.isdecimal() else text for text in re.split(r'(\d+)', key)]
 
 
 _FOLDERS: dict[str, tuple[Callable[[Path, int], Listing], str]] = {

@@ -97,8 +97,8 @@ def frame_number(path: Path) -> int:
     numbers = re.findall(r'\d+', path.stem)
     if not numbers:
         raise DatasetError(
-            f'{path}: no frame number in the name; blocks of neighbours are cut by it. Number the '
-            'files, or put each sequence into a folder of its own.'
+            f'{path}: no frame number in the name; blocks of neighbours are cut by it. Give it '
+            'back the name that its publisher gave it'
         )
     return int(numbers[-1])
 

@@ -27,14 +27,27 @@ _log = logging.getLogger(__name__)
 
 
 def check_depth(recipe: Recipe, frames: Sequence[LabelledFrame]) -> None:
-    """Refuse to learn depth from nothing, and say how many frames are without."""
+    """Refuse to learn depth from nothing; say how many frames are without, or with it for nothing.
+
+    The latter of one's own frames alone: who names another recipe without depth means that.
+    """
     without = [frame.name for frame in frames if not frame.has_depth]
-    if recipe.model.depth is None or not without:
+    if recipe.model.depth is None:
+        if recipe.parent == 'finetune' and len(without) < len(frames):
+            print(
+                f'{len(frames) - len(without)} of {len(frames)} training frames have depth, which '
+                'is not read: finetune_rgbd in the place of finetune trains on it too'
+            )
+        return
+    if not without:
         return
     if len(without) == len(frames):
+        fix = 'add a data set with depth or set model.depth to null'
+        if recipe.parent == 'finetune_rgbd':
+            fix = 'finetune in the place of finetune_rgbd needs none'
         raise DatasetError(
             f'{recipe.name}: none of the {len(frames)} training frames has depth, but the recipe '
-            'has model.depth; add a data set with depth or set model.depth to null'
+            f'has model.depth; {fix}'
         )
     print(
         f'{len(without)} of {len(frames)} training frames have no depth, such as {without[0]}: '
@@ -54,7 +67,7 @@ def pixels_by_class(
         return np.zeros((len(frames), ontology.num_classes), np.int64)
     pixels = class_pixels(frames, ontology)
     absent = [ontology.names[k] for k in np.flatnonzero(pixels.sum(axis=0) == 0)]
-    if absent:
+    if absent and recipe.data.split.by != 'folds':  # where the listing of the frames said so
         _log.warning(
             'No training frame has a pixel of %s: the network will never learn %s',
             ', '.join(absent),

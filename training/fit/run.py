@@ -19,7 +19,7 @@ from training.data.datasets import class_pixels, data_hash, list_frames
 from training.fit.closing import CHECKPOINT, LAST, finish, leave_bundle
 from training.fit.loaders import check_depth, make_loaders, pixels_by_class
 from training.fit.rehearsal import measured_precision, rehearse
-from training.fit.samples import Sample
+from training.fit.samples import Sample, check_frames
 from training.fit.split_choice import describe_split, with_decided_split
 from training.fit.task import SegmentationTask
 from training.fit.trainer import (
@@ -112,12 +112,17 @@ def train(
         for frame in list_frames(section, recipe.data, ontology)
     ]
     check_depth(recipe, frames)
+    if deals:
+        # Of one's own data; what is published is large, and audited.
+        with_depth = recipe.model.depth is not None
+        check_frames([*frames, *val_frames], ontology, with_depth=with_depth)
     pixels = pixels_by_class(recipe, frames, ontology)
     if deals:
         dealt = describe_split(recipe, pixels, class_pixels(val_frames, ontology), ontology)
-        print(*dealt, sep='\n')
+        print(*dealt, sep='\n', flush=True)
     on_gpu, several = trains_on_gpu(accelerator), math.prod(processes(devices, nodes)) > 1
     if forecast or recipe.optim.precision == 'measured':
+        print('taking a few steps to see how fast this machine is', flush=True)
         recipe = measured_precision(
             recipe, ontology, frames, on_gpu=on_gpu, several=several, out=out
         )

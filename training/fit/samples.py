@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset, Sampler
 from torchvision import tv_tensors
+from tqdm import tqdm
 
 from desertmind_seg.model.ontology import Ontology
 from training.data.augment import Depth
@@ -67,23 +68,48 @@ class SegmentationDataset(Dataset[Sample]):
 
     def _sample(self, index: int) -> Sample:
         frame = self.frames[index]
-        rgb, labels = frame.read_rgb(), frame.read_labels(self.ontology)
-        _check_size(frame, rgb, labels, 'labels are')
+        rgb, labels, depth = _read(frame, self.ontology, with_depth=self.with_depth)
         parts: list[torch.Tensor] = [
             tv_tensors.Image(torch.from_numpy(rgb).permute(2, 0, 1)),  # (3, H, W)
             tv_tensors.Mask(torch.tensor(labels)[None]),  # (1, H, W)
         ]
-        if self.with_depth:
-            # Not read_depth where there is none: it would decode the image again for its size.
-            empty = np.zeros(rgb.shape[:2], np.float32)
-            depth = frame.read_depth() if frame.has_depth else empty
-            _check_size(frame, rgb, depth, 'depth is')
+        if depth is not None:
             parts.append(Depth(torch.from_numpy(depth)[None]))  # (1, H, W)
         image, mask, *rest = (part.as_subclass(torch.Tensor) for part in self.transform(*parts))
         sample: Sample = {'image': image, 'labels': mask[0].long(), 'index': torch.tensor(index)}
         if rest:
             sample['depth'] = rest[0]
         return sample
+
+
+def check_frames(frames: Sequence[LabelledFrame], ontology: Ontology, *, with_depth: bool) -> None:
+    """Read each frame, so that bad ones are told before a run begins and not within it.
+
+    Raises:
+        DatasetError: names the first three, and how many there are.
+    """
+    faults = []
+    for frame in tqdm(frames, desc='reading frames', unit='frame', delay=1.0):
+        try:
+            _read(frame, ontology, with_depth=with_depth)
+        except DatasetError as err:
+            faults.append(str(err))
+    if faults:
+        more = f'; and {len(faults) - 3} more, which training.audit lists' * (len(faults) > 3)
+        raise DatasetError('; '.join(faults[:3]) + more)
+
+
+def _read(
+    frame: LabelledFrame, ontology: Ontology, *, with_depth: bool
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.float32] | None]:
+    rgb, labels = frame.read_rgb(), frame.read_labels(ontology)
+    _check_size(frame, rgb, labels, 'labels are')
+    if not with_depth:
+        return rgb, labels, None
+    # Not read_depth where there is none: it would decode the image again for its size.
+    depth = frame.read_depth() if frame.has_depth else np.zeros(rgb.shape[:2], np.float32)
+    _check_size(frame, rgb, depth, 'depth is')
+    return rgb, labels, depth
 
 
 def _check_size(

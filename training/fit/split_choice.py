@@ -88,7 +88,11 @@ def describe_split(
     how = {
         'official': "the data set's own parts",
         'groups': f'blocks of {rule.block_frames}, or sequences',
-        'folds': f'blocks of {rule.block_frames} frame numbers, or sequences',
+        'folds': (
+            f'blocks of {rule.block_frames} frame numbers, or sequences'
+            if rule.block_frames > 1
+            else 'frame by frame, or sequences'
+        ),
     }[rule.by]
     lines = [f'{len(train_pixels)} frames train, {len(val_pixels)} validate ({how})']
     in_train, in_val = (p.sum(axis=0) for p in (train_pixels, val_pixels))

@@ -18,13 +18,13 @@ from desertmind_seg.decoding.image_header import (
     DecodeError,
     checked_image,
 )
+from desertmind_seg.model.ontology import CLASS_TABLE
 from desertmind_seg.reports.output import output_folder
 from training.label_exports.records import ExportFrame
 from training.label_exports.source import ExportError, ExportFile
 from training.label_folders.class_table import ClassTable, write_table
 
-CLASSES = 'classes.yaml'
-_RESULTS = ('images', 'masks', 'depth', CLASSES)
+_RESULTS = ('images', 'masks', 'depth', CLASS_TABLE)
 
 
 @dataclass
@@ -83,7 +83,7 @@ def write_folder(
                     if written.faults
                     else 'no frame is labelled'
                 )
-            write_table(partial / CLASSES, table)
+            write_table(partial / CLASS_TABLE, table)
     except BaseException:
         for folder in new:
             with suppress(OSError):

@@ -4,28 +4,15 @@ from pathlib import Path
 import re
 from typing import Any, get_args
 
-from desertmind_seg.model.ontology import load_ontology
-from training.recipes.schema import DatasetName, Recipe, RecipeError
+from desertmind_seg.model.ontology import CLASS_TABLE, load_ontology
+from training.recipes.schema import LAYOUT_TABLES, DatasetName, Recipe, RecipeError
 
-# In a folder of frames, the class table of its masks.
-CLASS_TABLE = 'classes.yaml'
 # What finetune.yaml has where the frames are to stand.
 PLACEHOLDER = 'DATA'
 _IMPORT = (
     'python -m training.import_labels SOURCE --out DATA writes images/, masks/ and '
     f'{CLASS_TABLE} from what a labelling tool exports'
 )
-# Of the published sets, which bring no table of their own.
-_SHIPPED_TABLES = {
-    'ycor': 'ycor-8',
-    'synthetic': 'ycor-8',
-    'nyuv2': 'nyuv2-13',
-    'nyuv2_mat': 'nyuv2-13',
-    'desert': 'desert-10',
-    'rugd': 'rugd-24',
-    'rellis': 'rellis-20',
-    'goose': 'goose-64',
-}
 
 
 def put_data(tree: dict[str, Any], text: str, *, with_table: bool) -> None:
@@ -41,6 +28,8 @@ def put_data(tree: dict[str, Any], text: str, *, with_table: bool) -> None:
         RecipeError: the folder is not what a training needs; says what makes it so.
         OntologyError: its class table is none.
     """
+    if not text.strip():
+        raise RecipeError('data= names no folder; is a variable of the shell not set?')
     dataset, separator, root = text.partition(':')
     if not separator or dataset not in get_args(DatasetName):
         dataset, root = 'folder', text
@@ -52,11 +41,11 @@ def put_data(tree: dict[str, Any], text: str, *, with_table: bool) -> None:
     table = path / CLASS_TABLE
     if with_table:
         pass
-    elif table.is_file():
+    elif table.exists() or table.is_symlink():  # of what is no file, who reads it says so
         tree['ontology'] = str(table)
         name = load_ontology(table).name
-    elif dataset in _SHIPPED_TABLES:
-        tree['ontology'], name = _SHIPPED_TABLES[dataset], dataset
+    elif dataset in LAYOUT_TABLES:
+        tree['ontology'], name = LAYOUT_TABLES[dataset][0], dataset
     else:
         raise RecipeError(
             f'data={text}: no class table at {table}; {_IMPORT}, or give one with '

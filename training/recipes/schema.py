@@ -28,6 +28,17 @@ Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]  # what NumPy's genera
 DatasetName = Literal[
     'ycor', 'nyuv2', 'nyuv2_mat', 'desert', 'rugd', 'rellis', 'goose', 'folder', 'bag', 'synthetic'
 ]
+# The shipped class tables that list a layout's codes, the one that is trained on first.
+LAYOUT_TABLES: dict[str, tuple[str, ...]] = {
+    'ycor': ('ycor-8',),
+    'nyuv2': ('nyuv2-13', 'nyuv2-40'),
+    'nyuv2_mat': ('nyuv2-13', 'nyuv2-40'),
+    'desert': ('desert-10',),
+    'rugd': ('rugd-24',),
+    'rellis': ('rellis-20',),
+    'goose': ('goose-64',),
+    'synthetic': ('ycor-8', 'desert-10'),
+}
 
 
 class RecipeError(DesertmindError):
@@ -283,7 +294,8 @@ class OptimSection(_Section):
     def _steps_fill_epochs(self) -> 'OptimSection':
         if self.steps is not None and self.steps < self.epochs:
             raise ValueError(
-                f'steps {self.steps} are fewer than epochs {self.epochs}; each needs one'
+                f'steps {self.steps} are fewer than epochs {self.epochs}, and each needs one; '
+                f'give optim.epochs={self.steps} too'
             )
         return self
 
