@@ -89,7 +89,7 @@ def _run(options: argparse.Namespace) -> int:
     ontology = labels_table(options.dataset, options.root, given)
     if ontology is None:
         raise no_table(options.dataset, options.root)
-    by = options.by or ('auto' if options.dataset == 'folder' else 'groups')
+    by: Any = options.by or ('auto' if options.dataset == 'folder' else 'groups')
     split = SplitSection(
         by='groups' if by == 'auto' else by,
         block_frames=options.block_frames,
