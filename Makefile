@@ -1,9 +1,10 @@
-# make demo   a sample drive goes through the node over ROS 2: out/demo/report.html
-# make check  format, lint, types and the unit tests, for before a commit: a minute
-# make test   the same with the whole test suite
-# make soak   the node under twice its load for SOAK_MINUTES (30): out/soak/report.html
-# make fuzz   damaged inputs for every reader, FUZZ_MINUTES (10) in all
-# make docs   the documents, built strictly: out/docs/index.html
+# make demo      a sample drive goes through the node over ROS 2: out/demo/report.html
+# make training  what training and importing labels need, into .venv: docs/own_data.md
+# make check     format, lint, types and the unit tests, for before a commit: a minute
+# make test      the same with the whole test suite
+# make soak      the node under twice its load for SOAK_MINUTES (30): out/soak/report.html
+# make fuzz      damaged inputs for every reader, FUZZ_MINUTES (10) in all
+# make docs      the documents, built strictly: out/docs/index.html
 # All make .venv themselves. Nothing outside this folder is changed.
 
 PYTHON ?= python3
@@ -23,13 +24,16 @@ VENV_ARGS_apt = --system-site-packages
 RUNTIME_pypi = runtime ros
 RUNTIME_apt = runtime
 
-.PHONY: demo lint check test soak fuzz docs constraints clean
+.PHONY: demo training lint check test soak fuzz docs constraints clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.runtime out/demo/sample_drive/metadata.yaml
 	.venv/bin/python -m desertmind_seg.replay_bag out/demo/sample_drive \
 	  --image /camera/color/image_raw --depth /camera/aligned_depth_to_color/image_raw \
 	  --labels /labels/ycor_8 --bundle models/ycor8_rgbd.onnx --out out/demo
+
+training: .venv/.test
+	@echo 'Next: source .venv/bin/activate'
 
 lint: .venv/.test
 	.venv/bin/ruff format --check

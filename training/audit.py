@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from desertmind_seg.options import (
     ALL_DONE,
@@ -14,6 +14,10 @@ from desertmind_seg.options import (
     whole_number,
 )
 from training.options import add_dataset
+
+if TYPE_CHECKING:
+    from desertmind_seg.model.ontology import Ontology
+    from training.recipes.schema import SplitSection
 
 _DESCRIPTION = """\
 Check a labelled set before training on it.
@@ -43,7 +47,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_output_folder(parser)
     split = parser.add_argument_group('the split that is checked, as in data.split of a recipe')
-    split.add_argument('--by', choices=('official', 'groups', 'folds'), default='groups')
+    split.add_argument(
+        '--by',
+        choices=('auto', 'official', 'groups', 'folds'),
+        help='auto: as finetune deals them (default: auto for folder, groups for others)',
+    )
     for option, least, most, default in (
         ('block-frames', 1, 1_000_000, 16),
         ('val-every-groups', 2, 1_000_000, 6),
@@ -81,13 +89,16 @@ def _run(options: argparse.Namespace) -> int:
     ontology = labels_table(options.dataset, options.root, given)
     if ontology is None:
         raise no_table(options.dataset, options.root)
+    by: Any = options.by or ('auto' if options.dataset == 'folder' else 'groups')
     split = SplitSection(
-        by=options.by,
+        by='groups' if by == 'auto' else by,
         block_frames=options.block_frames,
         val_every_groups=options.val_every_groups,
         folds=options.folds,
         fold=options.fold,
     )
+    if by == 'auto':
+        split = _split_of_finetune(options, ontology) or split
     document = audit_to_folder(
         options.dataset,
         str(options.root),
@@ -99,6 +110,22 @@ def _run(options: argparse.Namespace) -> int:
     _print_findings(document)
     print(options.out / REPORT)
     return DONE_IN_PART if document['faults'] else ALL_DONE
+
+
+def _split_of_finetune(options: argparse.Namespace, ontology: 'Ontology') -> 'SplitSection | None':
+    """Return how `train finetune` would deal the frames; None, and why, where it would stop."""
+    from training.data.frames import DatasetError
+    from training.fit.split_choice import with_decided_split
+    from training.recipes.load import load_recipe
+    from training.recipes.schema import RecipeError
+
+    table = [f'ontology={options.ontology}'] if options.ontology else []
+    try:
+        recipe = load_recipe('finetune', [f'data={options.dataset}:{options.root}', *table])
+        return with_decided_split(recipe, ontology).data.split
+    except (DatasetError, RecipeError) as err:
+        print(f'note: finetune would stop at this; checked as with --by groups: {err}')
+        return None
 
 
 def _print_findings(document: dict[str, Any]) -> None:

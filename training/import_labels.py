@@ -170,9 +170,8 @@ def _print_result(result: 'Imported', out: Path) -> None:
     if len(result.faults) > _SHOWN:
         print(f'fault: and {len(result.faults) - _SHOWN} more')
     root = shlex.quote(str(out))
-    by = ' --by official' if {'train', 'val'} <= set(written.by_split) else ''
     print(f'costs and groups are guesses: correct them in {out / CLASS_TABLE}. Then')
-    print(f'  python -m training.audit --dataset folder --root {root}{by} --out out/audit')
+    print(f'  python -m training.audit --dataset folder --root {root} --out out/audit')
     print(f'  python -m training.train finetune data={root}')
 
 

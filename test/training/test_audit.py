@@ -49,7 +49,7 @@ def _audit(root: Path, *more: str) -> tuple[int, dict[str, Any], str]:
     """Exit code, audit.json and report.html."""
     out = root.parent / 'audit'
     base = ['--dataset', 'folder', '--root', str(root), '--ontology', 'ycor-8', '--out', str(out)]
-    split = ['--block-frames', '2', '--val-every-groups', '3', '--force']
+    split = ['--by', 'groups', '--block-frames', '2', '--val-every-groups', '3', '--force']
     code = main([*base, *split, *more])
     if not (out / 'audit.json').is_file():
         return code, {}, ''
@@ -205,6 +205,26 @@ def test_hashes_are_equal_for_scaled_pictures_and_far_for_others() -> None:
     assert nearest.distance == pytest.approx(
         (hashes[nearest.first] != hashes[nearest.second]).mean()
     )
+
+
+def test_a_folder_is_dealt_as_finetune_deals_it(tmp_path: Path) -> None:
+    root = _write_set(tmp_path / 'set', frames=10)
+    code, document, _ = _audit(root, '--by', 'auto')
+    assert (code, document['split']['by'], document['sides']) == (
+        0,
+        'folds',
+        {'train': 8, 'val': 2},
+    )
+
+
+def test_a_folder_that_finetune_would_refuse_is_audited_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = _write_set(tmp_path / 'set')
+    (root / 'masks/3.png').write_bytes(b'no picture')
+    code, document, _ = _audit(root, '--by', 'auto')
+    assert (code, document['split']['by']) == (1, 'groups')
+    assert 'finetune would stop at this' in capsys.readouterr().out
 
 
 def test_nothing_to_audit_is_an_error_and_leaves_nothing(

@@ -249,7 +249,7 @@ def test_a_shipped_model_starts_other_classes(
     assert 'encoder and decoder are taken over from ycor-8' in said
     assert 'sky: the class of that name' in said
     assert 'barn: nothing, no asked frame shows it' in said
-    assert '%, which is what it took these pixels for' in said
+    assert '%, by the pixels that they share' in said
     then, now = (net.network.segmentation_head[0].weight.detach() for net in (before, after))
     moved = [not torch.equal(a, b) for a, b in zip(then, now, strict=True)]
     assert moved == [True, True, True, False, False]

@@ -219,8 +219,6 @@ def test_nobody_else_parses_yaml_or_json() -> None:
         'desertmind_seg/storage/qos.py',  # what recorders wrote, leniently, and by libyaml
         'training/label_exports/source.py',  # what tools export: one NaN spoils one shape alone
         'training/fit/folds.py',  # copies a recipe by way of its JSON
-        'training/label_exports/source.py',  # foreign exports, with keys given twice and all
-        'training/label_folders/class_table.py',  # asks YAML whether a name needs quotes
     }
 
 

@@ -64,7 +64,8 @@ def installed(target: str, environment: Mapping[str, str] | None = None) -> list
 
 def test_pypi_ros_is_installed_where_apt_has_none() -> None:
     assert installed('demo') == ['runtime', 'ros']
-    assert installed('test') == ['runtime', 'ros', 'test', 'labels']
+    for target in ('test', 'training'):
+        assert installed(target) == ['runtime', 'ros', 'test', 'labels']
     assert '--system-site-packages' not in make('--dry-run', '--always-make', 'test').stdout
 
 
@@ -87,6 +88,11 @@ def test_a_check_is_the_lint_of_the_test_and_the_unit_tests() -> None:
     assert check.splitlines()[-4:-1] == test.splitlines()[-4:-1] == tools
     assert check.splitlines()[-1].split() == ['.venv/bin/pytest', 'test/unit']
     assert test.splitlines()[-1].split() == ['.venv/bin/pytest']
+
+
+def test_training_is_installed_without_a_test_that_runs() -> None:
+    commands = make('--dry-run', 'training').stdout.splitlines()
+    assert not [line for line in commands if re.search('ruff|mypy|pytest', line)]
 
 
 def test_the_hooks_of_a_commit_run_the_tools_of_a_check() -> None:

@@ -34,9 +34,9 @@ def initialise(
     """Give a network the weights that its recipe starts from, and print what became of the head.
 
     Where the earlier stage knows another class table, its encoder and decoder are taken over. A
-    class of a name that it knows gets that class's filters; any other the mean of those classes
-    that it gives the new one's pixels, weighted by how often; one that no asked frame shows keeps
-    its random start.
+    class of a name that it knows gets that class's filters; any other the mean of the classes that
+    its pixels were taken for, weighted by how much of each of them is the new class; one that no
+    asked frame shows keeps its random start.
 
     Args:
         network: of the recipe.
@@ -118,8 +118,11 @@ def class_shares(
         labels = frame.read_labels(ontology)
         pairs = labels.astype(np.int64).ravel() * known.num_classes + mask.ravel()
         counts += np.bincount(pairs, minlength=counts.size).reshape(counts.shape)
+    # P(new | known): of fences most were taken for grass, but little of the grass is a fence, and
+    # much of what was taken for an obstacle.
     shares = counts[: ontology.num_classes].astype(np.float64)
-    shares /= shares.sum(axis=1, keepdims=True).clip(min=1)
+    shares /= shares.sum(axis=0, keepdims=True).clip(min=1)
+    shares /= shares.sum(axis=1, keepdims=True).clip(min=np.finfo(float).tiny)
     shares[shares < _LEAST_SHARE] = 0.0
     for row, name in zip(shares, ontology.names, strict=True):
         if name in known.names:
@@ -153,7 +156,7 @@ def _described(shares: npt.NDArray[np.float64], known: Ontology, ontology: Ontol
         if name in known.names:
             lines.append(f'{name}: the class of that name')
         elif parts:
-            lines.append(f'{name}: {", ".join(parts)}, which is what it took these pixels for')
+            lines.append(f'{name}: {", ".join(parts)}, by the pixels that they share')
         else:
             lines.append(
                 f'{name}: nothing, no asked frame shows it; it starts from random filters'
