@@ -12,7 +12,6 @@ from desertmind_seg.fleet.index import local_copy
 from desertmind_seg.fleet.records import BagEntry, FleetError, RunOptions
 from desertmind_seg.labelling.cvat import CvatWriter
 from desertmind_seg.labelling.extraction import (
-    CLASSES,
     CVAT,
     IMAGES,
     LABEL_STUDIO,
@@ -53,13 +52,13 @@ def export_worst(
     segmenter = load_segmenter(bundle, options.backend, options.confidence_threshold)
     table = of_ids(segmenter.ontology, data_name(out))
     scratch.mkdir(parents=True, exist_ok=True)
-    results = (IMAGES, MASKS, CLASSES, CVAT, LABEL_STUDIO)
+    results = (IMAGES, MASKS, CLASS_TABLE, CVAT, LABEL_STUDIO)
     written = 0
     with output_folder(out, results, replace=True) as folder, ExitStack() as stack:
         for name in (IMAGES, MASKS):
             (folder / name).mkdir()
         text = yaml.safe_dump(table.model_dump(mode='json'), sort_keys=False, allow_unicode=True)
-        (folder / CLASSES).write_text(text, encoding='utf-8')
+        (folder / CLASS_TABLE).write_text(text, encoding='utf-8')
         cvat = stack.enter_context(CvatWriter(folder / CVAT, table))
         label_studio = stack.enter_context(
             LabelStudioWriter(
