@@ -24,6 +24,7 @@ from desertmind_seg.labelling.pictures import image_file
 from desertmind_seg.messages.bags import Bag, decode_frame
 from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.model.ontology import CLASS_TABLE
 from desertmind_seg.pipeline.load import load_segmenter
 from desertmind_seg.release.totals import WorstFrame
 from desertmind_seg.reports.output import output_folder
