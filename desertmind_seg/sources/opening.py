@@ -31,8 +31,8 @@ def open_source(
     """Open the source that `text` names; use it in a with statement.
 
     Args:
-        text: an image, a folder with images in it or below, a pattern such as 'a/**/*.jpg', a
-            video, a bag, the number or the device file of a camera, or an address.
+        text: an image, a folder with images in it or below, a pattern such as ``a/**/*.jpg``,
+            a video, a bag, the number or the device file of a camera, or an address.
         image_topic: of a bag; None for its only one.
         depth_topic: of a bag; None for none.
         selection: which frames are taken.
