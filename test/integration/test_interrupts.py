@@ -21,6 +21,11 @@ import pytest
 QUIET = (0, 130, -signal.SIGINT)
 
 
+def heed_ctrl_c() -> None:
+    """Undo what a shell does to commands in the background, such as `make test &`: no SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run_until(
     command: list[str], after_sec: float, again_sec: float | None, environment: dict[str, str]
 ) -> tuple[int, str]:
@@ -31,6 +36,7 @@ def run_until(
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        preexec_fn=heed_ctrl_c,
     )
     for wait_sec in (after_sec, again_sec):
         if wait_sec is not None:
@@ -95,6 +101,7 @@ def test_processes_of_a_command_end_with_it(signals: list[str], tmp_path: Path) 
         [sys.executable, '-m', *command, '--jobs', '2'],
         stderr=subprocess.DEVNULL,
         env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        preexec_fn=heed_ctrl_c,
     )
     try:
         # Two workers, and what multiprocessing starts to tidy up after them; all ready.
