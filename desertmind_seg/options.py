@@ -194,9 +194,9 @@ def _interruptible(prog: str, work: Callable[[], int]) -> int:
 
 def _leave() -> NoReturn:
     """End the process and those that it started, with nothing put away."""
-    from multiprocessing import active_children
-
-    for child in active_children():
+    # Not imported: the second Ctrl-C may come while the first one's import is half done.
+    processes = sys.modules.get('multiprocessing.process')
+    for child in getattr(processes, 'active_children', list)():
         child.kill()  # it would wait for work for ever
     os._exit(STOPPED)
 
