@@ -31,7 +31,8 @@ def _commands() -> tuple[str, ...]:
     names = [
         f'{half}.{path.stem}' for half in halves for path in sorted((_ROOT / half).glob('*.py'))
     ]
-    return tuple(name for name in names if name.partition('.')[2] not in ('__init__', 'options'))
+    no_commands = ('__init__', '__main__', 'options')  # __main__ hands on what another reads
+    return tuple(name for name in names if name.partition('.')[2] not in no_commands)
 
 
 @cache
