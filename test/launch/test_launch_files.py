@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
-import re
 import subprocess
 import sys
 
@@ -107,8 +106,7 @@ def test_launch_files_need_nothing_that_the_interpreter_of_ros2_lacks(
 def test_node_executable_is_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     node = node_of(monkeypatch)
     assert node.package == 'desertmind_seg'
-    setup = (ROOT / 'setup.py').read_text(encoding='utf-8')
-    assert re.search(rf"^\s+'{node.executable}',$", setup, re.MULTILINE)
+    # setup.py makes an entry point of every command that lies there (test_install.py builds it).
     assert (ROOT / 'desertmind_seg' / f'{node.executable}.py').is_file()
 
 

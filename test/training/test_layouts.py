@@ -239,7 +239,7 @@ def test_leftovers_are_no_frames_and_links_are_followed(tmp_path: Path) -> None:
             path.write_bytes(b'junk')
     root = tmp_path / 'set'
     listing = _read('folder', root, ontology)
-    assert (_parts(listing), listing.unpaired) == ({'hill/a_1': ('hill', None)}, [])
+    assert (_parts(listing), listing.unpaired) == ({'hill/a_1': ('block_000000', None)}, [])
 
     _write_image(tmp_path / 'disk/images/a_1.jpg')
     (twice,) = _read('folder', root, ontology).unpaired

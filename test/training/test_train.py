@@ -392,18 +392,6 @@ def test_another_recipe_cannot_go_on(tiny_recipe: Recipe, tmp_path: Path) -> Non
     train(_changed(tiny_recipe, data={'num_workers': 1}), tmp_path, resume=True)
 
 
-def test_a_stage_of_another_ontology_is_refused(
-    trained: tuple[Checkpoint, Path], tiny_recipe: Recipe, tmp_path: Path
-) -> None:
-    initial = tmp_path / 'other.pt'
-    other = load_ontology('rugd-24').model_dump(mode='json')
-    tree = {**vars(trained[0]), 'ontology': other}
-    save_checkpoint(Checkpoint(**tree), initial)
-    recipe = _changed(tiny_recipe, model={'initial_checkpoint': str(initial)})
-    with pytest.raises(CheckpointError, match=r'rugd-24 \(24 classes.*than ycor-8 \(8 classes'):
-        train(recipe, tmp_path / 'run')
-
-
 def test_a_stage_of_another_network_is_refused(
     trained: tuple[Checkpoint, Path], tiny_recipe: Recipe, tmp_path: Path
 ) -> None:

@@ -13,13 +13,13 @@ import binascii
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
-import io
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from desertmind_seg.decoding.image_bytes import decode_unchanged
+from desertmind_seg.decoding.image_header import FILE_LIMITS, DecodeError
 from training.label_exports.records import (
     ClassList,
     Export,
@@ -178,16 +178,15 @@ def _mask(shape: _Shape, size_hw: Size) -> Covered:
     (x1, y1), (x2, y2) = ((round(x), round(y)) for x, y in shape.points)
     is_whole = all(value == round(value) for point in shape.points for value in point)
     try:
-        with Image.open(io.BytesIO(base64.b64decode(shape.mask or '')), formats=('PNG',)) as image:
-            # Between pixels LabelMe rounds the corner and takes the mask's own size.
-            if is_whole and image.size != (x2 - x1 + 1, y2 - y1 + 1):
-                raise ExportError(
-                    f'its mask has {image.size[0]} x {image.size[1]} pixels, its corners make '
-                    f'{x2 - x1 + 1} x {y2 - y1 + 1} (width x height)'
-                )
-            covered = np.asarray(image.convert('L')) > 0
-    except ExportError:
-        raise
-    except Exception as err:  # whatever a damaged PNG raises in Pillow
+        stored = decode_unchanged(base64.b64decode(shape.mask or ''), FILE_LIMITS)
+    except (DecodeError, binascii.Error) as err:
         raise ExportError(f'its mask is no PNG: {err}') from err
+    height, width = stored.shape[:2]
+    # Between pixels LabelMe rounds the corner and takes the mask's own size.
+    if is_whole and (width, height) != (x2 - x1 + 1, y2 - y1 + 1):
+        raise ExportError(
+            f'its mask has {width} x {height} pixels, its corners make '
+            f'{x2 - x1 + 1} x {y2 - y1 + 1} (width x height)'
+        )
+    covered = (stored if stored.ndim == 2 else stored[..., :3].max(axis=2)) > 0
     return pasted(covered, x1, y1, size_hw)
