@@ -162,8 +162,15 @@ class Fleet:
         return len([*self.out.glob('bags/*/*.parquet')])
 
     def wait_for(self, count: int, process: subprocess.Popen[str]) -> None:
-        """Wait until so many bags have results."""
+        """Wait until so many bags have results, or the process has ended.
+
+        Raises:
+            SystemExit: neither came within ten minutes.
+        """
+        deadline = time.monotonic() + 600.0
         while self.results() < count and process.poll() is None:
+            if time.monotonic() > deadline:
+                raise SystemExit(f'{self.results()} of {count} bags have results after 600 s')
             time.sleep(0.05)
 
 
