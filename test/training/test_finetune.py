@@ -13,7 +13,7 @@ import torch
 
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import load_ontology
-from training.bundles.transfer import find_stage, initialise
+from training.bundles.transfer import find_stage, initialise, shared_pixels
 from training.data.datasets import class_pixels, list_frames
 from training.data.frames import DatasetError
 from training.fit import rehearsal
@@ -236,6 +236,17 @@ def _initialised(
         networks.append(SegmentationNetwork(recipe.model, ontology.num_classes))
     initialise(networks[1], recipe, ontology, frames)
     return networks[0], networks[1], capsys.readouterr().out
+
+
+def test_a_rare_class_is_made_of_what_is_mostly_it() -> None:
+    #                  grass  obstacle
+    counts = np.array([[9000, 10], [63, 30]])  # of meadows, of fences
+
+    meadow, fence = shared_pixels(counts)
+
+    assert meadow[0] > 0.75
+    assert fence[1] > 0.98
+    assert shared_pixels(np.zeros((2, 3), np.int64)).sum() == 0
 
 
 @pytest.mark.parametrize('name', ['finetune', 'finetune_rgbd'])

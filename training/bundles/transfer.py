@@ -118,18 +118,32 @@ def class_shares(
         labels = frame.read_labels(ontology)
         pairs = labels.astype(np.int64).ravel() * known.num_classes + mask.ravel()
         counts += np.bincount(pairs, minlength=counts.size).reshape(counts.shape)
-    # P(new | known): of fences most were taken for grass, but little of the grass is a fence, and
-    # much of what was taken for an obstacle.
-    shares = counts[: ontology.num_classes].astype(np.float64)
-    shares /= shares.sum(axis=0, keepdims=True).clip(min=1)
-    shares /= shares.sum(axis=1, keepdims=True).clip(min=np.finfo(float).tiny)
-    shares[shares < _LEAST_SHARE] = 0.0
+    shares = shared_pixels(counts[: ontology.num_classes])
     for row, name in zip(shares, ontology.names, strict=True):
         if name in known.names:
             row[:] = 0.0
             row[known.names.index(name)] = 1.0
     totals = shares.sum(axis=1, keepdims=True)
     np.divide(shares, totals, out=shares, where=totals > 0)
+    return shares
+
+
+def shared_pixels(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return P(new | known) of each pair of classes, each new class's scaled to add up to 1.
+
+    Of fences most were taken for grass, but little of the grass is a fence, and much of what was
+    taken for an obstacle.
+
+    Args:
+        counts: int64 (new classes, known classes), pixels of one taken for the other.
+
+    Returns:
+        float64 of that shape; what is below a twentieth is 0.
+    """
+    shares = counts.astype(np.float64)
+    shares /= shares.sum(axis=0, keepdims=True).clip(min=1)
+    shares /= shares.sum(axis=1, keepdims=True).clip(min=np.finfo(float).tiny)
+    shares[shares < _LEAST_SHARE] = 0.0
     return shares
 
 
