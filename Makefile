@@ -14,6 +14,8 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 # the package follows alone, built by the setuptools that is there by then.
 INSTALL = $(PIP) --require-hashes --no-deps $(patsubst %,-r requirements/%.txt,$(1)) && \
   $(PIP) --no-deps --no-build-isolation --editable .
+# A process for each of up to four cores: each holds torch, about 1 GB. In one: PYTEST_ARGS='-n 0'.
+PYTEST = .venv/bin/pytest --numprocesses logical --maxprocesses 4 --dist loadgroup
 PYTEST_ARGS ?=
 SOAK_MINUTES ?= 30
 FUZZ_MINUTES ?= 10
@@ -41,10 +43,10 @@ lint: .venv/.test
 	.venv/bin/mypy
 
 check: lint
-	.venv/bin/pytest $(PYTEST_ARGS) test/unit
+	$(PYTEST) $(PYTEST_ARGS) test/unit
 
 test: lint
-	.venv/bin/pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 soak: .venv/.test
 	.venv/bin/python test/soak/run.py --minutes $(SOAK_MINUTES) --out out/soak

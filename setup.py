@@ -142,6 +142,7 @@ setup(
             'psutil',
             'pytest',
             'pytest-timeout',
+            'pytest-xdist',
             'ruff',
             # colcon builds ament_python packages with `setup.py develop|install` options that
             # setuptools 80 removed.

@@ -77,9 +77,14 @@ def _why_not_here(marker: pytest.Mark) -> str | None:
     return f'needs {", ".join(missing)}, which {whence}' if missing else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine cannot run."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run; keep together what would be in each other's way."""
     for item in items:
+        if config.pluginmanager.hasplugin('xdist'):
+            # A file's tests share fixtures; two nodes at once have half a processor each.
+            alone = item.path.is_relative_to(ROOT / 'test' / 'integration')
+            group = 'integration' if alone else str(item.path)
+            item.add_marker(pytest.mark.xdist_group(group))
         for name in ('data', 'gpu', 'launch', 'apt_ros', 'fleet'):
             marker = item.get_closest_marker(name)
             if marker is not None and (reason := _why_not_here(marker)):
