@@ -28,7 +28,8 @@ class Sample:
 
     Attributes:
         age_ms: 99th percentile of the age of the masks published since the last report of the
-            node; NaN without one.
+            node; NaN without one, and while it holds masks that were being made when the clock
+            jumped ahead: the clock makes them older than they are.
     """
 
     time_sec: float
@@ -116,6 +117,7 @@ def judge(
     samples: Sequence[Sample],
     rests: Sequence[Rest],
     warm_up_sec: float,
+    settled_sec: float,
     max_age_ms: float,
     longest_silence_sec: float,
     parameters: Mapping[str, int],
@@ -127,6 +129,8 @@ def judge(
         samples: of the whole soak, oldest first.
         rests: of the whole soak, oldest first; growth is judged over lives, and within the last.
         warm_up_sec: samples before it are shown and not judged.
+        settled_sec: from then on the node is in its last life, and has what its consumers make it
+            load (ONNX Runtime's session for the mask alone took 43 MB when it was first asked).
         max_age_ms: the node's bound of age.
         longest_silence_sec: between two masks while the node was active and the camera ran.
         parameters: 'asked' and 'answered' set_parameters requests.
@@ -153,11 +157,11 @@ def judge(
     if len(judged) < 10:
         return findings
     warm = [rest for rest in rests if rest.time_sec >= warm_up_sec]
-    last_life = max((rest.life for rest in warm), default=0)
     one_a_life = [rest for rest, following in pairwise(warm) if rest.life != following.life]
     findings += _growth('growth of RSS over lives', one_a_life)
     findings += _growth(
-        'growth of RSS within the last life', [rest for rest in warm if rest.life == last_life]
+        'growth of RSS within the last life',
+        [rest for rest in warm if rest.time_sec >= settled_sec],
     )
     tenth = max(1, len(judged) // 10)
     for name, unit in (('threads', ''), ('fds', ''), ('shm_mb', ' MB')):

@@ -32,13 +32,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'test'), str(ROOT / 'test/integration')]
 
 from lifecycle_msgs.msg import Transition
 from measurements import Finding, Rest, Sample, judge, sample_process
-from node_process import MASK, NODE, NodeProcess, Peer
+from node_process import DEADLINE_SEC, MASK, NODE, SENSOR_QOS, NodeProcess, Peer
 from rcl_interfaces.msg import Parameter
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter as RclpyParameter
 from rclpy.qos import qos_profile_parameters
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
-from traffic import COMPRESSED, DEPTH, IMAGE, INFO
+from traffic import COMPRESSED, DEPTH, IMAGE, INFO, JUMP_SEC
 
 from desertmind_seg.messages.dds import with_image_profile
 from desertmind_seg.model.files import share_path
@@ -54,6 +55,8 @@ STORM_HZ, STORM_SEC, STORM_EVERY_SEC = 50.0, 10.0, 40.0
 LIFECYCLE_EVERY_SEC, KILL_EVERY_SEC = 60.0, 75.0
 # The answer to a parameter request is waited for so long.
 ANSWER_SEC = 15.0
+# A report of the node is of so many seconds at most; the ages before a jump are gone by then.
+REPORT_SEC = 10.0
 PARAMETERS: dict[str, Any] = {
     'autostart': 'true',
     'use_sim_time': 'true',
@@ -97,7 +100,11 @@ class Soak:
         )
         self._latest_mask_sec = time.monotonic()
         peer.node.create_subscription(Image, MASK, self._on_mask, 10, raw=True)
+        self._clock_sec, self._jumped_sec = float('inf'), float('-inf')
+        peer.node.create_subscription(Clock, '/clock', self._on_clock, SENSOR_QOS)
         self._transport = 'raw'
+        self.half_sec = 30 * minutes
+        self.settled_sec = float('inf')
 
     def run(self) -> None:
         """Let it all happen until the time is over."""
@@ -124,6 +131,9 @@ class Soak:
                 if now >= next_lifecycle:
                     self._turn_lifecycle()
                     next_lifecycle = time.monotonic() + LIFECYCLE_EVERY_SEC
+                if now - self._begin_sec >= self.half_sec and self.settled_sec == float('inf'):
+                    self._ask_for_masks_alone(processes, consumers)
+                    next_kill = time.monotonic() + KILL_EVERY_SEC
                 if now >= next_kill:
                     next_kill = now + KILL_EVERY_SEC
                     victim = self._dice.randrange(len(consumers))
@@ -139,6 +149,28 @@ class Soak:
         now = time.monotonic()
         self.longest_silence_sec = max(self.longest_silence_sec, now - self._latest_mask_sec)
         self._latest_mask_sec = now
+
+    def _on_clock(self, message: Clock) -> None:
+        before_sec, self._clock_sec = (
+            self._clock_sec,
+            message.clock.sec + message.clock.nanosec / 1e9,
+        )
+        if self._clock_sec - before_sec > JUMP_SEC / 2:
+            self._jumped_sec = time.monotonic()
+
+    def _ask_for_masks_alone(
+        self, processes: ExitStack, consumers: list[subprocess.Popen[bytes]]
+    ) -> None:
+        """Let the consumers leave for 3 s: the node then has what it loads for its mask alone."""
+        for consumer in consumers:
+            consumer.send_signal(signal.SIGINT)  # not killed: the node sees at once that they left
+        for consumer in consumers:
+            consumer.wait(DEADLINE_SEC)
+        until_sec = time.monotonic() + 3.0
+        while time.monotonic() < until_sec:
+            self._peer.spin(0.05)
+        consumers[:] = [self._consumer(processes, seed) for seed in range(len(consumers))]
+        self.settled_sec = time.monotonic() - self._begin_sec
 
     def _consumer(self, processes: ExitStack, seed: int) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
@@ -163,6 +195,8 @@ class Soak:
         self.saw_geometry |= float(hazards.get('known_share') or 0) > 0.2
         self._peer.forget_diagnostics()
         age = went_out.get('age_at_publish_ms_p99', '')
+        if time.monotonic() - self._jumped_sec < REPORT_SEC:
+            age = ''
         dropped = sum(int(value) for key, value in came_in.items() if key.startswith('dropped_'))
         previous = self.samples[-1] if self.samples else None
         self.samples.append(
@@ -204,7 +238,7 @@ class Soak:
         """Take the node down and up again, with the other transport half of the times."""
         steps = [Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE]
         now = time.monotonic()
-        if now - self._begin_sec < self._end_sec - now and self._dice.random() < 0.5:
+        if now - self._begin_sec < self.half_sec and self._dice.random() < 0.5:
             steps[1:1] = [Transition.TRANSITION_CLEANUP, Transition.TRANSITION_CONFIGURE]
         for step in steps:
             if step == Transition.TRANSITION_CONFIGURE:
@@ -349,6 +383,7 @@ def main() -> int:
         soak.samples,
         soak.rests,
         warm_up_sec,
+        soak.settled_sec,
         MAX_AGE_MS,
         soak.longest_silence_sec,
         soak.requests,

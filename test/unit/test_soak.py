@@ -39,6 +39,7 @@ def failed(
     """Return the names of the findings that did not hold."""
     arguments = {
         'warm_up_sec': 60.0,
+        'settled_sec': 14 * 60.0,
         'max_age_ms': 500.0,
         'longest_silence_sec': 1.0,
         'parameters': ANSWERED,
@@ -74,6 +75,15 @@ def test_what_grows_within_a_life_is_found() -> None:
     assert failed(soak_of(30), rests_of(mb_per_minute=0.2)) == [
         'growth of RSS within the last life'
     ]
+
+
+def test_what_a_life_loads_before_it_is_settled_is_no_growth() -> None:
+    rests = [
+        replace(rest, rss_mb=rest.rss_mb + 43 * (rest.time_sec >= 1320)) for rest in rests_of()
+    ]
+
+    assert failed(soak_of(30), rests) == ['growth of RSS within the last life']
+    assert failed(soak_of(30), rests, settled_sec=1320.0) == []
 
 
 def test_a_short_soak_judges_no_growth() -> None:
