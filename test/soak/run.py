@@ -347,6 +347,8 @@ def main() -> int:
     parser.add_argument('--max-rate-hz', type=float, default=120.0, help='bound of the camera')
     parser.add_argument('--seed', type=int, default=0)
     options = parser.parse_args()
+    # Else whoever ends the soak leaves its node, camera and consumers behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     warm_up_sec = 60 * options.minutes / 5
     parameters = {**PARAMETERS, 'model.bundle': options.bundle}
     # All processes below inherit both; another domain than the vehicle's, unless it is named.
