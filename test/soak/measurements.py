@@ -28,8 +28,8 @@ class Sample:
 
     Attributes:
         age_ms: 99th percentile of the age of the masks published since the last report of the
-            node; NaN without one, and while it holds masks that were being made when the clock
-            jumped ahead: the clock makes them older than they are.
+            node; NaN without one, and from a jump of the clock ahead to the next one back: what
+            was being made when it jumped is counted as older than it is.
     """
 
     time_sec: float

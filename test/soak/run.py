@@ -55,8 +55,8 @@ STORM_HZ, STORM_SEC, STORM_EVERY_SEC = 50.0, 10.0, 40.0
 LIFECYCLE_EVERY_SEC, KILL_EVERY_SEC = 60.0, 75.0
 # The answer to a parameter request is waited for so long.
 ANSWER_SEC = 15.0
-# A report of the node is of so many seconds at most; the ages before a jump are gone by then.
-REPORT_SEC = 10.0
+# A report comes each second; the first after a jump back has forgotten what was before.
+REPORT_SEC = 2.0
 PARAMETERS: dict[str, Any] = {
     'autostart': 'true',
     'use_sim_time': 'true',
@@ -100,7 +100,7 @@ class Soak:
         )
         self._latest_mask_sec = time.monotonic()
         peer.node.create_subscription(Image, MASK, self._on_mask, 10, raw=True)
-        self._clock_sec, self._jumped_sec = float('inf'), float('-inf')
+        self._clock_sec, self._ages_from_sec = float('nan'), float('-inf')
         peer.node.create_subscription(Clock, '/clock', self._on_clock, SENSOR_QOS)
         self._transport = 'raw'
         self.half_sec = 30 * minutes
@@ -156,7 +156,9 @@ class Soak:
             message.clock.sec + message.clock.nanosec / 1e9,
         )
         if self._clock_sec - before_sec > JUMP_SEC / 2:
-            self._jumped_sec = time.monotonic()
+            self._ages_from_sec = float('inf')
+        elif self._clock_sec - before_sec < -JUMP_SEC / 2:
+            self._ages_from_sec = time.monotonic() + REPORT_SEC
 
     def _ask_for_masks_alone(
         self, processes: ExitStack, consumers: list[subprocess.Popen[bytes]]
@@ -195,7 +197,7 @@ class Soak:
         self.saw_geometry |= float(hazards.get('known_share') or 0) > 0.2
         self._peer.forget_diagnostics()
         age = went_out.get('age_at_publish_ms_p99', '')
-        if time.monotonic() - self._jumped_sec < REPORT_SEC:
+        if time.monotonic() < self._ages_from_sec:
             age = ''
         dropped = sum(int(value) for key, value in came_in.items() if key.startswith('dropped_'))
         previous = self.samples[-1] if self.samples else None
