@@ -14,12 +14,13 @@ from desertmind_seg.model.installed import install_line
 _LOGGER = logging.getLogger(__name__)
 CURRENT = 'current'
 Flavour = Literal['tensorrt_rtx', 'tensorrt']
-# Where each may be found, the preferred one first: PyPI's wheels name TensorRT-RTX otherwise than
-# NVIDIA's archive does. A GPU that RTX does not know, such as a Jetson's, gets the plain one.
+# Where each may be found, the preferred one first: the wheels name both otherwise than NVIDIA's
+# archive does. A GPU that RTX does not know, such as a Jetson's or an H200, gets the plain one.
 _MODULES: tuple[tuple[Flavour, str], ...] = (
     ('tensorrt_rtx', 'tensorrt_rtx'),
     ('tensorrt_rtx', 'tensorrt_rtx_bindings'),
     ('tensorrt', 'tensorrt'),
+    ('tensorrt', 'tensorrt_bindings'),
 )
 
 
