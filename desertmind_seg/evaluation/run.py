@@ -46,6 +46,7 @@ from desertmind_seg.messages.compressed_format import CompressedColors
 from desertmind_seg.model.arrays import Mask
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.model.records import Environment
+from desertmind_seg.pipeline.progress import Progress
 from desertmind_seg.pipeline.segmenter import Segmentation, Segmenter
 from desertmind_seg.reports.output import output_folder, write_json
 from desertmind_seg.reports.provenance import environment
@@ -270,7 +271,7 @@ def _segment(
     viewer: FrameViewer | None,
 ) -> None:
     """Show every frame to geometry, to every model, and to who watches."""
-    for number, frame in enumerate(tqdm(frames, desc='segmenting', unit='frame', disable=None)):
+    for number, frame in enumerate(Progress(frames, desc='segmenting', unit='frame')):
         if isinstance(frame, Frame):
             judged = None
             if hazards is not None:

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from desertmind_seg.labelling.extraction import (
     RESULTS,
     FrameFolder,
@@ -18,6 +16,7 @@ from desertmind_seg.labelling.extraction import (
 )
 from desertmind_seg.labelling.spacing import LabellingError, Spacing
 from desertmind_seg.labelling.survey import Report, survey
+from desertmind_seg.pipeline.progress import Progress
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.reports.output import output_folder
 from desertmind_seg.sources.frames import Source
@@ -98,7 +97,7 @@ def extract_frames(
         spacing = request.spacing or (
             Spacing(2.0, 's') if source.timed else Spacing(1.0, 'frames')
         )
-        with tqdm(total=source.count, unit='frame', desc='choose', disable=None) as bar:
+        with Progress(total=source.count, unit='frame', desc='choose') as bar:
             surveyed = 0
 
             def count() -> None:
@@ -121,7 +120,7 @@ def extract_frames(
                 with_depth=request.depth_topic is not None,
                 pre_labels=pre_labels,
             ) as folder,
-            tqdm(total=len(chosen), unit='frame', desc='write', disable=None) as bar,
+            Progress(total=len(chosen), unit='frame', desc='write') as bar,
         ):
             written = write_frames(
                 again, chosen, folder, note, bar.update, keep_same=request.keep_same

@@ -10,7 +10,6 @@ import time
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from tqdm import tqdm
 
 from desertmind_seg.evaluation.results import MASKS
 from desertmind_seg.messages.bag_writer import BagWriter
@@ -22,6 +21,7 @@ from desertmind_seg.messages.bags import (
     RawMessage,
 )
 from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.pipeline.progress import Progress
 from desertmind_seg.replay.collector import MaskCollector
 from desertmind_seg.replay.node_process import (
     NODE_LOG,
@@ -127,7 +127,7 @@ def replay_through_node(
         try:
             _wait_until_ready(node, player, process, topics, log, stop)
             num_frames = bag.topics[image_topic].count
-            with tqdm(total=num_frames, desc='playing', unit='frame', disable=None) as bar:
+            with Progress(total=num_frames, desc='playing', unit='frame') as bar:
 
                 def before_publish(message: RawMessage) -> None:
                     if message.topic == image_topic:

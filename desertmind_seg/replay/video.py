@@ -5,12 +5,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from desertmind_seg.evaluation.pictures import decode_mask
 from desertmind_seg.messages.bags import MASK_TOPIC, Bag, decode_frame, pair_by_stamp
 from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.pipeline.progress import Progress
 from desertmind_seg.pipeline.rendering import overlay
 from desertmind_seg.pipeline.video import legend_panel, open_video
 
@@ -39,9 +39,7 @@ def write_video(
     writer = None
     key: Rgb | None = None
     pairs = pair_by_stamp((bag, topic), (masks, MASK_TOPIC), chosen)
-    for _, image, mask_message in tqdm(
-        pairs, total=len(chosen), desc='video', unit='frame', disable=None
-    ):
+    for _, image, mask_message in Progress(pairs, total=len(chosen), desc='video', unit='frame'):
         rgb = decode_frame(bag, topic, image)
         mask = decode_mask(mask_message)
         if key is None:

@@ -10,9 +10,8 @@ import statistics
 import time
 from typing import Protocol
 
-from tqdm import tqdm
-
 from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.pipeline.progress import Progress
 from desertmind_seg.pipeline.segmenter import Segmentation, Segmenter
 from desertmind_seg.sources.frames import BadFrame, Source, SourceFrame
 from desertmind_seg.sources.recorded import BagFrames
@@ -77,7 +76,7 @@ def segment_source(
     start = time.perf_counter()
     unit = 'image' if source.kind == 'images' else 'frame'
     try:
-        with tqdm(source, total=source.count, unit=unit, disable=None) as progress:
+        with Progress(source, desc='segmenting', total=source.count, unit=unit) as progress:
             for frame in progress:
                 if isinstance(frame, BadFrame):
                     _fail(summary, frame.name, frame.error, report)

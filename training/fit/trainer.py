@@ -20,9 +20,9 @@ from lightning.pytorch.plugins import LayerSync
 from lightning.pytorch.strategies import DDPStrategy
 from timm.layers.norm_act import convert_sync_batchnorm
 import torch
-from tqdm import tqdm
 
 from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.pipeline.progress import Progress
 from training.data.frames import DatasetError
 from training.networks.checkpoint import WholeFileIO
 from training.recipes.schema import OptimSection, Recipe, RecipeError
@@ -31,6 +31,7 @@ from training.recipes.schema import OptimSection, Recipe, RecipeError
 _ADVERTISED = (
     *('GPU available', 'TPU available', 'HPU available', 'IPU available', 'LOCAL_RANK'),
     *('You are using a CUDA device', 'Using ', '`Trainer', 'Restor', '💡'),
+    '\nDetected KeyboardInterrupt',  # what is said then is ours
 )
 _UNTRUE = (
     # Ours is resumable: TrainingBatches begins where last.ckpt says.
@@ -92,7 +93,7 @@ class StepProgress(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self._bar: tqdm[Any] | None = None
+        self._bar: Progress | None = None
         self._enabled = True
 
     def disable(self) -> None:
@@ -103,13 +104,12 @@ class StepProgress(ProgressBar):
         """Begin where the run stands."""
         assert isinstance(trainer.num_training_batches, int)
         steps = trainer.num_training_batches // trainer.accumulate_grad_batches
-        self._bar = tqdm(
+        self._bar = Progress(
             total=steps * (trainer.max_epochs or 1),
             initial=trainer.global_step,
             desc='training',
             unit='step',
             disable=not self._enabled,
-            mininterval=1.0,
         )
 
     def on_train_batch_end(
