@@ -151,6 +151,7 @@ def _run(options: argparse.Namespace) -> int:
     from desertmind_seg.evaluation.sections import (
         depth_facts,
         flicker_facts,
+        left_out_by_map,
         reasons_of,
         score_facts,
     )
@@ -218,9 +219,8 @@ def _run(options: argparse.Namespace) -> int:
             print(f'{of.lost} {what} lost: the bag is damaged.', file=sys.stderr)
     if bag.unreadable_topics:
         print(f'Topics not read: {", ".join(bag.unreadable_topics)}.', file=sys.stderr)
-    if labels is not None and labels.ignored_pixels:
-        listed = ', '.join(f'{name} {px:,d} px' for name, px in labels.ignored_pixels.items())
-        print(f'Left out by --map: {listed}.')
+    for sentence in left_out_by_map(labels):
+        print(sentence)
     in_part = [
         *(frames.bad.count, frames.lost, bag.losses),
         *((labels.bad.count, labels.lost) if labels else ()),

@@ -26,6 +26,7 @@ from desertmind_seg.options import (
     add_backend,
     add_bundle,
     add_confidence_threshold,
+    add_label_map,
     add_labels,
     command_parser,
     positive,
@@ -71,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
         help='of the images, to find hazards by --depth (default: the one beside the image topic)',
     )
     add_labels(parser)
+    add_label_map(parser)
     add_bundle(parser)
     add_backend(parser)
     add_confidence_threshold(parser)
@@ -92,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = build_parser()
     options = parser.parse_args(argv)
+    if options.labels is None and (options.ontology or options.map):
+        parser.error('--ontology and --map need --labels')
     if options.depth is None and options.camera_info:
         parser.error('--camera-info needs --depth')
     return run_command(parser, lambda: _run(options))
@@ -99,8 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from desertmind_seg.evaluation.results import METRICS, REPORT
-    from desertmind_seg.evaluation.sections import score_facts
+    from desertmind_seg.evaluation.sections import left_out_by_map, score_facts
     from desertmind_seg.model.bundle import read_bundle
+    from desertmind_seg.model.ontology import load_ontology
     from desertmind_seg.replay.node_process import NodeOptions
     from desertmind_seg.replay.page import what_became_of
     from desertmind_seg.replay.run import replay_bag
@@ -129,6 +134,8 @@ def _run(options: argparse.Namespace) -> int:
             stop,
             video=not options.no_video,
             label_codes=options.label_codes,
+            labels_ontology=options.ontology and load_ontology(options.ontology),
+            label_map=options.map,
         )
     frames, latency = metrics.frames, metrics.latency_ms.publish_to_mask
     print(f'{frames.in_} frames in, {frames.out} masks out: {what_became_of(frames)}.')
@@ -143,6 +150,8 @@ def _run(options: argparse.Namespace) -> int:
     if not options.no_video:
         print(f'{"Video:":9}{options.out / VIDEO}')
     bag, labels = metrics.bag, metrics.labels
+    for sentence in left_out_by_map(labels):
+        print(sentence)
     if metrics.hazards is not None and metrics.hazards.problem:
         print(f'No hazards from geometry: {metrics.hazards.problem}', file=sys.stderr)
     if bag.unreadable_topics:

@@ -24,7 +24,7 @@ from desertmind_seg.model.ontology import (
     available_ontologies,
     load_ontology,
 )
-from desertmind_seg.pipeline.label_map import LabelMap, mismatch, parse_label_map
+from desertmind_seg.pipeline.label_map import LabelMap, LabelMapError, mismatch, parse_label_map
 from desertmind_seg.scores.comparison import BLOCK_FRAMES
 from desertmind_seg.scores.confusion import ConfusionMatrix, Counts, MetricsError, RangeConfusion
 from desertmind_seg.scores.hazard_records import HazardScores
@@ -72,12 +72,9 @@ class RecordedLabels:
         recorded = bag.ontology_sha256(topic)
         self.ontology_recorded = recorded is not None
         if recorded not in (None, own.sha256):
-            fitting = [name for name in bag.topics if bag.ontology_sha256(name) == own.sha256]
             raise BagError(
                 f'Labels {topic!r} of bag {str(bag.path)!r} belong to the ontology with SHA-256 '
-                f'{recorded}, {_side(label_map)} to {own.name} with {own.sha256}. Label topics '
-                f'of {own.name} in this bag: {", ".join(fitting) or "none"}. evaluate_bag --map '
-                'says which class of the model each class of other labels is.'
+                f'{recorded}, --ontology to {own.name} with {own.sha256}'
             )
         self.bad = Refused()
         self._png: dict[int, Any] = {}
@@ -147,10 +144,6 @@ class RecordedLabels:
         return np.asarray(decode_unchanged(png.tobytes(), FILE_LIMITS), np.uint8)
 
 
-def _side(label_map: LabelMap | None) -> str:
-    return 'the bundle' if label_map is None else '--ontology'
-
-
 def bag_label_map(
     bag: Bag,
     topic: str,
@@ -171,9 +164,9 @@ def bag_label_map(
         BagError: nothing says what the labels are.
         LabelMapError: they are of other classes, and no map, or a wrong one, says which.
     """
-    if given is None and not entries:
-        return None
     recorded = bag.ontology_sha256(topic)
+    if given is None and not entries and recorded in (None, model.sha256):
+        return None
     shipped = map(load_ontology, available_ontologies())
     table = given or next((known for known in shipped if known.sha256 == recorded), None)
     if table is None:
@@ -184,8 +177,14 @@ def bag_label_map(
     if entries:
         return parse_label_map(entries, table, model).into_model()
     if table.names != model.names:
-        raise mismatch(f'{bag.path} {topic}', table, model, 'the bundle')
-    return None if table.reads_alike(model) else parse_label_map(['*=ignore'], table, model)
+        fitting = [name for name in bag.topics if bag.ontology_sha256(name) == model.sha256]
+        others = f'. Of its own are {", ".join(fitting)}' if fitting else ''
+        raise LabelMapError(
+            f'{mismatch(f"{bag.path} {topic}", table, model, "the bundle")}{others}'
+        )
+    if table.reads_alike(model) and recorded in (None, model.sha256):
+        return None
+    return parse_label_map(['*=ignore'], table, model)  # the same names
 
 
 class LabelScore:

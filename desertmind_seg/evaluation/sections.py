@@ -9,6 +9,7 @@ from desertmind_seg.evaluation.results import (
     BagMetrics,
     DepthMetrics,
     HistogramBin,
+    LabelCounts,
     TemporalFilterMetrics,
 )
 from desertmind_seg.messages.pairing import REASONS
@@ -106,6 +107,14 @@ def bad_sections(what: str, bad: BadMessages) -> list[Section]:
 def reasons_of(bad: BadMessages) -> str:
     """Write out how many were left out for which reason."""
     return ', '.join(f'{count} ({reason})' for reason, count in bad.reasons.items())
+
+
+def left_out_by_map(labels: LabelCounts | None) -> list[str]:
+    """Say in a sentence what of the labels was not scored, or nothing."""
+    if labels is None or not labels.ignored_pixels:
+        return []
+    listed = ', '.join(f'{name} {px:,d} px' for name, px in labels.ignored_pixels.items())
+    return [f'Left out by --map: {listed}.']
 
 
 def depth_facts(depth: DepthMetrics | None) -> list[Fact]:

@@ -1,5 +1,6 @@
 """Replays a bag through the node, scores what came back, and writes all results."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 import threading
@@ -8,7 +9,7 @@ import cv2
 
 from desertmind_seg.bag_geometry.camera_info import find_camera_info
 from desertmind_seg.evaluation.depth import DepthTopic, RecordedDepth, check_depth
-from desertmind_seg.evaluation.labels import LabelCodes, LabelScore, RecordedLabels
+from desertmind_seg.evaluation.labels import LabelCodes, LabelScore, RecordedLabels, bag_label_map
 from desertmind_seg.evaluation.pictures import (
     FrameSources,
     ShownFrame,
@@ -29,6 +30,7 @@ from desertmind_seg.evaluation.results import (
 )
 from desertmind_seg.messages.bags import MASK_TOPIC, Bag, header_stamp_ns
 from desertmind_seg.model.bundle import Bundle
+from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.model.records import Environment
 from desertmind_seg.pipeline.video import open_video
 from desertmind_seg.replay.node_process import NODE_LOG, NodeOptions
@@ -64,14 +66,18 @@ def replay_bag(
     *,
     video: bool,
     label_codes: LabelCodes = 'ids',
+    labels_ontology: Ontology | None = None,
+    label_map: Sequence[str] = (),
 ) -> ReplayMetrics:
     """Replay a bag through the node and write all results; return the metrics.
 
-    Results of an earlier run are replaced. `rate` is bag seconds in a second.
+    Results of an earlier run are replaced. `rate` is bag seconds in a second. What the labels are
+    is said as to `evaluate_bag`.
 
     Raises:
         FileNotFoundError: There is no such bag.
         BagError: The bag lacks what was asked for, or labels and masks do not fit.
+        LabelMapError: The labels are of other classes, and no map says which.
         ReplayError: The node did not start, died, or sent no mask; or there can be no video.
         KeyboardInterrupt: `stop` was set.
     """
@@ -85,11 +91,10 @@ def replay_bag(
             beside = [image_topic, options.depth_topic]
             found, no_camera_info = find_camera_info(bag, beside, options.camera_info_topic)
             options = replace(options, camera_info_topic=found or None)
-        labels = (
-            None
-            if label_topic is None
-            else RecordedLabels(bag, label_topic, ontology, label_codes)
-        )
+        labels = None
+        if label_topic is not None:
+            mapped = bag_label_map(bag, label_topic, ontology, labels_ontology, label_map)
+            labels = RecordedLabels(bag, label_topic, ontology, label_codes, mapped)
         if video:
             # Better now than after the drive.
             open_video(new / VIDEO, 1.0, (64, 64)).release()

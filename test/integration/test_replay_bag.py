@@ -32,6 +32,7 @@ from tiny_bundle import write_tiny_bundle
 
 from desertmind_seg.evaluate_bag import main as evaluate_bag
 from desertmind_seg.messages.bags import CONFIDENCE_TOPIC, HAZARD_TOPIC, MASK_TOPIC, Bag, stamp_ns
+from desertmind_seg.model.ontology import Ontology, load_ontology
 from desertmind_seg.replay_bag import main as replay_bag
 
 Replay = Callable[..., tuple[int, str, str]]
@@ -194,24 +195,32 @@ def test_rgbd_bundle_without_depth_is_refused(replay: Replay, tmp_path: Path) ->
     assert 'is given as topic of the images and of their depth' in complained
 
 
-def test_results_of_an_earlier_run_are_replaced(
-    replay: Replay, tmp_path: Path, tiny_bundle: Path
+def test_labels_are_mapped_and_results_of_an_earlier_run_replaced(
+    replay: Replay, tmp_path: Path
 ) -> None:
-    bag = write_drive(tmp_path / 'drive', TinyDrive(num_frames=4))
+    drive = TinyDrive(num_frames=4)
+    bag = write_drive(tmp_path / 'drive', drive)
+    document = drive.ontology.model_dump()
+    document['classes'][3]['name'] = 'mud'  # the puddle of ycor-8
+    own = Ontology.model_validate({**document, 'name': 'own-8'})
+    bundle = write_tiny_bundle(tmp_path / 'own.onnx', own).path
     out = tmp_path / 'out'
     out.mkdir()
     (out / 'report.html').write_text('old')
     (out / 'overlay.webm').write_text('old')
     (out / 'notes.txt').write_text('keep me')
-    code, printed, complained = replay(bag, tiny_bundle, out, '--no-video', '--rate', '4')
+    labelled = ('--labels', LABEL_TOPIC, '--map', 'puddle=mud', 'obstacle=ignore')
+    code, printed, complained = replay(bag, bundle, out, '--no-video', '--rate', '4', *labelled)
     assert code == 0, complained
     assert 'Video' not in printed
+    assert 'Left out by --map: obstacle ' in printed
     assert (out / 'report.html').read_text() != 'old'
     # What this run did not make does not lie beside what it made.
     assert not (out / 'overlay.webm').exists()
     assert (out / 'notes.txt').read_text() == 'keep me'
     assert read_metrics(out)['play']['rate'] == 4.0
-    assert read_metrics(out)['segmentation'] is None
+    assert read_metrics(out)['labels']['label_map']['puddle'] == 'mud'
+    assert read_metrics(out)['segmentation']['miou_present'] > 0.5
 
 
 def test_node_that_cannot_start_is_shown(
@@ -346,6 +355,11 @@ def test_bad_arguments_exit_two(replay: Replay, tmp_path: Path, tiny_bundle: Pat
     code, _, complained = replay(bag, tmp_path / 'none.onnx', out)
     assert code == 2
     assert 'none.onnx' in complained
+    desert = write_tiny_bundle(tmp_path / 'desert.onnx', load_ontology('desert-10')).path
+    code, _, complained = replay(bag, desert, out, '--labels', LABEL_TOPIC)
+    assert code == 2
+    assert 'its labels are those of ycor-8' in complained
+    assert not out.exists()
 
 
 @pytest.mark.data
