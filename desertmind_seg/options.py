@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import DEFAULT_BUNDLE
-from desertmind_seg.model.installed import check_installed, import_failure
+from desertmind_seg.model.installed import as_called, called, check_installed, import_failure
 
 ALL_DONE, DONE_IN_PART, NOTHING_WRITTEN, STOPPED = 0, 1, 2, 130
 # What a shell shows of a program that SIGPIPE (13) ended, as in `segment ... | head`.
@@ -28,8 +28,6 @@ NO_READER = 128 + 13
 EXIT_CODES = """\
 exit status: 0 all done, 1 done in part, 2 nothing written, 130 stopped by Ctrl-C, 141 nobody reads
 what it prints"""
-_PACKAGE = 'desertmind_seg'
-_AS_A_MODULE = r'\bpython -m ((?:desertmind_seg|training)\.\w+)'
 # In the order in which auto tries them; engines/load.py has what they are, a test compares.
 BACKENDS = ('tensorrt', 'onnxruntime-cuda', 'onnxruntime-cpu')
 
@@ -37,30 +35,14 @@ BACKENDS = ('tensorrt', 'onnxruntime-cuda', 'onnxruntime-cpu')
 def command_parser(module: str, description: str, examples: str = '') -> argparse.ArgumentParser:
     """Build the parser of the command `python -m MODULE`, with its examples below the options.
 
-    Usage, errors and examples name commands in the way in which this one was called.
+    Usage, errors and examples name commands as `as_called` does.
     """
-    examples = re.sub(_AS_A_MODULE, lambda found: _as_called(found[1]), examples.rstrip())
     return _Parser(
-        prog=_as_called(module),
+        prog=called(module),
         description=description,
-        epilog='\n\n'.join(filter(None, [examples, EXIT_CODES])),
+        epilog='\n\n'.join(filter(None, [as_called(examples.rstrip()), EXIT_CODES])),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-
-
-def _as_called(module: str) -> str:
-    """Return how the command `module` is called by somebody who called this program as it was."""
-    half, *name = module.split('.')
-    program = Path(sys.argv[0])
-    # lib/desertmind_seg/segment, which `ros2 run desertmind_seg segment` starts.
-    caller = ['ros2 run'] if program.parent.name == _PACKAGE and not program.suffix else []
-    if program.name == 'desertmind':
-        return ' '.join([*caller, *(caller and [_PACKAGE]), 'desertmind', *name])
-    if caller and half == _PACKAGE:
-        return ' '.join([*caller, half, *name])
-    if program.parts[-2:] == (_PACKAGE, '__main__.py'):
-        return ' '.join(['python -m', _PACKAGE, *name])
-    return f'python -m {module}'
 
 
 def error_line(prog: str, message: object) -> str:
@@ -73,7 +55,7 @@ def error_line(prog: str, message: object) -> str:
         names('FORCE_COLOR') or (names('TERM') != 'dumb' and sys.stderr.isatty())
     )
     mark = '\x1b[1;31merror:\x1b[0m' if in_colour else 'error:'
-    return f'{prog}: {mark} {message}'
+    return f'{prog}: {mark} {as_called(str(message))}'
 
 
 def run_command(parser: argparse.ArgumentParser, work: Callable[[], int]) -> int:

@@ -7,6 +7,7 @@ import shlex
 import sys
 from typing import get_args
 
+from desertmind_seg.model.installed import as_called
 from desertmind_seg.options import ALL_DONE, add_label_map, command_parser, run_command
 from training.bundles.precision import DEFAULT_CALIBRATION, Calibration, Precision
 from training.options import add_checkpoint, add_dataset
@@ -90,7 +91,8 @@ def _run(options: argparse.Namespace) -> int:
         f'{bundle.metadata.precision}, {size:.1f} MB, {bundle.metadata.modality}, '
         f'{classes.num_classes} classes of {classes.name}'
     )
-    print(f'next: {shlex.join([*_NEXT, str(options.out)])} --out masks IMAGES')
+    command = as_called(shlex.join([*_NEXT, str(options.out)]))
+    print(f'next: {command} --out masks IMAGES')
     print(options.out)
     return ALL_DONE
 

@@ -8,6 +8,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
+from desertmind_seg.model.installed import as_called
 from desertmind_seg.options import (
     ALL_DONE,
     DONE_IN_PART,
@@ -171,8 +172,9 @@ def _print_result(result: 'Imported', out: Path) -> None:
         print(f'fault: and {len(result.faults) - _SHOWN} more')
     root = shlex.quote(str(out))
     print(f'costs and groups are guesses: correct them in {out / CLASS_TABLE}. Then')
-    print(f'  python -m training.audit --dataset folder --root {root} --out out/audit')
-    print(f'  python -m training.train finetune data={root}')
+    audit = f'python -m training.audit --dataset folder --root {root} --out out/audit'
+    for command in (audit, f'python -m training.train finetune data={root}'):
+        print(f'  {as_called(command)}')
 
 
 if __name__ == '__main__':

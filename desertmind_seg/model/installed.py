@@ -1,4 +1,4 @@
-"""Whether the packages that are installed are those that this one requires.
+"""How commands are called here, and whether the packages that are installed are those it requires.
 
 On a vehicle apt's packages and pip's mix: what Python finds first wins, and a module that was
 built for another NumPy ends in somebody else's traceback.
@@ -11,6 +11,7 @@ import contextlib
 from importlib import import_module, metadata
 import io
 from pathlib import Path
+import re
 import shlex
 import sys
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 _US = 'desertmind_seg'
+_ROOT = Path(__file__).resolve().parents[2]
+_AS_A_MODULE = re.compile(r'\bpython -m ((?:desertmind_seg|training)\.\w+)')
 # What else brings the module: other distributions of PyPI, and builds without metadata (apt's
 # OpenCV, a Jetson's).
 _STAND_INS = {
@@ -35,7 +38,7 @@ EXTRAS = {
     'train': 'torch torchvision torchmetrics lightning timm segmentation_models_pytorch h5py '
     'onnxscript scipy tensorboard',
     'ros': 'rclpy tf2_ros ament_index_python rosidl_runtime_py rosidl_parser rpyutils',
-    'tensorrt': 'cuda tensorrt tensorrt_rtx tensorrt_rtx_bindings',
+    'tensorrt': 'cuda tensorrt tensorrt_bindings tensorrt_rtx tensorrt_rtx_bindings',
     'viewer': 'rerun',
     'labels': 'datumaro defusedxml pycocotools',
     'fleet': 'ray pyarrow obstore',
@@ -69,6 +72,32 @@ def import_failure(err: ImportError) -> InstallationError:
     )
 
 
+def as_called(text: str) -> str:
+    """Name the commands in a text, `python -m HALF.NAME`, as this program itself was called.
+
+    So what help, errors and results say next works where it is read: `desertmind NAME` for who
+    typed desertmind, whatever is on the PATH of others. What is not there, as the training half
+    where pip installed the package, keeps its name.
+    """
+    return _AS_A_MODULE.sub(lambda found: called(found[1]), text)
+
+
+def called(module: str) -> str:
+    """Return how the command `module` is called, such as 'training.train', as `as_called` does."""
+    half, *name = module.split('.')
+    program = Path(sys.argv[0])
+    # lib/desertmind_seg/segment, which `ros2 run desertmind_seg segment` starts.
+    by_ros = program.parent.name == _US and not program.suffix
+    if by_ros and program.name != 'desertmind' and half == _US:
+        return ' '.join(['ros2 run', half, *name])
+    if not name or (_ROOT / half / f'{name[0]}.py').is_file():
+        if program.name == 'desertmind':
+            return ' '.join([*(['ros2 run', _US] if by_ros else []), 'desertmind', *name])
+        if program.parts[-2:] == (_US, '__main__.py'):
+            return ' '.join(['python -m', _US, *name])
+    return f'python -m {module}'
+
+
 def install_line(module: str) -> str:
     """Say which command brings a module from outside.
 
@@ -83,8 +112,8 @@ def install_line(module: str) -> str:
     if extra == 'labels':  # its own metadata ask for what ours exclude
         arguments = ['--require-hashes', '--no-deps', '-r', 'requirements/labels.txt']
     line = shlex.join([sys.executable, '-m', 'pip', 'install', *arguments])
-    root = Path(__file__).resolve().parents[2]
-    where = f'In {root}' if (root / 'constraints.txt').is_file() else f'In a checkout of {_US}'
+    is_checkout = (_ROOT / 'constraints.txt').is_file()
+    where = f'In {_ROOT}' if is_checkout else f'In a checkout of {_US}'
     said = f'{where}: {line}'
     if is_ros:
         apt = f'ros-$ROS_DISTRO-{module.replace("_", "-")}'

@@ -100,6 +100,8 @@ def test_it_runs_a_command_under_the_name_by_which_it_was_called(bin_folder: Pat
         assert said.startswith(f'usage: desertmind {name} [-h] ')
         assert f'  desertmind {name} ' in said
         assert 'python -m' not in said
+    # What errors and results say next, too.
+    assert 'desertmind train finetune data=DATA' in _run(bin_folder, 'train', 'finetune').stderr
     wrong = _run(bin_folder, 'segment', 'none', '--out', 'none')
     assert wrong.returncode == 2
     assert wrong.stderr.startswith('desertmind segment: error: ')

@@ -12,11 +12,13 @@ import pytest
 from desertmind_seg.model.installed import (
     EXTRAS,
     InstallationError,
+    as_called,
     check_installed,
     import_failure,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
+_TWO = ('segment', 'train')
 _NEEDED = """\
 Metadata-Version: 2.1
 Name: desertmind_seg
@@ -27,6 +29,34 @@ Requires-Dist: opencv-python-headless>=4.11
 Requires-Dist: torch; extra == 'train'
 Requires-Dist: ros-rclpy[fastrtps]; extra == 'ros'
 """
+
+
+@pytest.mark.parametrize(
+    ('program', 'segment', 'train'),
+    [
+        ('/venv/bin/desertmind', 'desertmind segment', 'desertmind train'),
+        ('/a/desertmind_seg/__main__.py', *(f'python -m desertmind_seg {n}' for n in _TWO)),
+        ('/a/training/audit.py', 'python -m desertmind_seg.segment', 'python -m training.train'),
+        (
+            '/ws/lib/desertmind_seg/segment',
+            *('ros2 run desertmind_seg segment', 'python -m training.train'),
+        ),
+        (
+            '/ws/lib/desertmind_seg/desertmind',
+            *(f'ros2 run desertmind_seg desertmind {name}' for name in _TWO),
+        ),
+    ],
+    ids=lambda value: value.rpartition('/')[2],
+)
+def test_commands_are_named_as_this_program_was_called(
+    program: str, segment: str, train: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, 'argv', [program])
+    text = 'python -m desertmind_seg.segment X, or (python -m training.train) python -m pytest'
+    assert as_called(text) == f'{segment} X, or ({train}) python -m pytest'
+    # pip does not install the training half.
+    monkeypatch.setattr('desertmind_seg.model.installed._ROOT', tmp_path)
+    assert as_called('python -m training.train') == 'python -m training.train'
 
 
 @pytest.fixture
