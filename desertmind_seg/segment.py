@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 import sys
 
-from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
+from desertmind_seg.model.files import DEFAULT_BUNDLE, made_folder, share_path
 from desertmind_seg.options import (
     ALL_DONE,
     DONE_IN_PART,
@@ -175,7 +175,7 @@ def _run(prog: str, options: argparse.Namespace) -> int:
         watchers: list[Watcher] = []
         video = None
         if save & FILES.keys():
-            options.out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(made_folder(options.out))
             watchers.append(FrameFiles(options.out, save, segmenter.ontology))
         if VIDEO in save:
             video = options.out / f'{source.name}.overlay{video_extension()}'

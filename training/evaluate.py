@@ -2,13 +2,13 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 import sys
 
 from desertmind_seg.options import (
     ALL_DONE,
     add_backend,
     add_label_map,
+    add_output_folder,
     add_rerun,
     command_parser,
     probability,
@@ -77,9 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_backend(parser)
     add_rerun(parser)
-    parser.add_argument(
-        '--out', metavar='DIR', type=Path, required=True, help='for metrics.json and report.html'
-    )
+    add_output_folder(parser)
     return parser
 
 
@@ -105,32 +103,32 @@ def _run(options: argparse.Namespace) -> int:
 
     ontology = options.ontology and load_ontology(options.ontology)
 
+    from desertmind_seg.reports.output import output_folder
     from training.evaluation.evaluation_report import REPORT_FILE, write_evaluation_report
     from training.evaluation.metrics_file import METRICS_FILE, write_metrics
     from training.evaluation.run import bundle_model, checkpoint_model, evaluate
     from training.evaluation.text import print_depth_curve, print_scores
 
-    model = (
-        checkpoint_model(options.checkpoint, tta=options.tta)
-        if options.bundle is None
-        else bundle_model(options.bundle, options.backend)
-    )
-    metrics = evaluate(
-        model,
-        options.dataset,
-        options.root,
-        split=options.split,
-        split_by=options.split_by,
-        depth_shares=options.depth_shares,
-        labels_ontology=ontology,
-        label_map=options.map,
-        rerun=options.rerun,
-    )
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_metrics(options.out / METRICS_FILE, metrics)
-    write_evaluation_report(
-        options.out / REPORT_FILE, metrics, metrics.class_table or model.ontology
-    )
+    names = (METRICS_FILE, REPORT_FILE)
+    with output_folder(options.out, names, replace=options.force) as new:
+        model = (
+            checkpoint_model(options.checkpoint, tta=options.tta)
+            if options.bundle is None
+            else bundle_model(options.bundle, options.backend)
+        )
+        metrics = evaluate(
+            model,
+            options.dataset,
+            options.root,
+            split=options.split,
+            split_by=options.split_by,
+            depth_shares=options.depth_shares,
+            labels_ontology=ontology,
+            label_map=options.map,
+            rerun=options.rerun,
+        )
+        write_metrics(new / METRICS_FILE, metrics)
+        write_evaluation_report(new / REPORT_FILE, metrics, metrics.class_table or model.ontology)
     print_scores(metrics)
     if metrics.depth_curve is not None:
         print_depth_curve(metrics.depth_curve)

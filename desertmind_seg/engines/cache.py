@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 import errno
 import fcntl
+import grp
 import hashlib
 import json
 import logging
 import os
 from pathlib import Path
+import pwd
 import re
+import stat
 from threading import Event
 import time
 from typing import Any, Literal
@@ -33,7 +36,6 @@ from desertmind_seg.model.files import (
     FileError,
     atomic_write,
     cache_dir,
-    check_only_we_write,
     read_file,
 )
 
@@ -201,12 +203,44 @@ def check_ours(path: Path) -> None:
         FileNotFoundError: there is nothing.
     """
     try:
-        check_only_we_write(path)
+        _check_only_we_write(path)
     except FileError as err:
         raise EngineBuildError(
             f'{err}. An engine is code for the GPU. Remove it, or set {CACHE_VARIABLE} to a '
             'folder of this user alone.'
         ) from err
+
+
+def _check_only_we_write(path: Path) -> None:
+    """Raise FileError where another user could have put something else in the place of `path`.
+
+    So that nobody's code is run as ours: `path` and every folder above it belong to this user or
+    to root, and nobody else may write to them. A folder with the sticky bit, as /tmp, is as good
+    where each file in it is checked. A group may write if it is root's, or this user's alone.
+    """
+    absolute, real = path.absolute(), path.resolve()
+    for each in dict.fromkeys([absolute, real, *absolute.parents, *real.parents]):
+        info = each.stat()
+        if info.st_uid not in (0, os.geteuid()):
+            raise FileError(
+                f'{each} belongs to user {info.st_uid}, not to user {os.geteuid()} who runs this'
+            )
+        others = stat.S_IWOTH | (0 if _is_private(info.st_gid) else stat.S_IWGRP)
+        is_sticky = stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISVTX
+        if info.st_mode & others and not is_sticky:
+            raise FileError(
+                f'{each} may be written to by others (mode {stat.S_IMODE(info.st_mode):o}); if '
+                f'you trust what is in it, chmod go-w {each}'
+            )
+
+
+def _is_private(group_id: int) -> bool:
+    """Whether a group is root's, or has the name of this user and no other member."""
+    try:
+        group, name = grp.getgrgid(group_id), pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a number without a name, as in a container
+        return group_id == 0
+    return group_id == 0 or (group.gr_name == name and set(group.gr_mem) <= {name})
 
 
 def write_ours(path: Path, content: bytes) -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from desertmind_seg.model.documents import DocumentError, parse_json
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.files import FileError, atomic_write, read_file
+from desertmind_seg.model.files import FileError, atomic_write, made_folder, read_file
 from desertmind_seg.model.graph import GraphError, check_graph_is_plain, graph_sha256
 from desertmind_seg.model.ontology import Ontology, describe_validation_error
 
@@ -212,8 +212,7 @@ def write_bundle(model: onnx.ModelProto, metadata: BundleMetadata, path: str | P
         onnx.checker.check_model(stamped)
     except onnx.checker.ValidationError as err:
         raise BundleError(f'{path}: the graph is not valid ONNX: {err}') from err
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary:
+    with made_folder(path.parent), atomic_write(path) as temporary:
         temporary.write_bytes(with_hash(stamped.SerializeToString()))
         written = read_bundle(temporary)
     return replace(written, path=path)

@@ -5,10 +5,8 @@ from contextlib import contextmanager, suppress
 import errno
 import fcntl
 from functools import cache
-import grp
 import os
 from pathlib import Path
-import pwd
 import re
 import secrets
 import shutil
@@ -89,38 +87,6 @@ def cache_dir() -> Path:
         ) from None
 
 
-def check_only_we_write(path: Path) -> None:
-    """Raise FileError where another user could have put something else in the place of `path`.
-
-    So that nobody's code is run as ours: `path` and every folder above it belong to this user or
-    to root, and nobody else may write to them. A folder with the sticky bit, as /tmp, is as good
-    where each file in it is checked. A group may write if it is root's, or this user's alone.
-    """
-    absolute, real = path.absolute(), path.resolve()
-    for each in dict.fromkeys([absolute, real, *absolute.parents, *real.parents]):
-        info = each.stat()
-        if info.st_uid not in (0, os.geteuid()):
-            raise FileError(
-                f'{each} belongs to user {info.st_uid}, not to user {os.geteuid()} who runs this'
-            )
-        others = stat.S_IWOTH | (0 if _is_private(info.st_gid) else stat.S_IWGRP)
-        is_sticky = stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISVTX
-        if info.st_mode & others and not is_sticky:
-            raise FileError(
-                f'{each} may be written to by others (mode {stat.S_IMODE(info.st_mode):o}); if '
-                f'you trust what is in it, chmod go-w {each}'
-            )
-
-
-def _is_private(group_id: int) -> bool:
-    """Whether a group is root's, or has the name of this user and no other member."""
-    try:
-        group, name = grp.getgrgid(group_id), pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:  # a number without a name, as in a container
-        return group_id == 0
-    return group_id == 0 or (group.gr_name == name and set(group.gr_mem) <= {name})
-
-
 def read_file(path: Path, max_bytes: int) -> bytes:
     """Read a regular file, never more than `max_bytes`; nothing that would block is opened.
 
@@ -152,6 +118,43 @@ def _check_regular(path: Path, mode: int) -> None:
     }
     if not stat.S_ISREG(mode):
         raise FileError(f'{path} is {kinds[stat.S_IFMT(mode)]}; expected a file')
+
+
+def make_folder(folder: Path) -> list[Path]:
+    """Make a folder for results with those above it; return those that were not there.
+
+    Raises:
+        FileError: a file stands where it, or one above it, would be.
+        OSError: it cannot be made.
+    """
+    wanted = (folder, *folder.parents)
+    missing = [each for each in wanted if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        blocking = next(each for each in wanted if os.path.lexists(each))
+        kind = 'a file' if blocking.exists() else 'a link to nothing'
+        place = '' if blocking == folder else f' {folder}'
+        raise FileError(
+            f'{blocking} is {kind}, where results need the folder{place}; name another one'
+        ) from None
+    return missing
+
+
+@contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """Make a folder for results, which goes again where nothing was put into it.
+
+    Raises:
+        FileError, OSError: as `make_folder`.
+    """
+    made = make_folder(folder)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # it is not empty
+            for each in made:
+                each.rmdir()
 
 
 @contextmanager

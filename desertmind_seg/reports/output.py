@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from desertmind_seg.model.files import atomic_write, partial_folder
+from desertmind_seg.model.files import atomic_write, made_folder, partial_folder
 from desertmind_seg.reports.script import SCRIPT_FILE
 
 
@@ -23,7 +23,8 @@ def output_folder(out: Path, names: Collection[str], *, replace: bool) -> Iterat
     """Yield a temporary folder whose files and folders move into `out` when the block succeeds.
 
     Args:
-        out: where the results belong; created with its parents, other files in it stay.
+        out: where the results belong; created with its parents, which go again where there are
+            none; other files in it stay.
         names: everything the run may produce. A result of an earlier run that this one did not
             produce is removed with the others, so that what lies in `out` belongs together. The
             script of the pages is no result: every page that lies in `out` needs it.
@@ -31,6 +32,7 @@ def output_folder(out: Path, names: Collection[str], *, replace: bool) -> Iterat
 
     Raises:
         FileExistsError: `out` holds one of `names` and `replace` is false.
+        FileError: `out`, or what is to hold it, is a file.
     """
     existing = [name for name in names if (out / name).exists()]
     if existing and not replace:
@@ -38,8 +40,7 @@ def output_folder(out: Path, names: Collection[str], *, replace: bool) -> Iterat
             f'{str(out)!r} already holds {", ".join(existing)}; choose another folder or pass '
             '--force to replace them.'
         )
-    out.mkdir(parents=True, exist_ok=True)
-    with partial_folder(out) as scratch:
+    with made_folder(out), partial_folder(out) as scratch:
         partial, old = scratch / 'new', scratch / 'old'
         partial.mkdir()
         old.mkdir()

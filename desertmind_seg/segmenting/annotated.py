@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from desertmind_seg.model.arrays import Rgb
-from desertmind_seg.model.files import growing_write
+from desertmind_seg.model.files import growing_write, made_folder
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.rendering import overlay
 from desertmind_seg.pipeline.segmenter import Segmentation
@@ -114,8 +114,7 @@ def annotated_video(path: Path, ontology: Ontology, rate_hz: float) -> Iterator[
         OSError: it cannot be written, or the disk is full.
         VideoError: this OpenCV cannot write it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with growing_write(path) as temporary:
+    with made_folder(path.parent), growing_write(path) as temporary:
         video = AnnotatedVideo(temporary, ontology, rate_hz)
         try:
             yield video

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.files import growing_write
+from desertmind_seg.model.files import growing_write, made_folder
 
 if TYPE_CHECKING:
     from rerun import RecordingStream
@@ -58,8 +58,7 @@ def open_recording(target: str) -> Iterator[RecordingStream]:
         return
     if target.endswith(FILE_SUFFIX):
         path = Path(target)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with growing_write(path) as temporary:
+        with made_folder(path.parent), growing_write(path) as temporary:
             recording.save(temporary)
             try:
                 yield recording

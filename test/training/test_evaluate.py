@@ -178,7 +178,10 @@ def test_the_split_rule_is_read_from_the_recipe() -> None:
 
 
 def test_the_command_scores_a_checkpoint(
-    trained: tuple[Checkpoint, Path], tiny_ycor: Path, tmp_path: Path
+    trained: tuple[Checkpoint, Path],
+    tiny_ycor: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     _, run = trained
     arguments = ['--dataset', 'ycor', '--root', str(tiny_ycor), '--out', str(tmp_path)]
@@ -190,7 +193,11 @@ def test_the_command_scores_a_checkpoint(
     assert ours['split'] == 'val'
     assert read_metrics(tmp_path).data_hash == read_metrics(run).data_hash
 
-    assert main(['--checkpoint', str(run / 'checkpoint.pt'), *arguments, '--tta']) == 0
+    again = ['--checkpoint', str(run / 'checkpoint.pt'), *arguments, '--tta']
+    assert main(again) == NOTHING_WRITTEN
+    assert 'already holds metrics.json, report.html; choose another' in capsys.readouterr().err
+    assert read_metrics(tmp_path).tta is None
+    assert main([*again, '--force']) == 0
     one_view = read_metrics(tmp_path)
     assert one_view.tta == Views(scales=[1.0], flip=False)
     assert one_view.confusion == ours['confusion']
@@ -259,6 +266,10 @@ def test_the_command_names_what_is_missing(
     assert main(['--bundle', str(ROOT / DEFAULT_BUNDLE), *empty]) == NOTHING_WRITTEN
     assert 'no ycor frames' in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
+    (tmp_path / 'file').touch()
+    taken = ['--dataset', 'ycor', '--root', str(tiny_ycor), '--out', str(tmp_path / 'file')]
+    assert main(['--bundle', str(ROOT / DEFAULT_BUNDLE), *taken]) == NOTHING_WRITTEN
+    assert 'file is a file, where results need the folder' in capsys.readouterr().err
 
 
 def test_scores_follow_the_depth_that_is_left(tmp_path: Path) -> None:

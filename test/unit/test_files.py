@@ -125,6 +125,48 @@ def test_temporary_names_cannot_be_foretold_and_follow_no_link(
     assert len(names) == 20
 
 
+def test_a_folder_that_stays_empty_goes_again(tmp_path: Path) -> None:
+    folder = tmp_path / 'here' / 'deep' / 'out'
+    (tmp_path / 'here').mkdir()
+
+    def fail(*, late: bool) -> None:
+        with files.made_folder(folder):
+            assert folder.is_dir()
+            if late:
+                (folder / 'kept').touch()
+            raise KeyError('refused')
+
+    with pytest.raises(KeyError):
+        fail(late=False)
+    assert list((tmp_path / 'here').iterdir()) == []
+    with pytest.raises(KeyError):
+        fail(late=True)
+    assert (folder / 'kept').is_file()
+    (folder / 'kept').unlink()
+    with files.made_folder(folder):
+        pass
+    assert folder.is_dir()  # it was there before
+
+
+@pytest.mark.parametrize(
+    ('folder', 'message'),
+    [
+        ('file', 'file is a file, where results need the folder; name another one'),
+        ('file/a/b', 'file is a file, where results need the folder .*file/a/b; name another one'),
+        ('nowhere/a', 'nowhere is a link to nothing, where results need the folder .*nowhere/a;'),
+    ],
+)
+def test_a_file_in_the_place_of_a_folder_is_named(
+    tmp_path: Path, folder: str, message: str
+) -> None:
+    (tmp_path / 'file').write_text('dear')
+    (tmp_path / 'nowhere').symlink_to('gone')
+    with pytest.raises(files.FileError, match=message), files.made_folder(tmp_path / folder):
+        pass
+    assert (tmp_path / 'file').read_text() == 'dear'
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 @pytest.mark.parametrize('name', ['null', 'fifo', 'socket', 'folder'])
 def test_what_is_no_file_is_not_replaced(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

@@ -361,6 +361,17 @@ def test_failure_leaves_what_was_there(tmp_path: Path) -> None:
     assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [('a.txt', 'old')]
 
 
+def test_a_refusal_leaves_no_folder(tmp_path: Path) -> None:
+    def fail() -> None:
+        with output_folder(tmp_path / 'deep' / 'out', ('a.txt',), replace=False) as new:
+            (new / 'a.txt').write_text('a')
+            raise KeyError('in the middle')
+
+    with pytest.raises(KeyError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_existing_outputs_need_replace(tmp_path: Path) -> None:
     (tmp_path / 'masks').mkdir()
     (tmp_path / 'masks' / 'old').write_text('old')

@@ -57,6 +57,45 @@ def results(stem: str) -> list[str]:
     return [f'{stem}.{end}' for end in ('confidence.png', 'mask.png', 'overlay.jpg')]
 
 
+def test_a_pipe_gets_a_line_now_and_then(
+    tmp_path: Path,
+    tiny_bundle: Path,
+    asymmetric_rgb: Image,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ('a', 'c', 'd'):
+        write_image(tmp_path / 'in' / f'{name}.png', asymmetric_rgb)
+    (tmp_path / 'in' / 'b.png').write_bytes(b'no image')
+    assert run(tiny_bundle, tmp_path / 'in', tmp_path / 'out') == 1
+    assert 'segmenting' not in capsys.readouterr().err  # too short for a line
+    monkeypatch.setattr('desertmind_seg.pipeline.progress.EVERY_SEC', 0.0)
+    assert run(tiny_bundle, tmp_path / 'in', tmp_path / 'out') == 1
+    lines = capsys.readouterr().err.splitlines()
+    said = [line for line in lines if line.startswith('segmenting: ')]
+    assert re.fullmatch(r'segmenting: 1 of 4 images, [\d.e+]+ a second, 00:00 left', said[0])
+    assert {line.partition(' images')[0][-6:] for line in said} == {f'{n} of 4' for n in (1, 2, 3)}
+    # Nothing of a bar: no line is begun again, and the error has a line of its own.
+    assert all('\r' not in line and '%' not in line for line in lines)
+    assert any(line.startswith(f'{ERROR}{tmp_path / "in/b.png"}: ') for line in lines)
+
+
+def test_nothing_segmented_leaves_no_folder(
+    tmp_path: Path, tiny_bundle: Path, asymmetric_rgb: Image, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / 'bad.png'
+    bad.write_bytes(b'no image')
+    assert run(tiny_bundle, bad, tmp_path / 'out' / 'deep') == 2
+    assert list(tmp_path.iterdir()) == [bad]
+    capsys.readouterr()
+    good = write_image(tmp_path / 'good.png', asymmetric_rgb)
+    assert run(tiny_bundle, good, bad / 'deep') == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        f'{ERROR}{bad} is a file, where results need the folder {bad / "deep"}; name another one'
+    )
+
+
 def test_folder_keeps_its_structure(
     tmp_path: Path,
     tiny_bundle: Path,

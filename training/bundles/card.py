@@ -6,7 +6,7 @@ from jinja2 import Environment, StrictUndefined
 import yaml
 
 from desertmind_seg.model.bundle import Bundle, read_bundle
-from desertmind_seg.model.files import atomic_write
+from desertmind_seg.model.files import atomic_write, made_folder
 from desertmind_seg.model.graph import graph_sha256
 from training.recipes.load import parse_recipe
 from training.recipes.schema import SplitSection
@@ -177,8 +177,7 @@ python -m training.model_card models/{{ m.name }}.onnx --out models/{{ m.name }}
 def write_model_card(bundle_path: Path, out: Path) -> None:
     """Write the card of a bundle file as Markdown."""
     card = model_card(read_bundle(bundle_path))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(out) as temporary:
+    with made_folder(out.parent), atomic_write(out) as temporary:
         temporary.write_text(card, encoding='utf-8', errors='backslashreplace')
 
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from desertmind_seg.model.documents import DocumentError, read_json
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.files import atomic_write
+from desertmind_seg.model.files import atomic_write, make_folder
 from desertmind_seg.model.ontology import Ontology
 from training.data.frames import LabelledFrame
 from training.evaluation.tta import Probabilities
@@ -174,7 +174,7 @@ def write_fold(
     first, so that a run that dies half-way leaves a store that says which fold is missing, never
     one that mixes two checkpoints.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     index = folder / f'fold_{origin.fold}.json'
     index.unlink(missing_ok=True)
     views, rows = origin.experiment.prediction, []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from desertmind_seg.model.files import atomic_write
+from desertmind_seg.model.files import atomic_write, make_folder
 from desertmind_seg.model.ontology import Ontology, available_ontologies, load_ontology
 from desertmind_seg.reports.output import write_json
 from desertmind_seg.reports.page import Fact, write_report
@@ -250,7 +250,7 @@ def difference_rows(comparison: Comparison) -> list[list[str]]:
 
 def write(path: Path, compared: ComparedRuns) -> None:
     """Write what was found as .html, .md or .json, by the path's suffix."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     rows = table(compared)
     if path.suffix == '.json':
         _write_json(path, rows, compared)

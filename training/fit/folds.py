@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.files import atomic_write
+from desertmind_seg.model.files import atomic_write, make_folder
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.scores.records import SplitMetrics
 from training.data.datasets import data_hash, list_frames
@@ -189,7 +189,7 @@ def run_folds(
         held_out_frames(fold_recipe(recipe, fold))  # errors of the last fold come before training
     if ours.is_file():
         check_same_recipe(load_recipe(ours).model_dump(mode='json'), recipe, out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     with atomic_write(ours) as temporary:
         tree = recipe.model_dump(mode='json')
         temporary.write_text(yaml.safe_dump(tree, sort_keys=False), encoding='utf-8')

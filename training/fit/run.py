@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 import yaml
 
-from desertmind_seg.model.files import atomic_write
+from desertmind_seg.model.files import atomic_write, make_folder
 from desertmind_seg.model.ontology import Ontology, load_ontology
 from training.bundles.transfer import initialise
 from training.data.datasets import class_pixels, data_hash, list_frames
@@ -270,7 +270,7 @@ def check_same_recipe(before: Mapping[str, Any], recipe: Recipe, path: Path) -> 
 
 
 def _write_recipe(recipe: Recipe, out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     tree = recipe.model_dump(mode='json')
     with atomic_write(out / 'recipe.yaml') as temporary:
         temporary.write_text(yaml.safe_dump(tree, sort_keys=False), encoding='utf-8')

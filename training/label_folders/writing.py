@@ -2,14 +2,12 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from tqdm import tqdm
 
 from desertmind_seg.decoding.image_bytes import decode_color, decode_unchanged
 from desertmind_seg.decoding.image_header import (
@@ -19,6 +17,7 @@ from desertmind_seg.decoding.image_header import (
     checked_image,
 )
 from desertmind_seg.model.ontology import CLASS_TABLE
+from desertmind_seg.pipeline.progress import Progress
 from desertmind_seg.reports.output import output_folder
 from training.label_exports.records import ExportFrame
 from training.label_exports.source import ExportError, ExportFile
@@ -68,27 +67,20 @@ def write_folder(
         FileExistsError: there is an earlier import, and `replace` is false.
         OSError: it cannot be written.
     """
-    new = [folder for folder in (out, *out.parents) if not folder.exists()]
     written = Written()
-    try:
-        with output_folder(out, _RESULTS, replace=replace) as partial:
-            for name, frame in tqdm(frames.items(), desc='importing', unit='frame', disable=None):
-                try:
-                    _write_frame(partial, name, frame, table, depth, written)
-                except (ExportError, DecodeError) as err:
-                    written.faults.append(f'{frame.name}: {err}')
-            if not written.frames:
-                raise ExportError(
-                    f'none of {len(frames)} frames can be read: {written.faults[0]}'
-                    if written.faults
-                    else 'no frame is labelled'
-                )
-            write_table(partial / CLASS_TABLE, table)
-    except BaseException:
-        for folder in new:
-            with suppress(OSError):
-                folder.rmdir()
-        raise
+    with output_folder(out, _RESULTS, replace=replace) as partial:
+        for name, frame in Progress(frames.items(), desc='importing', unit='frame'):
+            try:
+                _write_frame(partial, name, frame, table, depth, written)
+            except (ExportError, DecodeError) as err:
+                written.faults.append(f'{frame.name}: {err}')
+        if not written.frames:
+            raise ExportError(
+                f'none of {len(frames)} frames can be read: {written.faults[0]}'
+                if written.faults
+                else 'no frame is labelled'
+            )
+        write_table(partial / CLASS_TABLE, table)
     return written
 
 

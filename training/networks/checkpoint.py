@@ -20,7 +20,7 @@ from pydantic import ValidationError
 import torch
 
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.files import atomic_write
+from desertmind_seg.model.files import atomic_write, made_folder
 from desertmind_seg.model.ontology import Ontology, describe_validation_error
 from desertmind_seg.reports.provenance import environment as runtime_environment
 from training.networks.network import SegmentationNetwork
@@ -154,9 +154,8 @@ _SEAL_BYTES = len('sha256:') + 64
 
 
 def _save(tree: Mapping[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with atomic_write(path) as temporary:
+        with made_folder(path.parent), atomic_write(path) as temporary:
             with temporary.open('w+b') as file:
                 torch.save(tree, file)  # which takes no path without a suffix
                 # A zip archive ends with the length of its comment, and the comment.
