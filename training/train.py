@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 import sys
 
+from desertmind_seg.model.files import made_folder
 from desertmind_seg.options import (
     ALL_DONE,
     command_parser,
@@ -109,17 +110,23 @@ def _run(options: argparse.Namespace) -> int:
 
     from training.fit.run import train
 
-    train(
-        recipe,
-        out,
-        accelerator=options.accelerator,
-        devices=options.devices,
-        nodes=options.nodes,
-        resume=options.resume,
-        save_every_min=options.save_every_min,
-        forecast=True,
-        bundle=not options.no_bundle,
-    )
+    try:
+        with made_folder(out):
+            train(
+                recipe,
+                out,
+                accelerator=options.accelerator,
+                devices=options.devices,
+                nodes=options.nodes,
+                resume=options.resume,
+                save_every_min=options.save_every_min,
+                forecast=True,
+                bundle=not options.no_bundle,
+            )
+    except (KeyboardInterrupt, SystemExit):  # the latter is what Lightning makes of Ctrl-C
+        if (out / 'recipe.yaml').is_file():
+            print(f'{out} keeps what is done: --resume goes on from there', file=sys.stderr)
+        raise
     if options.no_bundle:
         print(out)
     return ALL_DONE

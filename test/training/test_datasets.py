@@ -147,7 +147,10 @@ def _real_numbers(path: Path) -> None:
 @pytest.mark.parametrize(
     ('write', 'message'),
     [
-        (_colored, r'a colour image with 4 colours, \(.* px\).*codes\[\(rgb == color\)'),
+        (
+            _colored,
+            r'a colour image with 4 colours, \(.* px\).*training\.import_labels FOLDER --colors',
+        ),
         (_deep_color, 'cannot be read as labels: its pixels are RGB;16B .*grey of 1 to 16 bits'),
         (_transparent, '.*it is RGBA with transparent pixels'),
         (_real_numbers, '.*its pixels are F;32F'),

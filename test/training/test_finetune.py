@@ -3,7 +3,10 @@
 from itertools import pairwise
 import logging
 from pathlib import Path
+import signal
+import sys
 from typing import Any
+import warnings
 
 import cv2
 import numpy as np
@@ -21,6 +24,7 @@ from training.fit.loaders import check_depth
 from training.fit.rehearsal import Rehearsal, measured_precision
 from training.fit.run import train
 from training.fit.split_choice import describe_split, with_decided_split
+from training.fit.task import SegmentationTask
 from training.networks.checkpoint import Checkpoint
 from training.networks.network import SegmentationNetwork
 from training.recipes.load import load_recipe
@@ -363,7 +367,10 @@ def test_one_command_leaves_a_bundle_and_says_what_is_next(
         'training.fit.closing.export', lambda _checkpoint, _frames, path: path.touch()
     )
     command = ['finetune', f'data={farm}', *_TINY]
-    assert main(command) == 0
+    with warnings.catch_warnings(record=True) as said_of_itself:
+        warnings.simplefilter('always')
+        assert main(command) == 0
+    assert [each for each in said_of_itself if 'LeafSpec' in str(each.message)] == []
     said, warned = capfd.readouterr()
     run = tmp_path / 'out/tiny-farm'
     assert {path.name for path in run.iterdir()} >= {
@@ -387,3 +394,41 @@ def test_one_command_leaves_a_bundle_and_says_what_is_next(
     (run / 'tiny-farm.onnx').unlink()
     assert main([*command, '--resume']) == 0
     assert (run / 'tiny-farm.onnx').is_file()
+
+
+def test_ctrl_c_says_how_to_go_on_and_nothing_of_lightning(
+    farm: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / 'run'
+
+    def interrupt(*_: Any) -> None:
+        if (out / 'recipe.yaml').is_file():  # not while the machine is measured
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(SegmentationTask, 'on_train_batch_start', interrupt, raising=False)
+    for name in ('lightning', 'lightning.pytorch', 'lightning.fabric'):
+        for handler in logging.getLogger(name).handlers:
+            if type(handler) is logging.StreamHandler:  # it knows stderr as it was at the import
+                monkeypatch.setattr(handler, 'stream', sys.stderr)
+    monkeypatch.setattr('desertmind_seg.options._leave', lambda: sys.exit(130))
+    with pytest.raises(SystemExit, match='130'):
+        main(['finetune', f'data={farm}', *_TINY, '--out', str(out)])
+    warned = capfd.readouterr().err
+    assert f'{out} keeps what is done: --resume goes on from there\n' in warned
+    assert warned.endswith('python -m training.train: stopped\n')
+    assert 'KeyboardInterrupt' not in warned
+
+
+def test_a_run_that_is_refused_leaves_no_folder(
+    farm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / 'deep' / 'run'
+    assert main(['finetune_rgbd', f'data={farm}', *_TINY, '--out', str(out)]) == 2
+    assert 'training frames has depth, but the recipe has model.depth' in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / 'file').touch()
+    assert main(['finetune', f'data={farm}', *_TINY, '--out', str(tmp_path / 'file')]) == 2
+    assert 'file is a file, where results need the folder' in capsys.readouterr().err

@@ -56,6 +56,20 @@ def _load(path: Path) -> Recipe | EnsembleRecipe:
     )
 
 
+def test_steps_that_epochs_cannot_share_are_refused_with_those_they_can() -> None:
+    def steps(number: int, epochs: int) -> Recipe:
+        return load_recipe(ONE, [f'optim.steps={number}', f'optim.epochs={epochs}'])
+
+    assert steps(12, 4).optim.epoch_steps == 3
+    message = 'steps 10 cannot be shared alike by epochs 4; give optim.steps=8 or 12, or optim.ep'
+    with pytest.raises(RecipeError, match=f'{message}ochs=5'):
+        steps(10, 4)
+    with pytest.raises(RecipeError, match=r'optim\.steps=99 or 102, or optim\.epochs=1$'):
+        steps(101, 3)
+    with pytest.raises(RecipeError, match=r'steps 3 are fewer .* give optim\.epochs=3 too'):
+        steps(3, 4)
+
+
 def test_a_shipped_recipe_resolves_to_what_it_did() -> None:
     resolved = {path.stem: _load(path).model_dump(mode='json') for path in SHIPPED}
     assert {name: _sha256(tree) for name, tree in resolved.items()} == RESOLVED

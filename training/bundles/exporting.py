@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+import warnings
 
 import onnx
 import torch
@@ -20,7 +21,7 @@ from desertmind_seg.model.bundle import (
     read_bundle,
     write_bundle,
 )
-from desertmind_seg.model.files import partial_folder
+from desertmind_seg.model.files import made_folder, partial_folder
 from desertmind_seg.model.ontology import Ontology
 from training.bundles.frame_choice import calibration_frames, parity_frames
 from training.bundles.half_precision import to_half
@@ -69,16 +70,18 @@ def to_onnx(graph: VehicleGraph) -> onnx.ModelProto:
     if graph.modality == 'rgbd':
         examples.append(torch.ones((1, 480, 640)))
         names.append(DEPTH_INPUT)
-    program = torch.onnx.export(
-        graph.eval(),
-        tuple(examples),
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=names,
-        output_names=[*OUTPUTS, PROBABILITIES],
-        dynamic_shapes=tuple({1: height, 2: width} for _ in names),
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', '.*LeafSpec.*')  # of torch, about torch
+        program = torch.onnx.export(
+            graph.eval(),
+            tuple(examples),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=names,
+            output_names=[*OUTPUTS, PROBABILITIES],
+            dynamic_shapes=tuple({1: height, 2: width} for _ in names),
+            verbose=False,
+        )
     if program is None:
         raise PrecisionError('torch.onnx.export returned no program; its log above says why')
     return program.model_proto
@@ -203,9 +206,8 @@ def export(
         data_hash=checkpoint.data_hash,
         seed=recipe.seed,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
     predict = predict_with_graph(graph)
-    with partial_folder(out.parent) as folder:
+    with made_folder(out.parent), partial_folder(out.parent) as folder:
         candidate = folder / out.name
         write_bundle(model, metadata, candidate)
         engine = load_engine(read_bundle(candidate), 'onnxruntime-cpu')

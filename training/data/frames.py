@@ -187,8 +187,8 @@ def _read_label_file(path: Path, form: LabelForm) -> npt.NDArray[Any]:
     )
     raise DatasetError(
         f'{path}: a colour image with {len(colors)} colours, {listed}: it does not say which '
-        'class each is. Write the code of each colour into a grey PNG: '
-        'codes[(rgb == color).all(axis=-1)] = code'
+        'class each is. python -m training.import_labels FOLDER --colors TABLE --out DATA makes a '
+        'data folder of one with such masks; without --colors it lists the colours for TABLE'
     )
 
 

@@ -6,10 +6,10 @@ import logging
 from pathlib import Path
 import shlex
 from typing import Any
-import warnings
 
 import torch
 
+from desertmind_seg.model.installed import as_called
 from desertmind_seg.model.ontology import Ontology
 from training.bundles.exporting import export
 from training.bundles.frame_choice import parity_frames
@@ -99,10 +99,8 @@ def leave_bundle(checkpoint: Checkpoint, out: Path) -> None:
     bundle = bundle_path(recipe, out)
     if not bundle.is_file():
         print('exporting the bundle, and checking it against torch', flush=True)
-        with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', '.*LeafSpec.*')  # of torch.export, about torch
-            export(checkpoint, parity_frames(checkpoint, None, None, 'fp32'), bundle)
-    print(_what_is_there(recipe, bundle, out))
+        export(checkpoint, parity_frames(checkpoint, None, None, 'fp32'), bundle)
+    print(as_called(_what_is_there(recipe, bundle, out)))
 
 
 def _what_is_there(recipe: Recipe, bundle: Path, out: Path) -> str:

@@ -269,8 +269,8 @@ class OptimSection(_Section):
     ``batch_size`` is the whole step's: split over devices, and over ``accumulate_batches`` passes.
     ``warmup`` is the share of all steps in which the rate rises from 0. ``ema_decay`` 0 keeps no
     average. ``keep`` says which weights the run leaves: the last, or those of the best validation.
-    With ``steps`` the ``epochs`` share that many, whatever the number of frames; without, each is
-    once through the frames. ``precision: measured`` becomes the fastest on this machine.
+    With ``steps`` the ``epochs`` share that many alike, whatever the number of frames; without,
+    each is once through the frames. ``precision: measured`` becomes the fastest on this machine.
     """
 
     epochs: Count
@@ -296,6 +296,14 @@ class OptimSection(_Section):
             raise ValueError(
                 f'steps {self.steps} are fewer than epochs {self.epochs}, and each needs one; '
                 f'give optim.epochs={self.steps} too'
+            )
+        if self.steps is not None and self.steps % self.epochs:
+            fewer = self.steps - self.steps % self.epochs
+            shares = [n for n in range(1, self.steps + 1) if self.steps % n == 0]
+            nearest = min(shares, key=lambda n: abs(n - self.epochs))
+            raise ValueError(
+                f'steps {self.steps} cannot be shared alike by epochs {self.epochs}; give '
+                f'optim.steps={fewer} or {fewer + self.epochs}, or optim.epochs={nearest}'
             )
         return self
 
