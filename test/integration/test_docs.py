@@ -49,6 +49,8 @@ NOT_RUN = {
     r'printf .* sudo tee .*|sudo sysctl .*|fastdds shm clean': 'changes the machine',
     r'docker run --network .*': 'needs Docker',
     r'pip install .*': 'needs the network; `make test` installs the same packages',
+    r'pip download .*': 'needs the network',
+    r'test/gpu/run .*': 'needs a GPU; test_gpu_run.py has its dry run',
     r'tensorboard .*': 'serves until it is stopped',
     r'ros2 bag .*': 'not ours',
     r'source /opt/ros/.*|cd ~/ros2_ws|rosdep .*|source install/.*': 'needs ROS 2 from apt',
