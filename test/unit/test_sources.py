@@ -28,6 +28,7 @@ from desertmind_seg.messages.bags import BagError
 from desertmind_seg.sources import live, network
 from desertmind_seg.sources.frames import BadFrame, Selection, Shot, SourceError, SourceFrame
 from desertmind_seg.sources.opening import open_source
+from desertmind_seg.sources.videos import quiet_opencv
 
 Image = npt.NDArray[np.uint8]
 RATE_HZ = 10.0
@@ -103,6 +104,24 @@ def test_a_bad_image_takes_no_other_along(tmp_path: Path) -> None:
     )
 
 
+def test_pictures_of_kinds_that_are_not_read(tmp_path: Path) -> None:
+    for name in ('b.HEIC', 'deep/c.avif', 'a.CR2', '.d.heic'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(SourceError, match=r'holds 3 pictures of kinds that are not read'):
+        open_source(str(tmp_path))
+    with pytest.raises(SourceError, match=r'b\.HEIC is a picture of a kind .* magick mogrify'):
+        open_source(str(tmp_path / 'b.HEIC'))
+    write_image(tmp_path / 'a.jpg', scene(1))  # of which a.CR2 is the raw picture
+
+    source = open_source(str(tmp_path))
+
+    assert [shot.name for shot in source.shots()] == ['a']
+    (loss,) = source.losses
+    assert '2 pictures in' in loss
+    assert 'such as b.HEIC; convert' in loss
+
+
 @pytest.mark.parametrize(
     ('name', 'code'), [('a.avi', 'MJPG'), ('a.mp4', 'mp4v'), ('a.mkv', 'MJPG'), ('a.webm', 'VP80')]
 )
@@ -175,6 +194,18 @@ def test_several_videos_and_one_that_is_none(tmp_path: Path) -> None:
     ]
     stamps = [frame.stamp_ns for frame in frames if isinstance(frame, SourceFrame)]
     assert stamps == [index * 100_000_000 for index in range(6)]
+
+
+def test_opencv_4_is_kept_quiet_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its functions are not where those of OpenCV 5 are.
+    levels = [2]
+    monkeypatch.setattr(cv2, 'getLogLevel', lambda: levels[-1], raising=False)
+    monkeypatch.setattr(cv2, 'setLogLevel', levels.append, raising=False)
+
+    with quiet_opencv():
+        assert levels == [2, 0]
+
+    assert levels == [2, 0, 2]
 
 
 def test_what_is_no_video(tmp_path: Path) -> None:
