@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,28 @@ def test_a_part_that_is_a_point_costs_no_other_part(
     assert '0001.jpg: annotation 0: it has 1 points; expected 3 or more' in shown
     assert 'odd count of numbers' in shown
     assert 'left out: 1 annotation without a segmentation' in shown
+
+
+@pytest.mark.parametrize('contributor', ['Label Studio', 'somebody'])
+def test_a_picture_that_coco_lists_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], contributor: str
+) -> None:
+    """Label Studio's COCO of two annotators: the first entry is the newest, as in its JSON."""
+    source = coco(tmp_path / 'job', [{'id': 1, 'name': 'rock'}], (1, [ROCK]), (1, [SKY]))
+    path = source / 'train/_annotations.coco.json'
+    document = json.loads(path.read_text())
+    document['images'].append({**document['images'][0], 'id': 2})
+    document['annotations'][1]['image_id'] = 2
+    document['info'] = {'contributor': contributor}
+    write(path, document)
+    is_known = contributor == 'Label Studio'
+
+    rock = imported(source, status=0 if is_known else 1)['rock']
+
+    np.testing.assert_array_equal(rock, covered(ROCK))
+    shown = capsys.readouterr().out
+    expected = '1 annotation of a picture that has a newer one', '0001.jpg is listed twice'
+    assert expected[0 if is_known else 1] in shown
 
 
 @pytest.mark.parametrize('kind', ['rectangle', 'rotation', 'quadrilateral'])

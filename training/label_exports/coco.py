@@ -183,10 +183,22 @@ class _Reading:
             for entry in categories
             if entry.id in used or not _is_root(entry, categories)
         }
-        images = {
-            entry.id: self._picture(entry, split, folder, export)
-            for entry in checked(_Image, 'images')
-        }
+        images: dict[_Id, _Picture | None] = {}
+        listed: set[str] = set()
+        for image in checked(_Image, 'images'):
+            if image.file_name in listed:
+                images[image.id] = None
+                # Label Studio lists a picture for each of its annotations, the newest first.
+                if 'Label Studio' in str(document.get('info')):
+                    export.left_out['annotation of a picture that has a newer one'] += 1
+                else:
+                    export.faults.append(
+                        f'{file.name}: {image.file_name} is listed twice; left out the second, '
+                        'and what is labelled in it'
+                    )
+            else:
+                images[image.id] = self._picture(image, split, folder, export)
+                listed.add(image.file_name)
         for entry in annotations:
             what = f'{file.name}: annotation {entry.id}'
             if entry.image_id not in images:
@@ -195,8 +207,9 @@ class _Reading:
                 export.faults.append(
                     f'{what}: category_id {entry.category_id} is no category of the file'
                 )
+            elif (picture := images[entry.image_id]) is None:
+                continue
             elif drawings := entry.drawings():
-                picture = images[entry.image_id]
                 name = f'{picture.name}: annotation {entry.id}'
                 position = position_of[entry.category_id]
                 picture.shapes += [Shape(position, name, draw) for draw in drawings]

@@ -9,7 +9,14 @@ from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import re
 
-from training.label_exports.records import Export, ExportClass, ExportFrame, Split, split_of
+from training.label_exports.records import (
+    Color,
+    Export,
+    ExportClass,
+    ExportFrame,
+    Split,
+    split_of,
+)
 from training.label_exports.source import ExportError, ExportFile, ExportFiles
 from training.label_masks.mask_files import MaskTable
 from training.label_masks.published import CITYSCAPES, CITYSCAPES_TRAINED, VOC, VOC_BORDER
@@ -66,6 +73,12 @@ def paired(
         grey_is_code: as `MaskTable.painter`.
     """
     export = Export(list(table.classes), lists_all_images=True)
+    by_color: dict[Color, str] = {}
+    for entry in table.classes if colors else ():
+        if entry.color is not None and not entry.is_void:
+            first = by_color.setdefault(entry.color, entry.name)
+            if first != entry.name:
+                export.notes.append(f'{entry.name} has the colour of {first}, and is taken for it')
     for key, mask in masks.items():
         paint = table.painter(mask, colors=colors, grey_is_code=grey_is_code)
         picture = images.get(key)
