@@ -115,7 +115,11 @@ class VideoStream(Source):
         self._capture = capture
 
     def _shots(self) -> Iterator[Shot | BadFrame]:
-        return capture_shots(self._capture, self.name, self.description, self.losses)
+        for shot in capture_shots(self._capture, self.name, self.description, self.losses):
+            if isinstance(shot, BadFrame) and shot.name == self.description:
+                text = ' Or its index stands at its end, and the server sends no parts of a file'
+                shot = BadFrame(shot.name, f'{shot.error};{text}: download it before')
+            yield shot
 
     def close(self) -> None:
         """Close the connection."""

@@ -404,6 +404,7 @@ def test_images_and_videos_behind_addresses(tmp_path: Path) -> None:
         '/octets.jpg': ('application/octet-stream', [jpeg(scene(4))]),
         '/cut.jpg': ('image/jpeg', [jpeg(scene(4))[:200]]),
         '/video.avi': ('video/x-msvideo', [video]),
+        '/clip.mjpeg': ('video/x-motion-jpeg', [b''.join(jpeg(scene(n)) for n in range(6))]),
         '/page': ('text/html; charset=utf-8', [b'<html>']),
         '/other': ('text/plain', [b'text']),
     }
@@ -416,6 +417,10 @@ def test_images_and_videos_behind_addresses(tmp_path: Path) -> None:
         with open_source(f'{address}/video.avi') as source:
             assert (source.kind, source.count) == ('video', 12)
             assert len(good(list(source))) == 12
+        # It says nothing of its length, and is no stream that would begin again at its end.
+        with open_source(f'{address}/clip.mjpeg') as source:
+            assert (source.kind, source.count) == ('video', None)
+            assert len(good(list(source))) == 6
         assert 'cut.jpg: its JPEG' in refusal(f'{address}/cut.jpg')
         assert 'is a web page (text/html); expected image or video' in refusal(f'{address}/page')
         assert refusal(f'{address}/absent').endswith('/absent answers 404 Not Found')
