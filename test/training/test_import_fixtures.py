@@ -45,6 +45,37 @@ def test_an_export(tmp_path: Path, fixture: str) -> None:
     assert_is_truth(fixture, FIXTURES / fixture / 'export', tmp_path / 'out')
 
 
+@pytest.mark.parametrize(
+    ('fixture', 'form'),
+    [
+        *(('label_studio_brush', form) for form in ('json', 'json_min')),
+        *(('label_studio_polygons', form) for form in ('json', 'coco')),
+    ],
+)
+def test_exports_of_a_label_studio_server(tmp_path: Path, fixture: str, form: str) -> None:
+    # The third was uploaded as 'drive 0103 (left).png'.
+    options = ['--images', str(FIXTURES / 'pictures')]
+    assert_is_truth(fixture, FIXTURES / fixture / form, tmp_path / 'out', CLASSES, *options)
+
+
+def test_classes_of_a_label_studio_server_in_yolo(tmp_path: Path) -> None:
+    """Its classes.txt has another order; outlines differ, as YOLO's rule is another."""
+    source = FIXTURES / 'label_studio_polygons'
+    out, images = tmp_path / 'out', str(FIXTURES / 'pictures')
+    assert main([str(source / 'yolo'), '--out', str(out), '--images', images]) == 0
+    table = load_ontology(out / 'classes.yaml')
+    assert {entry.name: entry.raw for entry in table.classes} == {
+        **{'rock': (2,), 'dirt road': (0,), 'sky': (1,)}
+    }
+    for path in (source / 'truth').glob('*.png'):
+        (written,) = (out / 'masks').rglob(f'{path.stem}.png')
+        found = table.from_raw(read_label_file(written), path.stem)
+        truth = np.array(Image.open(path))
+        for position, name in enumerate(CLASSES, 1):
+            of_class = found == table.class_id(name)
+            assert np.mean(of_class == (truth == position)) > 0.9
+
+
 @pytest.mark.parametrize('form', ['labelIds', 'color', 'labelTrainIds'])
 def test_each_form_of_cityscapes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str

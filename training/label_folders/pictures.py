@@ -203,6 +203,9 @@ def _named(frames: Sequence[ExportFrame]) -> tuple[dict[str, ExportFrame], list[
     for number, (frame, folder) in enumerate(zip(frames, folders, strict=True), 1):
         stem = plain_path(frame.name).rpartition('/')[2]
         stem = stem.rpartition('.')[0] or stem
+        assert frame.image is not None
+        if not _UPLOAD_PREFIX.match(frame.image.parts[-1]):
+            stem = _UPLOAD_PREFIX.sub('', stem)
         plain = _ROBOFLOW.sub('', stem)
         if plain != stem:
             renamed["without Roboflow's .rf.HASH, whose digits are no frame number"].append(plain)
