@@ -43,8 +43,27 @@ def decode_color(content: bytes, limits: Limits, *, upright: bool = False) -> Rg
             inside a JPEG that leaves its structure and its length whole cannot be told from
             picture content.
     """
-    flags = cv2.IMREAD_COLOR_RGB | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
-    return np.asarray(_decode(content, limits, flags), np.uint8)
+    # OpenCV 4.11 does not know the orientation of a WebP, 5 does.
+    is_webp = content[8:12] == b'WEBP'
+    by_opencv = upright and not is_webp
+    flags = cv2.IMREAD_COLOR_RGB | (0 if by_opencv else cv2.IMREAD_IGNORE_ORIENTATION)
+    rgb = np.asarray(_decode(content, limits, flags), np.uint8)
+    return _upright(rgb, content) if upright and is_webp else rgb
+
+
+def _upright(rgb: Rgb, content: bytes) -> Rgb:
+    """Turn a WebP as its EXIF orientation says."""
+    from PIL import Image
+
+    with Image.open(BytesIO(content), formats=('WebP',)) as image:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    if orientation in (5, 6, 7, 8):
+        rgb = rgb.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        rgb = rgb[::-1]
+    if orientation in (2, 3, 6, 7):
+        rgb = rgb[:, ::-1]
+    return np.ascontiguousarray(rgb)
 
 
 def decode_unchanged(content: bytes, limits: Limits) -> npt.NDArray[Any]:
@@ -105,6 +124,7 @@ def decode_palette(content: bytes, limits: Limits, *, colors: bool = False) -> n
     return np.asarray(values, np.uint16 if mode.startswith('I') else np.uint8)
 
 
+_ORIENTATION = 0x0112  # in EXIF
 _LABEL_MODES = {'1', 'P', 'L', 'LA', 'I', 'I;16', 'I;16B', 'RGB', 'RGBA'}
 
 

@@ -18,6 +18,10 @@ from desertmind_seg.sources.frames import (
     SourceFrame,
 )
 
+# What phones and cameras write beside JPEG.
+UNREAD = ('.arw', '.avif', '.cr2', '.cr3', '.dng', '.heic', '.heif', '.jp2', '.jxl', '.nef')
+CONVERT = 'convert to JPEG or PNG first, such as by: magick mogrify -format jpg FILE'
+
 
 class ImageFiles(Source):
     """Image files, each named by its path below `root` without its extension.
@@ -62,13 +66,25 @@ def _read(name: str, path: Path) -> SourceFrame:
 
 def images_below(folder: Path) -> list[Path]:
     """List the images in `folder` and its subfolders, without names that begin with a dot."""
-    images = []
+    return [path for path in _files_below(folder) if is_image(path)]
+
+
+def unread_below(folder: Path) -> list[Path]:
+    """List the pictures in `folder` and below of kinds that are not read.
+
+    Not those that a camera wrote beside an image of the same name.
+    """
+    read = {path.with_suffix('') for path in images_below(folder)}
+    files = [path for path in _files_below(folder) if path.suffix.lower() in UNREAD]
+    return [path for path in files if path.with_suffix('') not in read]
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
     for parent, subfolders, names in os.walk(folder):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith('.'))
         for name in sorted(names):
-            if not name.startswith('.') and is_image(Path(name)):
-                images.append(Path(parent) / name)
-    return images
+            if not name.startswith('.'):
+                yield Path(parent) / name
 
 
 def is_image(path: PurePath) -> bool:

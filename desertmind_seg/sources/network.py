@@ -54,8 +54,9 @@ def open_address(url: str, selection: Selection) -> Source:
         raise SourceError(
             f'{shown} names no host; expected such as rtsp://192.168.1.20:554/stream'
         )
-    if parts.scheme.lower() in ('http', 'https'):
-        image = _still_image(url)
+    is_http, is_file = parts.scheme.lower() in ('http', 'https'), False
+    if is_http:
+        image, is_file = _still_image(url)
         if image is not None:
             try:
                 rgb = decode_color(image, FILE_LIMITS, upright=True)
@@ -63,7 +64,8 @@ def open_address(url: str, selection: Selection) -> Source:
                 raise SourceError(f'{shown}: {err}') from err
             return OneImage(shown, name, rgb, selection)
     capture = _connect(url)
-    if frame_count(capture) is not None and parts.scheme.lower() in ('http', 'https'):
+    # A file is not opened again at its end, where it would begin once more, and without an end.
+    if is_file or (is_http and frame_count(capture) is not None):
         return VideoStream(shown, name, capture, selection)
     return LiveFrames(shown, name, capture, lambda: _connect(url), selection)
 
@@ -75,14 +77,18 @@ def _connect(url: str) -> cv2.VideoCapture:
     if capture is None:
         raise SourceError(
             f'{shown_address(url)} gives no video within {TIMEOUT_SEC:g} s: nobody answers '
-            'there, it asks for a user and password (SCHEME://USER:PASSWORD@HOST), or it is no '
-            'video'
+            'there, its path is another, it asks for a user and password '
+            '(SCHEME://USER:PASSWORD@HOST), or it is no video'
         )
     return capture
 
 
-def _still_image(url: str) -> bytes | None:
-    """Return the image that an address holds, None where it may be a video or a stream."""
+def _still_image(url: str) -> tuple[bytes | None, bool]:
+    """Return the image that an address holds, None where it may be a video or a stream.
+
+    Returns:
+        The image, and whether the address holds a file, which has an end.
+    """
     parts = urlsplit(url)
     host = parts.netloc.rpartition('@')[2]
     request = Request(urlunsplit(parts._replace(netloc=host, fragment='')))
@@ -99,7 +105,9 @@ def _still_image(url: str) -> bytes | None:
                 )
             # Servers that do not know a kind call it application/octet-stream.
             if not (kind.startswith('image/') or is_image(PurePosixPath(parts.path))):
-                return None
+                # A playlist has a length as well, and may be one of a stream.
+                is_playlist = 'mpegurl' in kind or parts.path.lower().endswith(('.m3u8', '.mpd'))
+                return None, 'Content-Length' in answer.headers and not is_playlist
             content = bytes(answer.read(_MAX_IMAGE_BYTES + 1))
     except HTTPError as err:
         raise SourceError(f'{shown_address(url)} answers {err.code} {err.reason}') from err
@@ -111,7 +119,7 @@ def _still_image(url: str) -> bytes | None:
         raise SourceError(
             f'{shown_address(url)} sends more than {_MAX_IMAGE_BYTES} bytes as an image'
         )
-    return content
+    return content, True
 
 
 def shown_address(url: str) -> str:

@@ -9,7 +9,14 @@ import re
 from desertmind_seg.decoding.image_files import EXTENSIONS as IMAGE_EXTENSIONS
 from desertmind_seg.messages.compressed_format import CompressedColors
 from desertmind_seg.sources.frames import Selection, Source, SourceError
-from desertmind_seg.sources.images import ImageFiles, images_below, is_image
+from desertmind_seg.sources.images import (
+    CONVERT,
+    UNREAD,
+    ImageFiles,
+    images_below,
+    is_image,
+    unread_below,
+)
 from desertmind_seg.sources.live import open_camera
 from desertmind_seg.sources.network import open_address, shown_address
 from desertmind_seg.sources.recorded import BagFrames
@@ -66,6 +73,8 @@ def open_source(
         return ImageFiles(text, path.parent, [path], selection)
     if is_video(path):
         return VideoFiles(text, [path], selection)
+    if path.suffix.lower() in UNREAD:
+        raise SourceError(f'{path} is a picture of a kind that is not read; {CONVERT}')
     raise SourceError(
         f'{path} is neither image, video nor bag by its name; expected {_list(IMAGE_EXTENSIONS)}, '
         f'{_list(VIDEO_EXTENSIONS)}, .mcap .db3 .bag'
@@ -87,9 +96,20 @@ def _is_bag(path: Path) -> bool:
 
 
 def _open_folder(folder: Path, selection: Selection) -> ImageFiles:
-    images = images_below(folder)
+    images, unread = images_below(folder), unread_below(folder)
     if images:
-        return ImageFiles(str(folder), folder, images, selection)
+        source = ImageFiles(str(folder), folder, images, selection)
+        if unread:
+            source.losses.append(
+                f'{len(unread)} pictures in {folder} are of kinds that are not read, such as '
+                f'{unread[0].name}; {CONVERT}'
+            )
+        return source
+    if unread:
+        raise SourceError(
+            f'{folder} holds {len(unread)} pictures of kinds that are not read, such as '
+            f'{unread[0].name}, and no others; {CONVERT}'
+        )
     videos = [path for path in sorted(folder.rglob('*')) if is_video(path)]
     hint = (
         f'. It holds {len(videos)} videos: name one, or give a pattern in quotes, such as '

@@ -18,6 +18,7 @@ from math import isfinite
 import os
 from pathlib import Path
 import stat
+from typing import Any
 
 import cv2
 import numpy as np
@@ -55,6 +56,7 @@ _FAILURES_AT_END = 64
 _TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 # Streams that carry no times or rate of their own, as raw H.264, are given this one.
 _UNKNOWN_RATE_HZ = 25.0
+_SILENT = 0  # of OpenCV's log levels
 
 
 class VideoFiles(Source):
@@ -113,7 +115,11 @@ class VideoStream(Source):
         self._capture = capture
 
     def _shots(self) -> Iterator[Shot | BadFrame]:
-        return capture_shots(self._capture, self.name, self.description, self.losses)
+        for shot in capture_shots(self._capture, self.name, self.description, self.losses):
+            if isinstance(shot, BadFrame) and shot.name == self.description:
+                text = ' Or its index stands at its end, and the server sends no parts of a file'
+                shot = BadFrame(shot.name, f'{shot.error};{text}: download it before')
+            yield shot
 
     def close(self) -> None:
         """Close the connection."""
@@ -185,12 +191,14 @@ def open_capture(address: str, shown: str, options: Sequence[int] = ()) -> cv2.V
 @contextmanager
 def quiet_opencv() -> Iterator[None]:
     """Keep OpenCV's remarks on what it cannot open off the terminal; callers say it themselves."""
-    before = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    # OpenCV 4 has the two in itself, 5 in a module of their own.
+    logging: Any = cv2 if hasattr(cv2, 'setLogLevel') else cv2.utils.logging
+    before = logging.getLogLevel()
+    logging.setLogLevel(_SILENT)
     try:
         yield
     finally:
-        cv2.utils.logging.setLogLevel(before)
+        logging.setLogLevel(before)
 
 
 def frame_rate(capture: cv2.VideoCapture) -> float:

@@ -12,7 +12,7 @@ import zlib
 import cv2
 from image_attacks import LARGEST, attacks, heavy, png
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 import pytest
 
 from desertmind_seg.decoding.depth_bytes import decode_depth_image, decode_rvl
@@ -236,6 +236,27 @@ def test_depth_files_keep_their_values(tmp_path: Path) -> None:
     assert cv2.imwrite(str(tmp_path / 'depth.png'), RGB)
     with pytest.raises(DecodeError, match=r'shape \(48, 64, 3\)'):
         read_depth_file(tmp_path / 'depth.png')
+
+
+@pytest.mark.parametrize('extension', ['.jpg', '.png', '.webp', '.tif'])
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_files_are_upright_as_viewers_show_them(
+    tmp_path: Path, extension: str, orientation: int
+) -> None:
+    path = tmp_path / f'a{extension}'
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {'tiffinfo': {0x0112: orientation}} if extension == '.tif' else {'exif': exif}
+    if extension == '.webp':
+        options['lossless'] = True
+    Image.fromarray(RGB).save(path, **options)
+    with Image.open(path) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert('RGB')).astype(int)
+
+    found = read_color_file(path)
+
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= (4 if extension == '.jpg' else 0)
 
 
 def test_nobody_else_decodes() -> None:

@@ -28,6 +28,7 @@ from desertmind_seg.messages.bags import BagError
 from desertmind_seg.sources import live, network
 from desertmind_seg.sources.frames import BadFrame, Selection, Shot, SourceError, SourceFrame
 from desertmind_seg.sources.opening import open_source
+from desertmind_seg.sources.videos import quiet_opencv
 
 Image = npt.NDArray[np.uint8]
 RATE_HZ = 10.0
@@ -103,6 +104,24 @@ def test_a_bad_image_takes_no_other_along(tmp_path: Path) -> None:
     )
 
 
+def test_pictures_of_kinds_that_are_not_read(tmp_path: Path) -> None:
+    for name in ('b.HEIC', 'deep/c.avif', 'a.CR2', '.d.heic'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(SourceError, match=r'holds 3 pictures of kinds that are not read'):
+        open_source(str(tmp_path))
+    with pytest.raises(SourceError, match=r'b\.HEIC is a picture of a kind .* magick mogrify'):
+        open_source(str(tmp_path / 'b.HEIC'))
+    write_image(tmp_path / 'a.jpg', scene(1))  # of which a.CR2 is the raw picture
+
+    source = open_source(str(tmp_path))
+
+    assert [shot.name for shot in source.shots()] == ['a']
+    (loss,) = source.losses
+    assert '2 pictures in' in loss
+    assert 'such as b.HEIC; convert' in loss
+
+
 @pytest.mark.parametrize(
     ('name', 'code'), [('a.avi', 'MJPG'), ('a.mp4', 'mp4v'), ('a.mkv', 'MJPG'), ('a.webm', 'VP80')]
 )
@@ -175,6 +194,18 @@ def test_several_videos_and_one_that_is_none(tmp_path: Path) -> None:
     ]
     stamps = [frame.stamp_ns for frame in frames if isinstance(frame, SourceFrame)]
     assert stamps == [index * 100_000_000 for index in range(6)]
+
+
+def test_opencv_4_is_kept_quiet_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its functions are not where those of OpenCV 5 are.
+    levels = [2]
+    monkeypatch.setattr(cv2, 'getLogLevel', lambda: levels[-1], raising=False)
+    monkeypatch.setattr(cv2, 'setLogLevel', levels.append, raising=False)
+
+    with quiet_opencv():
+        assert levels == [2, 0]
+
+    assert levels == [2, 0, 2]
 
 
 def test_what_is_no_video(tmp_path: Path) -> None:
@@ -373,6 +404,7 @@ def test_images_and_videos_behind_addresses(tmp_path: Path) -> None:
         '/octets.jpg': ('application/octet-stream', [jpeg(scene(4))]),
         '/cut.jpg': ('image/jpeg', [jpeg(scene(4))[:200]]),
         '/video.avi': ('video/x-msvideo', [video]),
+        '/clip.mjpeg': ('video/x-motion-jpeg', [b''.join(jpeg(scene(n)) for n in range(6))]),
         '/page': ('text/html; charset=utf-8', [b'<html>']),
         '/other': ('text/plain', [b'text']),
     }
@@ -385,6 +417,10 @@ def test_images_and_videos_behind_addresses(tmp_path: Path) -> None:
         with open_source(f'{address}/video.avi') as source:
             assert (source.kind, source.count) == ('video', 12)
             assert len(good(list(source))) == 12
+        # It says nothing of its length, and is no stream that would begin again at its end.
+        with open_source(f'{address}/clip.mjpeg') as source:
+            assert (source.kind, source.count) == ('video', None)
+            assert len(good(list(source))) == 6
         assert 'cut.jpg: its JPEG' in refusal(f'{address}/cut.jpg')
         assert 'is a web page (text/html); expected image or video' in refusal(f'{address}/page')
         assert refusal(f'{address}/absent').endswith('/absent answers 404 Not Found')

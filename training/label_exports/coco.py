@@ -2,17 +2,18 @@
 
 Read here and not by datumaro, which parts an annotation of several polygons and refuses a whole
 file for one broken annotation. Polygons and run lengths cover what pycocotools says: of several
-polygons the union (so that a hole needs run lengths). Annotations lie in the order of the file,
-the later on top, crowds too. Several files (train, val; instances, stuff) are one set; a picture
-that two files name has the annotations of both.
+polygons the union (so that a hole needs run lengths). One polygon of several that cannot be drawn
+(tools that trace masks leave some of one or two points) costs no other. Annotations lie in the
+order of the file, the later on top, crowds too. Several files (train, val; instances, stuff) are
+one set; a picture that two files name has the annotations of both.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from training.label_exports.records import (
     ClassList,
@@ -24,7 +25,7 @@ from training.label_exports.records import (
     split_of,
     why,
 )
-from training.label_exports.shapes import Covered, Shape, Size, coco_polygons, coco_rle, painter
+from training.label_exports.shapes import Covered, Shape, Size, coco_polygon, coco_rle, painter
 from training.label_exports.source import ExportError, ExportFile, ExportFiles
 
 # Their annotations repeat those of instances_*.json, or have no pixels.
@@ -56,11 +57,23 @@ class _Rle(_Record):
     size: Annotated[list[int], Field(min_length=2, max_length=2)]
 
 
+def _bracketed(value: Any) -> Any:
+    """Put the brackets around a lone polygon that some tools leave out."""
+    is_flat = isinstance(value, list) and value and not any(isinstance(x, list) for x in value)
+    return [value] if is_flat else value
+
+
 class _Annotation(_Record):
     id: Any = None
     image_id: _Id
     category_id: _Id
-    segmentation: list[list[float]] | _Rle | None = None
+    segmentation: Annotated[list[list[float]] | _Rle | None, BeforeValidator(_bracketed)] = None
+
+    def drawings(self) -> list[Callable[[Size], Covered]]:
+        """Return what draws each part of it; nothing of a box alone."""
+        if isinstance(self.segmentation, _Rle):
+            return [partial(_covered_by_rle, self.segmentation)]
+        return [partial(_covered_by_polygon, part) for part in self.segmentation or [] if part]
 
 
 @dataclass
@@ -163,16 +176,30 @@ class _Reading:
         folder, _, own_name = file.name.rpartition('/')
         split = split_of(own_name) or split_of(folder.rpartition('/')[2])
         categories = list(checked(_Category, 'categories'))
+        annotations = list(checked(_Annotation, 'annotations'))
+        used = {entry.category_id for entry in annotations}
         position_of = {
             entry.id: self.classes.position(entry.name, _code(entry.id), _color(entry.color))
             for entry in categories
-            if not _is_root(entry, categories)
+            if entry.id in used or not _is_root(entry, categories)
         }
-        images = {
-            entry.id: self._picture(entry, split, folder, export)
-            for entry in checked(_Image, 'images')
-        }
-        for entry in checked(_Annotation, 'annotations'):
+        images: dict[_Id, _Picture | None] = {}
+        listed: set[str] = set()
+        for image in checked(_Image, 'images'):
+            if image.file_name in listed:
+                images[image.id] = None
+                # Label Studio lists a picture for each of its annotations, the newest first.
+                if 'Label Studio' in str(document.get('info')):
+                    export.left_out['annotation of a picture that has a newer one'] += 1
+                else:
+                    export.faults.append(
+                        f'{file.name}: {image.file_name} is listed twice; left out the second, '
+                        'and what is labelled in it'
+                    )
+            else:
+                images[image.id] = self._picture(image, split, folder, export)
+                listed.add(image.file_name)
+        for entry in annotations:
             what = f'{file.name}: annotation {entry.id}'
             if entry.image_id not in images:
                 export.faults.append(f'{what}: image_id {entry.image_id} is no image of the file')
@@ -180,14 +207,15 @@ class _Reading:
                 export.faults.append(
                     f'{what}: category_id {entry.category_id} is no category of the file'
                 )
-            elif not entry.segmentation:
-                self.boxes += 1
-            else:
-                picture = images[entry.image_id]
-                draw = partial(_covered, entry.segmentation)
+            elif (picture := images[entry.image_id]) is None:
+                continue
+            elif drawings := entry.drawings():
                 name = f'{picture.name}: annotation {entry.id}'
-                picture.shapes.append(Shape(position_of[entry.category_id], name, draw))
+                position = position_of[entry.category_id]
+                picture.shapes += [Shape(position, name, draw) for draw in drawings]
                 self.shapes += 1
+            else:
+                self.boxes += 1
 
     def _picture(
         self, entry: _Image, split: Split | None, folder: str, export: Export
@@ -205,17 +233,18 @@ class _Reading:
         return self.pictures[key]
 
 
-def _covered(segmentation: list[list[float]] | _Rle, size_hw: Size) -> Covered:
-    if isinstance(segmentation, _Rle):
-        return coco_rle(segmentation.counts, segmentation.size, size_hw)
-    if any(len(part) % 2 for part in segmentation):
+def _covered_by_rle(rle: _Rle, size_hw: Size) -> Covered:
+    return coco_rle(rle.counts, rle.size, size_hw)
+
+
+def _covered_by_polygon(part: Sequence[float], size_hw: Size) -> Covered:
+    if len(part) % 2:
         raise ExportError('a polygon has an odd count of numbers; expected x and y of each point')
-    parts = [list(zip(part[::2], part[1::2], strict=True)) for part in segmentation]
-    return coco_polygons(parts, size_hw)
+    return coco_polygon(list(zip(part[::2], part[1::2], strict=True)), size_hw)
 
 
 def _is_root(entry: _Category, categories: list[_Category]) -> bool:
-    """Whether it is Roboflow's name of the whole set, which labels nothing."""
+    """Whether it is a name of the whole set, as Roboflow writes one; it may label pixels, too."""
     above = {other.supercategory for other in categories if other is not entry}
     return entry.supercategory in (None, 'none') and entry.name in above
 

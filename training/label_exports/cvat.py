@@ -25,7 +25,7 @@ from training.label_exports.shapes import (
     Shape,
     Size,
     box_points,
-    coco_polygons,
+    coco_polygon,
     ellipse,
     painter,
     row_runs,
@@ -183,7 +183,7 @@ class _Drawing:
     def __init__(self, element: Element) -> None:
         at = element.attrib
         if element.tag == 'polygon':
-            self._draw = partial(coco_polygons, [_points(at.get('points', ''))])
+            self._draw = partial(coco_polygon, _points(at.get('points', '')))
         elif element.tag == 'box':
             left, top = _number(at, 'xtl'), _number(at, 'ytl')
             right, bottom = _number(at, 'xbr'), _number(at, 'ybr')
@@ -192,7 +192,7 @@ class _Drawing:
                 turned=_number(at, 'rotation', '0'),
                 around=((left + right) / 2, (top + bottom) / 2),
             )
-            self._draw = partial(coco_polygons, [corners])
+            self._draw = partial(coco_polygon, corners)
         elif element.tag == 'ellipse':
             self._draw = partial(
                 ellipse,

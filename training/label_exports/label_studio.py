@@ -1,35 +1,37 @@
-"""Label Studio's JSON and JSON-MIN: brushes, polygons, rectangles, ellipses.
+"""Label Studio's JSON and JSON-MIN: brushes, bitmasks, polygons, rectangles, ellipses.
 
-Read here: datumaro has no reader. A brush is exact (covered where its alpha is not 0, as Label
-Studio's own converter has it); the others are given in percent of the picture and cover what
-pycocotools says. Shapes lie in the order of the file, the later on top. Of several annotations of
-one picture the one marked as ground truth counts, else the newest; cancelled ones and predictions
-do not. Pictures are found by their names, without the prefix of an upload ('1a2b3c4d-road.jpg').
+Read here: datumaro has no reader. A brush and a bitmask are exact (covered where their alpha is
+not 0, as Label Studio's own converter has it); the others are given in percent of the picture and
+cover what pycocotools says. Shapes lie in the order of the file, the later on top. Of several
+annotations of one picture the one marked as ground truth counts, else the newest; cancelled ones
+and predictions do not. Pictures are found by their names, without the prefix of an upload
+('1a2b3c4d-road.jpg').
 """
 
 from collections.abc import Iterator
 from functools import partial
 import re
 from typing import Annotated, Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from desertmind_seg.decoding.image_files import EXTENSIONS
+from training.label_exports.painted import bitmask, brush
 from training.label_exports.records import ClassList, Export, ExportFrame, plain_path, why
 from training.label_exports.shapes import (
     Covered,
     Shape,
     Size,
     box_points,
-    coco_polygons,
+    coco_polygon,
     ellipse,
     painter,
 )
 from training.label_exports.source import ExportError, ExportFile, ExportFiles
 
 _UPLOAD_PREFIX = re.compile(r'[0-9a-f]{8}-(?=.)')
+_OLDER = 'annotation of a picture that has a newer one'
 _Percent = Annotated[float, Field(allow_inf_nan=True)]
 
 
@@ -47,6 +49,7 @@ class _Value(BaseModel):
     rotation: _Percent = 0
     radius_x: _Percent | None = Field(None, alias='radiusX')
     radius_y: _Percent | None = Field(None, alias='radiusY')
+    bitmask: str | None = Field(None, alias='imageDataURL')
 
     @property
     def labels(self) -> list[str]:
@@ -89,13 +92,35 @@ def read(files: ExportFiles) -> Export:
             '("JSON" or "JSON-MIN")'
         )
     for file, tasks in documents:
+        older = _older(tasks)
+        export.left_out[_OLDER] += len(older)
         for number, task in enumerate(tasks):
+            if number in older:
+                continue
             if isinstance(task, dict):
                 _read_task(f'{file.name}: task {task.get("id", number)}', task, classes, export)
             else:
                 export.faults.append(f'{file.name}: task {number} is {str(task)[:40]!r}')
     export.classes = classes.classes
     return export
+
+
+def _older(tasks: list[Any]) -> set[int]:
+    """Find the entries of JSON-MIN, of which each annotation has one, that have a newer one."""
+    newest: dict[Any, int] = {}
+    older = set()
+    for number, task in enumerate(tasks):
+        if isinstance(task, dict) and 'annotation_id' in task and 'id' in task:
+            first = newest.setdefault(str(task['id']), number)
+            if first != number:
+                is_newer = _time_of(task) > _time_of(tasks[first])
+                newest[str(task['id'])] = number if is_newer else first
+                older.add(first if is_newer else number)
+    return older
+
+
+def _time_of(entry: dict[str, Any]) -> str:
+    return str(entry.get('updated_at') or entry.get('created_at') or '')
 
 
 def _read_task(what: str, task: dict[str, Any], classes: ClassList, export: Export) -> None:
@@ -149,11 +174,12 @@ def _read_task(what: str, task: dict[str, Any], classes: ClassList, export: Expo
 
 
 def _kind_of(result: dict[str, Any]) -> str:
-    return str(result.get('type') or result.get('format') or 'shape')[:40]
+    # 'brushlabels' in JSON, 'BrushLabels' in JSON-MIN.
+    return str(result.get('type') or result.get('format') or 'shape').lower()[:40]
 
 
 def _is_region(result: dict[str, Any]) -> bool:
-    return result.get('type') not in ('choices', 'textarea', 'rating', 'relation', 'number')
+    return _kind_of(result) not in ('choices', 'textarea', 'rating', 'relation', 'number')
 
 
 def _results(what: str, task: dict[str, Any], export: Export) -> list[dict[str, Any]]:
@@ -173,14 +199,8 @@ def _results(what: str, task: dict[str, Any], export: Export) -> list[dict[str, 
         export.left_out['picture with predictions alone'] += 1
     if not kept:
         return []
-    export.left_out['annotation of a picture that has a newer one'] += len(kept) - 1
-    best = max(
-        kept,
-        key=lambda each: (
-            bool(each.get('ground_truth')),
-            str(each.get('updated_at') or each.get('created_at') or ''),
-        ),
-    )
+    export.left_out[_OLDER] += len(kept) - 1
+    best = max(kept, key=lambda each: (bool(each.get('ground_truth')), _time_of(each)))
     found = best.get('result')
     if not isinstance(found, list):
         export.faults.append(f'{what}: its annotation has no result')
@@ -221,8 +241,9 @@ def _picture(task: dict[str, Any], drawn_on: set[str]) -> tuple[str, str]:
 
 def _path(text: str) -> str:
     address = urlsplit(text)
-    local = parse_qs(address.query).get('d')
-    return plain_path(unquote(local[0] if local else address.path))
+    # Not parse_qs: Label Studio leaves a plus of a name as it is.
+    local = re.search(r'(?:^|&)d=([^&]*)', address.query)
+    return plain_path(unquote(local[1] if local else address.path))
 
 
 class _Drawing:
@@ -241,6 +262,8 @@ class _Drawing:
                     f'a brush for (height, width) {given}; the picture has {size_hw}'
                 )
             return brush(value.rle, size_hw)
+        if value.bitmask is not None:
+            return bitmask(value.bitmask, size_hw)
 
         def x(percent: float) -> float:
             return percent * width / 100
@@ -249,71 +272,21 @@ class _Drawing:
             return percent * height / 100
 
         if value.points is not None:
-            return coco_polygons([[(x(px), y(py)) for px, py in value.points]], size_hw)
+            return coco_polygon([(x(px), y(py)) for px, py in value.points], size_hw)
         if value.radius_x is not None and value.radius_y is not None:
             radii = x(value.radius_x), y(value.radius_y)
             return ellipse((x(value.x), y(value.y)), radii, value.rotation, size_hw)
         corner = x(value.x), y(value.y)
         sides = x(value.width or 0), y(value.height or 0)
         # Label Studio turns a rectangle around its upper left corner.
-        return coco_polygons(
-            [box_points(*corner, *sides, turned=value.rotation, around=corner)], size_hw
-        )
+        corners = box_points(*corner, *sides, turned=value.rotation, around=corner)
+        return coco_polygon(corners, size_hw)
 
 
 def _drawing(value: _Value, result: dict[str, Any]) -> partial[Covered] | _Drawing | None:
     is_keypoint = 'keypoint' in _kind_of(result) or 'keypointlabels' in (value.model_extra or {})
     is_box = value.width is not None and value.height is not None and not is_keypoint
-    if value.rle is not None or value.points is not None or value.radius_x is not None or is_box:
+    drawn = value.rle, value.bitmask, value.points, value.radius_x
+    if any(each is not None for each in drawn) or is_box:
         return None if 'vector' in _kind_of(result) else _Drawing(value, result)
     return None
-
-
-def brush(rle: list[int], size_hw: Size) -> Covered:
-    """Read Label Studio's run lengths of an RGBA image: covered is what is not transparent.
-
-    32 bits: how many values; 5: the width of a value less 1; four times 4: the widths of a length
-    less 1. Then, over and over: 1 bit (whether one value is repeated), 2 bits (which width), the
-    length less 1, and the value or the values.
-
-    Raises:
-        ExportError: it is cut off, or of another size than the picture.
-    """
-    if any(not 0 <= value <= 255 for value in rle):
-        raise ExportError('its brush holds numbers that are no bytes')
-    content = bytes(rle)
-    bits = np.unpackbits(np.frombuffer(content, np.uint8))
-    position = 0
-
-    def number(width: int) -> int:
-        nonlocal position
-        end = position + width
-        if end > len(bits):
-            raise ExportError(f'its brush is cut off after {len(rle)} bytes')
-        # 0.5 us, of NumPy's bits 4 us; a brush over half of a megapixel has a million.
-        value = int.from_bytes(content[position >> 3 : end + 7 >> 3], 'big')
-        position = end
-        return value >> (-end & 7) & (1 << width) - 1
-
-    count = number(32)
-    if count != 4 * size_hw[0] * size_hw[1]:
-        raise ExportError(f'its brush has {count} values; expected 4 of each pixel of {size_hw}')
-    value_bits = number(5) + 1
-    length_bits = [number(4) + 1 for _ in range(4)]
-    values = np.zeros(count, np.bool_)
-    done = 0
-    while done < count:
-        is_repeated = number(1)
-        length = number(length_bits[number(2)]) + 1
-        end = min(done + length, count)
-        if is_repeated:
-            values[done:end] = number(value_bits) > 0
-        else:
-            needed = length * value_bits
-            if position + needed > len(bits):
-                raise ExportError(f'its brush is cut off after {len(rle)} bytes')
-            single = bits[position : position + needed].reshape(length, value_bits)
-            values[done:end] = np.any(single[: end - done], axis=1)
-            position += needed
-        done = end
-    return np.asarray(values[3::4].reshape(size_hw))

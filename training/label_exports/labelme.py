@@ -1,11 +1,12 @@
 """LabelMe's JSON (wkentaro/labelme, versions 3 to 7): one file a picture.
 
-Read here: datumaro's `label_me` is the XML of MIT's tool of that name. Polygons, rectangles
-(turned ones too) and circles cover what LabelMe's own export does, the pixels on the outline too;
-masks are exact. Shapes lie in the order of the file, the later on top. Lines and points are
-counted and left out: LabelMe would draw them 10 pixels wide, which nobody labelled. The picture is
-the file that `imagePath` names (of whatever system), else the one of the same name beside the
-JSON, else the copy that the JSON itself holds.
+Read here: datumaro's `label_me` is the XML of MIT's tool of that name. X-AnyLabeling writes the
+same, with four corners of a rectangle. Polygons, rectangles (turned ones too) and circles cover
+what LabelMe's own export does, the pixels on the outline too; masks are exact. Shapes lie in the
+order of the file, the later on top. Lines and points are counted and left out: LabelMe would draw
+them 10 pixels wide, which nobody labelled. The picture is the file that `imagePath` names (of
+whatever system), else the one of the same name beside the JSON, else the copy that the JSON itself
+holds.
 """
 
 import base64
@@ -31,7 +32,9 @@ from training.label_exports.records import (
 from training.label_exports.shapes import Covered, Shape, Size, drawn_by_pillow, painter, pasted
 from training.label_exports.source import ExportError, ExportFile, ExportFiles
 
-_NO_PIXELS = {'point', 'points', 'line', 'linestrip'}
+_NO_PIXELS = {'point', 'points', 'line', 'linestrip', 'cuboid'}
+# The last two are X-AnyLabeling's.
+_POLYGONS = {'oriented_rectangle', 'rotation', 'quadrilateral'}
 
 
 class _Shape(BaseModel):
@@ -163,13 +166,17 @@ def _covered(shape: _Shape, size_hw: Size) -> Covered:
     kind = shape.shape_type or 'polygon'
     if kind == 'mask':
         return _mask(shape, size_hw)
-    if kind == 'oriented_rectangle':
+    points = shape.points
+    if kind in _POLYGONS:
         kind = 'polygon'
+    if kind == 'rectangle' and len(points) == 4:
+        is_upright = all(len({point[axis] for point in points}) == 2 for axis in (0, 1))
+        kind, points = ('rectangle', points[::2]) if is_upright else ('polygon', points)
     if kind not in ('polygon', 'rectangle', 'circle'):
         raise ExportError(f'{kind!r} is no shape that is known here')
-    if kind != 'polygon' and len(shape.points) != 2:
-        raise ExportError(f'a {kind} has {len(shape.points)} points; expected 2')
-    return drawn_by_pillow(kind, shape.points, size_hw)
+    if kind != 'polygon' and len(points) != 2:
+        raise ExportError(f'a {kind} has {len(points)} points; expected 2')
+    return drawn_by_pillow(kind, points, size_hw)
 
 
 def _mask(shape: _Shape, size_hw: Size) -> Covered:

@@ -77,14 +77,10 @@ def _checked(points: Points, size_hw: Size, least: int = 3) -> None:
         raise ExportError(f'it lies outside of the image of {width} x {height} (width x height)')
 
 
-def coco_polygons(parts: Sequence[Points], size_hw: Size) -> Covered:
-    """Cover what the parts of one COCO annotation cover together."""
-    for part in parts:
-        _checked(part, size_hw)
-    flat = [[value for point in part for value in point] for part in parts]
-    if not flat:
-        raise ExportError('it has no points')
-    rle = coco_mask.merge(coco_mask.frPyObjects(flat, *size_hw))
+def coco_polygon(points: Points, size_hw: Size) -> Covered:
+    """Cover what a polygon of COCO covers."""
+    _checked(points, size_hw)
+    (rle,) = coco_mask.frPyObjects([[value for point in points for value in point]], *size_hw)
     # Not by its decode(), which warns of NumPy 2 and is no faster.
     return coco_rle(rle['counts'].decode(), rle['size'], size_hw)
 

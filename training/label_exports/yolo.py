@@ -1,6 +1,6 @@
 """YOLO segmentation as Ultralytics, Roboflow, CVAT and Label Studio write it.
 
-That is labels/*.txt and data.yaml, or Label Studio's classes.txt.
+That is labels/*.txt and data.yaml, or Label Studio's classes.txt and notes.json.
 
 Read here: datumaro takes these files for boxes. Polygons cover what Ultralytics' trainer makes of
 them: points cut to whole pixels, OpenCV's fillPoly, small shapes over large ones whatever their
@@ -77,6 +77,8 @@ def read(files: ExportFiles) -> Export:
 
 def _classes(files: ExportFiles) -> list[ExportClass]:
     for table in _tables(files):
+        if notes := _notes(files, table):
+            return notes
         if table.name.endswith('.txt'):
             lines = [line.strip() for line in table.text().splitlines()]
             return [ExportClass(name, code) for code, name in enumerate(lines) if name]
@@ -96,6 +98,29 @@ def _classes(files: ExportFiles) -> list[ExportClass]:
             by_code = {int(key): str(name) for key, name in names.items()}
             return [ExportClass(by_code[code], code) for code in sorted(by_code)]
     raise ExportError(f'{files.place}: no names in data.yaml; expected names: [rock, trail, ...]')
+
+
+def _notes(files: ExportFiles, table: ExportFile) -> list[ExportClass]:
+    """Read the numbers of Label Studio's classes from the notes.json beside its classes.txt.
+
+    Labels with a `category` of their own have it as their number, and classes.txt lists them in
+    another order.
+    """
+    notes = files.by_name.get(re.sub(r'classes\.txt$', 'notes.json', table.name))
+    if notes is None or notes is table:
+        return []
+    document = notes.json()
+    entries = document.get('categories') if isinstance(document, dict) else None
+    try:
+        listed = {int(entry['id']): str(entry['name']) for entry in entries or []}
+    except (TypeError, ValueError, KeyError):
+        raise ExportError(f'{notes}: its categories have no id and name each') from None
+    if len(listed) < len(entries or []):
+        raise ExportError(
+            f'{notes}: two classes have one number; give each <Label> another category, and '
+            'export once more'
+        )
+    return [ExportClass(name, code) for code, name in sorted(listed.items())]
 
 
 def _shapes(file: ExportFile, name: str, export: Export) -> tuple[list[Shape], int]:

@@ -139,6 +139,19 @@ _ELSEWHERE = (
     (b'"segments_info"', 'COCO panoptic', 'export COCO instances or stuff'),
     (b'"start_frame"', 'a backup of CVAT', 'export the task as "CVAT for images 1.1"'),
 )
+# The same by names of files.
+_NAMED_ELSEWHERE = (
+    (
+        re.compile(r'task-\d+-annotation-\d+-by-'),
+        'brushes of Label Studio, a picture for each label',
+        'export its JSON, which has all of them',
+    ),
+    (
+        re.compile(r'label_names\.txt$'),
+        'what labelme_export_json wrote, whose numbers differ from picture to picture',
+        "pass the folder of LabelMe's JSON files",
+    ),
+)
 _ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.7z', '.rar', '.bz2', '.xz')
 # What looks like no other: pictures and masks alone.
 MASKS = 'masks'
@@ -157,12 +170,16 @@ def detect(files: ExportFiles) -> tuple[str, str]:
     """
     found = {name: what for name, form in FORMATS.items() if (what := form.recognise(files))}
     if len(found) > 1:
-        seen = ', '.join(f'{name} ({what})' for name, what in found.items())
+        formats = ', '.join(f'{name} ({what})' for name, what in found.items())
         raise ExportError(
-            f'{files.place} looks like {len(found)} formats: {seen}; say which by --format'
+            f'{files.place} looks like {len(found)} formats: {formats}; say which by --format'
         )
     if found:
         return next(iter(found.items()))
+    for file in files:
+        for pattern, seen, instead in _NAMED_ELSEWHERE:
+            if pattern.match(file.parts[-1]):
+                raise ExportError(f'{files.place}: {file.name} is of {seen}, not read; {instead}')
     if what := plain.recognise(files):
         return MASKS, what
     if not files.by_name:

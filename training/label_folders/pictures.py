@@ -120,7 +120,9 @@ class _Index:
     def __init__(self, images: Iterable[ExportFile], wanted: Iterable[str]) -> None:
         self._by_name: dict[str, list[ExportFile]] = defaultdict(list)
         self._by_stem: dict[str, list[ExportFile]] = defaultdict(list)
+        self._by_upload: dict[str, list[ExportFile]] = defaultdict(list)
         for file in images:
+            self._by_upload[_as_uploaded(file.stem)].append(file)
             self._by_name[file.parts[-1].casefold()].append(file)
             self._by_stem[file.stem.casefold()].append(file)
         self._wanted = Counter(plain_path(name).rpartition('/')[2].casefold() for name in wanted)
@@ -144,6 +146,7 @@ class _Index:
         found = (
             self._by_name.get(name),
             *(self._by_stem.get(each) for each in (stem, name, short)),
+            self._by_upload.get(_as_uploaded(short)),
         )
         same = next(filter(None, found), [])
         fitting = [file for file in same if _ends_alike(file.parts, parts)]
@@ -165,6 +168,11 @@ class _Index:
                 f'({shown([file.name for file in fitting])}); left out'
             )
         return fitting[0] if fitting else None
+
+
+def _as_uploaded(stem: str) -> str:
+    """Write a name as Label Studio stores an upload: of signs '_', '-' and '.' alone are left."""
+    return re.sub(r'[^-\w.]', '', stem.casefold().strip().replace(' ', '_'))
 
 
 def _own_folders(parts: Sequence[str]) -> list[str]:
@@ -195,6 +203,9 @@ def _named(frames: Sequence[ExportFrame]) -> tuple[dict[str, ExportFrame], list[
     for number, (frame, folder) in enumerate(zip(frames, folders, strict=True), 1):
         stem = plain_path(frame.name).rpartition('/')[2]
         stem = stem.rpartition('.')[0] or stem
+        assert frame.image is not None
+        if not _UPLOAD_PREFIX.match(frame.image.parts[-1]):
+            stem = _UPLOAD_PREFIX.sub('', stem)
         plain = _ROBOFLOW.sub('', stem)
         if plain != stem:
             renamed["without Roboflow's .rf.HASH, whose digits are no frame number"].append(plain)

@@ -122,7 +122,8 @@ def _other_size(labelled: tuple[int, int] | None, size_hw: tuple[int, int], cont
         f'it was labelled at {labelled[1]} x {labelled[0]} pixels (width x height), the picture '
         f'has {size_hw[1]} x {size_hw[0]}'
         + (
-            ' once its EXIF data turned it upright, as labelling tools show it'
+            " once its EXIF data turned it upright, as labelling tools show it. Label Studio's "
+            'COCO is wrong for such pictures: export its JSON. Else save them upright first'
             if turned
             else ': it is another one, or was scaled'
         )

@@ -22,7 +22,7 @@ from training.label_exports.records import (
     plain_path,
     split_of,
 )
-from training.label_exports.shapes import Covered, Shape, Size, coco_polygons, painter
+from training.label_exports.shapes import Covered, Shape, Size, coco_polygon, painter
 from training.label_exports.source import ExportError, ExportFiles
 
 
@@ -92,7 +92,7 @@ def _shapes(name: str, annotations: Sequence[Any], export: Export) -> list[Shape
 def _covered(annotation: Any, size_hw: Size) -> Covered:
     if annotation.type == AnnotationType.polygon:
         points = annotation.points
-        return coco_polygons([list(zip(points[::2], points[1::2], strict=True))], size_hw)
+        return coco_polygon(list(zip(points[::2], points[1::2], strict=True)), size_hw)
     try:
         covered = np.asarray(annotation.image, np.bool_)
     except Exception as err:  # as above; the file is read here

@@ -9,7 +9,14 @@ from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import re
 
-from training.label_exports.records import Export, ExportClass, ExportFrame, Split, split_of
+from training.label_exports.records import (
+    Color,
+    Export,
+    ExportClass,
+    ExportFrame,
+    Split,
+    split_of,
+)
 from training.label_exports.source import ExportError, ExportFile, ExportFiles
 from training.label_masks.mask_files import MaskTable
 from training.label_masks.published import CITYSCAPES, CITYSCAPES_TRAINED, VOC, VOC_BORDER
@@ -22,6 +29,7 @@ from training.label_masks.tables import (
 )
 
 Keys = Mapping[str, ExportFile]
+_BLACK = (0, 0, 0)
 
 
 def _keyed(
@@ -65,6 +73,12 @@ def paired(
         grey_is_code: as `MaskTable.painter`.
     """
     export = Export(list(table.classes), lists_all_images=True)
+    by_color: dict[Color, str] = {}
+    for entry in table.classes if colors else ():
+        if entry.color is not None and not entry.is_void:
+            first = by_color.setdefault(entry.color, entry.name)
+            if first != entry.name:
+                export.notes.append(f'{entry.name} has the colour of {first}, and is taken for it')
     for key, mask in masks.items():
         paint = table.painter(mask, colors=colors, grey_is_code=grey_is_code)
         picture = images.get(key)
@@ -88,7 +102,7 @@ def read_voc(files: ExportFiles) -> Export:
     Masks of colours are read by labelmap.txt, those of a palette by its colours, grey ones by the
     order of labelmap.txt. Others write class_names.txt (LabelMe) or colors.txt (Supervisely). The
     classes are PASCAL's own where the pictures are. Index 255, and its colour, is the border of
-    objects and means not labelled, as `background` does.
+    objects and means not labelled, as `background` does, and black where the table lacks it.
 
     Raises:
         ExportError: there is no table, and the pictures are not PASCAL's.
@@ -110,14 +124,20 @@ def read_voc(files: ExportFiles) -> Export:
     # Of the published set 15,000 pictures have boxes alone.
     images = {key: file for key, file in images.items() if key in listed or key in masks}
     has_colors = all(entry.color is not None for entry in classes)
-    border = [] if any(entry.color == VOC_BORDER for entry in classes) else [VOC_BORDER]
-    return paired(
+    listed_colors = {entry.color for entry in classes}
+    void = [color for color in (VOC_BORDER, _BLACK) if color not in listed_colors]
+    export = paired(
         images,
         masks,
-        MaskTable(classes, {255}, border),
+        MaskTable(classes, {255}, void),
         colors=has_colors,
         split=lambda key: split_by_name.get(key),
     )
+    if has_colors and _BLACK in void:
+        export.notes.append(
+            'black is no class of its table: taken for "not labelled", as VOC does'
+        )
+    return export
 
 
 def _voc_classes(files: ExportFiles, masks: Keys) -> list[ExportClass]:

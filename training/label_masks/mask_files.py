@@ -84,8 +84,8 @@ class MaskTable:
             ]
             raise ExportError(
                 f'{mask.name} holds {len(found)} {"codes" if in_codes else "colours"} that its '
-                f'table does not list: {", ".join(shown)}; masks must not be resized, '
-                'recompressed or anti-aliased'
+                f'table does not list: {", ".join(shown)}; list what means "not labelled" as '
+                'unlabeled; masks must not be resized, recompressed or anti-aliased'
             )
         return labels, []
 
