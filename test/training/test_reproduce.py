@@ -26,7 +26,7 @@ from training.reproduction.plan import EXPERIMENTS, Experiment, Step, plan
 from training.reproduction.reported import Reported, ReportedError, read_reported
 from training.reproduction.results import Result, collect
 from training.reproduction.run import run_experiments
-from training.reproduction.table import class_rows, experiment_rows
+from training.reproduction.table import class_rows, experiment_rows, write_tables
 
 NYU = load_ontology('nyuv2-13')
 ENVIRONMENT = {
@@ -204,6 +204,10 @@ def test_without_its_parent_nothing_is_said_of_the_change(tmp_path: Path) -> Non
     found = results_of(tmp_path, 'exp061_small')['exp061_small']
     assert found.miou.holds == '-'
     assert found.why_not == 'exp060_small was not run'
+    page = write_tables(tmp_path, [found])
+    assert 'exp060_small was not run' in Page(page).text
+    said = 'exp061_small was not compared: exp060_small was not run.'
+    assert said in (tmp_path / 'reproduction.md').read_text()
 
 
 def test_other_frames_than_the_parents_are_not_compared(tmp_path: Path) -> None:

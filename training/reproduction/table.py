@@ -123,9 +123,11 @@ def write_tables(out: Path, results: Sequence[Result]) -> Path:
     titled += [(f'Classes of {each.name}', class_rows(each)) for each in results if each.classes]
     titled += [('How they were made', origin_rows(results))]
     write_json(out / f'{TABLE}.json', {'experiments': [_document(each) for each in results]})
+    apart = {each.name: each.why_not for each in results if each.metrics and each.why_not}
     parts = [_HOW_TO_READ]
     for title, rows in titled:
         parts += [f'**{title}**', as_markdown(rows)]
+    parts += [f'{name} was not compared: {why}.' for name, why in apart.items()]
     parts += [f'{names}: {machine}' for names, machine in machines(results).items()]
     with atomic_write(out / f'{TABLE}.md') as temporary:
         temporary.write_text('\n\n'.join(parts) + '\n', encoding='utf-8')
@@ -145,6 +147,7 @@ def write_tables(out: Path, results: Sequence[Result]) -> Path:
                 table_section(title, rows, '' if number else _HOW_TO_READ)
                 for number, (title, rows) in enumerate(titled)
             ),
+            *([pairs_section('Not compared', apart)] if apart else []),
             pairs_section('Where', machines(results)),
         ],
     )
