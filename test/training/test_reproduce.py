@@ -36,7 +36,9 @@ ENVIRONMENT = {
 }
 
 
-def write_run(folder: Path, recipe: dict[str, Any], right: int, odd: int = 0) -> None:
+def write_run(
+    folder: Path, recipe: dict[str, Any], right: int, odd: int = 0, **facts: Any
+) -> None:
     """Leave a run that is right in so many of 100 pixels of each class; one block is `odd` off."""
     scores = SplitScores(NYU)
     truth = np.repeat(np.arange(13, dtype=np.uint8), 100).reshape(13, 100)
@@ -57,9 +59,7 @@ def write_run(folder: Path, recipe: dict[str, Any], right: int, odd: int = 0) ->
         split_rule='blocks',
         data_hash='a' * 64,
         environment=ENVIRONMENT,
-        training_sec=90.0,
-        best_epoch=2,
-        steps=40,
+        **facts,
     )
     write_metrics(folder / 'metrics.json', metrics)
 
@@ -67,12 +67,14 @@ def write_run(folder: Path, recipe: dict[str, Any], right: int, odd: int = 0) ->
 def leave(out: Path, name: str, right: int, odd: int = 0) -> None:
     """Leave a finished experiment of training.train or training.folds."""
     recipe = load_recipe(name).model_dump(mode='json')
-    write_run(out / name, recipe, right, odd)
+    of_training = {'training_sec': 90.0, 'best_epoch': 2, 'steps': 40}
+    folds = EXPERIMENTS[name] == 'folds'
+    write_run(out / name, recipe, right, odd, **({} if folds else of_training))
     (out / name / 'recipe.yaml').write_text(yaml.safe_dump(recipe))
-    if EXPERIMENTS[name] == 'folds':
+    if folds:
         (out / name / 'out_of_fold').mkdir()
         for fold in (0, 1):
-            write_run(out / name / f'fold_{fold}', recipe, right)
+            write_run(out / name / f'fold_{fold}', recipe, right, **of_training)
             (out / name / 'out_of_fold' / f'fold_{fold}.json').touch()
 
 
