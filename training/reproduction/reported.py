@@ -48,7 +48,12 @@ class Reported(Record):
     def change(self, parent: 'Reported') -> float:
         """Return the mIoU less that of the experiment that it changes, on the same frames."""
         kind, value = self.figure
-        return value - float(getattr(parent, kind))
+        return rounded(value - float(getattr(parent, kind)))
+
+
+def rounded(change: float) -> float:
+    """Take away what floating point adds: reported figures have five digits at most."""
+    return round(change, 5)
 
 
 def read_reported(path: Path = REPORTED) -> dict[str, Reported]:

@@ -9,7 +9,7 @@ from desertmind_seg.scores.bootstrap import ComparisonError, PairedDifference
 from training.evaluation.comparison import compare
 from training.evaluation.metrics_file import METRICS_FILE, Metrics, read_metrics
 from training.reproduction.plan import Experiment
-from training.reproduction.reported import Reported, ReportedError
+from training.reproduction.reported import Reported, ReportedError, rounded
 
 Holds = Literal['yes', 'no', 'cannot be told', '-']
 
@@ -116,7 +116,7 @@ def _result(experiment: Experiment, figures: Mapping[str, Reported], why_not: st
     for entry in dict.fromkeys([*reported.class_iou, *reported.raised]):
         iou = reported.class_iou.get(entry)
         iou_before = None if before is None else before.class_iou.get(entry)
-        change = None if iou is None or iou_before is None else iou - iou_before
+        change = None if iou is None or iou_before is None else rounded(iou - iou_before)
         expected = 1 if entry in reported.raised else _sign(change)
         classes.append(compared(entry, iou, change, expected))
     sec = None if metrics is None else _training_sec(experiment, metrics)
@@ -125,8 +125,7 @@ def _result(experiment: Experiment, figures: Mapping[str, Reported], why_not: st
 
 
 def _sign(change: float | None) -> int:
-    """Return 1, -1 or 0. Reported figures have four digits, whose differences are not exact."""
-    return 0 if change is None or abs(change) < 5e-5 else 1 if change > 0 else -1
+    return 0 if not change else 1 if change > 0 else -1
 
 
 def _changes(experiment: Experiment, metrics: Metrics) -> tuple[dict[str, PairedDifference], str]:
