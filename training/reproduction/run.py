@@ -24,7 +24,7 @@ class Outcome:
 def run_experiments(
     experiments: Sequence[Experiment],
     budget_sec: float | None,
-    after_each: Callable[[], None],
+    after_each: Callable[[], object],
     clock: Callable[[], float] = time.monotonic,
 ) -> Outcome:
     """Do the steps that are not done. One that fails ends its own experiment alone.
