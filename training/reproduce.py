@@ -21,12 +21,15 @@ The small recipes (exp060_small ...) differ from those of the reports in encoder
 two CPU cores train them in hours. Each is compared with the one that it changes, and a table says
 whether the reported change is there: yes, no, or cannot be told.
 
+The phases of the desert set are trained on rendered places: --layout desert below makes them.
+
 The folder holds a run of training.train or training.folds an experiment, and reproduction.html,
 .md and .json, which are written anew after each. What is done is skipped, what was stopped goes
 on: give the same command again, after Ctrl-C or a power cut or with another --budget.
 """
-_EXAMPLES = """\
-examples:
+_EXAMPLES = r"""examples:
+  python -m training.synthetic --folder out/desert --layout desert --seeds 0:80 --frames 6 \
+      --rate-hz 0.2 --size 270x480
   python -m training.reproduce
   python -m training.reproduce --budget 60
   python -m training.reproduce --only exp060_small exp061_small
@@ -74,15 +77,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from training.evaluation.text import for_terminal
-    from training.reproduction.plan import go_on_command, plan
+    from training.reproduction.experiments import choose, go_on_command
     from training.reproduction.reported import read_reported
+
+    # Before torch: a wrong name is told at once.
+    names, reported = choose(options.only), read_reported()
+
+    from training.evaluation.text import for_terminal
+    from training.reproduction.plan import plan
     from training.reproduction.results import collect
     from training.reproduction.run import run_experiments
     from training.reproduction.table import experiment_rows, write_tables
 
-    reported = read_reported()
-    experiments = plan(options.only, options.out, options.seed)
+    experiments = plan(names, options.out, options.seed)
     budget_sec = None if options.budget is None else 60.0 * options.budget
     outcome = run_experiments(
         experiments,

@@ -21,8 +21,10 @@ from training.networks.checkpoint import CheckpointError
 from training.recipes.load import load_ensemble, load_recipe
 from training.recipes.schema import Recipe, RecipeError
 from training.reproduce import main
+from training.reproduction import experiments
 from training.reproduction import plan as planning
-from training.reproduction.plan import EXPERIMENTS, Experiment, Step, plan
+from training.reproduction.experiments import EXPERIMENTS
+from training.reproduction.plan import Experiment, Step, plan
 from training.reproduction.reported import Reported, ReportedError, read_reported
 from training.reproduction.results import Result, collect
 from training.reproduction.run import run_experiments
@@ -79,8 +81,8 @@ def leave(out: Path, name: str, right: int, odd: int = 0) -> None:
 
 
 def results_of(out: Path, *names: str) -> dict[str, Result]:
-    experiments = plan(names, out, None)
-    return {result.name: result for result in collect(experiments, read_reported(), {})}
+    planned = plan(names, out, None)
+    return {result.name: result for result in collect(planned, read_reported(), {})}
 
 
 def test_every_experiment_was_reported_and_changes_what_its_recipe_does() -> None:
@@ -246,19 +248,19 @@ class Steps:
         recipe = load_recipe('exp060_small')
         return Experiment(name, recipe, self._folder / name, [step(n) for n in range(count)])
 
-    def run(self, experiments: Sequence[Experiment], budget_sec: float | None) -> Any:
-        return run_experiments(experiments, budget_sec, lambda: None, lambda: self.seconds)
+    def run(self, listed: Sequence[Experiment], budget_sec: float | None) -> Any:
+        return run_experiments(listed, budget_sec, lambda: None, lambda: self.seconds)
 
 
 def test_a_budget_begins_nothing_later_and_the_next_one_goes_on(tmp_path: Path) -> None:
     steps = Steps(tmp_path)
-    experiments = [steps.experiment('a'), steps.experiment('b', 3), steps.experiment('c')]
-    outcome = steps.run(experiments, 25.0)
+    listed = [steps.experiment('a'), steps.experiment('b', 3), steps.experiment('c')]
+    outcome = steps.run(listed, 25.0)
     assert steps.done == ['a 0', 'b 0', 'b 1']
     assert outcome.left == ['b', 'c']
-    assert steps.run(experiments, None).left == []
+    assert steps.run(listed, None).left == []
     assert steps.done == ['a 0', 'b 0', 'b 1', 'b 2', 'c 0']
-    assert steps.run(experiments, 1e-9).left == []  # what is done needs no time
+    assert steps.run(listed, 1e-9).left == []  # what is done needs no time
 
 
 def test_one_that_fails_takes_no_other_along(tmp_path: Path) -> None:
@@ -266,8 +268,7 @@ def test_one_that_fails_takes_no_other_along(tmp_path: Path) -> None:
         raise RecipeError('no such place')
 
     steps = Steps(tmp_path)
-    experiments = [steps.experiment('a', 2, fail), steps.experiment('b')]
-    outcome = steps.run(experiments, None)
+    outcome = steps.run([steps.experiment('a', 2, fail), steps.experiment('b')], None)
     assert outcome.failed == {'a': 'no such place'}
     assert steps.done == ['b 0']
 
@@ -339,12 +340,13 @@ def tiny(tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     changes = {'name': 'exp061_small', 'parent': 'exp060_small', 'loss': loss}
     recipes = {recipe.name: recipe for recipe in (first, first.model_copy(update=changes))}
-    monkeypatch.setattr(
-        planning,
-        'load_recipe',
-        lambda path, overrides=(): recipes.get(str(path)) or load_recipe(path, overrides),
-    )
-    monkeypatch.setattr(planning, 'EXPERIMENTS', dict.fromkeys(recipes, 'train'))
+
+    def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+        return recipes.get(str(path)) or load_recipe(path, overrides)
+
+    for module in (planning, experiments):
+        monkeypatch.setattr(module, 'load_recipe', load)
+        monkeypatch.setattr(module, 'EXPERIMENTS', dict.fromkeys(recipes, 'train'))
 
 
 def test_ctrl_c_leaves_what_was_done_and_the_same_command_goes_on(
@@ -408,6 +410,6 @@ def test_a_spent_budget_says_what_is_left_and_how_to_go_on(
 
 
 def test_a_figure_of_nothing_reported_is_refused(tmp_path: Path) -> None:
-    experiments = plan(['exp060_small'], tmp_path, None)
+    planned = plan(['exp060_small'], tmp_path, None)
     with pytest.raises(ReportedError, match='no figures were reported of exp060; there are a'):
-        collect(experiments, {'a': Reported(val=0.5)}, {})
+        collect(planned, {'a': Reported(val=0.5)}, {})

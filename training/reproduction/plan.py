@@ -3,10 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-import shlex
-from typing import Literal
 
-from desertmind_seg.model.errors import did_you_mean
 from training.ensembles.ensemble_file import ENSEMBLE_FILE
 from training.ensembles.fit_weights import fit_ensemble_weights, print_held_out
 from training.ensembles.store import store_name
@@ -15,23 +12,8 @@ from training.fit.closing import CHECKPOINT, LAST
 from training.fit.folds import run_folds
 from training.fit.run import as_begun, check_same_recipe, train
 from training.recipes.load import load_ensemble, load_recipe
-from training.recipes.schema import EnsembleRecipe, Recipe, RecipeError
-
-# In the order in which one needs the other.
-EXPERIMENTS: dict[str, Literal['train', 'folds', 'ensemble']] = {
-    'exp060_small': 'train',
-    'exp061_small': 'train',
-    'exp062_small': 'train',
-    'exp093_2_small': 'folds',
-    'exp093_4_small': 'folds',
-    'exp093_5_small': 'folds',
-    'exp093_6_small': 'folds',
-    'exp093_ensemble_small': 'ensemble',
-    'desert_phase1_small': 'train',
-    'desert_phase2_1_small': 'train',
-    'desert_phase2_2_small': 'train',
-    'desert_phase3_small': 'train',
-}
+from training.recipes.schema import EnsembleRecipe, Recipe
+from training.reproduction.experiments import EXPERIMENTS
 
 
 @dataclass(frozen=True)
@@ -84,32 +66,20 @@ class Experiment:
         return of_parent / METRICS_FILE
 
 
-def plan(names: Sequence[str] | None, out: Path, seed: int | None) -> list[Experiment]:
+def plan(names: Sequence[str], out: Path, seed: int | None) -> list[Experiment]:
     """List experiments with their steps, and make sure that what lies there is of their recipes.
 
     Args:
-        names: of recipes, None for all; the order is that of EXPERIMENTS.
+        names: of recipes, in order.
         out: folder of all experiments.
         seed: in the place of the recipes'; None leaves it.
 
     Raises:
-        FileNotFoundError: there is no recipe of that name.
-        RecipeError: a name is not one of EXPERIMENTS, or a recipe is wrong.
         CheckpointError: a folder holds results of another recipe.
     """
-    for name in names or ():
-        if name not in EXPERIMENTS:
-            raise RecipeError(
-                f'{name!r} is none of the experiments{did_you_mean(name, EXPERIMENTS)}; they are '
-                f'{", ".join(EXPERIMENTS)}'
-            )
     overrides = [] if seed is None else [f'seed={seed}']
     make = {'train': _training, 'folds': _folds, 'ensemble': _ensemble}
-    return [
-        make[kind](name, out, overrides)
-        for name, kind in EXPERIMENTS.items()
-        if names is None or name in names
-    ]
+    return [make[EXPERIMENTS[name]](name, out, overrides) for name in names]
 
 
 def _training(name: str, out: Path, overrides: list[str]) -> Experiment:
@@ -176,10 +146,3 @@ def _check_recipe(recipe: Recipe, folder: Path) -> None:
     if there.is_file():
         before = load_recipe(there).model_dump(mode='json')
         check_same_recipe(before, as_begun(recipe, {'recipe': before}), folder)
-
-
-def go_on_command(names: Sequence[str] | None, out: Path, seed: int | None) -> str:
-    """Return the command that goes on with a plan."""
-    given = ['python -m training.reproduce', *(['--only', *names] if names else [])]
-    given += [] if seed is None else [f'--seed {seed}']
-    return ' '.join([*given, '--out', shlex.quote(str(out))])
