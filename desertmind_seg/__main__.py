@@ -38,6 +38,7 @@ _SECTIONS = {
     'judge and export it': {
         'evaluate': ('training', 'score a checkpoint or bundle on a labelled set'),
         'compare': ('training', 'tell which differences between runs are real'),
+        'reproduce': ('training', 'run the reference experiments, small, and compare'),
         'export': ('training', 'write the bundle that runs on a vehicle: one ONNX file'),
         'model_card': ('training', "write a bundle's card from what it says about itself"),
     },

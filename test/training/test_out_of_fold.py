@@ -38,7 +38,7 @@ from training.ensembles.store import (
 )
 
 NETWORK = MadeUpNetwork(1, (2.0,) * 8, 2.0)
-ALONE = (np.ones((4, 1)), 1.0)
+ALONE = np.ones((4, 1))
 
 
 def _random_probabilities(sharpness: float) -> np.ndarray:
@@ -121,8 +121,6 @@ def test_scores_are_those_of_the_probabilities_resized_to_the_frame(store: OutOf
     figures = scores.metrics()
     assert (figures.frames, figures.blocks) == (16, 8)
     assert len(figures.per_frame) == 16
-    sharper = score_mixtures([store], {'sharper': (ALONE[0], 0.2)})['sharper']
-    np.testing.assert_array_equal(sharper.confusion.counts, scores.confusion.counts)
 
 
 def test_a_sample_interpolates_as_the_scores_do(store: OutOfFoldStore) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from training.recipes.changes import recipe_changes
 from training.recipes.load import RECIPES, load_ensemble, load_recipe
 from training.recipes.schema import EnsembleRecipe, Recipe, RecipeError
 
@@ -28,13 +29,21 @@ RESOLVED = {
     'desert_phase2_2': '34583bb693d72239',
     'desert_phase3': 'e7e1d356eabdda27',
     'exp060': '4b2d52b8f769b45c',
+    'exp060_small': 'bc6838e01608ae94',
     'exp061': '33ba772abc4e06f7',
+    'exp061_small': '1d6f1b4a94134811',
     'exp062': 'c21d6d7a9a18f24c',
+    'exp062_small': 'c7c18373071ad364',
     'exp093_2': 'd2f48c73082239ac',
+    'exp093_2_small': 'a877111951d4ea72',
     'exp093_4': '479f29358b023b8e',
+    'exp093_4_small': 'dd718c7f56a94374',
     'exp093_5': '5cb37df59302de99',
+    'exp093_5_small': 'd1060bdcd24d551a',
     'exp093_6': 'ad5063471467358d',
+    'exp093_6_small': 'a012914e83d0c2f2',
     'exp093_ensemble': '5e806c4f7ca31df6',
+    'exp093_ensemble_small': '53187d0a59c86d40',
     'finetune': '29ff24ba212fbb44',
     'finetune_rgbd': '7bde1ededb94c65d',
     'nyuv2_rgb': 'b2217eb0901df7c3',
@@ -99,6 +108,47 @@ def test_a_shipped_recipe_says_only_what_differs(path: Path) -> None:
     if said['parent'] != 'none' and 'members' not in said:
         inherited = _flat(load_recipe(said['parent']).model_dump(mode='json'))
         assert {key for key in said if said[key] == inherited.get(key)} == set()
+
+
+SMALL = sorted(path.stem for path in SHIPPED if path.match('exp*_small.yaml'))
+# What may differ from the full recipe, so that two CPU cores train it in minutes.
+_SIZES = {
+    *('name', 'parent', 'model.encoder', 'model.encoder_weights', 'model.network_size_hw'),
+    *('data.split.folds', 'data.num_workers', 'augment.resize_hw', 'augment.crop_size_hw'),
+    *('loss.boundary_px', 'optim.epochs', 'optim.lr', 'optim.precision', 'optim.keep'),
+    *('optim.val_every_epochs', 'evaluation.tta_scales'),
+}
+
+
+@pytest.mark.parametrize('name', [name for name in SMALL if 'ensemble' not in name])
+def test_a_small_recipe_is_the_full_one_at_another_size(name: str) -> None:
+    small = load_recipe(name)
+    full = load_recipe(name.removesuffix('_small'))
+    changed = recipe_changes(full.model_dump(mode='json'), small.model_dump(mode='json'))
+    assert changed.keys() - _SIZES == set()
+    # Against its parent it makes the one change that the full one makes against its own.
+    if small.parent != full.name:
+        assert small.parent == f'{full.parent}_small'
+        of_small, of_full = (
+            recipe_changes(
+                load_recipe(recipe.parent).model_dump(mode='json'), recipe.model_dump(mode='json')
+            )
+            for recipe in (small, full)
+        )
+        for changes in (of_small, of_full):
+            for key in ('name', 'parent', 'model.network_size_hw'):  # to suit the stride
+                changes.pop(key, None)
+        assert of_small == of_full
+
+
+def test_the_small_ensemble_is_of_the_small_members() -> None:
+    small, full = map(load_ensemble, ('exp093_ensemble_small', 'exp093_ensemble'))
+    assert [member.recipe for member in small.members] == [
+        f'{member.recipe}_small' for member in full.members
+    ]
+    assert (small.method, small.evaluation) == (full.method, full.evaluation)
+    for member in small.members:
+        assert load_recipe(member.recipe).data.split.folds == member.folds
 
 
 def _flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:

@@ -60,6 +60,7 @@ _MISSING_INPUT = {
     'training.export': '{none} --out {new}',
     'training.model_card': '{none} --out {new}',
     'training.import_labels': '{none} --out {new}',
+    'training.reproduce': '--only {none} --out {new}',
 }
 _COMMANDS = [*_MISSING_INPUT, 'training.synthetic']  # which reads no file
 _NODE = 'desertmind_seg.segmentation_node'  # which takes ROS arguments

@@ -61,6 +61,7 @@ ROOMS: dict[str, dict[str, str]] = {
         'bundles': 'data evaluation networks recipes',
         'ensembles': 'data evaluation networks recipes',
         'fit': 'bundles data ensembles evaluation networks recipes',
+        'reproduction': 'ensembles evaluation fit recipes',
     },
 }
 COMMANDS = {
@@ -77,7 +78,7 @@ COMMANDS = {
     },
     'training': {
         *('synthetic', 'audit', 'train', 'evaluate', 'compare', 'calibrate'),
-        *('folds', 'ensemble', 'export', 'model_card', 'import_labels'),
+        *('folds', 'ensemble', 'export', 'model_card', 'import_labels', 'reproduce'),
     },
 }
 # Packages from outside -> the folders that may import them; '' is the root. Others are free.

@@ -102,7 +102,7 @@ def fit_ensemble_weights(
     # SLSQP is always shown: it costs a few evaluations and says what the reference's weights were.
     for method in sorted({'slsqp', recipe.method}):
         weights[method] = cross_fitted(sample, folds, METHODS[method])
-    scores = score_mixtures(stores, {name: (rows, 1.0) for name, rows in weights.items()})
+    scores = score_mixtures(stores, weights)
     final = METHODS[recipe.method](sample)
     temperatures, _ = temperature_table(stores, sample, final, recipe.evaluation.temperatures)
     best = max(names, key=lambda name: scores[name].confusion.miou_all)

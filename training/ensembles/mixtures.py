@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 from desertmind_seg.scores.records import SplitMetrics
+from desertmind_seg.scores.reliability import Calibration
 from desertmind_seg.scores.split_scores import SplitScores
 from training.ensembles.store import OutOfFoldStore, Record, StoredFrame
 from training.evaluation.metrics_file import METRICS_FILE, Metrics, Views, write_metrics
@@ -55,24 +56,40 @@ class MixtureScores(SplitScores):
         super().__init__(ontology)
         self._log_likelihood = 0.0
 
-    def add_probabilities(
-        self, row: StoredFrame, labels: npt.NDArray[np.uint8], probabilities: torch.Tensor
+    def add_frame(
+        self,
+        row: StoredFrame,
+        labels: npt.NDArray[np.uint8],
+        mask: npt.NDArray[np.uint8],
+        confidence: npt.NDArray[np.uint8],
+        log_of_truth: torch.Tensor,
     ) -> None:
-        """Count one frame: labels uint8 (H, W), probabilities float32 (C, H, W)."""
-        largest, winner = probabilities.max(dim=0)
-        mask = winner.to(torch.uint8).numpy()
-        confidence = (255.0 * largest).round().to(torch.uint8).numpy()
+        """Count one frame, all (H, W): what is predicted, and the log of the label's share."""
         self.add(row.name, f'{row.dataset}/{row.group}', labels, mask, confidence)
-        labelled = torch.from_numpy(labels != UNLABELED)
-        truth = torch.from_numpy(labels)[labelled].long()
-        of_truth = probabilities[:, labelled].gather(0, truth[None])
-        self._log_likelihood += float(of_truth.log().double().sum())
+        self._log_likelihood += _sum_of_labelled(log_of_truth, labels)
 
     def summary(self) -> dict[str, float]:
         """Return the values of a `MixtureSummary`."""
         confusion, ece = self.confusion, self.ece
         nll = -self._log_likelihood / int(confusion.counts.sum())
         return {'miou_all': confusion.miou_all, 'nll': nll, 'ece': ece}
+
+
+def _sum_of_labelled(values: torch.Tensor, labels: npt.NDArray[np.uint8]) -> float:
+    return float(values[torch.from_numpy(labels != UNLABELED)].double().sum())
+
+
+def _decided(
+    scores: torch.Tensor, labels: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.uint8], torch.Tensor, torch.Tensor]:
+    """Return of scores (C, H, W) the arg-max, the largest, and that of the label, each (H, W)."""
+    largest, winner = scores.max(dim=0)
+    truth = torch.from_numpy(np.where(labels == UNLABELED, 0, labels)).long()
+    return winner.to(torch.uint8).numpy(), largest, scores.gather(0, truth[None])[0]
+
+
+def _as_uint8(confidence: torch.Tensor) -> npt.NDArray[np.uint8]:
+    return (255.0 * confidence).round().to(torch.uint8).numpy()
 
 
 def _frames(
@@ -88,22 +105,21 @@ def _frames(
 
 
 def score_mixtures(
-    stores: Sequence[OutOfFoldStore], mixtures: Mapping[str, tuple[Weights, float]]
+    stores: Sequence[OutOfFoldStore], mixtures: Mapping[str, Weights]
 ) -> dict[str, MixtureScores]:
     """Score any number of mixtures in one pass over the frames.
 
     Args:
         stores: the members.
         mixtures: weights, float (folds, members) with rows on the simplex, of which row k is used
-            for frames of fold k; and the temperature of the mean.
+            for frames of fold k.
     """
     scores = {name: MixtureScores(stores[0].experiment.ontology) for name in mixtures}
     for fold, row, labels, members in _frames(stores, 'scoring'):
-        for name, (weights, temperature) in mixtures.items():
+        for name, weights in mixtures.items():
             mean = torch.einsum('mchw,m->chw', members, torch.from_numpy(weights[fold]).float())
-            if temperature != 1.0:
-                mean = (mean.log() / temperature).softmax(dim=0)
-            scores[name].add_probabilities(row, labels, mean)
+            mask, largest, of_truth = _decided(mean, labels)
+            scores[name].add_frame(row, labels, mask, _as_uint8(largest), of_truth.log())
     return scores
 
 
@@ -190,14 +206,33 @@ def temperature_table(
         Rows by rising temperature, and the scores at the fitted one.
     """
     fitted = fit_temperature(sample, weights)
-    of_all_folds = np.tile(weights, (stores[0].experiment.folds, 1))
-    listed = sorted({*temperatures, 1.0, fitted})
-    scores = score_mixtures(stores, {repr(t): (of_all_folds, t) for t in listed})
+    share = torch.from_numpy(weights).float()
+    scores = MixtureScores(stores[0].experiment.ontology)
+    # Masks are the same at each: only calibration and likelihood are counted for every one.
+    others = {t: Calibration() for t in {*temperatures, 1.0} - {fitted}}
+    log_likelihood = dict.fromkeys(others, 0.0)
+    for _, row, labels, members in _frames(stores, 'scoring temperatures'):
+        logs = torch.einsum('mchw,m->chw', members, share).log()
+        mask, largest, of_truth = _decided(logs, labels)
+        for t in (fitted, *others):
+            norm = (logs / t).logsumexp(dim=0)
+            confidence, log_of_truth = _as_uint8((largest / t - norm).exp()), of_truth / t - norm
+            if t == fitted:
+                scores.add_frame(row, labels, mask, confidence, log_of_truth)
+            else:
+                others[t].add(labels, mask, confidence)
+                log_likelihood[t] += _sum_of_labelled(log_of_truth, labels)
+    best = scores.summary()
+    pixels = int(scores.confusion.counts.sum())
+    found = {
+        t: {**best, 'nll': -log_likelihood[t] / pixels, 'ece': calibration.ece}
+        for t, calibration in others.items()
+    }
     rows = [
-        TemperatureScore(temperature=t, fitted=t == fitted, **scores[repr(t)].summary())
-        for t in listed
+        TemperatureScore(temperature=t, fitted=t == fitted, **figures)
+        for t, figures in sorted({**found, fitted: best}.items())
     ]
-    return rows, scores[repr(fitted)]
+    return rows, scores
 
 
 def print_temperature_table(rows: Sequence[TemperatureScore]) -> None:

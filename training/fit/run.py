@@ -38,7 +38,7 @@ from training.networks.checkpoint import (
 )
 from training.networks.losses import class_weights
 from training.recipes.changes import recipe_changes
-from training.recipes.schema import Recipe, RecipeError
+from training.recipes.schema import EnsembleRecipe, Recipe, RecipeError
 
 # Keys that say how fast a run is, not what comes out of it.
 _FREE_KEYS = {'data.num_workers', 'data.cache_dir'}
@@ -99,7 +99,7 @@ def train(
         return done
     state = read_last(out / LAST) if resume and (out / LAST).is_file() else None
     if state is not None:
-        recipe = _as_begun(recipe, state['run'])
+        recipe = as_begun(recipe, state['run'])
         _check_same_run(state['run'], recipe, ontology, out / LAST)
     made_by = environment()  # of the code that runs, before somebody edits it
     listed = [
@@ -182,7 +182,7 @@ def train(
     return load_checkpoint(out / CHECKPOINT)
 
 
-def _as_begun(recipe: Recipe, run: Mapping[str, Any]) -> Recipe:
+def as_begun(recipe: Recipe, run: Mapping[str, Any]) -> Recipe:
     """Return the recipe with the precision that was measured when the run began."""
     begun = run['recipe']['optim']['precision']
     if recipe.optim.precision != 'measured':
@@ -193,7 +193,7 @@ def _as_begun(recipe: Recipe, run: Mapping[str, Any]) -> Recipe:
 
 def _finished_run(recipe: Recipe, ontology: Ontology, out: Path) -> Checkpoint:
     done = load_checkpoint(out / CHECKPOINT)
-    recipe = _as_begun(recipe, {'recipe': done.recipe})
+    recipe = as_begun(recipe, {'recipe': done.recipe})
     trained_on = done.parsed_ontology()
     run = {
         'recipe': done.recipe,
@@ -245,11 +245,13 @@ def _check_same_run(
     check_same_recipe(run['recipe'], recipe, path)
 
 
-def check_same_recipe(before: Mapping[str, Any], recipe: Recipe, path: Path) -> None:
+def check_same_recipe(
+    before: Mapping[str, Any], recipe: Recipe | EnsembleRecipe, path: Path
+) -> None:
     """Make sure that what is there was made by this recipe; how data are read may differ.
 
     Args:
-        before: the other recipe, as ``Recipe.model_dump(mode='json')`` gave it.
+        before: the other recipe, as its ``model_dump(mode='json')`` gave it.
         recipe: the one that is to go on.
         path: what was made by the other one.
 
