@@ -322,7 +322,7 @@ def test_the_curve_of_depth_of_checkpoint_and_bundle(
     assert '50% of the depth' in capsys.readouterr().out
 
     bundle = write_tiny_bundle(tmp_path / 'rgbd.onnx', modality='rgbd').path
-    assert main(['--bundle', str(bundle), *data, *shares, '--out', str(out)]) == 0
+    assert main(['--bundle', str(bundle), *data, *shares, '--out', str(out), '--force']) == 0
     points = read_metrics(out).depth_curve
     assert points is not None
     # Its depth is added to all classes alike.
@@ -338,7 +338,8 @@ def test_frames_without_depth_are_scored_with_all_of_it_missing(
 ) -> None:
     source = tmp_path / 'with_depth.pt'
     save_checkpoint(widened_checkpoint(trained[0]), source)
-    data = ['--dataset', 'ycor', '--root', str(tiny_ycor), '--out', str(tmp_path / 'out')]
+    data = ['--dataset', 'ycor', '--root', str(tiny_ycor)]
+    data += ['--out', str(tmp_path / 'out'), '--force']
     assert main(['--checkpoint', str(source), *data]) == 0
     assert '2 of them have no depth' in capsys.readouterr().out
     # Its filters for depth are not zero, but there is nothing that they could see.
