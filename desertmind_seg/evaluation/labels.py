@@ -181,10 +181,21 @@ def bag_label_map(
             f'Labels {topic!r} of bag {str(bag.path)!r} are of no shipped class table '
             f'({recorded or "the bag records none"}); name theirs by --ontology FILE.yaml'
         )
+    return label_map_of(table, model, entries, f'{bag.path} {topic}')
+
+
+def label_map_of(
+    table: Ontology, model: Ontology, entries: Sequence[str], source: str
+) -> LabelMap | None:
+    """Return how labels of `table` become the model's classes, None where they are these.
+
+    Raises:
+        LabelMapError: as `bag_label_map`; names `source`.
+    """
     if entries:
         return parse_label_map(entries, table, model).into_model()
     if table.names != model.names:
-        raise mismatch(f'{bag.path} {topic}', table, model, 'the bundle')
+        raise mismatch(source, table, model, 'the bundle')
     return None if table.reads_alike(model) else parse_label_map(['*=ignore'], table, model)
 
 
