@@ -4,7 +4,7 @@ Results, below --out, which may be a prefix in an object store:
 
 - `bags/run_id=RUN/BAG.parquet`: one file a bag and run, written whole: `fleet.records.BagRow`.
 - `runs/RUN/`: `manifest.parquet`, `totals.json` (`release.totals.FleetTotals`), `report.html` and
-  `log.jsonl`, one line a bag.
+  `log.jsonl`, a line where a bag is begun and one where it is done.
 
 docs/fleet.md has the tables, the criteria, and queries.
 """
@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 import sys
+from typing import TYPE_CHECKING
 
 from desertmind_seg.messages.compressed_format import COMPRESSED_COLORS
 from desertmind_seg.messages.pairing import MAX_DT_MS, MAX_WAIT_MS
@@ -22,6 +23,7 @@ from desertmind_seg.options import (
     add_backend,
     add_bundle,
     add_confidence_threshold,
+    add_label_map,
     add_labels,
     command_parser,
     exit_code,
@@ -31,6 +33,9 @@ from desertmind_seg.options import (
     run_command,
     whole_number,
 )
+
+if TYPE_CHECKING:
+    from desertmind_seg.fleet.records import RunOptions
 
 CRITERIA_NOT_MET = 3
 _EXAMPLES = """\
@@ -65,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--image', required=True, metavar='TOPIC', help='raw or compressed images')
     add_labels(parser)
+    add_label_map(parser)
     parser.add_argument('--depth', metavar='TOPIC', help='depth registered to the images')
     parser.add_argument('--camera-info', metavar='TOPIC', help='of the images, with --depth')
     parser.add_argument('--gravity-frame', metavar='FRAME', help='of /tf whose z is up')
@@ -162,6 +168,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.against is None and options.against_temporal_alpha is not None:
         parser.error('--against-temporal-alpha needs --against')
+    if options.labels is None and (options.ontology or options.map):
+        parser.error('--ontology and --map need --labels')
     if options.depth is None and (options.camera_info or options.gravity_frame):
         parser.error('--camera-info and --gravity-frame need --depth')
     if options.export_worst and '://' in options.out:
@@ -171,16 +179,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from desertmind_seg.fleet.pool import Pool
-    from desertmind_seg.fleet.records import Limits, RunOptions
+    from desertmind_seg.fleet.records import Limits
     from desertmind_seg.release.page import shown, shown_interval, verdict_rows
     from desertmind_seg.release.run import REPORT, TOTALS, FleetRequest, evaluate_fleet
     from desertmind_seg.release.worst import export_worst
 
-    asked = {name: getattr(options, name) for name in RunOptions.model_fields}
+    asked = asked_of_bags(options)
     result = evaluate_fleet(
         FleetRequest(
             source=options.bags,
-            options=RunOptions(**asked),
+            options=asked,
             bundle=options.bundle or share_path(DEFAULT_BUNDLE),
             against=options.against,
             out=options.out,
@@ -211,13 +219,26 @@ def _run(options: argparse.Namespace) -> int:
     if failed:
         counts = ', '.join(f'{count} {status}' for status, count in failed.items())
         print(f'{counts}: not in the totals.', file=sys.stderr)
+    if totals.copies:
+        first = ' and '.join(totals.copies[0][:2])
+        print(
+            f'{len(totals.copies)} recordings are there more than once and count so, by start, '
+            f'length and frames: {first}',
+            file=sys.stderr,
+        )
+    if options.labels is None and result.listing.labels_apart:
+        print(
+            f'{result.listing.labels_apart} bags have a labels_uri; without --labels TOPIC it is '
+            'not read.',
+            file=sys.stderr,
+        )
     print(f'Report: {result.folder}/{REPORT}\nTotals: {result.folder}/{TOTALS}')
     if options.export_worst:
         written = export_worst(
             result.worst.worst_frames(options.export_worst),
-            result.entries,
+            result.listing,
             options.bundle or share_path(DEFAULT_BUNDLE),
-            RunOptions(**asked),
+            asked,
             Path(result.folder, 'worst'),
             Path(options.scratch),
             lambda text: print(f'Not exported: {text}', file=sys.stderr),
@@ -228,6 +249,21 @@ def _run(options: argparse.Namespace) -> int:
             print(f'{row[-1]}: {row[0]} of {row[1]} {row[2]}: {row[3]} ({row[4]}, n {row[5]})')
         return ALL_DONE if all(each.passed for each in result.verdicts) else CRITERIA_NOT_MET
     return exit_code(totals.statuses['ok'], totals.bags)
+
+
+def asked_of_bags(options: argparse.Namespace) -> 'RunOptions':
+    """Return what is asked of each bag, with the content of files in place of their names."""
+    from desertmind_seg.fleet.records import RunOptions
+    from desertmind_seg.model.ontology import load_ontology
+    from desertmind_seg.pipeline.label_map import written_out
+
+    texts = {'labels_ontology', 'label_map'}
+    values = {name: getattr(options, name) for name in RunOptions.model_fields.keys() - texts}
+    return RunOptions(
+        **values,
+        labels_ontology=options.ontology and load_ontology(options.ontology),
+        label_map=written_out(options.map),
+    )
 
 
 if __name__ == '__main__':

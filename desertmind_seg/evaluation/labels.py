@@ -174,17 +174,29 @@ def bag_label_map(
             f'Labels {topic!r} of bag {str(bag.path)!r} are of no shipped class table '
             f'({recorded or "the bag records none"}); name theirs by --ontology FILE.yaml'
         )
+    if entries or table.names == model.names:
+        label_map = label_map_of(table, model, entries, f'{bag.path} {topic}')
+        if label_map is None and recorded not in (None, model.sha256):
+            return parse_label_map(['*=ignore'], table, model)  # the bag's own, to be read as such
+        return label_map
+    fitting = [name for name in bag.topics if bag.ontology_sha256(name) == model.sha256]
+    others = f'. Of its own are {", ".join(fitting)}' if fitting else ''
+    raise LabelMapError(f'{mismatch(f"{bag.path} {topic}", table, model, "the bundle")}{others}')
+
+
+def label_map_of(
+    table: Ontology, model: Ontology, entries: Sequence[str], source: str
+) -> LabelMap | None:
+    """Return how labels of `table` become the model's classes, None where they are these.
+
+    Raises:
+        LabelMapError: as `bag_label_map`; names `source`.
+    """
     if entries:
         return parse_label_map(entries, table, model).into_model()
     if table.names != model.names:
-        fitting = [name for name in bag.topics if bag.ontology_sha256(name) == model.sha256]
-        others = f'. Of its own are {", ".join(fitting)}' if fitting else ''
-        raise LabelMapError(
-            f'{mismatch(f"{bag.path} {topic}", table, model, "the bundle")}{others}'
-        )
-    if table.reads_alike(model) and recorded in (None, model.sha256):
-        return None
-    return parse_label_map(['*=ignore'], table, model)  # the same names
+        raise mismatch(source, table, model, 'the bundle')
+    return None if table.reads_alike(model) else parse_label_map(['*=ignore'], table, model)
 
 
 class LabelScore:

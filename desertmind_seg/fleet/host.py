@@ -19,8 +19,8 @@ from typing import IO
 
 from desertmind_seg.fleet import tables
 from desertmind_seg.fleet.child import Answer, ChildSetup, Job
-from desertmind_seg.fleet.index import local_copy
 from desertmind_seg.fleet.records import BagEntry, BagRow, FleetError, Limits, Run, Status
+from desertmind_seg.fleet.scratch import FetchAhead
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import partial_folder
 
@@ -73,6 +73,7 @@ class BagHost:
         Path(scratch).mkdir(parents=True, exist_ok=True)
         self._scratch_keeper = partial_folder(Path(scratch))  # goes when the next host comes
         self._scratch = self._scratch_keeper.__enter__()
+        self._ahead = FetchAhead(self._scratch)
         self._bundles: list[Path] = []
         for name, content in (('bundle.onnx', bundle), ('against.onnx', against)):
             if content is not None:
@@ -93,16 +94,20 @@ class BagHost:
     def close(self) -> None:
         """End the child and remove what lies in the scratch folder."""
         self._kill()
+        self._ahead.drop()
         self._scratch_keeper.__exit__(None, None, None)
 
-    def evaluate(self, entry: BagEntry) -> BagRow:
+    def evaluate(self, entry: BagEntry, following: BagEntry | None = None) -> BagRow:
         """Fetch a bag, evaluate it, put its row, and return the summary of that.
+
+        Args:
+            entry: of the bag.
+            following: which comes next, most likely; it is fetched while this one is evaluated.
 
         Raises:
             OSError, FleetError: the row cannot be put.
         """
-        start = time.monotonic()
-        row = self._row(entry, start)
+        row = self._row(entry, following)
         updates = {
             'host': platform.node(),
             'code_sha256': self._run.code_sha256,
@@ -112,17 +117,14 @@ class BagHost:
         tables.put_row(self.out, row)
         return row.summary()
 
-    def _row(self, entry: BagEntry, start: float) -> BagRow:
-        fetched = start
+    def _row(self, entry: BagEntry, following: BagEntry | None) -> BagRow:
+        start = fetched = time.monotonic()
         try:
-            with local_copy(entry.uri, self._scratch, entry) as path:
-                if not entry.labels_uri:
-                    fetched = time.monotonic()
-                    answer = self._answer(Job(entry=entry, path=path, label_bag=None))
-                else:
-                    with local_copy(entry.labels_uri, self._scratch) as labels:
-                        fetched = time.monotonic()
-                        answer = self._answer(Job(entry=entry, path=path, label_bag=labels))
+            with self._ahead.copies(entry) as (path, labels):
+                fetched = time.monotonic()
+                if following is not None:
+                    self._ahead.begin(following)
+                answer = self._answer(Job(entry=entry, path=path, label_bag=labels))
         except (DesertmindError, OSError) as err:
             answer = Answer(status='failed', reason=str(err))
         row = answer.row or BagRow.of(entry, self._run_id, answer.status, answer.reason)

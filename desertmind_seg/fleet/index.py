@@ -5,21 +5,23 @@ Of an MCAP file in a store the index at its end is read alone; other formats are
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
-from desertmind_seg.fleet import store
+from desertmind_seg.fleet import store, tables
 from desertmind_seg.fleet.manifest import describe
-from desertmind_seg.fleet.records import BagEntry, BagRow, FleetError, RunOptions, Status
+from desertmind_seg.fleet.records import BagEntry, BagRow, Run, RunOptions, Status
+from desertmind_seg.fleet.scratch import local_copy
 from desertmind_seg.messages.bags import IMAGE_TYPE, IMAGE_TYPES, Bag, BagError, did_you_mean
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.files import partial_folder
 from desertmind_seg.storage.connection import Findings
 from desertmind_seg.storage.mcap_file import McapFile
 from desertmind_seg.storage.recording import OtherFormatError
 
+# Bags that wait for their store at once.
+_THREADS = 8
 # Type and number of messages by topic.
 Topics = Mapping[str, tuple[str, int]]
 
@@ -33,6 +35,20 @@ class Refused(Exception):  # noqa: N818 - no error of the command: it becomes a 
         self.reason = reason
 
 
+def index_chunk(entries: Sequence[BagEntry], run: Run, out: str, scratch: str) -> list[BagRow]:
+    """Return the rows of those that cannot be evaluated, after they were put."""
+    folder = Path(scratch)
+    folder.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(_THREADS) as threads:
+        found = threads.map(
+            lambda entry: refused_row(entry, run.options, run.run_id, folder), entries
+        )
+        rows = [row for row in found if row is not None]
+    for row in rows:
+        tables.put_row(out, row)
+    return rows
+
+
 def refused_row(entry: BagEntry, options: RunOptions, run_id: str, scratch: Path) -> BagRow | None:
     """Look into a bag; return its row where it cannot be evaluated, None where it can.
 
@@ -40,10 +56,12 @@ def refused_row(entry: BagEntry, options: RunOptions, run_id: str, scratch: Path
     """
     try:
         check_topics(_topics_of(entry, scratch), entry, options)
+        if options.labels is not None and entry.labels_uri:
+            topics = _topics_of(describe(entry.labels_uri), scratch)
+            where = f'label topic of {entry.labels_uri}'
+            _check(topics, options.labels, (IMAGE_TYPE,), where, 'no_topic')
     except Refused as err:
         return BagRow.of(entry, run_id, err.status, err.reason)
-    except FileNotFoundError as err:
-        return BagRow.of(entry, run_id, 'failed', str(err))
     except (DesertmindError, OSError) as err:
         return BagRow.of(entry, run_id, 'failed', str(err))
     except Exception as err:  # noqa: BLE001 - whatever a file makes a parser do
@@ -110,28 +128,8 @@ def _check(topics: Topics, name: str, types: tuple[str, ...], what: str, status:
     images = {topic: found for topic, found in topics.items() if found[0] in IMAGE_TYPES}
     listing = ', '.join(f'{topic} ({found[1]})' for topic, found in sorted(images.items()))
     problem = f'no {what} {name!r}{did_you_mean(name, images)}'
-    if kind:
+    if kind in types:
+        problem = f'{what} {name!r} has no message'
+    elif kind:
         problem = f'{what} {name!r} has {count} messages of {kind}; expected {" or ".join(types)}'
     raise Refused(status, f'{problem}; its image topics: {listing or "none"}')
-
-
-@contextmanager
-def local_copy(uri: str, scratch: Path, entry: BagEntry | None = None) -> Iterator[Path]:
-    """Yield the local path of a bag; one of a store is fetched to `scratch`, and goes again.
-
-    Raises:
-        OSError, FleetError: it is not there, cannot be fetched, or is not what `entry` says.
-    """
-    if not store.is_remote(uri):
-        path = Path(uri)
-        if not path.exists():
-            raise FleetError(f'{uri} does not exist on this machine')
-        if entry is not None and entry.size and (size := describe(uri).size) != entry.size:
-            raise FleetError(
-                f'{uri} has changed since the manifest was made ({size} bytes, in the manifest '
-                f'{entry.size}); make the manifest anew'
-            )
-        yield path
-        return
-    with partial_folder(scratch) as folder:
-        yield store.fetch(uri, folder, None if entry is None else entry.etag)

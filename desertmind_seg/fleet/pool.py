@@ -8,32 +8,43 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import islice
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
 from desertmind_seg.fleet import tables
 from desertmind_seg.fleet.host import CHILD, BagHost
-from desertmind_seg.fleet.index import refused_row
+from desertmind_seg.fleet.index import index_chunk
 from desertmind_seg.fleet.records import BagEntry, BagRow, FleetError, Limits, Run
 from desertmind_seg.fleet.store import is_remote
 from desertmind_seg.model.errors import DesertmindError
 
-# Bags of one index task, and how many of them wait for their store at once.
-_CHUNK, _THREADS = 32, 8
+# Bags of one index task.
+_CHUNK = 32
 # Actors or machines that a bag may take down before it is called failed.
 _MAX_TRIES = 3
 _TICK_SEC = 1.0
 # Nothing large goes through it: a bundle has 20 MB.
 _OBJECT_STORE_BYTES = 160 * 2**20
 
-OnRow = Callable[[BagRow], None]
-OnTick = Callable[[], None]
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told how it goes.
+
+    Attributes:
+        on_begin: of each bag that is given to a worker, before it is.
+        on_row: of each bag whose row was put.
+        on_tick: now and then.
+    """
+
+    on_begin: Callable[[BagEntry], None]
+    on_row: Callable[[BagRow], None]
+    on_tick: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -59,14 +70,9 @@ class Pool:
     child: str = ''
 
 
-def check_extra(*places: str) -> None:
-    """Raise ModuleNotFoundError for what the extra fleet has and this machine lacks.
-
-    Args:
-        places: of bags and results; a store needs more than a disk.
-    """
-    wanted = ['ray', 'pyarrow', *(['obstore'] if any(map(is_remote, places)) else [])]
-    for name in wanted:
+def check_extra(*modules: str) -> None:
+    """Raise ModuleNotFoundError for what the extra fleet has and this machine lacks."""
+    for name in modules:
         if find_spec(name) is None:
             raise ModuleNotFoundError(f'No module named {name!r} (of the extra fleet)', name=name)
 
@@ -133,10 +139,8 @@ def _embed(pool: Pool, shared: Mapping[str, Any]) -> None:
             return
 
 
-def index_pass(
-    entries: Sequence[BagEntry], run: Run, out: str, pool: Pool, on_row: OnRow, on_tick: OnTick
-) -> list[BagEntry]:
-    """Look into every bag; put the rows of those that cannot be evaluated, return the others.
+def index_pass(entries: Iterator[BagEntry], run: Run, out: str, pool: Pool, watch: Watch) -> None:
+    """Look into every bag; put the rows of those that cannot be evaluated.
 
     Raises:
         OSError, FleetError: a row cannot be put.
@@ -144,57 +148,44 @@ def index_pass(
     import ray
 
     remote = ray.remote(num_cpus=1, max_retries=0)(index_chunk)
-    chunks = deque(entries[at : at + _CHUNK] for at in range(0, len(entries), _CHUNK))
-    refused: set[str] = set()
+    alone: deque[BagEntry] = deque()  # bags of chunks whose process died: which of them was it?
     running: dict[Any, Sequence[BagEntry]] = {}
     most = 2 * max(1, int(ray.cluster_resources().get('CPU', 1)))
-    while chunks or running:
-        while chunks and len(running) < most:
-            chunk = chunks.popleft()
+    chunk: Sequence[BagEntry]
+    while True:
+        while len(running) < most:
+            chunk = [alone.popleft()] if alone else [*islice(entries, _CHUNK)]
+            if not chunk:
+                break
             running[remote.remote(chunk, run, out, pool.scratch)] = chunk
+        if not running:
+            return
         for ref in ray.wait(list(running), timeout=_TICK_SEC)[0]:
             chunk = running.pop(ref)
             try:
                 rows = _got(ref)
             except _lost() as err:
-                if len(chunk) > 1:  # which of them was it?
-                    chunks.extend([entry] for entry in chunk)
+                if len(chunk) > 1:
+                    alone.extend(chunk)
                     continue
                 reason = f'the process that read its index died: {_first_line(err)}'
                 rows = [BagRow.of(chunk[0], run.run_id, 'failed', reason)]
                 tables.put_row(out, rows[0])
             for row in rows:
-                refused.add(row.bag_id)
-                on_row(row)
-        on_tick()
-    return [entry for entry in entries if entry.bag_id not in refused]
-
-
-def index_chunk(entries: Sequence[BagEntry], run: Run, out: str, scratch: str) -> list[BagRow]:
-    """Return the rows of those that cannot be evaluated, after they were put."""
-    folder = Path(scratch)
-    folder.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(_THREADS) as threads:
-        found = threads.map(
-            lambda entry: refused_row(entry, run.options, run.run_id, folder), entries
-        )
-        rows = [row for row in found if row is not None]
-    for row in rows:
-        tables.put_row(out, row)
-    return rows
+                watch.on_row(row)
+        watch.on_tick()
 
 
 def evaluation_pass(
-    entries: Sequence[BagEntry],
+    entries: Iterator[BagEntry],
     run: Run,
     bundles: tuple[bytes, bytes | None],
     limits: Limits,
     out: str,
     pool: Pool,
-    on_row: OnRow,
-    on_tick: OnTick,
+    watch: Watch,
 ) -> None:
-    """Evaluate every bag; each is told to `on_row` once its row is put.
+    """Evaluate every bag.
 
     Raises:
         OSError, FleetError: no engine can be loaded, a row cannot be put, or nothing runs.
@@ -212,7 +203,7 @@ def evaluation_pass(
     def start() -> Any:
         return actor.remote(run, bundle, against, limits, out, pool.scratch, pool.child or CHILD)
 
-    _Queue(entries, run.run_id, out, _workers(pool, gpus), start).work(on_row, on_tick)
+    _Queue(entries, run.run_id, out, _workers(pool, gpus), start, watch).work()
 
 
 def _workers(pool: Pool, gpus: float) -> int:
@@ -241,43 +232,57 @@ class _Queue:
 
     def __init__(
         self,
-        entries: Sequence[BagEntry],
+        entries: Iterator[BagEntry],
         run_id: str,
         out: str,
         workers: int,
         start: Callable[[], Any],
+        watch: Watch,
     ) -> None:
-        self._waiting = deque(entries)
+        self._entries = entries
+        self._returned: deque[BagEntry] = deque()
         self._run_id, self._out, self._workers, self._start = run_id, out, workers, start
+        self._watch = watch
         self._tries: Counter[str] = Counter()
         self._starting: dict[Any, Any] = {}
         self._running: dict[Any, tuple[Any, BagEntry]] = {}
+        self._ahead: dict[Any, BagEntry] = {}
         self._lost_starts = 0
 
-    def work(self, on_row: OnRow, on_tick: OnTick) -> None:
+    def work(self) -> None:
         """Have all bags evaluated."""
         import ray
 
         try:
-            while self._waiting or self._running:
-                self._fill()
+            while self._fill():
                 refs = [*self._running, *self._starting]
                 for ref in ray.wait(refs, timeout=_TICK_SEC)[0]:
                     if ref in self._starting:
                         self._started(ref)
                     elif (row := self._ended(ref)) is not None:
-                        on_row(row)
-                on_tick()
+                        self._watch.on_row(row)
+                self._watch.on_tick()
         finally:
             actors = [*self._starting.values(), *(actor for actor, _ in self._running.values())]
             for actor in actors:
                 ray.kill(actor)
 
-    def _fill(self) -> None:
-        wanted = min(self._workers, len(self._waiting) + len(self._running))
-        while len(self._starting) + len(self._running) < wanted:
+    def _next(self) -> BagEntry | None:
+        """Return a bag that nobody has; None where there is none."""
+        return self._returned.popleft() if self._returned else next(self._entries, None)
+
+    def _fill(self) -> bool:
+        """Start actors while there are bags for them; say whether any bag is left."""
+        while len(self._starting) + len(self._running) < self._workers:
+            more = 1 + len(self._starting) - len(self._ahead) - len(self._returned)
+            self._returned.extend(islice(self._entries, max(0, more)))
+            if len(self._returned) + len(self._ahead) <= len(self._starting):
+                break
             actor = self._start()
             self._starting[actor.ready.remote()] = actor
+        if not self._running and not self._returned:
+            self._returned.extend(islice(self._entries, 1))
+        return bool(self._running or self._returned)
 
     def _started(self, ref: Any) -> None:
         actor = self._starting.pop(ref)
@@ -295,9 +300,11 @@ class _Queue:
         try:
             row: BagRow = _got(ref)
         except _lost() as err:
+            if (following := self._ahead.pop(actor, None)) is not None:
+                self._returned.append(following)
             self._tries[entry.bag_id] += 1
             if self._tries[entry.bag_id] < _MAX_TRIES:
-                self._waiting.appendleft(entry)
+                self._returned.appendleft(entry)
                 return None
             reason = f'{_MAX_TRIES} workers died over it, the last one: {_first_line(err)}'
             row = BagRow.of(entry, self._run_id, 'failed', reason)
@@ -307,12 +314,19 @@ class _Queue:
         return row
 
     def _give(self, actor: Any) -> None:
-        if self._waiting:
-            entry = self._waiting.popleft()
-            self._running[actor.evaluate.remote(entry)] = (actor, entry)
-        else:
+        """Give an actor the bag that it has fetched, the next one, or one that waits elsewhere."""
+        entry = self._ahead.pop(actor, None) or self._next()
+        if entry is None and self._ahead:
+            entry = self._ahead.pop(next(iter(self._ahead)))
+        if entry is None:
             # It goes with the last reference, when it is done; what it left, with the next host.
             actor.close.remote()
+            return
+        following = self._next() if is_remote(entry.uri) else None
+        if following is not None:
+            self._ahead[actor] = following
+        self._watch.on_begin(entry)
+        self._running[actor.evaluate.remote(entry, following)] = (actor, entry)
 
 
 def _got(ref: Any) -> Any:

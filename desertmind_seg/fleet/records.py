@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 from desertmind_seg.messages.compressed_format import CompressedColors
 from desertmind_seg.messages.pairing import MAX_DT_MS, MAX_WAIT_MS
 from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.model.records import Record
 
 Status = Literal['ok', 'no_topic', 'torn', 'timeout', 'out_of_memory', 'bad_depth', 'failed']
@@ -57,6 +58,8 @@ class RunOptions(Record):
     image: str
     labels: str | None = None
     label_codes: Literal['ids', 'raw'] = 'ids'
+    labels_ontology: Ontology | None = None
+    label_map: tuple[str, ...] = ()
     depth: str | None = None
     camera_info: str | None = None
     gravity_frame: str | None = None
@@ -153,7 +156,7 @@ class BagRow(Record):
     log_tail: str = ''
     host: str = Field(default='', description='machine that did it')
     created: str = Field(default='', description='when, in UTC')
-    fetch_sec: float = 0.0
+    fetch_sec: float = Field(default=0.0, description='that nothing was evaluated meanwhile')
     evaluate_sec: float = 0.0
     duration_sec: float = Field(default=0.0, description='of the drive')
     start_ns: int = 0

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from io import BufferedIOBase
 import os
 from pathlib import Path
+import shutil
 from typing import Any
-from urllib.parse import urlsplit
 
 from desertmind_seg.fleet.records import FleetError
 from desertmind_seg.model.files import atomic_write
@@ -23,9 +24,11 @@ from desertmind_seg.model.files import atomic_write
 # Reads of an index: MCAP's footer and summary come with one or two requests.
 _READ_BYTES = 2**18
 _FETCH_BYTES = 2**23
+# A store that does not answer is told after half a minute; the library's own patience is three.
+_RETRIES = {'max_retries': 5, 'retry_timeout': timedelta(seconds=30)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StoredFile:
     """A file: where it is, how long, and what changes when its content does."""
 
@@ -49,7 +52,7 @@ def _store(root: str) -> Any:
     import obstore.store
 
     try:
-        return obstore.store.from_url(root)
+        return obstore.store.from_url(root, retry_config=_RETRIES)
     except Exception as err:  # obstore's errors have no common type before 0.5
         raise FleetError(
             f'{root} is no object store that can be opened: {_first_line(err)}. Expected '
@@ -58,8 +61,10 @@ def _store(root: str) -> Any:
 
 
 def _split(uri: str) -> tuple[Any, str]:
-    parts = urlsplit(uri)
-    return _store(f'{parts.scheme}://{parts.netloc}'), parts.path.strip('/')
+    # By hand: a key may have # and ? in it.
+    scheme, _, rest = uri.partition('://')
+    bucket, _, key = rest.partition('/')
+    return _store(f'{scheme}://{bucket}'), key.strip('/')
 
 
 @contextmanager
@@ -82,6 +87,8 @@ def _first_line(err: BaseException) -> str:
 def list_files(uri: str) -> Iterator[StoredFile]:
     """Yield every file below a folder or prefix, by name; nothing of names with a dot in front.
 
+    A file that has several names there, as by links, comes once.
+
     Raises:
         FleetError: the store cannot be reached.
     """
@@ -89,6 +96,7 @@ def list_files(uri: str) -> Iterator[StoredFile]:
         yield from _list_remote(uri)
         return
     seen: set[str] = set()
+    files: set[tuple[int, int]] = set()
     for folder, folders, names in os.walk(uri, followlinks=True):
         real = os.path.realpath(folder)
         folders[:] = sorted(name for name in folders if not name.startswith('.'))
@@ -98,8 +106,22 @@ def list_files(uri: str) -> Iterator[StoredFile]:
         seen.add(real)
         for name in sorted(names):
             path = Path(folder, name)
-            if not name.startswith('.') and path.is_file():
-                yield _local(path)
+            if name.startswith('.') or not path.is_file():
+                continue
+            info = path.stat()
+            if info.st_nlink > 1 or path.is_symlink():
+                if (info.st_dev, info.st_ino) in files or _is_found_itself(path, uri):
+                    continue
+                files.add((info.st_dev, info.st_ino))
+            yield _local(path)
+
+
+def _is_found_itself(link: Path, uri: str) -> bool:
+    """Say whether a link leads to a file that a search of this folder comes upon anyway."""
+    real, root = link.resolve(), Path(uri).resolve()
+    if not link.is_symlink() or not real.is_relative_to(root):
+        return False
+    return not any(part.startswith('.') for part in real.relative_to(root).parts)
 
 
 def _list_remote(uri: str) -> Iterator[StoredFile]:
@@ -250,8 +272,12 @@ def read(uri: str) -> bytes:
         return bytes(obstore.get(store, key).bytes())
 
 
-def put(uri: str, content: bytes) -> None:
+def put(uri: str, content: bytes | Path) -> None:
     """Write a file whole or not at all: by a rename, or by a single request.
+
+    Args:
+        uri: where to.
+        content: of a small file; or the path of a large one.
 
     Raises:
         OSError, FleetError: it cannot be written.
@@ -261,20 +287,31 @@ def put(uri: str, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Of these there are thousands; a torn one is found by its footer, and made again.
         with atomic_write(path, durable=False) as temporary:
-            temporary.write_bytes(content)
+            if isinstance(content, bytes):
+                temporary.write_bytes(content)
+            else:
+                shutil.copyfile(content, temporary)
         return
     import obstore
 
     store, key = _split(uri)
     with _naming(uri):
-        obstore.put(store, key, content, use_multipart=False)
+        obstore.put(
+            store, key, content, use_multipart=False if isinstance(content, bytes) else None
+        )
 
 
-def names_in(uri: str) -> list[str]:
-    """List the names of the files directly in a folder; none where there is no folder."""
+def names_in(uri: str) -> Iterator[str]:
+    """Yield the names of the files directly in a folder; none where there is no folder."""
     if not is_remote(uri):
         folder = Path(uri)
-        if not folder.is_dir():
-            return []
-        return sorted(entry.name for entry in os.scandir(folder) if entry.name[0] != '.')
-    return [file.uri.rpartition('/')[2] for file in _list_remote(uri)]
+        if folder.is_dir():
+            with os.scandir(folder) as found:
+                yield from (entry.name for entry in found if entry.name[0] != '.')
+        return
+    import obstore
+
+    store, prefix = _split(uri)
+    with _naming(uri):
+        for chunk in obstore.list(store, prefix):
+            yield from (meta['path'].rpartition('/')[2] for meta in chunk)

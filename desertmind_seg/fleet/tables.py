@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 import io
+from itertools import chain, islice
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
@@ -14,6 +16,8 @@ from desertmind_seg.fleet.records import BagRow, FleetError
 
 # Columns that only the page of a bag needs.
 _BULK = ('metrics', 'sheet', 'versions', 'log_tail')
+# Rows of a manifest.
+_AT_ONCE = 512
 
 
 def results_folder(out: str, run_id: str) -> str:
@@ -30,10 +34,11 @@ def put_row(out: str, row: BagRow) -> None:
     store.put(store.join(results_folder(out, row.run_id), f'{row.bag_id}.parquet'), encoded(row))
 
 
-def done_bags(out: str, run_id: str) -> set[str]:
-    """Return the ids of the bags that a run has results of."""
-    names = store.names_in(results_folder(out, run_id))
-    return {name.removesuffix('.parquet') for name in names if name.endswith('.parquet')}
+def done_bags(out: str, run_id: str) -> Iterator[str]:
+    """Yield the ids of the bags that a run has results of, in no order."""
+    for name in store.names_in(results_folder(out, run_id)):
+        if name.endswith('.parquet'):
+            yield name.removesuffix('.parquet')
 
 
 def read_row(out: str, run_id: str, bag_id: str, *, bulk: bool = False) -> BagRow | None:
@@ -60,27 +65,34 @@ def read_row(out: str, run_id: str, bag_id: str, *, bulk: bool = False) -> BagRo
 
 def encoded(row: BagRow) -> bytes:
     """Return a row as a Parquet file."""
-    return _parquet([row.model_dump()], _schema())
-
-
-def encoded_rows(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Return rows of text and numbers as a Parquet file."""
-    return _parquet(rows, None)
-
-
-def _parquet(rows: Sequence[Mapping[str, Any]], schema: Any) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     sink = io.BytesIO()
-    pq.write_table(
-        pa.Table.from_pylist([dict(row) for row in rows], schema=schema), sink, compression='zstd'
-    )
+    table = pa.Table.from_pylist([row.model_dump()], schema=_schema())
+    pq.write_table(table, sink, compression='zstd')
     return sink.getvalue()
 
 
-def read_rows(content: bytes, source: str) -> list[Mapping[str, Any]]:
-    """Read any small Parquet file.
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows of text and whole numbers, at least one, of which few are held.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = iter(rows)
+    schema = pa.Table.from_pylist([dict(first := next(rows))]).schema
+    with pq.ParquetWriter(path, schema, compression='zstd') as writer:
+        rows = chain([first], rows)
+        while some := [dict(row) for row in islice(rows, _AT_ONCE)]:
+            writer.write_table(pa.Table.from_pylist(some, schema=schema))
+
+
+def read_rows(path: Path, source: str) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of any Parquet file, of which few are held.
 
     Raises:
         FleetError: it is none.
@@ -89,7 +101,9 @@ def read_rows(content: bytes, source: str) -> list[Mapping[str, Any]]:
     import pyarrow.parquet as pq
 
     try:
-        return list(pq.read_table(io.BytesIO(content)).to_pylist())
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(_AT_ONCE):
+                yield from batch.to_pylist()
     except (pa.ArrowException, ValueError) as err:
         raise FleetError(f'{source} is no Parquet file: {err}') from err
 

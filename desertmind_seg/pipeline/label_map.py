@@ -149,13 +149,7 @@ def parse_label_map(given: Sequence[str], labels: Ontology, model: Ontology) -> 
                 f'--map {old}={",".join(new)}: the labels have no class {old!r}'
                 f'{did_you_mean(old, labels.names)}; they are of {labels.shown()}'
             )
-        for name in new:
-            if name not in model.names and new != [IGNORE]:
-                raise LabelMapError(
-                    f'--map {old}={",".join(new)}: the model has no class {name!r}'
-                    f'{did_you_mean(name, model.names)}; it knows {", ".join(model.names)}, and '
-                    f'{IGNORE!r} leaves pixels out'
-                )
+        _check_known(old, new, model)
         targets[old] = [] if new == [IGNORE] and IGNORE not in model.names else new
     others = targets.pop(OTHERS, None)
     for name in labels.names:
@@ -169,6 +163,35 @@ def parse_label_map(given: Sequence[str], labels: Ontology, model: Ontology) -> 
             f"'{OTHERS}={IGNORE}' for all that are not named"
         )
     return _joined(labels, model, {name: targets[name] for name in labels.names})
+
+
+def written_out(given: Sequence[str]) -> tuple[str, ...]:
+    """Return what a person wrote with the lines of a file in it: it depends on no file then.
+
+    Raises:
+        LabelMapError, OSError, FileError, DocumentError: as `parse_label_map`.
+    """
+    if not given or list(given) == [GROUPS]:
+        return tuple(given)
+    return tuple(f'{old}={",".join(new)}' for old, new in _entries(given).items())
+
+
+def check_targets(given: Sequence[str], model: Ontology) -> None:
+    """Raise LabelMapError for what is wrong whatever the classes of the labels are."""
+    if list(given) == [GROUPS]:
+        _by_groups(model, model).into_model()
+    for old, new in _entries(given).items():
+        _check_known(old, new, model)
+
+
+def _check_known(old: str, new: Sequence[str], model: Ontology) -> None:
+    for name in new:
+        if name not in model.names and list(new) != [IGNORE]:
+            raise LabelMapError(
+                f'--map {old}={",".join(new)}: the model has no class {name!r}'
+                f'{did_you_mean(name, model.names)}; it knows {", ".join(model.names)}, and '
+                f'{IGNORE!r} leaves pixels out'
+            )
 
 
 def _entries(given: Sequence[str]) -> dict[str, list[str]]:

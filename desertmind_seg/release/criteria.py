@@ -22,10 +22,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from desertmind_seg.fleet.records import FleetError
 from desertmind_seg.model.documents import read_yaml
+from desertmind_seg.model.errors import did_you_mean
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.model.records import Record
 from desertmind_seg.release.statistics import IOU, MEANINGS, is_better_high
-from desertmind_seg.release.totals import WHOLE, SliceTotals, Totals
+from desertmind_seg.release.totals import SliceTotals, Totals, scope_of
 from desertmind_seg.scores.records import Interval
 
 OK_SHARE = 'ok_share'
@@ -68,7 +69,7 @@ class Criterion(Record):
     @property
     def scope(self) -> str:
         """The bags that it is about."""
-        return ', '.join(f'{name}={value}' for name, value in self.where.items()) or WHOLE
+        return scope_of(self.where)
 
 
 class Criteria(Record):
@@ -107,8 +108,8 @@ def read_criteria(path: Path, ontology: Ontology) -> Criteria:
     for number, criterion in enumerate(criteria.criteria, 1):
         if criterion.metric not in known:
             raise FleetError(
-                f'{path}: criterion {number} has the metric {criterion.metric!r}; there are '
-                f'{", ".join(known)}'
+                f'{path}: criterion {number} has the metric {criterion.metric!r}'
+                f'{did_you_mean(criterion.metric, known)}; there are {", ".join(known)}'
             )
     return criteria
 
@@ -133,8 +134,7 @@ def judge(criteria: Criteria, totals: Totals, run_of: Callable[[str], Totals]) -
         other = None if each.not_worse_than in (None, AGAINST) else each.not_worse_than
         key = (each.scope, other)
         if key not in slices:
-            ids = totals.select(each.where)
-            slices[key] = totals.slice(each.scope, ids, None if other is None else run_of(other))
+            slices[key] = totals.slice(each.where, None if other is None else run_of(other))
         verdicts.append(_verdict(each, slices[key]))
     return verdicts
 

@@ -55,6 +55,7 @@ def write_fleet_report(
         *_class_sections(found, totals.ontology),
         *_worst_sections(totals, row_of),
         *_failure_sections(found),
+        *_copies_sections(found),
         pairs_section('Source', source),
     ]
     subtitle = [f'{found.bags} bags, run {found.run_id}.']
@@ -222,3 +223,14 @@ def _failure_sections(found: FleetTotals) -> list[Section]:
     if len(found.failures) > _MAX_FAILURES:
         note += f' The first {_MAX_FAILURES} are shown; the table bags has all of them.'
     return [table_section('Bags that do not count', rows, note)]
+
+
+def _copies_sections(found: FleetTotals) -> list[Section]:
+    if not found.copies:
+        return []
+    rows = [['bags'], *([', '.join(uris)] for uris in found.copies[:_MAX_BAGS])]
+    note = (
+        f'{len(found.copies)} recordings of the same start, length and number of frames; each of '
+        'their bags counts. Take the others out of the manifest if they are copies.'
+    )
+    return [table_section('Recordings that are there more than once', rows, note)]

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import csv
 from dataclasses import dataclass, field
 import io
+from itertools import islice
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from desertmind_seg.evaluation.labels import label_map_of
 from desertmind_seg.fleet import store, tables
 from desertmind_seg.fleet.manifest import find_bags, manifest_rows
-from desertmind_seg.fleet.pool import Pool, check_extra, connected, evaluation_pass, index_pass
-from desertmind_seg.fleet.progress import Progress
+from desertmind_seg.fleet.pool import (
+    Pool,
+    Watch,
+    check_extra,
+    connected,
+    evaluation_pass,
+    index_pass,
+)
 from desertmind_seg.fleet.records import (
-    BagEntry,
     BagRow,
     FleetError,
     Limits,
@@ -25,14 +32,18 @@ from desertmind_seg.fleet.records import (
     code_sha256,
 )
 from desertmind_seg.model.bundle import Bundle, read_bundle
+from desertmind_seg.model.errors import did_you_mean
 from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.pipeline.label_map import check_targets
 from desertmind_seg.release.criteria import Verdict, judge, read_criteria
+from desertmind_seg.release.listing import Listing
 from desertmind_seg.release.page import write_fleet_report
+from desertmind_seg.release.progress import Progress
 from desertmind_seg.release.totals import FleetTotals, Totals
 from desertmind_seg.reports.provenance import environment
 
 # Rows that are read at once: a store answers in 30 ms.
-_THREADS, _AT_ONCE = 16, 1024
+_THREADS, _AT_ONCE = 16, 64
 TOTALS, REPORT, MANIFEST, LOG = 'totals.json', 'report.html', 'manifest.parquet', 'log.jsonl'
 WORST, _WORST_FRAMES = 'worst_frames.csv', 1000
 
@@ -75,14 +86,14 @@ class FleetResult:
         verdicts: of the criteria.
         folder: where totals.json and report.html lie.
         worst: bags and frames worth a look are asked here.
-        entries: the manifest, by bag_id.
+        listing: all bags, by bag_id.
     """
 
     totals: FleetTotals
     verdicts: list[Verdict]
     folder: str
     worst: Totals
-    entries: dict[str, BagEntry]
+    listing: Listing
 
 
 def evaluate_fleet(request: FleetRequest) -> FleetResult:
@@ -96,40 +107,24 @@ def evaluate_fleet(request: FleetRequest) -> FleetResult:
     ontology = bundle.metadata.ontology
     criteria = None if request.criteria is None else read_criteria(request.criteria, ontology)
     out = request.out if store.is_remote(request.out) else str(Path(request.out).absolute())
+    check_extra('pyarrow')
+    if store.is_remote(request.source) or store.is_remote(out):
+        check_extra('obstore')
+    listing = Listing(find_bags(request.source), request.source)
+    _check_asked(request, listing)
     folder = store.join(out, 'runs', run.run_id)
-    entries = {entry.bag_id: entry for entry in find_bags(request.source)}
-    check_extra(request.source, out)
-    store.put(store.join(folder, MANIFEST), tables.encoded_rows(manifest_rows(entries.values())))
+    with TemporaryDirectory() as scratch:
+        manifest = Path(scratch, MANIFEST)
+        tables.write_rows(manifest, manifest_rows(listing))
+        store.put(store.join(folder, MANIFEST), manifest)
     totals = Totals(ontology)
-    waiting = dict(entries)
-    for row in _rows(out, run.run_id, sorted(tables.done_bags(out, run.run_id) & entries.keys())):
-        if row.status == 'ok' or not request.retry:
-            totals.add(row)
-            del waiting[row.bag_id]
+    _add_done(request, listing, totals, out, run.run_id)
     log = Path(f'fleet-{run.run_id}.jsonl' if store.is_remote(out) else f'{folder}/{LOG}')
-    with Progress(len(entries), len(entries) - len(waiting), log) as progress:
-
-        def on_row(row: BagRow) -> None:
-            totals.add(row)
-            progress.on_row(row)
-
-        if waiting:
-            second = None if against is None else against.path.read_bytes()
-            with connected(request.pool):
-                left = index_pass(
-                    [*waiting.values()], run, out, request.pool, on_row, progress.on_tick
-                )
-                if left:
-                    evaluation_pass(
-                        left,
-                        run,
-                        (bundle.path.read_bytes(), second),
-                        request.limits,
-                        out,
-                        request.pool,
-                        on_row,
-                        progress.on_tick,
-                    )
+    if totals.statuses.total() < len(listing):  # else all is there, and added up without
+        check_extra('ray')
+    with Progress(len(listing), totals.statuses.total(), log) as progress:
+        if progress.done < len(listing):
+            _evaluate_rest(request, run, (bundle, against), listing, totals, out, progress)
     found = totals.totals(run.run_id, request.by)
     verdicts = []
     if criteria is not None:
@@ -149,10 +144,68 @@ def evaluate_fleet(request: FleetRequest) -> FleetResult:
             _source(request, run, bundle, against),
             lambda bag_id: tables.read_row(out, run.run_id, bag_id, bulk=True),
         )
-        store.put(store.join(folder, REPORT), page.read_bytes())
+        store.put(store.join(folder, REPORT), page)
     if store.is_remote(out):
-        store.put(store.join(folder, LOG), log.read_bytes())
-    return FleetResult(found, verdicts, folder, totals, entries)
+        store.put(store.join(folder, LOG), log)
+    return FleetResult(found, verdicts, folder, totals, listing)
+
+
+def _add_done(
+    request: FleetRequest, listing: Listing, totals: Totals, out: str, run_id: str
+) -> None:
+    """Add up the bags that have rows, and let them wait no longer."""
+    stored = (bag_id for bag_id in tables.done_bags(out, run_id) if bag_id in listing)
+    for row in _rows(out, run_id, stored):
+        if row.status == 'ok' or not request.retry:
+            totals.add(row)
+            listing.done(row.bag_id)
+
+
+def _evaluate_rest(
+    request: FleetRequest,
+    run: Run,
+    bundles: tuple[Bundle, Bundle | None],
+    listing: Listing,
+    totals: Totals,
+    out: str,
+    progress: Progress,
+) -> None:
+    """Put the rows of the bags that wait, and add them up.
+
+    Raises:
+        OSError, DesertmindError: as `evaluate_fleet`.
+    """
+
+    def on_row(row: BagRow) -> None:
+        totals.add(row)
+        listing.done(row.bag_id)
+        progress.on_row(row)
+
+    watch = Watch(progress.on_begin, on_row, progress.on_tick)
+    first, second = bundles
+    contents = first.path.read_bytes(), None if second is None else second.path.read_bytes()
+    limits, pool = request.limits, request.pool
+    with connected(pool):
+        index_pass(listing.waiting(), run, out, pool, watch)
+        if progress.done < len(listing):
+            waiting = listing.waiting()
+            evaluation_pass(waiting, run, contents, limits, out, pool, watch)
+
+
+def _check_asked(request: FleetRequest, listing: Listing) -> None:
+    """Raise FleetError where tags are asked for that no bag has."""
+    for tag in request.by:
+        if tag not in listing.tag_names:
+            names = ', '.join(sorted(listing.tag_names))
+            raise FleetError(
+                f'--by {tag}: no bag of {request.source} has this tag'
+                f'{did_you_mean(tag, listing.tag_names)}; '
+                + (
+                    f'there are {names}'
+                    if names
+                    else 'tags stand in the column tags of a manifest'
+                )
+            )
 
 
 def prepared(request: FleetRequest) -> tuple[Bundle, Bundle | None, Run]:
@@ -183,6 +236,11 @@ def prepared(request: FleetRequest) -> tuple[Bundle, Bundle | None, Run]:
                 f'both models are {bundle.path}; give --against another bundle, or another '
                 '--against-temporal-alpha'
             )
+    ontology = bundle.metadata.ontology
+    if options.labels_ontology is not None:
+        label_map_of(options.labels_ontology, ontology, options.label_map, '--ontology')
+    elif options.label_map:  # each bag says of which classes its labels are
+        check_targets(options.label_map, ontology)
     run = Run(
         options=options,
         bundle_sha256=bundle.sha256,
@@ -205,14 +263,17 @@ def _worst_csv(totals: Totals) -> str:
     return text.getvalue()
 
 
-def _rows(out: str, run_id: str, bag_ids: Sequence[str]) -> Iterator[BagRow]:
+def _rows(out: str, run_id: str, bag_ids: Iterable[str]) -> Iterator[BagRow]:
     """Yield the summaries of what is done; a file that is torn is done again."""
+
+    def read(bag_id: str) -> BagRow | None:
+        row = tables.read_row(out, run_id, bag_id)
+        return None if row is None else row.summary()
+
+    left = iter(bag_ids)
     with ThreadPoolExecutor(_THREADS) as threads:
-        for at in range(0, len(bag_ids), _AT_ONCE):
-            some = bag_ids[at : at + _AT_ONCE]
-            for row in threads.map(lambda bag_id: tables.read_row(out, run_id, bag_id), some):
-                if row is not None:
-                    yield row.summary()
+        while some := [*islice(left, _AT_ONCE)]:
+            yield from (row for row in threads.map(read, some) if row is not None)
 
 
 def _totals_of(out: str, run_id: str, ontology: Ontology) -> Totals:
@@ -221,20 +282,19 @@ def _totals_of(out: str, run_id: str, ontology: Ontology) -> Totals:
     Raises:
         OSError, FleetError: there is none, or it has other classes.
     """
-    done = sorted(tables.done_bags(out, run_id))
-    if not done:
-        raise FleetError(
-            f'{out} has no results of run {run_id!r}, which the criteria name; not_worse_than '
-            'takes a run_id as in the names of the folders in bags/, or against'
-        )
     totals = Totals(ontology)
-    for row in _rows(out, run_id, done):
+    for row in _rows(out, run_id, tables.done_bags(out, run_id)):
         if row.model is not None and row.ontology_sha256 != ontology.sha256:
             raise FleetError(
                 f'run {run_id!r} has other classes ({row.ontology_sha256}) than the bundle '
                 f'({ontology.name}, {ontology.sha256}); only runs of one class table compare'
             )
         totals.add(row)
+    if not totals.statuses:
+        raise FleetError(
+            f'{out} has no results of run {run_id!r}, which the criteria name; not_worse_than '
+            'takes a run_id as in the names of the folders in bags/, or against'
+        )
     return totals
 
 
@@ -246,8 +306,10 @@ def _source(
     for name, each in (('bundle', bundle), ('against', against)):
         if each is not None:
             rows[name] = f'{each.metadata.name}, {each.path}, SHA-256 {each.sha256}'
-    rows |= {
-        name: str(value) for name, value in run.options.model_dump().items() if value is not None
-    }
+    for name, value in run.options:
+        if isinstance(value, Ontology):
+            rows[name] = f'{value.name}, SHA-256 {value.sha256}'
+        elif value not in (None, ()):
+            rows[name] = ' '.join(value) if isinstance(value, tuple) else str(value)
     rows['sources'] = f'SHA-256 {run.code_sha256}'
     return rows

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 import heapq
+from itertools import chain, islice
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +15,19 @@ from pydantic import Field
 from desertmind_seg.fleet.records import STATUSES, BagRow, FrameRow
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.model.records import Record
+from desertmind_seg.release.listing import DiskTables
 from desertmind_seg.release.statistics import confusion_of, frames_of, length, statistics, vector
-from desertmind_seg.scores.bootstrap import interval_95, resampled
+from desertmind_seg.scores.bootstrap import PART_BLOCKS, interval_95, resampled_parts
 from desertmind_seg.scores.confusion import ConfusionMatrix, Counts
 from desertmind_seg.scores.records import Interval, SegmentationMetrics, defined
 
-# Of so many bags that are not ok the reason is kept, and so many of the worst frames.
+# Of so many bags that are not ok the reason is told, and so many of the worst frames.
 _MAX_FAILURES, _MAX_FRAMES = 500, 1000
 WHOLE = 'all bags'
+_SCHEMA = """\
+CREATE TABLE bags (bag_id TEXT PRIMARY KEY, uri TEXT, recording TEXT, first BLOB, second BLOB);
+CREATE TABLE tags (name TEXT, value TEXT, bag_id TEXT, PRIMARY KEY (name, value, bag_id));
+CREATE TABLE failures (uri TEXT, status TEXT, reason TEXT)"""
 
 
 class Estimate(Record):
@@ -66,6 +72,9 @@ class FleetTotals(Record):
     slices: list[SliceTotals] = Field(description='all bags first')
     segmentation: SegmentationMetrics | None = Field(description='of all; null: no labels')
     failures: list[Failure] = Field(description='the first of them, at most 500')
+    copies: list[list[str]] = Field(
+        description='bags of the same start, length and frames, which count more than once'
+    )
 
 
 @dataclass(frozen=True)
@@ -77,49 +86,52 @@ class WorstFrame:
     frame: FrameRow
 
 
-@dataclass
-class _Bag:
-    """What is kept of one: some 2 KB."""
-
-    uri: str
-    tags: Mapping[str, str]
-    first: Counts
-    second: Counts | None
-
-
-@dataclass
 class Totals:
     """Adds rows up, in any order; what comes out does not depend on it.
 
-    Attributes:
+    Counts of every bag are needed for intervals, and lie on disk.
+
+    Args:
         ontology: class table of all bags.
+
+    Attributes:
         statuses: how many bags of each.
-        failures: those that are not ok.
-        bags: by bag_id, those that are.
+        bags: how many are ok, and add up.
     """
 
-    ontology: Ontology
-    statuses: Counter[str] = field(default_factory=Counter)
-    failures: list[Failure] = field(default_factory=list)
-    bags: dict[str, _Bag] = field(default_factory=dict)
-    _frames: list[tuple[float, str, int, WorstFrame]] = field(default_factory=list)
+    def __init__(self, ontology: Ontology) -> None:
+        self.ontology = ontology
+        self.statuses: Counter[str] = Counter()
+        self.bags = 0
+        self._sum = np.zeros(length(ontology.num_classes), np.int64)
+        self._frames: list[tuple[float, str, int, WorstFrame]] = []
+        self._tables = DiskTables(_SCHEMA)
 
     def add(self, row: BagRow) -> None:
         """Add the row of a bag, or its summary."""
         self.statuses[row.status] += 1
         if row.status != 'ok' or row.model is None:
-            if len(self.failures) < _MAX_FAILURES:
-                reason = row.reason or 'no reason is known'
-                self.failures.append(Failure(uri=row.uri, status=row.status, reason=reason))
+            reason = row.reason or 'no reason is known'
+            self._insert('failures', row.uri, row.status, reason)
             return
         classes = self.ontology.num_classes
-        second = None if row.against is None else vector(row, row.against, classes)
         first = vector(row, row.model, classes)
-        self.bags[row.bag_id] = _Bag(row.uri, row.tags, first, second)
+        second = None if row.against is None else vector(row, row.against, classes).tobytes()
+        recording = f'{row.start_ns} {row.duration_sec} {row.frames_in}' if row.start_ns else None
+        self._insert('bags', row.bag_id, row.uri, recording, first.tobytes(), second)
+        for name, value in row.tags.items():
+            self._insert('tags', name, value, row.bag_id)
+        self.bags += 1
+        self._sum += first
         for rank, frame in enumerate(row.frames):
             item = (frame.badness, row.bag_id, -rank, WorstFrame(row.uri, row.bag_id, frame))
             push = heapq.heappush if len(self._frames) < _MAX_FRAMES else heapq.heappushpop
             push(self._frames, item)
+
+    def _insert(self, table: str, *values: object) -> None:
+        self._tables.change(
+            f'INSERT INTO {table} VALUES ({", ".join("?" * len(values))})', *values
+        )
 
     def worst_frames(self, most: int) -> list[WorstFrame]:
         """Return the worst frames, the worst first, at most 5 of a bag and 1,000 of all."""
@@ -128,123 +140,165 @@ class Totals:
     def worst_bags(self, most: int) -> list[tuple[str, str, float]]:
         """Return (bag_id, uri, number) of bags, the worst first, by what `worst_by` says."""
         name, sign = self.worst_by()
-        found = []
-        for bag_id, bag in self.bags.items():
-            value = float(statistics(bag.first, self.ontology)[name])
-            if not np.isnan(value):
-                found.append((sign * value, bag_id, bag.uri, value))
-        return [item[1:] for item in heapq.nsmallest(most, found)]
+        worst: list[tuple[float, str, str]] = []
+        rows = self._tables.rows('SELECT bag_id, uri, first FROM bags')
+        while some := [*islice(rows, PART_BLOCKS)]:
+            counts = _stacked((first,) for *_, first in some)[:, 0]
+            values = sign * statistics(counts, self.ontology)[name]
+            known = [
+                (float(value), bag_id, uri)
+                for value, (bag_id, uri, _) in zip(values, some, strict=True)
+                if not np.isnan(value)
+            ]
+            worst = heapq.nsmallest(most, [*worst, *known])
+        return [(bag_id, uri, sign * value) for value, bag_id, uri in worst]
 
     def worst_by(self) -> tuple[str, int]:
         """Return by which number bags are called bad, and 1 where low is bad, -1 where high."""
-        numbers = statistics(self._sum(list(self.bags)), self.ontology)
+        numbers = statistics(self._sum, self.ontology)
         for name, sign in (('miou_present', 1), ('disagreement', -1)):
             if not np.isnan(numbers[name]):
                 return name, sign
         return 'low_confidence', -1
 
+    def copies(self) -> list[list[str]]:
+        """Return the bags of one recording, where several are, and count more than once."""
+        found = self._tables.rows(
+            'SELECT group_concat(uri, char(10)) FROM bags WHERE recording NOT NULL '
+            'GROUP BY recording HAVING count(*) > 1 ORDER BY min(uri) LIMIT ?',
+            _MAX_FAILURES,
+        )
+        return [sorted(uris.split('\n')) for (uris,) in found]
+
     def tag_values(self, tag: str) -> list[str]:
         """Return the values that a tag has in any bag that is ok."""
-        return sorted({bag.tags[tag] for bag in self.bags.values() if tag in bag.tags})
+        query = 'SELECT DISTINCT value FROM tags WHERE name = ? ORDER BY value'
+        return [value for (value,) in self._tables.rows(query, tag)]
 
-    def select(self, where: Mapping[str, str]) -> list[str]:
-        """Return the ids of the bags with all of these tags, in an order of their own."""
-        return sorted(
-            bag_id
-            for bag_id, bag in self.bags.items()
-            if all(bag.tags.get(name) == value for name, value in where.items())
-        )
-
-    def slice(self, name: str, bag_ids: Sequence[str], other: Totals | None = None) -> SliceTotals:
+    def slice(self, where: Mapping[str, str], other: Totals | None = None) -> SliceTotals:
         """Add some bags up.
 
         Args:
-            name: of the slice.
-            bag_ids: of bags that are ok.
+            where: tags that a bag must have; none for all bags.
             other: another run, to be paired with; without, the second model is.
         """
-        second = self if other is None else other
-        paired = [bag_id for bag_id in bag_ids if self._partner(second, bag_id) is not None]
-        first = self._stacked(bag_ids)
-        numbers = _estimates(first, self.ontology)
+        bags = sum(1 for _ in self._counts(where))
+        whole, draws = _resampled(
+            ((first,) for first in self._counts(where)), bags, self._sum.size
+        )
+        numbers = _estimates(whole[0], None if draws is None else draws[:, 0], self.ontology)
         against = differences = None
-        if paired:
-            partners = np.stack([_known(self._partner(second, bag_id)) for bag_id in paired])
-            against = _estimates(partners, self.ontology)
-            pairs = np.stack([self._stacked(paired), partners], axis=1)  # (B, 2, V)
-            differences = _differences(pairs, self.ontology)
-        frames = sum(frames_of(self.bags[bag_id].first) for bag_id in bag_ids)
+        if paired := sum(1 for _ in self._pairs(where, other)):
+            sums, drawn = _resampled(self._pairs(where, other), paired, self._sum.size)
+            against = _estimates(sums[1], None if drawn is None else drawn[:, 1], self.ontology)
+            differences = _differences(sums, drawn, self.ontology)
         return SliceTotals(
-            name=name,
-            bags=len(bag_ids),
-            frames=frames,
+            name=scope_of(where),
+            bags=bags,
+            frames=frames_of(whole[0]),
             numbers=numbers,
             against=against,
             differences=differences,
         )
 
-    def _partner(self, other: Totals, bag_id: str) -> Counts | None:
-        bag = other.bags.get(bag_id)
-        if bag is None:
-            return None
-        return bag.second if other is self else bag.first
+    def _counts(self, where: Mapping[str, str]) -> Iterator[bytes]:
+        """Yield the counts of bags, in an order that depends on no run."""
+        for _, first, _ in self._selected(where):
+            yield first
 
-    def _stacked(self, bag_ids: Sequence[str]) -> Counts:
-        classes = self.ontology.num_classes
-        if not bag_ids:
-            return np.zeros((0, length(classes)), np.int64)
-        return np.stack([self.bags[bag_id].first for bag_id in bag_ids])
+    def _pairs(
+        self, where: Mapping[str, str], other: Totals | None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the counts of bags, each with those of the second model, or of the other run."""
+        for bag_id, first, second in self._selected(where):
+            partner = second if other is None else other.first_of(bag_id)
+            if partner is not None:
+                yield first, partner
 
-    def _sum(self, bag_ids: Sequence[str]) -> Counts:
-        total: Counts = self._stacked(bag_ids).sum(axis=0)
-        return total
+    def first_of(self, bag_id: str) -> bytes | None:
+        """Return the counts of a bag; None where there are none."""
+        found = [*self._tables.rows('SELECT first FROM bags WHERE bag_id = ?', bag_id)]
+        return found[0][0] if found else None
+
+    def _selected(self, where: Mapping[str, str]) -> Iterator[tuple[str, bytes, bytes | None]]:
+        one = 'bag_id IN (SELECT bag_id FROM tags WHERE name = ? AND value = ?)'
+        wanted = ' AND '.join([one] * len(where)) or '1'
+        query = f'SELECT bag_id, first, second FROM bags WHERE {wanted} ORDER BY bag_id'
+        yield from self._tables.rows(query, *chain(*where.items()))
 
     def totals(self, run_id: str, by: Sequence[str] = ()) -> FleetTotals:
         """Return totals.json, with a slice for each value of the tags `by`."""
-        everything = self.select({})
-        slices = [self.slice(WHOLE, everything)]
-        for tag in by:
-            slices += [
-                self.slice(f'{tag}={value}', self.select({tag: value}))
-                for value in self.tag_values(tag)
-            ]
-        confusion = confusion_of(self._sum(everything), self.ontology)
+        scopes = [{}, *({tag: value} for tag in by for value in self.tag_values(tag))]
+        confusion = confusion_of(self._sum, self.ontology)
         scored = bool(confusion.any())
+        failures = self._tables.rows(
+            'SELECT uri, status, reason FROM failures ORDER BY uri LIMIT ?', _MAX_FAILURES
+        )
         return FleetTotals(
             run_id=run_id,
             bags=self.statuses.total(),
             statuses={status: self.statuses[status] for status in STATUSES},
-            slices=slices,
+            slices=[self.slice(where) for where in scopes],
             segmentation=ConfusionMatrix(self.ontology, confusion).metrics() if scored else None,
-            failures=sorted(self.failures, key=lambda failure: failure.uri),
+            failures=[
+                Failure(uri=uri, status=status, reason=reason) for uri, status, reason in failures
+            ],
+            copies=self.copies(),
         )
 
 
-def _known(counts: Counts | None) -> Counts:
-    assert counts is not None
-    return counts
+def scope_of(where: Mapping[str, str]) -> str:
+    """Return the name of the bags with these tags."""
+    return ', '.join(f'{name}={value}' for name, value in where.items()) or WHOLE
 
 
-def _estimates(blocks: Counts, ontology: Ontology) -> dict[str, Estimate]:
-    """Return the numbers of bags (B, V) together."""
-    whole = statistics(blocks.sum(axis=0), ontology)
-    drawn = statistics(resampled(blocks), ontology) if len(blocks) > 1 else {}
+def _stacked(rows: Iterable[Sequence[bytes]]) -> Counts:
+    """Return counts (B, M, V) as they were kept."""
+    return np.stack([np.stack([np.frombuffer(one, np.int64) for one in row]) for row in rows])
+
+
+def _resampled(
+    rows: Iterator[Sequence[bytes]], count: int, size: int
+) -> tuple[Counts, Counts | None]:
+    """Return the sum of the counts of bags, (M, V), and of each draw of bags, (D, M, V).
+
+    Draws are None with one bag, or none.
+    """
+    total = np.zeros((1, size), np.int64)
+
+    def parts() -> Iterator[Counts]:
+        nonlocal total
+        while some := [*islice(rows, PART_BLOCKS)]:
+            part = _stacked(some)
+            total = total + part.sum(axis=0)
+            yield part
+
+    draws = None
+    if count > 1:
+        draws = resampled_parts(parts(), count)
+    else:
+        deque(parts(), maxlen=0)
+    return total, draws
+
+
+def _estimates(whole: Counts, draws: Counts | None, ontology: Ontology) -> dict[str, Estimate]:
+    """Return the numbers of bags together, of their sum (V,) and draws (D, V)."""
+    drawn = {} if draws is None else statistics(draws, ontology)
     return {
         name: Estimate(value=defined(value), interval_95=_interval(drawn.get(name)))
-        for name, value in whole.items()
+        for name, value in statistics(whole, ontology).items()
     }
 
 
-def _differences(pairs: Counts, ontology: Ontology) -> dict[str, Difference]:
-    """Return the differences of bags (B, 2, V)."""
-    whole = statistics(pairs.sum(axis=0), ontology)
-    drawn = statistics(resampled(pairs), ontology) if len(pairs) > 1 else {}
+def _differences(sums: Counts, draws: Counts | None, ontology: Ontology) -> dict[str, Difference]:
+    """Return first minus second, of sums (2, V) and draws (D, 2, V)."""
+    drawn = {} if draws is None else statistics(draws, ontology)
     found = {}
-    for name, values in whole.items():
-        draws = drawn.get(name)
+    for name, values in statistics(sums, ontology).items():
+        each = drawn.get(name)
         found[name] = Difference(
             difference=defined(values[0] - values[1]),
-            interval_95=None if draws is None else _interval(draws[:, 0] - draws[:, 1]),
+            interval_95=None if each is None else _interval(each[:, 0] - each[:, 1]),
         )
     return found
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import yaml
 
-from desertmind_seg.fleet.index import local_copy
 from desertmind_seg.fleet.records import BagEntry, FleetError, RunOptions
+from desertmind_seg.fleet.scratch import local_copy
 from desertmind_seg.labelling.cvat import CvatWriter
 from desertmind_seg.labelling.extraction import (
     CVAT,
@@ -26,6 +26,7 @@ from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import CLASS_TABLE
 from desertmind_seg.pipeline.load import load_segmenter
+from desertmind_seg.release.listing import Listing
 from desertmind_seg.release.totals import WorstFrame
 from desertmind_seg.reports.output import output_folder
 from desertmind_seg.segmenting.saving import palette_png
@@ -33,7 +34,7 @@ from desertmind_seg.segmenting.saving import palette_png
 
 def export_worst(
     worst: Sequence[WorstFrame],
-    entries: Mapping[str, BagEntry],
+    listing: Listing,
     bundle: Path,
     options: RunOptions,
     out: Path,
@@ -71,7 +72,7 @@ def export_worst(
         )
         for bag_id in dict.fromkeys(each.bag_id for each in worst):
             stamps = {each.frame.stamp_ns for each in worst if each.bag_id == bag_id}
-            entry = entries[bag_id]
+            entry = listing[bag_id]
             try:
                 frames = _frames(entry, options, stamps, scratch)
             except (DesertmindError, OSError) as err:

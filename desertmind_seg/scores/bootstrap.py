@@ -5,8 +5,9 @@ again. Two runs are compared on the same draws, which makes their difference a p
 draws are scored at once, as one array of counts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,8 +18,9 @@ from desertmind_seg.scores.records import Interval
 
 BOOTSTRAP_DRAWS = 1000
 _BOOTSTRAP_SEED = 0
-# Numbers of one product, 8 bytes each.
-_DRAWN_AT_ONCE = 2**22
+# Blocks of one product, and how often they are taken, 8 bytes each and in all: so memory does not
+# grow with the blocks.
+PART_BLOCKS, _DRAWN_AT_ONCE = 512, 2**16
 
 # Every score that one confusion matrix gives, and so has a bootstrap interval.
 STATISTICS = ('miou_all', 'miou_present', 'pixel_accuracy', 'false_safe_rate', 'false_stop_rate')
@@ -51,18 +53,36 @@ def resampled(blocks: Counts) -> Counts:
     Returns:
         int64 (BOOTSTRAP_DRAWS, ...), the sum of each draw's blocks.
     """
-    count = len(blocks)
+    parts = (blocks[first : first + PART_BLOCKS] for first in range(0, len(blocks), PART_BLOCKS))
+    return resampled_parts(parts, len(blocks))
+
+
+def resampled_parts(parts: Iterable[Counts], count: int) -> Counts:
+    """Draw again from blocks that are too many to hold, in the time and draws of `resampled`.
+
+    How often a draw takes blocks of each part is drawn first, and then which of them: together
+    that is as if each block had been drawn from all.
+
+    Args:
+        parts: `PART_BLOCKS` blocks each, the last one what is left.
+        count: how many blocks these are.
+    """
     rng = np.random.default_rng(_BOOTSTRAP_SEED)
-    # Exact in float64, whose product is a BLAS call: pixel counts stay below 2**53.
-    exact = blocks.reshape(count, -1).astype(np.float64)
-    # Some draws at a time, which are the same ones: all of 100,000 blocks would take 1.6 GB.
-    step = max(1, _DRAWN_AT_ONCE // count)
-    drawn = [
-        rng.multinomial(count, np.full(count, 1.0 / count), min(step, BOOTSTRAP_DRAWS - first))
-        @ exact
-        for first in range(0, BOOTSTRAP_DRAWS, step)
-    ]
-    return np.concatenate(drawn).astype(np.int64).reshape(-1, *blocks.shape[1:])
+    sizes = [min(PART_BLOCKS, count - first) for first in range(0, count, PART_BLOCKS)]
+    taken = rng.multinomial(count, np.array(sizes) / count, BOOTSTRAP_DRAWS)
+    total: Any = 0
+    for size, of_part, part in zip(sizes, taken.T, parts, strict=True):
+        # Exact in float64, whose product is a BLAS call: pixel counts stay below 2**53.
+        exact = part.reshape(size, -1).astype(np.float64)
+        step = max(1, _DRAWN_AT_ONCE // size)
+        drawn = [
+            rng.multinomial(of_part[first : first + step], np.full(size, 1.0 / size)) @ exact
+            for first in range(0, BOOTSTRAP_DRAWS, step)
+        ]
+        total = total + np.concatenate(drawn)
+        shape = part.shape[1:]
+    draws: Counts = total.astype(np.int64).reshape(-1, *shape)
+    return draws
 
 
 def interval_95(values: Floats) -> Interval | None:

@@ -1,25 +1,33 @@
 """What a fleet run costs, and what it survives; prints JSON.
 
-    python test/benchmark/fleet.py make DRIVE FLEET      # 200 bags, 8 of them odd, of one drive
+    python test/benchmark/fleet.py make DRIVE FLEET      # 200 bags of one drive, 8 of them odd
     python test/benchmark/fleet.py equal FLEET           # against a plain loop of evaluate_bag
     python test/benchmark/fleet.py kill FLEET            # kill -9 of worker and driver, run again
     python test/benchmark/fleet.py nodes FLEET           # two Ray nodes, one of them killed
     python test/benchmark/fleet.py overhead FLEET        # against the loop, whole bags
     python test/benchmark/fleet.py simulate 200 2000     # so many bags, an engine without work
+    python test/benchmark/fleet.py driver 2000 100000    # what the driver does of it but for Ray
 
 Needs the extra fleet. DRIVE is a bag with images and labels, such as training.synthetic writes;
-FLEET a folder. The model is a tiny one, or --bundle. At most two workers, on loopback.
+FLEET a folder. make --real ../shared/data/bags/orfd_rgbd cuts some of the bags from that recorded
+drive; nobody labelled it, so the shipped model's masks are its labels. A DRIVE of fewer frames
+than --frames is repeated. The model is a tiny one, or
+--bundle. At most two workers, on loopback.
 
 equal: 192 bags ok and 8 with the right status; counts equal bit for bit, scores to 1e-12.
-kill, nodes: the same totals, and how many bags were begun twice.
-overhead: wall clock times workers over the seconds that the bags themselves took in the same run,
-at most 1.25 with bags of 10 s or more; --bags makes them longer.
-simulate: CPU seconds of the driver for each 1,000 bags, and its memory, by the size of the fleet.
+kill, nodes: the same totals, and how often bags were begun, as the children say that begin them.
+overhead: wall clock times workers over that of the plain loop, half of which runs before the fleet
+and half of it after; at most 1.25 with bags of 10 s or more. Also over as many loops side by side,
+which share the memory of the machine as the workers do. make --plain makes no odd bags for it.
+simulate: CPU seconds of the driver for each 1,000 bags, and its memory, by the size of the fleet;
+and those of the same command again, when all is done.
+driver: likewise of a process that reads the manifest, is told of rows, and adds up.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 import json
@@ -30,6 +38,7 @@ import secrets
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -40,6 +49,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / 'test')]
 os.environ['PYTHONPATH'] = os.pathsep.join(sys.path[:2])  # of the workers
 
+import instant_fleet_child
 import numpy as np
 import psutil
 from rosbags.rosbag2 import StoragePlugin, Writer
@@ -47,15 +57,26 @@ from rosbags.typesys import Stores, get_typestore
 
 from desertmind_seg.evaluation.run import evaluate_bag
 from desertmind_seg.fleet import tables
+from desertmind_seg.fleet.child import ChildSetup, Job
+from desertmind_seg.fleet.manifest import find_bags, manifest_rows
 from desertmind_seg.fleet.pool import Pool
 from desertmind_seg.fleet.records import BagEntry, Limits, RunOptions
-from desertmind_seg.messages.bags import Bag
+from desertmind_seg.messages.bags import IMAGE_TYPE, ONTOLOGY_KEY_PREFIX, Bag, decode_frame
+from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
+from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.pipeline.load import load_segmenter
-from desertmind_seg.release.run import FleetRequest, evaluate_fleet
+from desertmind_seg.pipeline.segmenter import Segmenter
+from desertmind_seg.release.listing import Listing
+from desertmind_seg.release.page import write_fleet_report
+from desertmind_seg.release.progress import Progress
+from desertmind_seg.release.run import FleetRequest, evaluate_fleet, prepared
+from desertmind_seg.release.totals import Totals
 
 # Short, for its sockets; of this process alone.
 TEMPORARY = f'/tmp/fleet-ray-{os.getpid()}'
 IMAGE, LABELS = '/camera/color/image_raw', '/labels/ycor_8'
+STARTS = 'FLEET_STARTS'
+REAL = 4
 ODD = {
     **{f'torn_{index}.mcap': 'torn' for index in range(4)},
     **{f'no_topic_{index}': 'no_topic' for index in range(2)},
@@ -64,35 +85,80 @@ ODD = {
 }
 
 
-def make(drive: Path, fleet: Path, bags: int, frames: int) -> dict[str, Any]:
-    """Cut a drive into bags of so many frames, the windows moving on by one; and make odd ones."""
-    store = get_typestore(Stores.ROS2_KILTED)
-    with Bag(drive) as bag:
-        messages = [*bag.messages(IMAGE, LABELS)]
-        kinds = {name: bag.topics[name].type for name in (IMAGE, LABELS)}
-        custom = dict(bag.custom_data)
-    stamps = sorted({raw.stamp_ns() for raw in messages})
-    good = [f'drive_{index:04}' for index in range(bags - len(ODD))]
-    for index, name in enumerate([*good, *(n for n in ODD if not n.startswith('torn'))]):
-        first = index % max(1, len(stamps) - frames)
-        window = set(stamps[first : first + frames])
+def make(drive: Path, fleet: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Cut drives into bags of so many frames, the windows moving on by one; and make odd ones."""
+    fleet.mkdir(parents=True)
+    odd = {} if options.plain else ODD
+    good = [f'drive_{index:04}' for index in range(options.bags - len(odd))]
+    real = [f'real_{index}' for index in range(REAL)] if options.real else []
+    good[len(good) - len(real) :] = real
+    sources = {'': longer(*recorded(drive), options.frames)}
+    if options.real:
+        sources['real'] = recorded(options.real, load_segmenter(share_path(DEFAULT_BUNDLE)))
+    for index, name in enumerate([*good, *(n for n in odd if not n.startswith('torn'))]):
+        messages, custom = sources['real' if name in real else '']
+        stamps = sorted({stamp_ns for _, stamp_ns, _, _ in messages})
+        first = index % max(1, len(stamps) - options.frames)
+        window = set(stamps[first : first + options.frames])
+        topics = [LABELS] if name.startswith('no_topic') else [IMAGE, LABELS]
         plugin = StoragePlugin.SQLITE3 if index % 4 == 3 else StoragePlugin.MCAP
+        store = get_typestore(Stores.ROS2_KILTED)
         with Writer(fleet / name, version=8, storage_plugin=plugin) as writer:
             for key, value in custom.items():
                 writer.set_custom_data(key, value)
-            topics = [LABELS] if name.startswith('no_topic') else [IMAGE, LABELS]
             connections = {
-                topic: writer.add_connection(topic, kinds[topic], typestore=store)
+                topic: writer.add_connection(topic, IMAGE_TYPE, typestore=store)
                 for topic in topics
             }
-            for raw in messages:
-                if raw.topic in connections and raw.stamp_ns() in window:
-                    writer.write(connections[raw.topic], raw.log_time_ns, bytes(raw.cdr))
+            for topic, stamp_ns, log_time_ns, cdr in messages:
+                if topic in connections and stamp_ns in window:
+                    writer.write(connections[topic], log_time_ns, cdr)
     whole = next((fleet / good[0]).glob('*.mcap')).read_bytes()
-    for name in ODD:
+    for name in odd:
         if name.startswith('torn'):
             (fleet / name).write_bytes(whole[: len(whole) * 2 // 3])
-    return {'bags': bags, 'frames': frames, 'bytes': len(whole)}
+    return {'bags': options.bags, 'real': len(real), 'frames': options.frames, 'bytes': len(whole)}
+
+
+def longer(
+    messages: list[Any], custom: dict[str, str], frames: int
+) -> tuple[list[Any], dict[str, str]]:
+    """Return a drive again and again, with later stamps, until it has more than so many frames."""
+    stamps = sorted({stamp_ns for _, stamp_ns, _, _ in messages})
+    span_ns = stamps[-1] - stamps[0] + stamps[1] - stamps[0]
+    found = []
+    for shift_ns in range(0, span_ns * (1 + frames // len(stamps)), span_ns):
+        for topic, stamp_ns, log_time_ns, cdr in messages:
+            # Images begin with their stamp, after the 4 bytes that say how they are encoded.
+            stamp = struct.pack('<iI', *divmod(stamp_ns + shift_ns, 10**9))
+            moved = cdr[:4] + stamp + cdr[12:]
+            found.append((topic, stamp_ns + shift_ns, log_time_ns + shift_ns, moved))
+    return found, custom
+
+
+def recorded(path: Path, segmenter: Segmenter | None = None) -> tuple[list[Any], dict[str, str]]:
+    """Return (topic, stamp, log time, CDR) of images and labels, and what the bag says of these.
+
+    The masks of a segmenter are the labels of a bag that has none.
+    """
+    store = get_typestore(Stores.ROS2_KILTED)
+    messages = []
+    with Bag(path) as bag:
+        custom = dict(bag.custom_data)
+        for raw in bag.messages(*({IMAGE, LABELS} & bag.topics.keys())):
+            stamp_ns, log_time_ns = raw.stamp_ns(), raw.log_time_ns
+            messages.append((raw.topic, stamp_ns, log_time_ns, bytes(raw.cdr)))
+            if segmenter is not None:
+                message = bag.deserialize(raw)
+                mask = segmenter.segment(decode_frame(bag, IMAGE, message)).mask
+                height, width = mask.shape
+                labels = store.types[IMAGE_TYPE](
+                    message.header, height, width, 'mono8', 0, width, mask.reshape(-1)
+                )
+                cdr = bytes(store.serialize_cdr(labels, IMAGE_TYPE))
+                messages.append((LABELS, stamp_ns, log_time_ns, cdr))
+                custom[f'{ONTOLOGY_KEY_PREFIX}{LABELS}'] = segmenter.ontology.sha256
+    return messages, custom
 
 
 def run_here(options: argparse.Namespace) -> dict[str, Any]:
@@ -124,6 +190,22 @@ def run_here(options: argparse.Namespace) -> dict[str, Any]:
         'driver_cpu_sec': usage.ru_utime + usage.ru_stime,
         'driver_peak_mb': usage.ru_maxrss / 1024,
     }
+
+
+def loop(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Evaluate every n-th bag in a plain loop of evaluate_bag; say what it took."""
+    first, step = map(int, options.share.split('/'))
+    start = time.monotonic()
+    segmenter = load_segmenter(options.bundle, 'onnxruntime-cpu', num_threads=1)
+    paths = sorted(path for path in Path(options.path).iterdir() if path.name not in ODD)[
+        first::step
+    ]
+    each = []
+    for path in paths:
+        began = time.monotonic()
+        evaluate_bag(path, IMAGE, LABELS, segmenter, folder / 'loop', force=True)
+        each.append(time.monotonic() - began)
+    return {'wall_sec': time.monotonic() - start, 'bags_sec': each}
 
 
 class Fleet:
@@ -226,11 +308,18 @@ def equal(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
+def count_starts(path: Path) -> Path:
+    """Let the children of fleets that are started from now on write down which bags they begin."""
+    os.environ[STARTS] = str(path)
+    return path
+
+
 def kill(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Kill a worker, then the driver, in the middle; run again, and compare with a whole run."""
     whole = Fleet(options, folder / 'whole', options.path)
     expected = totals_of(whole.finish(whole.start('--child', 'odd_fleet_child')))
     fleet = Fleet(options, folder / 'killed', options.path)
+    starts = count_starts(folder / 'starts')
     process = fleet.start('--child', 'odd_fleet_child')
     count = len([*Path(options.path).iterdir()])
     fleet.wait_for(count // 4, process)
@@ -243,14 +332,29 @@ def kill(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     done_before = fleet.results()
     orphans = left_of(below)
     said = fleet.finish(fleet.start('--child', 'odd_fleet_child'))
-    bags = [line['bag_id'] for line in fleet.log() if line['event'] == 'bag']
     return {
         'workers_seen': len(workers),
         'done_when_the_driver_was_killed': done_before,
         'processes_left_behind': orphans,
-        'bags_done_twice': len(bags) - len(set(bags)),
+        **begun(fleet, starts),
+        # One of the worker that was killed, and one of each when the driver was.
+        'begun_again_at_most': 1 + options.workers,
         'same_totals': totals_of(said) == expected,
         'statuses': said['statuses'],
+    }
+
+
+def begun(fleet: Fleet, starts: Path) -> dict[str, Any]:
+    """Say how often bags were begun: as their children wrote down, and as the log of the run."""
+    by_child = Counter(starts.read_text().split())
+    by_log = Counter(line['bag_id'] for line in fleet.log() if line['event'] == 'begin')
+    done = Counter(line['bag_id'] for line in fleet.log() if line['event'] == 'bag')
+    return {
+        'bags_begun': len(by_child),
+        'begun_again': by_child.total() - len(by_child),
+        'begun_again_by_the_log': by_log.total() - len(by_log),
+        'most_starts_of_a_bag': max(by_child.values()),
+        'rows_put_twice': done.total() - len(done),
     }
 
 
@@ -285,16 +389,6 @@ def two_nodes(folder: Path) -> Iterator[tuple[list[int], str, Callable[[], None]
         RAY_AUTH_TOKEN=secrets.token_hex(32),
         no_proxy=f'127.0.0.1,{first},{second}',  # gRPC would ask a proxy for them
     )
-    ray = str(Path(sys.executable).with_name('ray'))
-    common = [
-        *('--num-cpus', '1', '--block'),
-        *('--object-store-memory', str(100 * 2**20), '--disable-usage-stats'),
-    ]
-    # Other addresses of loopback: Ray takes 127.0.0.1 for that of the network card.
-    first, second = '127.0.0.2', '127.0.0.3'
-    address = f'{first}:{port}'
-    # gRPC would ask a proxy for them.
-    os.environ.update(RAY_USAGE_STATS_ENABLED='0', no_proxy=f'127.0.0.1,{first},{second}')
     head = [
         *(ray, 'start', '--head', '--port', str(port), '--include-dashboard', 'false'),
         *('--temp-dir', TEMPORARY, '--node-ip-address', first, *common),
@@ -336,6 +430,7 @@ def nodes(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     expected = totals_of(whole.finish(whole.start('--child', 'odd_fleet_child')))
     fleet = Fleet(options, folder / 'two', options.path)
     (folder / 'two').mkdir()
+    starts = count_starts(folder / 'starts')
     with two_nodes(folder / 'two') as (pids, address, kill_second):
         process = fleet.start('--child', 'odd_fleet_child', '--address', address)
         fleet.wait_for(len([*Path(options.path).iterdir()]) // 3, process)
@@ -344,6 +439,7 @@ def nodes(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         said = fleet.finish(process)
     return {
         'workers_by_node': before,
+        **begun(fleet, starts),
         'same_totals': totals_of(said) == expected,
         'statuses': said['statuses'],
         'wall_sec': said['wall_sec'],
@@ -351,17 +447,34 @@ def nodes(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def overhead(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Compare the wall clock with the time that the bags took in the same run."""
+    """Compare the wall clock with that of the plain loop, alone and side by side."""
+
+    def loops(*shares: str) -> list[dict[str, Any]]:
+        command = [sys.executable, __file__, 'loop', options.path, '--bundle', options.bundle]
+        started = [
+            subprocess.Popen([*command, '--share', share], stdout=subprocess.PIPE, text=True)
+            for share in shares
+        ]
+        return [json.loads(each.communicate()[0].splitlines()[-1]) for each in started]
+
+    before = loops('0/2')
     fleet = Fleet(options, folder, options.path)
     said = fleet.finish(fleet.start())
-    bags = [line for line in fleet.log() if line['event'] == 'bag' and line['status'] == 'ok']
-    taken = sum(line['evaluate_sec'] for line in bags)
+    alone = [*before, *loops('1/2')]
+    beside = loops(*(f'{index}/{options.workers}' for index in range(options.workers)))
+    each = [seconds for one in alone for seconds in one['bags_sec']]
+    loop_sec = sum(one['wall_sec'] for one in alone)
+    beside_sec = max(one['wall_sec'] for one in beside)
+    rows = [line for line in fleet.log() if line['event'] == 'bag' and line['status'] == 'ok']
     return {
         **said,
-        'bags': len(bags),
-        'shortest_bag_sec': min(line['evaluate_sec'] for line in bags),
-        'bags_sec': taken,
-        'ratio': said['wall_sec'] * options.workers / taken,
+        'bags': len(each),
+        'shortest_bag_sec': min(each),
+        'loop_sec': loop_sec,
+        'loops_side_by_side_sec': beside_sec,
+        'bags_sec_in_the_fleet': sum(row['evaluate_sec'] for row in rows),
+        'ratio': said['wall_sec'] * options.workers / loop_sec,
+        'ratio_to_loops_side_by_side': said['wall_sec'] / beside_sec,
     }
 
 
@@ -372,13 +485,16 @@ def simulate(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     for count in map(int, options.sizes):
         manifest = folder / f'{count}.parquet'
         info = bag.stat()
-        entries = [
-            BagEntry(uri=str(bag), size=info.st_size, etag=str(index)) for index in range(count)
-        ]
-        rows = [{**entry.model_dump(), 'tags': ''} for entry in entries]
-        manifest.write_bytes(tables.encoded_rows(rows))
+        entries = (
+            BagEntry(
+                uri=str(bag), size=info.st_size, etag=str(index), tags={'site': f'{index % 3}'}
+            )
+            for index in range(count)
+        )
+        tables.write_rows(manifest, manifest_rows(entries))
         fleet = Fleet(options, folder / str(count), manifest)
         said = fleet.finish(fleet.start('--child', 'instant_fleet_child'))
+        again = fleet.finish(fleet.start('--child', 'instant_fleet_child'))
         per = count / 1000
         found.append(
             {
@@ -388,10 +504,66 @@ def simulate(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
                 'driver_cpu_sec': said['driver_cpu_sec'],
                 'driver_cpu_sec_per_1000': said['driver_cpu_sec'] / per,
                 'driver_peak_mb': said['driver_peak_mb'],
+                'again_cpu_sec_per_1000': again['driver_cpu_sec'] / per,
+                'again_peak_mb': again['driver_peak_mb'],
             }
         )
         shutil.rmtree(folder / str(count))
     return found
+
+
+def driver(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """Do what the driver does for each bag and for all, each size in a process of its own."""
+    if len(options.sizes) > 1:
+        command = [sys.executable, __file__, 'driver']
+        said = [
+            subprocess.run([*command, size], stdout=subprocess.PIPE, text=True, check=True).stdout
+            for size in options.sizes
+        ]
+        return [each for one in said for each in json.loads(one.splitlines()[-1])]
+    count = int(options.sizes[0])
+    manifest = folder / 'fleet.parquet'
+    entries = (
+        BagEntry(uri=f's3://drives/{index}.mcap', size=1, etag='x', tags={'site': f'{index % 3}'})
+        for index in range(count)
+    )
+    tables.write_rows(manifest, manifest_rows(entries))
+    _, _, run = prepared(FleetRequest('', RunOptions(image=IMAGE), options.bundle, None, ''))
+    setup = ChildSetup(
+        bundle=options.bundle,
+        against=None,
+        options=run.options,
+        run_id=run.run_id,
+        threads=1,
+        scratch=folder,
+        parent_pid=os.getpid(),
+    )
+    instant = instant_fleet_child.load(setup)
+    ontology = load_ontology('ycor-8')
+    before, start = resource.getrusage(resource.RUSAGE_SELF), time.process_time()
+    listing = Listing(find_bags(str(manifest)), str(manifest))
+    totals = Totals(ontology)
+    with Progress(count, 0, folder / 'log.jsonl') as progress:
+        for entry in listing.waiting():
+            progress.on_begin(entry)
+            row = instant(Job(entry=entry, path=folder, label_bag=None)).summary()
+            totals.add(row)
+            listing.done(entry.bag_id)
+            progress.on_row(row)
+            progress.on_tick()
+    added = time.process_time()
+    found = totals.totals(run.run_id, ['site'])
+    write_fleet_report(folder / 'page.html', totals, found, [], {}, lambda _: None)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    return [
+        {
+            'bags': found.bags,
+            'rows_cpu_sec_per_1000': (added - start) / count * 1000,
+            'totals_cpu_sec_per_1000': (time.process_time() - added) / count * 1000,
+            'peak_mb_before': before.ru_maxrss / 1024,
+            'peak_mb': after.ru_maxrss / 1024,
+        }
+    ]
 
 
 def make_one(options: argparse.Namespace, folder: Path) -> Path:
@@ -412,8 +584,9 @@ def main() -> None:
         'nodes': nodes,
         'overhead': overhead,
         'simulate': simulate,
+        'driver': driver,
     }
-    parser.add_argument('part', choices=('make', 'run', *parts))
+    parser.add_argument('part', choices=('make', 'run', 'loop', *parts))
     parser.add_argument('path')
     parser.add_argument('sizes', nargs='*', help='of make: FLEET; of simulate: more sizes')
     parser.add_argument('--bundle', type=Path)
@@ -426,6 +599,9 @@ def main() -> None:
     parser.add_argument('--timeout-sec', type=float, default=60.0)
     parser.add_argument('--bags', type=int, default=200)
     parser.add_argument('--frames', type=int, default=3)
+    parser.add_argument('--real', type=Path)
+    parser.add_argument('--plain', action='store_true')
+    parser.add_argument('--share', default='0/1')
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix='fleet-') as name:
         folder = Path(name)
@@ -434,13 +610,13 @@ def main() -> None:
 
             options.bundle = write_tiny_bundle(folder / 'tiny.onnx').path
         if options.part == 'make':
-            said: Any = make(
-                Path(options.path), Path(options.sizes[0]), options.bags, options.frames
-            )
+            said: Any = make(Path(options.path), Path(options.sizes[0]), options)
         elif options.part == 'run':
             said = run_here(options)
+        elif options.part == 'loop':
+            said = loop(options, folder)
         else:
-            if options.part == 'simulate':
+            if options.part in ('simulate', 'driver'):
                 options.sizes.insert(0, options.path)
             said = parts[options.part](options, folder)
     print(json.dumps(said))

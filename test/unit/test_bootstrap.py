@@ -115,6 +115,20 @@ def test_draws_are_the_same_however_many_fit_the_memory(monkeypatch: pytest.Monk
     np.testing.assert_array_equal(resampled(blocks), at_once)
 
 
+def test_blocks_in_parts_are_drawn_as_from_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('desertmind_seg.scores.bootstrap.PART_BLOCKS', 4)
+    draws = resampled(np.eye(10, dtype=np.int64))  # how often each draw takes each block
+
+    assert (draws.sum(axis=1) == 10).all()
+    np.testing.assert_allclose(draws.mean(axis=0), 1.0, atol=0.15)
+    covariance = np.cov(draws.T)
+    # Of a multinomial: 10 p (1 - p), and -10 p p between blocks, of one part or of two.
+    np.testing.assert_allclose(np.diag(covariance), 0.9, atol=0.2)
+    others = covariance[~np.eye(10, dtype=bool)]
+    assert others.mean() == pytest.approx(-0.1, abs=0.01)
+    np.testing.assert_allclose(others, -0.1, atol=0.15)
+
+
 def test_one_block_has_no_interval() -> None:
     counts = _blocks([0.8])
     assert set(intervals(np.stack(list(counts.values())), YCOR8).values()) == {None}

@@ -114,7 +114,13 @@ def test_a_fleet_is_a_loop_of_evaluate_bag(
         *('all bags', 'site=forest', 'site=quarry')
     ]
     events = [json.loads(line) for line in (folder_of_run / 'log.jsonl').open()]
-    assert [line['event'] for line in events] == ['start', *['bag'] * 7, 'end']
+    assert (events[0]['event'], events[-1]['event']) == ('start', 'end')
+    # Two are refused before any engine starts; the others are begun, each once, and then done.
+    assert [line['event'] for line in events[1:4]] == ['bag', 'bag', 'begin']
+    begun = [line['bag_id'] for line in events if line['event'] == 'begin']
+    done = [line['bag_id'] for line in events if line['event'] == 'bag']
+    assert done[2:] == begun
+    assert len({*done}) == 7
     page = (folder_of_run / 'report.html').read_text()
     assert 'Frames of the worst bags' in page
     assert 'its process ended by SIGSEGV' in page

@@ -1,11 +1,15 @@
 """Which bags a manifest, a folder or a glob means, and what is wrong with one."""
 
+from collections.abc import Iterable
+import os
 from pathlib import Path
 
 import pytest
 
-from desertmind_seg.fleet.manifest import find_bags, read_manifest
+from desertmind_seg.fleet import tables
+from desertmind_seg.fleet.manifest import find_bags, manifest_rows, read_manifest
 from desertmind_seg.fleet.records import BagEntry, FleetError, Run, RunOptions, code_sha256
+from desertmind_seg.release.listing import Listing
 
 
 @pytest.fixture
@@ -21,12 +25,12 @@ def drives(tmp_path: Path) -> Path:
     return tmp_path / 'drives'
 
 
-def names_of(entries: list[BagEntry], root: Path) -> list[str]:
+def names_of(entries: Iterable[BagEntry], root: Path) -> list[str]:
     return [str(Path(entry.uri).relative_to(root)) for entry in entries]
 
 
 def test_a_folder_is_searched(drives: Path) -> None:
-    entries = find_bags(str(drives))
+    entries = [*find_bags(str(drives))]
 
     assert names_of(entries, drives) == ['a.mcap', 'site/b.bag', 'site/rec']
     assert entries[2].size == len('site/rec/rec_0.db3') * 2 + len('text')
@@ -51,9 +55,9 @@ def test_one_bag_is_a_fleet(drives: Path) -> None:
 
 def test_no_bag_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FleetError, match=r'has no bag; expected \.mcap, \.db3 or \.bag files'):
-        find_bags(str(tmp_path))
+        [*find_bags(str(tmp_path))]
     with pytest.raises(FileNotFoundError):
-        find_bags(str(tmp_path / 'none'))
+        [*find_bags(str(tmp_path / 'none'))]
 
 
 def test_a_manifest_in_csv_is_completed(drives: Path) -> None:
@@ -66,9 +70,8 @@ def test_a_manifest_in_csv_is_completed(drives: Path) -> None:
     )
     first, gone, remote = read_manifest(str(path))
 
-    assert first == find_bags(str(drives / 'a.mcap'))[0].model_copy(
-        update={'tags': {'site': 'quarry', 'weather': 'rain'}}
-    )
+    (alone,) = find_bags(str(drives / 'a.mcap'))
+    assert first == alone.model_copy(update={'tags': {'site': 'quarry', 'weather': 'rain'}})
     assert (gone.size, gone.etag) == (0, '')  # it becomes a row
     assert remote == BagEntry(
         uri='s3://drives/x.mcap', size=12, etag='abc', labels_uri='s3://labels/x.mcap'
@@ -84,7 +87,10 @@ def test_a_manifest_in_csv_is_completed(drives: Path) -> None:
         ('uri,size\na.mcap,big\n', "bag 1: size 'big' is no number of bytes"),
         ('uri,tags\na.mcap,quarry\n', "bag 1: tags 'quarry' are no pairs; expected name=value"),
         ('uri\n""\n', 'bag 1: its uri is empty'),
-        ('uri\na.mcap\na.mcap\n', 'lists .*a.mcap more than once'),
+        ('uri\na.mcap\nb.mcap\nx/../a.mcap\n', 'lists .*/a.mcap more than once.*as bag 3'),
+        ('uri,size\na,b.mcap,3\n', "row of 'a' has more cells than the header; put double quo"),
+        ('uri,weather\na.mcap,3\n', 'known of a bag goes into tags, as site=quarry;weather=rain'),
+        ('uri,tags\na.mcap,site=a;site=b\n', 'are no pairs'),
         ('uri\n\udcff', 'is no CSV file in UTF-8'),
     ],
 )
@@ -92,7 +98,76 @@ def test_what_is_wrong_with_a_manifest_is_told(tmp_path: Path, text: str, proble
     path = tmp_path / 'fleet.csv'
     path.write_bytes(text.encode(errors='surrogateescape'))
     with pytest.raises(FleetError, match=problem):
-        find_bags(str(path))
+        Listing(find_bags(str(path)), str(path))
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        '\ufeffuri,size,etag,labels_uri,tags\r\n{},12,x,{},site=a\r\n\r\n',
+        'URI;Size;ETag;labels_uri;tags\n"{}";12;x;"{}";"site=a"\n',
+        'uri \tsize\tetag\tlabels_uri\ttags\n{}\t12\tx\t{}\tsite=a\n',
+    ],
+)
+@pytest.mark.parametrize('name', ['a b.mcap', 'Wüste/1.mcap', '50%/#2?.mcap'])
+def test_tables_as_programs_write_them(tmp_path: Path, text: str, name: str) -> None:
+    (tmp_path / 'lists').mkdir()
+    path = tmp_path / 'lists' / 'fleet.CSV'
+    path.write_bytes(text.format(name, f'../{name}').encode())
+    (entry,) = find_bags(str(path))
+
+    # Relative paths count from the manifest, as those of the labels.
+    assert entry == BagEntry(
+        uri=str(tmp_path / 'lists' / name),
+        size=12,
+        etag='x',
+        labels_uri=str(tmp_path / name),
+        tags={'site': 'a'},
+    )
+
+
+@pytest.mark.fleet('pyarrow')
+def test_a_parquet_manifest_may_have_floats_and_maps(tmp_path: Path) -> None:
+    pa, pq = (pytest.importorskip(name) for name in ('pyarrow', 'pyarrow.parquet'))
+    rows = [
+        {'uri': '/a.mcap', 'size': 12.0, 'etag': 'x', 'tags': {'site': 'quarry', 'rain': None}},
+        {'uri': '/b.mcap', 'size': float('nan'), 'etag': 'y', 'tags': None},
+    ]
+    path = tmp_path / 'fleet.parquet'
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+    first, second = find_bags(str(path))
+    assert (first.size, first.tags, second.size, second.tags) == (12, {'site': 'quarry'}, 0, {})
+    tables.write_rows(path, manifest_rows([first, second]))
+    assert [*find_bags(str(path))] == [first, second]
+
+
+def test_a_file_of_several_names_is_one_bag(tmp_path: Path) -> None:
+    drives = tmp_path / 'drives'
+    for name in ('raw/1.mcap', 'raw/2.mcap'):
+        (drives / name).parent.mkdir(parents=True, exist_ok=True)
+        (drives / name).write_bytes(name.encode())
+    (tmp_path / 'elsewhere.mcap').write_bytes(b'else')
+    (drives / '.hidden.mcap').write_bytes(b'hidden')
+    for name, target in (
+        ('best.mcap', drives / 'raw/2.mcap'),
+        ('far_1.mcap', tmp_path / 'elsewhere.mcap'),
+        ('far_2.mcap', tmp_path / 'elsewhere.mcap'),
+        ('seen.mcap', drives / '.hidden.mcap'),
+        ('gone.mcap', tmp_path / 'nowhere.mcap'),
+    ):
+        (drives / name).symlink_to(target)
+    os.link(drives / 'raw/1.mcap', drives / 'raw/3.mcap')
+
+    found = names_of(find_bags(str(drives)), drives)
+    assert found == ['far_1.mcap', 'seen.mcap', 'raw/1.mcap', 'raw/2.mcap']
+
+
+def test_a_folder_with_the_signs_of_a_glob(tmp_path: Path) -> None:
+    (tmp_path / 'drive [2]').mkdir()
+    (tmp_path / 'drive [2]/a.mcap').write_bytes(b'a')
+    assert names_of(find_bags(f'{tmp_path}/drive [2]'), tmp_path) == ['drive [2]/a.mcap']
+    assert names_of(find_bags(f'{tmp_path}/drive [2]/a.mcap'), tmp_path) == ['drive [2]/a.mcap']
 
 
 def test_ids_follow_what_makes_another_bag_or_run() -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from desertmind_seg.fleet.progress import Progress
 from desertmind_seg.fleet.records import BagEntry, BagRow, Status
+from desertmind_seg.release.progress import Progress
 
 
 def three_bags(log: Path, said: list[str]) -> None:
@@ -15,6 +15,7 @@ def three_bags(log: Path, said: list[str]) -> None:
     statuses: tuple[Status, ...] = ('ok', 'torn', 'ok')
     with Progress(8, 3, log) as progress:
         for status in statuses:
+            progress.on_begin(entry)
             progress.on_row(BagRow.of(entry, 'run', status, 'why'))
         progress.on_tick()
         said.append(progress.line())
@@ -35,7 +36,8 @@ def test_progress_is_told_and_logged(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert 'torn: /a.mcap: why' in said
     assert '6 of 8 bags are done; the same command goes on.' in said
     events = [json.loads(text) for text in log.read_text().splitlines()]
-    assert [event['event'] for event in events] == ['start', 'bag', 'bag', 'bag', 'stopped']
+    names = [event['event'] for event in events]
+    assert names == ['start', *['begin', 'bag'] * 3, 'stopped']
     last = events[-1]
     assert (last['done'], last['total'], last['failures']) == (6, 8, 1)
     assert last['bags_per_hour'] > 0

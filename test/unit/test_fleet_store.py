@@ -15,6 +15,7 @@ from desertmind_seg.fleet import store, tables
 from desertmind_seg.fleet.index import refused_row
 from desertmind_seg.fleet.manifest import find_bags, read_manifest
 from desertmind_seg.fleet.records import BagEntry, BagRow, FleetError, RunOptions
+from desertmind_seg.fleet.scratch import local_copy
 
 pytestmark = [
     pytest.mark.fleet('obstore', 'pyarrow'),
@@ -81,7 +82,7 @@ def bucket(server: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_bags_are_found_and_looked_into(bucket: str, tmp_path: Path) -> None:
-    entries = find_bags(bucket)
+    entries = [*find_bags(bucket)]
     rows = [refused_row(entry, OPTIONS, 'run', tmp_path) for entry in entries]
 
     found = {
@@ -144,18 +145,40 @@ def test_rows_and_manifests_come_back(bucket: str) -> None:
     row = BagRow.of(entry, 'run', 'torn', 'cut off')
     tables.put_row('s3://drives/results', row)
 
-    assert tables.done_bags('s3://drives/results', 'run') == {row.bag_id}
-    assert tables.done_bags('s3://drives/results', 'other') == set()
+    assert [*tables.done_bags('s3://drives/results', 'run')] == [row.bag_id]
+    assert [*tables.done_bags('s3://drives/results', 'other')] == []
     assert tables.read_row('s3://drives/results', 'run', row.bag_id, bulk=True) == row
     store.put('s3://drives/fleet.csv', b'uri,size,etag\ns3://a/b.mcap,3,x\n')
     assert [each.uri for each in read_manifest('s3://drives/fleet.csv')] == ['s3://a/b.mcap']
     store.put('s3://drives/half.parquet', b'PAR1')
     with pytest.raises(FleetError, match=r'half\.parquet is no Parquet file'):
-        read_manifest('s3://drives/half.parquet')
+        [*read_manifest('s3://drives/half.parquet')]
+
+
+def test_keys_may_have_any_letters(bucket: str, tmp_path: Path) -> None:
+    names = ['#1?.mcap', '50%20.mcap', 'Wüste/ä.mcap', 'a b.mcap']
+    for name in names:
+        store.put(f's3://drives/odd/{name}', name.encode())
+    store.put('s3://drives/oddity/z.mcap', b'of another prefix')
+    store.put('s3://drives/fleet.csv', b'uri\nodd/50%20.mcap\n"odd/#1?.mcap"\n')
+
+    for prefix in ('s3://drives/odd', 's3://drives/odd/', 's3://drives/odd*.mcap'):
+        found = [entry.uri.removeprefix('s3://drives/odd/') for entry in find_bags(prefix)]
+        assert sorted(found)[: len(names)] == names
+    for entry in find_bags('s3://drives/odd'):
+        name = entry.uri.removeprefix('s3://drives/odd/')
+        with local_copy(entry.uri, tmp_path, entry) as path:
+            assert (path.name, path.read_text()) == (name.rpartition('/')[2], name)
+    # Relative ones count from the manifest; what it leaves out is asked for.
+    assert {entry.size for entry in find_bags('s3://drives/fleet.csv')} == {8, 10}
 
 
 def test_a_store_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('AWS_ENDPOINT_URL', 'http://127.0.0.1:1')
+    monkeypatch.setitem(store._RETRIES, 'max_retries', 0)
+    with pytest.raises(FleetError, match=r's3://unreachable/2026 cannot be reached: '):
+        [*find_bags('s3://unreachable/2026')]
     with pytest.raises(FleetError, match=r'foo://x is no object store that can be opened'):
-        find_bags('foo://x/y')
+        [*find_bags('foo://x/y')]
     with pytest.raises(FleetError, match=r'cannot be reached|does not exist'):
-        find_bags('s3://nobody/y')
+        [*find_bags('s3://nobody/y')]

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from desertmind_seg.evaluation.results import utc_now
-from desertmind_seg.fleet.records import BagRow
+from desertmind_seg.fleet.records import BagEntry, BagRow
 
 # Where nobody watches, a line so often.
 _LINE_SEC = 60.0
@@ -75,6 +75,10 @@ class Progress:
         assert self._log is not None
         self._log.write(json.dumps({'time': utc_now(), 'event': event, **values}) + '\n')
         self._log.flush()
+
+    def on_begin(self, entry: BagEntry) -> None:
+        """Log that a worker gets a bag: what has no row later was in work when all ended."""
+        self.event('begin', uri=entry.uri, bag_id=entry.bag_id)
 
     def on_row(self, row: BagRow) -> None:
         """Count a bag."""
