@@ -273,7 +273,7 @@ def test_foreign_labels_end_the_run_before_the_first_frame(
     foreign = {5: {'data': np.full(66 * 90, 42, np.uint8)}}
     path = write_drive(tmp_path / 'drive', TinyDrive(broken_labels=foreign))
     assert evaluate(path, tiny_bundle, tmp_path / 'out', '--labels', LABEL_TOPIC) == 2
-    assert list((tmp_path / 'out').iterdir()) == []
+    assert not (tmp_path / 'out').exists()
 
 
 def test_two_runs_write_identical_masks(tmp_path: Path, tiny_bundle: Path, bag: Path) -> None:
@@ -337,7 +337,7 @@ def test_only_bad_frames_leave_nothing(
     out = tmp_path / 'out'
     assert evaluate(path, tiny_bundle, out) == 2
     assert 'None of the 3 frames' in capsys.readouterr().err
-    assert list(out.iterdir()) == []
+    assert not out.exists()
 
 
 def test_label_id_outside_the_ontology_is_refused(

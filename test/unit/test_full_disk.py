@@ -80,7 +80,7 @@ def test_a_disk_that_became_full_unnoticed_gives_no_result(tmp_path: Path) -> No
     with small_disk(tmp_path):
         with pytest.raises(OSError, match='No space left on device'):
             write()
-        assert list((tmp_path / 'out').iterdir()) == []
+        assert not (tmp_path / 'out').exists()
 
 
 def _out_of_room() -> None:
