@@ -64,6 +64,7 @@ class HazardDetector:
         self._finder = GroundFinder(self.settings.max_range_m)
         self._tables = _tables()
         self._scratch = np.empty((0, 0, 0), np.float32)
+        self._nothing = np.empty((0, 0), np.float32)
 
     def detect(
         self,
@@ -105,6 +106,8 @@ class HazardDetector:
                 return _all_unknown(depth.shape, up, str(reason))
 
     def _judge(self, depth: Depth, rays: Rays, ground: Ground, codes: UInt8) -> Hazards:
+        # Only these look beyond the range.
+        missing = bool((codes == SHAPE_MISSING).any())
         codes <<= np.uint8(_CODE_SHIFT)
         index = np.asarray(
             cv2.resize(codes, depth.shape[::-1], interpolation=cv2.INTER_NEAREST), np.uint8
@@ -112,9 +115,10 @@ class HazardDetector:
         height_m = np.empty(depth.shape, np.float32)
         kind, certainty = np.empty((2, *depth.shape), np.uint8)
         rows = max(1, _STRIP_PIXELS // depth.shape[1])
-        scratch_shape = 4, min(rows, depth.shape[0]), depth.shape[1]
+        scratch_shape = 3, min(rows, depth.shape[0]), depth.shape[1]
         if self._scratch.shape != scratch_shape:
             self._scratch = np.empty(scratch_shape, np.float32)
+            self._nothing = np.full(scratch_shape[1:], np.nan, np.float32)
         # Strip by strip, so that what lies between depth and result stays in the core's cache.
         for first in range(0, depth.shape[0], rows):
             strip = slice(first, first + rows)
@@ -130,6 +134,7 @@ class HazardDetector:
                 height_m[strip],
                 kind[strip],
                 certainty[strip],
+                missing=missing,
             )
         return Hazards(
             height_m=height_m,
@@ -150,10 +155,12 @@ class HazardDetector:
         height_m: Float32,
         kind: UInt8,
         certainty: UInt8,
+        *,
+        missing: bool,
     ) -> None:
         """Write height, kind and certainty of a strip; uses up `index`, the codes of the grid."""
         settings = self.settings
-        rows, columns, values, ahead = self._scratch[:, : len(depth)]
+        rows, columns, values = self._scratch[:, : len(depth)]
         per_m = 1 / ground.node_m
         along(ground.axes[0] * per_m, depth, rays, out=rows)
         along(ground.axes[1] * per_m, depth, rays, out=columns)
@@ -161,41 +168,50 @@ class HazardDetector:
         along(ground.axes[2], depth, rays, out=height_m)
         height_m -= ground.at(ground.height_m, (columns, rows), out=values)
 
-        limit_m, noise_m, magnitude_m, known = rows, columns, values, ahead
+        limits_m, noise_m, magnitude_m = rows, columns, values
         np.multiply(depth, np.float32(settings.noise_per_m * ground.camera_m), out=noise_m)
-        np.multiply(noise_m, np.float32(NOISE_SIGMAS), out=limit_m)
-        np.maximum(limit_m, np.float32(settings.step_m), out=limit_m)
         np.abs(height_m, out=magnitude_m)
         # Comparisons with NaN are false: where there is no ray, nothing is near.
         near = (depth >= np.float32(MIN_DEPTH_M)) & (depth <= np.float32(settings.max_range_m))
         near &= magnitude_m >= 0
-        for bit, mask in (
+        # Near by the step alone is the limit. NaN is no number to skip by.
+        step_m = np.float32(settings.step_m)
+        limit_m: Float32 | np.float32 = step_m
+        noisy = not NOISE_SIGMAS * float(noise_m.max()) <= settings.step_m
+        if noisy:
+            np.multiply(noise_m, np.float32(NOISE_SIGMAS), out=limits_m)
+            limit_m = np.maximum(limits_m, step_m, out=limits_m)
+        known = [
             (_BEYOND, magnitude_m > limit_m),
             (_ABOVE, height_m > np.float32(_ABOVE_M)),
             (_NEAR, near),
-            (_FAR, depth > np.float32(settings.max_range_m)),
             (_TALL, height_m > np.float32(settings.clearance_m)),
-        ):
+        ]
+        if missing:
+            known.append((_FAR, depth > np.float32(settings.max_range_m)))
+        for bit, mask in known:
             index |= mask.view(np.uint8) * np.uint8(bit)
         cv2.LUT(index, self._tables[0], dst=kind)
-        blind_m = np.float32(_BLIND_STEPS * settings.step_m)
-        if limit_m.max() > blind_m:
-            kind[(kind == FREE) & (limit_m > blind_m)] = UNKNOWN
+        cv2.LUT(index, self._tables[1], dst=index)
+        if noisy:
+            blind = limits_m > np.float32(_BLIND_STEPS * settings.step_m)
+            blind &= kind == FREE
+            np.copyto(kind, UNKNOWN, where=blind)
+            np.copyto(index, 0, where=blind)
 
         # How far above the limit, or how far below the step: what lies between is not sure.
         noise_m += np.float32(max(ground.residual_m, 1e-3))
-        np.subtract(magnitude_m, limit_m, out=limit_m)
-        np.subtract(np.float32(settings.step_m), magnitude_m, out=magnitude_m)
-        np.maximum(limit_m, magnitude_m, out=magnitude_m)
+        if noisy:
+            np.subtract(magnitude_m, limits_m, out=limits_m)
+            np.subtract(step_m, magnitude_m, out=magnitude_m)
+            np.maximum(limits_m, magnitude_m, out=magnitude_m)
+            np.maximum(magnitude_m, 0, out=magnitude_m)
+        else:
+            magnitude_m -= step_m
         np.divide(magnitude_m, noise_m, out=magnitude_m)
-        np.maximum(magnitude_m, 0, out=magnitude_m)
         cv2.convertScaleAbs(magnitude_m, dst=certainty, alpha=255 / NOISE_SIGMAS)
-        cv2.min(certainty, cv2.LUT(index, self._tables[1]), dst=certainty)
-        certainty[kind == UNKNOWN] = 0
-        # 1 / 1 - 1 is 0, 0 / 0 is NaN: three times as fast as writing under a mask.
-        known[:] = near
-        np.divide(known, known, out=known)
-        height_m *= known
+        cv2.min(certainty, index, dst=certainty)
+        cv2.copyTo(self._nothing[: len(depth)], (~near).view(np.uint8), height_m)
 
 
 def _all_unknown(size_hw: tuple[int, ...], up: Float64 | None, problem: str) -> Hazards:

@@ -158,10 +158,10 @@ class GroundFinder:
             )
         row, column = self._triples(seen, points.shape[1:])
         a, b, c = points[:, row, column].transpose(2, 1, 0).astype(np.float64)
-        b_c = np.cross(b, c)
-        volume = (a * b_c).sum(axis=1)
-        # down @ point = 1 on the plane
-        down = b_c + np.cross(c, a) + np.cross(a, b)
+        # down @ point = 1 on the plane; three cross products at once take half of the time.
+        sides = np.cross(np.stack([b, c, a]), np.stack([c, a, b]))
+        volume = (a * sides[0]).sum(axis=1)
+        down = sides[0] + sides[1] + sides[2]
         some_area = np.abs(volume) > 1e-4
         down = down[some_area] / volume[some_area, None]
         some = np.linspace(0, seen.size - 1, min(seen.size, _PLANE_POINTS)).astype(np.intp)
@@ -238,7 +238,7 @@ class GroundFinder:
         normal = axes @ plane.up
         start = np.array([-plane.camera_m, -normal[0], -normal[1], 0.0, 0.0, 0.0]) / normal[2]
         some = np.linspace(0, x.size - 1, min(x.size, _QUADRATIC_POINTS)).astype(np.intp)
-        cells = _cells(x[some], y[some], min(self._cell_m, _seen_far(x) / _QUADRATIC_CELLS))
+        cells = _cells(x[some], y[some], min(self._cell_m, _seen_far(x[some]) / _QUADRATIC_CELLS))
         q = fit_quadratic(
             x[some], y[some], z[some], noise_m[some], cells, start, _QUADRATIC_ROUNDS
         )
@@ -333,13 +333,16 @@ def _cells(x: npt.NDArray[Any], y: npt.NDArray[Any], cell_m: float) -> npt.NDArr
         np.clip(axis * (1 / cell_m) + CELLS_X * 2, 0, CELLS_X * 4 - 1).astype(np.intp)
         for axis in (x, y)
     )
-    cells = np.unique(i * (CELLS_X * 4) + j, return_inverse=True)[1]
-    return np.asarray(cells.reshape(-1), np.intp)
+    cells = i * (CELLS_X * 4) + j
+    # Faster than a sort of the points.
+    number = np.cumsum(np.bincount(cells) > 0) - 1
+    return np.asarray(number[cells], np.intp)
 
 
 def _seen_far(forward: npt.NDArray[Any]) -> float:
     """Return how far three quarters of the points are within."""
-    return max(float(np.quantile(forward, 0.75)), 0.5)
+    place = 3 * forward.size // 4
+    return max(float(np.partition(forward, place)[place]), 0.5)
 
 
 class _Patches:

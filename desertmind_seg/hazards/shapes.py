@@ -72,20 +72,27 @@ class ShapeGrid:
 
     @classmethod
     def of(cls, depth: Depth, rays: Rays, settings: HazardSettings) -> ShapeGrid:
-        stride = max(1, int(sqrt(depth.size / _GRID_PIXELS)))
-        every = slice(stride // 2 if min(depth.shape) > stride else 0, None, stride)
+        # Rows before columns: ground is seen at a flat angle.
+        down = max(1, int(sqrt(depth.size / _GRID_PIXELS)))
+        across = max(down, min(2 * down, int(depth.size / (_GRID_PIXELS * down))))
+        small = min(depth.shape) <= across
+        rows = slice(0 if small else down // 2, None, down)
+        columns = slice(0 if small else across // 2, None, across)
         few = Rays(
-            rays.x[every if len(rays.x) > 1 else slice(None), every],
-            rays.y[every, every if rays.y.shape[1] > 1 else slice(None)],
+            rays.x[rows if len(rays.x) > 1 else slice(None), columns],
+            rays.y[rows, columns if rays.y.shape[1] > 1 else slice(None)],
         )
-        depth = np.ascontiguousarray(depth[every, every])
-        seen = (depth >= MIN_DEPTH_M) & ~np.isnan(few.x + few.y)
+        depth = np.ascontiguousarray(depth[rows, columns])
+        seen = depth >= MIN_DEPTH_M
+        column = few.y[:, few.y.shape[1] // 2]
+        if np.isnan(few.x).any() or np.isnan(few.y).any():
+            seen &= ~np.isnan(few.x + few.y)
+            few = Rays(np.nan_to_num(few.x), np.nan_to_num(few.y))
+            column = column[~np.isnan(column)]
         far = seen & (depth > settings.max_range_m)
         z = np.minimum(depth, np.float32(settings.max_range_m))
-        z[~seen] = 0.0
-        column = few.y[:, few.y.shape[1] // 2]
-        step = float(np.nanmedian(np.abs(np.diff(column)))) if len(column) > 1 else 0.0
-        few = Rays(np.nan_to_num(few.x), np.nan_to_num(few.y))
+        np.copyto(z, 0.0, where=~seen)
+        step = float(np.median(np.abs(np.diff(column)))) if len(column) > 1 else 0.0
         # One row of pixels has no focal length, and no ground either.
         return cls(settings, depth, z, few, far, 1.0 / step if step > 0 else 1.0)
 
@@ -96,17 +103,16 @@ class ShapeGrid:
         every = round(_FIT_COLUMNS * max(1.0, self.z.size / (1.5 * _GRID_PIXELS)))
         every = every if self.z.shape[1] >= 4 * every else 1
         some = np.s_[:, every // 2 :: every]
-        z = self.z[some]
-        kept = np.flatnonzero((z > 0) & ~self.far[some])
+        z = self.z[some] * ~self.far[some]
+        kept = np.flatnonzero(z > 0)
         if kept.size < _MIN_KNOWN_SHARE * z.size:
             self._complain(kept.size / z.size)
         x, y = (np.broadcast_to(axis, self.z.shape)[some] for axis in (self.rays.x, self.rays.y))
         points = np.stack([x * z, y * z, z])
-        points[:, self.far[some]] = 0.0
         noise_per_m = self.settings.noise_per_m
         plane = finder.plane(points, noise_per_m, up, camera_height_m)
         axes = level_axes(plane.up if up is None else up)
-        points = points.reshape(3, -1)[:, kept]
+        points = np.take(points.reshape(3, -1), kept, axis=1)  # five times as fast as [:, kept]
         noise_m = points[2] * np.float32(noise_per_m * plane.camera_m)
         return finder.surface(axes.astype(np.float32) @ points, noise_m, axes, plane)
 
@@ -138,8 +144,12 @@ class ShapeGrid:
         high = near & (above_m > limit_m) & ~tall
         low = seen & (above_m < -limit_m)
         # A speckle that says too far is no hole in the ground.
-        missing = (low & self.far).view(np.uint8)
-        missing = cv2.morphologyEx(missing, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
+        missing = low & self.far
+        if missing.any():
+            opened = cv2.morphologyEx(
+                missing.view(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)
+            )
+            missing = opened > 0
         low &= near
 
         # Half of those around must agree: one pixel's noise is no foot.
@@ -196,11 +206,16 @@ class ShapeGrid:
             # The reach of the band's near end, so that none is too short.
             reach = int(reach_m * self.focal_px / max(lower_m, _BANDS_M[0] / 2))
             lower_m = upper_m
-            if not cv2.countNonZero(band):
+            # What is so far away lies in a few rows of the picture.
+            lines = np.flatnonzero(band.max(axis=1))
+            if not lines.size:
                 continue
+            first, end = int(lines[0]), int(lines[-1]) + 1
+            seen = slice(first - min(first, reach), end) if down else slice(first, end + reach)
             kernel = np.ones((reach + 1, 1), np.uint8)
-            spread = cv2.dilate(code, kernel, anchor=(0, reach if down else 0))
-            cv2.copyTo(spread, band, found)
+            spread = cv2.dilate(code[seen], kernel, anchor=(0, reach if down else 0))
+            skipped = first - seen.start
+            cv2.copyTo(spread[skipped : skipped + end - first], band[first:end], found[first:end])
         at = np.maximum(found, np.uint16(1)).astype(np.float32)
         at = np.float32(1000.0) / at if down else at * np.float32(1 / 500)
         tolerance = np.float32(apart_m) + np.float32(0.02 * apart_m) * z * z
@@ -219,7 +234,7 @@ class ShapeGrid:
 
         Ruts and tufts are smaller than what the surface follows, and a foot of 2 cm is not.
         """
-        flat = (near & (np.abs(above_m) < np.float32(_FRONT_M))).astype(np.float32)
+        flat = near & (np.abs(above_m) < np.float32(_FRONT_M))
         rows, columns = _FRONT_HW
         total, count = (
             cv2.boxFilter(
@@ -230,9 +245,9 @@ class ShapeGrid:
                 normalize=False,
                 borderType=cv2.BORDER_CONSTANT,
             )
-            for values in (flat * above_m, flat)
+            for values in (flat * above_m, flat.view(np.uint8))
         )
-        total[count < _FRONT_PIXELS] = 0.0
+        total *= count >= _FRONT_PIXELS
         front: Float32 = total / np.maximum(count, 1)
         return front
 
@@ -247,7 +262,7 @@ class ShapeGrid:
     ) -> Bool:
         """Find what is seen beyond ground that is hidden, and lies lower: who knows how deep."""
         range_m = np.asarray(cv2.magnitude(x, y), np.float32)
-        range_m[~near] = np.nan
+        np.copyto(range_m, np.nan, where=~near)
         jump = np.full_like(range_m, np.nan)
         jump[:-2] = range_m[:-2] - range_m[2:]
         explained = range_m * range_m * np.float32(2 / (self.focal_px * camera_m))

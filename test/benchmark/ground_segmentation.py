@@ -83,6 +83,7 @@ class Scene:
         height_m: of the camera above the ground.
         truth: (H, W) uint8 HazardKind + 1 of hazards to be found, 1 ground, 0 not scored.
         range_m: (H, W) float32 along the ground.
+        is_level_known: whether up and height_m are; otherwise the picture is taken for upright.
     """
 
     depth: Float32
@@ -91,6 +92,7 @@ class Scene:
     height_m: float
     truth: npt.NDArray[np.uint8]
     range_m: Float32
+    is_level_known: bool = True
 
 
 def drive_scenes(seeds: Sequence[int], frames: int) -> Iterator[Scene]:
@@ -129,8 +131,8 @@ def drive_scenes(seeds: Sequence[int], frames: int) -> Iterator[Scene]:
 def nyu_scenes(folder: Path, every: int) -> Iterator[Scene]:
     """Read every n-th frame of NYUv2 that shows a floor; what is level is told by the floor.
 
-    Where the camera had no depth, the data set has it painted in. A floor that was is not plane:
-    such a frame tells neither what is level nor where its floor is, and is left out.
+    Where the camera had no depth, the data set has it painted in. A floor that was is not plane,
+    and does not tell what is level: of such a frame neither up nor the camera's height is known.
     """
     for path in sorted((folder / 'labels40').glob('*.png'))[::every]:
         labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
@@ -147,13 +149,15 @@ def nyu_scenes(folder: Path, every: int) -> Iterator[Scene]:
         plane, *_ = np.linalg.lstsq(floor, np.ones(len(floor)), rcond=None)
         height_m = float(1 / np.linalg.norm(plane))
         off_m = float(np.std(floor @ plane) * height_m)
-        if off_m > NYU_PLANE_M:
-            print(f'{path.name} left out: its floor is {off_m:.2f} m off a plane', file=sys.stderr)
-            continue
         up = -plane * height_m
+        is_plane = off_m <= NYU_PLANE_M
+        if not is_plane:
+            print(f'{path.name}: its floor is {off_m:.2f} m off a plane', file=sys.stderr)
+            up = np.array([0.0, -1.0, 0.0])
+            height_m = float(np.median(-floor @ up))
         truth = (labels == NYU_FLOOR).astype(np.uint8)
         across = points - (points @ up)[..., None] * up
-        yield Scene(depth, rays, up, height_m, truth, np.linalg.norm(across, axis=-1))
+        yield Scene(depth, rays, up, height_m, truth, np.linalg.norm(across, axis=-1), is_plane)
 
 
 def _rays(k: npt.NDArray[np.float64], size_hw: tuple[int, ...]) -> Rays:
@@ -343,7 +347,8 @@ def run_library(library: Library, scene: Scene, score: Score) -> None:
 def run_ours(detector: HazardDetector, scene: Scene, score: Score) -> None:
     """Let our detector judge a scene."""
     began = time.process_time()
-    found = detector.detect(scene.depth, scene.rays, scene.up, scene.height_m)
+    level = (scene.up, scene.height_m) if scene.is_level_known else (None, None)
+    found = detector.detect(scene.depth, scene.rays, *level)
     score.cpu_ms.append((time.process_time() - began) * 1e3)
     score.add(scene, found.kind == FREE, (found.kind != FREE) & (found.kind != UNKNOWN))
 
