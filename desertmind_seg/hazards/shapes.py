@@ -72,17 +72,13 @@ class ShapeGrid:
 
     @classmethod
     def of(cls, depth: Depth, rays: Rays, settings: HazardSettings) -> ShapeGrid:
-        # Rows before columns: ground is seen at a flat angle.
-        down = max(1, int(sqrt(depth.size / _GRID_PIXELS)))
-        across = max(down, min(2 * down, int(depth.size / (_GRID_PIXELS * down))))
-        small = min(depth.shape) <= across
-        rows = slice(0 if small else down // 2, None, down)
-        columns = slice(0 if small else across // 2, None, across)
+        stride = max(1, int(sqrt(depth.size / _GRID_PIXELS)))
+        every = slice(stride // 2 if min(depth.shape) > stride else 0, None, stride)
         few = Rays(
-            rays.x[rows if len(rays.x) > 1 else slice(None), columns],
-            rays.y[rows, columns if rays.y.shape[1] > 1 else slice(None)],
+            rays.x[every if len(rays.x) > 1 else slice(None), every],
+            rays.y[every, every if rays.y.shape[1] > 1 else slice(None)],
         )
-        depth = np.ascontiguousarray(depth[rows, columns])
+        depth = np.ascontiguousarray(depth[every, every])
         seen = depth >= MIN_DEPTH_M
         column = few.y[:, few.y.shape[1] // 2]
         if np.isnan(few.x).any() or np.isnan(few.y).any():
