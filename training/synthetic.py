@@ -1,5 +1,10 @@
 """A procedural off-road drive with exact labels and depth: a rosbag2 bag or training folders.
 
+--layout desert writes drives through arid places as a set that the reader `desert` takes: train/,
+val/ and test/, each with Color_Images/ and Segmentation/ of equal names and the codes of
+desert-10. A whole drive lies in one part: of 8 seeds in a row, from 0 on, 6 train, the next one is
+for val and the last for test.
+
 Everything follows from the seed: same seed and size, same pixels, in any order of frames.
 """
 
@@ -30,6 +35,9 @@ examples:
         --rate-hz 1 --jobs 2
   a drive over slopes with rocks, logs, stumps, ledges and ditches, and their true heights
     python -m training.synthetic --bag out/hazards --hazards all --seed 11 --frames 100
+  a set of the desert layout, 360 frames to train on, 60 to validate and 60 to test
+    python -m training.synthetic --folder out/desert --layout desert --seeds 0:80 --frames 6 \\
+        --rate-hz 0.2 --size 270x480
   one drive, HD camera
     python -m training.synthetic --folder out/hd --seed 7 --size 720x1280
 """
@@ -77,6 +85,12 @@ def build_parser() -> argparse.ArgumentParser:
         'and write the true height and kind of each pixel (default: none)',
     )
     parser.add_argument(
+        '--layout',
+        choices=('drives', 'desert'),
+        default='drives',
+        help='of --folder: a folder a drive, or the desert set (default: %(default)s)',
+    )
+    parser.add_argument(
         '--frames',
         type=whole_number(1),
         metavar='N',
@@ -101,20 +115,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.bag is not None and options.seeds is not None:
         parser.error('--bag holds one drive: use --seed N, or --folder with --seeds')
+    if options.layout == 'desert' and (options.bag is not None or options.hazards):
+        parser.error(
+            '--layout desert is for --folder without --hazards: the set has no class for ditches'
+        )
     return run_command(parser, lambda: _render(parser, options))
 
 
 def _render(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    from training.simulator.desert_set import desert_specs, write_desert_set
     from training.simulator.writers import drive_spec, write_bag, write_folders
 
+    seeds = options.seeds or (options.seed,)
     try:
-        specs = [
-            drive_spec(seed, options.size, options.rate_hz, options.frames, options.hazards)
-            for seed in options.seeds or (options.seed,)
-        ]
+        if options.layout == 'desert':
+            specs = desert_specs(seeds, options.size, options.rate_hz, options.frames)
+        else:
+            specs = [
+                drive_spec(seed, options.size, options.rate_hz, options.frames, options.hazards)
+                for seed in seeds
+            ]
     except ValueError as err:
         parser.error(str(err))
-    if options.bag is not None:
+    if options.layout == 'desert':
+        write_desert_set(specs, options.folder, jobs=options.jobs, force=options.force)
+        print(options.folder)
+    elif options.bag is not None:
         print(write_bag(specs[0], options.bag, jobs=options.jobs, force=options.force))
     else:
         write_folders(specs, options.folder, jobs=options.jobs, force=options.force)

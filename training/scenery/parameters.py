@@ -49,6 +49,7 @@ class Material(enum.IntEnum):
     STUMP = 20
     LEDGE = 21  # the face of a step in the ground
     DITCH = 22
+    SOIL = 23  # bare ground of the desert set, off the trail
 
 
 # Class names in desert-10 and in ycor-8; '' where the set has no class for it.
@@ -79,6 +80,7 @@ _CLASSES: dict[Material, tuple[str, str]] = {
     Material.STUMP: ('logs', 'obstacle'),
     Material.LEDGE: ('rocks', 'obstacle'),
     Material.DITCH: ('', 'obstacle'),
+    Material.SOIL: ('landscape', 'rough trail'),
 }
 CLASS_NAMES = {
     ontology: {material: names[column] for material, names in _CLASSES.items() if names[column]}
@@ -201,14 +203,20 @@ class DriveParameters:
     hazards: tuple[str, ...] = ()
     roll_slope_rad: float = 0.0  # steepest along the trail
     side_slope_rad: float = 0.0  # steepest across it
+    # Of the desert set: tussocks on bare earth, clutter, nothing that has no class there.
+    desert: bool = False
+    bare: float = 0.0  # -1 little .. 1 much of the ground off the trail
 
     @classmethod
-    def from_seed(cls, seed: int, hazards: Collection[str] = ()) -> DriveParameters:
+    def from_seed(
+        cls, seed: int, hazards: Collection[str] = (), *, desert: bool = False
+    ) -> DriveParameters:
         """Draw every parameter of the drive from the seed.
 
         Args:
             seed: gives the same place with and without hazards, but for the slopes.
             hazards: kinds of `HAZARDS` to put on and beside the trail.
+            desert: a place of the desert set, in one of the two arid biomes.
 
         Raises:
             ValueError: a kind that no drive has.
@@ -217,7 +225,8 @@ class DriveParameters:
             raise ValueError(f'hazards {sorted(unknown)}: expected some of {", ".join(HAZARDS)}')
         rng = np.random.default_rng([seed, 1])
         uniform = rng.uniform
-        biome = BIOMES[int(rng.choice(len(BIOMES), p=(0.30, 0.16, 0.18, 0.18, 0.11, 0.07)))]
+        shares = (0.0,) * 4 + (0.5, 0.5) if desert else (0.30, 0.16, 0.18, 0.18, 0.11, 0.07)
+        biome = BIOMES[int(rng.choice(len(BIOMES), p=shares))]
         wood = biome in ('woodland', 'autumn_woodland')
         autumn = biome == 'autumn_woodland'
         arid = biome in ('scrub', 'desert')
@@ -292,6 +301,8 @@ class DriveParameters:
             structure_density=uniform(0.0, 0.004 if farm else 0.0012),
             petal_rgb=pick(*petals),
         )
+        if desert:
+            drawn = _as_desert(drawn)
         if not hazards:
             return drawn
         # Together they stay below 20 degrees; hills and bumps of 1 to 4 degrees come on top.
@@ -322,3 +333,30 @@ class DriveParameters:
             sun_rgb=(sun * 1.15 * clear).astype(np.float32),
             sky_rgb=(clear_sky * clear + cloudy_sky * self.overcast).astype(np.float32),
         )
+
+
+def _as_desert(p: DriveParameters) -> DriveParameters:
+    """Make an arid place one of the desert set: all its classes, the rare ones more often."""
+    uniform = np.random.default_rng([p.seed, 16]).uniform
+    straw = 0.75 * np.array(p.dry_rgb) + 0.25 * np.array(p.grass_rgb)
+    return dataclasses.replace(
+        p,
+        desert=True,
+        bare=uniform(-0.9, 0.3),
+        trail_width_m=uniform(1.0, 2.4),
+        verge_m=uniform(0.2, 1.0),
+        puddles=0,
+        posts=False,
+        structure_density=0.0,
+        tree_density=uniform(0.001, 0.005),
+        conifer_share=0.0,
+        leaf_fullness=uniform(0.3, 0.8),
+        bush_density=uniform(0.04, 0.12),
+        low_plants=uniform(-1.1, -0.5),
+        dryness=uniform(0.85, 1.0),
+        litter=uniform(0.25, 0.55),
+        grass_rgb=(float(straw[0]), float(straw[1]), float(straw[2])),
+        rock_density=uniform(0.06, 0.25),
+        log_density=uniform(0.01, 0.04),
+        flower_density=uniform(0.2, 0.8),
+    )

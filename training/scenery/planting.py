@@ -28,9 +28,19 @@ from training.scenery.sprites import (
     shed,
     tuft,
 )
-from training.scenery.terrain import DRY, EDGE, HALF_WIDTH_M, PLANTS, ROUGH, WATER, Terrain
+from training.scenery.terrain import (
+    DRY,
+    EDGE,
+    HALF_WIDTH_M,
+    LITTER,
+    PLANTS,
+    ROUGH,
+    WATER,
+    Terrain,
+)
 
 _WOOD_PER_M2 = 0.05  # trees; with more it is a wood, with fewer they stand about
+_DESERT_TREE = 0.4  # of the height of others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +160,8 @@ def plant(
     _build_structures(bed)
     _plant_tufts(bed)
     _plant_flowers(bed)
+    if p.desert:
+        _strew_clutter(bed)
     return bed.sprites, bed.instances()
 
 
@@ -202,7 +214,8 @@ def _plant_trees(bed: _Bed) -> None:
     keep = edge > p.treeline_m + rng.gamma(1.2, 1.5, len(x)) - 0.5
     keep &= bed.in_sight(edge, 8.0, 9.0)
     x, y = x[keep], y[keep]
-    bed.put(x, y, 'tree', rng.uniform(6.0, 15.0, len(x)), Material.TREE, 400.0)
+    height_m = rng.uniform(6.0, 15.0, len(x)) * (_DESERT_TREE if p.desert else 1.0)
+    bed.put(x, y, 'tree', height_m, Material.TREE, 400.0)
 
 
 def _plant_far_trees(bed: _Bed) -> None:
@@ -211,7 +224,8 @@ def _plant_far_trees(bed: _Bed) -> None:
     outside = (np.abs(y) > bed.half_width_m) | (x > bed.x_end)
     keep = outside & (np.abs(y - bed.terrain.trail.y(x)) > bed.p.treeline_m + 2.0)
     x, y = x[keep], y[keep]
-    bed.put(x, y, 'tree', bed.rng.uniform(7.0, 17.0, len(x)), Material.TREE, 500.0)
+    height_m = bed.rng.uniform(7.0, 17.0, len(x)) * (_DESERT_TREE if bed.p.desert else 1.0)
+    bed.put(x, y, 'tree', height_m, Material.TREE, 500.0)
 
 
 def _plant_bushes(bed: _Bed) -> None:
@@ -308,8 +322,9 @@ def _plant_tufts(bed: _Bed) -> None:
     x, y, plants, dryness = x[keep], y[keep], plants[keep], dryness[keep]
     height_m = rng.gamma(5.0, 0.045, len(x)) + 0.35 * np.clip(plants, 0, 1)
     dry = dryness + rng.normal(0, 0.4, len(x)) > 0.0
+    green = Material.DRY_GRASS if bed.p.desert else Material.GRASS
     for mask, kind, short, high in (
-        (~dry, 'tuft', Material.GRASS, Material.LOW_PLANTS),
+        (~dry, 'tuft', green, Material.LOW_PLANTS),
         (dry, 'dry tuft', Material.DRY_GRASS, Material.DRY_LOW_PLANTS),
     ):
         material = np.where(plants[mask] > 0.0, int(high), int(short))
@@ -323,3 +338,17 @@ def _plant_flowers(bed: _Bed) -> None:
     keep = (bed.cover(x, y)[:, EDGE] > 0.35) & (clump > 0.5)
     x, y = x[keep], y[keep]
     bed.put(x, y, 'flowers', bed.rng.uniform(0.2, 0.5, len(x)), Material.FLOWERS, 35.0)
+
+
+def _strew_clutter(bed: _Bed) -> None:
+    """Small stones and dead twigs where litter lies, only near the drive."""
+    rng, terrain = bed.rng, bed.terrain
+    x, y = bed.scatter(5.0, 0.0, DRIVE_M + 16.0, 10.0, along_trail=True)
+    litter = terrain.fine.sample(np.ascontiguousarray(terrain.surface[..., LITTER]), x, y)
+    cover = bed.cover(x, y)
+    keep = (litter > 0.0) & (cover[:, PLANTS] < 0.0) & (cover[:, EDGE] > 0.05)
+    x, y = x[keep], y[keep]
+    twig = rng.random(len(x)) < 0.4
+    size = np.where(twig, rng.uniform(0.03, 0.07, len(x)), 0.03 + rng.gamma(1.5, 0.025, len(x)))
+    for mask, kind in ((twig, 'log'), (~twig, 'trail stone')):
+        bed.put(x[mask], y[mask], kind, size[mask], Material.LITTER, 16.0, 0.35)

@@ -180,8 +180,14 @@ def make_terrain(p: DriveParameters, light: Light, rng: np.random.Generator) -> 
     litter = np.float32(p.litter * 2.4 - 1.6) + 0.7 * noise((9.0, 3.0, 1.0), 0.6)
     litter = litter + (0.9 * under_trees if p.tree_density > 0.03 else 0.0)
     litter = litter - np.float32(3.0) * (1.0 - smoothstep(-0.3, 0.2, distance))
+    if p.desert:
+        # Land beyond the map is as its rim: bare, or each patch is a stripe on far hills.
+        for field in (patches, plants, litter):
+            field[[0, -1]] = field[:, [0, -1]] = -2.0
     # Height of the plants that the ground itself carries; bushes and trees are billboards.
     grassy = smoothstep(-0.02, 0.35, edge) * (1.0 - 0.85 * smoothstep(-0.1, 0.3, litter))
+    if p.desert:
+        grassy *= smoothstep(-0.15, 0.25, patches - np.float32(p.bare))
     grass = np.float32(p.grass_height_m) * grassy * (0.6 + 0.4 * smoothstep(-0.5, 1.0, patches))
     tall = smoothstep(-0.05, 0.5, plants)
     weeds = np.float32(0.42) * tall * smoothstep(-1.0, 1.5, patches + 0.7)

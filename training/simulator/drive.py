@@ -96,6 +96,7 @@ class SyntheticDrive:
         rate_hz: frames a second; the vehicle covers speed / rate metres between frames.
         hazards: kinds of `HAZARDS` on and beside the trail, which the vehicle floats over. Such a
             drive goes over slopes, and has no other rocks and logs than these.
+        desert: through a place of the desert set.
 
     Raises:
         ValueError: a size, rate or kind that cannot be drawn.
@@ -107,12 +108,14 @@ class SyntheticDrive:
         size_hw: tuple[int, int] = (480, 640),
         rate_hz: float = 10.0,
         hazards: Collection[str] = (),
+        *,
+        desert: bool = False,
     ) -> None:
         if not 16 <= min(size_hw) <= max(size_hw) <= 8192:
             raise ValueError(f'size_hw {size_hw!r}: expected sides of 16 to 8192 pixels')
         if not 0.0 < rate_hz <= 1e6:
             raise ValueError(f'rate_hz {rate_hz!r} must be above 0 and at most 1e6')
-        self.parameters = DriveParameters.from_seed(seed, hazards)
+        self.parameters = DriveParameters.from_seed(seed, hazards, desert=desert)
         self.size_hw = size_hw
         self.rate_hz = rate_hz
 

@@ -43,6 +43,7 @@ _GROUND_COVER = (
     Material.DRY_LOW_PLANTS,
     Material.FLOWERS,
     Material.PUDDLE,
+    Material.SOIL,
 )
 
 
@@ -233,8 +234,11 @@ def _shade_ground(
     light = sunlit[..., None] * world.light.sun_rgb + ambient[..., None] * world.light.sky_rgb
 
     tall, trail = plants > 0.0, edge < 0.0
-    material = np.full(depth.shape, int(Material.GRASS), np.uint8)
+    grass = Material.DRY_GRASS if p.desert else Material.GRASS  # its only class of grass
+    material = np.full(depth.shape, int(grass), np.uint8)
     material[dry > 0.0] = Material.DRY_GRASS
+    if p.desert:
+        material[plant < 0.03] = Material.SOIL  # where half of what shows is bare
     material[(litter > 0.0) & (plants < 0.0)] = Material.LITTER
     material[tall] = Material.LOW_PLANTS
     material[tall & (dry > 0.0)] = Material.DRY_LOW_PLANTS

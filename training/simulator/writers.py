@@ -56,17 +56,23 @@ _JPEG_QUALITY = 92
 
 @dataclasses.dataclass(frozen=True)
 class DriveSpec:
-    """What to render of a drive: its first `frames` frames, with these kinds of hazards."""
+    """What to render of a drive: its first `frames` frames, with these kinds of hazards.
+
+    `desert` is a drive of the desert set.
+    """
 
     seed: int
     size_hw: tuple[int, int]
     rate_hz: float
     frames: int
     hazards: tuple[str, ...] = ()
+    desert: bool = False
 
     def drive(self) -> SyntheticDrive:
         """Return the drive."""
-        return SyntheticDrive(self.seed, self.size_hw, self.rate_hz, self.hazards)
+        return SyntheticDrive(
+            self.seed, self.size_hw, self.rate_hz, self.hazards, desert=self.desert
+        )
 
 
 def drive_spec(
@@ -75,22 +81,25 @@ def drive_spec(
     rate_hz: float,
     frames: int | None = None,
     hazards: tuple[str, ...] = (),
+    *,
+    desert: bool = False,
 ) -> DriveSpec:
     """Specify the first `frames` frames of a drive, None for all of it.
 
     Raises:
         ValueError: the drive has fewer frames, or cannot be drawn so.
     """
-    available = SyntheticDrive(seed, size_hw, rate_hz, hazards).num_frames
+    available = SyntheticDrive(seed, size_hw, rate_hz, hazards, desert=desert).num_frames
     if frames is not None and frames > available:
         raise ValueError(
             f'{frames} frames: the drive of seed {seed} has {available} at {rate_hz:g} Hz; ask '
             'for at most that many or a higher rate'
         )
-    return DriveSpec(seed, size_hw, rate_hz, available if frames is None else frames, hazards)
+    count = available if frames is None else frames
+    return DriveSpec(seed, size_hw, rate_hz, count, hazards, desert)
 
 
-def _describe(spec: DriveSpec) -> dict[str, Any]:
+def describe(spec: DriveSpec) -> dict[str, Any]:
     """Return what drive.json and a bag's custom data say about a drive."""
     return {
         'seed': spec.seed,
@@ -111,7 +120,7 @@ def _render(spec: DriveSpec, index: int) -> tuple[SyntheticFrame, npt.NDArray[np
 
 
 @contextmanager
-def _map_over(jobs: int) -> Iterator[Callable[..., Iterator[Any]]]:
+def map_over(jobs: int) -> Iterator[Callable[..., Iterator[Any]]]:
     """Yield a `map` that spreads its calls over processes; those not begun end with the block."""
     if jobs == 1:
         yield map
@@ -172,11 +181,11 @@ def write_folders(
         tasks = [(spec, run, folder) for spec, _, folder, runs in drives for run in runs]
         total = sum(spec.frames for spec in specs)
         progress = unfinished.enter_context(tqdm(total=total, unit='frame', desc='drives'))
-        written = unfinished.enter_context(_map_over(jobs))(_write_frames, tasks)
+        written = unfinished.enter_context(map_over(jobs))(_write_frames, tasks)
         for spec, output, folder, runs in drives:
             for frames in itertools.islice(written, len(runs)):
                 progress.update(frames)
-            write_json(folder / 'drive.json', _describe(spec))
+            write_json(folder / 'drive.json', describe(spec))
             output.close()
     return [root / folder.name for _, _, folder, _ in drives]
 
@@ -189,7 +198,7 @@ def _write_frames(task: tuple[DriveSpec, range, Path]) -> int:
         target = folder / f'{index:06d}'
         target.mkdir()
         bgr = cv2.cvtColor(frame.rgb, cv2.COLOR_RGB2BGR)
-        _write_image(target / 'rgb.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+        write_image(target / 'rgb.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
         images: dict[str, npt.NDArray[Any]] = {
             'labels_ycor8': frame.labels_ycor_8,
             'labels_desert10': frame.labels_desert_10,
@@ -202,7 +211,7 @@ def _write_frames(task: tuple[DriveSpec, range, Path]) -> int:
                 'hazard_size': frame.hazard_size_cm,
             }
         for name, image in images.items():
-            _write_image(target / f'{name}.png', image, [cv2.IMWRITE_PNG_COMPRESSION, 3])
+            write_image(target / f'{name}.png', image, [cv2.IMWRITE_PNG_COMPRESSION, 3])
     return len(frames)
 
 
@@ -212,7 +221,7 @@ def _height_mm(height_m: FloatArray) -> npt.NDArray[np.uint16]:
     return np.where(np.isnan(height_m), 0.0, shifted).astype(np.uint16)
 
 
-def _write_image(
+def write_image(
     path: Path, image: npt.NDArray[Any] | cv2.typing.MatLike, options: list[int]
 ) -> None:
     # imwrite says nothing of why a file was not written, such as a full disk.
@@ -262,7 +271,7 @@ def write_bag(spec: DriveSpec, path: Path, *, jobs: int = 1, force: bool = False
         stack.enter_context(writer)
         for topic, name in LABEL_TOPICS.items():
             writer.set_custom_data(f'{ONTOLOGY_KEY_PREFIX}{topic}', load_ontology(name).sha256)
-        writer.set_custom_data('desertmind_seg.drive', json.dumps(_describe(spec)))
+        writer.set_custom_data('desertmind_seg.drive', json.dumps(describe(spec)))
 
         truth = (HEIGHT_TOPIC, HAZARD_TOPIC, HAZARD_SIZE_TOPIC) if spec.hazards else ()
         connections = {
@@ -285,7 +294,7 @@ def write_bag(spec: DriveSpec, path: Path, *, jobs: int = 1, force: bool = False
 
         mount = messages.transform(START_NS, BASE_FRAME, CAMERA_FRAME, drive.base_from_camera)
         write('/tf_static', START_NS, mount)
-        map_frames = stack.enter_context(_map_over(jobs))
+        map_frames = stack.enter_context(map_over(jobs))
         frames = map_frames(_render, [spec] * spec.frames, range(spec.frames))
         for frame, depth_mm in tqdm(frames, total=spec.frames, unit='frame', desc=path.name):
             stamp = frame.stamp_ns
