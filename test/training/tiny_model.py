@@ -37,6 +37,7 @@ FAMILIES = [
     ('deeplabv3plus', 'tu-convnext_atto', 16, 64, 4),
     ('fpn', 'tu-convnext_atto', 32, 64, 4),
     ('deeplabv3', 'mobilenet_v3_large', 16, 256, 16),
+    ('deeplabv3', 'tu-tf_efficientnet_lite0', 16, 256, 16),
     ('lraspp', 'mobilenet_v3_large', 16, 128, 8),
 ]
 

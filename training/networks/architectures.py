@@ -63,16 +63,21 @@ def _fpn(section: ModelSection, num_classes: int) -> Any:
 
 
 def _smp(kind: Any, section: ModelSection, num_classes: int, **options: int) -> Any:
+    return _from_smp(
+        kind,
+        section,
+        encoder_name=section.encoder,
+        encoder_weights=None,
+        classes=num_classes,
+        upsampling=1,
+        **options,
+    )
+
+
+def _from_smp(kind: Any, section: ModelSection, **options: object) -> Any:
     timm_options = {'drop_path_rate': section.drop_path} if section.drop_path > 0 else {}
     try:
-        return kind(
-            encoder_name=section.encoder,
-            encoder_weights=None,
-            classes=num_classes,
-            upsampling=1,
-            **options,
-            **timm_options,
-        )
+        return kind(**options, **timm_options)
     # What smp and timm raise for unknown names, and for strides that an encoder cannot have.
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as err:
         raise ModelError(
@@ -82,7 +87,7 @@ def _smp(kind: Any, section: ModelSection, num_classes: int, **options: int) -> 
 
 
 class _TorchvisionNetwork(nn.Module):
-    """torchvision's networks in smp's three parts, without their upsampling."""
+    """torchvision's decoders in smp's three parts, without their upsampling."""
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, head: nn.Conv2d) -> None:
         super().__init__()
@@ -94,9 +99,9 @@ class _TorchvisionNetwork(nn.Module):
 
 
 class _DeepLabV3Decoder(nn.Sequential):
-    def forward(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Return (N, 256, h / stride, w / stride)."""
-        x = features['out']
+    def forward(self, features: dict[str, torch.Tensor] | list[torch.Tensor]) -> torch.Tensor:
+        """Return (N, 256, h / stride, w / stride) of torchvision's or timm's features."""
+        x = features['out'] if isinstance(features, dict) else features[-1]
         for layer in self:
             x = layer(x)
         return x
@@ -133,6 +138,15 @@ def _deeplabv3(section: ModelSection, num_classes: int) -> nn.Module:
             weights=None, replace_stride_with_dilation=dilated[section.output_stride]
         )
         encoder, channels = IntermediateLayerGetter(body, {'layer4': 'out'}), 2048
+    elif section.encoder.startswith('tu-'):
+        encoder = _from_smp(
+            smp.encoders.get_encoder,
+            section,
+            name=section.encoder,
+            weights=None,
+            output_stride=section.output_stride,
+        )
+        channels = encoder.out_channels[-1]
     else:
         layers, _, (_, channels) = _mobilenet_v3_layers(section)
         encoder = IntermediateLayerGetter(layers, {str(len(layers) - 1): 'out'})
@@ -153,7 +167,9 @@ def _mobilenet_v3_layers(section: ModelSection) -> tuple[nn.Sequential, int, tup
     if section.encoder != 'mobilenet_v3_large' or section.output_stride == 8:
         mobile = 'mobilenet_v3_large (stride 16 or 32)'
         known = (
-            f'{mobile}, resnet50 or resnet101' if section.architecture == 'deeplabv3' else mobile
+            f'{mobile}, resnet50 or resnet101; timm has more (tu-NAME)'
+            if section.architecture == 'deeplabv3'
+            else mobile
         )
         raise ModelError(
             f'{section.architecture}: encoder {section.encoder!r} with output_stride '

