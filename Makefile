@@ -14,7 +14,7 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 # the package follows alone, built by the setuptools that is there by then.
 INSTALL = $(PIP) --require-hashes --no-deps $(patsubst %,-r requirements/%.txt,$(1)) && \
   $(PIP) --no-deps --no-build-isolation --editable .
-# A process for each of up to four cores: each holds torch, about 1 GB. In one: PYTEST_ARGS='-n 0'.
+# A process for each of up to four cores; together they grow to 8 GB. In one: PYTEST_ARGS='-n 0'.
 PYTEST = .venv/bin/pytest --numprocesses logical --maxprocesses 4 --dist loadgroup
 PYTEST_ARGS ?=
 SOAK_MINUTES ?= 30
