@@ -216,6 +216,7 @@ def test_nobody_else_parses_yaml_or_json() -> None:
     }
     assert found == {
         'desertmind_seg/model/documents.py',
+        'desertmind_seg/release/listing.py',  # its own rows in a temporary file
         'desertmind_seg/storage/qos.py',  # what recorders wrote, leniently, and by libyaml
         'training/label_exports/source.py',  # what tools export: one NaN spoils one shape alone
         'training/fit/folds.py',  # copies a recipe by way of its JSON
