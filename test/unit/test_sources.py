@@ -444,7 +444,6 @@ def test_a_stream_that_breaks_off_is_opened_again_and_then_ends(
             frames.append(frame)
             if isinstance(frame, SourceFrame) and int(frame.name.rpartition('_')[2]) >= 7:
                 pages.clear()
-    assert frames[0].name == 'stream_000000'
     first, last = good(frames)[0], good(frames)[-1]
     assert first.stamp_ns is not None
     assert last.stamp_ns is not None
