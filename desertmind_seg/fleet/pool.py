@@ -28,6 +28,8 @@ _CHUNK = 32
 # Actors or machines that a bag may take down before it is called failed.
 _MAX_TRIES = 3
 _TICK_SEC = 1.0
+# For workers to remove what they hold in scratch, once all is done.
+_CLOSING_SEC = 10.0
 # Nothing large goes through it: a bundle has 20 MB.
 _OBJECT_STORE_BYTES = 160 * 2**20
 
@@ -247,6 +249,7 @@ class _Queue:
         self._starting: dict[Any, Any] = {}
         self._running: dict[Any, tuple[Any, BagEntry]] = {}
         self._ahead: dict[Any, BagEntry] = {}
+        self._closing: list[Any] = []
         self._lost_starts = 0
 
     def work(self) -> None:
@@ -262,6 +265,11 @@ class _Queue:
                     elif (row := self._ended(ref)) is not None:
                         self._watch.on_row(row)
                 self._watch.on_tick()
+            # Those that had not started yet have nothing to do; what is not gone in time goes with
+            # the next host.
+            self._closing += [actor.close.remote() for actor in self._starting.values()]
+            if self._closing:
+                ray.wait(self._closing, num_returns=len(self._closing), timeout=_CLOSING_SEC)
         finally:
             actors = [*self._starting.values(), *(actor for actor, _ in self._running.values())]
             for actor in actors:
@@ -319,8 +327,7 @@ class _Queue:
         if entry is None and self._ahead:
             entry = self._ahead.pop(next(iter(self._ahead)))
         if entry is None:
-            # It goes with the last reference, when it is done; what it left, with the next host.
-            actor.close.remote()
+            self._closing.append(actor.close.remote())  # it goes with the last reference to it
             return
         following = self._next() if is_remote(entry.uri) else None
         if following is not None:
