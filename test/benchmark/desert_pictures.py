@@ -17,14 +17,8 @@ from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.pipeline.rendering import colorize, legend
 from training.data.layouts import read_layout
-<<<<<<< HEAD
-from training.evaluation.run import checkpoint_model
-
-WIDTH_PX, QUALITY = 320, 72
-=======
 
 WIDTH_PX, QUALITY = 256, 65
->>>>>>> desert
 
 
 def small(picture: Rgb, interpolation: int) -> Rgb:
@@ -47,12 +41,9 @@ def main() -> int:
     frames = {
         frame.name: frame for frame in read_layout('desert', options.root, ontology, 16).frames
     }
-<<<<<<< HEAD
-=======
     if options.checkpoint:
         from training.evaluation.run import checkpoint_model
 
->>>>>>> desert
     predict = [checkpoint_model(path).predict for path in options.checkpoint]
     rows = []
     for name in options.frames:
