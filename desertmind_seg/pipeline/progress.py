@@ -40,6 +40,8 @@ class Progress(tqdm):  # type: ignore[type-arg]  # it has none when the program 
 
     def close(self) -> None:
         """End the bar; lines need no end."""
+        if 'leave' not in vars(self):  # Ctrl-C came while it began
+            return
         self.leave = self.leave and not self._in_lines
         super().close()
 

@@ -69,7 +69,12 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = ModuleType('ray')
     fake.exceptions = SimpleNamespace(**kinds)  # type: ignore[attr-defined]
     fake.get = lambda ref: ref.call(*ref.values)  # type: ignore[attr-defined]
-    fake.wait = lambda refs, timeout: ([min(refs, key=lambda ref: ref.number)], [])  # type: ignore[attr-defined]
+    fake.wait = (
+        lambda refs, timeout, num_returns=1: (  # type: ignore[attr-defined]
+            sorted(refs, key=lambda ref: ref.number)[:num_returns],
+            [],
+        )
+    )
     fake.kill = lambda actor: None  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, 'ray', fake)
     monkeypatch.setattr(Actor, 'numbers', itertools.count())
