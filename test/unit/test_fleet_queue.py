@@ -52,12 +52,17 @@ class Actor:
             log.append(f'{entry.uri[-1]} then {following.uri[-1] if following else "none"}')
             return BagRow.of(entry, 'run', 'ok')
 
-        def close() -> None:
+        def close() -> Ref:
             self.closed = True
+            return Ref(next(Actor.numbers), close, ())
 
         self.ready = method(lambda: 'host')
         self.evaluate = method(evaluate)
         self.close = SimpleNamespace(remote=close)
+
+
+def _wait(refs: list[Ref], timeout: float, num_returns: int = 1) -> tuple[list[Ref], list[Ref]]:
+    return sorted(refs, key=lambda ref: ref.number)[:num_returns], []
 
 
 @pytest.fixture
@@ -69,12 +74,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = ModuleType('ray')
     fake.exceptions = SimpleNamespace(**kinds)  # type: ignore[attr-defined]
     fake.get = lambda ref: ref.call(*ref.values)  # type: ignore[attr-defined]
-    fake.wait = (
-        lambda refs, timeout, num_returns=1: (  # type: ignore[attr-defined]
-            sorted(refs, key=lambda ref: ref.number)[:num_returns],
-            [],
-        )
-    )
+    fake.wait = _wait  # type: ignore[attr-defined]
     fake.kill = lambda actor: None  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, 'ray', fake)
     monkeypatch.setattr(Actor, 'numbers', itertools.count())

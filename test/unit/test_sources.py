@@ -387,7 +387,7 @@ def server(pages: dict[str, tuple[str, Iterable[bytes]]]) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    # After thousands of tests in one process new sockets were closed before their first request, in
+    # After thousands of tests in one process new sockets were closed before a first request, in
     # 2 of 2 runs: as by an object that is collected late and closes a number once more.
     gc.collect()
     running = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
