@@ -82,7 +82,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if config.pluginmanager.hasplugin('xdist'):
             # A file's tests share fixtures; two nodes at once have half a processor each. Those
-            # with servers follow the nodes: beside all else their sockets were closed by something.
+            # with servers follow the nodes: beside all else their sockets were closed.
             alone = item.path.is_relative_to(ROOT / 'test' / 'integration')
             alone |= item.path.stem in ('test_sources', 'test_segment_sources')
             group = 'integration' if alone else str(item.path)
