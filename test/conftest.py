@@ -81,10 +81,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Skip what this machine cannot run; keep together what would be in each other's way."""
     for item in items:
         if config.pluginmanager.hasplugin('xdist'):
-            # A file's tests share fixtures; two nodes at once have half a processor each. Those
-            # with servers follow the nodes: beside all else their sockets were closed.
+            # A file's tests share fixtures; two nodes at once have half a processor each.
             alone = item.path.is_relative_to(ROOT / 'test' / 'integration')
-            alone |= item.path.stem in ('test_sources', 'test_segment_sources')
             group = 'integration' if alone else str(item.path)
             item.add_marker(pytest.mark.xdist_group(group))
         for name in ('data', 'gpu', 'launch', 'apt_ros', 'fleet'):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 import pickle
 import sys
+import urllib.request
 
 import huggingface_hub
 import pytest
@@ -157,6 +158,8 @@ def test_without_a_network_the_three_ways_are_named(
     # A port where nobody listens: the same on a machine with a network and on one without.
     for name in ('http_proxy', 'https_proxy', 'HTTP_PROXY', 'HTTPS_PROXY'):
         monkeypatch.setenv(name, 'http://127.0.0.1:9')
+    # What urllib makes of them at its first request it keeps for all that follow.
+    monkeypatch.setattr(urllib.request, '_opener', None)
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
     monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path))

@@ -4,7 +4,6 @@ import base64
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-import gc
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import os
 from pathlib import Path
@@ -387,10 +386,6 @@ def server(pages: dict[str, tuple[str, Iterable[bytes]]]) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    # After thousands of tests in one process new sockets were closed before a first request, in
-    # 2 of 2 runs: as by something old that closes its number twice. It shall hit these instead.
-    gc.collect()
-    decoys = [os.open(os.devnull, os.O_RDONLY) for _ in range(32)]
     running = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
     running.daemon_threads = True
     running.block_on_close = False
@@ -400,9 +395,6 @@ def server(pages: dict[str, tuple[str, Iterable[bytes]]]) -> Iterator[str]:
     finally:
         running.shutdown()
         running.server_close()
-        for decoy in decoys:
-            with suppress(OSError):
-                os.close(decoy)
 
 
 def test_images_and_videos_behind_addresses(tmp_path: Path) -> None:
