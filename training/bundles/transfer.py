@@ -71,7 +71,8 @@ def initialise(
         raise CheckpointError(
             f'{source}: another network than {recipe.name} describes '
             f'({initial.recipe["model"]["architecture"]}, {initial.recipe["model"]["encoder"]}); '
-            f'start from a checkpoint of the same one. {err}'
+            'start from a checkpoint of the same one, or take over what fits of its decoder with '
+            f'model.initial_decoder: what_fits. {err}'
         ) from err
 
 
@@ -91,7 +92,7 @@ def _what_fits(
     fresh = [name for name in own if name.rpartition('.')[0] in differing]
     if any(name.startswith('network.encoder.') for name in fresh):
         return state  # another encoder, which loading refuses
-    print(f'{source}: {len(own) - len(fresh)} of {len(own)} tensors are taken over')
+    print(f'{source}: {len(own) - len(fresh)} of {len(own)} tensors are taken over', flush=True)
     for name in fresh:
         if name.endswith('.weight'):
             given = list(state[name].shape) if name in state else 'none'

@@ -35,12 +35,15 @@ def build_architecture(section: ModelSection, num_classes: int) -> Any:
 
 
 def _deeplabv3plus(section: ModelSection, num_classes: int) -> Any:
-    options = {'encoder_output_stride': section.output_stride}
+    options: dict[str, object] = {'encoder_output_stride': section.output_stride}
     if section.output_stride == 32:
         # smp stops at 16, where the rates are 12, 24 and 36. Half of them at twice the stride see
-        # as far; and the last stage, strided and no longer dilated, computes a quarter of the same
-        # values, so that weights trained at 16 fit.
-        options = {'encoder_output_stride': 16, 'decoder_atrous_rates': (6, 12, 18)}
+        # as far; and the last stage of timm's encoders, no longer dilated, computes a quarter of
+        # the same values, so that weights trained at 16 fit.
+        options = {
+            'encoder_output_stride': 16,
+            'decoder_atrous_rates': (6, 12, 18),
+        }
     network = _smp(
         smp.DeepLabV3Plus,
         section,
