@@ -12,7 +12,10 @@ Compare runs: one table, and which differences are real.
 
 A run is a folder with a metrics.json (of training.train or training.evaluate), or that file. Runs
 are compared with each other only where they were scored on the same frames: the first with the
-second of two runs, and each with its parent where that is given too."""
+second of two runs, and each with its parent where that is given too.
+
+Beside the mIoU stands how much of each hazardous class a run calls traversable. One that calls
+more of a hazard traversable is not called better, whatever its mIoU."""
 _EXAMPLES = """\
 examples:
   python -m training.compare out/exp060 out/exp061 out/exp062
@@ -46,11 +49,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from training.evaluation.comparison import compare_runs, difference_rows, table, write
+    from training.evaluation.comparison import (
+        compare_runs,
+        difference_rows,
+        hazard_rows,
+        table,
+        write,
+    )
     from training.evaluation.text import for_terminal
 
     compared = compare_runs(options.runs)
     print(for_terminal(table(compared)))
+    if hazards := hazard_rows(compared):
+        print(f'\n{for_terminal(hazards)}')
     for comparison in compared.comparisons:
         print(f'\n{for_terminal(difference_rows(comparison))}\n{comparison.sentence}.')
     for warning in compared.warnings:

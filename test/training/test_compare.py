@@ -114,6 +114,41 @@ def test_a_higher_miou_is_not_better_where_more_of_a_hazard_is_called_safe(
         assert 'bold calls more traversable of: obstacle +0.3000' in out
         assert ' better than ' not in out.replace('is not better than', '')
     assert 'obstacle called traversable' in out
+    # 60 of 100 pixels less 0..7 are found.
+    assert re.search(r'^bold +obstacle +0\.4350 +0\.4\d+ to 0\.4\d+ +800$', out, re.MULTILINE)
+    assert re.search(r'^careful +obstacle +0\.1350 ', out, re.MULTILINE)
+    assert main([bold, '--out', str(tmp_path / 'one.json')]) == 0
+    (found,) = json.loads((tmp_path / 'one.json').read_text())['hazards']
+    assert (found['run'], found['hazard'], found['called traversable']) == (
+        *('bold', 'obstacle'),
+        '0.4350',
+    )
+
+
+def test_hazards_together_count_where_no_class_of_them_is_worse_for_sure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Odd blocks lose obstacles, even ones low plants; some lose neither."""
+    folders = []
+    for name, lost in (('bold', 30), ('careful', 0)):
+        scores = SplitScores(YCOR8)
+        for number in range(BLOCKS):
+            truth = np.repeat(np.array([0, 4, 5], np.uint8), 100).reshape(3, 100)
+            mask = truth.copy()
+            mask[0, : 0 if name == 'bold' else 40] = 7
+            worse = 1 + number % 2 if number > 1 else 0
+            if worse:
+                mask[worse, :lost] = 1
+                mask[3 - worse, : 0 if name == 'bold' else 10] = 1
+            shown = (truth.reshape(1, -1), mask.reshape(1, -1))
+            scores.add(f'{number}', f'b{number}', *shown, np.full((1, 300), 200, np.uint8))
+        folders.append(tmp_path / name)
+        folders[-1].mkdir()
+        write_metrics(folders[-1] / 'metrics.json', metrics_of(0.8, **dict(scores.metrics())))
+    assert main([*map(str, folders)]) == 0
+    out = capsys.readouterr().out
+    assert 'bold has the higher mIoU(all)' in out
+    assert 'but is not better than careful; bold calls more traversable of: all together' in out
 
 
 def test_runs_of_different_frames_are_listed_but_not_compared(

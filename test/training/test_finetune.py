@@ -25,7 +25,7 @@ from training.fit.rehearsal import Rehearsal, measured_precision
 from training.fit.run import train
 from training.fit.split_choice import describe_split, with_decided_split
 from training.fit.task import SegmentationTask
-from training.networks.checkpoint import Checkpoint
+from training.networks.checkpoint import Checkpoint, CheckpointError
 from training.networks.network import SegmentationNetwork
 from training.recipes.load import load_recipe
 from training.recipes.own_data import file_name
@@ -295,6 +295,43 @@ def test_a_checkpoint_starts_other_classes(
     for name, value in checkpoint.state_dict.items():
         if 'segmentation_head' not in name:
             assert torch.equal(value, after.state_dict()[name]), name
+
+
+def test_a_narrower_decoder_starts_from_what_fits(
+    trained: tuple[Checkpoint, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, folder = trained
+    write_tiny_folder(tmp_path, _numbered(3))
+    start: dict[str, Any] = {
+        'initial_checkpoint': str(folder / 'checkpoint.pt'),
+        'decoder_channels': 16,  # 32 there
+        'network_size_hw': (64, 96),
+        'frozen_encoder': 'none',
+    }
+    with pytest.raises(
+        CheckpointError, match=r'another network than .*initial_decoder: what_fits'
+    ):
+        _initialised(tmp_path, 'finetune', capsys, **start)
+    before, after, said = _initialised(
+        tmp_path, 'finetune', capsys, **start, initial_decoder='what_fits'
+    )
+    assert 'tensors are taken over' in said
+    assert 'decoder.block2.0.1.weight [16, 64, 1, 1] starts anew: [32, 80, 1, 1]' in said
+    own, state = before.state_dict(), after.state_dict()
+    assert torch.equal(
+        state['network.decoder.block1.0.weight'],
+        checkpoint.state_dict['network.decoder.block1.0.weight'],
+    )
+    for name, value in state.items():
+        if 'encoder' in name:
+            assert torch.equal(value, checkpoint.state_dict[name]), name
+        if 'block2' in name or 'segmentation_head' in name:
+            assert torch.equal(value, own[name]), name
+    # Of another encoder nothing fits, or by chance.
+    with pytest.raises(CheckpointError, match='another network than'):
+        _initialised(
+            tmp_path, 'finetune', capsys, **start, encoder='resnet18', initial_decoder='what_fits'
+        )
 
 
 def test_shipped_models_are_found_from_anywhere(

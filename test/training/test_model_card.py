@@ -119,6 +119,23 @@ def test_the_card_shows_the_curve_of_depth() -> None:
     assert 'No real off-road depth' not in _card_with_curve(bundle, dataset='nyuv2')
 
 
+def test_the_card_says_the_size_that_a_recipe_does_not() -> None:
+    bundle = read_bundle(ROOT / DEFAULT_BUNDLE)
+    shipped = model_card(bundle)
+    assert '--network-size' not in shipped
+    assert 'is made by the commands at the head of recipes/ycor8_rgb.yaml.' in shipped
+    section = {
+        **bundle.metadata.recipe['model'],
+        'network_size_hw': [384, 640],
+        'initial_checkpoint': 'models/other.onnx',
+    }
+    recipe = {**bundle.metadata.recipe, 'model': section}
+    metadata = bundle.metadata.model_copy(update={'recipe': recipe, 'network_size_hw': (384, 640)})
+    card = model_card(replace(bundle, metadata=metadata))
+    assert '    --network-size 384x640 --out out/ycor8_rgb_hazards/careful.pt' in card
+    assert '# models/other.onnx is shipped.' in card
+
+
 def test_the_command_names_a_missing_bundle(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

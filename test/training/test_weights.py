@@ -12,6 +12,7 @@ from training.bundles.exporting import to_onnx
 from training.bundles.weights import load_stage, load_tensors
 from training.data.datasets import list_frames
 from training.data.frames import LabelledFrame
+from training.ensembles.distillation import Teachers
 from training.evaluation.predict import predict_with_graph
 from training.fit.run import train
 from training.networks.checkpoint import Checkpoint, CheckpointError
@@ -105,6 +106,20 @@ def test_training_goes_on_as_the_bundle_is(
     for frame in frames:
         before, after = (predict(frame.read_rgb(), None)[0] for predict in predicts)
         assert (before == after).mean() > 0.95
+
+
+def test_a_bundle_teaches_as_its_checkpoint_does(
+    trained: tuple[Checkpoint, Path],
+    bundle: tuple[Path, onnx.ModelProto, BundleMetadata],
+    frames: list[LabelledFrame],
+) -> None:
+    ontology = trained[0].parsed_ontology()
+    image = torch.randint(0, 256, (2, 3, 64, 96), generator=torch.Generator().manual_seed(0))
+    soft, expected = (
+        Teachers([source], 'cpu', ontology, frames).soft_labels({'image': image})
+        for source in (bundle[0], trained[1])
+    )
+    torch.testing.assert_close(soft, expected, atol=1e-4, rtol=1e-3)
 
 
 def test_what_cannot_be_read_back_is_refused(

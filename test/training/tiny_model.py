@@ -32,6 +32,7 @@ DEPTH: dict[str, object] = {
 # One of every family: architecture, encoder, output stride, decoder channels, logits stride.
 FAMILIES = [
     ('deeplabv3plus', 'tu-tf_efficientnet_lite0', 16, 64, 4),
+    ('deeplabv3plus', 'tu-tf_efficientnet_lite0', 32, 64, 4),
     ('deeplabv3plus', 'mobilenet_v2', 8, 64, 4),
     ('deeplabv3plus', 'resnet18', 16, 64, 4),
     ('deeplabv3plus', 'tu-convnext_atto', 16, 64, 4),
@@ -89,6 +90,7 @@ def settled(network: SegmentationNetwork) -> SegmentationNetwork:
 EXPORTED = [
     ('deeplabv3plus', 'tu-tf_efficientnet_lite0', 16, 32),
     ('deeplabv3plus', 'resnet18', 16, 32),
+    ('deeplabv3plus', 'resnet18', 32, 32),
     ('fpn', 'tu-convnext_atto', 32, 64),
     ('deeplabv3', 'mobilenet_v3_large', 16, 256),
     ('lraspp', 'mobilenet_v3_large', 16, 32),

@@ -61,7 +61,7 @@ ROOMS: dict[str, dict[str, str]] = {
         'label_folders': 'label_exports label_masks',
         'evaluation': 'data networks recipes',
         'bundles': 'data evaluation networks recipes',
-        'ensembles': 'data evaluation networks recipes',
+        'ensembles': 'bundles data evaluation networks recipes',
         'fit': 'bundles data ensembles evaluation networks recipes',
         'reproduction': 'ensembles evaluation fit recipes',
     },

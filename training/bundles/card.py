@@ -8,8 +8,8 @@ import yaml
 from desertmind_seg.model.bundle import Bundle, read_bundle
 from desertmind_seg.model.files import atomic_write, made_folder
 from desertmind_seg.model.graph import graph_sha256
-from training.recipes.load import parse_recipe
-from training.recipes.schema import SplitSection
+from training.recipes.load import RECIPES, load_recipe, parse_recipe
+from training.recipes.schema import Recipe, SplitSection
 
 _TEMPLATE = """\
 # {{ m.name }}
@@ -141,7 +141,9 @@ data hash `{{ m.data_hash[:16] }}`.
 ```sh
 # Where the data are, and how synthetic ones are made, is at the head of the recipe's file.
 {% if made_elsewhere -%}
-# {{ made_elsewhere }} is made by the commands at the head of recipes/{{ start }}.yaml.
+# {{ made_elsewhere }} is \
+{% if start == 'models' %}shipped{% else %}\
+made by the commands at the head of recipes/{{ start }}.yaml{% endif %}.
 {% endif -%}
 {% for stage in stages -%}
 python -m training.train {{ stage }} --out out/{{ stage }}
@@ -156,7 +158,8 @@ python -m training.calibrate out/{{ recipe.name }}/checkpoint.pt \\
 {% elif added -%}
 python -m training.calibrate out/{{ recipe.name }}/checkpoint.pt \\
     {{ add_bias }} \\
-    {% if curve %}--depth-curve {{ curve.dataset }} {{ curve.root }} {% endif -%}
+    {% if resized %}--network-size {{ m.network_size_hw | join('x') }} {% endif -%}
+{% if curve %}--depth-curve {{ curve.dataset }} {{ curve.root }} {% endif -%}
 --out out/{{ recipe.name }}/careful.pt
 {% elif curve -%}
 python -m training.calibrate out/{{ recipe.name }}/checkpoint.pt \\
@@ -216,6 +219,7 @@ def model_card(bundle: Bundle) -> str:
             str(initial) if name == start else f'out/{name}/checkpoint.pt' for name in averaged
         ],
         made_elsewhere=made_elsewhere,
+        resized=_trained_at_another_size(recipe),
         start=start,
         stages=[
             *earlier,
@@ -227,6 +231,14 @@ def model_card(bundle: Bundle) -> str:
         machine=scores['environment']['machine'],
         recipe_yaml=yaml.safe_dump(metadata.recipe, sort_keys=False),
     )
+
+
+def _trained_at_another_size(recipe: Recipe) -> bool:
+    """Return whether the recipe of this name is shipped, and has another network size."""
+    path = RECIPES / f'{recipe.name}.yaml'
+    if not path.is_file():
+        return False
+    return load_recipe(path).model.network_size_hw != recipe.model.network_size_hw
 
 
 def _split_sentence(rule: SplitSection) -> str:

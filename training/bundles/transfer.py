@@ -63,14 +63,43 @@ def initialise(
         print(f'{source}: encoder and decoder are taken over from {known.name}, and of its head:')
         for line in _described(shares, known, ontology):
             print(f'  {line}')
+    if recipe.model.initial_decoder == 'what_fits':
+        state = _what_fits(state, network, source)
     try:
         network.load_state_dict(state)
     except RuntimeError as err:
         raise CheckpointError(
             f'{source}: another network than {recipe.name} describes '
             f'({initial.recipe["model"]["architecture"]}, {initial.recipe["model"]["encoder"]}); '
-            f'start from a checkpoint of the same one. {err}'
+            'start from a checkpoint of the same one, or take over what fits of its decoder with '
+            f'model.initial_decoder: what_fits. {err}'
         ) from err
+
+
+def _what_fits(
+    state: dict[str, torch.Tensor], network: SegmentationNetwork, source: str
+) -> dict[str, torch.Tensor]:
+    """Return the state with the network's own start where a layer beyond the encoder differs.
+
+    A layer is taken whole or not at all: a bias means nothing to other filters.
+    """
+    own = network.state_dict()
+    differing = {
+        name.rpartition('.')[0]
+        for name, value in own.items()
+        if name not in state or state[name].shape != value.shape
+    }
+    fresh = [name for name in own if name.rpartition('.')[0] in differing]
+    if any(name.startswith('network.encoder.') for name in fresh):
+        return state  # another encoder, which loading refuses
+    print(f'{source}: {len(own) - len(fresh)} of {len(own)} tensors are taken over', flush=True)
+    for name in fresh:
+        if name.endswith('.weight'):
+            given = list(state[name].shape) if name in state else 'none'
+            print(
+                f'  {name.removeprefix("network.")} {list(own[name].shape)} starts anew: {given}'
+            )
+    return {name: own[name] if name in fresh else state[name] for name in own}
 
 
 def find_stage(source: str) -> Path:

@@ -12,9 +12,11 @@ from torch.nn import functional
 
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, Ontology
+from training.bundles.transfer import find_stage
+from training.bundles.weights import load_stage
+from training.data.frames import LabelledFrame
 from training.ensembles.ensemble_file import ENSEMBLE_FILE, read_ensemble
 from training.ensembles.store import EnsembleError
-from training.networks.checkpoint import load_checkpoint
 from training.networks.network import SegmentationNetwork
 
 # A float32 softmax underflows to 0, whose logarithm no loss survives.
@@ -29,27 +31,34 @@ class Teachers:
     """Networks whose probabilities are averaged into soft labels; they never learn.
 
     Args:
-        sources: checkpoints, ensemble.json files of `training.ensemble`, or folders of either.
-            Each source counts equally; within an ensemble its fitted weights hold, and a member's
-            folds share the member's weight.
+        sources: checkpoints, fp32 bundles (.onnx), ensemble.json files of `training.ensemble`, or
+            folders of the first or last. Each source counts equally; within an ensemble its fitted
+            weights hold, and a member's folds share the member's weight.
         device: where the teachers run.
         ontology: the student's class table.
+        frames: the student's. On some of them a bundle is compared with the network that is read
+            back from it.
 
     Raises:
         FileNotFoundError: a source does not exist.
-        CheckpointError: a checkpoint cannot be read.
+        BundleError: an .onnx file is no bundle.
+        CheckpointError: a checkpoint cannot be read, or a bundle not read back.
         DistillationError: a teacher knows other classes than the student, or an ensemble's
             checkpoints are not those that its weights were fitted for.
     """
 
     def __init__(
-        self, sources: Sequence[str | Path], device: torch.device | str, ontology: Ontology
+        self,
+        sources: Sequence[str | Path],
+        device: torch.device | str,
+        ontology: Ontology,
+        frames: Sequence[LabelledFrame] = (),
     ) -> None:
         self.device = torch.device(device)
         self._networks: list[tuple[str, float, SegmentationNetwork]] = []
         for source in sources:
-            for path, weight in _checkpoints(Path(source).expanduser()):
-                checkpoint = load_checkpoint(path)
+            for path, weight in _checkpoints(find_stage(str(source))):
+                checkpoint = load_stage(path, frames)
                 known = checkpoint.parsed_ontology()
                 if known.sha256 != ontology.sha256:
                     raise DistillationError(

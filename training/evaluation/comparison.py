@@ -16,10 +16,12 @@ from desertmind_seg.scores.bootstrap import (
     STATISTICS,
     ComparisonError,
     PairedDifference,
+    interval_95,
     paired_differences,
     paired_share,
+    resampled,
 )
-from desertmind_seg.scores.confusion import Counts
+from desertmind_seg.scores.confusion import Counts, ratio
 from training.evaluation.metrics_file import Metrics, read_metrics
 from training.evaluation.text import as_markdown, figure, interval
 
@@ -39,6 +41,7 @@ _COLUMNS = (
     'frames',
     'scored on',
 )
+_CALLED_SAFE = ' called traversable'
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,8 @@ def compare(first: tuple[str, Metrics], second: tuple[str, Metrics]) -> Comparis
         run.block_counts, other.block_counts, ontology, [*scores, *shown]
     )
     hazards = _called_traversable(run, other, ontology)
-    said = _verdict(name, other_name, differences[0], hazards)
+    together = [each for each in differences if each.score == 'false_safe_rate']
+    said = _verdict(name, other_name, differences[0], [*hazards, *together])
     return Comparison(name, other_name, said, [*differences, *hazards])
 
 
@@ -147,17 +151,38 @@ def _called_traversable(
     run: Metrics, other: Metrics, ontology: Ontology
 ) -> list[PairedDifference]:
     """Compare, for each hazardous class that the split shows, how much of it is called safe."""
+    return [
+        paired_share(f'{name}{_CALLED_SAFE}', counts, others)
+        for (name, counts), (_, others) in zip(
+            _hazard_counts(run, ontology, [*run.block_counts]),
+            _hazard_counts(other, ontology, [*run.block_counts]),
+            strict=True,
+        )
+    ]
+
+
+def _hazard_counts(
+    run: Metrics, ontology: Ontology, blocks: Sequence[str]
+) -> list[tuple[str, Counts]]:
+    """Count, of each hazardous class that the split shows, pixels and those called safe.
+
+    Args:
+        run: whose masks are counted.
+        ontology: its class table.
+        blocks: names, in the order of the counts.
+
+    Returns:
+        Names with int64 (blocks, 2).
+    """
     safe = [entry.id for entry in ontology.classes if entry.group == 'traversable']
-    found = []
-    for entry, scored in zip(ontology.classes, run.classes, strict=True):
-        if entry.group not in ('obstacle', 'non_traversable') or not scored.pixels:
-            continue
-        counts: list[Counts] = []
-        for each in (run, other):
-            rows = np.stack([each.block_counts[block][entry.id] for block in run.block_counts])
-            counts.append(np.stack([rows.sum(axis=1), rows[:, safe].sum(axis=1)], axis=1))
-        found.append(paired_share(f'{entry.name} called traversable', *counts))
-    return found
+    of_block = run.block_counts
+    counts = np.stack([of_block[block] for block in blocks])  # (B, C, C + 1)
+    pairs = np.stack([counts.sum(axis=2), counts[:, :, safe].sum(axis=2)], axis=2)  # (B, C, 2)
+    return [
+        (entry.name, pairs[:, entry.id])
+        for entry, scored in zip(ontology.classes, run.classes, strict=True)
+        if entry.group in ('obstacle', 'non_traversable') and scored.pixels
+    ]
 
 
 def _verdict(
@@ -170,7 +195,7 @@ def _verdict(
     """
     worse = {
         run: [
-            f'{hazard.score.removesuffix(" called traversable")} {abs(hazard.difference):+.4f}'
+            f'{_hazard_name(hazard.score)} {abs(hazard.difference):+.4f}'
             for hazard in hazards
             if hazard.is_real and (hazard.difference > 0) == first
         ]
@@ -187,6 +212,10 @@ def _verdict(
         if kinds:
             said += f'; {run} calls more traversable of: {", ".join(kinds)}'
     return said
+
+
+def _hazard_name(score: str) -> str:
+    return 'all together' if score == 'false_safe_rate' else score.removesuffix(_CALLED_SAFE)
 
 
 def _shown(run: Metrics) -> str:
@@ -231,6 +260,26 @@ def table(compared: ComparedRuns) -> list[list[str]]:
     return [list(_COLUMNS), *rows]
 
 
+def hazard_rows(compared: ComparedRuns) -> list[list[str]]:
+    """Return, a row a run and hazardous class, how much of it is called traversable; header first.
+
+    Nothing where no run shows a hazard; a run whose class table is not known is left out.
+    """
+    header = ['run', 'hazard', 'called traversable', '95 % interval', 'pixels']
+    rows = []
+    for name, run in compared.runs.items():
+        try:
+            ontology = _ontology_of(run)
+        except ComparisonError:
+            continue
+        for hazard, counts in _hazard_counts(run, ontology, [*run.block_counts]):
+            pixels, called = counts.sum(axis=0).tolist()
+            drawn = resampled(counts)
+            bounds = interval_95(ratio(drawn[:, 1], drawn[:, 0])) if len(counts) > 1 else None
+            rows.append([name, hazard, figure(called / pixels), interval(bounds), f'{pixels:,}'])
+    return [header, *rows] if rows else []
+
+
 def difference_rows(comparison: Comparison) -> list[list[str]]:
     """Return a row a score and class as text cells, the header first."""
     rows = [
@@ -255,7 +304,9 @@ def write(path: Path, compared: ComparedRuns) -> None:
     if path.suffix == '.json':
         _write_json(path, rows, compared)
     elif path.suffix == '.md':
-        parts = [as_markdown(rows), *compared.warnings]
+        hazards = hazard_rows(compared)
+        parts = [as_markdown(rows), *([as_markdown(hazards)] if hazards else [])]
+        parts += compared.warnings
         for comparison in compared.comparisons:
             parts += [f'**{comparison.sentence}.**', as_markdown(difference_rows(comparison))]
         with atomic_write(path) as temporary:
@@ -268,6 +319,7 @@ def write(path: Path, compared: ComparedRuns) -> None:
 
 def _write_json(path: Path, rows: Sequence[Sequence[str]], compared: ComparedRuns) -> None:
     header, *body = rows
+    hazards = hazard_rows(compared)
     comparisons = [
         {
             **asdict(comparison),
@@ -280,6 +332,7 @@ def _write_json(path: Path, rows: Sequence[Sequence[str]], compared: ComparedRun
     ]
     document = {
         'runs': [dict(zip(header, row, strict=True)) for row in body],
+        'hazards': [dict(zip(hazards[0], row, strict=True)) for row in hazards[1:]],
         'comparisons': comparisons,
         'warnings': compared.warnings,
     }
@@ -288,6 +341,8 @@ def _write_json(path: Path, rows: Sequence[Sequence[str]], compared: ComparedRun
 
 def _write_page(path: Path, rows: Sequence[Sequence[str]], compared: ComparedRuns) -> None:
     sections = [table_section('Runs', rows, ' '.join(compared.warnings))]
+    if hazards := hazard_rows(compared):
+        sections.append(table_section('Hazards called traversable', hazards))
     sections += [
         table_section(
             f'{comparison.first} against {comparison.second}',

@@ -91,11 +91,15 @@ class SegmentationTask(L.LightningModule):
         return _copied(self.validated_network)
 
     def on_fit_start(self) -> None:
-        """Leave frozen parts their BatchNorm statistics, and load the teachers."""
+        """Leave frozen parts their BatchNorm statistics."""
         self.network.train()  # all but the frozen parts: Lightning keeps the modes it finds
+
+    def on_train_start(self) -> None:
+        """Load the teachers."""
         section = self.recipe.distillation
         if section is not None:
-            self._teachers = Teachers(section.teachers, self.device, self.ontology)
+            frames = self.trainer.train_dataloader.dataset.frames  # type: ignore[union-attr]
+            self._teachers = Teachers(section.teachers, self.device, self.ontology, frames)
 
     def on_train_epoch_start(self) -> None:
         """Draw another order of the frames."""

