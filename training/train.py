@@ -64,7 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--resume',
         action='store_true',
-        help='go on from the last.ckpt of the folder (from the start if there is none yet)',
+        help='go on from the last.ckpt of the folder (from the start if there is none yet); with '
+        'fewer optim.epochs than before, end after these',
     )
     parser.add_argument('--accelerator', default='auto', choices=('auto', 'cpu', 'gpu'))
     parser.add_argument(

@@ -460,6 +460,33 @@ def test_a_stopped_run_that_could_not_be_scored_is_finished_later(
     assert checkpoint.scores['epochs'] == trained_epochs  # not one more
 
 
+@pytest.mark.parametrize('batches', [3, 4])  # within the second epoch of two steps, and after it
+def test_a_run_may_end_sooner_on_the_schedule_that_it_began_with(
+    tiny_recipe: Recipe, tmp_path: Path, batches: int
+) -> None:
+    long = _changed(tiny_recipe, optim={'epochs': 3, 'schedule': 'cosine'})
+    shorter = _changed(long, optim={'epochs': 2})
+    _stop(long, tmp_path, 5)
+    with pytest.raises(CheckpointError, match=r'optim\.epochs was 3, is 2'):
+        train(shorter, tmp_path, resume=True)  # the third has begun
+    _stop(long, tmp_path / 'soon', batches)
+    checkpoint = train(shorter, tmp_path / 'soon', resume=True)
+    assert checkpoint.scores['epochs'] == 2
+    assert checkpoint.scores['steps'] == 4
+    assert checkpoint.recipe['optim']['epochs'] == 2
+    rates = {
+        step: value
+        for (step, name), value in _curves(tmp_path / 'soon').items()
+        if name == 'lr-AdamW/rest'
+    }
+    planned = {
+        step: value for (step, name), value in _curves(tmp_path).items() if name == 'lr-AdamW/rest'
+    }
+    assert len(rates) == 4
+    assert rates == {step: pytest.approx(planned[step]) for step in rates}
+    assert train(shorter, tmp_path / 'soon', resume=True).scores == checkpoint.scores
+
+
 def test_two_processes_count_what_one_counts(tiny_recipe: Recipe, tmp_path: Path) -> None:
     """Torchrun, gloo: three validation frames, so that the shares differ."""
     recipe = _changed(

@@ -65,7 +65,9 @@ def train(
         devices: processes on each machine; None is torchrun's number, or 1.
         nodes: machines; None is torchrun's number, or 1.
         resume: go on from the folder's last.ckpt, at its very batch; from the start where the run
-            was stopped before it saved one; a finished run is returned as it is.
+            was stopped before it saved one; a finished run is returned as it is. With fewer
+            ``optim.epochs`` than it began with, and as many as it has begun, it ends sooner; its
+            learning rates stay as planned.
         save_every_min: minutes between two saves within an epoch.
         forecast: first take a few steps to say how long it will take, and warn of a precision
             that is slow here; one process alone does so.
@@ -100,7 +102,7 @@ def train(
     state = read_last(out / LAST) if resume and (out / LAST).is_file() else None
     if state is not None:
         recipe = as_begun(recipe, state['run'])
-        _check_same_run(state['run'], recipe, ontology, out / LAST)
+        _check_same_run(_ended_sooner(state['run'], recipe), recipe, ontology, out / LAST)
     made_by = environment()  # of the code that runs, before somebody edits it
     listed = [
         (section, list_frames(section, recipe.data, ontology)) for section in recipe.data.train
@@ -129,18 +131,22 @@ def train(
     if forecast and not several:
         expected = rehearse(recipe, ontology, frames, val_frames, on_gpu=on_gpu, out=out)
     L.seed_everything(recipe.seed, workers=True, verbose=False)
+    # The learning rates are those of the epochs that the run began with.
+    scheduled = recipe.optim.epochs if state is None else _scheduled_epochs(state['run'])
     last = LastCheckpoint(
         out / LAST,
         recipe,
         ontology,
+        scheduled_epochs=scheduled,
         every_sec=60.0 * save_every_min,
         earlier=None if state is None else state['run'],
     )
     trainer = make_trainer(recipe, out, accelerator, devices, nodes, state, last)
     loader, val_loader = make_loaders(recipe, ontology, frames, val_frames, pixels, trainer, state)
-    steps = len(loader) // recipe.optim.accumulate_batches * recipe.optim.epochs
+    epoch_steps = len(loader) // recipe.optim.accumulate_batches
+    steps = epoch_steps * recipe.optim.epochs
     weights = class_weights(recipe.loss.class_weights, pixels)
-    task = SegmentationTask(recipe, ontology, weights, steps, out)
+    task = SegmentationTask(recipe, ontology, weights, epoch_steps * scheduled, out)
     if state is None:
         initialise(task.network, recipe, ontology, frames)
     task.start_averaging()
@@ -189,6 +195,20 @@ def as_begun(recipe: Recipe, run: Mapping[str, Any]) -> Recipe:
         return recipe
     optim = recipe.optim.model_copy(update={'precision': begun})
     return recipe.model_copy(update={'optim': optim})
+
+
+def _scheduled_epochs(run: Mapping[str, Any]) -> int:
+    """Return the epochs that a run began with; one of 0.1.0 never ended sooner."""
+    return int(run.get('scheduled_epochs', run['recipe']['optim']['epochs']))
+
+
+def _ended_sooner(run: Mapping[str, Any], recipe: Recipe) -> Mapping[str, Any]:
+    """Return what a run is, with fewer epochs where the recipe asks for what is not yet passed."""
+    begun = run['recipe']
+    epochs, passed = recipe.optim.epochs, run['epoch'] + (run['batch'] > 0)
+    if recipe.optim.steps is not None or not passed <= epochs < begun['optim']['epochs']:
+        return run
+    return {**run, 'recipe': {**begun, 'optim': {**begun['optim'], 'epochs': epochs}}}
 
 
 def _finished_run(recipe: Recipe, ontology: Ontology, out: Path) -> Checkpoint:

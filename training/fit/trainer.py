@@ -169,6 +169,7 @@ class LastCheckpoint(CheckpointCallback):
         path: Path,
         recipe: Recipe,
         ontology: Ontology,
+        scheduled_epochs: int,
         every_sec: float,
         earlier: Mapping[str, Any] | None,
     ) -> None:
@@ -177,6 +178,7 @@ class LastCheckpoint(CheckpointCallback):
             'recipe': recipe.model_dump(mode='json'),
             'ontology': ontology.name,
             'ontology_sha256': ontology.sha256,
+            'scheduled_epochs': scheduled_epochs,
         }
         self._place = {'epoch': 0, 'batch': 0}
         self._earlier_sec = 0.0

@@ -106,7 +106,7 @@ class ModelSection(_Section):
     encoder_weights: Text
     normalisation: Literal['encoder', 'symmetric']
     initial_checkpoint: Text
-    initial_decoder: Literal['whole', 'what_fits'] = 'whole'
+    initial_decoder: Literal['what_fits'] | None = None  # null: the same decoder
     # A number: the first stages.
     frozen_encoder: (
         Literal['none', 'all', 'all_but_depth'] | Annotated[int, Field(strict=True, ge=1, le=1000)]
