@@ -58,14 +58,15 @@ _REFINED = 2
 # A plane that may not be the ground tells that `up` is wrong if it is so much better.
 _MUCH_LESS = 0.4
 # Of the quadratic, round by round: scale in m, and how many times further off a point above it
-# counts.
-_QUADRATIC_ROUNDS = ((0.5, 1.0), (0.3, 1.5), (0.18, 2.0), (0.1, 2.0))
+# counts. The plane may be that of a hillside ahead, and ground near by 0.6 m above it: a scale of
+# 0.5 m to begin with leaves that out for good.
+_QUADRATIC_ROUNDS = ((1.0, 1.0), (0.4, 1.0), (0.2, 1.5), (0.1, 2.0))
 # Of the spline, round by round: cells between knots, scale in m, what a bend costs, what it costs
 # to be off the quadratic, and how many times further off a point above it counts.
 _SPLINE_ROUNDS = (
-    (6, 0.22, 0.5, 1e-3, 1.6),
-    (4, 0.14, 0.3, 1e-3, 2.0),
-    (3, 0.09, 0.3, 1e-3, 2.8),
+    (6, 0.22, 0.5, 1e-3, 1.2),
+    (4, 0.14, 0.3, 1e-3, 1.6),
+    (3, 0.09, 0.3, 1e-3, 2.4),
 )
 # A cell with fewer points counts less than a full one; one with strangers, less than its share.
 _FULL_CELL_POINTS, _PURE_POWER = 1.0, 1.5
@@ -75,7 +76,7 @@ _DENSE_ROW = 8
 _GROUND_M = 0.1
 # A bank: cells above the surface by up to this, most of whose points a soft surface follows within
 # this, side by side with so many cells of ground. Rocks, grass and bushes are rougher.
-_BANK_M, _BANK_SMOOTH_M, _BANK_SHARE, _BANK_GROUND_CELLS = 0.7, 0.07, 0.8, 16
+_BANK_M, _BANK_SMOOTH_M, _BANK_SHARE, _BANK_GROUND_CELLS = 0.7, 0.06, 0.8, 16
 _BANK_KNOTS, _BANK_FOLLOW, _BANK_FIT, _BANK_PULL = 3, 0.01, 0.005, 1e-3
 # Ground that nobody saw may be so much off per metre from ground that somebody saw.
 _DOUBT_PER_M = 0.15
