@@ -58,14 +58,17 @@ _REFINED = 2
 # A plane that may not be the ground tells that `up` is wrong if it is so much better.
 _MUCH_LESS = 0.4
 # Of the quadratic, round by round: scale in m, and how many times further off a point above it
-# counts.
-_QUADRATIC_ROUNDS = ((0.5, 1.0), (0.3, 1.5), (0.18, 2.0), (0.1, 2.0))
+# counts. The plane may be that of a hillside ahead, and ground near by 0.6 m above it: a scale of
+# 0.5 m to begin with leaves that out for good. It begins with what a lean of 9 degrees is off from
+# near to far: in a room a scale of 1 m takes furniture for ground.
+_QUADRATIC_ROUNDS = ((1.0, 1.0), (0.4, 1.0), (0.2, 1.5), (0.1, 2.0))
+_QUADRATIC_LEAN = 0.15
 # Of the spline, round by round: cells between knots, scale in m, what a bend costs, what it costs
 # to be off the quadratic, and how many times further off a point above it counts.
 _SPLINE_ROUNDS = (
-    (6, 0.22, 0.5, 1e-3, 1.6),
-    (4, 0.14, 0.3, 1e-3, 2.0),
-    (3, 0.09, 0.3, 1e-3, 2.8),
+    (6, 0.22, 0.5, 1e-3, 1.2),
+    (4, 0.14, 0.3, 1e-3, 1.6),
+    (3, 0.09, 0.3, 1e-3, 2.4),
 )
 # A cell with fewer points counts less than a full one; one with strangers, less than its share.
 _FULL_CELL_POINTS, _PURE_POWER = 1.0, 1.5
@@ -75,7 +78,7 @@ _DENSE_ROW = 8
 _GROUND_M = 0.1
 # A bank: cells above the surface by up to this, most of whose points a soft surface follows within
 # this, side by side with so many cells of ground. Rocks, grass and bushes are rougher.
-_BANK_M, _BANK_SMOOTH_M, _BANK_SHARE, _BANK_GROUND_CELLS = 0.7, 0.07, 0.8, 16
+_BANK_M, _BANK_SMOOTH_M, _BANK_SHARE, _BANK_GROUND_CELLS = 0.7, 0.06, 0.8, 16
 _BANK_KNOTS, _BANK_FOLLOW, _BANK_FIT, _BANK_PULL = 3, 0.01, 0.005, 1e-3
 # Ground that nobody saw may be so much off per metre from ground that somebody saw.
 _DOUBT_PER_M = 0.15
@@ -238,10 +241,11 @@ class GroundFinder:
         normal = axes @ plane.up
         start = np.array([-plane.camera_m, -normal[0], -normal[1], 0.0, 0.0, 0.0]) / normal[2]
         some = np.linspace(0, x.size - 1, min(x.size, _QUADRATIC_POINTS)).astype(np.intp)
-        cells = _cells(x[some], y[some], min(self._cell_m, _seen_far(x[some]) / _QUADRATIC_CELLS))
-        q = fit_quadratic(
-            x[some], y[some], z[some], noise_m[some], cells, start, _QUADRATIC_ROUNDS
-        )
+        far_m = _seen_far(x[some])
+        cells = _cells(x[some], y[some], min(self._cell_m, far_m / _QUADRATIC_CELLS))
+        lean_m = _QUADRATIC_LEAN * far_m
+        rounds = [(min(scale_m, lean_m), above) for scale_m, above in _QUADRATIC_ROUNDS]
+        q = fit_quadratic(x[some], y[some], z[some], noise_m[some], cells, start, rounds)
         c = q.astype(np.float32)
         above_m = z - (c[0] + x * (c[1] + c[3] * x + c[4] * y) + y * (c[2] + c[5] * y))
         local_m, support, residual_m = self._local(x, y, above_m, noise_m)

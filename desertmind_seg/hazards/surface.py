@@ -6,6 +6,7 @@ The spline is a P-spline (Eilers and Marx 1996) in two dimensions, solved throug
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -53,7 +54,7 @@ def fit_quadratic(
     noise_m: Float32,
     cells: npt.NDArray[np.intp],
     start: Float64,
-    rounds: tuple[tuple[float, float], ...],
+    rounds: Sequence[tuple[float, float]],
 ) -> Float64:
     """Return c of z = c0 + c1 x + c2 y + c3 x^2 + c4 x y + c5 y^2 for most of the points.
 

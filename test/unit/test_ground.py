@@ -114,6 +114,22 @@ def test_the_surface_follows_waves_and_neither_boxes_nor_ditches() -> None:
     assert ground.doubt_m[CELLS_X, 0] > 0.3  # nobody saw 15 m to the side
 
 
+def test_the_plane_of_a_hillside_ahead_does_not_cost_the_ground_near_by() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.uniform(2.0, 15.0, 4000), rng.uniform(-4.0, 4.0, 4000)
+    near, rise = x < 5.0, math.tan(math.radians(10.0))
+    # Level for 5 m, then a ditch, then a hillside, above which the camera is 2.4 m.
+    z = np.where(near, -1.5, rise * (x - 5.0) - np.where(x < 6.0, 2.0, 1.5))
+    points = np.stack([x, y, z + rng.normal(0.0, 0.02, x.size)]).astype(np.float32)
+    hillside = Plane(np.array([-rise, 0.0, 1.0]) / math.hypot(rise, 1.0), 2.35)
+
+    noise_m = np.full(x.size, 0.02, np.float32)
+    ground = GroundFinder(15.0).surface(points, noise_m, np.eye(3), hillside)
+
+    found = ground.at(ground.height_m, ground.places(points[0][None], points[1][None]))[0]
+    assert np.quantile(np.abs(found[near] + 1.5), 0.9) < 0.05
+
+
 def test_a_smooth_bank_is_ground_and_a_heap_of_rocks_is_not() -> None:
     rng = np.random.default_rng(4)
     x, y = rng.uniform(1.0, 12.0, 20_000), rng.uniform(-6.0, 6.0, 20_000)

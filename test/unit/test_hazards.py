@@ -23,6 +23,7 @@ from desertmind_seg.hazards.records import (
     Hazards,
     HazardSettings,
 )
+from desertmind_seg.hazards.shapes import ShapeGrid
 from desertmind_seg.messages.bags import Bag
 from desertmind_seg.messages.depth import decode_depth
 
@@ -113,10 +114,10 @@ def measured(
     return np.round(noisy, 3).astype(np.float32)
 
 
-def judged(scene: Scene, **kwargs: Any) -> tuple[Hazards, npt.NDArray[np.int_]]:
+def judged(scene: Scene, seed: int = 0, **kwargs: Any) -> tuple[Hazards, npt.NDArray[np.int_]]:
     """Detect, and return what each pixel shows, -1 where nothing was measured."""
     truth, what = scene.render()
-    depth = measured(truth)
+    depth = measured(truth, seed)
     found = HazardDetector(HazardSettings(**kwargs)).detect(depth, scene.rays, scene.up)
     assert found.problem == ''
     return found, np.where((depth > 0) & (depth < 12.0), what, -1)
@@ -131,13 +132,17 @@ ROCK = (5.0, 5.6, -0.5, 0.3, 0.0, 0.5)
 
 
 def test_ground_before_a_rock_is_free_and_its_foot_is_not() -> None:
-    found, what = judged(Scene(boxes=[ROCK]))
-    rock = what == BOX
-    window = np.ones((9, 9), np.uint8)
-    beside = (what == GROUND) & (cv2.dilate(rock.astype(np.uint8), window) > 0)
+    on_rock, before = [], []
+    for seed in range(8):  # one draw of the noise decides over 3 % of the rock
+        found, what = judged(Scene(boxes=[ROCK]), seed)
+        rock = what == BOX
+        window = np.ones((9, 9), np.uint8)
+        beside = (what == GROUND) & (cv2.dilate(rock.astype(np.uint8), window) > 0)
+        on_rock.append(share(found, rock, POSITIVE))
+        before.append(share(found, beside, POSITIVE))
 
-    assert share(found, rock, POSITIVE) > 0.96
-    assert share(found, beside, POSITIVE) < 0.008
+    assert np.mean(on_rock) > 0.96
+    assert np.mean(before) < 0.008
 
 
 CAMERAS: dict[str, dict[str, Any]] = {
@@ -447,3 +452,21 @@ def test_what_is_missing_as_zero_and_as_nan_is_the_same() -> None:
     np.testing.assert_array_equal(nan.kind, zero.kind)
     np.testing.assert_array_equal(nan.height_m, zero.height_m)
     np.testing.assert_array_equal(nan.certainty, zero.certainty)
+
+
+def test_a_grid_is_smooth_but_for_edges_and_holes() -> None:
+    truth, what = Scene(boxes=[ROCK]).render()
+    depth = measured(truth)
+    settings = HazardSettings()
+
+    z = ShapeGrid.of(depth, camera(), settings).z
+
+    exact = ShapeGrid.of(depth, camera(), HazardSettings(noise_per_m=0.0)).z
+    np.testing.assert_array_equal(exact, np.minimum(depth, settings.max_range_m))
+    np.testing.assert_array_equal(z > 0, depth > 0)
+    ground = (what == GROUND) & (depth > 0) & (truth < 12.0)
+    noise = [np.std((each[ground] - truth[ground]) / truth[ground] ** 2) for each in (exact, z)]
+    assert noise[1] < 0.7 * noise[0]
+    # The ground behind the rock is 2 m further away.
+    top = (what == BOX) & (np.roll(what, 1, axis=0) == GROUND) & (depth > 0)
+    np.testing.assert_allclose(z[top], truth[top], atol=0.2)
