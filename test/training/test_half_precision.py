@@ -11,7 +11,7 @@ from tiny_model import EXPORTED, logits, run, signal_to_noise_db, traced
 from training.bundles.half_precision import network_nodes, to_half
 from training.bundles.precision import PrecisionError
 
-_CONVNEXT = EXPORTED[2]
+_CONVNEXT = next(named for named in EXPORTED if 'convnext' in named[1])
 
 
 def _types(model: onnx.ModelProto) -> dict[str, int]:

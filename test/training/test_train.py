@@ -328,6 +328,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tiny_recipe: Recipe, tmp_pa
     assert run == {
         'ontology': 'ycor-8',
         'ontology_sha256': load_ontology('ycor-8').sha256,
+        'scheduled_epochs': 3,
         'epoch': 1,
         'batch': 2,
     }

@@ -261,12 +261,11 @@ def table(compared: ComparedRuns) -> list[list[str]]:
 
 
 def hazard_rows(compared: ComparedRuns) -> list[list[str]]:
-    """Return, a row a run and hazardous class, how much of it is called traversable; header first.
+    """Return, a row a hazardous class, how much of it each run calls traversable; header first.
 
-    Nothing where no run shows a hazard; a run whose class table is not known is left out.
+    Nothing where no run shows a hazard; a run whose class table is not known has dashes.
     """
-    header = ['run', 'hazard', 'called traversable', '95 % interval', 'pixels']
-    rows = []
+    cells: dict[str, dict[str, str]] = {}
     for name, run in compared.runs.items():
         try:
             ontology = _ontology_of(run)
@@ -276,8 +275,11 @@ def hazard_rows(compared: ComparedRuns) -> list[list[str]]:
             pixels, called = counts.sum(axis=0).tolist()
             drawn = resampled(counts)
             bounds = interval_95(ratio(drawn[:, 1], drawn[:, 0])) if len(counts) > 1 else None
-            rows.append([name, hazard, figure(called / pixels), interval(bounds), f'{pixels:,}'])
-    return [header, *rows] if rows else []
+            cells.setdefault(hazard, {})[name] = f'{figure(called / pixels)} ({interval(bounds)})'
+    rows = [
+        [hazard, *(of.get(name, '-') for name in compared.runs)] for hazard, of in cells.items()
+    ]
+    return [['called traversable', *compared.runs], *rows] if rows else []
 
 
 def difference_rows(comparison: Comparison) -> list[list[str]]:
