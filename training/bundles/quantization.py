@@ -7,8 +7,9 @@ ReLU or ReLU6 becomes the range of the pair after it. Weights have one scale a c
 before the first convolution (normalisation, depth encoding) and after the last (the decision)
 stays float32, and so do the first layer and those that lose most, as measured one by one.
 
-This is for ONNX Runtime on CPUs with VNNI or ARM's dot products; older x86 CPUs saturate. TensorRT
-refuses the graph (int32 biases, zero points that are not 0): its bundles are fp16.
+This is for ONNX Runtime on CPUs with VNNI or ARM's dot products; older x86 CPUs would saturate,
+and lose half of the gain to sums that do not. TensorRT refuses the graph (int32 biases, zero
+points that are not 0): its bundles are fp16.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -291,6 +292,7 @@ def _outputs(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> list[_Logits]:
 
 def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry('session.x64quantprecision', '1')  # as in the engine
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=['CPUExecutionProvider']
