@@ -9,6 +9,7 @@ import torch
 
 from desertmind_seg.model.files import share_path
 from desertmind_seg.model.ontology import Ontology
+from training.bundles.fusion import summed_decoder
 from training.bundles.weights import load_stage
 from training.data.datasets import class_pixels
 from training.data.frames import LabelledFrame
@@ -21,6 +22,7 @@ from training.recipes.schema import Recipe
 _HEAD = 'network.segmentation_head.0'
 # On so many frames the earlier stage is asked what it takes the new classes for.
 _FRAMES = 16
+_FUSION_FRAMES = 16
 # What it says of less than this share of a class's pixels is noise at the borders.
 _LEAST_SHARE = 0.05
 
@@ -56,7 +58,7 @@ def initialise(
     distinct = list({(frame.dataset, frame.name): frame for frame in frames}.values())
     initial = load_stage(find_stage(source), distinct)
     known = initial.parsed_ontology()
-    state = network.stage_state(initial.state_dict)
+    state = network.stage_state(_fused(initial, recipe, distinct))
     if known.sha256 != ontology.sha256:
         shares = class_shares(initial, ontology, _spread(distinct, ontology))
         _take_head(state, network.state_dict(), shares)
@@ -74,6 +76,28 @@ def initialise(
             'start from a checkpoint of the same one, or take over what fits of its decoder with '
             f'model.initial_decoder: what_fits. {err}'
         ) from err
+
+
+def _fused(
+    initial: Checkpoint, recipe: Recipe, frames: Sequence[LabelledFrame]
+) -> dict[str, torch.Tensor]:
+    """Return the stage's weights, as those of a decoder that sums where the recipe wants one."""
+    wanted, section = recipe.model, initial.parsed_recipe().model
+    same = ('architecture', 'encoder', 'decoder_channels')
+    if (wanted.decoder_fusion, section.decoder_fusion) != ('sum', None) or any(
+        getattr(wanted, key) != getattr(section, key) for key in same
+    ):
+        return initial.state_dict
+    strided = section.model_copy(
+        update={'output_stride': wanted.output_stride, 'network_size_hw': wanted.network_size_hw}
+    )
+    known = initial.parsed_ontology()
+    concatenating = SegmentationNetwork(strided, known.num_classes)
+    concatenating.load_state_dict(initial.state_dict)
+    graph = VehicleGraph(concatenating, known.costs, initial.temperature)
+    state, missed = summed_decoder(graph, frames[:: max(1, len(frames) // _FUSION_FRAMES)])
+    print(f'decoder_fusion sum: {missed:.1%} of the power of the last convolution is not met')
+    return state
 
 
 def _what_fits(

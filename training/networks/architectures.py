@@ -3,6 +3,10 @@
 from typing import Any
 
 import segmentation_models_pytorch as smp
+from segmentation_models_pytorch.decoders.deeplabv3.decoder import (
+    DeepLabV3PlusDecoder,
+    SeparableConv2d,
+)
 import torch
 from torch import nn
 from torch.nn import functional
@@ -54,7 +58,43 @@ def _deeplabv3plus(section: ModelSection, num_classes: int) -> Any:
     if section.output_stride == 32:
         network.encoder = _encoder(section)
         network.decoder.up = nn.Upsample(scale_factor=8, mode='bilinear', align_corners=True)
+    if section.decoder_fusion == 'sum':
+        network.decoder = SummingDecoder(network.decoder)
     return network
+
+
+class SummingDecoder(nn.Module):
+    """DeepLabV3+'s decoder with its last convolution done before the upsampling, where it can be.
+
+    smp's upsamples the context (256 channels), concatenates the detail of stride 4 (48) and
+    convolves both there. That is the sum of two convolutions, and a convolution and an upsampling
+    can nearly change places: so the context's is done at the encoder's stride, on a 16th of the
+    pixels or fewer. `training.bundles.fusion` turns the weights of one into those of the other.
+
+    Args:
+        decoder: smp's, whose parts are taken over; the last convolution starts anew.
+    """
+
+    def __init__(self, decoder: DeepLabV3PlusDecoder) -> None:
+        super().__init__()
+        self.aspp, self.up, self.block1 = decoder.aspp, decoder.up, decoder.block1
+        channels: int = decoder.block2[0][1].out_channels
+        self.context = _normalised(channels, channels)
+        self.detail = _normalised(self.block1[0].out_channels, channels)
+        self.activation = nn.ReLU()
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """Return (N, channels, h / 4, w / 4) of the encoder's features, finest first."""
+        context = self.up(self.context(self.aspp(features[-1])))
+        summed: torch.Tensor = self.activation(context + self.detail(self.block1(features[2])))
+        return summed
+
+
+def _normalised(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        SeparableConv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+    )
 
 
 def _fpn(section: ModelSection, num_classes: int) -> Any:
