@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from pathlib import Path
+import platform
 import re
 import threading
 import time
@@ -52,6 +53,19 @@ def test_classes_appear_where_their_colours_are(
     assert result['confidence'][10, 10] > 240
     assert result['cost'][90, 120] == pytest.approx(20, abs=3)  # rough trail
     assert result['cost'][65, 30] == pytest.approx(254, abs=3)  # obstacle
+
+
+@pytest.mark.skipif(platform.machine() != 'x86_64', reason='needs an x86 CPU on Linux')
+def test_only_a_cpu_without_vnni_adds_int8_otherwise() -> None:
+    has_vnni = 'vnni' in Path('/proc/cpuinfo').read_text(encoding='utf-8')
+    assert onnxruntime_module.sums_saturate() == (not has_vnni)
+    options = onnxruntime.SessionOptions()
+    onnxruntime_module.add_exactly(options)
+    if has_vnni:
+        with pytest.raises(RuntimeError):
+            options.get_session_config_entry('session.x64quantprecision')
+    else:
+        assert options.get_session_config_entry('session.x64quantprecision') == '1'
 
 
 def test_confidence_and_cost_by_hand(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from tqdm import tqdm
 
+from desertmind_seg.engines.onnxruntime import add_exactly
 from training.bundles.half_precision import network_nodes
 from training.bundles.precision import Calibration, PrecisionError
 
@@ -292,7 +293,7 @@ def _outputs(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> list[_Logits]:
 
 def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.add_session_config_entry('session.x64quantprecision', '1')  # as in the engine
+    add_exactly(options)
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=['CPUExecutionProvider']
