@@ -19,6 +19,7 @@ from desertmind_seg.model.ontology import load_ontology
 from training.bundles.transfer import find_stage, initialise, shared_pixels
 from training.data.datasets import class_pixels, list_frames
 from training.data.frames import DatasetError
+from training.ensembles.distillation import Teachers
 from training.fit import rehearsal
 from training.fit.loaders import check_depth
 from training.fit.rehearsal import Rehearsal, measured_precision
@@ -344,6 +345,8 @@ def test_shipped_models_are_found_from_anywhere(
     assert find_stage('models/ycor8_rgb.onnx') == Path('models/ycor8_rgb.onnx')
     with pytest.raises(FileNotFoundError, match=r'initial_checkpoint models/none\.onnx: .*fp32'):
         find_stage('models/none.onnx')
+    with pytest.raises(FileNotFoundError, match=r'distillation\.teachers models/none\.onnx: '):
+        Teachers(['models/none.onnx'], 'cpu', load_ontology('ycor-8'))
 
 
 @pytest.mark.parametrize(

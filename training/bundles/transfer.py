@@ -126,11 +126,15 @@ def _what_fits(
     return {name: own[name] if name in fresh else state[name] for name in own}
 
 
-def find_stage(source: str) -> Path:
-    """Return the path of an initial checkpoint; ``models/...`` may be a file that is shipped.
+def find_stage(source: str, key: str = 'model.initial_checkpoint') -> Path:
+    """Return the path of an earlier stage; ``models/...`` may be a file that is shipped.
 
     It is looked for from the current folder, then among the files of the installed package, then
     in the checkout that this module is of.
+
+    Args:
+        source: as the recipe gives it.
+        key: of the recipe, which a refusal names.
 
     Raises:
         FileNotFoundError: it is in none of them.
@@ -145,8 +149,7 @@ def find_stage(source: str) -> Path:
         return share_path(source)
     except FileNotFoundError as err:
         raise FileNotFoundError(
-            f'model.initial_checkpoint {source}: {err} Or give the path of an fp32 bundle or of a '
-            'checkpoint.pt'
+            f'{key} {source}: {err} Or give the path of an fp32 bundle or of a checkpoint.pt'
         ) from err
 
 

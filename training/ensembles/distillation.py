@@ -57,7 +57,7 @@ class Teachers:
         self.device = torch.device(device)
         self._networks: list[tuple[str, float, SegmentationNetwork]] = []
         for source in sources:
-            for path, weight in _checkpoints(find_stage(str(source))):
+            for path, weight in _checkpoints(find_stage(str(source), 'distillation.teachers')):
                 checkpoint = load_stage(path, frames)
                 known = checkpoint.parsed_ontology()
                 if known.sha256 != ontology.sha256:
