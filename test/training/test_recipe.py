@@ -53,7 +53,7 @@ RESOLVED = {
     'nyuv2_rgb': '719801d2e0f238a2',
     'nyuv2_rgbd': '06db6921fe907849',
     'nyuv2_rgbd_aux': 'a623954e36343d2e',
-    'ycor8_base': '359f892dc90f8196',
+    'ycor8_base': '8e463aa8ca47f3e3',
     'ycor8_rgb': '268bc7dd6e9e882e',
     'ycor8_rgb_distilled': '502b90b722f9e4b8',
     'ycor8_rgb_hazards': 'a50610c8b306ac0d',
