@@ -6,7 +6,8 @@ r"""Time against mIoU of networks for vehicles: JSON and a page with a plot.
         --networks deeplabv3plus:tu-tf_efficientnet_lite0:32:128@288x480
 
 A network is ARCHITECTURE:ENCODER:OUTPUT_STRIDE:DECODER_CHANNELS@HEIGHTxWIDTH, the last its own
-size. Its time does not depend on its weights: it is exported as `training.export` does, untrained.
+size, with :sum before the @ where its decoder sums. Its time does not depend on its weights: it is
+exported as `training.export` does, untrained.
 --scores are folders that `training.evaluate --bundle` wrote; they say which bundle was scored, and
 that one is timed. Without a score a network has a time alone: nothing is guessed.
 
@@ -53,8 +54,11 @@ from training.evaluation.text import as_text, figure, interval
 
 WARM_UP = 5
 _LITE0 = 'tu-tf_efficientnet_lite0'
-# One factor at a time around the shipped network, then around one that is narrower.
+# One factor at a time around the first shipped network, then around one that is narrower.
 NETWORKS = (
+    *(f'deeplabv3plus:{_LITE0}:16:256:sum@{size}' for size in ('288x480', '320x512')),
+    *(f'deeplabv3plus:{_LITE0}:32:{channels}:sum@288x480' for channels in (256, 128)),
+    *(f'deeplabv3plus:{_LITE0}:32:256:sum@{size}' for size in ('320x512', '384x640')),
     *(f'deeplabv3plus:{_LITE0}:16:{channels}@288x480' for channels in (256, 128, 96, 64)),
     *(f'deeplabv3plus:{_LITE0}:32:{channels}@288x480' for channels in (256, 128, 96, 64)),
     *(f'deeplabv3plus:{_LITE0}:32:128@{size}' for size in ('320x512', '352x576', '384x640')),
@@ -63,7 +67,7 @@ NETWORKS = (
     *(f'fpn:{_LITE0}:32:{channels}@288x480' for channels in (128, 64)),
     'lraspp:mobilenet_v3_large:16:128@288x480',
 )
-_NETWORK = re.compile(r'(\w+):([\w.-]+):(\d+):(\d+)@(\d+x\d+)')
+_NETWORK = re.compile(r'(\w+):([\w.-]+):(\d+):(\d+)(?::(sum))?@(\d+x\d+)')
 
 
 def network(text: str) -> tuple[str, dict[str, Any]]:
@@ -71,15 +75,16 @@ def network(text: str) -> tuple[str, dict[str, Any]]:
     found = _NETWORK.fullmatch(text)
     if found is None:
         raise argparse.ArgumentTypeError(
-            f'{text!r}: expected ARCHITECTURE:ENCODER:OUTPUT_STRIDE:DECODER_CHANNELS@HxW, such as '
-            f'{NETWORKS[0]}'
+            f'{text!r}: expected ARCHITECTURE:ENCODER:OUTPUT_STRIDE:DECODER_CHANNELS[:sum]@HxW, '
+            f'such as {NETWORKS[0]}'
         )
-    architecture, encoder, stride, channels, size = found.groups()
+    architecture, encoder, stride, channels, fusion, size = found.groups()
     return text, {
         'architecture': architecture,
         'encoder': encoder,
         'output_stride': int(stride),
         'decoder_channels': int(channels),
+        'decoder_fusion': fusion,
         'network_size_hw': size_hw(size),
     }
 

@@ -48,12 +48,13 @@ RESOLVED = {
     'exp093_6_small': '7da1232cb78745b8',
     'exp093_ensemble': '5e806c4f7ca31df6',
     'exp093_ensemble_small': '53187d0a59c86d40',
-    'finetune': '4e2f76c48a5da7cc',
-    'finetune_rgbd': '3c9f6bd2945f82b5',
+    'finetune': 'a70e14fc5f592386',
+    'finetune_rgbd': '99ff0d33fdd685eb',
     'nyuv2_rgb': '719801d2e0f238a2',
     'nyuv2_rgbd': '06db6921fe907849',
     'nyuv2_rgbd_aux': 'a623954e36343d2e',
     'ycor8_base': '8e463aa8ca47f3e3',
+    'ycor8_base_rgbd': 'a8d84518ae6fb48c',
     'ycor8_rgb': '268bc7dd6e9e882e',
     'ycor8_rgb_distilled': '502b90b722f9e4b8',
     'ycor8_rgb_hazards': 'a50610c8b306ac0d',
@@ -62,6 +63,7 @@ RESOLVED = {
     'ycor8_rgbd': '71b84732606d0ade',
     'ycor8_rgbd_whole': 'b1d0fcf370f9b1bb',
     'ycor8_small': '7e063861ee45cf79',
+    'ycor8_small_rgbd': '485ccb826634b9fb',
 }
 
 
