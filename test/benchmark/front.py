@@ -172,7 +172,7 @@ def row(
     """Return a bundle's entry in the JSON: what it is, its time, and its scores or null."""
     metadata = bundle.metadata
     model = metadata.recipe['model']
-    keys = ('architecture', 'encoder', 'output_stride', 'decoder_channels')
+    keys = ('architecture', 'encoder', 'output_stride', 'decoder_channels', 'decoder_fusion')
     scored = None
     if scores is not None:
         scored = {
@@ -183,7 +183,7 @@ def row(
         }
     return {
         'bundle': metadata.name,
-        **{key: model[key] for key in keys},
+        **{key: model.get(key) for key in keys},
         'network_size_hw': list(metadata.network_size_hw),
         'precision': metadata.precision,
         'flops': sum(bundle_cost(bundle, size_hw, OUTPUTS).flops.values()),

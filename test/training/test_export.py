@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from tiny_model import EXPORTED, run, torch_outputs, traced
+from tiny_model import EXPORTED, Named, run, torch_outputs, traced
 from tiny_rgbd import (
     tiny_rgbd_checkpoint,
     tiny_rgbd_recipe,
@@ -257,7 +257,7 @@ def test_bundle_and_checkpoint_score_alike(
 
 
 @pytest.mark.parametrize('named', EXPORTED, ids=lambda named: '-'.join(named[:2]))
-def test_every_architecture_exports_with_depth(named: tuple[str, str, int, int]) -> None:
+def test_every_architecture_exports_with_depth(named: Named) -> None:
     graph, model = traced(named)
     assert [value.name for value in model.graph.input] == ['image', 'depth']
     # All weights are those of inference: no auxiliary head, nothing twice.

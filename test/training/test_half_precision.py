@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 import pytest
-from tiny_model import EXPORTED, logits, run, signal_to_noise_db, traced
+from tiny_model import EXPORTED, Named, logits, run, signal_to_noise_db, traced
 
 from training.bundles.half_precision import network_nodes, to_half
 from training.bundles.precision import PrecisionError
@@ -25,7 +25,7 @@ def _types(model: onnx.ModelProto) -> dict[str, int]:
 
 @pytest.mark.parametrize('named', EXPORTED, ids=lambda named: '-'.join(named[:2]))
 def test_the_network_is_half_and_what_surrounds_it_is_not(
-    named: tuple[str, str, int, int],
+    named: Named,
 ) -> None:
     _, model = traced(named)
     half = to_half(model)

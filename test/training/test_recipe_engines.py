@@ -62,7 +62,8 @@ def _networks() -> dict[tuple[object, ...], Recipe]:
     networks: dict[tuple[object, ...], Recipe] = {}
     for recipe in _recipes():
         model = recipe.model
-        key = model.architecture, model.encoder, model.output_stride, model.decoder_channels
+        decoder = model.output_stride, model.decoder_channels, model.decoder_fusion
+        key = model.architecture, model.encoder, *decoder
         takes_depth = model.depth is not None and model.depth.as_input
         if key not in networks or takes_depth:
             networks[key] = recipe

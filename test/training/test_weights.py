@@ -4,7 +4,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from tiny_model import EXPORTED, inputs, traced
+from tiny_model import EXPORTED, Named, inputs, traced
 import torch
 
 from desertmind_seg.model.bundle import BundleMetadata, read_bundle, write_bundle
@@ -60,7 +60,7 @@ _CONVOLUTIONS = [named for named in EXPORTED if 'convnext' not in named[1]]
 
 
 @pytest.mark.parametrize('named', _CONVOLUTIONS, ids=lambda named: '-'.join(map(str, named[:2])))
-def test_networks_of_convolutions_are_read_back(named: tuple[str, str, int, int]) -> None:
+def test_networks_of_convolutions_are_read_back(named: Named) -> None:
     graph, model = traced(named)
     network = SegmentationNetwork(graph.network.section, 5)
     load_tensors(network, model, Path('some.onnx'))

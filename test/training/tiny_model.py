@@ -48,6 +48,7 @@ def model_section(
     encoder: str = 'tu-tf_efficientnet_lite0',
     output_stride: int = 16,
     decoder_channels: int = 64,
+    decoder_fusion: str | None = None,
     **changes: object,
 ) -> ModelSection:
     """Return a section without weights for frames of 64x96."""
@@ -62,6 +63,7 @@ def model_section(
             'drop_path': 0.0,
             'output_stride': output_stride,
             'decoder_channels': decoder_channels,
+            'decoder_fusion': decoder_fusion,
             'network_size_hw': [64, 96],
             'depth': None,
             **changes,
@@ -86,23 +88,25 @@ def settled(network: SegmentationNetwork) -> SegmentationNetwork:
     return network.eval()
 
 
+# Architecture, encoder, output stride, decoder channels, decoder fusion.
+Named = tuple[str, str, int, int, str | None]
 # What is exported in tests: every architecture and every kind of encoder, with depth.
-EXPORTED = [
-    ('deeplabv3plus', 'tu-tf_efficientnet_lite0', 16, 32),
-    ('deeplabv3plus', 'resnet18', 16, 32),
-    ('deeplabv3plus', 'resnet18', 32, 32),
-    ('fpn', 'tu-convnext_atto', 32, 64),
-    ('deeplabv3', 'mobilenet_v3_large', 16, 256),
-    ('lraspp', 'mobilenet_v3_large', 16, 32),
+EXPORTED: list[Named] = [
+    ('deeplabv3plus', 'tu-tf_efficientnet_lite0', 16, 32, 'sum'),
+    ('deeplabv3plus', 'resnet18', 16, 32, None),
+    ('deeplabv3plus', 'resnet18', 32, 32, 'sum'),
+    ('fpn', 'tu-convnext_atto', 32, 64, None),
+    ('deeplabv3', 'mobilenet_v3_large', 16, 256, None),
+    ('lraspp', 'mobilenet_v3_large', 16, 32, None),
 ]
 
 
 @cache
-def traced(named: tuple[str, str, int, int]) -> tuple[VehicleGraph, onnx.ModelProto]:
+def traced(named: Named) -> tuple[VehicleGraph, onnx.ModelProto]:
     """Return a graph of random weights and its fp32 ONNX model; neither is to be changed.
 
     Args:
-        named: architecture, encoder, output stride and decoder channels.
+        named: one of `EXPORTED`, or another.
     """
     depth = {**DEPTH, 'validity_channel': True, 'stem_init': 'rgb_mean', 'auxiliary_head': True}
     torch.manual_seed(0)
