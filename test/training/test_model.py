@@ -203,6 +203,27 @@ def test_at_stride_32_the_encoder_computes_a_quarter_of_the_same() -> None:
     torch.testing.assert_close(every[..., 1::2, 1::2][inner], second[inner])
 
 
+def test_frozen_batch_norm_trains_what_is_inferred() -> None:
+    networks = [settled(_network(frozen_batch_norm=frozen)) for frozen in (True, False)]
+    image = 255 * torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    same = []
+    for network in networks:
+        for module in network.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        before = {name: value.clone() for name, value in network.named_buffers()}
+        inferred = network(image)
+        trained = network.train()(image)
+        trained.sum().backward()
+        after = dict(network.named_buffers())
+        kept = all(torch.equal(value, after[name]) for name, value in before.items())
+        same.append((torch.allclose(inferred, trained, atol=1e-4), kept))
+        norm = network.network.decoder.block1[1]
+        assert norm.weight.grad is not None
+        assert norm.weight.grad.abs().max() > 0
+    assert same == [(True, True), (False, False)]
+
+
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [

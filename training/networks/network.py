@@ -209,10 +209,14 @@ class SegmentationNetwork(nn.Module):
         return [*stem, *stages[:frozen]]
 
     def train(self, mode: bool = True) -> 'SegmentationNetwork':
-        """Switch to training mode, but for frozen parts, whose BatchNorm keeps its statistics."""
+        """Switch to training mode, but for what is frozen: its BatchNorm keeps its statistics."""
         super().train(mode)
         for module in self.frozen_modules():
             module.eval()
+        if self.section.frozen_batch_norm:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
         return self
 
     def drop_depth_head(self) -> 'SegmentationNetwork':

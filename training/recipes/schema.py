@@ -1,7 +1,7 @@
 """The sections and keys of a recipe: every hyper-parameter of an experiment.
 
 There are no defaults, so what a run did is what its recipe says; unknown and missing keys are
-refused by name. (Three keys have a default: bundles were trained before them.)
+refused by name. (A few keys have a default: bundles were trained before them.)
 What a recipe leaves to the run, ``auto`` and ``measured``, is decided once, when the run begins,
 and stands in the run's recipe. A recipe with ``members`` is an ensemble's; any other trains one
 network.
@@ -102,6 +102,8 @@ class ModelSection(_Section):
     file does not say it.
     ``frozen_encoder: all_but_depth`` trains nothing but the first convolution's filters for depth:
     decoder and head are kept too, so that a frame without depth is segmented as before.
+    ``frozen_batch_norm`` trains with the statistics that the start has, instead of those of each
+    batch: what was calibrated goes on from what it computes.
     """
 
     architecture: Literal['deeplabv3', 'lraspp', 'deeplabv3plus', 'fpn']
@@ -114,6 +116,7 @@ class ModelSection(_Section):
     frozen_encoder: (
         Literal['none', 'all', 'all_but_depth'] | Annotated[int, Field(strict=True, ge=1, le=1000)]
     )
+    frozen_batch_norm: bool = False
     drop_path: Annotated[float, Field(ge=0.0, lt=1.0)]  # stochastic depth; timm encoders only
     output_stride: Literal[8, 16, 32]
     decoder_channels: Annotated[int, Field(strict=True, ge=8, le=4096)]
