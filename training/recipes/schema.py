@@ -1,7 +1,7 @@
 """The sections and keys of a recipe: every hyper-parameter of an experiment.
 
 There are no defaults, so what a run did is what its recipe says; unknown and missing keys are
-refused by name. (Two keys have a default: bundles that are shipped were trained before them.)
+refused by name. (Four keys have a default: bundles that are shipped were trained before them.)
 What a recipe leaves to the run, ``auto`` and ``measured``, is decided once, when the run begins,
 and stands in the run's recipe. A recipe with ``members`` is an ensemble's; any other trains one
 network.
@@ -195,7 +195,9 @@ class AugmentSection(_Section):
     The frame is resized to ``resize_hw`` (null keeps it); shifted, scaled and rotated by up to the
     given amounts; a window of ``crop_area`` (share of the frame) and ``crop_width_to_height`` is
     stretched to ``crop_size_hw`` with probability ``crop``, else the whole frame is; flipped;
-    then colours are changed. Validation stretches whole frames to the network size.
+    then colours are changed. Then frames of a batch are mixed with each other: their classes, the
+    amplitude of their low frequencies, and, within the network, the statistics of their features
+    (`training.networks.style_mix`). Validation stretches whole frames to the network size.
     """
 
     resize_hw: SizeHw | None
@@ -216,6 +218,8 @@ class AugmentSection(_Section):
     grayscale: Fraction
     blur: Fraction
     class_mix: Fraction  # share of frames that get half the classes of another of their batch
+    amplitude_mix: Fraction = 0.0  # share of frames that get low frequencies' amplitude of another
+    style_mix: Fraction = 0.0  # of batches whose features are mixed, after each of two stages
 
     @model_validator(mode='after')
     def _crop_is_whole(self) -> 'AugmentSection':
