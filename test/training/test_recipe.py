@@ -53,6 +53,7 @@ RESOLVED = {
     'nyuv2_rgb': 'cc0505a239954517',
     'nyuv2_rgbd': '504a270f72a32077',
     'nyuv2_rgbd_aux': 'dd89e89d4b0bcb92',
+    'ycor8_places': 'e417ab88acb0ac03',
     'ycor8_rgb': 'a5a3b46f995b9a56',
     'ycor8_rgb_distilled': '22211e0746f8c424',
     'ycor8_rgb_hazards': '46f78f4bd115f2e8',
