@@ -4,7 +4,7 @@ r"""What helps in places that were not trained on: one change at a time, several
         --rate-hz 0.5 --hazards all
     python -m training.synthetic --folder out/unseen_hazards --seeds 3000:3020 --frames 3 \
         --rate-hz 0.33 --hazards all
-    python test/benchmark/places.py --out out/places                     # 30 runs of 80 s
+    python test/benchmark/places.py --out out/places                     # 30 runs of 100 s
     python test/benchmark/places.py --out out/places --only ycor drives  # some
     python test/benchmark/places.py --out out/places --tables            # of those there are
 
