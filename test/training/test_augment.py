@@ -9,6 +9,7 @@ from torchvision import tv_tensors
 from desertmind_seg.model.ontology import UNLABELED
 from training.data.augment import (
     Depth,
+    amplitude_mix,
     class_mix,
     drop_depth,
     thin_depth,
@@ -184,6 +185,49 @@ def test_class_mix_follows_its_generator() -> None:
 
     assert torch.equal(mixed(3), mixed(3))
     assert not torch.equal(mixed(3), mixed(4))
+
+
+def _pictures() -> dict[str, torch.Tensor]:
+    """Four frames with a brightness, a slow wave and noise of their own, far from 0 and 255."""
+    generator = torch.Generator().manual_seed(0)
+    noise = 4 * torch.randn(4, 3, 64, 96, generator=generator)
+    frame = torch.arange(4.0).view(4, 1, 1, 1)
+    wave = torch.cos(2 * torch.pi * (torch.arange(96) * 2 / 96 + frame / 5))
+    image = 90 + 20 * frame + (5 + 5 * frame) * wave + noise
+    return {'image': image.round().to(torch.uint8), 'labels': torch.zeros(4, 64, 96)}
+
+
+def test_amplitude_mix_takes_low_amplitudes_and_keeps_all_phases() -> None:
+    batch = _pictures()
+    before = batch['image'].clone()
+    mixed = amplitude_mix(batch, 1.0, torch.Generator().manual_seed(1))
+    assert mixed['labels'] is batch['labels']
+    assert torch.equal(batch['image'], before)
+    assert mixed['image'].dtype == torch.uint8
+    old, new = (torch.fft.fft2(each.float()) for each in (before, mixed['image']))
+    # The brightness is the amplitude of frequency 0, which tells whose it is.
+    donors = ((mixed['image'].float().mean(dim=(1, 2, 3)) - 90) / 20).round().int().tolist()
+    assert sorted(donors) == [0, 1, 2, 3]
+    assert donors != [0, 1, 2, 3]
+    low = torch.zeros(64, 96, dtype=torch.bool)
+    low[:4, :4] = low[:4, -3:] = low[-3:, :4] = low[-3:, -3:] = True  # 0.05 * 64 = 3.2
+    # Rounding to whole numbers deviates by 0.29 a pixel, so by 0.29 * sqrt(64 * 96) = 23, more
+    # where the change is slow; the wave has 15 000 and more, the noise 300.
+    for target, donor in enumerate(donors):
+        assert (new[target].abs() - old[donor].abs())[:, low].abs().max() < 300
+        assert (new[target] - old[target])[:, ~low].abs().max() < 300
+        turned = (new[target] * old[target].conj())[:, 0, 2].angle()
+        assert turned.abs().max() < 0.05  # of the wave
+        assert old[target, :, 0, 2].abs().min() > 10_000
+
+
+def test_amplitude_mix_changes_a_share_and_follows_its_generator() -> None:
+    def mixed(share: float, seed: int) -> torch.Tensor:
+        return amplitude_mix(_pictures(), share, torch.Generator().manual_seed(seed))['image']
+
+    assert torch.equal(mixed(0.0, 3), _pictures()['image'])
+    assert torch.equal(mixed(0.5, 3), mixed(0.5, 3))
+    assert len({tuple(mixed(0.5, seed).flatten().tolist()) for seed in range(5)}) > 1
 
 
 # ---------------------------------------------------------------------------------------------

@@ -302,7 +302,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tiny_recipe: Recipe, tmp_pa
     recipe = _changed(
         tiny_recipe,
         data={'num_workers': 1},
-        augment={'class_mix': 0.5},
+        augment={'class_mix': 0.5, 'amplitude_mix': 0.5, 'style_mix': 0.5},
         optim={'epochs': 3, 'batch_size': 2, 'keep': 'best'},
     )
     # Four frames make two batches an epoch: four passes over each, so that five are mid-epoch.

@@ -16,6 +16,8 @@ from training.recipes.schema import AugmentSection
 _BLOB_SHARE = 1.0 / 8.0
 # Standard deviations beside the blobs' 1: how much farther depth goes first, and single pixels.
 _FAR_WEIGHT, _SPECKLE_WEIGHT = 1.0, 0.25
+# Of the frame's smaller side: beta of FDA.
+_LOW_FREQUENCIES = 0.05
 # What is farther is all alike: +Inf has to have a logarithm.
 _FARTHEST_M = 1000.0
 
@@ -131,6 +133,41 @@ def class_mix(
         for name, mixed in moved.items():
             mixed[target] = torch.where(pasted, batch[name][donor], mixed[target])
     return {**batch, **moved}
+
+
+def amplitude_mix(
+    batch: Mapping[str, torch.Tensor], share: float, generator: torch.Generator | None = None
+) -> dict[str, torch.Tensor]:
+    """Give some frames the low frequencies' amplitude of another frame of the batch.
+
+    Fourier domain adaptation (Yang and Soatto, FDA, CVPR 2020, section 3.1): the phase keeps what
+    is where, the amplitude of the lowest frequencies makes light and colours. They are those up to
+    0.05 of the frame's smaller side, the middle one of the three that the paper averages.
+
+    Args:
+        batch: `image` uint8 (N, 3, h, w); other entries pass through.
+        share: probability that a frame is changed.
+        generator: on the CPU; torch's global one if None.
+
+    Returns:
+        A new batch; values that leave 0..255 are clipped.
+    """
+    image = batch['image']
+    height, width = image.shape[-2:]
+    donors = torch.randperm(len(image), generator=generator)
+    changed = torch.rand(len(image), generator=generator) < share
+    highest = math.floor(_LOW_FREQUENCIES * min(height, width))
+    rows = (torch.fft.fftfreq(height) * height).abs().round() <= highest
+    columns = torch.arange(width // 2 + 1) <= highest  # those of negative frequency mirror them
+    taken = (changed.view(-1, 1, 1, 1) & rows[:, None] & columns).to(image.device)
+    spectrum = torch.fft.rfft2(image.float())
+    amplitude = torch.where(taken, spectrum[donors].abs(), spectrum.abs())
+    mixed = torch.fft.irfft2(torch.polar(amplitude, spectrum.angle()), s=(height, width))
+    mixed = mixed.round().clamp(0, 255).to(torch.uint8)
+    return {
+        **batch,
+        'image': torch.where(changed.view(-1, 1, 1, 1).to(image.device), mixed, image),
+    }
 
 
 def drop_depth(

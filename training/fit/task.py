@@ -1,6 +1,7 @@
 """One training step and one validation of a recipe, as Lightning calls them."""
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,18 @@ from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import atomic_write
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.scores.confusion import ConfusionMatrix
-from training.data.augment import class_mix, drop_depth, thin_some_depth
+from training.data.augment import amplitude_mix, class_mix, drop_depth, thin_some_depth
 from training.ensembles.distillation import Teachers, distillation_loss
 from training.fit.schedule import averaged_network, lr_schedule, optimizer_for
 from training.networks.losses import SegmentationLoss, masked_l1_depth
 from training.networks.network import SegmentationNetwork
+from training.networks.style_mix import mixing_styles
 from training.networks.vehicle_graph import VehicleGraph, bilinear
 from training.recipes.schema import Recipe
 
 _Batch = dict[str, torch.Tensor]
+# Style is in what the first stages find; in the last ones it would be the classes that are mixed.
+_STYLED_STAGES = 2
 
 
 class TrainingError(DesertmindError):
@@ -33,7 +37,7 @@ class SegmentationTask(L.LightningModule):
     """A recipe's network, its losses and its scores.
 
     What is validated and kept is the average of the weights where the recipe keeps one. All
-    randomness of a step (mixed classes, dropout) is drawn from seed, epoch, batch and
+    randomness of a step (what is mixed, dropout) is drawn from seed, epoch, batch and
     process, so that a resumed run repeats it.
 
     Args:
@@ -113,15 +117,18 @@ class SegmentationTask(L.LightningModule):
         torch.manual_seed(int(np.random.default_rng(place).integers(2**63)))
         if self.recipe.augment.class_mix > 0:
             batch = class_mix(batch, self.recipe.augment.class_mix)
+        if self.recipe.augment.amplitude_mix > 0:
+            batch = amplitude_mix(batch, self.recipe.augment.amplitude_mix)
         grid = slice(section.label_stride // 2, None, section.label_stride)
         labels = batch['labels'][:, grid, grid]
         size_hw = (labels.shape[1], labels.shape[2])
         image = batch['image'].float().contiguous(memory_format=torch.channels_last)
         shown = self._shown_depth(batch)
-        if section.auxiliary_depth > 0:
-            logits, predicted = self.network.forward_with_depth(image, shown)
-        else:
-            logits, predicted = self.network(image, shown), None
+        with self._mixing_styles():
+            if section.auxiliary_depth > 0:
+                logits, predicted = self.network.forward_with_depth(image, shown)
+            else:
+                logits, predicted = self.network(image, shown), None
         logits = bilinear(logits.float(), size_hw)
         loss: torch.Tensor = self.loss(logits, labels)
         if predicted is not None:
@@ -146,6 +153,12 @@ class SegmentationTask(L.LightningModule):
             self._refuse(batch, batch_idx, float(loss.detach()))
         self.log('train_loss', loss, prog_bar=True)
         return loss
+
+    def _mixing_styles(self) -> AbstractContextManager[None]:
+        probability = self.recipe.augment.style_mix
+        if probability == 0:
+            return nullcontext()
+        return mixing_styles(self.network.first_stages(_STYLED_STAGES), probability)
 
     def _shown_depth(self, batch: _Batch) -> torch.Tensor | None:
         depth = self.recipe.model.depth

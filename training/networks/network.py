@@ -208,6 +208,10 @@ class SegmentationNetwork(nn.Module):
             )
         return [*stem, *stages[:frozen]]
 
+    def first_stages(self, count: int) -> list[nn.Module]:
+        """Return the encoder's first stages after its stem, in the order they run."""
+        return _stages(self.network.encoder)[1][:count]
+
     def train(self, mode: bool = True) -> 'SegmentationNetwork':
         """Switch to training mode, but for what is frozen: its BatchNorm keeps its statistics."""
         super().train(mode)

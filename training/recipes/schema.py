@@ -211,7 +211,9 @@ class AugmentSection(_Section):
     The frame is resized to ``resize_hw`` (null keeps it); shifted, scaled and rotated by up to the
     given amounts; a window of ``crop_area`` (share of the frame) and ``crop_width_to_height`` is
     stretched to ``crop_size_hw`` with probability ``crop``, else the whole frame is; flipped;
-    then colours are changed. Validation stretches whole frames to the network size.
+    then colours are changed. Then frames of a batch are mixed with each other: their classes, the
+    amplitude of their low frequencies, and, within the network, the statistics of their features
+    (`training.networks.style_mix`). Validation stretches whole frames to the network size.
     """
 
     resize_hw: SizeHw | None
@@ -232,6 +234,8 @@ class AugmentSection(_Section):
     grayscale: Fraction
     blur: Fraction
     class_mix: Fraction  # share of frames that get half the classes of another of their batch
+    amplitude_mix: Fraction = 0.0  # share of frames that get low frequencies' amplitude of another
+    style_mix: Fraction = 0.0  # of batches whose features are mixed, after each of two stages
 
     @model_validator(mode='after')
     def _crop_is_whole(self) -> 'AugmentSection':
