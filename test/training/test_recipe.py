@@ -340,6 +340,12 @@ def test_a_wrong_override_is_refused_in_one_line(override: str, expected: str) -
     assert '\n' not in str(refused.value)
 
 
+def test_an_override_may_set_a_key_that_the_file_leaves_to_its_default() -> None:
+    recipe = load_recipe('ycor8_rgb', ['model.frozen_batch_norm=true', 'augment.style_mix=0.5'])
+    assert recipe.model.frozen_batch_norm
+    assert recipe.augment.style_mix == 0.5
+
+
 def test_loading_and_overriding_is_light() -> None:
     program = (
         'import sys; from training.recipes.load import load_recipe\n'

@@ -147,6 +147,7 @@ def _overridden(
     recipe = _validated(schema, tree, str(file))
     if not overrides:
         return recipe
+    tree = recipe.model_dump(mode='json')  # with the keys that have a default
     data = [text for text in overrides if text.startswith('data=') and text[5:6] != '{']
     if len(data) > 1:
         raise RecipeError(f'{" and ".join(map(shown, data))}: give one data set')
