@@ -87,6 +87,13 @@ class Scene:
                 depth[hit], what[hit] = enter[hit], BOX + number
         return np.where(depth < 40.0, depth, 0.0).astype(np.float32), what
 
+    def forward_m(self) -> Float64:
+        """Return (H, W) how far ahead is what each pixel shows."""
+        depth, _ = self.render()
+        x, y = np.broadcast_arrays(self.rays.x, self.rays.y)
+        rays = np.stack([x, y, np.ones_like(x)], axis=-1).astype(np.float64) @ self._axes().T
+        return np.asarray(depth * rays[..., 0], np.float64)
+
     @property
     def up(self) -> Float64:
         """Against gravity, in the optical frame."""
@@ -207,6 +214,21 @@ def test_a_ledge_is_positive(forward_m: float) -> None:
 
     assert share(found, face, FREE) < 0.4
     assert share(found, what == GROUND, FREE) > 0.9
+
+
+@pytest.mark.parametrize(('forward_m', 'pitch_deg'), [(3.1, 30.0), (4.2, 12.0), (6.2, 12.0)])
+def test_the_top_of_a_ledge_is_free_and_at_the_height_of_the_ground(
+    forward_m: float, pitch_deg: float
+) -> None:
+    scene = Scene([(forward_m, 40.0, -20.0, 20.0, -1.0, 0.35)], pitch_deg=pitch_deg)
+    found, what = judged(scene)
+    x_m = scene.forward_m()
+    top = (what == BOX) & (x_m > forward_m + 0.15)
+    edge = top & (x_m < forward_m + 0.7)
+
+    assert share(found, edge, FREE) > 0.8
+    assert abs(np.median(found.height_m[edge])) < 0.03
+    assert share(found, (what == BOX) & (x_m < forward_m + 0.05), FREE) < 0.4
 
 
 def test_what_the_vehicle_clears_is_none_but_a_trunk_is_one_all_the_way_up() -> None:
