@@ -41,11 +41,14 @@ _FREE_DOUBT_M = 0.15
 # rim of a ledge level.
 _SOLID_PIXELS, _SOLID_HW = 4, (3, 7)
 # What is found in neighbours goes on while it is at least so high or deep, metres and standard
-# deviations of the noise; a foot or a side above the ground in front of it.
-_FOOT_M, _ASIDE_M, _FAR_WALL_M, _BEYOND_GAP_M = 0.02, 0.06, 0.04, 0.03
+# deviations of the noise; a foot or a side above the ground in front of it, a wall below that
+# behind it.
+_FOOT_M, _ASIDE_M, _FAR_WALL_M, _BEYOND_GAP_M = 0.02, 0.06, 0.05, 0.03
 _FOOT_SIGMAS, _ASIDE_SIGMAS, _FAR_WALL_SIGMAS = 0.75, 1.0, 1.5
 # The ground in front: what is so near to the surface in a window below the pixel, of so many.
 _FRONT_M, _FRONT_HW, _FRONT_PIXELS = 0.08, (7, 9), 4
+# The ground behind: the ground in front of what is so many rows further up.
+_BEHIND_ROWS = 9
 # ... and so far in the picture, in metres at the depth of the pixel: what is below the step.
 _REACH_M = 0.25
 # ... or so many pixels of the grid aside.
@@ -161,13 +164,16 @@ class ShapeGrid:
 
         # Half of those around must agree: one pixel's noise is no foot.
         most = _around(near, (3, 3)) // 2
-        over_m = above_m - self._in_front(near, above_m)
+        front_m = self._in_front(near, above_m)
+        over_m, under_m = above_m - front_m, above_m.copy()
+        # What lies in front of something further back lies behind this.
+        under_m[_BEHIND_ROWS:] -= front_m[:-_BEHIND_ROWS]
         foot_m = np.maximum(np.float32(_FOOT_M), noise_m * np.float32(_FOOT_SIGMAS))
         wall_m = np.maximum(np.float32(_FAR_WALL_M), noise_m * np.float32(_FAR_WALL_SIGMAS))
         aside_m = noise_m * np.float32(_ASIDE_SIGMAS) + np.float32(_ASIDE_M)
         raised, lowered, beside = (
             near & (_around(near & mask, (3, 3)) >= most)
-            for mask in (over_m > foot_m, above_m < -wall_m, over_m > aside_m)
+            for mask in (over_m > foot_m, under_m < -wall_m, over_m > aside_m)
         )
         tops, deep = (mask & (_around(mask, _SOLID_HW) >= _SOLID_PIXELS) for mask in (high, low))
         foot = self._along_column(tops, raised, _FOOT_APART_M, _REACH_M, down=True)

@@ -14,6 +14,7 @@ import pytest
 
 from desertmind_seg.geometry.camera_model import CameraRays, Rays
 from desertmind_seg.hazards.detection import HazardDetector
+from desertmind_seg.hazards.ground import level_axes
 from desertmind_seg.hazards.records import (
     FREE,
     NEGATIVE,
@@ -23,7 +24,8 @@ from desertmind_seg.hazards.records import (
     Hazards,
     HazardSettings,
 )
-from desertmind_seg.hazards.shapes import ShapeGrid
+from desertmind_seg.hazards.shapes import SHAPE_NEGATIVE, ShapeGrid
+from desertmind_seg.hazards.surface import Ground
 from desertmind_seg.messages.bags import Bag
 from desertmind_seg.messages.depth import decode_depth
 
@@ -187,6 +189,21 @@ def test_a_ditch_is_negative(forward_m: float, most_free: float) -> None:
     assert share(found, what == DITCH, FREE) < most_free
     assert share(found, (what == DITCH) & (found.height_m < -0.15), NEGATIVE) > 0.95
     assert share(found, what == GROUND, FREE) > 0.95
+
+
+def test_ground_behind_a_ditch_is_none_where_the_surface_is_too_high() -> None:
+    scene = Scene(ditch=(4.0, 4.8, 0.4))
+    depth, what = scene.render()
+    flat = np.zeros((31, 61), np.float32)
+    height_m = flat + np.float32(0.06 - scene.height_m)
+    ground = Ground(level_axes(scene.up), height_m, flat, flat, flat, 0.5, 15.0, scene.height_m, 0)
+
+    codes = ShapeGrid.of(measured(depth, holes=0.0), scene.rays, HazardSettings()).codes(ground)
+
+    x_m = scene.forward_m()
+    behind = (what == GROUND) & (x_m > 4.85) & (x_m < 5.5)
+    assert (codes[behind] == SHAPE_NEGATIVE).mean() < 0.05
+    assert (codes[what == DITCH] == SHAPE_NEGATIVE).mean() > 0.8
 
 
 def test_ground_that_is_missing_behind_an_edge_is_negative() -> None:
