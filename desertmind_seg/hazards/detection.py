@@ -4,8 +4,8 @@ Height above the local ground decides, by a step; where height alone is too litt
 (`shapes`).
 
 Limits: a ledge of which both levels are ground is followed as a slope in part where it is far or
-rough, so that pixels of its face pass for free, most of them lower than the step, and the first
-half metre of its top for a hazard; high grass is a hazard here, its class says that it is none.
+rough, so that pixels of its face pass for free, most of them lower than the step, and of its top
+for a hazard; high grass is a hazard here, its class says that it is none.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from desertmind_seg.hazards.shapes import (
     SHAPE_NEGATIVE,
     SHAPE_POSITIVE,
     SHAPE_STEEP,
+    SHAPE_TOP,
     ShapeGrid,
     along,
 )
@@ -160,6 +161,10 @@ class HazardDetector:
     ) -> None:
         """Write height, kind and certainty of a strip; uses up `index`, the codes of the grid."""
         settings = self.settings
+        near = (depth >= np.float32(MIN_DEPTH_M)) & (depth <= np.float32(settings.max_range_m))
+        if not (missing or near.any()):  # sky
+            height_m[:], kind[:], certainty[:] = np.nan, UNKNOWN, 0
+            return
         rows, columns, values = self._scratch[:, : len(depth)]
         per_m = 1 / ground.node_m
         along(ground.axes[0] * per_m, depth, rays, out=rows)
@@ -167,12 +172,14 @@ class HazardDetector:
         columns += np.float32(ground.half_m * per_m)
         along(ground.axes[2], depth, rays, out=height_m)
         height_m -= ground.at(ground.height_m, (columns, rows), out=values)
+        top = index == SHAPE_TOP << _CODE_SHIFT
+        if top.any():
+            height_m -= ground.at(ground.rise_m, (columns, rows), out=values) * top
 
         limits_m, noise_m, magnitude_m = rows, columns, values
         np.multiply(depth, np.float32(settings.noise_per_m * ground.camera_m), out=noise_m)
         np.abs(height_m, out=magnitude_m)
         # Comparisons with NaN are false: where there is no ray, nothing is near.
-        near = (depth >= np.float32(MIN_DEPTH_M)) & (depth <= np.float32(settings.max_range_m))
         near &= magnitude_m >= 0
         # Near by the step alone is the limit. NaN is no number to skip by.
         step_m = np.float32(settings.step_m)
@@ -196,8 +203,10 @@ class HazardDetector:
         if noisy:
             blind = limits_m > np.float32(_BLIND_STEPS * settings.step_m)
             blind &= kind == FREE
-            np.copyto(kind, UNKNOWN, where=blind)
-            np.copyto(index, 0, where=blind)
+            # By bits: a tenth of the time of np.copyto by a mask.
+            bits = blind.view(np.uint8) * np.uint8(UNKNOWN)
+            np.bitwise_or(kind, bits, out=kind)
+            np.bitwise_and(index, ~bits, out=index)
 
         # How far above the limit, or how far below the step: what lies between is not sure.
         noise_m += np.float32(max(ground.residual_m, 1e-3))

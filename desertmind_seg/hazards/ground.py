@@ -248,7 +248,7 @@ class GroundFinder:
         q = fit_quadratic(x[some], y[some], z[some], noise_m[some], cells, start, rounds)
         c = q.astype(np.float32)
         above_m = z - (c[0] + x * (c[1] + c[3] * x + c[4] * y) + y * (c[2] + c[5] * y))
-        local_m, support, residual_m = self._local(x, y, above_m, noise_m)
+        local_m, rise_m, support, residual_m = self._local(x, y, above_m, noise_m)
         ground_cells = int((support > _ALL_GROUND).sum())
         if ground_cells < _MIN_CELLS:
             raise NoGroundError(
@@ -264,6 +264,7 @@ class GroundFinder:
             height_m=height_m.astype(np.float32),
             doubt_m=self._doubt(support),
             tangent=np.hypot(slope_x, slope_y).astype(np.float32),
+            rise_m=rise_m.astype(np.float32),
             node_m=self._cell_m,
             half_m=self._half_m,
             camera_m=plane.camera_m,
@@ -272,8 +273,8 @@ class GroundFinder:
 
     def _local(
         self, x: Float32, y: Float32, above_m: Float32, noise_m: Float32
-    ) -> tuple[Float64, Float64, float]:
-        """Return the spline at the nodes, the share of ground in each cell, and the residual."""
+    ) -> tuple[Float64, Float64, Float64, float]:
+        """Return spline and steps at the nodes, each cell's share of ground, and the residual."""
         per_m = np.float32(1 / self._cell_m)
         row, across = x * per_m, y * per_m
         kept = np.flatnonzero((row >= 0) & (row < CELLS_X) & (np.abs(across) < CELLS_Y // 2))
@@ -295,12 +296,13 @@ class GroundFinder:
             mean_m = np.where(bank, bank_mean_m, mean_m)
             local_m = self._splines[_BANK_KNOTS].fit(weight, mean_m, _BANK_FIT, _BANK_PULL)
             off_m = points.above_m - points.at(local_m)
-        local_m = local_m + steps(points, off_m)
+        change_m, rise_m = steps(points, off_m, local_m)
+        local_m = local_m + change_m
         off_m = points.above_m - points.at(local_m)
         residual_m = float(np.sqrt((close @ (off_m * off_m)) / max(float(close.sum()), 1e-9)))
         ground = np.abs(off_m) < np.float32(_GROUND_M) + 2 * points.noise_m
         share, _ = points.means(ground.astype(np.float32), off_m)
-        return local_m, share, residual_m
+        return local_m, rise_m, share, residual_m
 
     def _banks(self, points: CellPoints, off_m: Float32) -> tuple[Bool, Float32]:
         """Find cells above the surface that go over into the ground smoothly, and their points."""

@@ -41,11 +41,14 @@ _FREE_DOUBT_M = 0.15
 # rim of a ledge level.
 _SOLID_PIXELS, _SOLID_HW = 4, (3, 7)
 # What is found in neighbours goes on while it is at least so high or deep, metres and standard
-# deviations of the noise; a foot or a side above the ground in front of it.
-_FOOT_M, _ASIDE_M, _FAR_WALL_M, _BEYOND_GAP_M = 0.02, 0.06, 0.04, 0.03
+# deviations of the noise; a foot or a side above the ground in front of it, a wall below that
+# behind it.
+_FOOT_M, _ASIDE_M, _FAR_WALL_M, _BEYOND_GAP_M = 0.02, 0.06, 0.05, 0.03
 _FOOT_SIGMAS, _ASIDE_SIGMAS, _FAR_WALL_SIGMAS = 0.75, 1.0, 1.5
 # The ground in front: what is so near to the surface in a window below the pixel, of so many.
 _FRONT_M, _FRONT_HW, _FRONT_PIXELS = 0.08, (7, 9), 4
+# The ground behind: the ground in front of what is so many rows further up.
+_BEHIND_ROWS = 9
 # ... and so far in the picture, in metres at the depth of the pixel: what is below the step.
 _REACH_M = 0.25
 # ... or so many pixels of the grid aside.
@@ -58,8 +61,11 @@ _GAP_M, _GAP_DROP_M = 0.3, 0.05
 _BANDS_M = 1.25, 2.5, 5.0, 10.0
 # Cells of the ground in which what is high is looked at for something below it to stand on.
 _COLUMN_M, _COLUMNS = 0.5, 128
+# The top of a step: so near to the ground behind it, of a step that is higher, and further away
+# than what is so many rows of the grid lower by this many times what it is higher.
+_TOP_M, _TOP_ROWS, _TOP_AWAY = 0.12, 2, 2.0
 # Codes of the grid, for what height alone does not tell; 0 is nothing, the greater one counts.
-SHAPE_DOUBTFUL, SHAPE_STEEP, SHAPE_NEGATIVE, SHAPE_POSITIVE, SHAPE_MISSING = range(1, 6)
+SHAPE_DOUBTFUL, SHAPE_STEEP, SHAPE_NEGATIVE, SHAPE_POSITIVE, SHAPE_MISSING, SHAPE_TOP = range(1, 7)
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,7 @@ class ShapeGrid:
         places = ground.places(x, y)
         above_m -= ground.at(ground.height_m, places)
         doubt_m = ground.at(ground.doubt_m, places)
+        top = self._tops(x, above_m, ground, places) if ground.rise_m.any() else None
         noise_m = z * np.float32(settings.noise_per_m * _SMOOTH_LEAVES * ground.camera_m)
         limit_m = np.maximum(noise_m * np.float32(NOISE_SIGMAS), np.float32(settings.step_m))
         limit_m += doubt_m
@@ -157,13 +164,16 @@ class ShapeGrid:
 
         # Half of those around must agree: one pixel's noise is no foot.
         most = _around(near, (3, 3)) // 2
-        over_m = above_m - self._in_front(near, above_m)
+        front_m = self._in_front(near, above_m)
+        over_m, under_m = above_m - front_m, above_m.copy()
+        # What lies in front of something further back lies behind this.
+        under_m[_BEHIND_ROWS:] -= front_m[:-_BEHIND_ROWS]
         foot_m = np.maximum(np.float32(_FOOT_M), noise_m * np.float32(_FOOT_SIGMAS))
         wall_m = np.maximum(np.float32(_FAR_WALL_M), noise_m * np.float32(_FAR_WALL_SIGMAS))
         aside_m = noise_m * np.float32(_ASIDE_SIGMAS) + np.float32(_ASIDE_M)
         raised, lowered, beside = (
             near & (_around(near & mask, (3, 3)) >= most)
-            for mask in (over_m > foot_m, above_m < -wall_m, over_m > aside_m)
+            for mask in (over_m > foot_m, under_m < -wall_m, over_m > aside_m)
         )
         tops, deep = (mask & (_around(mask, _SOLID_HW) >= _SOLID_PIXELS) for mask in (high, low))
         foot = self._along_column(tops, raised, _FOOT_APART_M, _REACH_M, down=True)
@@ -186,7 +196,31 @@ class ShapeGrid:
         codes = np.zeros(z.shape, np.uint8)
         for code, mask in found.items():
             np.maximum(codes, mask.view(np.uint8) * np.uint8(code), out=codes)
+        if top is not None:
+            codes[top & (codes == 0)] = SHAPE_TOP
         return codes
+
+    def _tops(
+        self, x: Float32, above_m: Float32, ground: Ground, places: tuple[Float32, Float32]
+    ) -> Bool:
+        """Find the level ground behind steps, and bring `above_m` there to the height above it."""
+        top: Bool = (above_m > np.float32(_TOP_M)) & (self.z > 0)
+        # What is higher than any step is no top: trees.
+        top &= above_m < np.float32(ground.rise_m.max() + _TOP_M)
+        # In the lowest rows there is nothing below to compare with.
+        top[-_TOP_ROWS:] = False
+        lines = np.flatnonzero(top.any(axis=1))
+        if lines.size:
+            rows = slice(int(lines[0]), int(lines[-1]) + 1)
+            lower = slice(rows.start + _TOP_ROWS, rows.stop + _TOP_ROWS)
+            rise_m = ground.at(ground.rise_m, (places[0][rows], places[1][rows]))
+            top[rows] &= (rise_m > np.float32(_TOP_M)) & (self.z[lower] > 0)
+            top[rows] &= np.abs(above_m[rows] - rise_m) < np.float32(_TOP_M)
+            # The face goes up from row to row, the top goes away.
+            away_m, up_m = (axis[rows] - axis[lower] for axis in (x, above_m))
+            top[rows] &= away_m > np.float32(_TOP_AWAY) * up_m
+            above_m[rows] -= rise_m * top[rows]
+        return top
 
     def _along_column(
         self, seed: Bool, among: Bool, apart_m: float, reach_m: float, *, down: bool
@@ -202,10 +236,11 @@ class ShapeGrid:
         code = (np.float32(1000.0) / z if down else z * np.float32(500.0)).astype(np.uint16)
         code *= seed
         found = np.zeros_like(code)
-        lower_m = 0.0
+        lower_m, nearer = 0.0, np.zeros_like(among)
         for upper_m in (*_BANDS_M, np.inf):
-            band = cv2.inRange(z, lower_m, np.nextafter(np.float32(upper_m), np.float32(0)).item())
-            band = cv2.bitwise_and(band, among.view(np.uint8))
+            within = z < np.float32(upper_m)
+            band = (among & within & ~nearer).view(np.uint8)
+            nearer = within
             # The reach of the band's near end, so that none is too short.
             reach = int(reach_m * self.focal_px / max(lower_m, _BANDS_M[0] / 2))
             lower_m = upper_m
@@ -265,12 +300,15 @@ class ShapeGrid:
     ) -> Bool:
         """Find what is seen beyond ground that is hidden, and lies lower: who knows how deep."""
         range_m = np.asarray(cv2.magnitude(x, y), np.float32)
-        np.copyto(range_m, np.nan, where=~near)
-        jump = np.full_like(range_m, np.nan)
-        jump[:-2] = range_m[:-2] - range_m[2:]
+        jump = np.zeros_like(range_m)
+        jump[:-2] = (range_m[:-2] - range_m[2:]) * near[2:]
         explained = range_m * range_m * np.float32(2 / (self.focal_px * camera_m))
         explained += np.float32(_GAP_M) + np.float32(2 * self.settings.noise_per_m) * self.z**2
-        edge = (jump > explained) & (above_m < -np.maximum(2 * noise_m, np.float32(_GAP_DROP_M)))
+        edge = (
+            near
+            & (jump > explained)
+            & (above_m < -np.maximum(2 * noise_m, np.float32(_GAP_DROP_M)))
+        )
         reach = max(1, int(_REACH_M * self.focal_px / 5.0))
         wall = cv2.dilate(edge.view(np.uint8), np.ones((reach, 1), np.uint8), anchor=(0, 0))
         return np.asarray((wall > 0) & near & (above_m < -_BEYOND_GAP_M), np.bool_)
@@ -283,13 +321,13 @@ class ShapeGrid:
         asked = np.flatnonzero(tall | trunk)
         half = _COLUMNS // 2
         column, row = (
-            np.clip(axis.flat[asked] * np.float32(1 / _COLUMN_M) + half, 0, _COLUMNS - 1)
+            np.clip(axis.reshape(-1)[asked] * np.float32(1 / _COLUMN_M) + half, 0, _COLUMNS - 1)
             for axis in (x, y)
         )
         cell = row.astype(np.intp) * _COLUMNS + column.astype(np.intp)
-        trunks = np.bincount(cell[trunk.flat[asked]], minlength=_COLUMNS * _COLUMNS)
+        trunks = np.bincount(cell[trunk.reshape(-1)[asked]], minlength=_COLUMNS * _COLUMNS)
         standing = np.zeros_like(tall)
-        standing.flat[asked] = trunks[cell] >= 2
+        standing.reshape(-1)[asked] = trunks[cell] >= 2
         return np.asarray(standing & tall, np.bool_)
 
 

@@ -24,10 +24,12 @@ _FULL_CELL_POINTS = 1.0
 # Beside a step is ground that goes over, cell by cell, into what lies on the surface: cells at
 # least half full of points within this of it, that are so smooth beyond the noise ...
 _STEP_NEAR_M, _STEP_FULL, _STEP_SMOOTH_M = 0.7, 0.5, 0.045
+# ... about a plane that leans by up to this over a cell (5 degrees): a rock is rounder ...
+_STEP_LEAN_M = 0.04
 # ... so near to it, or so far below and above it but no more off the next cell than this ...
-_STEP_ON_M, _STEP_DOWN_M, _STEP_UP_M, _STEP_JUMP_M = 0.04, -0.2, 0.35, 0.12
-# ... at most so many cells away. What is no ground is judged by the ground in front, so far.
-_STEP_ROUNDS, _STEP_FILL = 3, 2
+_STEP_ON_M, _STEP_DOWN_M, _STEP_UP_M, _STEP_JUMP_M = 0.04, -0.2, 0.5, 0.12
+# ... at most so many cells away. What is no ground is judged by the ground beside it, so far.
+_STEP_ROUNDS, _STEP_FILL = 8, 2
 # A weak wish for a plane, so that a quadratic stays near its points where it has none.
 _PLANE_WISH = np.diag([0.0, 0.0, 0.0, 1.0, 1.0, 1.0])
 
@@ -156,6 +158,8 @@ class Ground:
         height_m: (X, Y) float32; nodes are `node_m` apart, x from 0, y from -`half_m`.
         doubt_m: (X, Y) float32, how far the ground may be off where no point showed it.
         tangent: (X, Y) float32, of its slope.
+        rise_m: (X, Y) float32, how much higher the ground behind a step is than `height_m`, which
+            is that of the ground in front; 0 where there is none.
         node_m: between nodes.
         half_m: how far it reaches to either side.
         camera_m: how far the camera is above the ground, square to it.
@@ -166,6 +170,7 @@ class Ground:
     height_m: Float32
     doubt_m: Float32
     tangent: Float32
+    rise_m: Float32
     node_m: float
     half_m: float
     camera_m: float
@@ -210,13 +215,52 @@ class CellPoints:
         shape = CELLS_X, CELLS_Y
         return (total / self._counts).reshape(shape), mean.reshape(shape)
 
+    def planes(self, weight: Float32, lean_m: float) -> tuple[Float64, ...]:
+        """Fit a plane that leans little to the heights of each cell.
+
+        Args:
+            weight: (N,) 0 or 1.
+            lean_m: how much it may rise over a cell, each way.
+
+        Returns:
+            (CELLS_X, CELLS_Y) each: the mean weight; the height of the plane in the middle; the
+            mean square of what lies off it, less the noise; how much it rises ahead and to the
+            left, over the cell.
+        """
+
+        def mean(values: Float32) -> Float64:
+            return np.asarray(
+                np.bincount(self._cells, values, len(self._counts)) / total, np.float64
+            )
+
+        total = np.maximum(np.bincount(self._cells, weight, len(self._counts)), 1e-9)
+        height_m = weight * self.above_m
+        middle_m = mean(height_m)
+        noise = weight * self.noise_m * self.noise_m * np.float32(1.5)
+        rough = mean(height_m * self.above_m - noise) - middle_m * middle_m
+        rises = []
+        # As of points all over the cell: where they are in few places, it leans less.
+        spread = 1 / 12
+        for place in (self._places[1], self._places[0]):
+            beside = place[0] - np.floor(place[0]) - np.float32(0.5)
+            centre = mean(weight * beside)
+            together = mean(height_m * beside) - centre * middle_m
+            rise = np.clip(together / spread, -lean_m, lean_m)
+            rough -= rise * (2 * together - rise * spread)
+            rises.append((rise, rise * centre))
+        (ahead_m, ahead_off_m), (aside_m, aside_off_m) = rises
+        middle_m = middle_m - ahead_off_m - aside_off_m
+        shape = CELLS_X, CELLS_Y
+        full = total / self._counts
+        return tuple(each.reshape(shape) for each in (full, middle_m, rough, ahead_m, aside_m))
+
     def at(self, nodes: Float64) -> Float32:
         """Look a surface at the nodes up at the points."""
         table = nodes.astype(np.float32)
         return np.asarray(cv2.remap(table, *self._places, cv2.INTER_LINEAR)[0], np.float32)
 
 
-def steps(points: CellPoints, off_m: Float32) -> Float64:
+def steps(points: CellPoints, off_m: Float32, surface_m: Float64) -> tuple[Float64, Float64]:
     """Return what to add at the nodes where a smooth surface makes a ramp of a step.
 
     Before a ledge the ground lies below such a surface and behind it above: smoothly, and the less
@@ -225,34 +269,49 @@ def steps(points: CellPoints, off_m: Float32) -> Float64:
     Args:
         points: of the ground ahead.
         off_m: (N,) how far they are above the surface.
+        surface_m: (CELLS_X + 1, 2 * CELLS_X + 1) the surface at the nodes.
 
     Returns:
-        (CELLS_X + 1, 2 * CELLS_X + 1) metres.
+        What to add, of the shape of `surface_m`, so that at a step it is that of the ground in
+        front, and how much higher the ground behind is there; metres.
     """
+    left = CELLS_X - CELLS_Y // 2
+    across_m = surface_m[:, left : left + CELLS_Y + 1]
+    across_m = (across_m[:, 1:] + across_m[:, :-1]) / 2
     near = (np.abs(off_m) < np.float32(_STEP_NEAR_M)).astype(np.float32)
-    full, mean_m = points.means(near, off_m)
-    square = off_m * off_m - np.float32(1.5) * points.noise_m * points.noise_m
-    rough = points.means(near, square)[1] - mean_m * mean_m
+    full, middle_m, rough, ahead_m, aside_m = points.planes(near, _STEP_LEAN_M)
+    middle_off_m = middle_m - (across_m[1:] + across_m[:-1]) / 2
     smooth = (full > _STEP_FULL) & (rough < _STEP_SMOOTH_M**2)
-    ground = smooth & (np.abs(mean_m) < _STEP_ON_M)
-    smooth &= (mean_m > _STEP_DOWN_M) & (mean_m < _STEP_UP_M)
-    ahead = smooth[1:] & smooth[:-1] & (np.abs(np.diff(mean_m, axis=0)) < _STEP_JUMP_M)
-    aside = smooth[:, 1:] & smooth[:, :-1] & (np.abs(np.diff(mean_m, axis=1)) < _STEP_JUMP_M)
+    ground = smooth & (np.abs(middle_off_m) < _STEP_ON_M)
+    smooth &= (middle_off_m > _STEP_DOWN_M) & (middle_off_m < _STEP_UP_M)
+    # Cells as their planes meet the edges.
+    near_m, far_m = middle_m - ahead_m / 2, middle_m + ahead_m / 2
+    right_m, left_m = middle_m - aside_m / 2, middle_m + aside_m / 2
+    ahead = smooth[1:] & smooth[:-1] & (np.abs(near_m[1:] - far_m[:-1]) < _STEP_JUMP_M)
+    aside = smooth[:, 1:] & smooth[:, :-1]
+    aside &= np.abs(right_m[:, 1:] - left_m[:, :-1]) < _STEP_JUMP_M
     for _ in range(_STEP_ROUNDS):
+        before = np.count_nonzero(ground)
         ground[1:] |= ahead & ground[:-1]
         ground[:-1] |= ahead & ground[1:]
         ground[:, 1:] |= aside & ground[:, :-1]
         ground[:, :-1] |= aside & ground[:, 1:]
-    change_m = np.zeros((CELLS_X + 1, 2 * CELLS_X + 1))
+        if np.count_nonzero(ground) == before:
+            break
     row = np.arange(CELLS_X)[:, None]
     last = np.maximum.accumulate(np.where(ground, row, -CELLS_X), axis=0)
-    cells_m = np.take_along_axis(np.where(ground, mean_m, 0.0), np.maximum(last, 0), axis=0)
-    cells_m[row - last > _STEP_FILL] = 0.0
-    across_m = (cells_m[:, 1:] + cells_m[:, :-1]) / 2
-    front_m, back_m = across_m[:-1], across_m[1:]
-    # The node behind the face of a step belongs to its foot, so that the face stands out.
+    first = np.minimum.accumulate(np.where(ground, row, 2 * CELLS_X)[::-1], axis=0)[::-1]
+    # Between two rows of cells, from the ground in front of there and behind.
+    front_m = np.take_along_axis(far_m, np.maximum(last, 0), axis=0)[:-1] - across_m[1:-1]
+    back_m = np.take_along_axis(near_m, np.minimum(first, CELLS_X - 1), axis=0)[1:]
+    back_m -= across_m[1:-1]
+    front_m[(row - last > _STEP_FILL)[:-1]] = 0.0
+    back_m = np.where((first - row > _STEP_FILL)[1:], front_m, back_m)
+    front_m, back_m = ((each[:, 1:] + each[:, :-1]) / 2 for each in (front_m, back_m))
+    # The nodes about the face of a step belong to its foot, so that the face stands out.
     is_step = np.abs(front_m - back_m) > _STEP_JUMP_M
-    left = CELLS_X - CELLS_Y // 2
-    inner = change_m[1:-1, left + 1 : left + CELLS_Y]
-    inner[:] = np.where(is_step, front_m, (front_m + back_m) / 2)
-    return change_m
+    change_m, rise_m = np.zeros((2, *surface_m.shape))
+    inner = np.s_[1:-1, left + 1 : left + CELLS_Y]
+    change_m[inner] = np.where(is_step, front_m, (front_m + back_m) / 2)
+    rise_m[inner] = np.where(is_step, back_m - front_m, 0.0)
+    return change_m, rise_m

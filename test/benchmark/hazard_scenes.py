@@ -12,7 +12,10 @@ What a class, geometry and both call safe is counted by `desertmind_seg.scores.h
 evaluate_bag does it, at the node's defaults and with gravity known. A hazard is a whole rock, log,
 branch, stump, post, ledge or ditch with its feet, in pixels with depth nearer than 10 m; rows by
 distance and kind are of those of 0.2 m and more. A false alarm is a pixel of a traversable class
-with depth that geometry calls a hazard. In brackets 95 %, by bootstrap over scenes.
+with depth that geometry calls a hazard, whatever the model says of it. Stopped is such a pixel
+that the vehicle would not drive on: the class is not traversable, or geometry calls it a hazard
+that the class does not excuse (`--soft-classes`; none by default, as in the node), joined as the
+node joins them. In brackets 95 %, by bootstrap over scenes.
 """
 
 from __future__ import annotations
@@ -65,6 +68,7 @@ ROWS = tuple(f'{kind}, {band}' for kind in KINDS for band in BANDS)
 COLUMNS = {
     'hazards': ('class alone', 'with geometry', 'geometry alone'),
     'alarms': ('false alarms', 'unknown'),
+    'stops': ('class alone', 'class or geometry'),
 }
 Counts = dict[str, npt.NDArray[np.int64]]
 
@@ -72,27 +76,28 @@ Counts = dict[str, npt.NDArray[np.int64]]
 class SceneScore:
     """What is called safe in a scene: by the model's masks, and by one that sees no hazard."""
 
-    def __init__(self) -> None:
+    def __init__(self, joined: ClassGeometryTable) -> None:
+        self._joined = joined
         self._scores = HazardScore(ONTOLOGY, ROWS), HazardScore(ONTOLOGY, ROWS)
 
     def add(self, frame: Frame, mask: npt.NDArray[np.uint8], detector: HazardDetector) -> None:
         """Count a frame: all of the ground, and the hazards that are near."""
         depth = frame.depth_mm.astype(np.float32) * np.float32(1e-3)
         found = detector.detect(depth, rays_of(frame.k, depth.shape), frame.up)
-        hazard = ClassGeometryTable(ONTOLOGY).is_hazard(mask, found.kind, found.height_m)
-        witness = Witness(hazard, found.kind != UNKNOWN)
         near = (frame.kind < len(KINDS)) & (depth > 0) & (depth < TARGET_RANGE_M)
         ground = cv2.LUT(frame.labels, verdict_table(ONTOLOGY)) == SAFE
         labels = np.where(ground | near, frame.labels, UNLABELED).astype(np.uint8)
         row = frame.kind * np.intp(len(BANDS)) + band_index(depth)
         tall = near & (frame.size_m >= TARGET_SIZE_M)
         truth = Truth(frame.height_m, np.where(tall, row, 255).astype(np.uint8), frame.size_m)
+        # All smooth trail: nothing but geometry.
         for score, said in zip(self._scores, (mask, np.zeros_like(mask)), strict=True):
-            score.add(labels, said, depth, witness, truth)
+            hazard = self._joined.is_hazard(said, found.kind, found.height_m)
+            score.add(labels, said, depth, Witness(hazard, found.kind != UNKNOWN), truth)
 
     def counts(self) -> dict[str, Counts]:
         """Return by table and row the pixels, and how many of them each column means."""
-        found: dict[str, Counts] = {'hazards': defaultdict(_zeros), 'alarms': {}}
+        found: dict[str, Counts] = {'hazards': defaultdict(_zeros), 'alarms': {}, 'stops': {}}
         model, blind = (score.metrics() for score in self._scores)
         assert model is not None
         assert blind is not None
@@ -103,9 +108,13 @@ class SceneScore:
             pixels = np.rint([each.pixels, *(each.pixels * (share or 0.0) for share in shares)])
             for name in each.name.split(', ') if each.by == 'kind' else [each.name]:
                 found['hazards'][name] += pixels.astype(np.int64)
-        for ground in model.false_alarms:
+        for ground in blind.false_alarms:
             shares_of = 1.0, ground.share or 0.0, ground.unknown_share or 0.0
             found['alarms'][ground.name] = np.rint(ground.pixels * np.array(shares_of)).astype(int)
+        for stop in model.false_stop:
+            if stop.by in ('near', 'distance'):
+                both = 1.0, stop.class_alone or 0.0, stop.with_geometry or 0.0
+                found['stops'][stop.name] = np.rint(stop.pixels * np.array(both)).astype(int)
         return found
 
 
@@ -114,12 +123,12 @@ def _zeros() -> npt.NDArray[np.int64]:
 
 
 def score(
-    frames: Iterable[Frame], settings: HazardSettings
+    frames: Iterable[Frame], settings: HazardSettings, joined: ClassGeometryTable
 ) -> tuple[int, list[dict[str, Counts]]]:
     """Return how many frames there were, and the counts of each scene."""
     detector = HazardDetector(settings)
     segmenter = Segmenter(load_engine(read_bundle(share_path(DEFAULT_BUNDLE)), 'onnxruntime-cpu'))
-    scenes: dict[int, SceneScore] = defaultdict(SceneScore)
+    scenes: dict[int, SceneScore] = defaultdict(lambda: SceneScore(joined))
     number = 0
     for number, frame in enumerate(frames, 1):
         scenes[frame.scene].add(frame, segmenter.segment(frame.rgb).mask, detector)
@@ -171,6 +180,9 @@ def main() -> int:
     parser.add_argument('--drives', type=int, nargs='+', metavar='SEED', help='instead of --root')
     parser.add_argument('--step-m', type=float, default=HazardSettings.step_m)
     parser.add_argument('--noise-per-m', type=float, default=HazardSettings.noise_per_m)
+    parser.add_argument(
+        '--soft-classes', nargs='+', choices=ONTOLOGY.names, default=[], help='as in the node'
+    )
     parser.add_argument('--out', type=Path, help='also write the JSON into this file')
     options = parser.parse_args()
     if not options.drives and not (options.root / 'meta').is_dir():
@@ -182,7 +194,8 @@ def main() -> int:
         else rendered(options.root, options.half, options.noise)
     )
     settings = HazardSettings(step_m=options.step_m, noise_per_m=options.noise_per_m)
-    number, scenes = score(frames, settings)
+    joined = ClassGeometryTable(ONTOLOGY, options.soft_classes)
+    number, scenes = score(frames, settings, joined)
     tables = {of: table(scenes, of) for of in COLUMNS}
     for of, rows in tables.items():
         _print(rows, COLUMNS[of])

@@ -174,10 +174,57 @@ def test_what_is_cut_off_from_the_ground_is_no_step() -> None:
     x, y = np.meshgrid(np.arange(0.05, 30.0, 0.1), np.arange(-19.95, 20.0, 0.1))
     above_m = np.where((np.abs(x - 12) < 3) & (np.abs(y) < 3), 0.3, 0.0)  # a slab, in cells
     above_m[(np.abs(x - 20) < 1.6) & (np.abs(y) < 5)] = -0.3  # a ditch
+    mound = np.abs(y - 8) < 3  # rises by 27 degrees
+    above_m[mound] = np.maximum(0.25 * (2 - np.abs(x - 12)), 0.0)[mound]
     flat = [axis.reshape(-1).astype(np.float32) for axis in (x, y, above_m)]
     points = CellPoints(*flat, np.full(x.size, 0.01, np.float32))
 
-    np.testing.assert_allclose(steps(points, points.above_m), 0.0, atol=1e-6)
+    for change_m in steps(points, points.above_m, np.zeros((CELLS_X + 1, 2 * CELLS_X + 1))):
+        np.testing.assert_allclose(change_m, 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize('slope', [-0.06, 0.0, 0.06])  # 3 degrees, along and across
+def test_at_a_step_the_ramp_gives_way_to_the_ground_on_either_side(slope: float) -> None:
+    x, y = np.meshgrid(np.arange(0.1, 30.0, 0.2), np.arange(-19.9, 20.0, 0.2))
+    above_m = np.where(x > 10.4, 0.3, 0.0) + slope * CELL_M * (x - 10 + y / 2)
+    nodes_x, nodes_y = np.arange(CELLS_X + 1.0), np.arange(-CELLS_X, CELLS_X + 1.0)
+    ramp_m = np.interp(nodes_x, [4, 16], [0.0, 0.3])[:, None]
+    ramp_m = ramp_m + slope * CELL_M * (nodes_x[:, None] - 10 + nodes_y / 2)
+    flat = [axis.reshape(-1).astype(np.float32) for axis in (x, y, above_m)]
+    points = CellPoints(*flat, np.full(x.size, 0.01, np.float32))
+
+    change_m, rise_m = steps(points, points.above_m - points.at(ramp_m), ramp_m)
+
+    ahead = np.s_[:, CELLS_X - 15 : CELLS_X + 16]
+    level_m = (ramp_m + change_m - slope * CELL_M * (nodes_x[:, None] - 10 + nodes_y / 2))[ahead]
+    np.testing.assert_allclose(level_m[4:11], 0.0, atol=0.02)
+    # The cell of the step lies between the nodes 10 and 11: both belong to the ground in front,
+    # which is not known to lean there.
+    np.testing.assert_allclose(level_m[11], 0.0, atol=0.035)
+    np.testing.assert_allclose(level_m[12:], 0.3, atol=0.02)
+    np.testing.assert_allclose(rise_m[ahead][10:12], 0.3, atol=0.035)
+    assert not rise_m[ahead][:10].any()
+    assert not rise_m[ahead][12:].any()
+
+
+def test_planes_of_cells_lean_little() -> None:
+    x, y = np.meshgrid(np.arange(0.05, 30.0, 0.1), np.arange(-19.95, 20.0, 0.1))
+    slope = np.where(y > 0, 0.02, 0.2)
+    above_m = 0.5 + slope * (x % 1) - 0.01 * (y % 1)
+    flat = [axis.reshape(-1).astype(np.float32) for axis in (x, y, above_m)]
+    points = CellPoints(*flat, np.full(x.size, 0.001, np.float32))
+
+    found = points.planes(np.ones(x.size, np.float32), lean_m=0.04)
+
+    full, middle_m, rough, ahead_m, aside_m = (each.reshape(CELLS_X, 2, -1) for each in found)
+    assert (full > 0.98).all()
+    np.testing.assert_allclose(middle_m[:, 1], 0.505, atol=1e-3)
+    np.testing.assert_allclose(ahead_m[:, 1], 0.02, atol=1e-3)
+    np.testing.assert_allclose(ahead_m[:, 0], 0.04, atol=1e-3)
+    np.testing.assert_allclose(aside_m, -0.01, atol=1e-3)
+    assert (rough[:, 1] < 1e-4).all()
+    # What is left of 0.2 is 0.16, evenly spread.
+    np.testing.assert_allclose(rough[:, 0], 0.16**2 / 12, rtol=0.05)
 
 
 def test_a_quadratic_through_points_of_which_some_are_off() -> None:

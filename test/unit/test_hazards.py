@@ -14,6 +14,7 @@ import pytest
 
 from desertmind_seg.geometry.camera_model import CameraRays, Rays
 from desertmind_seg.hazards.detection import HazardDetector
+from desertmind_seg.hazards.ground import level_axes
 from desertmind_seg.hazards.records import (
     FREE,
     NEGATIVE,
@@ -23,7 +24,8 @@ from desertmind_seg.hazards.records import (
     Hazards,
     HazardSettings,
 )
-from desertmind_seg.hazards.shapes import ShapeGrid
+from desertmind_seg.hazards.shapes import SHAPE_NEGATIVE, ShapeGrid
+from desertmind_seg.hazards.surface import Ground
 from desertmind_seg.messages.bags import Bag
 from desertmind_seg.messages.depth import decode_depth
 
@@ -86,6 +88,13 @@ class Scene:
                 hit = (enter < np.maximum(low, high).min(axis=-1)) & (enter > 0) & (enter < depth)
                 depth[hit], what[hit] = enter[hit], BOX + number
         return np.where(depth < 40.0, depth, 0.0).astype(np.float32), what
+
+    def forward_m(self) -> Float64:
+        """Return (H, W) how far ahead is what each pixel shows."""
+        depth, _ = self.render()
+        x, y = np.broadcast_arrays(self.rays.x, self.rays.y)
+        rays = np.stack([x, y, np.ones_like(x)], axis=-1).astype(np.float64) @ self._axes().T
+        return np.asarray(depth * rays[..., 0], np.float64)
 
     @property
     def up(self) -> Float64:
@@ -182,6 +191,21 @@ def test_a_ditch_is_negative(forward_m: float, most_free: float) -> None:
     assert share(found, what == GROUND, FREE) > 0.95
 
 
+def test_ground_behind_a_ditch_is_none_where_the_surface_is_too_high() -> None:
+    scene = Scene(ditch=(4.0, 4.8, 0.4))
+    depth, what = scene.render()
+    flat = np.zeros((31, 61), np.float32)
+    height_m = flat + np.float32(0.06 - scene.height_m)
+    ground = Ground(level_axes(scene.up), height_m, flat, flat, flat, 0.5, 15.0, scene.height_m, 0)
+
+    codes = ShapeGrid.of(measured(depth, holes=0.0), scene.rays, HazardSettings()).codes(ground)
+
+    x_m = scene.forward_m()
+    behind = (what == GROUND) & (x_m > 4.85) & (x_m < 5.5)
+    assert (codes[behind] == SHAPE_NEGATIVE).mean() < 0.05
+    assert (codes[what == DITCH] == SHAPE_NEGATIVE).mean() > 0.8
+
+
 def test_ground_that_is_missing_behind_an_edge_is_negative() -> None:
     scene = Scene(end_m=6.0)
     truth, _ = scene.render()
@@ -207,6 +231,21 @@ def test_a_ledge_is_positive(forward_m: float) -> None:
 
     assert share(found, face, FREE) < 0.4
     assert share(found, what == GROUND, FREE) > 0.9
+
+
+@pytest.mark.parametrize(('forward_m', 'pitch_deg'), [(3.1, 30.0), (4.2, 12.0), (6.2, 12.0)])
+def test_the_top_of_a_ledge_is_free_and_at_the_height_of_the_ground(
+    forward_m: float, pitch_deg: float
+) -> None:
+    scene = Scene([(forward_m, 40.0, -20.0, 20.0, -1.0, 0.35)], pitch_deg=pitch_deg)
+    found, what = judged(scene)
+    x_m = scene.forward_m()
+    top = (what == BOX) & (x_m > forward_m + 0.15)
+    edge = top & (x_m < forward_m + 0.7)
+
+    assert share(found, edge, FREE) > 0.8
+    assert abs(np.median(found.height_m[edge])) < 0.03
+    assert share(found, (what == BOX) & (x_m < forward_m + 0.05), FREE) < 0.4
 
 
 def test_what_the_vehicle_clears_is_none_but_a_trunk_is_one_all_the_way_up() -> None:
