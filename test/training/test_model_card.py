@@ -115,7 +115,7 @@ def test_the_card_shows_the_curve_of_depth() -> None:
     assert '| 0 % | 0.0 % | 0.5000 | +0.0000 | 0.0500 |' in card
     assert '| 100 % | 50.0 % | 0.6000 | +0.1000 [+0.0500, +0.2000] | 0.0500 |' in card
     assert 'No real off-road depth with labels was at hand' in card
-    assert '--depth-curve synthetic out/unseen --out out/ycor8_rgb_hazards/careful.pt' in card
+    assert '--depth-curve synthetic out/unseen --out out/ycor8_base/careful.pt' in card
     assert 'No real off-road depth' not in _card_with_curve(bundle, dataset='nyuv2')
 
 
@@ -123,7 +123,7 @@ def test_the_card_says_the_size_that_a_recipe_does_not() -> None:
     bundle = read_bundle(ROOT / DEFAULT_BUNDLE)
     shipped = model_card(bundle)
     assert '--network-size' not in shipped
-    assert 'is made by the commands at the head of recipes/ycor8_rgb.yaml.' in shipped
+    assert 'is made by the commands at the head of recipes/ycor8_rgb_hazards.yaml.' in shipped
     section = {
         **bundle.metadata.recipe['model'],
         'network_size_hw': [384, 640],
@@ -132,7 +132,7 @@ def test_the_card_says_the_size_that_a_recipe_does_not() -> None:
     recipe = {**bundle.metadata.recipe, 'model': section}
     metadata = bundle.metadata.model_copy(update={'recipe': recipe, 'network_size_hw': (384, 640)})
     card = model_card(replace(bundle, metadata=metadata))
-    assert '    --network-size 384x640 --out out/ycor8_rgb_hazards/careful.pt' in card
+    assert '    --network-size 384x640 --out out/ycor8_base/careful.pt' in card
     assert '# models/other.onnx is shipped.' in card
 
 

@@ -54,7 +54,7 @@ RESOLVED = {
     'nyuv2_rgbd': '7e767af908d1b608',
     'nyuv2_rgbd_aux': '6601a289f668371a',
     'ycor8_base': '222aa2363d0aba2f',
-    'ycor8_base_rgbd': 'fa6204c047040dc9',
+    'ycor8_base_rgbd': 'cc5d36b534ea67b5',
     'ycor8_places': 'bcf0bf65aaf3bd9f',
     'ycor8_rgb': 'd9a5b84bf6101fcb',
     'ycor8_rgb_distilled': '961136f681566622',
@@ -64,7 +64,7 @@ RESOLVED = {
     'ycor8_rgbd': '2837617a104df9f2',
     'ycor8_rgbd_whole': '75eed0e11875cc44',
     'ycor8_small': '9fe59cb6115938fa',
-    'ycor8_small_rgbd': '0be6f3038bdf1b96',
+    'ycor8_small_rgbd': '3f400ec895fb7dfb',
 }
 
 

@@ -144,8 +144,8 @@ def test_without_depth_the_rgbd_model_is_as_good_as_the_default(
     frames, _ = choose_frames(section, rgb.bundle.metadata.ontology, rule, 'recipe')
     some = frames[::8]
     found = [_miou(engine, some, with_depth=False) for engine in rgb_and_rgbd]
-    # The two are no longer of one stage, and these are 19 frames: -0.022 here, +0.008 over all.
-    assert found[1] >= found[0] - 0.03, found
+    # Only filters for depth were trained, and these see none.
+    assert found[1] == pytest.approx(found[0], abs=1e-3), found
 
 
 def test_with_depth_the_rgbd_model_beats_the_default_on_drives_that_neither_has_seen(
@@ -153,8 +153,7 @@ def test_with_depth_the_rgbd_model_beats_the_default_on_drives_that_neither_has_
 ) -> None:
     rgb, rgbd = rgb_and_rgbd
     ontology = rgb.bundle.metadata.ontology
-    # The training drives have the seeds 100 to 139, those of the default also 2000 to 2037, the
-    # model card's 900 to 923. The RGB-D model goes on from the default before the latter.
+    # The training drives have the seeds 100 to 139 and 2000 to 2037, the model card's 900 to 923.
     root = 'seeds:960:962?frames=3&rate_hz=0.5&size=240x320'
     section = DatasetSection(dataset='synthetic', root=root, split='all', repeat=1)
     rule = split_rule(rgbd.bundle.metadata.recipe)
@@ -168,4 +167,4 @@ def test_with_depth_the_rgbd_model_beats_the_default_on_drives_that_neither_has_
     assert [point['kept_share'] for point in curve] == [0.0, 0.25, 0.5, 0.75, 1.0]
     gains = [point['against_none'] for point in curve]
     assert gains == sorted(gains)  # more depth, better masks
-    assert gains[-1] > 0.01
+    assert gains[-1] > 0.005

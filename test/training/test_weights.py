@@ -159,4 +159,4 @@ def test_the_shipped_models_can_be_trained_on(name: str) -> None:
     metadata = read_bundle(path).metadata
     network = SegmentationNetwork(parse_recipe(metadata.recipe, name).model, 8)
     folded = load_tensors(network, onnx.load(path), path)
-    assert len(folded) == 57
+    assert len(folded) == 58
