@@ -306,6 +306,7 @@ def test_a_narrower_decoder_starts_from_what_fits(
     start: dict[str, Any] = {
         'initial_checkpoint': str(folder / 'checkpoint.pt'),
         'decoder_channels': 16,  # 32 there
+        'decoder_fusion': None,  # as there
         'network_size_hw': (64, 96),
         'frozen_encoder': 'none',
     }

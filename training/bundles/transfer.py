@@ -23,6 +23,8 @@ _HEAD = 'network.segmentation_head.0'
 # On so many frames the earlier stage is asked what it takes the new classes for.
 _FRAMES = 16
 _FUSION_FRAMES = 16
+# What makes a network another one.
+_SHAPING = 'architecture', 'encoder', 'decoder_channels', 'decoder_fusion'
 # What it says of less than this share of a class's pixels is noise at the borders.
 _LEAST_SHARE = 0.05
 
@@ -70,10 +72,16 @@ def initialise(
     try:
         network.load_state_dict(state)
     except RuntimeError as err:
+        theirs = initial.parsed_recipe().model
+        differing = [
+            f'{key} is {getattr(theirs, key)} there, {getattr(recipe.model, key)} here'
+            for key in _SHAPING
+            if getattr(theirs, key) != getattr(recipe.model, key)
+        ]
         raise CheckpointError(
             f'{source}: another network than {recipe.name} describes '
-            f'({initial.recipe["model"]["architecture"]}, {initial.recipe["model"]["encoder"]}); '
-            'start from a checkpoint of the same one, or take over what fits of its decoder with '
+            f'({"; ".join(differing) or "by its depth"}); '
+            'set model.KEY as it is there, or take over what fits of its decoder with '
             f'model.initial_decoder: what_fits. {err}'
         ) from err
 
