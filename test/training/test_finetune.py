@@ -270,7 +270,7 @@ def test_a_shipped_model_starts_other_classes(
     moved = [not torch.equal(a, b) for a, b in zip(then, now, strict=True)]
     assert moved == [True, True, True, False, False]
     assert not torch.equal(
-        *(net.network.decoder.block2[0][1].weight.detach() for net in (before, after))
+        *(net.network.decoder.context[0][1].weight.detach() for net in (before, after))
     )
 
 
@@ -285,6 +285,7 @@ def test_a_checkpoint_starts_other_classes(
         capsys,
         initial_checkpoint=str(folder / 'checkpoint.pt'),
         decoder_channels=32,
+        decoder_fusion=None,
         network_size_hw=(64, 96),
         frozen_encoder='none',
     )
@@ -296,6 +297,30 @@ def test_a_checkpoint_starts_other_classes(
     for name, value in checkpoint.state_dict.items():
         if 'segmentation_head' not in name:
             assert torch.equal(value, after.state_dict()[name]), name
+
+
+def test_a_decoder_that_concatenates_starts_one_that_sums(
+    trained: tuple[Checkpoint, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, folder = trained
+    write_tiny_folder(tmp_path, _numbered(3))
+    _, after, said = _initialised(
+        tmp_path,
+        'finetune',
+        capsys,
+        initial_checkpoint=str(folder / 'checkpoint.pt'),
+        decoder_channels=32,
+        network_size_hw=(64, 96),
+        frozen_encoder='none',
+    )
+    assert 'of the power of the last convolution is not met' in said
+    known, state = checkpoint.state_dict, after.state_dict()
+    for name, value in known.items():
+        if 'block2' not in name and 'segmentation_head' not in name:
+            assert torch.equal(value, state[name]), name
+    mix = known['network.decoder.block2.0.1.weight']
+    assert torch.equal(mix[:, :32], state['network.decoder.context.0.1.weight'])
+    assert torch.equal(mix[:, 32:], state['network.decoder.detail.0.1.weight'])
 
 
 def test_a_narrower_decoder_starts_from_what_fits(
