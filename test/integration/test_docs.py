@@ -59,7 +59,7 @@ NOT_RUN = {
     r'export .*|eval .*': 'sets variables of the shell',
     r'(sudo (cp|systemctl)|journalctl|docker) .*': 'changes the machine',
     r'(rviz2|ros2 (topic|run diagnostic_aggregator|launch foxglove_bridge)) .*': 'not ours',
-    r'git log .*': 'needs the history',
+    r'git (log|show) .*': 'needs the history',
     r'ray start .*': 'starts a cluster',
 }
 # Commands that must not pass -> what they are told.
