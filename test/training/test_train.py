@@ -29,7 +29,7 @@ from desertmind_seg.model.ontology import load_ontology
 from training.data.datasets import list_frames
 from training.data.frames import DatasetError
 from training.fit.loaders import pixels_by_class
-from training.fit.run import train
+from training.fit.run import check_same_recipe, train
 from training.fit.task import SegmentationTask, TrainingError
 from training.fit.trainer import TimmSyncBatchNorm
 from training.networks.checkpoint import (
@@ -391,6 +391,15 @@ def test_another_recipe_cannot_go_on(tiny_recipe: Recipe, tmp_path: Path) -> Non
         train(parse_recipe(tree, 'test'), tmp_path, resume=True)
     # How the data is read changes nothing that is trained.
     train(_changed(tiny_recipe, data={'num_workers': 1}), tmp_path, resume=True)
+
+
+def test_a_run_goes_on_that_began_before_a_key_was_there(tiny_recipe: Recipe) -> None:
+    before = tiny_recipe.model_dump(mode='json')
+    assert before['model'].pop('frozen_batch_norm') is False
+    check_same_recipe(before, tiny_recipe, Path('run'))
+    frozen = _changed(tiny_recipe, model={'frozen_batch_norm': True})
+    with pytest.raises(CheckpointError, match=r'frozen_batch_norm was False, is True'):
+        check_same_recipe(before, frozen, Path('run'))
 
 
 def test_a_stage_of_another_network_is_refused(

@@ -2,12 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 import math
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from pydantic import ValidationError
 import torch
 from torch.utils.data import DataLoader
 import yaml
@@ -278,6 +280,8 @@ def check_same_recipe(
     Raises:
         CheckpointError: they differ; it says in what.
     """
+    with suppress(ValidationError):  # a key that was not there yet has its default
+        before = type(recipe).model_validate(before).model_dump(mode='json')
     changes = recipe_changes(before, recipe.model_dump(mode='json'))
     shown = '; '.join(
         f'{key} was {then!r}, is {now!r}'
