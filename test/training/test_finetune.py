@@ -274,21 +274,26 @@ def test_a_shipped_model_starts_other_classes(
     )
 
 
+def _from_checkpoint(
+    folder: Path, root: Path, capsys: pytest.CaptureFixture[str], **model: Any
+) -> tuple[SegmentationNetwork, str]:
+    """Return a network that goes on from the checkpoint of `trained`, and what was said."""
+    write_tiny_folder(root, _numbered(3))
+    start: dict[str, Any] = {
+        'initial_checkpoint': str(folder / 'checkpoint.pt'),
+        'decoder_channels': 32,
+        'network_size_hw': (64, 96),
+        'frozen_encoder': 'none',
+    }
+    _, after, said = _initialised(root, 'finetune', capsys, **{**start, **model})
+    return after, said
+
+
 def test_a_checkpoint_starts_other_classes(
     trained: tuple[Checkpoint, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint, folder = trained
-    write_tiny_folder(tmp_path, _numbered(3))
-    _, after, said = _initialised(
-        tmp_path,
-        'finetune',
-        capsys,
-        initial_checkpoint=str(folder / 'checkpoint.pt'),
-        decoder_channels=32,
-        decoder_fusion=None,
-        network_size_hw=(64, 96),
-        frozen_encoder='none',
-    )
+    after, said = _from_checkpoint(folder, tmp_path, capsys, decoder_fusion=None)
     assert 'taken over from ycor-8' in said
     sky = checkpoint.parsed_ontology().class_id('sky')
     for part in ('weight', 'bias'):
@@ -303,16 +308,7 @@ def test_a_decoder_that_concatenates_starts_one_that_sums(
     trained: tuple[Checkpoint, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint, folder = trained
-    write_tiny_folder(tmp_path, _numbered(3))
-    _, after, said = _initialised(
-        tmp_path,
-        'finetune',
-        capsys,
-        initial_checkpoint=str(folder / 'checkpoint.pt'),
-        decoder_channels=32,
-        network_size_hw=(64, 96),
-        frozen_encoder='none',
-    )
+    after, said = _from_checkpoint(folder, tmp_path, capsys)
     assert 'of the power of the last convolution is not met' in said
     known, state = checkpoint.state_dict, after.state_dict()
     for name, value in known.items():

@@ -84,7 +84,10 @@ def to_onnx(graph: VehicleGraph) -> onnx.ModelProto:
         )
     if program is None:
         raise PrecisionError('torch.onnx.export returned no program; its log above says why')
-    return program.model_proto
+    model = program.model_proto
+    for part in (*model.graph.node, *model.graph.initializer, *model.graph.value_info):
+        del part.metadata_props[:]  # stack traces of the export, with this machine's paths
+    return model
 
 
 def at_precision(

@@ -75,16 +75,19 @@ def _seen(
     graph: VehicleGraph, decoder: SummingDecoder, frames: Sequence[LabelledFrame]
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Return the context at the encoder's stride, and the detail at stride 4, of every frame."""
-    features: list[list[torch.Tensor]] = []
-    hook = graph.network.network.encoder.register_forward_hook(
-        lambda _module, _args, output: features.append(output)
-    )
+    contexts: list[torch.Tensor] = []
+    details: list[torch.Tensor] = []
+
+    def see(_encoder: nn.Module, _args: object, features: list[torch.Tensor]) -> None:
+        contexts.append(decoder.aspp(features[-1]))
+        details.append(decoder.block1(features[2]))
+
+    hook = graph.network.network.encoder.register_forward_hook(see)
     for frame in tqdm(frames, desc='fitting the decoder', unit='frame'):
         image, depth = graph.tensors(frame.read_rgb(), frame.measured_depth())
         graph.network(*graph.network_input(image, depth))
     hook.remove()
-    contexts = [decoder.aspp(each[-1]) for each in features]
-    return contexts, [decoder.block1(each[2]) for each in features]
+    return contexts, details
 
 
 @torch.inference_mode()
