@@ -72,6 +72,18 @@ def test_unlabelled_pixels_do_not_teach() -> None:
     assert float(loss) == pytest.approx(float(left))
 
 
+def test_a_teacher_that_the_label_contradicts_is_silent_where_told() -> None:
+    student = torch.randn((1, 3, 1, 4), requires_grad=True)
+    teacher = torch.tensor([[0.7, 0.2, 0.1]] * 4).T.reshape(1, 3, 1, 4)
+    labels = torch.tensor([[[0, 1, 2, 255]]])  # right, wrong, wrong, unlabelled
+    loss = distillation_loss(student, teacher, labels, 2.0, only_where_right=True)
+    right = distillation_loss(student[..., :1], teacher[..., :1], labels[..., :1], 2.0)
+    torch.testing.assert_close(loss, right / 3)  # the mean is of all that are labelled
+    loss.backward()
+    assert student.grad is not None
+    assert float(student.grad[..., 1:].abs().max()) == 0.0
+
+
 def test_a_teacher_of_another_stride_is_resized() -> None:
     student = torch.randn((1, 3, 8, 8))
     labels = torch.zeros((1, 8, 8), dtype=torch.int64)
@@ -148,3 +160,21 @@ def test_a_student_comes_to_say_what_its_teacher_says(
     losses = [float(row['train_distillation']) for row in rows if row['train_distillation']]
     assert len(losses) == 24
     assert np.mean(losses[-3:]) < 0.1 * np.mean(losses[:3])
+
+
+def test_a_recipe_silences_teachers_where_labels_contradict(
+    trained: tuple[Checkpoint, Path], tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    tree = tiny_recipe.model_dump(mode='json')
+    tree['optim'].update(epochs=1, val_every_epochs=1)
+    losses = []
+    for silent in (False, True):
+        tree['distillation'] = {
+            **{'teachers': [str(trained[1])], 'weight': 1.0, 'temperature': 2.0},
+            'only_where_right': silent,
+        }
+        out = tmp_path / str(silent)
+        train(parse_recipe(tree, 'student'), out, accelerator='cpu')
+        rows = csv.DictReader((out / 'metrics.csv').read_text().splitlines())
+        losses.append(next(row['train_distillation'] for row in rows if row['train_distillation']))
+    assert 0.0 < float(losses[1]) < float(losses[0])  # of the first step, before they part

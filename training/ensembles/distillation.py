@@ -106,6 +106,7 @@ def distillation_loss(
     teacher_probabilities: torch.Tensor,
     labels: torch.Tensor,
     temperature: float,
+    only_where_right: bool = False,
 ) -> torch.Tensor:
     """Return T^2 * KL(teacher || student) at temperature T, the mean over labelled pixels.
 
@@ -120,6 +121,7 @@ def distillation_loss(
         labels: int64 (N, h, w). UNLABELED pixels do not count: they are padding, or what no
             teacher has been taught.
         temperature: T, above 0.
+        only_where_right: a pixel whose most probable class by the teacher is not its label adds 0.
 
     Returns:
         The scalar loss, float32; 0 for a batch without a labelled pixel.
@@ -136,6 +138,8 @@ def distillation_loss(
         reduction='none',
         log_target=True,
     ).sum(dim=1)  # (N, h, w)
+    if only_where_right:
+        divergence = divergence * (teacher.argmax(dim=1) == labels)
     return temperature**2 * divergence[labelled].mean()
 
 

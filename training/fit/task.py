@@ -146,6 +146,7 @@ class SegmentationTask(L.LightningModule):
                 self._teachers.soft_labels(batch),
                 labels,
                 self.recipe.distillation.temperature,
+                self.recipe.distillation.only_where_right,
             )
             self.log('train_distillation', from_teachers)
             loss = loss + self.recipe.distillation.weight * from_teachers

@@ -279,12 +279,15 @@ class DistillationSection(_Section):
     """Soft labels of one or more teachers (checkpoints or run folders), averaged.
 
     Added to the loss: ``weight`` * T^2 * KL(teacher || student) at temperature T (Hinton, Vinyals
-    and Dean, 2015). The teachers see each frame as the student does, augmented.
+    and Dean, 2015). The teachers see each frame as the student does, augmented. With
+    ``only_where_right`` they are silent where the label contradicts them: for frames that they
+    were not trained on, such as rocks that they take for trail.
     """
 
     teachers: Annotated[list[Text], Field(min_length=1)]
     weight: Positive
     temperature: Temperature
+    only_where_right: bool = False
 
 
 class OptimSection(_Section):
