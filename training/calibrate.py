@@ -38,11 +38,12 @@ def build_parser() -> argparse.ArgumentParser:
     add_checkpoint(parser)
     parser.add_argument(
         '--average-with',
-        metavar='CHECKPOINT',
+        metavar='STAGE',
         type=checkpoint_file,
         nargs='+',
         default=[],
-        help='the stage that it started from, or other runs from one start; equal weights',
+        help='checkpoint or fp32 bundle of the stage that it started from, or of other runs from '
+        'one start; equal weights',
     )
     parser.add_argument(
         '--network-size',
@@ -99,7 +100,7 @@ def _run(options: argparse.Namespace) -> int:
 
     ontology = options.ontology and load_ontology(options.ontology)
 
-    from training.evaluation.calibration import calibrate_file
+    from training.ensembles.averaging import calibrate_file
 
     calibrate_file(
         options.checkpoint,

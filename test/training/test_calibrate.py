@@ -16,11 +16,12 @@ from tiny_rgbd import (
 )
 import torch
 
-from training import evaluate
+from training import evaluate, export
+from training.bundles.weights import load_stage
 from training.calibrate import main
 from training.data.datasets import list_frames
+from training.ensembles.averaging import average
 from training.evaluation.calibration import (
-    average,
     calibrate,
     fit_class_bias,
     fit_temperature,
@@ -263,6 +264,23 @@ def test_the_command_scores_what_it_writes(
     assert evaluate.main(['--checkpoint', str(out), *data]) == 0
     again = json.loads((tmp_path / 'scores/metrics.json').read_text())
     assert again['confusion'] == written.scores['confusion']
+
+
+def test_a_bundle_is_averaged_as_the_training_from_it_would_read_it(
+    trained: tuple[Checkpoint, Path], tmp_path: Path
+) -> None:
+    first, run = trained
+    source, bundle, out = str(run / 'checkpoint.pt'), tmp_path / 'start.onnx', tmp_path / 'mean.pt'
+    assert export.main([source, '--out', str(bundle)]) == 0
+    recipe, ontology = first.parsed_recipe(), first.parsed_ontology()
+    (section,) = recipe.data.train
+    read = load_stage(bundle, list_frames(section, recipe.data, ontology))
+    assert (
+        main([str(run / 'checkpoint.pt'), '--average-with', str(bundle), '--out', str(out)]) == 0
+    )
+    mean, filters = load_checkpoint(out).state_dict, 'network.encoder.model.conv_stem.weight'
+    torch.testing.assert_close(mean[filters], average(first, read).state_dict[filters])
+    assert (mean[filters] - first.state_dict[filters]).abs().max() > 0.01  # it folds BatchNorm
 
 
 def test_an_added_bias_makes_a_class_win_more_often(

@@ -55,7 +55,7 @@ RESOLVED = {
     'nyuv2_rgbd_aux': '6601a289f668371a',
     'ycor8_base': '36f4b5768e81aba9',
     'ycor8_base_hazards': '4ed44bc95040a873',
-    'ycor8_base_rgbd': 'd62b39b210c0167a',
+    'ycor8_base_rgbd': 'f7a4f009cd80a944',
     'ycor8_places': 'bcf0bf65aaf3bd9f',
     'ycor8_rgb': 'd9a5b84bf6101fcb',
     'ycor8_rgb_distilled': '50dbfec43a8e783f',
@@ -65,8 +65,8 @@ RESOLVED = {
     'ycor8_rgbd': '2837617a104df9f2',
     'ycor8_rgbd_whole': '75eed0e11875cc44',
     'ycor8_small': '537bf1d5a998ce2b',
-    'ycor8_small_hazards': '2cfc05be18c832dd',
-    'ycor8_small_rgbd': '4f70749a95c64e4e',
+    'ycor8_small_hazards': '1a19ad89c8e285d0',
+    'ycor8_small_rgbd': 'fa523372594a2009',
 }
 
 

@@ -1,0 +1,109 @@
+"""The mean of the weights of several stages of one network, calibrated."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from desertmind_seg.model.ontology import Ontology
+from training.bundles.weights import load_stage
+from training.data.class_table import ModelClasses
+from training.data.datasets import list_frames
+from training.evaluation.calibration import at_network_size, calibrate, with_depth_curve
+from training.networks.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+)
+
+
+def average(first: Checkpoint, *others: Checkpoint) -> Checkpoint:
+    """Return the first checkpoint with the mean of all the networks' weights.
+
+    For a stage and the stage it started from the mean generalises better than either (Wortsman et
+    al., Robust fine-tuning of zero-shot models, CVPR 2022, with its coefficient 0.5); for several
+    runs from one start it is their uniform soup (Wortsman et al., Model soups, ICML 2022).
+
+    Raises:
+        CheckpointError: they are different networks or know different classes.
+    """
+    shapes = {name: value.shape for name, value in first.state_dict.items()}
+    network = first.network()
+    # An RGB stage has no say in the filters for depth: they stay those of the first.
+    states = [network.stage_state(other.state_dict, own_filters=True) for other in others]
+    for other, state in zip(others, states, strict=True):
+        if first.parsed_ontology().sha256 != other.parsed_ontology().sha256:
+            raise CheckpointError(
+                f'{first.recipe["name"]} and {other.recipe["name"]} were trained for different '
+                'class tables; average stages of one network'
+            )
+        if shapes != {name: value.shape for name, value in state.items()}:
+            raise CheckpointError(
+                f'{first.recipe["name"]} and {other.recipe["name"]} are different networks; '
+                'average stages of one network'
+            )
+    count = 1 + len(others)
+    mean = {
+        name: (sum((state[name].double() for state in states), value.double()) / count).to(
+            value.dtype
+        )
+        for name, value in first.state_dict.items()
+    }
+    names = ', '.join(other.recipe['name'] for other in others)
+    return replace(first, state_dict=mean, scores={**first.scores, 'averaged_with': names})
+
+
+def calibrate_file(
+    checkpoint_path: Path,
+    out: Path,
+    *,
+    average_with: Sequence[Path] = (),
+    network_size_hw: tuple[int, int] | None = None,
+    added_bias: Mapping[str, float] | None = None,
+    depth_curve_of: tuple[str, str] | None = None,
+    labels_ontology: Ontology | None = None,
+    label_map: Sequence[str] = (),
+) -> None:
+    """Write a checkpoint file, calibrated again, on a GPU where there is one.
+
+    Args:
+        checkpoint_path: what training.train wrote.
+        out: the new checkpoint.
+        average_with: checkpoints or fp32 bundles whose weights are averaged with its own; see
+            `average`. A bundle is read as the training that starts from it reads it, with the
+            statistics of the same frames, so that the mean is of what it began with.
+        network_size_hw: of the new network; None for the recipe's.
+        added_bias: see `calibrate`.
+        depth_curve_of: data set and root to score by the share of valid depth; see
+            `with_depth_curve`.
+        labels_ontology: class table of the labels there; None for what the root says.
+        label_map: which class of the model each of them is, as for `parse_label_map`.
+
+    Raises:
+        BundleError: an .onnx file is no bundle.
+        CheckpointError: another stage is none, is another network or knows other classes.
+        LabelMapError: the labels for the depth curve are of other classes than the model's.
+    """
+    checkpoint = load_checkpoint(checkpoint_path)
+    mapped = None
+    if depth_curve_of is not None:  # refused before what takes long
+        known = ModelClasses(checkpoint_path, checkpoint.parsed_ontology(), checkpoint.recipe)
+        mapped = known.labels_for(*depth_curve_of, labels_ontology, label_map)
+        mapped = mapped and mapped.into_model()
+    if average_with:
+        recipe, ontology = checkpoint.parsed_recipe(), checkpoint.parsed_ontology()
+        frames = [
+            frame
+            for section in recipe.data.train
+            for frame in list_frames(section, recipe.data, ontology)
+        ]
+        checkpoint = average(checkpoint, *(load_stage(path, frames) for path in average_with))
+    if network_size_hw is not None:
+        checkpoint = at_network_size(checkpoint, network_size_hw)
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    calibrated = calibrate(checkpoint, device, added_bias)
+    if depth_curve_of is not None:
+        calibrated = with_depth_curve(calibrated, *depth_curve_of, device, mapped)
+    save_checkpoint(calibrated, out)
