@@ -109,8 +109,9 @@ No epoch was picked by its score.
 frames and on rendered ones.
 {%- endif %}
 {%- if averaged %} The weights are the mean of this run's and of
-{{ averaged | join(', ') }}'s; that, and the network size, were chosen on these
-frames, so the score is a little too kind.
+{{ averaged | join(', ') }}'s; that
+{%- if resized %}, and the network size, were {% else %} was {% endif -%}
+chosen on these frames, so the score is a little too kind.
 {%- endif %}
 
 ## Parity check
@@ -151,8 +152,9 @@ python -m training.train {{ stage }} --out out/{{ stage }}
 {% if averaged -%}
 python -m training.calibrate out/{{ recipe.name }}/checkpoint.pt \\
     --average-with {% for path in averaged_from %}{{ path }} {% endfor %}\\
-    --network-size {{ m.network_size_hw | join('x') }} \
-{% if added %}{{ add_bias }} {% endif -%}
+    {% if added %}{{ add_bias }} \\
+    {% endif -%}
+{% if resized %}--network-size {{ m.network_size_hw | join('x') }} {% endif -%}
 {% if curve %}--depth-curve {{ curve.dataset }} {{ curve.root }} {% endif -%}
 --out out/{{ recipe.name }}/averaged.pt
 {% elif added -%}
