@@ -92,12 +92,12 @@ def test_a_soup_is_the_mean_of_all(trained: tuple[Checkpoint, Path]) -> None:
         replace(
             first,
             state_dict={name: value + step for name, value in first.state_dict.items()},
-            recipe={**first.recipe, 'name': f'plus_{step}'},
+            recipe={**first.recipe, 'name': name, 'seed': step},
         )
-        for step in (3, 6)
+        for step, name in ((3, first.recipe['name']), (6, 'plus_6'))
     ]
     mean = average(first, *others)
-    assert mean.scores['averaged_with'] == 'plus_3, plus_6'
+    assert mean.scores['averaged_with'] == f'{first.recipe["name"]} seed=3, plus_6'
     for name, value in first.state_dict.items():
         assert torch.allclose(mean.state_dict[name].double(), value.double() + 3, atol=1e-5), name
 
@@ -258,7 +258,7 @@ def test_the_command_scores_what_it_writes(
     assert main([source, *arguments]) == 0
     written = load_checkpoint(out)
     assert written.parsed_recipe().model.network_size_hw == (128, 192)
-    assert written.scores['averaged_with'] == trained[0].recipe['name']
+    assert written.scores['averaged_with'] == f'{trained[0].recipe["name"]} seed=0'
     assert written.temperature != trained[0].temperature  # it was fitted at the new size
     data = ['--dataset', 'ycor', '--root', str(tiny_ycor), '--out', str(tmp_path / 'scores')]
     assert evaluate.main(['--checkpoint', str(out), *data]) == 0

@@ -45,7 +45,7 @@ def test_the_card_quotes_scores_and_history(
             'split': {**bundle.metadata.recipe['data']['split'], 'by': 'folds'},
         },
     }
-    changes = {'class_bias': None, 'averaged_with': 'one, two', 'best_epoch': 7}
+    changes = {'class_bias': None, 'averaged_with': 'one, two seed=7', 'best_epoch': 7}
     metadata = bundle.metadata.model_copy(
         update={
             'recipe': recipe,
@@ -57,8 +57,10 @@ def test_the_card_quotes_scores_and_history(
     )
     card = model_card(replace(bundle, metadata=metadata))
     assert 'The kept epoch (7) had the best mIoU' in card
-    assert "one, two's" in card
-    assert '--average-with out/one/checkpoint.pt out/two/checkpoint.pt' in card
+    assert "one, two seed=7's" in card
+    assert '--average-with out/one/checkpoint.pt out/two_seed_7/checkpoint.pt' in card
+    assert 'python -m training.train one --out out/one\n' in card
+    assert 'python -m training.train two --out out/two_seed_7 seed=7\n' in card
     assert 'Fold 0 of 5 validates' in card
     assert 'class biases' not in card
     assert 'no interval' in card

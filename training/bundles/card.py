@@ -146,8 +146,8 @@ data hash `{{ m.data_hash[:16] }}`.
 {% if start == 'models' %}shipped{% else %}\
 made by the commands at the head of recipes/{{ start }}.yaml{% endif %}.
 {% endif -%}
-{% for stage in stages -%}
-python -m training.train {{ stage }} --out out/{{ stage }}
+{% for name, folder, seed in stages -%}
+python -m training.train {{ name }} --out out/{{ folder }}{{ ' ' + seed if seed }}
 {% endfor -%}
 {% if averaged -%}
 python -m training.calibrate out/{{ recipe.name }}/checkpoint.pt \\
@@ -218,21 +218,26 @@ def model_card(bundle: Bundle) -> str:
         split=_split_sentence(recipe.data.split),
         averaged=averaged,
         averaged_from=[
-            str(initial) if name == start else f'out/{name}/checkpoint.pt' for name in averaged
+            str(initial) if name == start else f'out/{_folder(name)}/checkpoint.pt'
+            for name in averaged
         ],
         made_elsewhere=made_elsewhere,
         resized=_trained_at_another_size(recipe),
         start=start,
         stages=[
-            *earlier,
-            *(name for name in averaged if name != start),
-            recipe.name,
+            (stage.partition(' ')[0], _folder(stage), stage.partition(' ')[2])
+            for stage in [*earlier, *(name for name in averaged if name != start), recipe.name]
         ],
         megabytes=bundle.path.stat().st_size / 1e6,
         graph_sha256=graph_sha256(bundle.path.read_bytes()),
         machine=scores['environment']['machine'],
         recipe_yaml=yaml.safe_dump(metadata.recipe, sort_keys=False),
     )
+
+
+def _folder(stage: str) -> str:
+    """Return the run's folder of NAME, or of 'NAME seed=N'."""
+    return stage.replace(' seed=', '_seed_')
 
 
 def _trained_at_another_size(recipe: Recipe) -> bool:

@@ -51,8 +51,14 @@ def average(first: Checkpoint, *others: Checkpoint) -> Checkpoint:
         )
         for name, value in first.state_dict.items()
     }
-    names = ', '.join(other.recipe['name'] for other in others)
+    names = ', '.join(_name(other, first) for other in others)
     return replace(first, state_dict=mean, scores={**first.scores, 'averaged_with': names})
+
+
+def _name(other: Checkpoint, first: Checkpoint) -> str:
+    """Return the name of its recipe, with the seed where that is the first one's recipe too."""
+    name, seed = other.recipe['name'], other.recipe['seed']
+    return name if name != first.recipe['name'] else f'{name} seed={seed}'
 
 
 def calibrate_file(
