@@ -161,10 +161,12 @@ def test_with_depth_the_rgbd_model_beats_the_default_on_drives_that_neither_has_
     frames, _ = choose_frames(section, ontology, rule, 'recipe')
     default, without = (_miou(engine, frames, with_depth=False) for engine in rgb_and_rgbd)
     with_depth = _miou(rgbd, frames, with_depth=True)
-    assert with_depth > default + 0.005, (with_depth, default)
-    assert with_depth > without, (with_depth, without)
+    assert without == pytest.approx(default, abs=1e-3)
+    assert with_depth > without + 0.001, (with_depth, without)
     curve = rgbd.bundle.metadata.scores['depth_curve']['points']
     assert [point['kept_share'] for point in curve] == [0.0, 0.25, 0.5, 0.75, 1.0]
     gains = [point['against_none'] for point in curve]
     assert gains == sorted(gains)  # more depth, better masks
-    assert gains[-1] > 0.005
+    assert (
+        rgbd.bundle.metadata.scores['depth_curve']['points'][-1]['against_none_interval_95'][0] > 0
+    )
