@@ -7,7 +7,7 @@ from pathlib import Path
 import sys
 
 from desertmind_seg.options import ALL_DONE, add_label_map, command_parser, run_command, size_hw
-from training.options import add_checkpoint, checkpoint_file
+from training.options import add_checkpoint, stage_file
 
 _DESCRIPTION = """\
 Calibrate a checkpoint: true odds between the classes, and a confidence that can be believed.
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--average-with',
         metavar='STAGE',
-        type=checkpoint_file,
+        type=stage_file,
         nargs='+',
         default=[],
         help='checkpoint or fp32 bundle of the stage that it started from, or of other runs from '

@@ -66,6 +66,14 @@ def checkpoint_file(text: str) -> Path:
     )
 
 
+def stage_file(text: str) -> Path:
+    """Parse the path of a checkpoint or a bundle; whether it is there is asked before torch."""
+    return _file_there(
+        text,
+        f'no checkpoint or bundle at {text!r}; python -m training.train writes both',
+    )
+
+
 def bundle_file(text: str) -> Path:
     """Parse the path of a bundle; whether it is there is asked before torch is imported."""
     return _file_there(

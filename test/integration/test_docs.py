@@ -138,7 +138,7 @@ def _stop_after_parsing(workplace: Path) -> None:
         parse = getattr(argparse.ArgumentParser, name)
         setattr(argparse.ArgumentParser, name, stop_after(parse))
     # Documents name checkpoints and bundles that the command before would have written.
-    options.checkpoint_file = options.bundle_file = Path
+    options.checkpoint_file = options.bundle_file = options.stage_file = Path
 
 
 def _why_refused(program: str, arguments: list[str]) -> str | None:

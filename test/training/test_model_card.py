@@ -45,7 +45,11 @@ def test_the_card_quotes_scores_and_history(
             'split': {**bundle.metadata.recipe['data']['split'], 'by': 'folds'},
         },
     }
-    changes = {'class_bias': None, 'averaged_with': 'one, two seed=7', 'best_epoch': 7}
+    changes = {
+        'class_bias': None,
+        'averaged_with': 'one, two seed=7, models/start.onnx',
+        'best_epoch': 7,
+    }
     metadata = bundle.metadata.model_copy(
         update={
             'recipe': recipe,
@@ -57,8 +61,10 @@ def test_the_card_quotes_scores_and_history(
     )
     card = model_card(replace(bundle, metadata=metadata))
     assert 'The kept epoch (7) had the best mIoU' in card
-    assert "one, two seed=7's" in card
-    assert '--average-with out/one/checkpoint.pt out/two_seed_7/checkpoint.pt' in card
+    assert "one, two seed=7, models/start.onnx's" in card
+    others = 'out/one/checkpoint.pt out/two_seed_7/checkpoint.pt models/start.onnx'
+    assert f'--average-with {others} \\' in card
+    assert 'train models/' not in card
     assert 'python -m training.train one --out out/one\n' in card
     assert 'python -m training.train two --out out/two_seed_7 seed=7\n' in card
     assert 'Fold 0 of 5 validates' in card
@@ -117,7 +123,7 @@ def test_the_card_shows_the_curve_of_depth() -> None:
     assert '| 0 % | 0.0 % | 0.5000 | +0.0000 | 0.0500 |' in card
     assert '| 100 % | 50.0 % | 0.6000 | +0.1000 [+0.0500, +0.2000] | 0.0500 |' in card
     assert 'No real off-road depth with labels was at hand' in card
-    assert '--depth-curve synthetic out/unseen --out out/ycor8_base/careful.pt' in card
+    assert '--depth-curve synthetic out/unseen --out out/ycor8_base_hazards/averaged.pt' in card
     assert 'No real off-road depth' not in _card_with_curve(bundle, dataset='nyuv2')
 
 
@@ -125,7 +131,7 @@ def test_the_card_says_the_size_that_a_recipe_does_not() -> None:
     bundle = read_bundle(ROOT / DEFAULT_BUNDLE)
     shipped = model_card(bundle)
     assert '--network-size' not in shipped
-    assert 'is made by the commands at the head of recipes/ycor8_rgb_hazards.yaml.' in shipped
+    assert 'is made by the commands at the head of recipes/ycor8_base.yaml.' in shipped
     section = {
         **bundle.metadata.recipe['model'],
         'network_size_hw': [384, 640],
@@ -134,7 +140,7 @@ def test_the_card_says_the_size_that_a_recipe_does_not() -> None:
     recipe = {**bundle.metadata.recipe, 'model': section}
     metadata = bundle.metadata.model_copy(update={'recipe': recipe, 'network_size_hw': (384, 640)})
     card = model_card(replace(bundle, metadata=metadata))
-    assert '    --network-size 384x640 --out out/ycor8_base/careful.pt' in card
+    assert '    --network-size 384x640 --out out/ycor8_base_hazards/averaged.pt' in card
     assert '# models/other.onnx is shipped.' in card
 
 

@@ -64,7 +64,7 @@ RESOLVED = {
     'ycor8_rgb_ycor_only': 'e0744797fb39e2a6',
     'ycor8_rgbd': '2837617a104df9f2',
     'ycor8_rgbd_whole': '75eed0e11875cc44',
-    'ycor8_small': '537bf1d5a998ce2b',
+    'ycor8_small': '7a1ac00ebc70b36a',
     'ycor8_small_hazards': '1a19ad89c8e285d0',
     'ycor8_small_rgbd': 'fa523372594a2009',
 }

@@ -218,7 +218,11 @@ def model_card(bundle: Bundle) -> str:
         split=_split_sentence(recipe.data.split),
         averaged=averaged,
         averaged_from=[
-            str(initial) if name == start else f'out/{_folder(name)}/checkpoint.pt'
+            name
+            if name.endswith('.onnx')
+            else str(initial)
+            if name == start
+            else f'out/{_folder(name)}/checkpoint.pt'
             for name in averaged
         ],
         made_elsewhere=made_elsewhere,
@@ -226,7 +230,11 @@ def model_card(bundle: Bundle) -> str:
         start=start,
         stages=[
             (stage.partition(' ')[0], _folder(stage), stage.partition(' ')[2])
-            for stage in [*earlier, *(name for name in averaged if name != start), recipe.name]
+            for stage in [
+                *earlier,
+                *(name for name in averaged if name != start and not name.endswith('.onnx')),
+                recipe.name,
+            ]
         ],
         megabytes=bundle.path.stat().st_size / 1e6,
         graph_sha256=graph_sha256(bundle.path.read_bytes()),

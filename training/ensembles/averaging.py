@@ -1,5 +1,6 @@
 """The mean of the weights of several stages of one network, calibrated."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from desertmind_seg.model.ontology import Ontology
 from training.bundles.weights import load_stage
 from training.data.class_table import ModelClasses
 from training.data.datasets import list_frames
+from training.data.frames import LabelledFrame
 from training.evaluation.calibration import at_network_size, calibrate, with_depth_curve
 from training.networks.checkpoint import (
     Checkpoint,
@@ -51,14 +53,7 @@ def average(first: Checkpoint, *others: Checkpoint) -> Checkpoint:
         )
         for name, value in first.state_dict.items()
     }
-    names = ', '.join(_name(other, first) for other in others)
-    return replace(first, state_dict=mean, scores={**first.scores, 'averaged_with': names})
-
-
-def _name(other: Checkpoint, first: Checkpoint) -> str:
-    """Return the name of its recipe, with the seed where that is the first one's recipe too."""
-    name, seed = other.recipe['name'], other.recipe['seed']
-    return name if name != first.recipe['name'] else f'{name} seed={seed}'
+    return replace(first, state_dict=mean)
 
 
 def calibrate_file(
@@ -78,8 +73,9 @@ def calibrate_file(
         checkpoint_path: what training.train wrote.
         out: the new checkpoint.
         average_with: checkpoints or fp32 bundles whose weights are averaged with its own; see
-            `average`. A bundle is read as the training that starts from it reads it, with the
-            statistics of the same frames, so that the mean is of what it began with.
+            `average`. A bundle has no BatchNorm. It is read with the statistics of the frames that
+            the checkpoint was trained on, as the training from it read it: with others the same
+            function has other weights.
         network_size_hw: of the new network; None for the recipe's.
         added_bias: see `calibrate`.
         depth_curve_of: data set and root to score by the share of valid depth; see
@@ -99,13 +95,10 @@ def calibrate_file(
         mapped = known.labels_for(*depth_curve_of, labels_ontology, label_map)
         mapped = mapped and mapped.into_model()
     if average_with:
-        recipe, ontology = checkpoint.parsed_recipe(), checkpoint.parsed_ontology()
-        frames = [
-            frame
-            for section in recipe.data.train
-            for frame in list_frames(section, recipe.data, ontology)
-        ]
-        checkpoint = average(checkpoint, *(load_stage(path, frames) for path in average_with))
+        stages = _stages(average_with, checkpoint)
+        checkpoint = average(checkpoint, *stages)
+        names = _names(average_with, stages, checkpoint)
+        checkpoint.scores['averaged_with'] = ', '.join(names)
     if network_size_hw is not None:
         checkpoint = at_network_size(checkpoint, network_size_hw)
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
@@ -113,3 +106,22 @@ def calibrate_file(
     if depth_curve_of is not None:
         calibrated = with_depth_curve(calibrated, *depth_curve_of, device, mapped)
     save_checkpoint(calibrated, out)
+
+
+def _stages(paths: Sequence[Path], first: Checkpoint) -> list[Checkpoint]:
+    recipe, ontology = first.parsed_recipe(), first.parsed_ontology()
+    frames: list[LabelledFrame] = []
+    if any(path.suffix == '.onnx' for path in paths):
+        for section in recipe.data.train:
+            frames += list_frames(section, recipe.data, ontology)
+    return [load_stage(path, frames) for path in paths]
+
+
+def _names(paths: Sequence[Path], stages: Sequence[Checkpoint], first: Checkpoint) -> list[str]:
+    """Name bundles by their path, checkpoints by recipe, and seed where several share one."""
+    recipes = [(stage.recipe['name'], stage.recipe['seed']) for stage in stages]
+    shared = Counter(name for name, _ in [*recipes, (first.recipe['name'], None)])
+    return [
+        str(path) if path.suffix == '.onnx' else name + f' seed={seed}' * (shared[name] > 1)
+        for path, (name, seed) in zip(paths, recipes, strict=True)
+    ]

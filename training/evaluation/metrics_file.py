@@ -99,7 +99,9 @@ class Metrics(SplitMetrics):
     temperature: float | None = Field(None, description='fitted softmax temperature')
     class_bias: list[float] | None = Field(None, description='added to the logits by calibration')
     training_sec: float | None = None
-    averaged_with: str | None = Field(None, description='recipes of the other averaged stages')
+    averaged_with: str | None = Field(
+        None, description='the other averaged stages: their recipes, or paths of bundles'
+    )
     epochs: int | None = Field(None, description='epochs trained')
     steps: int | None = Field(None, description='optimiser steps')
     best_epoch: int | None = Field(None, description='epoch of the kept weights, from 1')

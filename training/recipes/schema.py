@@ -276,7 +276,7 @@ class LossSection(_Section):
 
 
 class DistillationSection(_Section):
-    """Soft labels of one or more teachers (checkpoints or run folders), averaged.
+    """Soft labels of teachers (checkpoints, fp32 bundles, ensembles, run folders), averaged.
 
     Added to the loss: ``weight`` * T^2 * KL(teacher || student) at temperature T (Hinton, Vinyals
     and Dean, 2015). The teachers see each frame as the student does, augmented. With
