@@ -1,6 +1,6 @@
 r"""What helps in places that were not trained on: one change at a time, several seeds each.
 
-    python -m training.synthetic --folder out/hazards --seeds 2000:2010 --frames 4 \
+    python -m training.synthetic --folder out/few_hazards --seeds 2000:2010 --frames 4 \
         --rate-hz 0.5 --hazards all
     python -m training.synthetic --folder out/unseen_hazards --seeds 3000:3020 --frames 3 \
         --rate-hz 0.33 --hazards all
@@ -52,7 +52,7 @@ UNSEEN: dict[str, tuple[DatasetName, str]] = {
     'scenes': ('folder', 'out/scenes/odd'),
 }
 _YCOR = '{dataset: ycor, root: ../shared/data/ycor, split: train, repeat: 1}'
-_DRIVES = '{dataset: synthetic, root: out/hazards, split: all, repeat: %d}'  # 40 frames
+_DRIVES = '{dataset: synthetic, root: out/few_hazards, split: all, repeat: %d}'  # 40 frames
 _SCENES = '{dataset: folder, root: out/scenes/even, split: all, repeat: %d}'  # 80 frames
 # YCOR trains with 784 frames; what is added comes to 400, a third of all.
 _WITH_DRIVES = f'data.train=[{_YCOR}, {_DRIVES % 10}]'
