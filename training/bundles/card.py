@@ -217,14 +217,7 @@ def model_card(bundle: Bundle) -> str:
         validation=' and '.join(section.dataset for section in recipe.data.val),
         split=_split_sentence(recipe.data.split),
         averaged=averaged,
-        averaged_from=[
-            name
-            if name.endswith('.onnx')
-            else str(initial)
-            if name == start
-            else f'out/{_folder(name)}/checkpoint.pt'
-            for name in averaged
-        ],
+        averaged_from=[_averaged_file(name, initial) for name in averaged],
         made_elsewhere=made_elsewhere,
         resized=_trained_at_another_size(recipe),
         start=start,
@@ -241,6 +234,13 @@ def model_card(bundle: Bundle) -> str:
         machine=scores['environment']['machine'],
         recipe_yaml=yaml.safe_dump(metadata.recipe, sort_keys=False),
     )
+
+
+def _averaged_file(name: str, initial: Path) -> str:
+    """Return the file of an averaged stage: a bundle has its path, a recipe names a run."""
+    if name.endswith('.onnx'):
+        return name
+    return str(initial) if name == initial.parent.name else f'out/{_folder(name)}/checkpoint.pt'
 
 
 def _folder(stage: str) -> str:

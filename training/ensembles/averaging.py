@@ -121,7 +121,10 @@ def _names(paths: Sequence[Path], stages: Sequence[Checkpoint], first: Checkpoin
     """Name bundles by their path, checkpoints by recipe, and seed where several share one."""
     recipes = [(stage.recipe['name'], stage.recipe['seed']) for stage in stages]
     shared = Counter(name for name, _ in [*recipes, (first.recipe['name'], None)])
-    return [
-        str(path) if path.suffix == '.onnx' else name + f' seed={seed}' * (shared[name] > 1)
-        for path, (name, seed) in zip(paths, recipes, strict=True)
-    ]
+    names = []
+    for path, (name, seed) in zip(paths, recipes, strict=True):
+        if path.suffix == '.onnx':
+            names.append(str(path))
+        else:
+            names.append(f'{name} seed={seed}' if shared[name] > 1 else name)
+    return names

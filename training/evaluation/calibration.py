@@ -17,15 +17,9 @@ from desertmind_seg.pipeline.label_map import LabelMap
 from training.data.datasets import list_frames
 from training.data.frames import DatasetError, LabelledFrame
 from training.evaluation.predict import predict_with_graph
-from training.evaluation.score import (
-    DEPTH_SHARES,
-    depth_curve,
-    score_frames,
-)
+from training.evaluation.score import DEPTH_SHARES, depth_curve, score_frames
 from training.evaluation.text import print_depth_curve, print_scores
-from training.networks.checkpoint import (
-    Checkpoint,
-)
+from training.networks.checkpoint import Checkpoint
 from training.networks.vehicle_graph import VehicleGraph
 from training.recipes.load import parse_recipe
 from training.recipes.schema import DatasetSection, Recipe, RecipeError
