@@ -66,7 +66,7 @@ RESOLVED = {
     'ycor8_rgbd_whole': '75eed0e11875cc44',
     'ycor8_small': '7a1ac00ebc70b36a',
     'ycor8_small_hazards': '1a19ad89c8e285d0',
-    'ycor8_small_rgbd': 'fa523372594a2009',
+    'ycor8_small_rgbd': 'd0efd6cb958bd4b2',
 }
 
 
