@@ -147,11 +147,12 @@ def _drop_unread_output() -> bool:
 def _interruptible(prog: str, work: Callable[[], int]) -> int:
     """Do a command's work; the first Ctrl-C unwinds it, and the second ends the process at once.
 
-    Ctrl-C may come during an import, where libraries turn it into errors of their own. Once all
-    is put away the process ends here: Python's own end waits for the threads of libraries, and
-    was seen aborted by one of ONNX Runtime's.
+    Ctrl-C may come during an import, where libraries turn it into errors of their own, and in a
+    finaliser or in what C calls, where Python can only say that it was ignored: that ends the
+    process at once, too, and quietly. Once all is put away the process ends here: Python's own end
+    waits for the threads of libraries, and was seen aborted by one of ONNX Runtime's.
     """
-    interrupted = False
+    interrupted, unraisable = False, sys.unraisablehook
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         nonlocal interrupted
@@ -160,8 +161,15 @@ def _interruptible(prog: str, work: Callable[[], int]) -> int:
         interrupted = True
         raise KeyboardInterrupt
 
+    def ignored(what: 'sys.UnraisableHookArgs') -> None:
+        if interrupted and issubclass(what.exc_type, KeyboardInterrupt):
+            print(f'{prog}: stopped', file=sys.stderr, flush=True)
+            _leave()
+        unraisable(what)
+
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, interrupt)
+        sys.unraisablehook = ignored
     try:
         return work()
     except BaseException:
@@ -171,7 +179,7 @@ def _interruptible(prog: str, work: Callable[[], int]) -> int:
         print(f'{prog}: stopped', file=sys.stderr, flush=True)
         _leave()
     finally:
-        interrupted = True
+        interrupted, sys.unraisablehook = True, unraisable
 
 
 def _leave() -> NoReturn:

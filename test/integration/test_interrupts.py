@@ -94,6 +94,29 @@ sys.exit(main(['--ros-args', '-p', 'autostart:=true', '-p', 'model.bundle:=/nowh
     assert ended.returncode == 130
 
 
+def test_ctrl_c_in_a_finaliser_ends_a_command_quietly() -> None:
+    """Python prints what it cannot raise, and goes on."""
+    code = """
+import signal, sys
+from desertmind_seg.nav2_config import main
+class Interrupted:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+class Imports:
+    def find_spec(self, name, *_):
+        if name == 'desertmind_seg.model.bundle':
+            Interrupted()
+sys.meta_path.insert(0, Imports())
+sys.exit(main(['--bundle', '/nowhere.onnx']))
+"""
+    ended = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (130, '')
+    assert ended.stderr.strip().endswith('stopped')
+    assert len(ended.stderr.splitlines()) == 1, ended.stderr
+
+
 @pytest.mark.parametrize('signals', [['SIGKILL'], ['SIGINT', 'SIGINT']])
 def test_processes_of_a_command_end_with_it(signals: list[str], tmp_path: Path) -> None:
     command = ['training.synthetic', '--folder', str(tmp_path / 'drives'), '--frames', '250']
