@@ -293,9 +293,7 @@ def test_a_bundle_is_averaged_as_the_training_from_it_would_read_it(
     recipe, ontology = first.parsed_recipe(), first.parsed_ontology()
     (section,) = recipe.data.train
     read = load_stage(bundle, list_frames(section, recipe.data, ontology))
-    assert (
-        main([str(run / 'checkpoint.pt'), '--average-with', str(bundle), '--out', str(out)]) == 0
-    )
+    assert main([source, '--average-with', str(bundle), '--out', str(out)]) == 0
     written, filters = load_checkpoint(out), 'network.encoder.model.conv_stem.weight'
     mean, expected = written.state_dict, average(first, read).state_dict
     # What BatchNorm is depends on the frames, and is fitted anew by no calibration.
