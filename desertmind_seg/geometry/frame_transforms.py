@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 import importlib.util
-from math import cos, radians, sin
+from math import cos, isnan, radians, sin
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +23,8 @@ OPTICAL_TO_BODY: Transform = np.array(
     [[0.0, 0.0, 1.0, 0.0], [-1.0, 0.0, 0.0, 0.0], [0.0, -1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
 )
 OPTICAL_TO_BODY.flags.writeable = False
+# From one end of the Earth to the other, as frames of a globe (ECEF) and of UTM zones lie, it is 1.3e7.
+_FARTHEST_M = 1e8
 
 
 class TransformError(DesertmindError):
@@ -104,9 +106,14 @@ def transform_of(message: Any) -> Transform:
     """Build the transform that a geometry_msgs/Transform holds.
 
     Raises:
-        TransformError: its rotation is no unit quaternion.
+        TransformError: its rotation is no unit quaternion, or its translation none on Earth.
     """
     t, q = message.translation, message.rotation
+    if not max(map(abs, (t.x, t.y, t.z))) <= _FARTHEST_M or isnan(t.x + t.y + t.z):
+        raise TransformError(
+            f'Translation ({t.x:g}, {t.y:g}, {t.z:g}) is no place on Earth; expected metres up to '
+            f'{_FARTHEST_M:g}. See what publishes this transform: localisation may have diverged.'
+        )
     norm = q.x**2 + q.y**2 + q.z**2 + q.w**2
     # Written so that NaN is refused, too.
     if not abs(norm - 1.0) < 1e-2:
@@ -229,11 +236,12 @@ class TfExtrinsics:
         self._listener.unregister()
 
     def _look_up(self, frame_id: str, stamp: Any) -> Transform:
-        if stamp.sec == 0 and stamp.nanosec == 0:
-            # tf2 takes a stamp of 0 for "the latest".
+        if _nanoseconds(stamp) <= 0:
+            # tf2 takes a stamp of 0 for "the latest", and rclpy refuses one before 1970.
             raise TransformError(
-                f'The image has the stamp 0, so it is not known where {frame_id!r} was; expected '
-                'the time of its exposure. Have the camera driver set it.'
+                f'The image has the stamp {_nanoseconds(stamp) / 1e9:g}, so it is not known where '
+                f'{frame_id!r} was; expected the time of its exposure in seconds since 1970. Have '
+                'the camera driver set it.'
             )
         when = f"at the image's stamp {stamp.sec}.{stamp.nanosec:09d}"
         return transform_of(self._ask(frame_id, self._time_of(stamp), when).transform)

@@ -109,6 +109,13 @@ def test_frames_wait_for_transforms_and_masks_do_not(
         stamp_ns = now_ns()
         depth.publish(depth_16uc1(metres, stamp_ns))
         camera.publish(rgb8(rgb, stamp_ns))
-        values = peer.wait_for_diagnostic('Depth', level='1', costmap_lost_no_transform='^[1-9]')
+        values = peer.wait_for_diagnostic('Depth', level='1', costmap_lost_no_transform='1')
         assert 'extrapolation into the future' in values['message']
         assert 'Waited 2000 ms (costmap.tf_wait_ms)' in values['message']
+
+        # So is one whose stamp is no time at all: rclpy has no time before 1970.
+        stamp_ns = -4_999_999_999
+        depth.publish(depth_16uc1(metres, stamp_ns))
+        camera.publish(rgb8(rgb, stamp_ns))
+        values = peer.wait_for_diagnostic('Depth', level='1', costmap_lost_no_transform='2')
+        assert 'has the stamp -5' in values['message']

@@ -134,6 +134,19 @@ def test_what_is_no_rotation_is_refused(w: float) -> None:
         transform_of(message(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, w))
 
 
+@pytest.mark.parametrize('axis', [0, 1, 2])
+@pytest.mark.parametrize('metres', [float('nan'), float('inf'), -float('inf'), 1e300])
+def test_what_is_no_place_is_refused(axis: int, metres: float) -> None:
+    translation = [0.0, 0.0, 0.0]
+    translation[axis] = metres
+    with pytest.raises(TransformError, match='is no place on Earth'):
+        transform_of(message(*translation, 0.0, 0.0, 0.0, 1.0))
+
+
+def test_frames_of_the_globe_are_places() -> None:
+    transform_of(message(-6378137.0, 500000.0, 9997964.0, 0.0, 0.0, 0.0, 1.0))
+
+
 class FakeTransformError(Exception):
     """Stands for tf2.TransformException."""
 
@@ -216,8 +229,11 @@ def test_a_transform_that_is_not_there_is_an_error_that_names_the_frames(
         extrinsics.pose(header('lidar'))
 
 
-def test_a_stamp_of_zero_is_no_wish_for_the_latest(tf2_ros: ModuleType) -> None:
+@pytest.mark.parametrize(('sec', 'text'), [(0, '0,'), (-5, '-5,')])
+def test_a_stamp_of_zero_is_no_wish_for_the_latest(
+    tf2_ros: ModuleType, sec: int, text: str
+) -> None:
     extrinsics = TfExtrinsics(object(), 'odom', 'base_link')
-    with pytest.raises(TransformError, match='has the stamp 0'):
-        extrinsics.pose(header(sec=0, nanosec=0))
+    with pytest.raises(TransformError, match=f'has the stamp {text}'):
+        extrinsics.pose(header(sec=sec, nanosec=0))
     assert extrinsics._buffer.asked == []
