@@ -209,6 +209,8 @@ def _run(options: argparse.Namespace) -> int:
         problems = [f'{problem.count} times: {problem.error}' for problem in hazards.problems]
         if hazards.problem:
             problems = [f'not scored: {hazards.problem}']
+        elif hazards.frames_up_from_data:
+            problems.append(f'up is {hazards.gravity}.')
         for text in problems:
             print(f'Geometry: {text}', file=sys.stderr)
     labels, depth, bag = metrics.labels, metrics.depth, metrics.bag
@@ -217,6 +219,12 @@ def _run(options: argparse.Namespace) -> int:
             print(f'{of.bad.count} {what} left out: {reasons_of(of.bad)}.', file=sys.stderr)
         if of is not None and of.lost:
             print(f'{of.lost} {what} lost: the bag is damaged.', file=sys.stderr)
+    if labels is not None and labels.without_frame:
+        print(
+            f'{labels.without_frame} label images not scored: no mask has their stamp, or an '
+            'earlier label image has it.',
+            file=sys.stderr,
+        )
     if bag.unreadable_topics:
         print(f'Topics not read: {", ".join(bag.unreadable_topics)}.', file=sys.stderr)
     for sentence in left_out_by_map(labels):

@@ -72,8 +72,8 @@ class RecordedHazards:
         camera_info: its topic; '' without.
         truth: what a rendered drive knows of its hazards.
         frames: how many were judged.
-        frames_unknown: how many had depth, but no ground was found in it.
-        frames_up_from_data: of both, how many had no up from /tf.
+        frames_unknown: how many had depth, but no ground was found in it, or no up in /tf.
+        frames_up_from_data: of both, in how many only the depth says what is up.
 
     Raises:
         BagError: what was asked for by name is not there.
@@ -155,16 +155,20 @@ class RecordedHazards:
             return None
 
     def _hazards(self, header: Any, stamp_ns: int, depth: Depth | None) -> Hazards | None:
-        up = self._up(header.frame_id, stamp_ns) if self.camera_info else None
-        if depth is None or not self.camera_info:
+        if not self.camera_info:
+            return None
+        if self._level_frame is None:
+            self._level_frame, self._no_level_frame = self._transforms.level_frame(
+                header.frame_id, self._asked_frame
+            )
+        if depth is None:
             return None
         try:
             size_hw = depth.shape[0], depth.shape[1]
             rays = self._camera.rays(stamp_ns, size_hw, header.frame_id)
-            if up is not None:
-                checked(up, f'{self._level_frame!r} is not level')
+            up = self._up(header.frame_id, stamp_ns)
             found = self._detector.detect(depth, rays, up)
-        except (CameraInfoError, GravityError) as err:
+        except (CameraInfoError, GravityError, TransformError) as err:
             self._not_judged(str(err))
             return None
         except (ValueError, ArithmeticError, MemoryError, np.linalg.LinAlgError, cv2.error) as err:
@@ -190,17 +194,15 @@ class RecordedHazards:
         self.frames_unknown += 1
 
     def _up(self, frame_id: str, stamp_ns: int) -> npt.NDArray[np.float64] | None:
-        if self._level_frame is None:
-            self._level_frame, self._no_level_frame = self._transforms.level_frame(
-                frame_id, self._asked_frame
-            )
+        """Return what /tf says; None where it has no level frame, and only the depth tells.
+
+        As in the node, what there is must not be missing of a single frame: a guess would be of
+        another kind than the frames around it.
+        """
         if not self._level_frame:
             return None
-        try:
-            return self._transforms.up(frame_id, self._level_frame, stamp_ns)
-        except TransformError as err:
-            self._note(str(err))
-            return None
+        up = self._transforms.up(frame_id, self._level_frame, stamp_ns)
+        return checked(up, f'{self._level_frame!r} is not level')
 
     def metrics(self, disagreement: Disagreement, scores: HazardScores | None) -> HazardMetrics:
         """Return the part of metrics.json on geometry, beside what one model makes of it."""

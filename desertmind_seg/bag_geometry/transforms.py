@@ -36,6 +36,7 @@ class _Edge:
 
     def __init__(self, parent: str) -> None:
         self.parent = parent
+        self.broken = ''  # what was wrong with the first one that could not be taken
         self.static: Float64 | None = None
         self._stamps_ns = array('q')
         self._matrices = array('d')
@@ -75,6 +76,8 @@ class _Edge:
         if self.static is not None:
             return self.static
         stamps_ns, matrices = self.moving()
+        if not len(stamps_ns):
+            raise TransformError(self.broken)
         since_ns, now_ns = stamps_ns - stamps_ns[0], at_ns - int(stamps_ns[0])
         place = float(np.interp(now_ns, since_ns, np.arange(len(since_ns))))
         before, after = int(place), ceil(place)
@@ -105,7 +108,6 @@ class RecordedTransforms:
     def __init__(self) -> None:
         self.problems: Counter[str] = Counter()
         self._edges: dict[str, _Edge] = {}
-        self._broken: dict[tuple[str, str], str] = {}
 
     def add(self, message: Any, *, static: bool) -> None:
         """Keep the transforms of a tf2_msgs/TFMessage."""
@@ -114,17 +116,15 @@ class RecordedTransforms:
                 name.removeprefix('/')
                 for name in (stamped.child_frame_id, stamped.header.frame_id)
             )
-            try:
-                matrix = transform_of(stamped.transform)
-            except TransformError as err:
-                # The numbers are of the first one: no text for each of thousands.
-                text = f'transform from {child!r} to {parent!r}: {err}'
-                self.problems[self._broken.setdefault((child, parent), text)] += 1
-                continue
             edge = self._edges.get(child)
             if edge is None or edge.parent != parent:  # the last parent counts, as in tf2
                 edge = self._edges[child] = _Edge(parent)
-            edge.add(stamp_ns(stamped), matrix, static=static)
+            try:
+                edge.add(stamp_ns(stamped), transform_of(stamped.transform), static=static)
+            except TransformError as err:
+                # The numbers are of the first one: no text for each of thousands.
+                edge.broken = edge.broken or f'transform from {child!r} to {parent!r}: {err}'
+                self.problems[edge.broken] += 1
 
     def above(self, frame_id: str) -> list[str]:
         """Return the frames from the parent of `frame_id` to the root."""

@@ -23,7 +23,7 @@ OPTICAL_TO_BODY: Transform = np.array(
     [[0.0, 0.0, 1.0, 0.0], [-1.0, 0.0, 0.0, 0.0], [0.0, -1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
 )
 OPTICAL_TO_BODY.flags.writeable = False
-# From one end of the Earth to the other, as frames of a globe (ECEF) and of UTM zones lie, it is 1.3e7.
+# Frames of the globe (ECEF) and of UTM zones lie up to 1.3e7 m from each other.
 _FARTHEST_M = 1e8
 
 

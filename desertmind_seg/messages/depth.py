@@ -36,6 +36,9 @@ _CONFIG_HEADER = struct.Struct('<iff')
 _INVERSE_DEPTH = 0
 # Half of what a depth camera measures is nearer; in millimetres, 0.3 m are more.
 _MAX_MEDIAN_M = 300.0
+# On a drive a hundredth of it is as far as this; of centimetres that are read as millimetres, only
+# what is 10 m away. Steps shrink with it, and nothing is a hazard any more.
+_MIN_FAR_M, _FAR_SHARE = 1.0, 0.01
 
 
 @message_decoder
@@ -168,19 +171,29 @@ def at_image_size(depth: Depth, size_hw: tuple[int, int]) -> Depth:
 
 
 def doubt_of(depth: Depth) -> str:
-    """Say where metres look like millimetres; '' where they do not.
+    """Say where metres look like another unit; '' where they do not.
 
     Args:
         depth: (H, W) float32 metres, as decoded.
     """
     sample = depth[::8, ::8]
-    measured = sample[(sample > 0.0) & np.isfinite(sample)]
-    if not measured.size or np.median(measured) <= _MAX_MEDIAN_M:
+    measured = sample[sample > 0.0]
+    if not measured.size:
         return ''
-    return (
-        f'Half of its pixels are farther than {_MAX_MEDIAN_M:g} m: 32FC1 is metres (REP 118), and '
-        'these look like millimetres. Have the publisher divide by 1000, or say 16UC1.'
-    )
+    finite = measured[np.isfinite(measured)]
+    if finite.size and np.median(finite) > _MAX_MEDIAN_M:
+        return (
+            f'Half of its pixels are farther than {_MAX_MEDIAN_M:g} m: 32FC1 is metres (REP 118), '
+            'and these look like millimetres. Have the publisher divide by 1000, or say 16UC1.'
+        )
+    if np.count_nonzero(measured >= _MIN_FAR_M) < _FAR_SHARE * measured.size:
+        return (
+            f'{1 - _FAR_SHARE:.0%} of it is nearer than {_MIN_FAR_M:g} m, half nearer than '
+            f'{np.median(measured):.2g} m. Either something stands before the camera, or the unit '
+            'is wrong: 16UC1 is millimetres, 32FC1 metres (REP 118); in centimetres no step would '
+            'be a hazard.'
+        )
+    return ''
 
 
 def _metres(stored: npt.NDArray[Any]) -> Depth:

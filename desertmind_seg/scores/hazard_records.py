@@ -96,7 +96,9 @@ class HazardMetrics(Record):
     camera_info: str | None = Field(description='topic; null: none')
     gravity: str = Field(description='where up comes from')
     frames: int = Field(description='judged: depth, and ground was found in it')
-    frames_unknown: int = Field(description='with depth, in which no ground was found')
+    frames_unknown: int = Field(
+        description='with depth, in which no ground was found, or no up in /tf: nothing is known'
+    )
     frames_up_from_data: int = Field(description='of both, up was guessed from the depth alone')
     problems: list[Problem]
     known_share: Score | None = Field(

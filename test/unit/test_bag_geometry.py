@@ -290,6 +290,15 @@ def test_broken_transforms_are_left_out_and_counted() -> None:
     assert count == 2
 
 
+def test_a_link_of_which_nothing_is_whole_is_no_missing_link() -> None:
+    found = RecordedTransforms()
+    found.add(transform('odom', OPTICAL, q=(0.0, 0.0, 0.0, 0.0)), static=True)
+
+    assert found.level_frame(OPTICAL, None) == ('odom', '')
+    with pytest.raises(TransformError, match=f"from '{OPTICAL}' to 'odom'.*squared length 0"):
+        found.up(OPTICAL, 'odom', 0)
+
+
 def test_frames_in_a_circle_end() -> None:
     found = RecordedTransforms()
     for parent, child in (('a', 'b'), ('b', 'a')):
@@ -379,7 +388,8 @@ def test_geometry_catches_what_the_class_calls_trail(
         assert bag.topics[HAZARD_TOPIC].count == 3
         (kind, *_) = (decode_labels(bag.deserialize(raw)) for raw in bag.messages(HAZARD_TOPIC))
     assert (kind[box()][:20] == POSITIVE).all()
-    printed = capsys.readouterr().out
+    printed, complained = capsys.readouterr()
+    assert 'Geometry: up is guessed from the depth of each frame' in complained
     assert '(all: by class alone, then with geometry)' in printed
     assert 'lass with geometry' in printed
     for part in ('False safe: share of', 'What geometry found', 'px caught', 'class obstacle'):
@@ -469,6 +479,20 @@ def test_a_frame_that_the_detector_was_not_made_for_costs_its_geometry_alone(
         assert 'the detector failed: Singular matrix' in hazards.problem
         assert hazards.judge(header, (1, 1), SIZE_HW, depth).hazards is not None
     assert (hazards.frames, hazards.frames_unknown, hazards.problem) == (1, 1, '')
+
+
+def test_a_frame_whose_transform_is_missing_is_not_judged_by_a_guess(tmp_path: Path) -> None:
+    depth = box_depth_mm().astype(np.float32) / np.float32(1000)
+    header = SimpleNamespace(frame_id=OPTICAL)
+    with Bag(write_drive(tmp_path / 'drive', drive_of())) as bag:
+        hazards = RecordedHazards(bag, IMAGE_TOPIC, DEPTH_TOPIC, GeometryTopics())
+        hazards._transforms = vehicle()
+        judged = [
+            hazards.judge(header, (seconds * 10**9, 0), SIZE_HW, depth).hazards is not None
+            for seconds in (0, 100)
+        ]
+    assert judged == [True, False]
+    assert (hazards.frames, hazards.frames_unknown, hazards.frames_up_from_data) == (1, 1, 0)
 
 
 @pytest.mark.data

@@ -72,12 +72,19 @@ def test_a_frame_gets_its_depth_at_its_own_size() -> None:
     assert status.values['dt_ms_histogram'] == '-1..1: 1'
 
 
-def test_metres_that_are_millimetres_are_told() -> None:
+@pytest.mark.parametrize(
+    ('metres', 'text'),
+    [
+        (3000.0, 'Half of its pixels are farther than 300 m'),
+        (0.3, '99% of it is nearer than 1 m, half nearer than 0.3 m'),
+    ],
+)
+def test_depth_in_another_unit_is_told(metres: float, text: str) -> None:
     camera = Camera()
-    assert camera.depth_at(0, full(3000.0)) is not None
+    assert camera.depth_at(0, full(metres)) is not None
     status = camera.input.status({}, [])
     assert status.level == WARN
-    assert status.message.startswith('RGB-D: Half of its pixels are farther than 300 m')
+    assert status.message.startswith(f'RGB-D: {text}')
     camera.depth_at(100, full())
     assert camera.input.status({}, []).level == OK
 

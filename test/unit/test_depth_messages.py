@@ -12,7 +12,12 @@ import numpy as np
 import pytest
 from rvl_encoder import rvl_encode, rvl_nibbles
 
-from desertmind_seg.messages.depth import at_image_size, decode_compressed_depth, decode_depth
+from desertmind_seg.messages.depth import (
+    at_image_size,
+    decode_compressed_depth,
+    decode_depth,
+    doubt_of,
+)
 from desertmind_seg.messages.images import MessageError
 from desertmind_seg.model.arrays import Depth
 
@@ -347,3 +352,12 @@ def test_another_aspect_ratio_is_refused(
 ) -> None:
     with pytest.raises(MessageError, match='another aspect ratio'):
         at_image_size(np.zeros(depth_hw, np.float32), image_hw)
+
+
+@pytest.mark.parametrize('beyond', [2.0, np.inf])
+def test_some_depth_beyond_a_metre_is_no_other_unit(beyond: float) -> None:
+    depth = np.full((80, 80), 0.5, np.float32)
+    depth[:8] = beyond
+    assert doubt_of(depth) == ''
+    assert doubt_of(np.zeros_like(depth)) == ''
+    assert doubt_of(np.full_like(depth, np.inf)) == ''

@@ -325,6 +325,7 @@ def test_bad_frames_are_named_and_the_run_goes_on(
     assert 'Frames left out' in report
     assert str(drive.stamp_ns(2)) in report
     complained = capsys.readouterr().err
+    assert '3 label images not scored: no mask has their stamp' in complained
     assert f'Frame with stamp {drive.stamp_ns(1)} ns left out' in complained
     assert '3 frames left out: 3 (image does not decode).' in complained
 
