@@ -25,6 +25,8 @@ _FISHEYE = 'equidistant'
 _CRITERIA = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-9)
 # A ray that does not come back to its pixel is none of the lens's.
 _MAX_RETURN_ERROR_PX = 0.1
+# Of the image's longer side: a view of 178 degrees, or a fisheye that sees more than all around.
+_MIN_FOCAL_SHARE = 0.01
 
 
 class CameraInfoError(DesertmindError):
@@ -185,13 +187,21 @@ def _camera_matrix(camera_info: Any, rectified: bool) -> Float64:
     """
     name = 'P' if rectified else 'K'
     matrix = _matrix(camera_info.p, 4)[:, :3] if rectified else _matrix(camera_info.k, 3)
-    if not (matrix[0, 0] > 0 and matrix[1, 1] > 0 and np.isfinite(matrix).all()):
+    (fx, _, cx), (_, fy, cy) = matrix[:2]
+    shortest = _MIN_FOCAL_SHARE * max(camera_info.height, camera_info.width)
+    if not (shortest < min(fx, fy) and max(fx, fy) < np.inf):
         raise CameraInfoError(
-            f'camera_info has the focal lengths {matrix[0, 0]:g} and {matrix[1, 1]:g} in {name}, '
-            f'which {"" if rectified else "un"}rectified images have; expected pixels above 0: '
-            'the camera is not calibrated. Calibrate it (ros2 run camera_calibration '
-            'cameracalibrator) and give its driver the file (camera_info_url), or set '
-            f'input.rectified to {str(not rectified).lower()} if the other is true of the images.'
+            f'camera_info has the focal lengths {fx:g} and {fy:g} in {name}, which '
+            f'{"" if rectified else "un"}rectified images have; expected pixels above '
+            f'{shortest:g}: the camera is not calibrated. Calibrate it (ros2 run '
+            'camera_calibration cameracalibrator) and give its driver the file (camera_info_url), '
+            f'or set input.rectified to {str(not rectified).lower()} if the images are the other '
+            'kind.'
+        )
+    if not np.isfinite(matrix).all():
+        raise CameraInfoError(
+            f'camera_info has the principal point ({cx:g}, {cy:g}) in {name}; expected numbers: '
+            'calibrate the camera again.'
         )
     return matrix
 

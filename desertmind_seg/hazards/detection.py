@@ -44,6 +44,8 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 UInt8 = npt.NDArray[np.uint8]
 
+# Neighbours are looked at in windows of 7 x 9 pixels.
+_MIN_SIDE = 16
 # Pixels are judged in strips of so many: four arrays of them are 512 KiB.
 _STRIP_PIXELS = 32768
 # Where only what is so many steps high exceeds the noise, nothing is called free.
@@ -87,8 +89,10 @@ class HazardDetector:
             Arrays that the next call does not change.
 
         Raises:
-            ValueError: the sizes are not one, or `up` is no unit vector.
+            ValueError: the sizes are not one, `depth` is no float32, or `up` is no unit vector.
         """
+        if depth.dtype != np.float32:
+            raise ValueError(f'depth is {depth.dtype}; expected float32, metres')
         if depth.shape != rays.size_hw:
             raise ValueError(
                 f'depth is {depth.shape}, but rays are {rays.size_hw}; expected one height and '
@@ -98,6 +102,10 @@ class HazardDetector:
             up = np.asarray(up, np.float64)
             if up.shape != (3,) or not abs(float(np.linalg.norm(up)) - 1.0) < 1e-3:
                 raise ValueError(f'up is {up!r}; expected a unit vector (3,) of the optical frame')
+        if min(depth.shape) < _MIN_SIDE:
+            problem = f'depth is {depth.shape[1]} x {depth.shape[0]} pixels (width x height)'
+            problem += f'; expected {_MIN_SIDE} or more each: no ground can be told in it.'
+            return _all_unknown(depth.shape, up, problem)
         with np.errstate(all='ignore'):
             try:
                 grid = ShapeGrid.of(depth, rays, self.settings)

@@ -426,11 +426,21 @@ def test_single_bad_pixels_stay_unknown() -> None:
     assert share(found, ~bad & (what == BOX), POSITIVE) > 0.9
 
 
+@pytest.mark.parametrize('size_hw', [(480, 1), (2, 640), (0, 0)])
+def test_nothing_is_known_of_a_strip_of_a_picture(size_hw: tuple[int, int]) -> None:
+    found = HazardDetector().detect(np.full(size_hw, 3.0, np.float32), camera(size_hw), UP)
+
+    assert (found.kind == UNKNOWN).all()
+    assert 'pixels (width x height); expected 16' in found.problem
+
+
 def test_sizes_and_directions_that_cannot_be() -> None:
     depth = np.ones(SIZE_HW, np.float32)
     detector = HazardDetector()
     with pytest.raises(ValueError, match=r'depth is \(240, 320\), but rays are \(2, 2\)'):
         detector.detect(depth, camera((2, 2)), UP)
+    with pytest.raises(ValueError, match='depth is float64; expected float32'):
+        detector.detect(depth.astype(float), camera(), UP)
     for up in (np.zeros(3), np.full(3, np.nan), np.array([0.0, -1.0]), 2 * UP):
         with pytest.raises(ValueError, match='expected a unit vector'):
             detector.detect(depth, camera(), up)
