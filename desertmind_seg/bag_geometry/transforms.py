@@ -116,15 +116,19 @@ class RecordedTransforms:
                 name.removeprefix('/')
                 for name in (stamped.child_frame_id, stamped.header.frame_id)
             )
+            try:
+                matrix = transform_of(stamped.transform)
+            except TransformError as err:
+                # What is broken joins frames, too, but takes the place of nothing that is whole.
+                kept = self._edges.setdefault(child, _Edge(parent))
+                # The numbers are of the first one: no text for each of thousands.
+                kept.broken = kept.broken or f'transform from {child!r} to {parent!r}: {err}'
+                self.problems[kept.broken] += 1
+                continue
             edge = self._edges.get(child)
             if edge is None or edge.parent != parent:  # the last parent counts, as in tf2
                 edge = self._edges[child] = _Edge(parent)
-            try:
-                edge.add(stamp_ns(stamped), transform_of(stamped.transform), static=static)
-            except TransformError as err:
-                # The numbers are of the first one: no text for each of thousands.
-                edge.broken = edge.broken or f'transform from {child!r} to {parent!r}: {err}'
-                self.problems[edge.broken] += 1
+            edge.add(stamp_ns(stamped), matrix, static=static)
 
     def above(self, frame_id: str) -> list[str]:
         """Return the frames from the parent of `frame_id` to the root."""

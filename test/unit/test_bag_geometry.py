@@ -299,6 +299,14 @@ def test_a_link_of_which_nothing_is_whole_is_no_missing_link() -> None:
         found.up(OPTICAL, 'odom', 0)
 
 
+def test_what_is_broken_takes_the_place_of_nothing() -> None:
+    found = vehicle()
+    found.add(transform('map', 'base_link', q=(0.0, 0.0, 0.0, 0.0)), static=False)
+
+    assert found.level_frame(OPTICAL, None) == ('odom', '')
+    assert found.up(OPTICAL, 'odom', 0)[1] < -0.99
+
+
 def test_frames_in_a_circle_end() -> None:
     found = RecordedTransforms()
     for parent, child in (('a', 'b'), ('b', 'a')):
