@@ -24,7 +24,6 @@ from desertmind_seg.model.errors import DesertmindError
 
 UpVector = npt.NDArray[np.float64]
 
-GRAVITY_SOURCES = ('auto', 'tf', 'imu', 'static')
 # A reading is held for this long. Off-road a vehicle pitches by 10 to 15 degrees a second, 30 at
 # worst: 2 to 3 degrees, 6 at worst. Odometry at 20 Hz is 0.05 to 0.1 s behind the images.
 MAX_AGE_SEC = 0.2

@@ -33,8 +33,6 @@ from desertmind_seg.hazards.up_filter import UpFilter
 
 Rotation = npt.NDArray[np.float64]
 
-IMU_AXES = ('auto', 'optical', 'body')
-
 # An image whose turn comes later than this is no use to anybody.
 _KEPT_NS = 2_000_000_000
 _GAP_SEC = 1.0

@@ -324,16 +324,6 @@ class OutgoingImage:
         return message
 
 
-def mono8_image(pixels: UInt8, header: Any) -> Any:
-    """Build a sensor_msgs/Image of encoding mono8 from (H, W) uint8."""
-    return OutgoingImage('mono8').fill(pixels, header)
-
-
-def rgb8_image(pixels: UInt8, header: Any) -> Any:
-    """Build a sensor_msgs/Image of encoding rgb8 from (H, W, 3) uint8."""
-    return OutgoingImage('rgb8').fill(pixels, header)
-
-
 def label_info_json(ontology: Ontology, threshold: float = 0.0) -> str:
     """Return what vision_msgs/LabelInfo says, and more, as JSON.
 

@@ -33,7 +33,7 @@ import yaml
 from desertmind_seg.geometry.camera_model import CameraRays, image_camera_info
 from desertmind_seg.geometry.frame_transforms import OPTICAL_TO_BODY, body_transform
 from desertmind_seg.geometry.points import OutgoingPoints
-from desertmind_seg.messages.images import OutgoingImage, label_info_json, mono8_image, rgb8_image
+from desertmind_seg.messages.images import OutgoingImage, label_info_json
 from desertmind_seg.model.ontology import load_ontology
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -227,8 +227,8 @@ def test_the_layer_marks_the_costs_where_things_are() -> None:
     nav2.label_info(label_info())
     frames = drive(3)
     topics = [
-        [mono8_image(frame.mask, frame.header) for frame in frames],
-        [mono8_image(frame.confidence, frame.header) for frame in frames],
+        [OutgoingImage('mono8').fill(frame.mask, frame.header) for frame in frames],
+        [OutgoingImage('mono8').fill(frame.confidence, frame.header) for frame in frames],
         [points(frame) for frame in frames],
     ]
     matched = list(exact_time(*topics))
@@ -267,8 +267,8 @@ def test_pixels_without_class_or_depth_are_no_observations() -> None:
         nav2 = layer()
         nav2.label_info(label_info())
         nav2.frame(
-            mono8_image(changed.mask, frame.header),
-            mono8_image(changed.confidence, frame.header),
+            OutgoingImage('mono8').fill(changed.mask, frame.header),
+            OutgoingImage('mono8').fill(changed.confidence, frame.header),
             points(changed),
         )
         assert nav2.errors == []
@@ -291,7 +291,9 @@ def test_images_are_as_flat_as_both_readers_take_them_for() -> None:
 
 def test_the_rules_are_not_toothless() -> None:
     frame = drive(1)[0]
-    mask, confidence = (mono8_image(data, frame.header) for data in (frame.mask, frame.confidence))
+    mask, confidence = (
+        OutgoingImage('mono8').fill(data, frame.header) for data in (frame.mask, frame.confidence)
+    )
     cloud = points(frame)
 
     nav2 = layer()
@@ -299,12 +301,12 @@ def test_the_rules_are_not_toothless() -> None:
     assert nav2.errors == ['Class map is empty']
     nav2.label_info(SimpleNamespace(class_map=[SimpleNamespace(class_id=0, class_name='road')]))
     assert nav2.errors[1:] == ["CRITICAL ERROR: Class 'road' is not defined"]
-    nav2.frame(mono8_image(frame.mask[:30], frame.header), confidence, cloud)
+    nav2.frame(OutgoingImage('mono8').fill(frame.mask[:30], frame.header), confidence, cloud)
     assert nav2.errors[2:] == ['Pointcloud and segmentation sizes are different']
 
     # A mask with padded rows passes the layer's checks and marks the wrong tiles.
     right, wrong = layer(), layer()
-    padded = mono8_image(np.pad(frame.mask, ((0, 0), (0, 4))), frame.header)
+    padded = OutgoingImage('mono8').fill(np.pad(frame.mask, ((0, 0), (0, 4))), frame.header)
     padded.width = 80
     for nav2, message in ((right, mask), (wrong, padded)):
         nav2.label_info(label_info())
@@ -346,8 +348,8 @@ def test_nvblox_pairs_the_mask_and_projects_into_it(info: SimpleNamespace) -> No
     frames = drive(2)
     # The camera's own info was stamped by another thread of its driver, 2 ms later.
     info.header.stamp = SimpleNamespace(sec=100, nanosec=2_000_000)
-    color = [rgb8_image(frame.rgb, frame.header) for frame in frames]
-    masks = [mono8_image(frame.mask, frame.header) for frame in frames]
+    color = [OutgoingImage('rgb8').fill(frame.rgb, frame.header) for frame in frames]
+    masks = [OutgoingImage('mono8').fill(frame.mask, frame.header) for frame in frames]
     mask_infos = [image_camera_info(info, frame.header, SIZE_HW) for frame in frames]
 
     # colour + camera_info + mask + mask camera_info, ExactTime

@@ -23,8 +23,6 @@ from desertmind_seg.messages.images import (
     decode_labels,
     label_info_json,
     label_info_type,
-    mono8_image,
-    rgb8_image,
 )
 from desertmind_seg.model.ontology import load_ontology
 
@@ -481,12 +479,12 @@ def test_built_images_decode_to_what_went_in() -> None:
     header = Header(frame_id='camera_color_optical_frame')
     header.stamp.sec, header.stamp.nanosec = 12, 999_999_999
     rgb = scene(6, 9)
-    message = rgb8_image(rgb, header)
+    message = OutgoingImage('rgb8').fill(rgb, header)
     assert (message.encoding, message.height, message.width, message.step) == ('rgb8', 6, 9, 27)
     assert message.header == header
     np.testing.assert_array_equal(decode_image(message), rgb)
     ids = np.arange(54, dtype=np.uint8).reshape(6, 9)
-    message = mono8_image(ids, header)
+    message = OutgoingImage('mono8').fill(ids, header)
     assert (message.encoding, message.height, message.width, message.step) == ('mono8', 6, 9, 9)
     np.testing.assert_array_equal(decode_labels(message), ids)
 
