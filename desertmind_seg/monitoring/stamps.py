@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import sqrt
 from statistics import median
 
 # A frame whose stamp is further than this from the node's clock when it arrives was stamped by
@@ -145,8 +146,10 @@ class StampClock:
                 'Images have the stamp 0, so age counts from arrival, and depth and transforms '
                 'cannot be found for them: have the camera driver set header.stamp.'
             )
+        # Of a simulation, whose clock begins at 0, all units are within a day of each other.
+        near_ns = min(_DAY_SEC * 1e9, latest.clock_ns / 2)
         for unit, factor in _UNITS:
-            if abs(latest.clock_ns - latest.stamp_ns * factor) < _DAY_SEC * 1e9:
+            if abs(latest.clock_ns - latest.stamp_ns * factor) < near_ns:
                 return 'unit', (
                     f'The stamps of images hold {unit} where nanoseconds are expected, so age '
                     'counts from arrival: have the camera driver convert them.'
@@ -224,8 +227,8 @@ class StampClock:
         """Say when many images do not arrive, judged by the rhythm of those that do."""
         since_ns = self._arrivals[-1].clock_ns - _LOST_WITHIN_NS
         recent = [arrival for arrival in self._arrivals if arrival.clock_ns >= since_ns]
-        # Where stamps leap further than images were ever apart, their clock was set.
-        leap_ns = _PACE * max((b.clock_ns - a.clock_ns for a, b in pairwise(recent)), default=0)
+        # What is further apart is a pause of the camera, or its clock was set.
+        leap_ns = _PACE * median([b.clock_ns - a.clock_ns for a, b in pairwise(recent)] or [0])
         steps_ns = [
             later.stamp_ns - earlier.stamp_ns
             for earlier, later in pairwise(recent)
@@ -251,16 +254,29 @@ class StampClock:
         period_ns = _period_ns(steps_ns)
         if not period_ns:
             return ''
-        periods = sorted(max(round(step / period_ns), 1) for step in steps_ns)
+        periods = [max(round(step / period_ns), 1) for step in steps_ns]
         missing = sum(periods) - len(periods)
-        # Equal for most steps: that is a camera which lowered its rate, chance loses unevenly.
-        lower, upper = periods[len(periods) // 4], periods[3 * len(periods) // 4]
-        if missing <= _LOST_SHARE * sum(periods) or lower == upper:
+        if missing <= _LOST_SHARE * sum(periods) or not _by_chance(periods):
             return ''
         return (
             f'{missing} of {sum(periods)} images were lost on their way: they are '
             f'stamped {period_ns / 1e6:.0f} ms apart, but arrive at {hz:.1f} Hz: {remedy}'
         )
+
+
+def _by_chance(periods: Sequence[int]) -> bool:
+    """Tell whether steps, in their order, are as if each image between were lost on its own.
+
+    Their lengths are then geometric, and independent of each other. A camera that changes its
+    rate, as with a longer exposure, has equal neighbours; of a driver that publishes every few
+    images hardly a step is a single period.
+    """
+    counts = Counter(periods)
+    number, arrived = len(periods), len(periods) / sum(periods)
+    expected = sum((count / number) ** 2 for count in counts.values())
+    equal = sum(a == b for a, b in pairwise(periods)) / (number - 1)
+    deviation = sqrt(expected * (1 - expected) / number)
+    return counts[1] >= arrived * number / 2 and equal <= expected + 3 * deviation
 
 
 def _period_ns(steps_ns: Sequence[int]) -> float:

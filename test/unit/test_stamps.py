@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 import random
 
 import pytest
@@ -131,6 +132,13 @@ def test_clocks_that_are_wrong_are_named(stamps_ns: list[int], kind: str, words:
         assert ages_ms[-1] == 0.0
 
 
+@pytest.mark.parametrize('now_sec', [0.5, 5.0, 60.0, 3600.0])
+def test_a_simulation_that_begins_at_0_has_stamps_in_nanoseconds(now_sec: float) -> None:
+    stamps_ns = [round(now_sec * SEC) + index * PERIOD_NS for index in range(5)]
+    clock, _ = play(stamps_ns, [stamp_ns + 10 * MS for stamp_ns in stamps_ns])
+    assert clock.problems(500) == {}
+
+
 def test_sim_time_without_a_clock_is_named() -> None:
     clock = StampClock()
     assert clock.arrive(NOW_NS, 0, None) == 0.0
@@ -211,6 +219,29 @@ def test_a_camera_that_lowers_its_rate_loses_nothing() -> None:
     """As with a longer exposure at dusk; a few of the latest images are of before."""
     stamps_ns = [NOW_NS + index * PERIOD_NS for index in range(40)]
     stamps_ns += [stamps_ns[-1] + (index + 1) * 2 * PERIOD_NS for index in range(85)]
+    clock, _ = play(stamps_ns, stamps_ns)
+    assert 'lost' not in clock.problems(500)
+
+
+@pytest.mark.parametrize(
+    'steps',
+    [
+        [3] * 80 + [1] * 30,  # 10 Hz, then 30
+        [3] * 40 + [200] + [1] * 60,  # with a pause between
+        ([1] * 10 + [2] * 10 + [3] * 10) * 3,  # an exposure that changes
+    ],
+)
+def test_a_camera_that_changes_its_rate_loses_nothing(steps: list[int]) -> None:
+    stamps_ns = [NOW_NS + periods * PERIOD_NS // 3 for periods in accumulate(steps)]
+    for count in range(20, len(stamps_ns)):
+        clock, _ = play(stamps_ns[:count], stamps_ns[:count])
+        assert 'lost' not in clock.problems(500)
+
+
+def test_a_driver_that_publishes_about_every_third_image_loses_nothing() -> None:
+    generator = random.Random(0)
+    steps = [max(1, round(generator.gauss(3.0, 1.0))) for _ in range(80)]
+    stamps_ns = [NOW_NS + periods * PERIOD_NS // 3 for periods in accumulate(steps)]
     clock, _ = play(stamps_ns, stamps_ns)
     assert 'lost' not in clock.problems(500)
 
