@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
+import re
 from threading import Lock
 import time
 from typing import Any
@@ -34,6 +35,8 @@ REASONS = (
 # Percentiles and rates look back this far: 10 s at 30 Hz.
 _WINDOW = 300
 _TELL_AGAIN_SEC = 300.0
+_TELL_ANOTHER_SEC = 5.0
+_NUMBER = re.compile(r'[-+]?\d[\d.,:]*')
 # Whether the node keeps up is judged over so long, and by so many frames.
 _KEEPS_UP_SEC = (3.0, 10.0)
 _KEEPS_UP_FRAMES = 10
@@ -78,7 +81,9 @@ class Rate:
 
 
 class ProblemLog:
-    """Logs each kind of problem when it comes up, and again when it lasts.
+    """Logs each problem when it comes up, and again when it lasts.
+
+    Sentences that differ in their numbers alone are one problem.
 
     Args:
         warn: takes a line of the log.
@@ -90,20 +95,30 @@ class ProblemLog:
     ) -> None:
         self._warn = warn
         self._clock_sec = clock_sec
-        self._told_sec: dict[str, float] = {}
+        self._told_sec: dict[tuple[str, str], float] = {}
 
     def tell(self, problems: Mapping[str, str]) -> list[str]:
         """Log what has not been logged for `_TELL_AGAIN_SEC`; returns the sentences.
+
+        Of one kind a line comes every `_TELL_ANOTHER_SEC` at most.
 
         Args:
             problems: kind -> sentence, '' where all is well.
         """
         now_sec = self._clock_sec()
+        told_sec = {
+            problem: at_sec
+            for problem, at_sec in self._told_sec.items()
+            if now_sec - at_sec <= _TELL_AGAIN_SEC
+        }
         sentences = {kind: sentence for kind, sentence in problems.items() if sentence}
         for kind, sentence in sentences.items():
-            if now_sec - self._told_sec.get(kind, -inf) > _TELL_AGAIN_SEC:
-                self._told_sec[kind] = now_sec
+            problem = kind, _NUMBER.sub('', sentence)
+            latest_sec = max((at for (of, _), at in told_sec.items() if of == kind), default=-inf)
+            if problem not in told_sec and now_sec - latest_sec > _TELL_ANOTHER_SEC:
+                told_sec[problem] = now_sec
                 self._warn(sentence)
+        self._told_sec = told_sec
         return list(sentences.values())
 
 

@@ -30,6 +30,8 @@ INVALID = 'too few valid'
 MISSED = (*REASONS, REFUSED, INVALID)
 # A lost message or two are no outage; the next frame with depth ends it.
 _ANNOUNCE_AFTER_NS = 250_000_000
+# While it lasts, another reason for it is told after this time.
+_ANNOUNCE_AGAIN_NS = 5_000_000_000
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,11 @@ class DepthInput:
         # Written by the worker, read by the diagnostics.
         self._mode = RGB
         self._announced = ''
+        self._announced_reason, self._announced_ns = '', 0
         self._without_since_ns: int | None = None
         self._mode_changes = self._with_depth = 0
         self._missed: Counter[str] = Counter()
-        self._detail = ''
+        self._reason = self._detail = ''
         self._valid_share: float | None = None
         self._doubt = ''
         self._reported: tuple[int, Counter[str]] = (0, Counter())
@@ -153,7 +156,7 @@ class DepthInput:
             self._mode = mode
             if reason:
                 self._missed[reason] += 1
-                self._detail = detail
+                self._reason, self._detail = reason, detail
                 if self._without_since_ns is None:
                     self._without_since_ns = self._clock_ns()
             else:
@@ -186,9 +189,15 @@ class DepthInput:
                 if not self._rgbd:
                     return ModeChange(RGBD, f'Points, costmap and hazards have depth{back}.')
                 return ModeChange(RGBD, f'Mode RGB-D: masks are made with depth{back}.')
-            if self._announced == RGB or without_ns < _ANNOUNCE_AFTER_NS:
+            if without_ns < _ANNOUNCE_AFTER_NS:
                 return None
-            self._announced = RGB
+            now_ns = self._clock_ns()
+            if self._announced == RGB and (
+                self._reason == self._announced_reason
+                or now_ns - self._announced_ns < _ANNOUNCE_AGAIN_NS
+            ):
+                return None
+            self._announced, self._announced_reason, self._announced_ns = RGB, self._reason, now_ns
             if not self._rgbd:
                 text = f'Points, costmap and hazards are without depth: {self._detail}'
                 return ModeChange(RGB, text)

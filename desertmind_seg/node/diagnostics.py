@@ -197,6 +197,7 @@ class Diagnostics:
             silent = []
             if expected or depth.heard:
                 silent = self._silence(source, depth.received.seconds_since_latest())
+                self._log.tell({'depth': ' '.join(silent)})
             return depth.status(
                 {
                     'topic': source.topic,
@@ -220,6 +221,8 @@ class Diagnostics:
 
     def _expects_depth(self, state: NodeState) -> bool:
         """Whether somebody will miss something where no depth ever comes."""
+        if state.segmenter is not None and state.segmenter.takes_depth:
+            return True
         outputs = state.planner_outputs
         return outputs is not None and outputs.expects_depth(outputs.wanted())
 

@@ -115,6 +115,25 @@ def test_masks_are_made_with_their_depth(
     node.wait_for_log('Mode RGB-D: masks are made with depth')
 
 
+def test_depth_that_never_comes_is_missed_where_masks_are_made_with_it(
+    rgbd_bundle: Path, peer: Peer, rgb: Rgb
+) -> None:
+    parameters = {
+        **ACTIVE,
+        'model.bundle': rgbd_bundle,
+        'input.max_age_ms': 0,
+        'input.timeout_sec': 0.5,
+    }
+    with NodeProcess(parameters, ros_arguments=REMAP_DEPTH) as process:
+        process.wait_for_log('Active:')
+        masks, camera = peer.collect(MASK), peer.camera()
+        peer.wait_for_match(camera, [MASK])
+        send_until_answered(peer, camera, rgb8(rgb, now_ns()), masks)
+        sentence = f'No depth for .* on {DEPTH_TOPIC}: it has no publisher'
+        peer.wait_for_diagnostic('Depth', level='1', message=sentence)
+        process.wait_for_log(sentence)
+
+
 def test_unusable_depth_is_refused_with_the_reason_and_masks_go_on(
     node: NodeProcess, peer: Peer, rgbd_segmenter: Segmenter, rgb: Rgb, metres: Metres
 ) -> None:

@@ -173,6 +173,26 @@ def test_the_log_tells_of_an_outage_and_its_end_but_not_of_lost_messages() -> No
     assert told[2][2] == 'Mode RGB-D: masks are made with depth after 0.6 s without.'
 
 
+def test_the_log_tells_when_depth_is_missing_for_another_reason() -> None:
+    camera = Camera()
+    told = []
+    for at_ms in range(0, 20_000, 100):
+        change = None
+        if at_ms < 10_000:
+            for frame in camera.image(at_ms) + camera.input.expire():
+                camera.input.depth_of(frame.pair, SIZE_HW)
+                change = camera.input.mode_change() or change
+        else:
+            camera.depth_at(at_ms, full(0.0))
+            change = camera.input.mode_change()
+        camera.now_ns = (at_ms + 50) * MS
+        told += [] if change is None else [change.text]
+
+    late, invalid = told
+    assert 'made without depth: no depth was there in time' in late
+    assert 'made without depth: 0.0% of the pixels' in invalid
+
+
 def test_a_jump_of_time_gives_back_what_waits() -> None:
     camera = Camera()
     assert camera.image(0) == []

@@ -119,13 +119,25 @@ def test_a_problem_is_logged_when_it_comes_up_and_when_it_lasts() -> None:
     clock_sec, lines = [0.0], []
     log = ProblemLog(lines.append, lambda: clock_sec[0])
     for clock_sec[0] in (1.0, 2.0, 3.0):
-        assert log.tell({'late': 'Late.', 'names': ''}) == ['Late.']
-    assert lines == ['Late.']
-    log.tell({'late': 'Later still.', 'names': 'Two nodes.'})
-    assert lines == ['Late.', 'Two nodes.']
+        sentence = f'{clock_sec[0]} s late.'
+        assert log.tell({'late': sentence, 'names': ''}) == [sentence]
+    assert lines == ['1.0 s late.']
+    log.tell({'late': '9 s late.', 'names': 'Two nodes.'})
+    assert lines == ['1.0 s late.', 'Two nodes.']
     clock_sec[0] = 400.0
-    log.tell({'late': 'Late.'})
-    assert lines == ['Late.', 'Two nodes.', 'Late.']
+    log.tell({'late': '5 s late.'})
+    assert lines == ['1.0 s late.', 'Two nodes.', '5 s late.']
+
+
+def test_another_problem_of_the_same_kind_is_logged_too() -> None:
+    """But not so that two that take turns fill the log."""
+    lines: list[str] = []
+    clock_sec = [0.0]
+    log = ProblemLog(lines.append, lambda: clock_sec[0])
+    for index in range(100):
+        clock_sec[0] = index / 2
+        log.tell({'hazards': ('No IMU.', 'In g.', 'Dead.')[index % 3]})
+    assert sorted(lines) == ['Dead.', 'In g.', 'No IMU.']
 
 
 def test_engine_status() -> None:
