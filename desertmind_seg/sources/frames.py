@@ -129,6 +129,7 @@ class Source(ABC):
     Attributes:
         count: how many frames will come, bad ones included; None where nobody knows.
         losses: what is missing that the source promised, one sentence each; complete at the end.
+        notes: what is odd about it, while nothing is missing; likewise.
         skipped: of a live source, frames that were too old by the time they could be taken.
     """
 
@@ -154,6 +155,7 @@ class Source(ABC):
         known = total is not None and not selection.by_time
         self.count = ceil(total / selection.every) if known and total is not None else None
         self.losses: list[str] = []
+        self.notes: list[str] = []
         self.skipped = 0
 
     @property

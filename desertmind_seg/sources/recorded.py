@@ -57,15 +57,20 @@ class BagFrames(Source):
         compressed_colors: CompressedColors = 'auto',
     ) -> None:
         with ExitStack() as stack:
-            self.bag = stack.enter_context(Bag(path))
+            self.bag = stack.enter_context(Bag(path, logged=False))
             self.bag.compressed_colors = compressed_colors
-            self.topic = image_topic or _only_topic(self.bag, depth_topic)
             self.depth_topic = depth_topic
-            total = self.bag.topic(self.topic).count
-            if depth_topic is not None:
-                self.bag.topic(depth_topic)
-                if depth_topic == self.topic:
-                    raise SourceError(f'{depth_topic!r} is given as topic of images and of depth')
+            try:
+                self.topic = image_topic or _only_topic(self.bag, depth_topic)
+                total = self.bag.topic(self.topic).count
+                if depth_topic is not None:
+                    self.bag.topic(depth_topic)
+            except DesertmindError as err:
+                # A topic may have been in what is lost.
+                said = ' '.join([f'{err}', *map('Lost: {}.'.format, self.bag.findings.losses)])
+                raise type(err)(said) from err
+            if depth_topic == self.topic:
+                raise SourceError(f'{depth_topic!r} is given as topic of images and of depth')
             folder = path.parent if path.name == 'metadata.yaml' else path
             duration_s = self.bag.duration_ns / 1e9
             super().__init__(
@@ -76,6 +81,8 @@ class BagFrames(Source):
                 selection,
                 (total - 1) / duration_s if total > 1 and duration_s > 0.0 else None,
             )
+            # Lists that grow: the bag's own losses count wherever a run ends.
+            self.losses, self.notes = self.bag.findings.losses, self.bag.findings.notes
             self._stack = stack.pop_all()
         self._total = total
         # Of the frame that was read last.
