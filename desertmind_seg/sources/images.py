@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-import os
 from pathlib import Path, PurePath
 
 from desertmind_seg.decoding.image_files import EXTENSIONS, read_color_file
@@ -62,29 +61,6 @@ class OneImage(Source):
 
 def _read(name: str, path: Path) -> SourceFrame:
     return SourceFrame(name, read_color_file(path), None, path=str(path))
-
-
-def images_below(folder: Path) -> list[Path]:
-    """List the images in `folder` and its subfolders, without names that begin with a dot."""
-    return [path for path in _files_below(folder) if is_image(path)]
-
-
-def unread_below(folder: Path) -> list[Path]:
-    """List the pictures in `folder` and below of kinds that are not read.
-
-    Not those that a camera wrote beside an image of the same name.
-    """
-    read = {path.with_suffix('') for path in images_below(folder)}
-    files = [path for path in _files_below(folder) if path.suffix.lower() in UNREAD]
-    return [path for path in files if path.with_suffix('') not in read]
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    for parent, subfolders, names in os.walk(folder):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith('.'))
-        for name in sorted(names):
-            if not name.startswith('.'):
-                yield Path(parent) / name
 
 
 def is_image(path: PurePath) -> bool:

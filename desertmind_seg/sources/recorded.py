@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
+import re
 
 from desertmind_seg.messages.bag_depth import decode_recorded_depth, pair_recorded
 from desertmind_seg.messages.bags import (
@@ -31,6 +32,7 @@ from desertmind_seg.sources.frames import (
 
 # Of how many different problems with depth the text is kept.
 _MAX_PROBLEMS = 5
+_FILE_NAME = re.compile(r'\.(mcap|db3|bag)(\.zstd|\.zst)?$', re.IGNORECASE)
 
 
 class BagFrames(Source):
@@ -148,6 +150,11 @@ class BagFrames(Source):
             for name, topic in self.bag.topics.items()
             if topic.type in IMAGE_TYPES and 'depth' in name
         ]
+
+
+def is_bag_file(path: PurePath) -> bool:
+    """Whether a file is one of a bag by its name."""
+    return bool(_FILE_NAME.search(path.name))
 
 
 def _only_topic(bag: Bag, depth_topic: str | None) -> str:

@@ -108,7 +108,8 @@ def test_pictures_of_kinds_that_are_not_read(tmp_path: Path) -> None:
     for name in ('b.HEIC', 'deep/c.avif', 'a.CR2', '.d.heic'):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    with pytest.raises(SourceError, match=r'holds 3 pictures of kinds that are not read'):
+    said = r'holds no images .* It holds 3 pictures of kinds that are not read'
+    with pytest.raises(SourceError, match=said):
         open_source(str(tmp_path))
     with pytest.raises(SourceError, match=r'b\.HEIC is a picture of a kind .* magick mogrify'):
         open_source(str(tmp_path / 'b.HEIC'))
@@ -118,8 +119,73 @@ def test_pictures_of_kinds_that_are_not_read(tmp_path: Path) -> None:
 
     assert [shot.name for shot in source.shots()] == ['a']
     (loss,) = source.losses
-    assert '2 pictures in' in loss
-    assert 'such as b.HEIC; convert' in loss
+    assert loss.startswith(f'{tmp_path} holds beside images 2 pictures of kinds that are not')
+    assert '(b.HEIC, c.avif); convert' in loss
+
+
+def test_what_is_not_taken_together_with_images_is_named(tmp_path: Path) -> None:
+    write_image(tmp_path / 'a.png', scene(1))
+    for name in ('drive.mp4', 'clip.GIF', *(f'deep/{n}.avi' for n in range(5)), 'deep/x_0.mcap'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    source = open_source(str(tmp_path))
+    assert [shot.name for shot in source.shots()] == ['a']
+    assert source.losses == [
+        f'{tmp_path} holds beside images 7 videos (clip.GIF, drive.mp4, 0.avi, 1.avi, 2.avi and '
+        f"2 more): give them one by one, or by a pattern in quotes, such as '{tmp_path}/*.GIF'",
+        f'{tmp_path} holds beside images 1 files of bags (x_0.mcap): give the bags one by one',
+    ]
+    (loss,) = open_source(f'{tmp_path}/**/*.[pm][nc]*').losses
+    assert 'also fits 1 files of bags (x_0.mcap)' in loss
+
+
+def test_images_beside_a_bag_are_named(tmp_path: Path) -> None:
+    write_image(write_drive(tmp_path / 'a', drive()) / 'frames' / '1.png', scene(1))
+    with open_source(str(tmp_path / 'a'), image_topic=IMAGE_TOPIC) as source:
+        (note,) = source.notes
+    assert note.endswith(f"give a pattern in quotes, such as '{tmp_path}/a/frames/*.png'")
+
+
+def test_linked_folders_are_followed_and_each_is_read_once(tmp_path: Path) -> None:
+    for name in ('in/own/1.png', 'disk/2.png', 'disk/deep/3.png', 'in/.store/4.png'):
+        write_image(tmp_path / name, scene(1))
+    for link, target in {
+        'in/a': '../in/own',
+        'in/b': '../disk',
+        'in/c': '../disk/deep',
+        'in/d': '../disk',
+        'in/e': '.store',
+        'in/own/loop': '..',
+        'disk/loop': '../disk',
+        'in/up': '../../' + tmp_path.name,
+        'in/unplugged': '/media/unplugged',
+    }.items():
+        (tmp_path / link).symlink_to(target)
+    source = open_source(str(tmp_path / 'in'))
+    assert [shot.name for shot in source.shots()] == ['b/2', 'c/3', 'e/4', 'own/1']
+    assert source.losses == [
+        f'{tmp_path}/in/up is a link to {tmp_path}, in which it lies: not followed',
+        f'{tmp_path}/in/unplugged is a link to /media/unplugged, which is not there',
+    ]
+    found = open_source(f'{tmp_path}/disk/**/*.png')
+    assert [shot.name for shot in found.shots()] == ['2', 'deep/3']
+
+
+def test_a_folder_that_may_not_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_image(tmp_path / 'a.png', scene(1))
+    (tmp_path / 'locked').mkdir()
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith('locked'):
+            raise PermissionError(13, 'Permission denied', str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, 'scandir', refuse)
+    source = open_source(str(tmp_path))
+    assert source.losses == [f'{tmp_path}/locked cannot be looked into: Permission denied']
 
 
 @pytest.mark.parametrize(
@@ -325,9 +391,9 @@ def test_what_is_no_source(tmp_path: Path) -> None:
         tmp_path
     )
     write_video(tmp_path / 'a.avi', frames=2)
-    assert (
-        f"It holds 1 videos: name one, or give a pattern in quotes, such as '{tmp_path}/*.avi'"
-        in (refusal(tmp_path))
+    assert refusal(tmp_path).endswith(
+        '. It holds 1 videos (a.avi): give them one by one, or by a pattern in quotes, such as '
+        f"'{tmp_path}/*.avi'"
     )
     write_image(tmp_path / 'b.png', scene(1))
     assert 'fits 1 images and 1 videos; expected one of both kinds' in refusal(
