@@ -87,11 +87,13 @@ class ImageHeader:
         format: 'JPEG', 'PNG', 'TIFF', 'WebP' or 'BMP'.
         width: in pixels, as stored.
         height: in pixels, as stored.
+        bits: of a value: 1 to 16, 32 in a TIFF.
     """
 
     format: str
     width: int
     height: int
+    bits: int = 8
 
 
 def checked_image(content: bytes, limits: Limits) -> tuple[ImageHeader, bytes]:

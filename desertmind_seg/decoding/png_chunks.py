@@ -17,8 +17,8 @@ _MAX_UNSEEN_BYTES = 1 << 18
 _MAX_REPACKED_BYTES = 1 << 25
 
 
-def read_png(content: bytes) -> tuple[int, int]:
-    """Return width and height in pixels.
+def read_png(content: bytes) -> tuple[int, int, int]:
+    """Return width and height in pixels, and the bits of a value.
 
     Raises:
         ValueError: it does not begin with a size.
@@ -26,8 +26,8 @@ def read_png(content: bytes) -> tuple[int, int]:
     """
     if content[8:16] != b'\0\0\0\rIHDR':
         raise ValueError('no IHDR chunk')
-    width, height = struct.unpack_from('>II', content, 16)
-    return width, height
+    width, height, bits = struct.unpack_from('>IIB', content, 16)
+    return width, height, bits
 
 
 def plain_png(content: bytes) -> bytes:

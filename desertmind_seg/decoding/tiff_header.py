@@ -25,8 +25,8 @@ _PHOTOMETRICS = {0, 1, 2, 3}
 _MIN_TILE_SIDE, _MAX_TILE_SIDE = 64, 1024
 
 
-def read_tiff(content: bytes) -> tuple[int, int]:
-    """Return width and height of the first image in pixels.
+def read_tiff(content: bytes) -> tuple[int, int, int]:
+    """Return width and height of the first image in pixels, and the bits of a value.
 
     Raises:
         ValueError: the directory is damaged, or the image is of a kind that is not decoded.
@@ -76,4 +76,4 @@ def read_tiff(content: bytes) -> tuple[int, int]:
             )
     if _WIDTH not in tags or _HEIGHT not in tags:
         raise ValueError('no size')
-    return tags[_WIDTH][0], tags[_HEIGHT][0]
+    return tags[_WIDTH][0], tags[_HEIGHT][0], bits

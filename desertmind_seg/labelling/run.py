@@ -138,7 +138,8 @@ def extract_frames(
         written,
         len(bad),
         source.losses,
-        list(dict.fromkeys([*source.notes, *again.notes])),
+        # Where the first pass decodes, it decodes all.
+        list(dict.fromkeys([*source.notes, *([] if request.uncertain else again.notes)])),
         any(one.candidate.flicker is not None for one in chosen),
     )
 

@@ -468,7 +468,14 @@ def pair_by_stamp(
 
 
 def decode_frame(bag: Bag, topic: str, message: Any) -> Rgb:
-    """Decode a deserialized frame of `topic`, raw or compressed, to (H, W, 3) uint8 RGB."""
+    """Decode a deserialized frame of `topic`, raw or compressed, to (H, W, 3) uint8 RGB.
+
+    What is odd of it goes to the findings.
+    """
+
+    def note(text: str) -> None:
+        bag.findings.note(f'of a frame of {topic}, and maybe of more: {text}')
+
     if bag.topics[topic].type == COMPRESSED_IMAGE_TYPE:
-        return decode_compressed_image(message, bag.compressed_colors)
-    return decode_image(message)
+        return decode_compressed_image(message, bag.compressed_colors, note)
+    return decode_image(message, note)

@@ -42,10 +42,23 @@ class ImageFiles(Source):
                     f'{self.paths[name]} and {path} would both be written as {name}; rename one'
                 )
             self.paths[name] = path
+        # What is odd -> of which images.
+        self._odd: dict[str, list[Path]] = {}
 
     def _shots(self) -> Iterator[Shot | BadFrame]:
         for name, path in self.paths.items():
-            yield Shot(name, None, partial(_read, name, path), str(path))
+            yield Shot(name, None, partial(self._read, name, path), str(path))
+
+    def _read(self, name: str, path: Path) -> SourceFrame:
+        rgb = read_color_file(path, partial(self._note, path))
+        return SourceFrame(name, rgb, None, path=str(path))
+
+    def _note(self, path: Path, text: str) -> None:
+        self._odd.setdefault(text, []).append(path)
+        self.notes[:] = [
+            f'of {len(paths)} images, such as {paths[0]}: {text}'
+            for text, paths in self._odd.items()
+        ]
 
 
 class OneImage(Source):
@@ -57,10 +70,6 @@ class OneImage(Source):
 
     def _shots(self) -> Iterator[Shot | BadFrame]:
         yield Shot(self._frame.name, None, lambda: self._frame)
-
-
-def _read(name: str, path: Path) -> SourceFrame:
-    return SourceFrame(name, read_color_file(path), None, path=str(path))
 
 
 def is_image(path: PurePath) -> bool:

@@ -59,10 +59,13 @@ def open_address(url: str, selection: Selection) -> Source:
         image, is_file = _still_image(url)
         if image is not None:
             try:
-                rgb = decode_color(image, FILE_LIMITS, upright=True)
+                notes: list[str] = []
+                rgb = decode_color(image, FILE_LIMITS, upright=True, note=notes.append)
             except DesertmindError as err:
                 raise SourceError(f'{shown}: {err}') from err
-            return OneImage(shown, name, rgb, selection)
+            source = OneImage(shown, name, rgb, selection)
+            source.notes += notes
+            return source
     capture = _connect(url)
     # A file is not opened again at its end, where it would begin once more, and without an end.
     if is_file or (is_http and frame_count(capture) is not None):

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 import struct
 import threading
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -25,6 +26,7 @@ from tiny_bag import (
 )
 
 from desertmind_seg.messages.bags import BagError
+from desertmind_seg.messages.images import decode_compressed_image
 from desertmind_seg.sources import live, network
 from desertmind_seg.sources.frames import BadFrame, Selection, Shot, SourceError, SourceFrame
 from desertmind_seg.sources.opening import open_source
@@ -526,3 +528,42 @@ def test_a_live_source_is_closed_while_frames_come() -> None:
         with open_source(f'{address}/s', selection=Selection(every=2)) as source:
             assert isinstance(next(iter(source)), SourceFrame)
         assert source.losses == []
+
+
+@pytest.mark.parametrize('name', ['a.png', 'a.tif'])
+def test_16_bits_that_are_hardly_used_are_told(tmp_path: Path, name: str) -> None:
+    grey = np.linspace(0, 255, 72 * 96).astype(np.uint16).reshape(72, 96)
+    for folder, values, dull in (
+        ('thermal', 7500 + grey, True),
+        ('kelvin', 29000 + 8 * grey, True),
+        ('colour', np.dstack([16 * grey] * 3), True),
+        ('whole', 257 * grey, False),
+        ('black', 0 * grey, True),
+        ('eight', grey.astype(np.uint8) // 8, False),
+    ):
+        (tmp_path / folder).mkdir()
+        for number in range(2):
+            assert cv2.imwrite(str(tmp_path / folder / f'{number}_{name}'), values)
+        with open_source(str(tmp_path / folder)) as source:
+            assert len(good(list(source))) == 2
+        assert source.losses == []
+        said = f'of 2 images, such as {tmp_path}/{folder}/0_{name}: its values use a small part of'
+        assert [note.startswith(said) for note in source.notes] == [True] * dull
+
+
+def test_16_bits_that_are_hardly_used_are_told_of_topics_and_addresses(tmp_path: Path) -> None:
+    values = np.full((66, 90), 7500, np.uint16)
+    low = cv2.imencode('.png', values)[1]
+    thermal = tuple(DepthShot(100.0 * i, values, changes={'encoding': 'mono16'}) for i in range(2))
+    path = write_drive(tmp_path / 'a', TinyDrive(num_frames=2, depth=thermal))
+    with open_source(str(path), image_topic=DEPTH_TOPIC) as source:
+        assert len(good(list(source))) == 2
+    (note,) = source.notes
+    assert note.startswith(f'of a frame of {DEPTH_TOPIC}, and maybe of more: its values use')
+    notes: list[str] = []
+    for kind in ('mono16; png compressed', 'bayer_rggb16; png compressed'):
+        decode_compressed_image(SimpleNamespace(format=kind, data=low), note=notes.append)
+    assert [note.startswith('its values use') for note in notes] == [True, True]
+    pages = {'/a.png': ('image/png', [low.tobytes()])}
+    with server(pages) as address, open_source(f'{address}/a.png') as source:
+        assert source.notes[0].startswith('its values use a small part of their 16 bits')
