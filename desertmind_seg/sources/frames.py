@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
@@ -113,6 +115,23 @@ class Selection:
                 on_time = due_ns is not None and abs(shot.stamp_ns - due_ns) < period_ns
                 due_ns = round((due_ns if on_time and due_ns else shot.stamp_ns) + period_ns)
             yield shot
+
+
+def distinct_names(forms: Mapping[Path, Sequence[str]]) -> dict[Path, str]:
+    """Return a name for each file: the first of its forms that it shares with no other.
+
+    Args:
+        forms: of each file, from short to long; the last are distinct.
+    """
+    chosen = dict.fromkeys(forms, 0)
+    while True:
+        names = {path: forms[path][at] for path, at in chosen.items()}
+        counts = Counter(names.values())
+        shared = [path for path, at in chosen.items() if counts[names[path]] > 1]
+        if not (longer := [path for path in shared if chosen[path] + 1 < len(forms[path])]):
+            return names
+        for path in longer:
+            chosen[path] += 1
 
 
 class Source(ABC):

@@ -13,8 +13,8 @@ from desertmind_seg.sources.frames import (
     Selection,
     Shot,
     Source,
-    SourceError,
     SourceFrame,
+    distinct_names,
 )
 
 # What phones and cameras write beside JPEG.
@@ -25,8 +25,7 @@ CONVERT = 'convert to JPEG or PNG first, such as by: magick mogrify -format jpg 
 class ImageFiles(Source):
     """Image files, each named by its path below `root` without its extension.
 
-    Raises:
-        SourceError: two of them would have one name.
+    Those that differ in their extension alone keep it: x.jpg and x.png.
     """
 
     def __init__(
@@ -34,16 +33,19 @@ class ImageFiles(Source):
     ) -> None:
         name = paths[0].stem if len(paths) == 1 else root.resolve().name or 'images'
         super().__init__('images', name, description, len(paths), selection)
-        self.paths: dict[str, Path] = {}
-        for path in paths:
-            name = path.relative_to(root).with_suffix('').as_posix()
-            if name in self.paths:
-                raise SourceError(
-                    f'{self.paths[name]} and {path} would both be written as {name}; rename one'
-                )
-            self.paths[name] = path
+        below = {path: path.relative_to(root) for path in paths}
+        names = distinct_names(
+            {
+                path: (each.with_suffix('').as_posix(), each.as_posix())
+                for path, each in below.items()
+            }
+        )
+        self.paths = {name: path for path, name in names.items()}
         # What is odd -> of which images.
         self._odd: dict[str, list[Path]] = {}
+        for path, name in names.items():
+            if name == below[path].as_posix():
+                self._note(path, 'others have its name but for the extension: results keep it')
 
     def _shots(self) -> Iterator[Shot | BadFrame]:
         for name, path in self.paths.items():

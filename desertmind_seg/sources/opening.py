@@ -65,7 +65,7 @@ def open_source(
     if is_image(path):
         return ImageFiles(text, path.parent, [path], selection)
     if is_video(path):
-        return VideoFiles(text, [path], selection)
+        return VideoFiles(text, path.parent, [path], selection)
     if path.suffix.lower() in UNREAD:
         raise SourceError(f'{path} is a picture of a kind that is not read; {CONVERT}')
     raise SourceError(
@@ -143,7 +143,7 @@ def _open_pattern(pattern: str, selection: Selection) -> Source:
     if found.images:
         source = ImageFiles(pattern, _fixed_part(pattern), found.images, selection)
     elif found.videos:
-        source = VideoFiles(pattern, found.videos, selection)
+        source = VideoFiles(pattern, _fixed_part(pattern), found.videos, selection)
         found.videos = []
     else:
         raise SourceError(

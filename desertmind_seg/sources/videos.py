@@ -33,6 +33,7 @@ from desertmind_seg.sources.frames import (
     Source,
     SourceError,
     SourceFrame,
+    distinct_names,
 )
 
 EXTENSIONS = (
@@ -62,38 +63,40 @@ _SILENT = 0  # of OpenCV's log levels
 class VideoFiles(Source):
     """The frames of video files, one file after the other; NAME_000012 is the 13th of NAME.mp4.
 
+    Videos of one name keep what tells them apart: their folders below `root`, or the extension.
+
     Raises:
-        SourceError: the only file cannot be opened, or two of them would have one name.
+        SourceError: the only file cannot be opened.
     """
 
-    def __init__(self, description: str, paths: Sequence[Path], selection: Selection) -> None:
+    def __init__(
+        self, description: str, root: Path, paths: Sequence[Path], selection: Selection
+    ) -> None:
         total = rate_hz = None
-        stems: dict[str, Path] = {}
-        for path in paths:
-            if path.stem in stems:
-                raise SourceError(
-                    f'frames of {stems[path.stem]} and {path} would have the same names; '
-                    'rename one'
-                )
-            stems[path.stem] = path
         if len(paths) == 1:
             first = open_video_file(paths[0])
             total, rate_hz = frame_count(first), frame_rate(first)
             first.release()
         name = paths[0].stem if len(paths) == 1 else paths[0].resolve().parent.name or 'videos'
         super().__init__('video', name, description, total, selection, rate_hz)
-        self._paths = paths
+        below = {path: path.relative_to(root) for path in paths}
+        self._names = distinct_names(
+            {
+                path: (path.stem, each.with_suffix('').as_posix(), each.as_posix())
+                for path, each in below.items()
+            }
+        )
 
     def _shots(self) -> Iterator[Shot | BadFrame]:
         start_ns = 0
-        for path in self._paths:
+        for path, name in self._names.items():
             try:
                 capture = open_video_file(path)
             except DesertmindError as err:
                 yield BadFrame(str(path), str(err))
                 continue
             try:
-                for shot in capture_shots(capture, path.stem, str(path), self.losses, start_ns):
+                for shot in capture_shots(capture, name, str(path), self.losses, start_ns):
                     if isinstance(shot, Shot) and shot.stamp_ns is not None:
                         last_ns = shot.stamp_ns
                         yield shot

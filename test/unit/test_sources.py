@@ -264,6 +264,15 @@ def test_several_videos_and_one_that_is_none(tmp_path: Path) -> None:
     assert stamps == [index * 100_000_000 for index in range(6)]
 
 
+def test_videos_of_one_name_keep_what_tells_them_apart(tmp_path: Path) -> None:
+    for name in ('a/x.avi', 'b/x.avi', 'b/x.mkv', 'b/y.avi'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_video(tmp_path / name, frames=1)
+    with open_source(f'{tmp_path}/*/*.*') as source:
+        names = [frame.name for frame in good(list(source))]
+    assert names == ['a/x_000000', 'b/x.avi_000000', 'b/x.mkv_000000', 'y_000000']
+
+
 def test_opencv_4_is_kept_quiet_too(monkeypatch: pytest.MonkeyPatch) -> None:
     # Its functions are not where those of OpenCV 5 are.
     levels = [2]
@@ -401,8 +410,6 @@ def test_what_is_no_source(tmp_path: Path) -> None:
     assert 'fits 1 images and 1 videos; expected one of both kinds' in refusal(
         f'{tmp_path}/*.[ap]*'
     )
-    write_image(tmp_path / 'b.bmp', scene(1))
-    assert 'b.bmp and ' in refusal(tmp_path)
     assert 'is no bag, but topics are given' in refusal(tmp_path / 'a.avi', image_topic='/image')
     assert 'there is no camera 991 (/dev/video991); cameras of this machine: ' in refusal('991')
     assert 'there is no camera 991' in refusal('/dev/video991')
