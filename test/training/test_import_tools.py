@@ -256,6 +256,11 @@ def test_a_table_as_spreadsheets_write_it(tmp_path: Path, delimiter: str) -> Non
         ('a.zip', b'PK\x05\x06' + b'\0' * 18, '1 packed files, such as a.zip'),
         ('a.tar.gz', b'\x1f\x8b', 'unpack it'),
         ('ann/1.json', b'{"objects": [{"classTitle": "rock"}]}', 'JSON of Supervisely'),
+        (
+            'ds0/ann/1.jpg.json',
+            b'{"description": "", "tags": [],\n"size": {"height": 1}, "objects": []}',
+            'JSON of Supervisely',
+        ),
         ('via.json', b'{"1.jpg": {"regions": [{"shape_attributes": {}}]}}', 'exports COCO'),
         ('task.json', b'{"data": {"start_frame": 0}}', 'a backup of CVAT'),
     ],
