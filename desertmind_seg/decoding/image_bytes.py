@@ -160,6 +160,11 @@ _LABEL_MODES = {'1', 'P', 'L', 'LA', 'I', 'I;16', 'I;16B', 'RGB', 'RGBA'}
 
 def _decode(content: bytes, limits: Limits, flags: int) -> tuple[ImageHeader, npt.NDArray[Any]]:
     header, content = checked_image(content, limits)
+    if header.bits == 32 and flags != cv2.IMREAD_UNCHANGED:
+        raise DecodeError(
+            f'it is a {header.format} of 32 bits a value, as floats, and nothing says which of '
+            'them are black and white; expected 8 or 16 bits: scale it'
+        )
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
         if header.format == 'TIFF' and image is not None and image.dtype == np.uint8:

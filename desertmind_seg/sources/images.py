@@ -13,6 +13,7 @@ from desertmind_seg.sources.frames import (
     Selection,
     Shot,
     Source,
+    SourceError,
     SourceFrame,
     distinct_names,
 )
@@ -52,7 +53,10 @@ class ImageFiles(Source):
             yield Shot(name, None, partial(self._read, name, path), str(path))
 
     def _read(self, name: str, path: Path) -> SourceFrame:
-        rgb = read_color_file(path, partial(self._note, path))
+        try:
+            rgb = read_color_file(path, partial(self._note, path))
+        except OSError as err:  # whose own words name the file, as who reports this does
+            raise SourceError(f'it cannot be read: {err.strerror}') from err
         return SourceFrame(name, rgb, None, path=str(path))
 
     def _note(self, path: Path, text: str) -> None:

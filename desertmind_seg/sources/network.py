@@ -76,7 +76,10 @@ def open_address(url: str, selection: Selection) -> Source:
 def _connect(url: str) -> cv2.VideoCapture:
     limit_ms = round(TIMEOUT_SEC * 1e3)
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit_ms]
-    capture = open_capture(url, shown_address(url), limits)
+    try:
+        capture = open_capture(url, limits)
+    except SourceError as err:
+        raise SourceError(f'{shown_address(url)}: {err}') from err
     if capture is None:
         raise SourceError(
             f'{shown_address(url)} gives no video within {TIMEOUT_SEC:g} s: nobody answers '

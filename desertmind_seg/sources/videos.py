@@ -74,7 +74,10 @@ class VideoFiles(Source):
     ) -> None:
         total = rate_hz = None
         if len(paths) == 1:
-            first = open_video_file(paths[0])
+            try:
+                first = open_video_file(paths[0])
+            except SourceError as err:
+                raise SourceError(f'{paths[0]}: {err}') from err
             total, rate_hz = frame_count(first), frame_rate(first)
             first.release()
         name = paths[0].stem if len(paths) == 1 else paths[0].resolve().parent.name or 'videos'
@@ -92,7 +95,7 @@ class VideoFiles(Source):
         for path, name in self._names.items():
             try:
                 capture = open_video_file(path)
-            except DesertmindError as err:
+            except SourceError as err:
                 yield BadFrame(str(path), str(err))
                 continue
             try:
@@ -133,39 +136,39 @@ def open_video_file(path: Path) -> cv2.VideoCapture:
     """Open a regular file, so that nothing is waited for.
 
     Raises:
-        OSError: it cannot be read.
-        SourceError: it is no video that FFmpeg opens, or its frames are too large.
+        SourceError: it cannot be read, is no video that FFmpeg opens, or its frames are too large;
+            says so without its name.
     """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise SourceError(f'{path} is a FIFO, socket or device; expected a video file')
-    with path.open('rb') as stream:
-        head = stream.read(64)
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise SourceError('it is a FIFO, socket or device; expected a video file')
+        with path.open('rb') as stream:
+            head = stream.read(64)
+    except OSError as err:
+        raise SourceError(f'it cannot be read: {err.strerror}') from err
     if not head:
-        raise SourceError(f'{path} is empty (0 bytes): it was not written or copied whole')
+        raise SourceError('it is empty (0 bytes): it was not written or copied whole')
     if head.startswith(b'version https://git-lfs'):
-        raise SourceError(
-            f'{path} is a Git LFS pointer and not the video: git lfs pull fetches it'
-        )
-    capture = open_capture(str(path), str(path))
+        raise SourceError('it is a Git LFS pointer and not the video: git lfs pull fetches it')
+    capture = open_capture(str(path))
     if capture is None:
         raise SourceError(
-            f'{path} holds no video that FFmpeg can open: it has another format, or it was cut '
-            "off before its index, which stands at an MP4's end"
+            'it holds no video that FFmpeg can open: it has another format, or it was cut off '
+            "before its index, which stands at an MP4's end"
         )
     return capture
 
 
-def open_capture(address: str, shown: str, options: Sequence[int] = ()) -> cv2.VideoCapture | None:
+def open_capture(address: str, options: Sequence[int] = ()) -> cv2.VideoCapture | None:
     """Open what FFmpeg reads; None where it does not.
 
     Args:
         address: a path or an address, which may hold a password.
-        shown: what messages call it.
         options: of `cv2.VideoCapture`.
 
     Raises:
-        SourceError: its frames are larger than images may be, or this OpenCV has no FFmpeg.
+        SourceError: its frames are larger than images may be, or this OpenCV has no FFmpeg; says
+            so without the address.
     """
     # FFmpeg's remarks on each damaged frame; the environment is read when OpenCV first asks it.
     os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
@@ -185,7 +188,7 @@ def open_capture(address: str, shown: str, options: Sequence[int] = ()) -> cv2.V
         FILE_LIMITS.check_size(width, height)
     except DesertmindError as err:
         capture.release()
-        raise SourceError(f'{shown}: {err}') from err
+        raise SourceError(str(err)) from err
     # Turned by `upright`, because OpenCV 4.11 does not.
     capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
     return capture

@@ -62,6 +62,13 @@ def test_a_file_of_several_images_is_refused(tmp_path: Path, kind: str) -> None:
                 np.testing.assert_array_equal(read(path), RGB)
 
 
+def test_floats_are_no_picture() -> None:
+    content = encoded('.tiff', np.linspace(0, 1, 48 * 64, dtype=np.float32).reshape(48, 64))
+    with pytest.raises(DecodeError, match='it is a TIFF of 32 bits a value, as floats'):
+        decode_color(content, FILE_LIMITS)
+    assert decode_unchanged(content, FILE_LIMITS).dtype == np.float32
+
+
 def test_what_shows_the_same_image_again_is_no_other(tmp_path: Path) -> None:
     first, thumbnail = Image.fromarray(RGB), Image.fromarray(RGB[::2, ::2])
     for kind, tags in (('reduced', {254: 1}), ('mask', {254: 4}), ('old', {255: 2})):

@@ -254,12 +254,16 @@ def test_several_videos_and_one_that_is_none(tmp_path: Path) -> None:
     for name in ('a.avi', 'c.avi'):
         write_video(tmp_path / name, frames=3)
     (tmp_path / 'b.avi').write_text('text')
+    (tmp_path / 'd.avi').symlink_to('nowhere')
     with open_source(f'{tmp_path}/*.avi') as source:
         frames = list(source)
     assert [frame.name for frame in frames] == [
         *('a_000000', 'a_000001', 'a_000002', f'{tmp_path}/b.avi'),
-        *('c_000000', 'c_000001', 'c_000002'),
+        *('c_000000', 'c_000001', 'c_000002', f'{tmp_path}/d.avi'),
     ]
+    errors = [frame.error for frame in frames if isinstance(frame, BadFrame)]
+    assert errors[0].startswith('it holds no video that FFmpeg can open')
+    assert errors[1] == 'it cannot be read: No such file or directory'
     stamps = [frame.stamp_ns for frame in frames if isinstance(frame, SourceFrame)]
     assert stamps == [index * 100_000_000 for index in range(6)]
 
@@ -288,7 +292,7 @@ def test_opencv_4_is_kept_quiet_too(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_no_video(tmp_path: Path) -> None:
     path = tmp_path / 'a.mp4'
     path.touch()
-    assert refusal(path) == f'{path} is empty (0 bytes): it was not written or copied whole'
+    assert refusal(path) == f'{path}: it is empty (0 bytes): it was not written or copied whole'
     path.write_bytes(b'version https://git-lfs.github.com/spec/v1\n')
     assert 'is a Git LFS pointer and not the video: git lfs pull fetches it' in refusal(path)
     whole = write_video(tmp_path / 'b.mp4', 'mp4v').read_bytes()
@@ -296,7 +300,7 @@ def test_what_is_no_video(tmp_path: Path) -> None:
     assert 'holds no video that FFmpeg can open: it has another format, or' in refusal(path)
     path.unlink()
     os.mkfifo(path)
-    assert 'a.mp4 is a FIFO, socket or device; expected a video file' in refusal(path)
+    assert 'a.mp4: it is a FIFO, socket or device; expected a video file' in refusal(path)
 
 
 # Two grey frames of 64 x 64 pixels, by libaom.
