@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+import glob
 import os
 from pathlib import Path
+import re
 
 from desertmind_seg.sources.images import CONVERT, UNREAD, is_image
 from desertmind_seg.sources.recorded import is_bag_file
@@ -79,10 +81,36 @@ def look_into(folder: Path) -> Found:
     lies in `folder`, else by that of the first link to it.
     """
     found = Found()
-    return found.add(_files_below(folder, found.losses))
+    return found.add(
+        here / name
+        for here, names in _folders(folder, found.losses)
+        for name in names
+        if not name.startswith('.')
+    )
 
 
-def _files_below(folder: Path, losses: list[str]) -> Iterator[Path]:
+def fitting(pattern: str, losses: list[str]) -> list[Path]:
+    """Find files and folders by a pattern of the shell.
+
+    Args:
+        pattern: '**' is any folders, gone through as by `look_into`: glob's own follows links that
+            lead back for 40 rounds each.
+        losses: gets what cannot be looked into.
+    """
+    any_folders = re.search(r'(?:^|(?<=/))\*\*(?:/|$)', pattern)
+    if any_folders is None:
+        return [Path(each) for each in glob.glob(pattern)]  # noqa: PTH207
+    rest = pattern[any_folders.end() :] or '*'
+    return [
+        path
+        for top in fitting(pattern[: any_folders.start()] or '.', losses)
+        for folder, _ in _folders(top, losses)
+        for path in fitting(f'{glob.escape(str(folder))}/{rest}', losses)
+    ]
+
+
+def _folders(folder: Path, losses: list[str]) -> Iterator[tuple[Path, list[str]]]:
+    """Yield a folder and those below, each with the names of its files."""
     root = folder.resolve()
     seen = {root}
 
@@ -100,9 +128,7 @@ def _files_below(folder: Path, losses: list[str]) -> Iterator[Path]:
             elif real not in seen and not (place.is_symlink() and _is_met(real, root)):
                 seen.add(real)
                 subfolders.append(place.name)
-        for name in sorted(names):
-            if not name.startswith('.'):
-                yield here / name
+        yield here, sorted(names)
 
 
 def _is_met(real: Path, root: Path) -> bool:

@@ -8,7 +8,7 @@ import re
 
 from desertmind_seg.decoding.image_files import EXTENSIONS as IMAGE_EXTENSIONS
 from desertmind_seg.messages.compressed_format import CompressedColors
-from desertmind_seg.sources.folders import Found, look_into
+from desertmind_seg.sources.folders import Found, fitting, look_into
 from desertmind_seg.sources.frames import Selection, Source, SourceError
 from desertmind_seg.sources.images import CONVERT, UNREAD, ImageFiles, is_image
 from desertmind_seg.sources.live import open_camera
@@ -126,14 +126,12 @@ def _open_pattern(pattern: str, selection: Selection) -> Source:
             f'{pattern} does not exist; give an image or a folder of images, a pattern in quotes, '
             "a video, a bag, a camera's number such as 0, or an address such as rtsp://HOST/PATH"
         )
-    matches = [Path(each) for each in glob.glob(pattern, recursive=True)]  # noqa: PTH207
-    # '**' follows a link back to where it lies for 40 rounds: of one file the shortest way there.
-    places = {
-        path.parent.resolve() / path.name: path
-        for path in sorted(matches, key=lambda path: (len(path.parts), path), reverse=True)
-    }
+    found = Found()
+    # Of one file in a folder and a link to it the shortest way there.
+    ways = sorted(fitting(pattern, found.losses), key=lambda path: (len(path.parts), path))
+    places = {path.parent.resolve() / path.name: path for path in reversed(ways)}
     files = [path for path in sorted(places.values()) if not path.is_dir()]
-    found = Found().add(files)
+    found.add(files)
     if found.images and found.videos:
         raise SourceError(
             f'{pattern!r} fits {len(found.images)} images and {len(found.videos)} videos; '

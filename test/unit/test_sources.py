@@ -169,8 +169,11 @@ def test_linked_folders_are_followed_and_each_is_read_once(tmp_path: Path) -> No
         f'{tmp_path}/in/up is a link to {tmp_path}, in which it lies: not followed',
         f'{tmp_path}/in/unplugged is a link to /media/unplugged, which is not there',
     ]
-    found = open_source(f'{tmp_path}/disk/**/*.png')
-    assert [shot.name for shot in found.shots()] == ['2', 'deep/3']
+    found = open_source(f'{tmp_path}/in/**/*.png')
+    assert [shot.name for shot in found.shots()] == ['b/2', 'c/3', 'e/4', 'own/1']
+    assert len(found.losses) == 1
+    found = open_source(f'{tmp_path}/**/own/**')
+    assert [shot.name for shot in found.shots()] == ['in/own/1']
 
 
 def test_a_folder_that_may_not_be_read_is_named(
