@@ -171,9 +171,12 @@ def _run(prog: str, options: argparse.Namespace) -> int:
     if done.bad:
         listed = f'{done.bad} frames left out' + (' (named above)' if named <= _MOST_NAMED else '')
         print(error_line(prog, listed), file=sys.stderr)
+    for text in done.notes:
+        print(f'{prog}: note: {text}', file=sys.stderr)
     for text in done.losses:
         print(error_line(prog, text), file=sys.stderr)
-    return DONE_IN_PART if done.bad or done.losses else ALL_DONE
+    in_part = done.bad or done.losses or done.written.without_depth
+    return DONE_IN_PART if in_part else ALL_DONE
 
 
 def _print(done: 'Extraction', options: argparse.Namespace) -> None:

@@ -79,17 +79,21 @@ def _work_or_reason(parser: argparse.ArgumentParser, work: Callable[[], int]) ->
     try:
         check_installed()
         status = _interruptible(parser.prog, work)
-        sys.stdout.flush()
+        if lost := _lost_output():
+            print(error_line(parser.prog, lost), file=sys.stderr)
+            return DONE_IN_PART if status == ALL_DONE else status
         return status
     except (DesertmindError, OSError) as err:
         if isinstance(err, BrokenPipeError) and _drop_unread_output():
             return NO_READER
+        if isinstance(err, OSError) and err.filename is None and (lost := _lost_output()):
+            print(error_line(parser.prog, lost), file=sys.stderr)
+            return DONE_IN_PART  # commands print when there are results
         print(error_line(parser.prog, err), file=sys.stderr)
         return NOTHING_WRITTEN
     except UnicodeEncodeError as err:  # of a name, as Python holds it
         named = err.object[max(err.start - 100, 0) : err.end + 100]
-        text = f'a name is not UTF-8: {named!r}. Rename it.'
-        print(error_line(parser.prog, text), file=sys.stderr)
+        print(error_line(parser.prog, f'a name: {_name_error(named)}'), file=sys.stderr)
         return NOTHING_WRITTEN
     except ImportError as err:
         if (err.name or '').startswith(('desertmind_seg', 'training')):
@@ -116,17 +120,65 @@ class _Parser(argparse.ArgumentParser):
         for text in given:
             if any('\udc80' <= character <= '\udcff' for character in text):
                 # Reports are UTF-8, and OpenCV crashes where it shall write to such a path.
-                self.error(f'{text!a} has other bytes than UTF-8; rename that file or folder')
+                self.error(_name_error(text))
         return super().parse_known_args(args, namespace)
 
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """As argparse's, which says nothing where it cannot write."""
         try:
-            sys.stdout.flush()
+            (file or sys.stderr).write(message)
         except BrokenPipeError:
             if _drop_unread_output():
                 sys.exit(NO_READER)
             raise
+        except OSError as err:
+            if file is sys.stdout:
+                self.exit(NOTHING_WRITTEN, error_line(self.prog, _without_stdout(err)) + '\n')
+            raise
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        try:
+            lost = _lost_output()
+        except BrokenPipeError:
+            if _drop_unread_output():
+                sys.exit(NO_READER)
+            raise
+        if lost:
+            status, message = NOTHING_WRITTEN, error_line(self.prog, lost) + '\n'
         super().exit(status, message)
+
+
+def _name_error(name: str) -> str:
+    """Say what is wrong with a name that Python could not decode."""
+    try:
+        name.encode('utf-8', 'surrogateescape').decode('utf-8')
+    except UnicodeDecodeError:
+        return f'{name!a} has other bytes than UTF-8; rename that file or folder'
+    return (
+        f'{name!a} is UTF-8, but the locale of this shell is of {sys.getfilesystemencoding()}; '
+        'set one of UTF-8 before: export LC_ALL=C.UTF-8'
+    )
+
+
+def _lost_output() -> str:
+    """Flush stdout; say why that cannot be, as on a full disk, '' where it can.
+
+    Raises:
+        BrokenPipeError: it has no reader.
+    """
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as err:
+        return _without_stdout(err)
+    return ''
+
+
+def _without_stdout(err: OSError) -> str:
+    """Send stdout nowhere, as Python would flush it once more at its end; say why."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return f'stdout cannot be written to, and what was printed is lost: {err.strerror}'
 
 
 def _drop_unread_output() -> bool:

@@ -207,6 +207,8 @@ def _run(prog: str, options: argparse.Namespace) -> int:
             print(f'Video: {video}')
     if source.skipped:
         print(f'{source.skipped} frames came while others were segmented, and were skipped.')
+    for note in source.notes:
+        print(f'{prog}: note: {note}', file=sys.stderr)
     for loss in source.losses:
         print(error_line(prog, loss), file=sys.stderr)
     if summary.failed:

@@ -6,6 +6,7 @@ nothing, runs out of memory, or gives another size than the header's) is one Dec
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,33 @@ from desertmind_seg.model.arrays import Rgb
 if TYPE_CHECKING:
     from PIL import Image
 
+# Told what is odd of an image that is decoded all the same.
+Note = Callable[[str], None]
+# Below the first, 16 bits hold 14 or fewer; a scene spans more than the second.
+_DARK_BELOW, _FLAT_BELOW = 1 << 14 - 8, 16
 
-def decode_color(content: bytes, limits: Limits, *, upright: bool = False) -> Rgb:
+
+def note_dull_16_bits(rgb: npt.NDArray[np.uint8], note: Note) -> None:
+    """Say where the high bytes of 16-bit values tell next to nothing.
+
+    Sensors have 10, 12 or 14 bits, and some drivers leave them at the low end of 16; thermal
+    cameras send hundredths of a kelvin.
+
+    Args:
+        rgb: the high bytes, any shape.
+        note: told one text, the same for all images.
+    """
+    lowest, highest = int(rgb.min()), int(rgb.max())
+    if highest < _DARK_BELOW or 0 < highest - lowest < _FLAT_BELOW:
+        note(
+            'its values use a small part of their 16 bits, of which the high 8 are kept: it is '
+            'seen dark or flat. Scale its values to all of 16 bits, or to 8'
+        )
+
+
+def decode_color(
+    content: bytes, limits: Limits, *, upright: bool = False, note: Note | None = None
+) -> Rgb:
     """Decode an image to RGB: 16-bit values keep their high byte, alpha is dropped.
 
     Args:
@@ -34,6 +60,7 @@ def decode_color(content: bytes, limits: Limits, *, upright: bool = False) -> Rg
         limits: TOPIC_LIMITS or FILE_LIMITS.
         upright: turn it as its EXIF orientation says. Not for a camera's frames, whose calibration
             belongs to the pixels as they are stored.
+        note: told what is odd.
 
     Returns:
         (H, W, 3) uint8, C-contiguous.
@@ -47,7 +74,10 @@ def decode_color(content: bytes, limits: Limits, *, upright: bool = False) -> Rg
     is_webp = content[8:12] == b'WEBP'
     by_opencv = upright and not is_webp
     flags = cv2.IMREAD_COLOR_RGB | (0 if by_opencv else cv2.IMREAD_IGNORE_ORIENTATION)
-    rgb = np.asarray(_decode(content, limits, flags), np.uint8)
+    header, image = _decode(content, limits, flags)
+    rgb = np.asarray(image, np.uint8)
+    if header.bits == 16 and note is not None:
+        note_dull_16_bits(rgb, note)
     return _upright(rgb, content) if upright and is_webp else rgb
 
 
@@ -75,7 +105,7 @@ def decode_unchanged(content: bytes, limits: Limits) -> npt.NDArray[Any]:
     Raises:
         DecodeError: as `decode_color`.
     """
-    return _decode(content, limits, cv2.IMREAD_UNCHANGED)
+    return _decode(content, limits, cv2.IMREAD_UNCHANGED)[1]
 
 
 def decode_palette(content: bytes, limits: Limits, *, colors: bool = False) -> npt.NDArray[Any]:
@@ -128,8 +158,13 @@ _ORIENTATION = 0x0112  # in EXIF
 _LABEL_MODES = {'1', 'P', 'L', 'LA', 'I', 'I;16', 'I;16B', 'RGB', 'RGBA'}
 
 
-def _decode(content: bytes, limits: Limits, flags: int) -> npt.NDArray[Any]:
+def _decode(content: bytes, limits: Limits, flags: int) -> tuple[ImageHeader, npt.NDArray[Any]]:
     header, content = checked_image(content, limits)
+    if header.bits == 32 and flags != cv2.IMREAD_UNCHANGED:
+        raise DecodeError(
+            f'it is a {header.format} of 32 bits a value, as floats, and nothing says which of '
+            'them are black and white; expected 8 or 16 bits: scale it'
+        )
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
         if header.format == 'TIFF' and image is not None and image.dtype == np.uint8:
@@ -150,7 +185,7 @@ def _decode(content: bytes, limits: Limits, flags: int) -> npt.NDArray[Any]:
         )
     if ends_early:
         raise DecodeError('its JPEG ends before its last pixel, and the rest would be grey')
-    return image
+    return header, image
 
 
 def _ends_early(content: bytes, image: npt.NDArray[Any] | None, flags: int) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from desertmind_seg.decoding.image_bytes import (
+    Note,
     decode_color,
     decode_palette,
     decode_unchanged,
@@ -26,8 +27,12 @@ EXTENSIONS = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 _MAX_FILE_BYTES = 1 << 29
 
 
-def read_color_file(path: Path) -> Rgb:
+def read_color_file(path: Path, note: Note | None = None) -> Rgb:
     """Read an image file as RGB, upright by its EXIF orientation.
+
+    Args:
+        path: of the file.
+        note: told what is odd.
 
     Returns:
         (H, W, 3) uint8.
@@ -36,7 +41,7 @@ def read_color_file(path: Path) -> Rgb:
         OSError: the file cannot be read.
         DecodeError: it is no regular file, or no whole image within FILE_LIMITS.
     """
-    return decode_color(_content(path), FILE_LIMITS, upright=True)
+    return decode_color(_content(path), FILE_LIMITS, upright=True, note=note)
 
 
 def read_depth_file(path: Path) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:

@@ -8,14 +8,15 @@ Pillow, at 0.2 ms a JPEG, neither counts scans nor looks behind the size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 import re
 import struct
 
 from desertmind_seg.decoding.jpeg_header import read_jpeg
 from desertmind_seg.decoding.png_chunks import SIGNATURE as PNG_SIGNATURE
-from desertmind_seg.decoding.png_chunks import plain_png, read_png
-from desertmind_seg.decoding.tiff_header import read_tiff
+from desertmind_seg.decoding.png_chunks import is_animated, plain_png, read_png
+from desertmind_seg.decoding.tiff_header import has_pages, read_tiff
 from desertmind_seg.model.errors import DesertmindError
 
 
@@ -87,11 +88,13 @@ class ImageHeader:
         format: 'JPEG', 'PNG', 'TIFF', 'WebP' or 'BMP'.
         width: in pixels, as stored.
         height: in pixels, as stored.
+        bits: of a value: 1 to 16, 32 in a TIFF.
     """
 
     format: str
     width: int
     height: int
+    bits: int = 8
 
 
 def checked_image(content: bytes, limits: Limits) -> tuple[ImageHeader, bytes]:
@@ -109,6 +112,11 @@ def checked_image(content: bytes, limits: Limits) -> tuple[ImageHeader, bytes]:
     try:
         header = ImageHeader(name, *_READERS[name](content))
         limits.check_size(header.width, header.height)
+        if name in _SEVERAL and _SEVERAL[name](content):
+            raise DecodeError(
+                f'it is a {name} of several images (pages, or an animation), and expected is one: '
+                'take it apart, such as by: magick FILE FILE_%03d.png'
+            )
         return header, plain_png(content) if name == 'PNG' else content
     except DecodeError:
         raise
@@ -137,9 +145,7 @@ def _format(content: bytes) -> str:
 def _read_webp(content: bytes) -> tuple[int, int]:
     chunk = content[12:16]
     if chunk == b'VP8X':
-        flags, width, width_high, height, height_high = struct.unpack_from('<B3xHBHB', content, 20)
-        if flags & 2:
-            raise ValueError('it is an animation; expected one image')
+        width, width_high, height, height_high = struct.unpack_from('<HBHB', content, 24)
         return (width_high << 16) + width + 1, (height_high << 16) + height + 1
     if chunk == b'VP8L':
         (bits,) = struct.unpack_from('<I', content, 21)
@@ -163,4 +169,11 @@ _READERS = {
     'TIFF': read_tiff,
     'WebP': _read_webp,
     'BMP': _read_bmp,
+}
+# Whether there are several images. A JPEG may have others behind it that show the same (MPO): a
+# preview, depth, the other eye.
+_SEVERAL: dict[str, Callable[[bytes], bool]] = {
+    'PNG': is_animated,
+    'TIFF': has_pages,
+    'WebP': lambda content: content[12:16] == b'VP8X' and bool(content[20] & 2),
 }

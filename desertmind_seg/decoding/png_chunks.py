@@ -7,7 +7,7 @@ import zlib
 
 SIGNATURE = b'\x89PNG\r\n\x1a\n'
 # All that the pixels and the image's orientation depend on. Of the others some unpack to 8 MB
-# each; without them an animation is its first image.
+# each.
 _CHUNKS = {b'IHDR', b'PLTE', b'tRNS', b'IDAT', b'IEND', b'eXIf'}
 _MAX_EXIF_BYTES = 1 << 16
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -17,8 +17,8 @@ _MAX_UNSEEN_BYTES = 1 << 18
 _MAX_REPACKED_BYTES = 1 << 25
 
 
-def read_png(content: bytes) -> tuple[int, int]:
-    """Return width and height in pixels.
+def read_png(content: bytes) -> tuple[int, int, int]:
+    """Return width and height in pixels, and the bits of a value.
 
     Raises:
         ValueError: it does not begin with a size.
@@ -26,8 +26,15 @@ def read_png(content: bytes) -> tuple[int, int]:
     """
     if content[8:16] != b'\0\0\0\rIHDR':
         raise ValueError('no IHDR chunk')
-    width, height = struct.unpack_from('>II', content, 16)
-    return width, height
+    width, height, bits = struct.unpack_from('>IIB', content, 16)
+    return width, height, bits
+
+
+def is_animated(content: bytes) -> bool:
+    """Whether a PNG has several images; decoders show the first."""
+    begin = b'\0\0\0\x08acTL'
+    at = content.find(begin, 0, max(0, content.find(b'IDAT')))
+    return at >= 0 and content[at + len(begin) :][:4] > b'\0\0\0\1'
 
 
 def plain_png(content: bytes) -> bytes:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import struct
 
-# Tags.
+# Tags; the first two say what an image is of another: a reduced one, a page, its mask.
+_SUBFILE, _OLD_SUBFILE = 254, 255
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _SAMPLES, _TILE_WIDTH, _TILE_HEIGHT = 277, 322, 323
 _READ = {
     *(_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC),
     *(_SAMPLES, _TILE_WIDTH, _TILE_HEIGHT),
 }
+# An image pyramid has some ten.
+_MAX_DIRECTORIES = 100
 # Scanners and GeoTIFF write some 60 tags.
 _MAX_TAGS = 500
 # Type -> struct character of what a tag's values are: byte, 16 and 32 bits.
@@ -25,8 +28,8 @@ _PHOTOMETRICS = {0, 1, 2, 3}
 _MIN_TILE_SIDE, _MAX_TILE_SIDE = 64, 1024
 
 
-def read_tiff(content: bytes) -> tuple[int, int]:
-    """Return width and height of the first image in pixels.
+def read_tiff(content: bytes) -> tuple[int, int, int]:
+    """Return width and height of the first image in pixels, and the bits of a value.
 
     Raises:
         ValueError: the directory is damaged, or the image is of a kind that is not decoded.
@@ -76,4 +79,32 @@ def read_tiff(content: bytes) -> tuple[int, int]:
             )
     if _WIDTH not in tags or _HEIGHT not in tags:
         raise ValueError('no size')
-    return tags[_WIDTH][0], tags[_HEIGHT][0]
+    return tags[_WIDTH][0], tags[_HEIGHT][0], bits
+
+
+def has_pages(content: bytes) -> bool:
+    """Whether a TIFF that `read_tiff` read has further images; decoders show the first.
+
+    The same image smaller, as in pyramids and beside thumbnails, and masks are none.
+
+    Raises:
+        ValueError: a directory is damaged.
+        struct.error: it is cut off.
+    """
+    order = '<' if content.startswith(b'II') else '>'
+    (at,) = struct.unpack_from(f'{order}I', content, 4)
+    for number in range(_MAX_DIRECTORIES):
+        (num_entries,) = struct.unpack_from(f'{order}H', content, at)
+        if num_entries > _MAX_TAGS:
+            raise ValueError(f'{num_entries} tags; expected at most {_MAX_TAGS}')
+        end = at + 2 + 12 * num_entries
+        values = {}
+        for tag, kind, _, value in struct.iter_unpack(f'{order}HHI4s', content[at + 2 : end]):
+            if kind in (3, 4):  # 16 bits stand at the left
+                (values[tag],) = struct.unpack_from(f'{order}{_TYPES[kind]}', value)
+        if number and not values.get(_SUBFILE, 0) & 5 and values.get(_OLD_SUBFILE) != 2:
+            return True
+        (at,) = struct.unpack_from(f'{order}I', content, end)
+        if not at:
+            return False
+    return True

@@ -138,7 +138,6 @@ class RecordedFrames:
             message = self._bag.deserialize(raw)
             reason = UNDECODABLE
             rgb = decode_frame(self._bag, self.topic, message)
-            self._note_darkness(message, rgb)
             reason = UNFIT
             check_frame(rgb)
         except DesertmindError as err:
@@ -148,15 +147,6 @@ class RecordedFrames:
             depth = self._depth.decode(depth_raw, (rgb.shape[0], rgb.shape[1]))
         decode_ms = (time.perf_counter() - start) * 1e3
         return Frame(stamp_ns, raw.log_time_ns, message.header, rgb, depth, decode_ms)
-
-    def _note_darkness(self, message: Any, rgb: Rgb) -> None:
-        # Sensors have 10, 12 or 14 bits, and some drivers leave them at the low end of 16.
-        if getattr(message, 'encoding', '').endswith('16') and rgb.max() < 1 << 14 - 8:
-            self._bag.findings.note(
-                f'frames of {self.topic} in {message.encoding} use at most 14 of their 16 bits, '
-                'of which 8 are kept: they are dark. Have the driver scale its values to 16 bits, '
-                'or send 8'
-            )
 
     def log_times_ns(self) -> dict[int, int]:
         """Return the stamp of each good frame with its log time; of one stamp the first's."""

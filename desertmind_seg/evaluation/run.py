@@ -260,7 +260,11 @@ def _read_labels(bag: Bag, inputs: BagInputs, ontology: Ontology) -> RecordedLab
         mapped = bag_label_map(
             of, inputs.labels, ontology, inputs.labels_ontology, inputs.label_map
         )
-        return RecordedLabels(of, inputs.labels, ontology, inputs.label_codes, mapped)
+        labels = RecordedLabels(of, inputs.labels, ontology, inputs.label_codes, mapped)
+        if of is not bag:
+            for loss in of.findings.losses:
+                bag.findings.lose(f'of the bag of labels: {loss}')
+        return labels
 
 
 def _segment(

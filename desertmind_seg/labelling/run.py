@@ -58,6 +58,7 @@ class Extraction:
         written: what was written.
         bad: frames that could not be had.
         losses: what else the source lacks, one sentence each.
+        notes: what is odd about it, while nothing is missing.
         knows_flicker: whether flicker was known of any frame.
     """
 
@@ -66,6 +67,7 @@ class Extraction:
     written: Written
     bad: int
     losses: Sequence[str]
+    notes: Sequence[str]
     knows_flicker: bool
 
 
@@ -128,7 +130,7 @@ def extract_frames(
         if not written.frames:
             raise LabellingError(
                 f'no frame of {request.source} could be written: {len(bad)} of {surveyed} cannot '
-                'be read'
+                f'be read{"".join(f"; {loss}" for loss in source.losses)}'
             )
     return Extraction(
         spacing,
@@ -136,6 +138,8 @@ def extract_frames(
         written,
         len(bad),
         source.losses,
+        # Where the first pass decodes, it decodes all.
+        list(dict.fromkeys([*source.notes, *([] if request.uncertain else again.notes)])),
         any(one.candidate.flicker is not None for one in chosen),
     )
 

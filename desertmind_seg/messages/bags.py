@@ -165,18 +165,22 @@ class Bag:
     A context manager. Messages of ROS 1 come out as their ROS 2 equivalents. What is damaged or
     missing is left out, said in the log, and kept in `findings`.
 
+    Args:
+        path: of the folder, or of the file.
+        logged: False where the caller says what is in `findings`.
+
     Raises:
         FileNotFoundError: There is nothing at `path`.
         BagError: What is there is no readable bag.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, logged: bool = True) -> None:
         self.path = path
         # How `decode_frame` reads compressed frames: set it before.
         self.compressed_colors: CompressedColors = 'auto'
         self.topics: dict[str, Topic] = {}
         self.custom_data: dict[str, str] = {}
-        self.findings = Findings(path)
+        self.findings = Findings(path, logged)
         self._connections: dict[str, list[Connection]] = {}
         self._types: dict[str, Typestore] = {}
         self._recording: Recording | None = None
@@ -346,7 +350,7 @@ class Bag:
             missing -= 1
             yield self._message(connection, _ros_time(log_time_ns), data)
         if missing > 0 and start_ns is None and stop_ns is None and not self.findings.losses:
-            self.findings.lose(f'{missing} messages that its index promises are not there')
+            self.findings.lose(f'{missing} messages that the index promises are not there')
 
     def _message(
         self, connection: Connection, log_time_ns: int, data: bytes | memoryview
@@ -464,7 +468,14 @@ def pair_by_stamp(
 
 
 def decode_frame(bag: Bag, topic: str, message: Any) -> Rgb:
-    """Decode a deserialized frame of `topic`, raw or compressed, to (H, W, 3) uint8 RGB."""
+    """Decode a deserialized frame of `topic`, raw or compressed, to (H, W, 3) uint8 RGB.
+
+    What is odd of it goes to the findings.
+    """
+
+    def note(text: str) -> None:
+        bag.findings.note(f'of a frame of {topic}, and maybe of more: {text}')
+
     if bag.topics[topic].type == COMPRESSED_IMAGE_TYPE:
-        return decode_compressed_image(message, bag.compressed_colors)
-    return decode_image(message)
+        return decode_compressed_image(message, bag.compressed_colors, note)
+    return decode_image(message, note)

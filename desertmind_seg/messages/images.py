@@ -17,7 +17,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from desertmind_seg.decoding.image_bytes import decode_color, decode_unchanged
+from desertmind_seg.decoding.image_bytes import (
+    Note,
+    decode_color,
+    decode_unchanged,
+    note_dull_16_bits,
+)
 from desertmind_seg.decoding.image_header import TOPIC_LIMITS, DecodeError, one_line
 from desertmind_seg.messages.compressed_format import CompressedColors, CompressedFormat
 from desertmind_seg.model.errors import DesertmindError
@@ -106,11 +111,15 @@ def nanoseconds(stamp: Any) -> int:
 
 
 @message_decoder
-def decode_image(message: Any) -> UInt8:
+def decode_image(message: Any, note: Note | None = None) -> UInt8:
     """Decode a sensor_msgs/Image to RGB.
 
     16-bit encodings keep the high byte of each value. Colour mosaics are interpolated bilinearly;
     their outermost pixels are copies of their neighbours.
+
+    Args:
+        message: any with the fields of one.
+        note: told what is odd.
 
     Returns:
         (H, W, 3) uint8, C-contiguous. For unpadded rgb8 it is the message's own memory, so it is
@@ -125,9 +134,13 @@ def decode_image(message: Any) -> UInt8:
         kind, value_bytes, channels, conversion = _INTERLEAVED_ENCODINGS[encoding]
         pixels = _pixels(message, channels, value_bytes)
         if kind in _BAYER:
-            return _demosaic(pixels, kind)
-        rgb = pixels if conversion is None else cv2.cvtColor(pixels, conversion)
-        return np.ascontiguousarray(rgb, np.uint8)
+            rgb = _demosaic(pixels, kind)
+        else:
+            converted = pixels if conversion is None else cv2.cvtColor(pixels, conversion)
+            rgb = np.ascontiguousarray(converted, np.uint8)
+        if value_bytes == 2 and note is not None:
+            note_dull_16_bits(rgb, note)
+        return rgb
     if encoding in _PACKED_422:
         return _decode_packed_422(message, _PACKED_422[encoding])
     if encoding in _SEMI_PLANAR_420:
@@ -144,7 +157,9 @@ def decode_image(message: Any) -> UInt8:
 
 
 @message_decoder
-def decode_compressed_image(message: Any, colors: CompressedColors = 'auto') -> UInt8:
+def decode_compressed_image(
+    message: Any, colors: CompressedColors = 'auto', note: Note | None = None
+) -> UInt8:
     """Decode a sensor_msgs/CompressedImage (JPEG, PNG or TIFF) to RGB.
 
     16-bit images keep the high byte, alpha is dropped, grey becomes RGB, EXIF rotation is ignored
@@ -159,6 +174,7 @@ def decode_compressed_image(message: Any, colors: CompressedColors = 'auto') -> 
         message: any with the fields `format` and `data`.
         colors: 'auto' exchanges red and blue where the sender says that it stored them so:
             docs/formats.md tells who does. The others overrule what `format` says.
+        note: told what is odd.
 
     Returns:
         (H, W, 3) uint8, C-contiguous.
@@ -179,8 +195,11 @@ def decode_compressed_image(message: Any, colors: CompressedColors = 'auto') -> 
             if pixels.ndim == 2:
                 values = pixels >> 8 if pixels.dtype == np.uint16 else pixels
                 kind = said.mosaic.rstrip('0123456789')
-                return _demosaic(values.astype(np.uint8, copy=False), kind)
-        rgb = decode_color(content, TOPIC_LIMITS)
+                rgb = _demosaic(values.astype(np.uint8, copy=False), kind)
+                if pixels.dtype == np.uint16 and note is not None:
+                    note_dull_16_bits(rgb, note)
+                return rgb
+        rgb = decode_color(content, TOPIC_LIMITS, note=note)
     except DecodeError as err:
         raise MessageError(f'Compressed image of format {message.format!r}: {err}.') from err
     if colors == 'exchanged' or (colors == 'auto' and said.exchanged):

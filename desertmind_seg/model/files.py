@@ -124,8 +124,7 @@ def make_folder(folder: Path) -> list[Path]:
     """Make a folder for results with those above it; return those that were not there.
 
     Raises:
-        FileError: a file stands where it, or one above it, would be.
-        OSError: it cannot be made.
+        FileError: a file stands where it, or one above it, would be; or it cannot be made.
     """
     wanted = (folder, *folder.parents)
     missing = [each for each in wanted if not each.exists()]
@@ -138,6 +137,12 @@ def make_folder(folder: Path) -> list[Path]:
         raise FileError(
             f'{blocking} is {kind}, where results need the folder{place}; name another one'
         ) from None
+    except OSError as err:
+        above = next(each for each in wanted if each.exists())
+        raise FileError(
+            f'the folder {folder} cannot be made in {above}: {err.strerror}; name one where this '
+            'user may write, and where there is room'
+        ) from err
     return missing
 
 
@@ -146,7 +151,7 @@ def made_folder(folder: Path) -> Iterator[None]:
     """Make a folder for results, which goes again where nothing was put into it.
 
     Raises:
-        FileError, OSError: as `make_folder`.
+        FileError: as `make_folder`.
     """
     made = make_folder(folder)
     try:

@@ -114,11 +114,15 @@ class FrameWorker:
         message = frame.message
         try:
             if isinstance(message, CompressedImage):
-                return decode_compressed_image(message, self._settings['input.compressed_colors'])
-            return decode_image(message)
+                colors = self._settings['input.compressed_colors']
+                return decode_compressed_image(message, colors, self._note)
+            return decode_image(message, self._note)
         except MessageError as err:
             self._drop_bad(err)
             return None
+
+    def _note(self, text: str) -> None:
+        self._logger.warning(f'Of a frame, and maybe of more: {text}', throttle_duration_sec=60.0)
 
     def _segment(
         self, frame: Frame, rgb: Rgb, needed: Sequence[str], depth: Depth | None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
@@ -115,6 +117,23 @@ class Selection:
             yield shot
 
 
+def distinct_names(forms: Mapping[Path, Sequence[str]]) -> dict[Path, str]:
+    """Return a name for each file: the first of its forms that it shares with no other.
+
+    Args:
+        forms: of each file, from short to long; the last are distinct.
+    """
+    chosen = dict.fromkeys(forms, 0)
+    while True:
+        names = {path: forms[path][at] for path, at in chosen.items()}
+        counts = Counter(names.values())
+        shared = [path for path, at in chosen.items() if counts[names[path]] > 1]
+        if not (longer := [path for path in shared if chosen[path] + 1 < len(forms[path])]):
+            return names
+        for path in longer:
+            chosen[path] += 1
+
+
 class Source(ABC):
     """Frames of one kind; a context manager, to be iterated once.
 
@@ -129,6 +148,7 @@ class Source(ABC):
     Attributes:
         count: how many frames will come, bad ones included; None where nobody knows.
         losses: what is missing that the source promised, one sentence each; complete at the end.
+        notes: what is odd about it, while nothing is missing; likewise.
         skipped: of a live source, frames that were too old by the time they could be taken.
     """
 
@@ -154,6 +174,7 @@ class Source(ABC):
         known = total is not None and not selection.by_time
         self.count = ceil(total / selection.every) if known and total is not None else None
         self.losses: list[str] = []
+        self.notes: list[str] = []
         self.skipped = 0
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-import os
 from pathlib import Path, PurePath
 
 from desertmind_seg.decoding.image_files import EXTENSIONS, read_color_file
@@ -16,6 +15,7 @@ from desertmind_seg.sources.frames import (
     Source,
     SourceError,
     SourceFrame,
+    distinct_names,
 )
 
 # What phones and cameras write beside JPEG.
@@ -26,8 +26,7 @@ CONVERT = 'convert to JPEG or PNG first, such as by: magick mogrify -format jpg 
 class ImageFiles(Source):
     """Image files, each named by its path below `root` without its extension.
 
-    Raises:
-        SourceError: two of them would have one name.
+    Those that differ in their extension alone keep it: x.jpg and x.png.
     """
 
     def __init__(
@@ -35,18 +34,37 @@ class ImageFiles(Source):
     ) -> None:
         name = paths[0].stem if len(paths) == 1 else root.resolve().name or 'images'
         super().__init__('images', name, description, len(paths), selection)
-        self.paths: dict[str, Path] = {}
-        for path in paths:
-            name = path.relative_to(root).with_suffix('').as_posix()
-            if name in self.paths:
-                raise SourceError(
-                    f'{self.paths[name]} and {path} would both be written as {name}; rename one'
-                )
-            self.paths[name] = path
+        below = {path: path.relative_to(root) for path in paths}
+        names = distinct_names(
+            {
+                path: (each.with_suffix('').as_posix(), each.as_posix())
+                for path, each in below.items()
+            }
+        )
+        self.paths = {name: path for path, name in names.items()}
+        # What is odd -> of which images.
+        self._odd: dict[str, list[Path]] = {}
+        for path, name in names.items():
+            if name == below[path].as_posix():
+                self._note(path, 'others have its name but for the extension: results keep it')
 
     def _shots(self) -> Iterator[Shot | BadFrame]:
         for name, path in self.paths.items():
-            yield Shot(name, None, partial(_read, name, path), str(path))
+            yield Shot(name, None, partial(self._read, name, path), str(path))
+
+    def _read(self, name: str, path: Path) -> SourceFrame:
+        try:
+            rgb = read_color_file(path, partial(self._note, path))
+        except OSError as err:  # whose own words name the file, as who reports this does
+            raise SourceError(f'it cannot be read: {err.strerror}') from err
+        return SourceFrame(name, rgb, None, path=str(path))
+
+    def _note(self, path: Path, text: str) -> None:
+        self._odd.setdefault(text, []).append(path)
+        self.notes[:] = [
+            f'of {len(paths)} images, such as {paths[0]}: {text}'
+            for text, paths in self._odd.items()
+        ]
 
 
 class OneImage(Source):
@@ -58,33 +76,6 @@ class OneImage(Source):
 
     def _shots(self) -> Iterator[Shot | BadFrame]:
         yield Shot(self._frame.name, None, lambda: self._frame)
-
-
-def _read(name: str, path: Path) -> SourceFrame:
-    return SourceFrame(name, read_color_file(path), None, path=str(path))
-
-
-def images_below(folder: Path) -> list[Path]:
-    """List the images in `folder` and its subfolders, without names that begin with a dot."""
-    return [path for path in _files_below(folder) if is_image(path)]
-
-
-def unread_below(folder: Path) -> list[Path]:
-    """List the pictures in `folder` and below of kinds that are not read.
-
-    Not those that a camera wrote beside an image of the same name.
-    """
-    read = {path.with_suffix('') for path in images_below(folder)}
-    files = [path for path in _files_below(folder) if path.suffix.lower() in UNREAD]
-    return [path for path in files if path.with_suffix('') not in read]
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    for parent, subfolders, names in os.walk(folder):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith('.'))
-        for name in sorted(names):
-            if not name.startswith('.'):
-                yield Path(parent) / name
 
 
 def is_image(path: PurePath) -> bool:

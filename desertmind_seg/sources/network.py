@@ -59,10 +59,13 @@ def open_address(url: str, selection: Selection) -> Source:
         image, is_file = _still_image(url)
         if image is not None:
             try:
-                rgb = decode_color(image, FILE_LIMITS, upright=True)
+                notes: list[str] = []
+                rgb = decode_color(image, FILE_LIMITS, upright=True, note=notes.append)
             except DesertmindError as err:
                 raise SourceError(f'{shown}: {err}') from err
-            return OneImage(shown, name, rgb, selection)
+            source = OneImage(shown, name, rgb, selection)
+            source.notes += notes
+            return source
     capture = _connect(url)
     # A file is not opened again at its end, where it would begin once more, and without an end.
     if is_file or (is_http and frame_count(capture) is not None):
@@ -73,7 +76,10 @@ def open_address(url: str, selection: Selection) -> Source:
 def _connect(url: str) -> cv2.VideoCapture:
     limit_ms = round(TIMEOUT_SEC * 1e3)
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit_ms]
-    capture = open_capture(url, shown_address(url), limits)
+    try:
+        capture = open_capture(url, limits)
+    except SourceError as err:
+        raise SourceError(f'{shown_address(url)}: {err}') from err
     if capture is None:
         raise SourceError(
             f'{shown_address(url)} gives no video within {TIMEOUT_SEC:g} s: nobody answers '

@@ -8,22 +8,15 @@ import re
 
 from desertmind_seg.decoding.image_files import EXTENSIONS as IMAGE_EXTENSIONS
 from desertmind_seg.messages.compressed_format import CompressedColors
+from desertmind_seg.sources.folders import Found, fitting, look_into
 from desertmind_seg.sources.frames import Selection, Source, SourceError
-from desertmind_seg.sources.images import (
-    CONVERT,
-    UNREAD,
-    ImageFiles,
-    images_below,
-    is_image,
-    unread_below,
-)
+from desertmind_seg.sources.images import CONVERT, UNREAD, ImageFiles, is_image
 from desertmind_seg.sources.live import open_camera
 from desertmind_seg.sources.network import open_address, shown_address
-from desertmind_seg.sources.recorded import BagFrames
+from desertmind_seg.sources.recorded import BagFrames, is_bag_file
 from desertmind_seg.sources.videos import EXTENSIONS as VIDEO_EXTENSIONS
 from desertmind_seg.sources.videos import VideoFiles, is_video
 
-_BAG_NAME = re.compile(r'\.(mcap|db3|bag)(\.zstd|\.zst)?$', re.IGNORECASE)
 _ALL = Selection()
 
 
@@ -64,7 +57,7 @@ def open_source(
     if '://' in text:
         return open_address(text, selection)
     if is_bag:
-        return BagFrames(path, image_topic, depth_topic, selection, compressed_colors)
+        return _open_bag(path, image_topic, depth_topic, selection, compressed_colors)
     if not path.exists():
         return _open_pattern(text, selection)
     if path.is_dir():
@@ -72,7 +65,7 @@ def open_source(
     if is_image(path):
         return ImageFiles(text, path.parent, [path], selection)
     if is_video(path):
-        return VideoFiles(text, [path], selection)
+        return VideoFiles(text, path.parent, [path], selection)
     if path.suffix.lower() in UNREAD:
         raise SourceError(f'{path} is a picture of a kind that is not read; {CONVERT}')
     raise SourceError(
@@ -87,40 +80,43 @@ def _list(extensions: tuple[str, ...]) -> str:
 
 def _is_bag(path: Path) -> bool:
     if not path.is_dir():
-        return path.exists() and bool(_BAG_NAME.search(path.name) or path.name == 'metadata.yaml')
-    names = [each.name for each in path.iterdir()]
+        return path.exists() and (is_bag_file(path) or path.name == 'metadata.yaml')
+    files = list(path.iterdir())
     # Other things have a metadata.yaml too.
-    return any(_BAG_NAME.search(name) for name in names) or (
-        'metadata.yaml' in names and not images_below(path)
+    return any(is_bag_file(each) for each in files) or (
+        'metadata.yaml' in (each.name for each in files) and not look_into(path).images
     )
+
+
+def _open_bag(
+    path: Path,
+    image_topic: str | None,
+    depth_topic: str | None,
+    selection: Selection,
+    compressed_colors: CompressedColors,
+) -> BagFrames:
+    source = BagFrames(path, image_topic, depth_topic, selection, compressed_colors)
+    if path.is_dir() and (beside := look_into(path).images):
+        source.notes.append(
+            f'{path} is taken as a bag; of its {len(beside)} images none is taken. For them give '
+            f"a pattern in quotes, such as '{beside[0].parent}/*{beside[0].suffix}'"
+        )
+    return source
 
 
 def _open_folder(folder: Path, selection: Selection) -> ImageFiles:
-    images, unread = images_below(folder), unread_below(folder)
-    if images:
-        source = ImageFiles(str(folder), folder, images, selection)
-        if unread:
-            source.losses.append(
-                f'{len(unread)} pictures in {folder} are of kinds that are not read, such as '
-                f'{unread[0].name}; {CONVERT}'
-            )
-        return source
-    if unread:
+    found = look_into(folder)
+    if not found.images:
         raise SourceError(
-            f'{folder} holds {len(unread)} pictures of kinds that are not read, such as '
-            f'{unread[0].name}, and no others; {CONVERT}'
+            f'{folder} holds no images in any of its folders; expected files ending in '
+            f'{_list(IMAGE_EXTENSIONS)}'
+            + ''.join(f'. It holds {each}' for each in found.others())
+            + ''.join(f'. {each}' for each in found.losses)
         )
-    videos = [path for path in sorted(folder.rglob('*')) if is_video(path)]
-    hint = (
-        f'. It holds {len(videos)} videos: name one, or give a pattern in quotes, such as '
-        f"'{videos[0].parent}/*{videos[0].suffix}'"
-        if videos
-        else ''
-    )
-    raise SourceError(
-        f'{folder} holds no images in any of its folders; expected files ending in '
-        f'{_list(IMAGE_EXTENSIONS)}{hint}'
-    )
+    source = ImageFiles(str(folder), folder, found.images, selection)
+    source.losses += [f'{folder} holds beside images {each}' for each in found.others()]
+    source.losses += found.losses
+    return source
 
 
 def _open_pattern(pattern: str, selection: Selection) -> Source:
@@ -130,23 +126,32 @@ def _open_pattern(pattern: str, selection: Selection) -> Source:
             f'{pattern} does not exist; give an image or a folder of images, a pattern in quotes, '
             "a video, a bag, a camera's number such as 0, or an address such as rtsp://HOST/PATH"
         )
-    found = [Path(each) for each in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
-    files = [path for path in found if not path.is_dir()]
-    images = [path for path in files if is_image(path)]
-    videos = [path for path in files if is_video(path)]
-    if images and videos:
+    found = Found()
+    # Of one file in a folder and a link to it the shortest way there.
+    ways = sorted(fitting(pattern, found.losses), key=lambda path: (len(path.parts), path))
+    places = {path.parent.resolve() / path.name: path for path in reversed(ways)}
+    files = [path for path in sorted(places.values()) if not path.is_dir()]
+    found.add(files)
+    if found.images and found.videos:
         raise SourceError(
-            f'{pattern!r} fits {len(images)} images and {len(videos)} videos; expected one of '
-            f'both kinds, as by the ending *{images[0].suffix}'
+            f'{pattern!r} fits {len(found.images)} images and {len(found.videos)} videos; '
+            f'expected one of both kinds, as by the ending *{found.images[0].suffix}'
         )
-    if images:
-        return ImageFiles(pattern, _fixed_part(pattern), images, selection)
-    if videos:
-        return VideoFiles(pattern, videos, selection)
-    raise SourceError(
-        f'no image or video fits the pattern {pattern!r}; it fits {len(files)} other files and '
-        f'{len(found) - len(files)} folders'
-    )
+    source: Source
+    if found.images:
+        source = ImageFiles(pattern, _fixed_part(pattern), found.images, selection)
+    elif found.videos:
+        source = VideoFiles(pattern, _fixed_part(pattern), found.videos, selection)
+        found.videos = []
+    else:
+        raise SourceError(
+            f'no image or video fits the pattern {pattern!r}; it fits {len(files)} other files '
+            f'and {len(places) - len(files)} folders'
+            + ''.join(f'. It fits {each}' for each in found.others())
+        )
+    source.losses += [f'{pattern!r} also fits {each}' for each in found.others()]
+    source.losses += found.losses
+    return source
 
 
 def _fixed_part(pattern: str) -> Path:

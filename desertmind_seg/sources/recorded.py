@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
+import re
 
 from desertmind_seg.messages.bag_depth import decode_recorded_depth, pair_recorded
 from desertmind_seg.messages.bags import (
@@ -31,6 +32,7 @@ from desertmind_seg.sources.frames import (
 
 # Of how many different problems with depth the text is kept.
 _MAX_PROBLEMS = 5
+_FILE_NAME = re.compile(r'\.(mcap|db3|bag)(\.zstd|\.zst)?$', re.IGNORECASE)
 
 
 class BagFrames(Source):
@@ -57,15 +59,20 @@ class BagFrames(Source):
         compressed_colors: CompressedColors = 'auto',
     ) -> None:
         with ExitStack() as stack:
-            self.bag = stack.enter_context(Bag(path))
+            self.bag = stack.enter_context(Bag(path, logged=False))
             self.bag.compressed_colors = compressed_colors
-            self.topic = image_topic or _only_topic(self.bag, depth_topic)
             self.depth_topic = depth_topic
-            total = self.bag.topic(self.topic).count
-            if depth_topic is not None:
-                self.bag.topic(depth_topic)
-                if depth_topic == self.topic:
-                    raise SourceError(f'{depth_topic!r} is given as topic of images and of depth')
+            try:
+                self.topic = image_topic or _only_topic(self.bag, depth_topic)
+                total = self.bag.topic(self.topic).count
+                if depth_topic is not None:
+                    self.bag.topic(depth_topic)
+            except DesertmindError as err:
+                # A topic may have been in what is lost.
+                said = ' '.join([f'{err}', *map('Lost: {}.'.format, self.bag.findings.losses)])
+                raise type(err)(said) from err
+            if depth_topic == self.topic:
+                raise SourceError(f'{depth_topic!r} is given as topic of images and of depth')
             folder = path.parent if path.name == 'metadata.yaml' else path
             duration_s = self.bag.duration_ns / 1e9
             super().__init__(
@@ -76,6 +83,8 @@ class BagFrames(Source):
                 selection,
                 (total - 1) / duration_s if total > 1 and duration_s > 0.0 else None,
             )
+            # Lists that grow: the bag's own losses count wherever a run ends.
+            self.losses, self.notes = self.bag.findings.losses, self.bag.findings.notes
             self._stack = stack.pop_all()
         self._total = total
         # Of the frame that was read last.
@@ -141,6 +150,11 @@ class BagFrames(Source):
             for name, topic in self.bag.topics.items()
             if topic.type in IMAGE_TYPES and 'depth' in name
         ]
+
+
+def is_bag_file(path: PurePath) -> bool:
+    """Whether a file is one of a bag by its name."""
+    return bool(_FILE_NAME.search(path.name))
 
 
 def _only_topic(bag: Bag, depth_topic: str | None) -> str:

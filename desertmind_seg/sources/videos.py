@@ -33,6 +33,7 @@ from desertmind_seg.sources.frames import (
     Source,
     SourceError,
     SourceFrame,
+    distinct_names,
 )
 
 EXTENSIONS = (
@@ -62,38 +63,43 @@ _SILENT = 0  # of OpenCV's log levels
 class VideoFiles(Source):
     """The frames of video files, one file after the other; NAME_000012 is the 13th of NAME.mp4.
 
+    Videos of one name keep what tells them apart: their folders below `root`, or the extension.
+
     Raises:
-        SourceError: the only file cannot be opened, or two of them would have one name.
+        SourceError: the only file cannot be opened.
     """
 
-    def __init__(self, description: str, paths: Sequence[Path], selection: Selection) -> None:
+    def __init__(
+        self, description: str, root: Path, paths: Sequence[Path], selection: Selection
+    ) -> None:
         total = rate_hz = None
-        stems: dict[str, Path] = {}
-        for path in paths:
-            if path.stem in stems:
-                raise SourceError(
-                    f'frames of {stems[path.stem]} and {path} would have the same names; '
-                    'rename one'
-                )
-            stems[path.stem] = path
         if len(paths) == 1:
-            first = open_video_file(paths[0])
+            try:
+                first = open_video_file(paths[0])
+            except SourceError as err:
+                raise SourceError(f'{paths[0]}: {err}') from err
             total, rate_hz = frame_count(first), frame_rate(first)
             first.release()
         name = paths[0].stem if len(paths) == 1 else paths[0].resolve().parent.name or 'videos'
         super().__init__('video', name, description, total, selection, rate_hz)
-        self._paths = paths
+        below = {path: path.relative_to(root) for path in paths}
+        self._names = distinct_names(
+            {
+                path: (path.stem, each.with_suffix('').as_posix(), each.as_posix())
+                for path, each in below.items()
+            }
+        )
 
     def _shots(self) -> Iterator[Shot | BadFrame]:
         start_ns = 0
-        for path in self._paths:
+        for path, name in self._names.items():
             try:
                 capture = open_video_file(path)
-            except DesertmindError as err:
+            except SourceError as err:
                 yield BadFrame(str(path), str(err))
                 continue
             try:
-                for shot in capture_shots(capture, path.stem, str(path), self.losses, start_ns):
+                for shot in capture_shots(capture, name, str(path), self.losses, start_ns):
                     if isinstance(shot, Shot) and shot.stamp_ns is not None:
                         last_ns = shot.stamp_ns
                         yield shot
@@ -130,39 +136,39 @@ def open_video_file(path: Path) -> cv2.VideoCapture:
     """Open a regular file, so that nothing is waited for.
 
     Raises:
-        OSError: it cannot be read.
-        SourceError: it is no video that FFmpeg opens, or its frames are too large.
+        SourceError: it cannot be read, is no video that FFmpeg opens, or its frames are too large;
+            says so without its name.
     """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise SourceError(f'{path} is a FIFO, socket or device; expected a video file')
-    with path.open('rb') as stream:
-        head = stream.read(64)
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise SourceError('it is a FIFO, socket or device; expected a video file')
+        with path.open('rb') as stream:
+            head = stream.read(64)
+    except OSError as err:
+        raise SourceError(f'it cannot be read: {err.strerror}') from err
     if not head:
-        raise SourceError(f'{path} is empty (0 bytes): it was not written or copied whole')
+        raise SourceError('it is empty (0 bytes): it was not written or copied whole')
     if head.startswith(b'version https://git-lfs'):
-        raise SourceError(
-            f'{path} is a Git LFS pointer and not the video: git lfs pull fetches it'
-        )
-    capture = open_capture(str(path), str(path))
+        raise SourceError('it is a Git LFS pointer and not the video: git lfs pull fetches it')
+    capture = open_capture(str(path))
     if capture is None:
         raise SourceError(
-            f'{path} holds no video that FFmpeg can open: it has another format, or it was cut '
-            "off before its index, which stands at an MP4's end"
+            'it holds no video that FFmpeg can open: it has another format, or it was cut off '
+            "before its index, which stands at an MP4's end"
         )
     return capture
 
 
-def open_capture(address: str, shown: str, options: Sequence[int] = ()) -> cv2.VideoCapture | None:
+def open_capture(address: str, options: Sequence[int] = ()) -> cv2.VideoCapture | None:
     """Open what FFmpeg reads; None where it does not.
 
     Args:
         address: a path or an address, which may hold a password.
-        shown: what messages call it.
         options: of `cv2.VideoCapture`.
 
     Raises:
-        SourceError: its frames are larger than images may be, or this OpenCV has no FFmpeg.
+        SourceError: its frames are larger than images may be, or this OpenCV has no FFmpeg; says
+            so without the address.
     """
     # FFmpeg's remarks on each damaged frame; the environment is read when OpenCV first asks it.
     os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
@@ -182,7 +188,7 @@ def open_capture(address: str, shown: str, options: Sequence[int] = ()) -> cv2.V
         FILE_LIMITS.check_size(width, height)
     except DesertmindError as err:
         capture.release()
-        raise SourceError(f'{shown}: {err}') from err
+        raise SourceError(str(err)) from err
     # Turned by `upright`, because OpenCV 4.11 does not.
     capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
     return capture

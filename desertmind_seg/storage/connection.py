@@ -100,11 +100,13 @@ class Findings:
 
     Attributes:
         bag: its path.
+        logged: whether it goes to the log; False where the caller says it.
         notes: what is odd, while every message is there.
         losses: what cannot be read.
     """
 
     bag: Path
+    logged: bool = True
     notes: list[str] = field(default_factory=list)
     losses: list[str] = field(default_factory=list)
 
@@ -119,7 +121,8 @@ class Findings:
     def _say(self, said: list[str], text: str) -> None:
         if text not in said:
             said.append(text)
-            _LOGGER.warning('Bag %s: %s', self.bag, text)
+            if self.logged:
+                _LOGGER.warning('Bag %s: %s', self.bag, text)
 
 
 def in_time_order(streams: Sequence[tuple[int, Iterator[Stored]]]) -> Iterator[Stored]:

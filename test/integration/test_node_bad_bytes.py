@@ -108,3 +108,13 @@ def test_masks_go_on_without_depth_that_is_bad(
         send_until_answered(peer, camera, good(rgb, stamp_ns), masks)
     values = peer.wait_for_diagnostic('Depth', frames_without_depth_refused=r'\d')
     assert int(values['frames_without_depth_refused']) >= len(cases) // 2
+
+
+def test_a_thermal_frame_is_segmented_and_said_to_be_dark(node: NodeProcess, peer: Peer) -> None:
+    masks = peer.collect(MASK)
+    camera = peer.camera(f'{IMAGE_TOPIC}/compressed', CompressedImage)
+    peer.wait_for_match(camera, [MASK])
+    low = cv2.imencode('.png', np.full((240, 320), 7500, np.uint16))[1].tobytes()
+    frame = compressed('mono16; png compressed', low, now_ns())
+    send_until_answered(peer, camera, frame, masks)
+    node.wait_for_log('its values use a small part of their 16 bits')

@@ -12,6 +12,8 @@ import pytest
 
 from desertmind_seg.decoding.image_files import read_label_file
 from desertmind_seg.model.ontology import Ontology, load_ontology
+from training.data import frames
+from training.data.layouts import read_layout
 from training.import_labels import main
 from training.label_folders.guess import guess_of
 
@@ -237,6 +239,23 @@ def test_cityscapes_train_ids_and_polygons_alone(
     assert (ids == 255).sum() == (values == 255).sum()
 
 
+def test_thermal_pictures_that_are_seen_dark_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / 'job/annotations.xml', cvat(cvat_image('1.png'), cvat_image('2.png')))
+    for number in (1, 2):
+        path = tmp_path / f'job/images/{number}.png'
+        write_mask(path, np.full((HEIGHT, WIDTH), 7500 + number, np.uint16))
+    table = imported(tmp_path / 'job')
+
+    assert 'note: of 2 pictures: its values use a small part of' in capsys.readouterr().out
+    frames._say_once.cache_clear()
+    for frame in read_layout('folder', str(tmp_path / 'out'), table, 16).frames:
+        frame.read_rgb()
+    (said,) = caplog.messages
+    assert said.startswith('Of an image of the data, and maybe of more: its values use a small')
+
+
 @pytest.mark.parametrize('delimiter', [';', '\t'])
 def test_a_table_as_spreadsheets_write_it(tmp_path: Path, delimiter: str) -> None:
     rows = ('name,r,g,b', 'Rock,200,10,30', 'dirt road,20,220,40', 'Sky,7,8,250', 'void,0,0,0')
@@ -256,6 +275,11 @@ def test_a_table_as_spreadsheets_write_it(tmp_path: Path, delimiter: str) -> Non
         ('a.zip', b'PK\x05\x06' + b'\0' * 18, '1 packed files, such as a.zip'),
         ('a.tar.gz', b'\x1f\x8b', 'unpack it'),
         ('ann/1.json', b'{"objects": [{"classTitle": "rock"}]}', 'JSON of Supervisely'),
+        (
+            'ds0/ann/1.jpg.json',
+            b'{"description": "", "tags": [],\n"size": {"height": 1}, "objects": []}',
+            'JSON of Supervisely',
+        ),
         ('via.json', b'{"1.jpg": {"regions": [{"shape_attributes": {}}]}}', 'exports COCO'),
         ('task.json', b'{"data": {"start_frame": 0}}', 'a backup of CVAT'),
     ],

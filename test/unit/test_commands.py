@@ -229,7 +229,7 @@ sys.exit(run_command(command_parser('desertmind_seg.segment', ''), work))
     done = _start('-c', script)
     assert done.returncode == 2
     assert done.stdout == '\\udcff\n'
-    assert "error: a name is not UTF-8: '\\udcff'. Rename it." in done.stderr
+    assert "error: a name: '\\udcff' has other bytes than UTF-8; rename that" in done.stderr
     assert 'Traceback' not in done.stderr
 
 
@@ -299,6 +299,53 @@ def test_a_path_that_is_no_text_is_refused(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit, match='2'):
         command_parser('desertmind_seg.segment', '').parse_args([name])
     assert r"'caf\udce9' has other bytes than UTF-8; rename" in capsys.readouterr().err
+
+
+def test_a_locale_that_is_not_of_utf8_is_to_blame_itself(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, '-m', 'desertmind_seg.segment', tmp_path / 'hügel.png'],
+        cwd=ROOT,
+        env={**os.environ, 'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert r"h\udcc3\udcbcgel.png' is UTF-8, but the locale of this shell is of " in done.stderr
+    assert done.stderr.endswith('set one of UTF-8 before: export LC_ALL=C.UTF-8\n')
+
+
+@pytest.mark.parametrize(
+    ('command', 'arguments', 'status', 'unbuffered'),
+    [
+        ('desertmind_seg.segment', ['{image}', '--save', 'mask', '--out', '{new}'], 1, ''),
+        ('desertmind_seg.segment', ['--help'], 2, ''),
+        ('desertmind_seg.segment', ['--help'], 2, '1'),
+        ('desertmind_seg', [], 2, ''),
+        ('desertmind_seg', ['--version'], 2, '1'),
+    ],
+)
+def test_a_full_disk_below_stdout_is_told(
+    tmp_path: Path, command: str, arguments: list[str], status: int, unbuffered: str
+) -> None:
+    cv2.imwrite(str(tmp_path / 'image.png'), np.zeros((64, 64, 3), np.uint8))
+    places = {'image': tmp_path / 'image.png', 'new': tmp_path / 'new'}
+    with Path('/dev/full').open('w') as stdout:
+        done = subprocess.run(
+            [sys.executable, '-m', command, *(word.format(**places) for word in arguments)],
+            cwd=ROOT,
+            env={**os.environ, 'PYTHONUNBUFFERED': unbuffered},
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == status
+    assert done.stderr.endswith(
+        ': error: stdout cannot be written to, and what was printed is lost: No space left on '
+        'device\n'
+    )
+    assert (tmp_path / 'new/image.mask.png').exists() == (status == 1)
 
 
 def test_a_pipe_that_is_broken_elsewhere_is_an_error(capfd: pytest.CaptureFixture[str]) -> None:

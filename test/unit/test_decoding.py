@@ -48,6 +48,41 @@ def test_what_claims_too_much_is_refused(name: str) -> None:
             decode(ATTACKS[name], TOPIC_LIMITS)
 
 
+@pytest.mark.parametrize('kind', ['TIFF', 'PNG', 'WebP'])
+def test_a_file_of_several_images_is_refused(tmp_path: Path, kind: str) -> None:
+    first = Image.fromarray(RGB)
+    for others in ([Image.fromarray(255 - RGB)], []):
+        path = tmp_path / f'{len(others)}.{kind.lower()}'
+        first.save(path, kind, save_all=True, append_images=others, lossless=True)
+        for read in (read_color_file, *([] if kind == 'WebP' else [read_label_file])):
+            if others:
+                with pytest.raises(DecodeError, match=f'^it is a {kind} of several images'):
+                    read(path)
+            else:
+                np.testing.assert_array_equal(read(path), RGB)
+
+
+def test_floats_are_no_picture() -> None:
+    content = encoded('.tiff', np.linspace(0, 1, 48 * 64, dtype=np.float32).reshape(48, 64))
+    with pytest.raises(DecodeError, match='it is a TIFF of 32 bits a value, as floats'):
+        decode_color(content, FILE_LIMITS)
+    assert decode_unchanged(content, FILE_LIMITS).dtype == np.float32
+
+
+def test_what_shows_the_same_image_again_is_no_other(tmp_path: Path) -> None:
+    first, thumbnail = Image.fromarray(RGB), Image.fromarray(RGB[::2, ::2])
+    for kind, tags in (('reduced', {254: 1}), ('mask', {254: 4}), ('old', {255: 2})):
+        thumbnail.encoderinfo = {'tiffinfo': tags}
+        path = tmp_path / f'{kind}.tif'
+        first.save(path, save_all=True, append_images=[thumbnail])
+        with Image.open(path) as image:
+            assert image.n_frames == 2
+        np.testing.assert_array_equal(read_color_file(path), RGB)
+    path = tmp_path / 'phone.jpg'
+    first.save(path, 'MPO', save_all=True, append_images=[thumbnail], quality=95)
+    assert read_color_file(path).shape == RGB.shape
+
+
 def test_the_heaviest_messages_take_little_memory(tmp_path: Path) -> None:
     for name, content in {**heavy(), **ATTACKS}.items():
         (tmp_path / name.replace(' ', '_')).write_bytes(content)

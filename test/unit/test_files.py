@@ -167,6 +167,13 @@ def test_a_file_in_the_place_of_a_folder_is_named(
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize('folder', ['/proc/out', '/proc/deep/out'])
+def test_a_folder_that_cannot_be_made_has_a_way_out(folder: str) -> None:
+    message = f'the folder {folder} cannot be made in /proc: No such .*; name one where this user'
+    with pytest.raises(files.FileError, match=message), files.made_folder(Path(folder)):
+        pass
+
+
 @pytest.mark.parametrize('name', ['null', 'fifo', 'socket', 'folder'])
 def test_what_is_no_file_is_not_replaced(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

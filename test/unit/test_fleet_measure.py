@@ -142,3 +142,8 @@ def test_a_chunk_that_is_damaged_makes_a_bag_torn(
     assert row.status == 'torn'
     assert 'is damaged' in row.reason
     assert 0 < row.frames_out < 6
+    whole = write_drive(tmp_path / 'whole', TinyDrive(num_frames=6, label_every=1000))
+    row = row_of(whole, segmenters[:1], tmp_path / 'of_whole', labels=path)
+
+    assert row.status == 'torn'
+    assert row.reason.startswith('of the bag of labels: ')

@@ -270,18 +270,20 @@ def test_out_inside_the_input(
     assert files(tmp_path / 'in') == ['a.png']
 
 
-def test_two_inputs_for_one_output(
+def test_images_that_differ_in_their_extension_keep_it(
     tmp_path: Path,
     tiny_bundle: Path,
     asymmetric_rgb: Image,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name in ('a.jpg', 'a.png', 'b.png'):
+    for name in ('a.jpg', 'a.png', 'a.jpg.png', 'b.png', 'sub/a.bmp'):
         write_image(tmp_path / 'in' / name, asymmetric_rgb)
-    assert run(tiny_bundle, tmp_path / 'in', tmp_path / 'out') == 2
-    expected = f'{tmp_path}/in/a.jpg and {tmp_path}/in/a.png would both be written as'
-    assert expected in capsys.readouterr().err
-    assert not (tmp_path / 'out').exists()
+    assert run(tiny_bundle, tmp_path / 'in', tmp_path / 'out', '--save', 'mask') == 0
+    assert files(tmp_path / 'out') == [
+        f'{name}.mask.png' for name in ('a.jpg', 'a.jpg.png', 'a.png', 'b', 'sub/a')
+    ]
+    said = f'note: of 3 images, such as {tmp_path}/in/a.jpg: others have its name but for the ext'
+    assert said in capsys.readouterr().err
 
 
 def test_refusals_before_any_work(

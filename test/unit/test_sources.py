@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 import struct
 import threading
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -25,6 +26,7 @@ from tiny_bag import (
 )
 
 from desertmind_seg.messages.bags import BagError
+from desertmind_seg.messages.images import decode_compressed_image
 from desertmind_seg.sources import live, network
 from desertmind_seg.sources.frames import BadFrame, Selection, Shot, SourceError, SourceFrame
 from desertmind_seg.sources.opening import open_source
@@ -108,7 +110,8 @@ def test_pictures_of_kinds_that_are_not_read(tmp_path: Path) -> None:
     for name in ('b.HEIC', 'deep/c.avif', 'a.CR2', '.d.heic'):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    with pytest.raises(SourceError, match=r'holds 3 pictures of kinds that are not read'):
+    said = r'holds no images .* It holds 3 pictures of kinds that are not read'
+    with pytest.raises(SourceError, match=said):
         open_source(str(tmp_path))
     with pytest.raises(SourceError, match=r'b\.HEIC is a picture of a kind .* magick mogrify'):
         open_source(str(tmp_path / 'b.HEIC'))
@@ -118,8 +121,76 @@ def test_pictures_of_kinds_that_are_not_read(tmp_path: Path) -> None:
 
     assert [shot.name for shot in source.shots()] == ['a']
     (loss,) = source.losses
-    assert '2 pictures in' in loss
-    assert 'such as b.HEIC; convert' in loss
+    assert loss.startswith(f'{tmp_path} holds beside images 2 pictures of kinds that are not')
+    assert '(b.HEIC, c.avif); convert' in loss
+
+
+def test_what_is_not_taken_together_with_images_is_named(tmp_path: Path) -> None:
+    write_image(tmp_path / 'a.png', scene(1))
+    for name in ('drive.mp4', 'clip.GIF', *(f'deep/{n}.avi' for n in range(5)), 'deep/x_0.mcap'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    source = open_source(str(tmp_path))
+    assert [shot.name for shot in source.shots()] == ['a']
+    assert source.losses == [
+        f'{tmp_path} holds beside images 7 videos (clip.GIF, drive.mp4, 0.avi, 1.avi, 2.avi and '
+        f"2 more): give them one by one, or by a pattern in quotes, such as '{tmp_path}/*.GIF'",
+        f'{tmp_path} holds beside images 1 files of bags (x_0.mcap): give the bags one by one',
+    ]
+    (loss,) = open_source(f'{tmp_path}/**/*.[pm][nc]*').losses
+    assert 'also fits 1 files of bags (x_0.mcap)' in loss
+
+
+def test_images_beside_a_bag_are_named(tmp_path: Path) -> None:
+    write_image(write_drive(tmp_path / 'a', drive()) / 'frames' / '1.png', scene(1))
+    with open_source(str(tmp_path / 'a'), image_topic=IMAGE_TOPIC) as source:
+        (note,) = source.notes
+    assert note.endswith(f"give a pattern in quotes, such as '{tmp_path}/a/frames/*.png'")
+
+
+def test_linked_folders_are_followed_and_each_is_read_once(tmp_path: Path) -> None:
+    for name in ('in/own/1.png', 'disk/2.png', 'disk/deep/3.png', 'in/.store/4.png'):
+        write_image(tmp_path / name, scene(1))
+    for link, target in {
+        'in/a': '../in/own',
+        'in/b': '../disk',
+        'in/c': '../disk/deep',
+        'in/d': '../disk',
+        'in/e': '.store',
+        'in/own/loop': '..',
+        'disk/loop': '../disk',
+        'in/up': '../../' + tmp_path.name,
+        'in/unplugged': '/media/unplugged',
+    }.items():
+        (tmp_path / link).symlink_to(target)
+    source = open_source(str(tmp_path / 'in'))
+    assert [shot.name for shot in source.shots()] == ['b/2', 'c/3', 'e/4', 'own/1']
+    assert source.losses == [
+        f'{tmp_path}/in/up is a link to {tmp_path}, in which it lies: not followed',
+        f'{tmp_path}/in/unplugged is a link to /media/unplugged, which is not there',
+    ]
+    found = open_source(f'{tmp_path}/in/**/*.png')
+    assert [shot.name for shot in found.shots()] == ['b/2', 'c/3', 'e/4', 'own/1']
+    assert len(found.losses) == 1
+    found = open_source(f'{tmp_path}/**/own/**')
+    assert [shot.name for shot in found.shots()] == ['in/own/1']
+
+
+def test_a_folder_that_may_not_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_image(tmp_path / 'a.png', scene(1))
+    (tmp_path / 'locked').mkdir()
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith('locked'):
+            raise PermissionError(13, 'Permission denied', str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, 'scandir', refuse)
+    source = open_source(str(tmp_path))
+    assert source.losses == [f'{tmp_path}/locked cannot be looked into: Permission denied']
 
 
 @pytest.mark.parametrize(
@@ -186,14 +257,27 @@ def test_several_videos_and_one_that_is_none(tmp_path: Path) -> None:
     for name in ('a.avi', 'c.avi'):
         write_video(tmp_path / name, frames=3)
     (tmp_path / 'b.avi').write_text('text')
+    (tmp_path / 'd.avi').symlink_to('nowhere')
     with open_source(f'{tmp_path}/*.avi') as source:
         frames = list(source)
     assert [frame.name for frame in frames] == [
         *('a_000000', 'a_000001', 'a_000002', f'{tmp_path}/b.avi'),
-        *('c_000000', 'c_000001', 'c_000002'),
+        *('c_000000', 'c_000001', 'c_000002', f'{tmp_path}/d.avi'),
     ]
+    errors = [frame.error for frame in frames if isinstance(frame, BadFrame)]
+    assert errors[0].startswith('it holds no video that FFmpeg can open')
+    assert errors[1] == 'it cannot be read: No such file or directory'
     stamps = [frame.stamp_ns for frame in frames if isinstance(frame, SourceFrame)]
     assert stamps == [index * 100_000_000 for index in range(6)]
+
+
+def test_videos_of_one_name_keep_what_tells_them_apart(tmp_path: Path) -> None:
+    for name in ('a/x.avi', 'b/x.avi', 'b/x.mkv', 'b/y.avi'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_video(tmp_path / name, frames=1)
+    with open_source(f'{tmp_path}/*/*.*') as source:
+        names = [frame.name for frame in good(list(source))]
+    assert names == ['a/x_000000', 'b/x.avi_000000', 'b/x.mkv_000000', 'y_000000']
 
 
 def test_opencv_4_is_kept_quiet_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +295,7 @@ def test_opencv_4_is_kept_quiet_too(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_no_video(tmp_path: Path) -> None:
     path = tmp_path / 'a.mp4'
     path.touch()
-    assert refusal(path) == f'{path} is empty (0 bytes): it was not written or copied whole'
+    assert refusal(path) == f'{path}: it is empty (0 bytes): it was not written or copied whole'
     path.write_bytes(b'version https://git-lfs.github.com/spec/v1\n')
     assert 'is a Git LFS pointer and not the video: git lfs pull fetches it' in refusal(path)
     whole = write_video(tmp_path / 'b.mp4', 'mp4v').read_bytes()
@@ -219,7 +303,7 @@ def test_what_is_no_video(tmp_path: Path) -> None:
     assert 'holds no video that FFmpeg can open: it has another format, or' in refusal(path)
     path.unlink()
     os.mkfifo(path)
-    assert 'a.mp4 is a FIFO, socket or device; expected a video file' in refusal(path)
+    assert 'a.mp4: it is a FIFO, socket or device; expected a video file' in refusal(path)
 
 
 # Two grey frames of 64 x 64 pixels, by libaom.
@@ -325,16 +409,14 @@ def test_what_is_no_source(tmp_path: Path) -> None:
         tmp_path
     )
     write_video(tmp_path / 'a.avi', frames=2)
-    assert (
-        f"It holds 1 videos: name one, or give a pattern in quotes, such as '{tmp_path}/*.avi'"
-        in (refusal(tmp_path))
+    assert refusal(tmp_path).endswith(
+        '. It holds 1 videos (a.avi): give them one by one, or by a pattern in quotes, such as '
+        f"'{tmp_path}/*.avi'"
     )
     write_image(tmp_path / 'b.png', scene(1))
     assert 'fits 1 images and 1 videos; expected one of both kinds' in refusal(
         f'{tmp_path}/*.[ap]*'
     )
-    write_image(tmp_path / 'b.bmp', scene(1))
-    assert 'b.bmp and ' in refusal(tmp_path)
     assert 'is no bag, but topics are given' in refusal(tmp_path / 'a.avi', image_topic='/image')
     assert 'there is no camera 991 (/dev/video991); cameras of this machine: ' in refusal('991')
     assert 'there is no camera 991' in refusal('/dev/video991')
@@ -460,3 +542,42 @@ def test_a_live_source_is_closed_while_frames_come() -> None:
         with open_source(f'{address}/s', selection=Selection(every=2)) as source:
             assert isinstance(next(iter(source)), SourceFrame)
         assert source.losses == []
+
+
+@pytest.mark.parametrize('name', ['a.png', 'a.tif'])
+def test_16_bits_that_are_hardly_used_are_told(tmp_path: Path, name: str) -> None:
+    grey = np.linspace(0, 255, 72 * 96).astype(np.uint16).reshape(72, 96)
+    for folder, values, dull in (
+        ('thermal', 7500 + grey, True),
+        ('kelvin', 29000 + 8 * grey, True),
+        ('colour', np.dstack([16 * grey] * 3), True),
+        ('whole', 257 * grey, False),
+        ('black', 0 * grey, True),
+        ('eight', grey.astype(np.uint8) // 8, False),
+    ):
+        (tmp_path / folder).mkdir()
+        for number in range(2):
+            assert cv2.imwrite(str(tmp_path / folder / f'{number}_{name}'), values)
+        with open_source(str(tmp_path / folder)) as source:
+            assert len(good(list(source))) == 2
+        assert source.losses == []
+        said = f'of 2 images, such as {tmp_path}/{folder}/0_{name}: its values use a small part of'
+        assert [note.startswith(said) for note in source.notes] == [True] * dull
+
+
+def test_16_bits_that_are_hardly_used_are_told_of_topics_and_addresses(tmp_path: Path) -> None:
+    values = np.full((66, 90), 7500, np.uint16)
+    low = cv2.imencode('.png', values)[1]
+    thermal = tuple(DepthShot(100.0 * i, values, changes={'encoding': 'mono16'}) for i in range(2))
+    path = write_drive(tmp_path / 'a', TinyDrive(num_frames=2, depth=thermal))
+    with open_source(str(path), image_topic=DEPTH_TOPIC) as source:
+        assert len(good(list(source))) == 2
+    (note,) = source.notes
+    assert note.startswith(f'of a frame of {DEPTH_TOPIC}, and maybe of more: its values use')
+    notes: list[str] = []
+    for kind in ('mono16; png compressed', 'bayer_rggb16; png compressed'):
+        decode_compressed_image(SimpleNamespace(format=kind, data=low), note=notes.append)
+    assert [note.startswith('its values use') for note in notes] == [True, True]
+    pages = {'/a.png': ('image/png', [low.tobytes()])}
+    with server(pages) as address, open_source(f'{address}/a.png') as source:
+        assert source.notes[0].startswith('its values use a small part of their 16 bits')

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
+import logging
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -23,6 +24,7 @@ Split = Literal['train', 'val', 'test']
 UInt8Array = npt.NDArray[np.uint8]
 DepthArray = npt.NDArray[np.float32]
 _Pixels = TypeVar('_Pixels', bound=npt.NDArray[Any])
+_LOGGER = logging.getLogger(__name__)
 
 
 class DatasetError(DesertmindError):
@@ -127,7 +129,7 @@ class FileFrame(LabelledFrame):
         return self.depth is not None
 
     def read_rgb(self) -> UInt8Array:
-        return _read(self.image, 'an image', read_color_file)
+        return _read(self.image, 'an image', partial(read_color_file, note=_say_once))
 
     def read_labels(self, ontology: Ontology) -> UInt8Array:
         values = _read_label_file(self.labels, self.label_form)
@@ -152,6 +154,11 @@ class FileFrame(LabelledFrame):
     def version(self) -> str:
         files = ' '.join(file_version(path) for path in self._files)
         return f'{files} {self.label_form} {self.depth_steps_per_m}'
+
+
+@cache
+def _say_once(text: str) -> None:
+    _LOGGER.warning('Of an image of the data, and maybe of more: %s', text)
 
 
 def file_version(path: Path) -> str:

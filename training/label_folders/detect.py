@@ -126,11 +126,16 @@ FORMATS: dict[str, ExportFormat] = {
         _read_datumaro,
     ),
 }
-# What is not read here: bytes in a JSON of it, the tool, and what to export there instead.
+# What is not read here: a pattern in a JSON of it, the tool, and what to export there instead.
 _ELSEWHERE = (
     (b'"_via_', 'VGG Image Annotator', 'its menu exports COCO'),
     (b'"shape_attributes"', 'VGG Image Annotator', 'its menu exports COCO'),
-    (b'"classTitle"', 'Supervisely', 'its apps export COCO and Pascal VOC'),
+    # The first twenty pictures may have no label, which alone has a "classTitle".
+    (
+        rb'(?s)"classTitle"|\A(?=.*"size")(?=.*"tags").*"objects"',
+        'Supervisely',
+        'its apps export COCO and Pascal VOC',
+    ),
     (b'"className"', 'SuperAnnotate', 'its SDK converts to COCO (export_annotation)'),
     (b'darwin', 'V7 Darwin', 'it exports COCO'),
     (b'"export_format_version"', 'Hasty', 'it exports COCO and semantic masks'),
@@ -193,7 +198,7 @@ def detect(files: ExportFiles) -> tuple[str, str]:
     for file in files.ending('.json', '.ndjson')[:_LOOKED_AT]:
         content = file.read()
         for mark, tool, instead in _ELSEWHERE:
-            if mark in content:
+            if re.search(mark, content):
                 raise ExportError(
                     f'{files.place}: {file.name} is JSON of {tool}, which is not read; {instead}'
                 )

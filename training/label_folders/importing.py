@@ -110,7 +110,10 @@ def import_labels(request: Request, tell: Callable[[str, str], None]) -> Importe
         pictures.unlabelled,
         pictures.missing,
         [*export.faults, *pictures.faults, *written.faults],
-        [*export.notes, *pictures.notes],
+        [
+            *(*export.notes, *pictures.notes),
+            *(f'of {count} pictures: {text}' for text, count in written.odd.items()),
+        ],
     )
 
 

@@ -36,6 +36,7 @@ class Written:
         pixels: of each code, in all masks.
         frames_with: in how many frames each code is.
         faults: a sentence for each frame or shape that was left out.
+        odd: what is odd of pictures, and of how many.
     """
 
     frames: int = 0
@@ -43,6 +44,7 @@ class Written:
     pixels: Counter[int] = field(default_factory=Counter)
     frames_with: Counter[int] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
+    odd: Counter[str] = field(default_factory=Counter)
 
 
 def write_folder(
@@ -94,7 +96,8 @@ def _write_frame(
 ) -> None:
     assert frame.image is not None
     content = frame.image.read()
-    height, width = decode_color(content, FILE_LIMITS, upright=True).shape[:2]
+    odd: list[str] = []
+    height, width = decode_color(content, FILE_LIMITS, upright=True, note=odd.append).shape[:2]
     size_hw = height, width
     if frame.size_hw not in (None, size_hw):
         raise ExportError(_other_size(frame.size_hw, size_hw, content))
@@ -109,6 +112,7 @@ def _write_frame(
         _write(folder / 'depth' / f'{name}.png', depth_file)
     found, pixels = np.unique(codes, return_counts=True)
     written.frames += 1
+    written.odd.update(odd)
     written.by_split[frame.split or ''] += 1
     written.pixels.update(dict(zip(found.tolist(), pixels.tolist(), strict=True)))
     written.frames_with.update(found.tolist())
