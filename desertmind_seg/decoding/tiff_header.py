@@ -105,6 +105,6 @@ def has_pages(content: bytes) -> bool:
         if number and not values.get(_SUBFILE, 0) & 5 and values.get(_OLD_SUBFILE) != 2:
             return True
         (at,) = struct.unpack_from(f'{order}I', content, end)
-        if not at:
+        if not 0 < at < len(content):  # some leave other numbers where there is no more
             return False
     return True
