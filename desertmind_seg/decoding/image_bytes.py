@@ -155,6 +155,9 @@ def decode_palette(content: bytes, limits: Limits, *, colors: bool = False) -> n
 
 
 _ORIENTATION = 0x0112  # in EXIF
+_PROGRESSIVE, _END, _SCAN = b'\xff\xc2', b'\xff\xd9', b'\xff\xda'  # markers of a JPEG
+# Pixels of a JPEG, for a decoder that looks for some: not the zeros that it takes without any.
+_FILLING = bytes(range(254, 0, -1)) * 16
 _LABEL_MODES = {'1', 'P', 'L', 'LA', 'I', 'I;16', 'I;16B', 'RGB', 'RGBA'}
 
 
@@ -166,6 +169,8 @@ def _decode(content: bytes, limits: Limits, flags: int) -> tuple[ImageHeader, np
             'them are black and white; expected 8 or 16 bits: scale it'
         )
     try:
+        if header.format == 'JPEG' and content.rfind(_END) < content.rfind(_SCAN):
+            content = _ended(header, content)
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
         if header.format == 'TIFF' and image is not None and image.dtype == np.uint8:
             # Of 8 bits OpenCV leaves black what does not decode; Pillow says so.
@@ -196,10 +201,26 @@ def _ends_early(content: bytes, image: npt.NDArray[Any] | None, flags: int) -> b
     """
     if image is None or not any((image[y, x] == 128).all() for y in (0, -1) for x in (0, -1)):
         return False
-    end = content.rfind(b'\xff\xd9')
-    longer = content[:end] + bytes(range(1, 255)) * 16 + content[end:]
+    end = content.rfind(_END)
+    longer = content[:end] + _FILLING + content[end:]
     other = cv2.imdecode(np.frombuffer(longer, np.uint8), flags)
     return other is not None and not np.array_equal(image, other)
+
+
+def _ended(header: ImageHeader, content: bytes) -> bytes:
+    """Return a JPEG that lacks its end marker with one, where it lacks no pixel.
+
+    So some cameras send them, others fill the message up with zeros. A progressive one may lack
+    scans, which nobody could tell, and is returned as it is: it does not decode.
+    """
+    if _PROGRESSIVE in content:
+        return content
+    pixels = content.rstrip(b'\0')
+    if pixels.endswith(b'\xff'):  # half a marker, or a value, after which there is a 0
+        pixels = pixels + b'\0' if len(pixels) < len(content) else pixels[:-1]
+    # As in `_ends_early`, but by Pillow: OpenCV writes a line to stderr for what is too long.
+    whole, longer = (_open(header, pixels + more + _END) for more in (b'', _FILLING))
+    return pixels + _END if whole.tobytes() == longer.tobytes() else pixels
 
 
 def _open(header: ImageHeader, content: bytes) -> Image.Image:

@@ -165,6 +165,18 @@ def test_a_jpeg_that_lacks_pixels_before_its_end_is_refused(
     assert decode_color(encoded('.jpg', frame, *flags), TOPIC_LIMITS).shape == frame.shape
 
 
+@pytest.mark.parametrize('end', [b'', b'\xff', b'\0' * 1000])
+def test_a_jpeg_that_lacks_nothing_but_its_end_marker_is_whole(end: bytes) -> None:
+    whole = encoded('.jpg', RGB)
+    found = decode_color(whole[:-2] + end, TOPIC_LIMITS)
+
+    np.testing.assert_array_equal(found, decode_color(whole, TOPIC_LIMITS))
+    for content in (whole, encoded('.jpg', RGB, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)):
+        for share in (0.5, 0.99):
+            with pytest.raises(DecodeError, match='truncated or corrupt'):
+                decode_color(content[: int(share * len(content))] + end, TOPIC_LIMITS)
+
+
 def test_a_flipped_bit_of_a_png_is_found() -> None:
     content = encoded('.png', RGB)
     for at in range(30, len(content) - 12, 997):
