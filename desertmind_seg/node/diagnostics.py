@@ -173,8 +173,12 @@ class Diagnostics:
             *([names] if names else []),
             *self._connections.qos_problems([*sources.values(), *imu], publishers),
             *self._log.tell(problems),
-            *self._silence(sources.get('image'), self._health.received.seconds_since_latest()),
+            *self._image_silence(),
         ]
+
+    def _image_silence(self) -> list[str]:
+        silent_sec = self._health.received.seconds_since_latest()
+        return self._silence(self._inputs.sources.get('image'), silent_sec)
 
     def _tell_how_to_go_on(self, state: NodeState) -> None:
         """Log, once, that the node waits to be configured."""
@@ -227,8 +231,11 @@ class Diagnostics:
         return outputs is not None and outputs.expects_depth(outputs.wanted())
 
     def _hazard_status(self, state: NodeState) -> Status:
-        status = hazard_status(self._settings, state.planner_outputs, state.gravity, self._inputs)
-        if status.level:
+        silence = self._image_silence()
+        status = hazard_status(
+            self._settings, state.planner_outputs, state.gravity, self._inputs, silence
+        )
+        if status.level and not silence:  # which the Input status tells
             self._log.tell({'hazards': f'Hazards: {status.message}.'})
         return status
 

@@ -19,6 +19,7 @@ def hazard_status(
     outputs: PlannerOutputs | None,
     gravity: GravityInput | None,
     inputs: NodeInputs,
+    silence: Sequence[str] = (),
 ) -> Status:
     """Return the Hazards status.
 
@@ -30,6 +31,7 @@ def hazard_status(
         outputs: what finds hazards; None before the node is configured.
         gravity: where it comes from; None before the node is configured.
         inputs: what the node hears.
+        silence: a sentence where no image has come for too long: the last one tells of then.
     """
     use = settings['hazard.use']
     if outputs is None or gravity is None or not inputs.sources:
@@ -55,6 +57,8 @@ def hazard_status(
     needed = outputs.overrides_mask or outputs.needs_hazards(wanted)
     if report is None or not needed:  # what it showed when somebody last asked is no news
         return _status(values, [], 'nobody subscribes to what needs them')
+    if silence:
+        return _status(values, [f'no geometry: {sentence}' for sentence in silence], '')
     values |= _shares(report) | gravity.values()
     problems = gravity.new_problems()
     why = report.problem

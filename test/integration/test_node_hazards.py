@@ -290,9 +290,11 @@ class InProcess:
     def unwant(self, name: str) -> None:
         self._publishers[name].get_subscription_count = lambda: 0
 
-    def hazard_status(self) -> Status:
+    def hazard_status(self, *silence: str) -> Status:
         node = self.node
-        return hazard_status(node.settings, node._planner_outputs, node._gravity, node._inputs)
+        return hazard_status(
+            node.settings, node._planner_outputs, node._gravity, node._inputs, silence
+        )
 
     def send(self, rgb: Rgb, depth: Metres | None, expected: Sequence[str]) -> int:
         """Hand over a frame; wait for its outputs."""
@@ -352,6 +354,10 @@ def test_hazard_use_says_what_geometry_may_change(
     if is_published:
         assert (pixels_of(node.sent['hazard'][0])[BOX] == POSITIVE).all()
         assert (status.level, status.values['use']) == (OK, node.node.settings['hazard.use'])
+        # What the last image showed is none of now.
+        status = node.hazard_status('No image for 9 s.')
+        assert (status.level, status.message) == (WARN, 'no geometry: No image for 9 s')
+        assert 'known_share' not in status.values
     else:
         assert node.sent['hazard'] == []
         assert status.message == 'hazard.use is off, but somebody subscribes to ~/hazard'
