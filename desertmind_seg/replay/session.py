@@ -22,7 +22,8 @@ def ros_session(**environment: str) -> Iterator[threading.Event]:
 
     Removes what killed processes left in shared memory, and says so. Yields an event that SIGINT
     and SIGTERM set. Their handlers stand instead of rclpy's own, which would invalidate the
-    context under a publish.
+    context under a publish. Afterwards both are ignored: Python's own end would put back other
+    handlers than that.
     """
     stop = threading.Event()
 
@@ -40,3 +41,5 @@ def ros_session(**environment: str) -> Iterator[threading.Event]:
         yield stop
     finally:
         rclpy.try_shutdown()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
