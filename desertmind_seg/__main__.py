@@ -10,12 +10,13 @@ from difflib import get_close_matches
 from importlib import import_module
 import os
 from pathlib import Path
+import signal
 import sys
 from typing import Any
 
 from desertmind_seg import __version__
 from desertmind_seg.model.files import share_path
-from desertmind_seg.options import NOTHING_WRITTEN, command_parser, error_line, exit_on_interrupt
+from desertmind_seg.options import NOTHING_WRITTEN, command_parser, error_line, exit_on
 
 _ROOT = Path(__file__).resolve().parents[1]
 # In the order of a user's work: command -> its half, and what it does.
@@ -84,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that is named first; return its exit status."""
-    exit_on_interrupt()
+    exit_on(signal.SIGINT)
     if str(_ROOT) not in sys.path:  # of an editable install, which finds desertmind_seg alone
         sys.path.append(str(_ROOT))
     parser = build_parser()

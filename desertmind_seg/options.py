@@ -243,9 +243,10 @@ def _leave() -> NoReturn:
     os._exit(STOPPED)
 
 
-def exit_on_interrupt() -> None:
-    """Let Ctrl-C end the process at once, until another handler is set."""
-    signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(STOPPED))
+def exit_on(*numbers: signal.Signals) -> None:
+    """Let these signals end the process at once as stopped, until other handlers are set."""
+    for number in numbers:
+        signal.signal(number, lambda _number, _frame: os._exit(STOPPED))
 
 
 def exit_code(done: int, wanted: int) -> int:

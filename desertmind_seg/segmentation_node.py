@@ -3,10 +3,11 @@
 import argparse
 from collections.abc import Sequence
 import os
+import signal
 import sys
 
 from desertmind_seg.messages.dds import keep_frame_memory
-from desertmind_seg.options import ALL_DONE, command_parser, exit_on_interrupt, run_command
+from desertmind_seg.options import ALL_DONE, command_parser, exit_on, run_command
 
 _EXAMPLES = """\
 examples:
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _import_node() -> int:
     # Not as an exception, which what imports may swallow: the node then ran on, 2 of 40 times.
-    exit_on_interrupt()  # until run_node sets its own handlers
+    exit_on(signal.SIGINT, signal.SIGTERM)  # until run_node sets its own handlers
     import desertmind_seg.node.run  # noqa: F401 (what is missing is said in a line)
 
     return ALL_DONE

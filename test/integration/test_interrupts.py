@@ -75,16 +75,17 @@ def test_ctrl_c_at_random_times_ends_quietly(name: str, tiny_bundle: Path, tmp_p
             assert status in QUIET, when
 
 
-def test_ctrl_c_that_an_import_swallows_ends_the_node() -> None:
+@pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM'])
+def test_a_signal_that_an_import_swallows_ends_the_node(name: str) -> None:
     """As what C++ calls does, and a weak reference's callback."""
-    code = """
+    code = f"""
 import signal, sys
 from desertmind_seg.segmentation_node import main
 class Swallows:
     def find_spec(self, name, *_):
         if name == 'desertmind_seg.node.run':
             try:
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.{name})
             except KeyboardInterrupt:
                 pass
 sys.meta_path.insert(0, Swallows())
