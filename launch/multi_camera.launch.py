@@ -8,7 +8,6 @@ file go to every camera whose entry has not its own. A node that fails does not 
 """
 
 from pathlib import Path
-from typing import Any
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import (
@@ -37,7 +36,8 @@ def read_cameras(path: Path, known: set[str]) -> list[dict[str, str]]:
         content = read_file(path, MAX_YAML_BYTES)
     except OSError as err:
         raise RuntimeError(f'cameras:={path} cannot be read: {err.strerror}') from err
-    cameras = parse_yaml(content, f'cameras:={path}')
+    # Launch arguments are texts: `hazard_use: off` is not false, and a name such as 1e5 no number.
+    cameras = parse_yaml(content, f'cameras:={path}', as_written=True)
     if not isinstance(cameras, list) or not cameras:
         raise RuntimeError(
             f'cameras:={path} is not a list; write it as config/cameras.yaml of desertmind_seg is '
@@ -57,22 +57,14 @@ def read_cameras(path: Path, known: set[str]) -> list[dict[str, str]]:
         for key, value in camera.items():
             if isinstance(value, (dict, list)):
                 raise RuntimeError(f'{entry} has {key}: {value}; expected one value')
-        place = (
-            str(camera.get('namespace', '')).strip('/'),
-            str(camera.get('name', 'segmentation')),
-        )
+        place = (camera.get('namespace') or '').strip('/'), camera.get('name', 'segmentation')
         if place in places:
             raise RuntimeError(
                 f'{entry} has namespace {place[0]!r} and name {place[1]!r} of another entry, so '
                 'that both would publish the same topics; give each camera a namespace of its own'
             )
         places.add(place)
-    return [{key: as_text(value) for key, value in camera.items()} for camera in cameras]
-
-
-def as_text(value: Any) -> str:
-    """Write a YAML value as a launch argument."""
-    return '' if value is None else str(value)
+    return [{key: value or '' for key, value in camera.items()} for camera in cameras]
 
 
 def start_nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:

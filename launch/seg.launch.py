@@ -37,8 +37,10 @@ import yaml
 # nothing may be imported here that imports more than Python, launch and PyYAML.
 from desertmind_seg.messages.dds import PROFILE_VARIABLES, with_image_profile
 
-TRUE = ('true', 'True', 'TRUE', '1')
-BOOLEAN = [*TRUE, 'false', 'False', 'FALSE', '0']
+# All words of YAML, which multi_camera.launch.py passes on as they are written.
+TRUE = ('true', 'True', 'TRUE', '1', 'yes', 'Yes', 'YES', 'on', 'On', 'ON')
+FALSE = ('false', 'False', 'FALSE', '0', 'no', 'No', 'NO', 'off', 'Off', 'OFF')
+BOOLEAN = [*TRUE, *FALSE]
 BOOLEAN_OR_EMPTY = ['', *BOOLEAN]
 
 # Name, default, description, choices. Empty is for what an including file or params_file says.

@@ -57,19 +57,20 @@ def read_json(path: Path) -> dict[str, Any]:
     return _mapping(parse_json(read_file(path, MAX_JSON_BYTES), str(path)), str(path))
 
 
-def parse_yaml(content: bytes | str, source: str) -> Any:
+def parse_yaml(content: bytes | str, source: str, *, as_written: bool = False) -> Any:
     """Parse YAML 1.1 as PyYAML's safe loader does, and refuse what the module's head lists.
 
     Args:
         content: the document, at most about `MAX_YAML_BYTES`; None comes of an empty one.
         source: what the message calls it, usually the path.
+        as_written: whether numbers, dates and words such as `off` stay the text that stands there.
 
     Raises:
         DocumentError: not UTF-8, not YAML, or refused.
     """
     text = _text(content, source)
     try:
-        loader = _Loader(text)
+        loader = (_TextLoader if as_written else _Loader)(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -279,6 +280,14 @@ def _no_constructor(_loader: _Loader, node: yaml.Node) -> Any:
 for _kind in ('bool', 'int', 'float'):
     _Loader.add_constructor(f'tag:yaml.org,2002:{_kind}', _yaml_scalar)
 _Loader.add_constructor(None, _no_constructor)
+
+
+class _TextLoader(_Loader):
+    """Leaves what has a type without quotes as it is written; null stays null."""
+
+
+for _kind in ('bool', 'int', 'float', 'timestamp'):
+    _TextLoader.add_constructor(f'tag:yaml.org,2002:{_kind}', lambda _, node: str(node.value))
 
 
 def _refused(node: yaml.Node, problem: str) -> _RefusedError:

@@ -430,6 +430,7 @@ def test_the_sample_of_cameras_starts_a_node_each(monkeypatch: pytest.MonkeyPatc
         ('[/a/image_raw]', 'entry 1 of .* has no image'),
         ('[{image: /a, imge: /b}]', 'entry 1 of .* has imge, which is not an argument of seg'),
         ('[{image: /a}, {image: /b}]', "entry 2 of .* namespace '' and name 'segmentation' of an"),
+        ('[{image: /a}, {image: /b, namespace: }]', "entry 2 of .* namespace '' and name"),
         ('[{image: /a, namespace: a}, {image: /b, namespace: /a}]', "entry 2 of .* namespace 'a'"),
     ],
 )
@@ -447,11 +448,19 @@ def test_a_list_of_cameras_that_is_wrong_is_refused(
 def test_values_of_cameras_are_launch_arguments(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """As they are written: YAML 1.1 takes off and yes for booleans, 010 for 8."""
     path = tmp_path / 'cameras.yaml'
-    path.write_text('[{image: /a, respawn: yes, name: eyes}, {image: /b, bundle: }]')
+    path.write_text(
+        '[{image: /a, respawn: yes, name: 1e5, hazard_use: off}, '
+        '{image: /b, bundle: , namespace: no, name: 010, rectified: Off}]'
+    )
     _, groups = run_launch_file(MULTI_CAMERA, monkeypatch, cameras=str(path))
     given = [group.actions[0].launch_arguments for group in groups]
     assert given == [
-        {'image': '/a', 'respawn': 'True', 'name': 'eyes'},
-        {'image': '/b', 'bundle': ''},
+        {'image': '/a', 'respawn': 'yes', 'name': '1e5', 'hazard_use': 'off'},
+        {'image': '/b', 'bundle': '', 'namespace': 'no', 'name': '010', 'rectified': 'Off'},
     ]
+    first, second = (node_of(monkeypatch, **arguments) for arguments in given)
+    assert first.respawn
+    assert plain(parameters_of(first)['hazard.use']) == 'off'
+    assert parameters_of(second)['input.rectified'] is False

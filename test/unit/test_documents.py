@@ -54,6 +54,12 @@ def test_what_people_write_is_read() -> None:
     }
 
 
+def test_what_has_a_type_without_quotes_can_stay_as_it_is_written() -> None:
+    text = '[off, Yes, 010, 1e5, .nan, 2026-01-01, ~, null, {a: 1}, x]'
+    expected = ['off', 'Yes', '010', '1e5', '.nan', '2026-01-01', None, None, {'a': '1'}, 'x']
+    assert parse_yaml(text, 'x', as_written=True) == expected
+
+
 YAML_REFUSED: dict[str, tuple[str | bytes, str]] = {
     'not UTF-8': (b'name: caf\xe9\n', r'x is not UTF-8: byte 9 is 0xe9\. Save it as UTF-8'),
     'UTF-16': ('a: 1'.encode('utf-16'), r'is not UTF-8: byte 0 is 0xff'),
