@@ -217,6 +217,13 @@ def start_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     if given['depth'].endswith('/compressed') and given['depth_transport'] != 'raw':
         # Depth as plain PNG or TIFF.
         given['depth_transport'], topics['depth'] = 'compressed', 'depth/image/compressedDepth'
+    for argument in (*TOPICS, 'name'):
+        if not given[argument].strip('/'):
+            written = LaunchConfiguration(argument).perform(context)
+            raise RuntimeError(
+                f'{argument}:={written} leaves no name; write one, such as '
+                'image:=/camera/color/image_raw, or leave the argument out'
+            )
     for path in ('bundle', 'params_file'):
         # A shell leaves the ~ of name:=~/file alone.
         given[path] = os.path.expanduser(given[path])  # noqa: PTH111, as '' must stay ''

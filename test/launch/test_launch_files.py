@@ -228,6 +228,20 @@ def test_a_topic_of_image_transport_says_its_transport(
     assert node.remappings == [remapping]
 
 
+@pytest.mark.parametrize(
+    ('argument', 'value'),
+    [
+        *(('image', '/compressed'), ('depth', '/compressedDepth')),
+        *(('image', ''), ('mask', '/'), ('name', '')),
+    ],
+)
+def test_a_name_that_is_empty_is_refused(
+    argument: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RuntimeError, match=f'{argument}:={value} leaves no name; write one'):
+        node_of(monkeypatch, **{argument: value})
+
+
 def test_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv('HOME', str(tmp_path))
     (tmp_path / 'seg.yaml').write_text('/**: {ros__parameters: {}}')
