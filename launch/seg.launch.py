@@ -54,6 +54,7 @@ ARGUMENTS = (
     ('imu', 'imu', 'sensor_msgs/Imu of the camera, for which way is up.', None),
     ('rectified', '', 'The images are rectified (image_rect): true or false.', BOOLEAN_OR_EMPTY),
     ('mask', '~/mask', 'Topic for the class ids.', None),
+    ('mask_camera_info', '~/mask/camera_info', 'Topic for the camera of the mask.', None),
     ('confidence', '~/confidence', 'Topic for the confidences.', None),
     ('cost', '~/cost', 'Topic for the expected cost of each pixel.', None),
     ('overlay', '~/overlay', 'Topic for the image with the class colours over it.', None),
@@ -104,6 +105,7 @@ TOPICS = {
     'depth': 'depth/image',
     'camera_info': 'camera_info',
     'imu': 'imu',
+    'mask_camera_info': '~/mask/camera_info',
     **{
         name: f'~/{name}'
         for name in (

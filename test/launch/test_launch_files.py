@@ -46,6 +46,7 @@ TOPICS = {
     'depth/image',
     'camera_info',
     'imu',
+    '~/mask/camera_info',
     *(f'~/{name}' for name in (*ENCODINGS, *OF_PLANNERS, 'label_info')),
 }
 
@@ -151,7 +152,15 @@ def test_arguments_reach_parameters_and_topics(
         **{
             name: f'/perception/{name}'
             for name in (
-                *('camera_info', 'imu', 'mask', 'confidence', 'overlay', 'color_mask'),
+                *(
+                    'camera_info',
+                    'imu',
+                    'mask',
+                    'mask_camera_info',
+                    'confidence',
+                    'overlay',
+                    'color_mask',
+                ),
                 *(*OF_PLANNERS, 'label_info'),
             )
         },
