@@ -21,6 +21,7 @@ from typing import Any
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.time_source import CLOCK_TOPIC
 from rclpy.utilities import get_rmw_implementation_identifier
 
 from desertmind_seg.engines.load import load_engine
@@ -41,6 +42,8 @@ from desertmind_seg.outputs.planners import PlannerOutputs
 from desertmind_seg.parameters.spec import ParameterError
 from desertmind_seg.parameters.values import NodeParameters, misspelt_parameters
 from desertmind_seg.pipeline.segmenter import Segmenter
+
+_WARNING_PERIOD_SEC = 5.0
 
 RCLError = rclpy_implementation.RCLError
 TransitionCallback = Callable[['SegmentationNode', LifecycleState], TransitionCallbackReturn]
@@ -113,6 +116,27 @@ class SegmentationNode(LifecycleNode):
             self._publish_diagnostics,
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
+
+    def create_subscription(
+        self, msg_type: Any, topic: str, callback: Callable[..., None], *args: Any, **options: Any
+    ) -> Any:
+        """As rclpy's, whose own callback of /clock raises ValueError for a time before 0 s.
+
+        That would end the node, and the executor logs a traceback of each message before.
+        """
+
+        def with_times_before_0_left_out(clock: Any) -> None:
+            try:
+                callback(clock)
+            except ValueError as err:
+                self.get_logger().warning(
+                    f'A /clock was left out: {err}. `ros2 topic echo /clock` shows it, '
+                    '`ros2 topic info -v /clock` who sends it.',
+                    throttle_duration_sec=_WARNING_PERIOD_SEC,
+                )
+
+        heeded = with_times_before_0_left_out if topic == CLOCK_TOPIC else callback
+        return super().create_subscription(msg_type, topic, heeded, *args, **options)
 
     # Lifecycle
 

@@ -34,7 +34,6 @@ except ImportError:  # ROS 2 Humble and Jazzy
 # segmented when one came; together well below the 2 s after which a supervisor gets impatient.
 _SPIN_SEC = 0.1
 _LAST_FRAME_SEC = 1.0
-_WARNING_PERIOD_SEC = 5.0
 
 # Exit statuses. A supervisor may start again what failed, but not what is configured wrongly:
 # launch/seg.launch.py tells them apart.
@@ -111,14 +110,7 @@ def _run(args: list[str] | None, load_engine: LoadEngine, stop: Event) -> int:
     elif not begun:
         status = _WRONG_CONFIGURATION
     while not (build_only or status or stop.is_set()):
-        try:
-            executor.spin_once(timeout_sec=_SPIN_SEC)
-        except ValueError as err:  # rclpy's own callback of /clock
-            node.get_logger().warning(
-                f'A message was left out: {err}. A /clock before 0 s? `ros2 topic echo /clock` '
-                'shows it, `ros2 topic info -v /clock` who sends it.',
-                throttle_duration_sec=_WARNING_PERIOD_SEC,
-            )
+        executor.spin_once(timeout_sec=_SPIN_SEC)
         if node.worker_failed.is_set():
             status = _FAILED
     stopped = node.stop(_LAST_FRAME_SEC)
