@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import difflib
+import re
 import time
 from typing import Any
 
@@ -107,13 +108,22 @@ class NodeParameters:
 def misspelt_parameters(names: Sequence[str]) -> list[str]:
     """Find names that were given at start and look like ours, but are not; one sentence each.
 
-    ROS drops a parameter that no node declares without a word.
+    ROS drops a parameter that no node declares without a word, and a file for any node (`/**:`)
+    holds those of others, too. Taken for ours is what is nearly one of ours, what is in one of our
+    groups (`hazard.steps`), and one of ours without its group (`threshold`, `bundle_path`). What
+    has a group of its own (`detector.threshold`) is another node's, and so may be a frame
+    (`base_frame`), which many nodes call alike.
     """
     groups = {spec.name.partition('.')[0] for spec in PARAMETERS}
     sentences = []
     for name in names:
-        close = difflib.get_close_matches(name, _BY_NAME, n=1, cutoff=0.8)
-        if name not in _BY_NAME and (name.partition('.')[0] in groups or close):
-            hint = f'; did you mean {close[0]}?' if close else '.'
+        without_group = re.sub('_(path|file)$', '', name)
+        meant = [
+            ours
+            for ours in _BY_NAME
+            if ours.partition('.')[2] == without_group and not ours.endswith('_frame')
+        ] or difflib.get_close_matches(name, _BY_NAME, n=1, cutoff=0.8)
+        if name not in _BY_NAME and (name.partition('.')[0] in groups or meant):
+            hint = f'; did you mean {" or ".join(meant)}?' if meant else '.'
             sentences.append(f'There is no parameter {name}, its value is ignored{hint}')
     return sentences

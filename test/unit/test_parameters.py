@@ -232,3 +232,29 @@ def test_misspelt_names_are_found() -> None:
         'There is no parameter input.max_age, its value is ignored; did you mean input.max_age_ms?'
     )
     assert len(misspelt_parameters(['model.colour', 'auto_start'])) == 2
+
+
+@pytest.mark.parametrize(
+    ('name', 'meant'),
+    [
+        ('bundle', 'model.bundle'),
+        ('bundle_path', 'model.bundle'),
+        ('max_age_ms', 'input.max_age_ms'),
+        ('threshold', 'confidence.threshold'),
+        ('transport', 'input.transport or depth.transport'),
+        ('hazard_use', 'hazard.use'),
+    ],
+)
+def test_names_without_their_group_are_found(name: str, meant: str) -> None:
+    (sentence,) = misspelt_parameters([name])
+    assert sentence.endswith(f'parameter {name}, its value is ignored; did you mean {meant}?')
+
+
+def test_names_of_other_nodes_in_a_file_for_any_node_are_not_found() -> None:
+    """Of robot_localization, slam_toolbox, AMCL, octomap, pointcloud_to_laserscan, detectors."""
+    of_others = (
+        *('world_frame', 'base_frame', 'base_frame_id', 'odom_frame', 'target_frame', 'frame_id'),
+        *('alpha1', 'resolution', 'min_height', 'max_height', 'max_range', 'transform_tolerance'),
+        *('detector.threshold', 'yolo.bundle', 'model_path', 'image_transport', 'frequency'),
+    )
+    assert misspelt_parameters(of_others) == []
