@@ -106,8 +106,18 @@ def check_frame(camera_info: Any, frame_id: str) -> None:
 
 
 def image_size_hw(camera_info: Any) -> tuple[int, int]:
-    """Return height and width in pixels of the images that a sensor_msgs/CameraInfo is of."""
+    """Return height and width in pixels of the images that a sensor_msgs/CameraInfo is of.
+
+    Raises:
+        CameraInfoError: it does not say.
+    """
     (height, width), (binning_x, binning_y) = _region_hw(camera_info), _binning(camera_info)
+    if not (height >= binning_y and width >= binning_x):
+        raise CameraInfoError(
+            f'camera_info says {width} x {height} pixels (width x height), binning {binning_x} x '
+            f'{binning_y}; expected the size of the images: have the driver of the camera fill it '
+            'in (image_width and image_height of its calibration file).'
+        )
     return height // binning_y, width // binning_x
 
 

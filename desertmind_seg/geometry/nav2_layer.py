@@ -41,14 +41,9 @@ def fields_of_view_rad(camera_info: Any, *, rectified: bool = False) -> tuple[fl
         rectified: whether the images are rectified, as of `CameraRays`.
 
     Raises:
-        CameraInfoError: the camera is not calibrated or its model is not known.
+        CameraInfoError: the camera is not calibrated, its model is not known, or it has no size.
     """
     height, width = image_size_hw(camera_info)
-    if not (height and width):
-        raise CameraInfoError(
-            f'camera_info says {width} x {height} pixels (width x height); expected the size of '
-            'the images: have the driver of the camera fill it in.'
-        )
     rays = CameraRays(rectified=rectified).of(camera_info, (height, width))
     row = rays.x[min(height // 2, rays.x.shape[0] - 1)]
     column = rays.y[:, min(width // 2, rays.y.shape[1] - 1)]

@@ -181,6 +181,10 @@ def test_an_error_is_not_hidden_by_the_rays_before_it() -> None:
             {'height': 720, 'width': 1280},
             'of images of 1280 x 720 pixels .* but the image has 640 x 480',
         ),
+        (
+            {'height': 0, 'width': 0},
+            r'says 0 x 0 pixels .* have the driver .* fill it in',
+        ),
         ({'binning_x': 2, 'binning_y': 2}, r'320 x 240 pixels .*binning 2 x 2'),
         ({'roi': (0, 0, 100, 200)}, r'200 x 100 pixels .*region of interest 200 x 100'),
         ({'distortion_model': 'double_sphere', 'd': [0.1, 0.2]}, "'double_sphere' with 2 coeff"),
