@@ -23,8 +23,8 @@ def hazard_status(
 ) -> Status:
     """Return the Hazards status.
 
-    A camera without depth is no problem unless somebody subscribes to what needs it, or
-    `hazard.use` was set to report or override.
+    A camera without depth is no problem unless somebody subscribes to what needs it; to that
+    belongs, with `hazard.use` override, what depth would change.
 
     Args:
         settings: the node's parameters.

@@ -194,7 +194,7 @@ class PlannerOutputs:
 
     def expects_depth(self, wanted: Sequence[str]) -> bool:
         """Whether somebody will miss something where no depth ever comes."""
-        named = self._use in ('report', 'override') and self.needs_hazards(wanted)
+        named = self._use == 'override' and self.needs_hazards(wanted)
         return named or any(name in (*_OF_DEPTH, *_OF_HAZARDS) for name in wanted)
 
     @staticmethod

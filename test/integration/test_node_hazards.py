@@ -363,6 +363,18 @@ def test_hazard_use_says_what_geometry_may_change(
         assert status.message == 'hazard.use is off, but somebody subscribes to ~/hazard'
 
 
+@pytest.mark.parametrize(('use', 'of_cost'), [('auto', OK), ('report', OK), ('override', WARN)])
+def test_depth_that_never_came_is_missed_by_who_needs_it(
+    in_process: Callable[..., InProcess], use: str, of_cost: int
+) -> None:
+    node = in_process(**{'hazard.use': use, 'input.timeout_sec': 0.1})
+    node.want('mask', 'cost')
+    time.sleep(0.2)
+    assert node.hazard_status().level == of_cost
+    node.want('mask', 'hazard')
+    assert node.hazard_status().level == WARN
+
+
 @pytest.mark.parametrize(
     ('parameters', 'words'),
     [
