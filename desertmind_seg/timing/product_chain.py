@@ -26,16 +26,23 @@ def write_product_chain(
     """
     matrix = np.random.default_rng(_SEED).standard_normal((side, side), np.float32) / side**0.5
     matrix_scale = np.float32(np.abs(matrix).max() / 127)
-    stored: npt.NDArray[Any] = matrix.astype(np.float16 if precision == 'fp16' else np.float32)
-    dequantized, product = '', 'value_{1} = MatMul(value_{0}, matrix)'
+    arrays: dict[str, npt.NDArray[Any]] = {
+        'matrix': matrix.astype(np.float16 if precision == 'fp16' else np.float32)
+    }
+    product = 'value_{1} = MatMul(value_{0}, matrix)'
     if precision == 'int8':
-        # Backends run a product of two dequantized tensors as one of integers.
         stored = np.round(matrix / matrix_scale).astype(np.int8)
-        dequantized = 'matrix_float = DequantizeLinear(matrix, matrix_scale, int8_zero)'
+        arrays = {'matrix_scale': np.asarray(matrix_scale)}
+        # To make sums exact (`add_exactly`) ONNX Runtime 1.31 rewrites matrix and zero point for
+        # each product, and cannot load a model in which two products share one of them.
+        for index in range(products):
+            arrays |= {f'matrix_{index}': stored, f'zero_{index}': np.zeros((), np.int8)}
+        # Backends run a product of two dequantized tensors as one of integers.
         product = """
+            matrix_float_{0} = DequantizeLinear(matrix_{0}, matrix_scale, zero_{0})
             quantized_{0} = QuantizeLinear(value_{0}, value_scale, int8_zero)
             dequantized_{0} = DequantizeLinear(quantized_{0}, value_scale, int8_zero)
-            value_{1} = MatMul(dequantized_{0}, matrix_float)"""
+            value_{1} = MatMul(dequantized_{0}, matrix_float_{0})"""
     as_float, as_half, as_uint8 = (
         f'Cast <to: int = {kind}>'
         for kind in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8)
@@ -54,7 +61,6 @@ def write_product_chain(
             grey = Reshape(channels, square)
             unit = Div(grey, white)
             value_0 = {as_half if precision == 'fp16' else as_float}(unit)
-            {dequantized}
             {' '.join(product.format(index, index + 1) for index in range(products))}
             some = Slice(value_{products}, first, width, columns)
             single = {as_float}(some)
@@ -63,7 +69,7 @@ def write_product_chain(
         }}
         """
     )
-    for name, array in (('matrix', stored), ('matrix_scale', np.asarray(matrix_scale))):
+    for name, array in arrays.items():
         model.graph.initializer.append(numpy_helper.from_array(array, name))
     changes = {
         'name': f'{products} products of {side} x {side}',
