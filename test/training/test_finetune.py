@@ -3,6 +3,7 @@
 from itertools import pairwise
 import logging
 from pathlib import Path
+import shutil
 import signal
 import sys
 from typing import Any
@@ -17,8 +18,9 @@ import torch
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import load_ontology
 from training.bundles.transfer import find_stage, initialise, shared_pixels
-from training.data.datasets import class_pixels, list_frames
+from training.data.datasets import check_apart, class_pixels, list_frames
 from training.data.frames import DatasetError
+from training.data.layouts import read_layout
 from training.ensembles.distillation import Teachers
 from training.fit import rehearsal
 from training.fit.loaders import check_depth
@@ -202,6 +204,25 @@ def test_bad_frames_are_told_before_a_run_begins(tmp_path: Path) -> None:
     expected = r'000000: image is \(60, 96\).*000001\.png: cannot be read.*; and 3 more, which'
     with pytest.raises(DatasetError, match=expected):
         train(recipe, tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_picture_in_both_parts_is_told_before_a_run_begins(tmp_path: Path) -> None:
+    parts = [f'train/{n}' for n in _numbered(4)] + [f'val/{n}' for n in _numbered(2)]
+    root = write_tiny_folder(tmp_path / 'data', parts)
+    shutil.copy(root / 'images/train/000002.png', root / 'images/val/000001.png')
+    recipe = load_recipe('finetune', [f'data={root}'])
+    expected = r'1 of 2 pictures.*train/000002\.png trains and .*val/000001\.png validates'
+    with pytest.raises(DatasetError, match=expected):
+        train(recipe, tmp_path / 'out')
+    # Also where one part is named twice, and of frames that are in no file of their own.
+    given = [f'data={root}', 'data.val.0.split=train', 'data.split.by=official']
+    with pytest.raises(DatasetError, match=r'4 of 4 pictures.*data\.val name different parts'):
+        train(load_recipe('finetune', given), tmp_path / 'out')
+    rendered = read_layout('synthetic', 'seeds:0:2?frames=1', load_ontology('ycor-8'), 1).frames
+    check_apart(rendered[:1], rendered[1:])
+    with pytest.raises(DatasetError, match='1 of 2 pictures'):
+        check_apart(rendered[:1], rendered)
     assert not (tmp_path / 'out').exists()
 
 

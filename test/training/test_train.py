@@ -499,13 +499,14 @@ def test_a_run_may_end_sooner_on_the_schedule_that_it_began_with(
 
 
 def test_two_processes_count_what_one_counts(tiny_recipe: Recipe, tmp_path: Path) -> None:
-    """Torchrun, gloo: three validation frames, so that the shares differ."""
+    """Torchrun, gloo: seven validation frames, so that the shares differ."""
+    others = write_tiny_ycor(tmp_path / 'others', [6, 7, 8, 9, 10])
     recipe = _changed(
         tiny_recipe,
         data={
             'val': [
                 *tiny_recipe.model_dump(mode='json')['data']['val'],
-                {**tiny_recipe.data.train[0].model_dump(mode='json'), 'split': 'all'},
+                {'dataset': 'ycor', 'root': str(others), 'split': 'all', 'repeat': 1},
             ]
         },
         optim={'batch_size': 4, 'ema_decay': 0.5},
@@ -536,7 +537,7 @@ def test_two_processes_count_what_one_counts(tiny_recipe: Recipe, tmp_path: Path
     curves = _curves(out)
     last = max(int(step) for step, name in curves if name == 'val_miou_all')
     metrics = json.loads((out / 'metrics.json').read_text())  # scored by the first process alone
-    assert metrics['frames'] == 8
+    assert metrics['frames'] == 7
     for of_two, of_one in (
         ('val_miou_all', 'miou_all'),
         ('val_miou_present', 'miou_present'),
@@ -588,9 +589,10 @@ def test_a_frame_that_a_worker_cannot_read_is_named_in_one_line(
 ) -> None:
     frames = write_tiny_ycor(tmp_path / 'ycor', list(range(6)))
     sections = [{**tiny_recipe.data.train[0].model_dump(), 'root': str(frames)}]
+    held_out = [{**sections[0], 'split': 'val'}]
     recipe = _changed(
         tiny_recipe,
-        data={'train': sections, 'val': sections, 'num_workers': 1, 'rare_class_boost': 0.0},
+        data={'train': sections, 'val': held_out, 'num_workers': 1, 'rare_class_boost': 0.0},
         loss={'class_weights': 'none'},
     )
     image, labels = (frames / 'train/iid000001' / name for name in ('rgb.jpg', 'labels.png'))

@@ -172,6 +172,9 @@ class MappedFrame(LabelledFrame):
     def read_depth(self) -> DepthArray:
         return self.frame.read_depth()
 
+    def image_file(self) -> Path | None:
+        return self.frame.image_file()
+
     def content(self) -> bytes:
         return self.frame.content()
 

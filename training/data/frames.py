@@ -90,6 +90,10 @@ class LabelledFrame(ABC):
         """Return `read_depth`, None where `has_depth` is False."""
         return self.read_depth() if self.has_depth else None
 
+    def image_file(self) -> Path | None:
+        """Return the file that holds the image and nothing else, None where there is none."""
+        return None
+
     @abstractmethod
     def content(self) -> bytes:
         """Return the bytes from which the frame is decoded, for a hash."""
@@ -141,6 +145,9 @@ class FileFrame(LabelledFrame):
         steps = _read(self.depth, 'depth', read_depth_file)
         metres: DepthArray = np.divide(steps, self.depth_steps_per_m, dtype=np.float32)
         return metres
+
+    def image_file(self) -> Path:
+        return self.image
 
     @property
     def _files(self) -> list[Path]:

@@ -17,7 +17,7 @@ import yaml
 from desertmind_seg.model.files import atomic_write, make_folder
 from desertmind_seg.model.ontology import Ontology, load_ontology
 from training.bundles.transfer import initialise
-from training.data.datasets import class_pixels, data_hash, list_frames
+from training.data.datasets import check_apart, class_pixels, data_hash, list_frames
 from training.fit.closing import CHECKPOINT, LAST, finish, leave_bundle
 from training.fit.loaders import check_depth, make_loaders, pixels_by_class
 from training.fit.rehearsal import measured_precision, rehearse
@@ -120,6 +120,7 @@ def train(
         # Of one's own data; what is published is large, and audited.
         with_depth = recipe.model.depth is not None
         check_frames([*frames, *val_frames], ontology, with_depth=with_depth)
+    check_apart([frame for _, found in listed for frame in found], val_frames)
     pixels = pixels_by_class(recipe, frames, ontology)
     if deals:
         dealt = describe_split(recipe, pixels, class_pixels(val_frames, ontology), ontology)
