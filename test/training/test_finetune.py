@@ -26,6 +26,7 @@ from training.fit import rehearsal
 from training.fit.loaders import check_depth
 from training.fit.rehearsal import Rehearsal, measured_precision
 from training.fit.run import train
+from training.fit.samples import check_frames
 from training.fit.split_choice import describe_split, with_decided_split
 from training.fit.task import SegmentationTask
 from training.networks.checkpoint import Checkpoint, CheckpointError
@@ -245,6 +246,26 @@ def test_depth_that_is_not_read_is_told(
     frames = list_frames(section, recipe.data, load_ontology(recipe.ontology))
     with pytest.raises(DatasetError, match='finetune in the place of finetune_rgbd needs none'):
         check_depth(recipe, frames)
+
+
+def test_depth_that_cannot_be_millimetres_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_tiny_folder(tmp_path, '012', depth=True)
+    ontology = load_ontology(root / 'classes.yaml')
+    frames = read_layout('folder', str(root), ontology, 1).frames
+    check_frames(frames, ontology, with_depth=True)
+    assert not caplog.messages
+    for path in (root / 'depth').iterdir():
+        depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert cv2.imwrite(str(path), depth // 100)  # from 20 to 300: decimetres
+    check_frames(frames, ontology, with_depth=True)
+    assert '100.0% of the pixels with depth are nearer than 1 m' in caplog.text
+    for path in (root / 'depth').iterdir():
+        assert cv2.imwrite(str(path), np.zeros((64, 96), np.uint16))
+    check_frames(frames, ontology, with_depth=False)
+    with pytest.raises(DatasetError, match='of 3 frames all depth is 0'):
+        check_frames(frames, ontology, with_depth=True)
 
 
 def _initialised(

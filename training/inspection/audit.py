@@ -20,6 +20,7 @@ from training.inspection.result import (
     class_rows,
     depth_document,
     judge_classes,
+    judge_depth,
     judge_pairs,
     unlabelled_share,
 )
@@ -58,6 +59,7 @@ def audit_to_folder(
             result.add(frame, side_of[frame.name])
         judge_pairs(result)
         judge_classes(result)
+        judge_depth(result)
         document = {
             'dataset': dataset,
             'root': root,
