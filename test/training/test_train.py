@@ -25,6 +25,7 @@ from tiny_ycor import write_tiny_ycor
 import torch
 import yaml
 
+from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import load_ontology
 from training.data.datasets import list_frames
 from training.data.frames import DatasetError
@@ -567,13 +568,25 @@ def test_synchronised_batch_norm_keeps_the_activation(tiny_recipe: Recipe) -> No
         ({'optim': {'batch_size': 1}}, 'one frame a pass.*image pooling of deeplabv3plus'),
         ({'optim': {'precision': '16-mixed'}}, '16-mixed needs a GPU'),
         ({'optim': {'keep': 'best', 'val_every_epochs': 3}}, 'nothing would be validated'),
+        ({'model': {'encoder_weights': 'none.pth'}}, "No encoder weights at 'none.pth'"),
+        ({'model': {'initial_checkpoint': 'none.pt'}}, "No checkpoint at 'none.pt'"),
     ],
 )
-def test_a_recipe_that_cannot_run_here_is_refused(
-    tiny_recipe: Recipe, tmp_path: Path, changes: dict[str, dict[str, Any]], expected: str
+def test_a_recipe_that_cannot_run_here_is_refused_before_anything_slow(
+    tiny_recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, dict[str, Any]],
+    expected: str,
 ) -> None:
-    with pytest.raises(RecipeError, match=expected):
-        train(_changed(tiny_recipe, **changes), tmp_path / 'run', accelerator='cpu')
+    def slow(*_arguments: Any, **_named: Any) -> None:
+        pytest.fail('steps were taken')
+
+    monkeypatch.setattr('training.fit.run.measured_precision', slow)
+    monkeypatch.setattr('training.fit.run.rehearse', slow)
+    recipe = _changed(tiny_recipe, **changes)
+    with pytest.raises((DesertmindError, FileNotFoundError), match=expected):
+        train(recipe, tmp_path / 'run', accelerator='cpu', forecast=True)
 
 
 def test_a_missing_gpu_is_not_replaced(

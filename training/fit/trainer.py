@@ -261,17 +261,6 @@ def make_trainer(
     """
     optim = recipe.optim
     on_gpu = trains_on_gpu(accelerator)
-    if optim.precision == '16-mixed' and not on_gpu:
-        raise RecipeError(
-            'optim.precision 16-mixed needs a GPU; on the CPU use bf16-mixed or 32-true'
-        )
-    if (optim.keep == 'best' or optim.early_stopping_patience is not None) and (
-        optim.val_every_epochs > optim.epochs
-    ):
-        raise RecipeError(
-            f'optim.val_every_epochs {optim.val_every_epochs} is more than epochs {optim.epochs}: '
-            'nothing would be validated, which keep "best" and early stopping need'
-        )
     assert optim.precision != 'measured'  # decided before
     local, machines = processes(devices, nodes)
     several = local * machines > 1
@@ -300,6 +289,25 @@ def make_trainer(
             )
     except MisconfigurationException as err:  # more GPUs than there are, SLURM's other numbers
         raise RecipeError(f'Lightning cannot train with these options: {err}') from err
+
+
+def check_optim(optim: OptimSection, *, on_gpu: bool) -> None:
+    """Refuse what is wrong whatever the frames are, before any of them is read.
+
+    Raises:
+        RecipeError: the precision needs a GPU, or nothing would be validated that has to be.
+    """
+    if optim.precision == '16-mixed' and not on_gpu:
+        raise RecipeError(
+            'optim.precision 16-mixed needs a GPU; on the CPU use bf16-mixed or 32-true'
+        )
+    if (optim.keep == 'best' or optim.early_stopping_patience is not None) and (
+        optim.val_every_epochs > optim.epochs
+    ):
+        raise RecipeError(
+            f'optim.val_every_epochs {optim.val_every_epochs} is more than epochs {optim.epochs}: '
+            'nothing would be validated, which keep "best" and early stopping need'
+        )
 
 
 def trains_on_gpu(accelerator: str) -> bool:
