@@ -526,6 +526,31 @@ def test_ctrl_c_says_how_to_go_on_and_nothing_of_lightning(
     assert 'KeyboardInterrupt' not in warned
 
 
+def test_a_run_that_is_told_to_end_does_so_quietly(
+    farm: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / 'out'
+
+    def terminate(task: SegmentationTask, *_arguments: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        # What torch says where the signal went to the workers, too.
+        raise RuntimeError('DataLoader worker (pid 1) is killed by signal: Terminated. ')
+
+    monkeypatch.setattr(SegmentationTask, 'training_step', terminate)
+    with pytest.raises(SystemExit) as ended:  # in the rehearsal
+        main(['finetune', f'data={farm}', *_TINY, 'optim.precision=32-true', '--out', str(out)])
+    assert ended.value.code == 143
+    assert not out.exists()
+    recipe = load_recipe('finetune', [f'data={farm}', *_TINY, 'optim.precision=32-true'])
+    with pytest.raises(SystemExit) as ended:  # in the training
+        train(recipe, out)
+    assert ended.value.code == 143
+    assert 'Error' not in capsys.readouterr().err
+
+
 def test_a_run_that_is_refused_leaves_no_folder(
     farm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -251,7 +251,7 @@ def _fit(
     resume: bool,
 ) -> None:
     """Run Lightning's loop, its messages and errors put into ours."""
-    with quiet_lightning():
+    with quiet_lightning(trainer):
         try:
             last = out / LAST if resume else None
             trainer.fit(task, loader, val_loader, ckpt_path=last, weights_only=True)
