@@ -246,7 +246,10 @@ def test_a_folder_that_finetune_would_refuse_is_audited_all_the_same(
     (root / 'masks/3.png').write_bytes(b'no picture')
     code, document, _ = _audit(root, '--by', 'auto')
     assert (code, document['split']['by']) == (1, 'groups')
-    assert 'finetune would stop at this' in capsys.readouterr().out
+    assert [fault['kind'] for fault in document['faults']] == ['finetune stops', 'unreadable']
+    out = capsys.readouterr().out
+    assert 'fault: finetune stops: ' in out
+    assert 'masks/3.png: cannot be read' in out
 
 
 def test_nothing_to_audit_is_an_error_and_leaves_nothing(
@@ -267,7 +270,8 @@ def test_nothing_to_audit_is_an_error_and_leaves_nothing(
     ]
     assert main([*arguments, '--ontology', 'no-such']) == 2
     assert "no ontology 'no-such'" in capsys.readouterr().err
-    assert main([*arguments, '--ontology', 'ycor-8']) == 0
+    assert main([*arguments, '--ontology', 'ycor-8']) == 1
+    assert 'finetune stops: ' + str(tmp_path / 'set: 1 frame, but') in capsys.readouterr().out
     assert main([*arguments, '--ontology', 'ycor-8']) == 2
     assert 'already holds report.html, audit.json' in capsys.readouterr().err
 
