@@ -415,6 +415,10 @@ def test_help_needs_no_renderer() -> None:
         (['--seed', '1'], 'one of the arguments --bag --folder is required'),
         (['--bag', 'b', '--seeds', '0:2'], '--bag holds one drive'),
         (['--folder', 'f', '--seeds', '3:3'], 'must have 0 <= A < B'),
+        (
+            ['--folder', 'f', '--seeds', '99999999999999999999:99999999999999999999999'],
+            'asks for 99900000000000000000000 drives; expected at most 10000',
+        ),
         (['--folder', 'f', '--size', '640'], 'is no size; expected height x width'),
         (['--folder', 'f', '--frames', '100000'], 'ask for at most that many'),
         (['--folder', 'f', '--rate-hz', '0'], '--rate-hz: 0 is not from 0.001 to'),
