@@ -5,7 +5,9 @@ val/ and test/, each with Color_Images/ and Segmentation/ of equal names and the
 desert-10. A whole drive lies in one part: of 8 seeds in a row, from 0 on, 6 train, the next one is
 for val and the last for test.
 
-Everything follows from the seed: same seed and size, same pixels, in any order of frames.
+Everything follows from the seed: same seed and size, same pixels, in any order of frames. So
+--folder leaves drives that are there already, whole and of the same settings and version: after a
+stop the same command goes on. A bag and a desert set appear whole or not at all.
 """
 
 import argparse
