@@ -24,7 +24,8 @@ Check a labelled set before training on it.
 
 Reads every frame once. Faults, each named with its file: an image or mask without its other half,
 files that do not decode, sizes that differ, codes that the ontology does not list, masks without
-any label, and pictures that are in both training and validation. Exit status 1 if there are any.
+any label, depth that is missing everywhere, pictures that are in both training and validation, and
+what finetune stops at when it deals the frames. Exit status 1 if there are any.
 """
 _EXAMPLES = r"""examples:
   python -m training.audit --dataset folder --root DATA --out out/audit
@@ -82,8 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     from desertmind_seg.model.ontology import load_ontology
     from training.data.class_table import labels_table, no_table
+    from training.data.frames import DatasetError
     from training.inspection.audit import REPORT, audit_to_folder
-    from training.recipes.schema import SplitSection
+    from training.recipes.schema import RecipeError, SplitSection
 
     given = options.ontology and load_ontology(options.ontology)
     ontology = labels_table(options.dataset, options.root, given)
@@ -97,8 +99,12 @@ def _run(options: argparse.Namespace) -> int:
         folds=options.folds,
         fold=options.fold,
     )
+    stop = None
     if by == 'auto':
-        split = _split_of_finetune(options, ontology) or split
+        try:
+            split = _split_of_finetune(options, ontology)
+        except (DatasetError, RecipeError) as err:
+            stop = f'{err} (checked as with --by groups)'
     document = audit_to_folder(
         options.dataset,
         str(options.root),
@@ -106,26 +112,21 @@ def _run(options: argparse.Namespace) -> int:
         ontology,
         options.out,
         replace=options.force,
+        stop=stop,
     )
     _print_findings(document)
     print(options.out / REPORT)
     return DONE_IN_PART if document['faults'] else ALL_DONE
 
 
-def _split_of_finetune(options: argparse.Namespace, ontology: 'Ontology') -> 'SplitSection | None':
-    """Return how `train finetune` would deal the frames; None, and why, where it would stop."""
-    from training.data.frames import DatasetError
+def _split_of_finetune(options: argparse.Namespace, ontology: 'Ontology') -> 'SplitSection':
+    """Return how `train finetune` would deal the frames, or raise what it would stop at."""
     from training.fit.split_choice import with_decided_split
     from training.recipes.load import load_recipe
-    from training.recipes.schema import RecipeError
 
     table = [f'ontology={options.ontology}'] if options.ontology else []
-    try:
-        recipe = load_recipe('finetune', [f'data={options.dataset}:{options.root}', *table])
-        return with_decided_split(recipe, ontology).data.split
-    except (DatasetError, RecipeError) as err:
-        print(f'note: finetune would stop at this; checked as with --by groups: {err}')
-        return None
+    recipe = load_recipe('finetune', [f'data={options.dataset}:{options.root}', *table])
+    return with_decided_split(recipe, ontology).data.split
 
 
 def _print_findings(document: dict[str, Any]) -> None:

@@ -25,9 +25,11 @@ size, views, storage), into out_of_fold_<ensemble>/, and nothing is trained twic
 Folds may run side by side, each in a process of its own; the last one to end scores them all.
 
 Where a recipe starts from another's checkpoint or has teachers, these must not have seen the
-held-out frames either: write {fold} in their paths (out/stage1/fold_{fold}/checkpoint.pt).
+held-out frames either: write {fold} in their paths (out/stage1/fold_{fold}/checkpoint.pt). Where
+they have seen none of these data, as a shipped model has none of your own, --unseen says so.
 """
 _EXAMPLES = r"""examples:
+  python -m training.folds finetune data=DATA --unseen --out out/folds
   python -m training.folds exp093_5 --out out/exp093_5
   python -m training.folds exp093_5 --out out/exp093_5 --resume --ensemble exp093_ensemble
   srun python -m training.folds exp093_5 --out out/exp093_5 --resume --folds $SLURM_ARRAY_TASK_ID
@@ -50,6 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--out', type=Path, required=True, help='folder of all folds')
     parser.add_argument('--folds', type=_fold_numbers, help='e.g. 0,1,4; default: all')
     parser.add_argument('--resume', action='store_true', help='the folder holds folds already')
+    parser.add_argument(
+        '--unseen', action='store_true', help='start and teachers have seen none of these frames'
+    )
     parser.add_argument('--ensemble', help='predict as this ensemble (a recipe) wants its members')
     parser.add_argument('--accelerator', default='auto', choices=('auto', 'cpu', 'gpu'))
     return parser
@@ -81,6 +86,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             ensemble=ensemble,
             resume=options.resume,
             accelerator=options.accelerator,
+            unseen=options.unseen,
         )
     except FoldError as err:
         print(error_line(parser.prog, err), file=sys.stderr)

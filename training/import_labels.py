@@ -76,7 +76,9 @@ def build_parser() -> argparse.ArgumentParser:
         help='pixels without a label are this class (default: they stay without one)',
     )
     parser.add_argument(
-        '--keep-unlabelled', action='store_true', help='keep images without any label, too'
+        '--keep-unlabelled',
+        action='store_true',
+        help='keep images without any label, too, to label them; no training takes them so',
     )
     return parser
 

@@ -5,7 +5,9 @@ val/ and test/, each with Color_Images/ and Segmentation/ of equal names and the
 desert-10. A whole drive lies in one part: of 8 seeds in a row, from 0 on, 6 train, the next one is
 for val and the last for test.
 
-Everything follows from the seed: same seed and size, same pixels, in any order of frames.
+Everything follows from the seed: same seed and size, same pixels, in any order of frames. So
+--folder leaves drives that are there already, whole and of the same settings and version: after a
+stop the same command goes on. A bag and a desert set appear whole or not at all.
 """
 
 import argparse
@@ -24,6 +26,7 @@ from desertmind_seg.options import (
 
 # A drive that shows every class of ycor-8 in its first 6 s: rough, then smooth, puddles, rocks.
 _SHOW_SEED = 4353
+_MOST_DRIVES = 10_000
 # training.scenery.parameters.HAZARDS, which takes numpy to import.
 _HAZARDS = ('rock', 'log', 'stump', 'ledge', 'ditch')
 _EXAMPLES = """\
@@ -50,6 +53,11 @@ def _seeds(text: str) -> range:
         raise argparse.ArgumentTypeError(f'{text!r} is not A:B, for example 0:40') from err
     if not 0 <= first < last:
         raise argparse.ArgumentTypeError(f'{text!r} must have 0 <= A < B')
+    if last - first > _MOST_DRIVES:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} asks for {last - first} drives; expected at most {_MOST_DRIVES}; '
+            'render more with several commands'
+        )
     return range(first, last)
 
 

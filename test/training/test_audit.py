@@ -118,6 +118,10 @@ def _break_file(root: Path) -> None:
     (root / 'images/1.png').write_bytes(b'nothing')
 
 
+def _break_depth_bits(root: Path) -> None:
+    _write(root / 'depth/1.png', np.full(_HW, 255, np.uint8))
+
+
 def _break_split(root: Path) -> None:
     (root / 'images/4.png').write_bytes((root / 'images/1.png').read_bytes())
 
@@ -131,6 +135,7 @@ def _break_split(root: Path) -> None:
         (_break_pairing, 'unpaired', 'images/1.png has no mask; expected it at masks/1.png'),
         (_break_labels, 'no label', '1: none of its 3072 pixels has a label'),
         (_break_file, 'unreadable', 'images/1.png: cannot be read as an image'),
+        (_break_depth_bits, 'unreadable', 'depth/1.png: 8 bits, which reach 0.255 m at 1000'),
         (_break_split, 'same picture on two sides', '1 (train) and 4 (val)'),
     ],
 )
@@ -161,6 +166,23 @@ def test_an_audit_lists_every_bad_file_and_goes_on(tmp_path: Path) -> None:
     assert code == 1
     assert sorted(re.findall(r'junk_\d+', str(document['faults']))) == sorted(bad)
     assert document['readable_frames'] == 6
+
+
+def test_depth_that_cannot_be_millimetres_is_told(tmp_path: Path) -> None:
+    root = _write_set(tmp_path / 'set')
+    for number in range(6):
+        _write(root / f'depth/{number}.png', np.full(_HW, 250, np.uint16))  # of 2.5 m
+    code, document, _ = _audit(root)
+    assert code == 0
+    assert any('100.0% of the pixels with depth are nearer' in w for w in document['warnings'])
+    for number in range(6):
+        _write(root / f'depth/{number}.png', np.zeros(_HW, np.uint16))
+    code, document, page = _audit(root)
+    assert code == 1
+    assert [fault['kind'] for fault in document['faults']] == ['no depth']
+    assert document['depth']['missing_share'] == 1.0
+    assert set(document['depth']['percentiles_m'].values()) == {None}
+    assert '100.0% of the pixels have no depth' in page
 
 
 def test_unknown_codes_are_counted_by_file(tmp_path: Path) -> None:
@@ -224,7 +246,10 @@ def test_a_folder_that_finetune_would_refuse_is_audited_all_the_same(
     (root / 'masks/3.png').write_bytes(b'no picture')
     code, document, _ = _audit(root, '--by', 'auto')
     assert (code, document['split']['by']) == (1, 'groups')
-    assert 'finetune would stop at this' in capsys.readouterr().out
+    assert [fault['kind'] for fault in document['faults']] == ['finetune stops', 'unreadable']
+    out = capsys.readouterr().out
+    assert 'fault: finetune stops: ' in out
+    assert 'masks/3.png: cannot be read' in out
 
 
 def test_nothing_to_audit_is_an_error_and_leaves_nothing(
@@ -245,7 +270,8 @@ def test_nothing_to_audit_is_an_error_and_leaves_nothing(
     ]
     assert main([*arguments, '--ontology', 'no-such']) == 2
     assert "no ontology 'no-such'" in capsys.readouterr().err
-    assert main([*arguments, '--ontology', 'ycor-8']) == 0
+    assert main([*arguments, '--ontology', 'ycor-8']) == 1
+    assert 'finetune stops: ' + str(tmp_path / 'set: 1 frame, but') in capsys.readouterr().out
     assert main([*arguments, '--ontology', 'ycor-8']) == 2
     assert 'already holds report.html, audit.json' in capsys.readouterr().err
 

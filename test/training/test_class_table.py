@@ -159,6 +159,24 @@ def test_without_a_table_somebody_has_to_say_what_the_codes_are(
     assert _scored(trained_on_it, root)['pixel_accuracy'] > 0.9
 
 
+def test_a_root_that_is_not_there_is_said_to_be_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = _bundle(tmp_path, write_farm(tmp_path / 'farm'))
+    nowhere, dangling = tmp_path / 'nosuch', tmp_path / 'link'
+    dangling.symlink_to(nowhere)
+
+    for root, said in {nowhere: '', dangling: f', it is a link to {nowhere}'}.items():
+        expected = f'{root}: there is no such folder{said}; give that of the folder frames'
+        assert _scored(bundle, root) == {}
+        assert expected in capsys.readouterr().err
+        options = ['--dataset', 'folder', '--root', str(root), '--out', str(tmp_path / 'audit')]
+        assert audit(options) == 2
+        assert expected in capsys.readouterr().err
+        assert audit([*options, '--ontology', 'ycor-8']) == 2
+        assert expected in capsys.readouterr().err
+
+
 def test_two_tables_that_contradict_each_other_are_refused(
     farm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

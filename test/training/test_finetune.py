@@ -3,6 +3,7 @@
 from itertools import pairwise
 import logging
 from pathlib import Path
+import shutil
 import signal
 import sys
 from typing import Any
@@ -17,13 +18,15 @@ import torch
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import load_ontology
 from training.bundles.transfer import find_stage, initialise, shared_pixels
-from training.data.datasets import class_pixels, list_frames
+from training.data.datasets import check_apart, class_pixels, list_frames
 from training.data.frames import DatasetError
+from training.data.layouts import read_layout
 from training.ensembles.distillation import Teachers
 from training.fit import rehearsal
 from training.fit.loaders import check_depth
 from training.fit.rehearsal import Rehearsal, measured_precision
 from training.fit.run import train
+from training.fit.samples import check_frames
 from training.fit.split_choice import describe_split, with_decided_split
 from training.fit.task import SegmentationTask
 from training.networks.checkpoint import Checkpoint, CheckpointError
@@ -205,6 +208,25 @@ def test_bad_frames_are_told_before_a_run_begins(tmp_path: Path) -> None:
     assert not (tmp_path / 'out').exists()
 
 
+def test_a_picture_in_both_parts_is_told_before_a_run_begins(tmp_path: Path) -> None:
+    parts = [f'train/{n}' for n in _numbered(4)] + [f'val/{n}' for n in _numbered(2)]
+    root = write_tiny_folder(tmp_path / 'data', parts)
+    shutil.copy(root / 'images/train/000002.png', root / 'images/val/000001.png')
+    recipe = load_recipe('finetune', [f'data={root}'])
+    expected = r'1 of 2 pictures.*train/000002\.png trains and .*val/000001\.png validates'
+    with pytest.raises(DatasetError, match=expected):
+        train(recipe, tmp_path / 'out')
+    # Also where one part is named twice, and of frames that are in no file of their own.
+    given = [f'data={root}', 'data.val.0.split=train', 'data.split.by=official']
+    with pytest.raises(DatasetError, match=r'4 of 4 pictures.*data\.val name different parts'):
+        train(load_recipe('finetune', given), tmp_path / 'out')
+    rendered = read_layout('synthetic', 'seeds:0:2?frames=1', load_ontology('ycor-8'), 1).frames
+    check_apart(rendered[:1], rendered[1:])
+    with pytest.raises(DatasetError, match='1 of 2 pictures'):
+        check_apart(rendered[:1], rendered)
+    assert not (tmp_path / 'out').exists()
+
+
 def test_depth_that_is_not_read_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -224,6 +246,26 @@ def test_depth_that_is_not_read_is_told(
     frames = list_frames(section, recipe.data, load_ontology(recipe.ontology))
     with pytest.raises(DatasetError, match='finetune in the place of finetune_rgbd needs none'):
         check_depth(recipe, frames)
+
+
+def test_depth_that_cannot_be_millimetres_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_tiny_folder(tmp_path, '012', depth=True)
+    ontology = load_ontology(root / 'classes.yaml')
+    frames = read_layout('folder', str(root), ontology, 1).frames
+    check_frames(frames, ontology, with_depth=True)
+    assert not caplog.messages
+    for path in (root / 'depth').iterdir():
+        depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert cv2.imwrite(str(path), depth // 100)  # from 20 to 300: decimetres
+    check_frames(frames, ontology, with_depth=True)
+    assert '100.0% of the pixels with depth are nearer than 1 m' in caplog.text
+    for path in (root / 'depth').iterdir():
+        assert cv2.imwrite(str(path), np.zeros((64, 96), np.uint16))
+    check_frames(frames, ontology, with_depth=False)
+    with pytest.raises(DatasetError, match='of 3 frames all depth is 0'):
+        check_frames(frames, ontology, with_depth=True)
 
 
 def _initialised(
@@ -482,6 +524,31 @@ def test_ctrl_c_says_how_to_go_on_and_nothing_of_lightning(
     assert f'{out} keeps what is done: --resume goes on from there\n' in warned
     assert warned.endswith('python -m training.train: stopped\n')
     assert 'KeyboardInterrupt' not in warned
+
+
+def test_a_run_that_is_told_to_end_does_so_quietly(
+    farm: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / 'out'
+
+    def terminate(task: SegmentationTask, *_arguments: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        # What torch says where the signal went to the workers, too.
+        raise RuntimeError('DataLoader worker (pid 1) is killed by signal: Terminated. ')
+
+    monkeypatch.setattr(SegmentationTask, 'training_step', terminate)
+    with pytest.raises(SystemExit) as ended:  # in the rehearsal
+        main(['finetune', f'data={farm}', *_TINY, 'optim.precision=32-true', '--out', str(out)])
+    assert ended.value.code == 143
+    assert not out.exists()
+    recipe = load_recipe('finetune', [f'data={farm}', *_TINY, 'optim.precision=32-true'])
+    with pytest.raises(SystemExit) as ended:  # in the training
+        train(recipe, out)
+    assert ended.value.code == 143
+    assert 'Error' not in capsys.readouterr().err
 
 
 def test_a_run_that_is_refused_leaves_no_folder(

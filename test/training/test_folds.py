@@ -202,7 +202,7 @@ def test_a_fold_of_another_recipe_is_not_taken_for_ours(runs: list[Path], first:
 def test_what_has_seen_the_held_out_frames_is_refused(first: Recipe) -> None:
     tree = first.model_dump(mode='json')
     tree['model']['initial_checkpoint'] = 'out/stage1/checkpoint.pt'
-    with pytest.raises(RecipeError, match=r'out/stage1/checkpoint\.pt was trained on frames'):
+    with pytest.raises(RecipeError, match=r'stage1/checkpoint\.pt may have been .*--unseen'):
         fold_recipe(parse_recipe(tree, 'leaking'), 1)
     tree['model']['initial_checkpoint'] = 'out/stage1/fold_{fold}/checkpoint.pt'
     tree['distillation'] = {'weight': 1.0, 'temperature': 2.0}
@@ -213,8 +213,11 @@ def test_what_has_seen_the_held_out_frames_is_refused(first: Recipe) -> None:
     assert of_fold.distillation.teachers == ['out/large/fold_1']
     assert (of_fold.data.split.by, of_fold.data.split.fold) == ('folds', 1)
     tree['distillation']['teachers'] = ['out/large']
-    with pytest.raises(RecipeError, match='out/large was trained on frames that fold 0'):
+    with pytest.raises(RecipeError, match='out/large may have been trained on frames that fold 0'):
         fold_recipe(parse_recipe(tree, 'leaking'), 0)
+    vouched = fold_recipe(parse_recipe(tree, 'vouched'), 0, unseen=True)
+    assert vouched.distillation is not None
+    assert vouched.distillation.teachers == ['out/large']
 
 
 def test_training_on_held_out_frames_is_refused(first: Recipe) -> None:

@@ -454,6 +454,9 @@ def test_unreadable_depth_is_named(tmp_path: Path) -> None:
         DatasetError, match=r'depth/1.png: cannot be read as depth: .* shape \(6, 9, 3\)'
     ):
         frame.read_depth()
+    _write_codes(tmp_path / 'depth/1.png', 255)
+    with pytest.raises(DatasetError, match=r'depth/1\.png: 8 bits, which reach 0\.255 m .*16-bit'):
+        frame.read_depth()
     (tmp_path / 'depth/1.png').write_bytes(b'nothing')
     with pytest.raises(DatasetError, match='cannot be read as depth: it is no image'):
         frame.read_depth()

@@ -15,7 +15,11 @@ _STEPS = 70
 
 @pytest.mark.slow
 @pytest.mark.data
-def test_two_real_frames_are_learned_by_heart(shared_data_dir: Path, tmp_path: Path) -> None:
+def test_two_real_frames_are_learned_by_heart(
+    shared_data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Which refuses what is done here on purpose.
+    monkeypatch.setattr('training.fit.run.check_apart', lambda _train, _val: None)
     for name in _FRAMES:
         link = tmp_path / 'ycor' / 'train' / name
         link.parent.mkdir(parents=True, exist_ok=True)

@@ -378,9 +378,35 @@ def test_folders_from_two_processes_equal_frames_made_here(
 def test_folder_refuses_before_it_writes(tmp_path: Path) -> None:
     (tmp_path / 'drive_000006').mkdir()
     specs = [DriveSpec(seed, SIZE_HW, 1.0, 1) for seed in (SEED, SEED + 1)]
-    with pytest.raises(FileExistsError, match=r'already holds drive_000006; .* --force'):
+    with pytest.raises(FileExistsError, match=r'already holds drive_000006, of other .* --force'):
         write_folders(specs, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ['drive_000006']
+
+
+def test_drives_that_are_whole_are_not_rendered_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ['--folder', str(tmp_path), '--seeds', '5:7', '--rate-hz', '1', '--size', '72x96']
+    render, calls = writers._render, []
+
+    def until_killed(spec: DriveSpec, index: int) -> Any:
+        calls.append(spec.seed)
+        if len(calls) == 2:
+            raise OSError(28, 'full', tmp_path / 'x')
+        return render(spec, index)
+
+    monkeypatch.setattr(writers, '_render', until_killed)
+    assert main([*arguments, '--frames', '1']) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ['drive_000005']
+    assert main([*arguments, '--frames', '1']) == 0
+    assert calls == [5, 6, 6]
+    assert f'{tmp_path}: 1 of 2 drives are there already' in capsys.readouterr().out
+    assert main([*arguments, '--frames', '2']) == 2
+    assert 'already holds drive_000005, drive_000006, of other' in capsys.readouterr().err
+    assert main([*arguments, '--frames', '2', '--force']) == 0
+    assert calls[3:] == [5, 5, 6, 6]
+    names = ['drive_000005', 'drive_000006']
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 def test_every_file_of_the_simulator_is_part_of_a_frames_version(
@@ -415,6 +441,10 @@ def test_help_needs_no_renderer() -> None:
         (['--seed', '1'], 'one of the arguments --bag --folder is required'),
         (['--bag', 'b', '--seeds', '0:2'], '--bag holds one drive'),
         (['--folder', 'f', '--seeds', '3:3'], 'must have 0 <= A < B'),
+        (
+            ['--folder', 'f', '--seeds', '99999999999999999999:99999999999999999999999'],
+            'asks for 99900000000000000000000 drives; expected at most 10000',
+        ),
         (['--folder', 'f', '--size', '640'], 'is no size; expected height x width'),
         (['--folder', 'f', '--frames', '100000'], 'ask for at most that many'),
         (['--folder', 'f', '--rate-hz', '0'], '--rate-hz: 0 is not from 0.001 to'),

@@ -25,6 +25,7 @@ from tiny_ycor import write_tiny_ycor
 import torch
 import yaml
 
+from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import load_ontology
 from training.data.datasets import list_frames
 from training.data.frames import DatasetError
@@ -222,7 +223,8 @@ def test_a_full_disk_while_training_keeps_the_last_state(
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     path = tmp_path / 'checkpoint.pt'
     WholeFileIO().save_checkpoint({'state_dict': Path}, path)  # with the hash of its content
-    with pytest.raises(CheckpointError, match='not a readable checkpoint'):
+    expected = r'checkpoint: it would run code \(pathlib.*\) and is not loaded; .* or train again$'
+    with pytest.raises(CheckpointError, match=expected):
         load_checkpoint(path)
 
 
@@ -499,13 +501,14 @@ def test_a_run_may_end_sooner_on_the_schedule_that_it_began_with(
 
 
 def test_two_processes_count_what_one_counts(tiny_recipe: Recipe, tmp_path: Path) -> None:
-    """Torchrun, gloo: three validation frames, so that the shares differ."""
+    """Torchrun, gloo: seven validation frames, so that the shares differ."""
+    others = write_tiny_ycor(tmp_path / 'others', [6, 7, 8, 9, 10])
     recipe = _changed(
         tiny_recipe,
         data={
             'val': [
                 *tiny_recipe.model_dump(mode='json')['data']['val'],
-                {**tiny_recipe.data.train[0].model_dump(mode='json'), 'split': 'all'},
+                {'dataset': 'ycor', 'root': str(others), 'split': 'all', 'repeat': 1},
             ]
         },
         optim={'batch_size': 4, 'ema_decay': 0.5},
@@ -536,7 +539,7 @@ def test_two_processes_count_what_one_counts(tiny_recipe: Recipe, tmp_path: Path
     curves = _curves(out)
     last = max(int(step) for step, name in curves if name == 'val_miou_all')
     metrics = json.loads((out / 'metrics.json').read_text())  # scored by the first process alone
-    assert metrics['frames'] == 8
+    assert metrics['frames'] == 7
     for of_two, of_one in (
         ('val_miou_all', 'miou_all'),
         ('val_miou_present', 'miou_present'),
@@ -566,13 +569,25 @@ def test_synchronised_batch_norm_keeps_the_activation(tiny_recipe: Recipe) -> No
         ({'optim': {'batch_size': 1}}, 'one frame a pass.*image pooling of deeplabv3plus'),
         ({'optim': {'precision': '16-mixed'}}, '16-mixed needs a GPU'),
         ({'optim': {'keep': 'best', 'val_every_epochs': 3}}, 'nothing would be validated'),
+        ({'model': {'encoder_weights': 'none.pth'}}, "No encoder weights at 'none.pth'"),
+        ({'model': {'initial_checkpoint': 'none.pt'}}, "No checkpoint at 'none.pt'"),
     ],
 )
-def test_a_recipe_that_cannot_run_here_is_refused(
-    tiny_recipe: Recipe, tmp_path: Path, changes: dict[str, dict[str, Any]], expected: str
+def test_a_recipe_that_cannot_run_here_is_refused_before_anything_slow(
+    tiny_recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, dict[str, Any]],
+    expected: str,
 ) -> None:
-    with pytest.raises(RecipeError, match=expected):
-        train(_changed(tiny_recipe, **changes), tmp_path / 'run', accelerator='cpu')
+    def slow(*_arguments: Any, **_named: Any) -> None:
+        pytest.fail('steps were taken')
+
+    monkeypatch.setattr('training.fit.run.measured_precision', slow)
+    monkeypatch.setattr('training.fit.run.rehearse', slow)
+    recipe = _changed(tiny_recipe, **changes)
+    with pytest.raises((DesertmindError, FileNotFoundError), match=expected):
+        train(recipe, tmp_path / 'run', accelerator='cpu', forecast=True)
 
 
 def test_a_missing_gpu_is_not_replaced(
@@ -588,9 +603,10 @@ def test_a_frame_that_a_worker_cannot_read_is_named_in_one_line(
 ) -> None:
     frames = write_tiny_ycor(tmp_path / 'ycor', list(range(6)))
     sections = [{**tiny_recipe.data.train[0].model_dump(), 'root': str(frames)}]
+    held_out = [{**sections[0], 'split': 'val'}]
     recipe = _changed(
         tiny_recipe,
-        data={'train': sections, 'val': sections, 'num_workers': 1, 'rare_class_boost': 0.0},
+        data={'train': sections, 'val': held_out, 'num_workers': 1, 'rare_class_boost': 0.0},
         loss={'class_weights': 'none'},
     )
     image, labels = (frames / 'train/iid000001' / name for name in ('rgb.jpg', 'labels.png'))

@@ -61,8 +61,23 @@ def labels_table(dataset: str, root: str | Path, given: Ontology | None = None) 
     return given
 
 
+def check_there(dataset: str, root: str | Path) -> None:
+    """Refuse a root that is no folder, where the layout wants one.
+
+    Raises:
+        DatasetError: it is not there, a link to what is not, or a file.
+    """
+    path = Path(root).expanduser()
+    if dataset not in {'bag', 'synthetic', 'nyuv2_mat'} and not path.is_dir():
+        link = f', it is a link to {path.readlink()}' if path.is_symlink() else ''
+        raise DatasetError(
+            f'{root}: there is no such folder{link}; give that of the {dataset} frames'
+        )
+
+
 def no_table(dataset: str, root: str | Path) -> DatasetError:
     """Return the error for labels of which nothing says what their values mean."""
+    check_there(dataset, root)
     known = ' or '.join(LAYOUT_TABLES.get(dataset, ()))
     return DatasetError(
         f'{root}: nothing says what the values of its labels mean; '
@@ -171,6 +186,9 @@ class MappedFrame(LabelledFrame):
 
     def read_depth(self) -> DepthArray:
         return self.frame.read_depth()
+
+    def image_file(self) -> Path | None:
+        return self.frame.image_file()
 
     def content(self) -> bytes:
         return self.frame.content()

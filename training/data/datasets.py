@@ -195,6 +195,46 @@ def data_hash(frames: Sequence[LabelledFrame]) -> str:
     return digest.hexdigest()
 
 
+def check_apart(train: Sequence[LabelledFrame], val: Sequence[LabelledFrame]) -> None:
+    """Refuse pictures that are in both training and validation, by whatever name.
+
+    The same is a file of the same bytes, or the same frame of a bag or the like. Files are read
+    only where one of the other part has the same size; the same picture in files that differ is
+    found by `training.audit` alone.
+
+    Raises:
+        DatasetError: names the first three, and how many there are.
+    """
+    parts = (train, val)
+    shared = set.intersection(*({_file_bytes(frame) for frame in part} for part in parts))
+    trained, validated = (
+        {_picture(frame): frame for frame in part if _file_bytes(frame) in shared}
+        for part in parts
+    )
+    both = [(trained[picture], validated[picture]) for picture in validated if picture in trained]
+    if both:
+        listed = '; '.join(
+            f'{one.image_file() or one.name} trains and {two.image_file() or two.name} validates'
+            for one, two in both[:3]
+        )
+        more = f'; and {len(both) - 3} more' * (len(both) > 3)
+        raise DatasetError(
+            f'{len(both)} of {len(val)} pictures that validate are trained on as well, so that '
+            f'their score would say nothing: {listed}{more}. Remove one of each two files; where '
+            'they are one, let data.train and data.val name different parts'
+        )
+
+
+def _file_bytes(frame: LabelledFrame) -> int | None:
+    path = frame.image_file()
+    return None if path is None else path.stat().st_size
+
+
+def _picture(frame: LabelledFrame) -> str:
+    path = frame.image_file()
+    return frame.version() if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 # Class counts of this process's frames: a fold is checked, then trained on.
 _counted: dict[tuple[str, ...], npt.NDArray[np.int64]] = {}
 

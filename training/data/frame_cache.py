@@ -53,6 +53,9 @@ class CachedFrame(LabelledFrame):
     def read_depth(self) -> DepthArray:
         return self._read('depth', '', self.frame.read_depth)
 
+    def image_file(self) -> Path | None:
+        return self.frame.image_file()
+
     def content(self) -> bytes:
         return self.frame.content()
 

@@ -92,6 +92,10 @@ class LabelledFrame(ABC):
         """Return `read_depth`, None where `has_depth` is False."""
         return self.read_depth() if self.has_depth else None
 
+    def image_file(self) -> Path | None:
+        """Return the file that holds the image and nothing else, None where there is none."""
+        return None
+
     @abstractmethod
     def content(self) -> bytes:
         """Return the bytes from which the frame is decoded, for a hash."""
@@ -99,6 +103,29 @@ class LabelledFrame(ABC):
     @abstractmethod
     def version(self) -> str:
         """Return a text that changes when the frame's pixels may have, without reading them."""
+
+
+# A camera on a vehicle sees its depth beyond this, whatever it looks at.
+NEAR_M = 1.0
+NO_DEPTH = (
+    'all depth is 0, which means that it is missing; restore the depth that was recorded, or '
+    'leave it out and train without'
+)
+
+
+def depth_doubt(measured: int, near: int) -> str | None:
+    """Say that depth is hardly in millimetres, None where it may be.
+
+    Args:
+        measured: pixels with depth.
+        near: those of them that are nearer than NEAR_M.
+    """
+    if not measured or near < 0.99 * measured:
+        return None
+    return (
+        f'{near / measured:.1%} of the pixels with depth are nearer than {NEAR_M:g} m: is it in '
+        'centimetres, or not of this camera? Expected are millimetres'
+    )
 
 
 # How the values of a label file are to be understood: codes of the source set, dense ids of the
@@ -113,7 +140,7 @@ class FileFrame(LabelledFrame):
     Attributes:
         image: JPEG, PNG, WebP, TIFF or BMP.
         labels: PNG, TIFF or BMP.
-        depth: grey PNG or TIFF of 8 or 16 bits, 0 = missing.
+        depth: grey PNG or TIFF of 16 bits, or of 8 where these reach a metre; 0 = missing.
         label_form: what the label file's values are.
         depth_steps_per_m: how many steps of the depth file are a metre.
     """
@@ -141,8 +168,17 @@ class FileFrame(LabelledFrame):
         if self.depth is None:
             return np.zeros(self.read_rgb().shape[:2], np.float32)
         steps = _read(self.depth, 'depth', read_depth_file)
+        if steps.dtype == np.uint8 and self.depth_steps_per_m > 255:
+            raise DatasetError(
+                f'{self.depth}: 8 bits, which reach {255 / self.depth_steps_per_m:.3g} m at '
+                f'{self.depth_steps_per_m:g} steps a metre; expected 16-bit PNG in millimetres, '
+                'made from the depth as it was recorded'
+            )
         metres: DepthArray = np.divide(steps, self.depth_steps_per_m, dtype=np.float32)
         return metres
+
+    def image_file(self) -> Path:
+        return self.image
 
     @property
     def _files(self) -> list[Path]:

@@ -11,7 +11,7 @@ import re
 from desertmind_seg.model.ontology import CLASS_TABLE, Ontology
 from desertmind_seg.pipeline.label_map import LabelMap, parse_label_map
 from training.data.bags import list_bags
-from training.data.class_table import carried_table, class_table_of, mapped
+from training.data.class_table import carried_table, check_there, class_table_of, mapped
 from training.data.drives import list_drives
 from training.data.frames import DatasetError, FileFrame, LabelledFrame, Split
 from training.data.listing import (
@@ -300,6 +300,7 @@ def read_layout(
         FileNotFoundError: there is no such bag.
     """
     if dataset in _FOLDERS:
+        check_there(dataset, root)
         label_map = _by_own_table(root, ontology, label_map)
     table = ontology if label_map is None else label_map.labels
     if dataset == 'bag':

@@ -48,8 +48,13 @@ class FoldError(DesertmindError):
     """Folds were begun, but not all came to their end."""
 
 
-def fold_recipe(recipe: Recipe, fold: int) -> Recipe:
+def fold_recipe(recipe: Recipe, fold: int, *, unseen: bool = False) -> Recipe:
     """Return a recipe that trains on all folds but one and validates on that.
+
+    Args:
+        recipe: of the experiment.
+        fold: the one that is held out.
+        unseen: somebody vouches that start and teachers have seen none of the frames.
 
     Raises:
         RecipeError: there is no such fold, a validation source is not dealt to folds, or the start
@@ -63,10 +68,12 @@ def fold_recipe(recipe: Recipe, fold: int) -> Recipe:
             )
     teachers = [] if recipe.distillation is None else recipe.distillation.teachers
     for path in [*teachers, recipe.model.initial_checkpoint]:
-        if path != 'none' and '{fold}' not in path:
+        if path != 'none' and '{fold}' not in path and not unseen:
             raise RecipeError(
-                f'{recipe.name}: {path} was trained on frames that fold {fold} holds out; give '
-                'one a fold, with {fold} in the path (out/stage1/fold_{fold}/checkpoint.pt)'
+                f'{recipe.name}: {path} may have been trained on frames that fold {fold} holds '
+                'out. Give one a fold, with {fold} in the path '
+                '(out/stage1/fold_{fold}/checkpoint.pt); or --unseen where it has seen none of '
+                'them, as a shipped model has none of your own'
             )
     tree = json.loads(recipe.model_dump_json().replace('{fold}', str(fold)))
     tree['data']['split'].update(by='folds', fold=fold)
@@ -99,16 +106,24 @@ def held_out_frames(recipe: Recipe) -> list[LabelledFrame]:
 
 
 def run_fold(
-    recipe: Recipe, fold: int, out: Path, store: Path, views: Prediction, accelerator: str
+    recipe: Recipe,
+    fold: int,
+    out: Path,
+    store: Path,
+    views: Prediction,
+    accelerator: str,
+    *,
+    unseen: bool = False,
 ) -> None:
     """Train one fold, unless it is done, and store its probabilities, unless they are there.
 
-    ``out`` is the folder of all folds, ``store`` that of the probabilities.
+    ``out`` is the folder of all folds, ``store`` that of the probabilities; ``unseen`` is
+    `fold_recipe`'s.
 
     Raises:
         CheckpointError: the fold's folder holds a run of another recipe.
     """
-    of_fold = fold_recipe(recipe, fold)
+    of_fold = fold_recipe(recipe, fold, unseen=unseen)
     frames = held_out_frames(of_fold)
     path = fold_checkpoint(out, fold)
     checkpoint = train(
@@ -159,6 +174,7 @@ def run_folds(
     ensemble: EnsembleRecipe | None = None,
     resume: bool = False,
     accelerator: str = 'auto',
+    unseen: bool = False,
 ) -> FoldScores | None:
     """Train folds, store their probabilities, and score the store once all folds are in it.
 
@@ -169,6 +185,7 @@ def run_folds(
         ensemble: predict as it wants its members, into a store of its own.
         resume: the folder may hold folds already.
         accelerator: 'auto', 'cpu' or 'gpu'.
+        unseen: as by `fold_recipe`.
 
     Returns:
         The scores, or None where folds are missing that were not asked for.
@@ -185,8 +202,8 @@ def run_folds(
         raise CheckpointError(
             f'{out} holds folds already; go on with --resume, or give another folder'
         )
-    for fold in folds:
-        held_out_frames(fold_recipe(recipe, fold))  # errors of the last fold come before training
+    for fold in folds:  # errors of the last fold come before training
+        held_out_frames(fold_recipe(recipe, fold, unseen=unseen))
     if ours.is_file():
         check_same_recipe(load_recipe(ours).model_dump(mode='json'), recipe, out)
     make_folder(out)
@@ -197,7 +214,8 @@ def run_folds(
     try:
         for fold in folds:
             print(f'fold {fold} of {len(every)}', flush=True)
-            run_fold(recipe, fold, out, store, prediction_of(ensemble or recipe), accelerator)
+            views = prediction_of(ensemble or recipe)
+            run_fold(recipe, fold, out, store, views, accelerator, unseen=unseen)
         missing = [fold for fold in every if not (store / f'fold_{fold}.json').is_file()]
         if missing:
             print(f'folds {",".join(map(str, missing))} are missing: no scores yet')

@@ -76,39 +76,24 @@ def pixels_by_class(
     return pixels
 
 
-def make_loaders(
-    recipe: Recipe,
-    ontology: Ontology,
-    frames: Sequence[LabelledFrame],
-    val_frames: Sequence[LabelledFrame],
-    pixels: npt.NDArray[np.int64],
-    trainer: L.Trainer,
-    state: Mapping[str, Any] | None,
-) -> tuple[DataLoader[Sample], DataLoader[Sample]]:
-    """Return the batches that this process trains on, and the frames that it validates.
+def make_batches(
+    recipe: Recipe, pixels: npt.NDArray[np.int64], rank: int, world_size: int
+) -> TrainingBatches:
+    """Return what one of several processes trains on.
 
     Args:
         recipe: of the experiment.
-        ontology: the class table.
-        frames: to train on, repeated as often as the recipe says.
-        val_frames: to validate on.
-        pixels: of `pixels_by_class`, for the sampling of rare classes.
-        trainer: knows the processes.
-        state: of a run that goes on.
+        pixels: of `pixels_by_class`, a row for each frame.
+        rank: number of the process.
+        world_size: number of processes.
 
     Raises:
-        DatasetError: there are fewer validation frames than processes.
         RecipeError: the batch does not divide, or is too small.
     """
-    rank, world_size = trainer.global_rank, trainer.world_size
-    if len(val_frames) < world_size:
-        raise DatasetError(
-            f'{len(val_frames)} validation frames for {world_size} processes; use fewer'
-        )
     boost = recipe.data.rare_class_boost
     try:
         batches = TrainingBatches(
-            len(frames),
+            len(pixels),
             sampling_weights(pixels, boost) if boost > 0 else None,
             batch_size=recipe.optim.batch_size,
             passes=recipe.optim.accumulate_batches,
@@ -122,6 +107,30 @@ def make_loaders(
     on_cpu_or_alone = world_size == 1 or not torch.cuda.is_available()
     if len(next(iter(batches))) == 1 and on_cpu_or_alone:
         _check_single_frames(recipe)
+    return batches
+
+
+def make_loaders(
+    recipe: Recipe,
+    ontology: Ontology,
+    frames: Sequence[LabelledFrame],
+    val_frames: Sequence[LabelledFrame],
+    batches: TrainingBatches,
+    trainer: L.Trainer,
+    state: Mapping[str, Any] | None,
+) -> tuple[DataLoader[Sample], DataLoader[Sample]]:
+    """Return the batches that this process trains on, and the frames that it validates.
+
+    Args:
+        recipe: of the experiment.
+        ontology: the class table.
+        frames: to train on, repeated as often as the recipe says.
+        val_frames: to validate on.
+        batches: of this process.
+        trainer: knows the processes.
+        state: of a run that goes on.
+    """
+    rank, world_size = trainer.global_rank, trainer.world_size
     if state is not None:
         batches.start_at(state['run']['epoch'], state['run']['batch'])
     with_depth = recipe.model.depth is not None

@@ -223,7 +223,7 @@ def _pass_sec(
     assert optim.precision != 'measured'  # decided before
     clock = _Clock()
     with quiet_lightning():
-        L.Trainer(
+        trainer = L.Trainer(
             accelerator='gpu' if on_gpu else 'cpu',
             devices=1,
             max_epochs=1,
@@ -235,7 +235,9 @@ def _pass_sec(
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
-        ).fit(task, loader)
+        )
+    with quiet_lightning(trainer):
+        trainer.fit(task, loader)
     if small:
         return min(clock.computing[_WARM_UP:])
     return (clock.ends[-1] - clock.ends[_WARM_UP - 1]) / _TIMED

@@ -17,15 +17,17 @@ import yaml
 from desertmind_seg.model.files import atomic_write, make_folder
 from desertmind_seg.model.ontology import Ontology, load_ontology
 from training.bundles.transfer import initialise
-from training.data.datasets import class_pixels, data_hash, list_frames
+from training.data.datasets import check_apart, class_pixels, data_hash, list_frames
+from training.data.frames import DatasetError
 from training.fit.closing import CHECKPOINT, LAST, finish, leave_bundle
-from training.fit.loaders import check_depth, make_loaders, pixels_by_class
+from training.fit.loaders import check_depth, make_batches, make_loaders, pixels_by_class
 from training.fit.rehearsal import measured_precision, rehearse
 from training.fit.samples import Sample, check_frames
 from training.fit.split_choice import describe_split, with_decided_split
 from training.fit.task import SegmentationTask
 from training.fit.trainer import (
     LastCheckpoint,
+    check_optim,
     make_trainer,
     processes,
     quiet_lightning,
@@ -94,6 +96,9 @@ def train(
             f'{ontology.name} has one class, {ontology.names[0]!r}: there is nothing to tell '
             'apart; give what is not of it a class of its own'
         )
+    on_gpu, world_size = trains_on_gpu(accelerator), math.prod(processes(devices, nodes))
+    several = world_size > 1
+    check_optim(recipe.optim, on_gpu=on_gpu)
     deals = recipe.data.split.by == 'auto'
     recipe = with_decided_split(recipe, ontology)
     if resume and (out / CHECKPOINT).is_file() and not (out / LAST).is_file():
@@ -120,11 +125,28 @@ def train(
         # Of one's own data; what is published is large, and audited.
         with_depth = recipe.model.depth is not None
         check_frames([*frames, *val_frames], ontology, with_depth=with_depth)
+    check_apart([frame for _, found in listed for frame in found], val_frames)
     pixels = pixels_by_class(recipe, frames, ontology)
     if deals:
         dealt = describe_split(recipe, pixels, class_pixels(val_frames, ontology), ontology)
         print(*dealt, sep='\n', flush=True)
-    on_gpu, several = trains_on_gpu(accelerator), math.prod(processes(devices, nodes)) > 1
+    if len(val_frames) < world_size:
+        raise DatasetError(
+            f'{len(val_frames)} validation frames for {world_size} processes; use fewer'
+        )
+    epoch_steps = (
+        len(make_batches(recipe, pixels, 0, world_size)) // recipe.optim.accumulate_batches
+    )
+    steps = epoch_steps * recipe.optim.epochs
+    # The learning rates are those of the epochs that the run began with.
+    scheduled = recipe.optim.epochs if state is None else _scheduled_epochs(state['run'])
+    # What it starts from is read before anything that takes minutes.
+    L.seed_everything(recipe.seed, workers=True, verbose=False)
+    weights = class_weights(recipe.loss.class_weights, pixels)
+    task = SegmentationTask(recipe, ontology, weights, epoch_steps * scheduled, out)
+    if state is None:
+        initialise(task.network, recipe, ontology, frames)
+    task.start_averaging()
     if forecast or recipe.optim.precision == 'measured':
         print('taking a few steps to see how fast this machine is', flush=True)
         recipe = measured_precision(
@@ -132,9 +154,6 @@ def train(
         )
     if forecast and not several:
         expected = rehearse(recipe, ontology, frames, val_frames, on_gpu=on_gpu, out=out)
-    L.seed_everything(recipe.seed, workers=True, verbose=False)
-    # The learning rates are those of the epochs that the run began with.
-    scheduled = recipe.optim.epochs if state is None else _scheduled_epochs(state['run'])
     last = LastCheckpoint(
         out / LAST,
         recipe,
@@ -144,14 +163,10 @@ def train(
         earlier=None if state is None else state['run'],
     )
     trainer = make_trainer(recipe, out, accelerator, devices, nodes, state, last)
-    loader, val_loader = make_loaders(recipe, ontology, frames, val_frames, pixels, trainer, state)
-    epoch_steps = len(loader) // recipe.optim.accumulate_batches
-    steps = epoch_steps * recipe.optim.epochs
-    weights = class_weights(recipe.loss.class_weights, pixels)
-    task = SegmentationTask(recipe, ontology, weights, epoch_steps * scheduled, out)
-    if state is None:
-        initialise(task.network, recipe, ontology, frames)
-    task.start_averaging()
+    batches = make_batches(recipe, pixels, trainer.global_rank, trainer.world_size)
+    loader, val_loader = make_loaders(
+        recipe, ontology, frames, val_frames, batches, trainer, state
+    )
     if forecast and not several:
         left = steps if state is None else steps - int(state['global_step'])
         print(expected.describe(recipe, left, len(frames), len(val_frames)), flush=True)
@@ -236,7 +251,7 @@ def _fit(
     resume: bool,
 ) -> None:
     """Run Lightning's loop, its messages and errors put into ours."""
-    with quiet_lightning():
+    with quiet_lightning(trainer):
         try:
             last = out / LAST if resume else None
             trainer.fit(task, loader, val_loader, ckpt_path=last, weights_only=True)

@@ -1,6 +1,7 @@
 """Frames as samples of a network, and the order in which they are trained on."""
 
 from collections.abc import Callable, Iterator, Sequence
+import logging
 from typing import Any, TypedDict
 
 import numpy as np
@@ -12,7 +13,9 @@ from tqdm import tqdm
 
 from desertmind_seg.model.ontology import Ontology
 from training.data.augment import Depth
-from training.data.frames import DatasetError, LabelledFrame
+from training.data.frames import NEAR_M, NO_DEPTH, DatasetError, LabelledFrame, depth_doubt
+
+_log = logging.getLogger(__name__)
 
 
 class _SampleWithoutDepth(TypedDict):
@@ -85,18 +88,28 @@ class SegmentationDataset(Dataset[Sample]):
 def check_frames(frames: Sequence[LabelledFrame], ontology: Ontology, *, with_depth: bool) -> None:
     """Read each frame, so that bad ones are told before a run begins and not within it.
 
+    Depth that is hardly in millimetres is named in a warning.
+
     Raises:
-        DatasetError: names the first three, and how many there are.
+        DatasetError: names the first three, and how many there are; or no depth is measured.
     """
-    faults = []
+    faults, measured, near = [], 0, 0
     for frame in tqdm(frames, desc='reading frames', unit='frame', delay=1.0):
         try:
-            _read(frame, ontology, with_depth=with_depth)
+            _, _, depth = _read(frame, ontology, with_depth=with_depth)
         except DatasetError as err:
             faults.append(str(err))
+            continue
+        if depth is not None:
+            measured += int((depth > 0).sum())
+            near += int(((depth > 0) & (depth < NEAR_M)).sum())
     if faults:
         more = f'; and {len(faults) - 3} more, which training.audit lists' * (len(faults) > 3)
         raise DatasetError('; '.join(faults[:3]) + more)
+    if with_depth and not measured:
+        raise DatasetError(f'of {len(frames)} frames {NO_DEPTH}')
+    if doubt := depth_doubt(measured, near):
+        _log.warning('%s', doubt)
 
 
 def _read(

@@ -6,6 +6,8 @@ import csv
 import logging
 import os
 from pathlib import Path
+import signal
+import sys
 import time
 from typing import Any
 import warnings
@@ -18,6 +20,7 @@ from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins import LayerSync
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from timm.layers.norm_act import convert_sync_batchnorm
 import torch
 
@@ -56,11 +59,15 @@ class _NoAdvertisements(logging.Filter):
 
 
 @contextmanager
-def quiet_lightning() -> Iterator[None]:
+def quiet_lightning(trainer: L.Trainer | None = None) -> Iterator[None]:
     """Keep back what Lightning advertises and warnings that are not true; shorten workers' errors.
+
+    Args:
+        trainer: whose loop runs within.
 
     Raises:
         DatasetError: a worker raised it.
+        SystemExit: the process was told to end (SIGTERM), with the status that shells give that.
     """
     silence = _NoAdvertisements()
     handlers = [
@@ -80,6 +87,12 @@ def quiet_lightning() -> Iterator[None]:
         kind = type(err)
         said = str(err).rpartition(f'{kind.__module__}.{kind.__qualname__}: ')[2].strip()
         raise DatasetError(said) from err
+    except (RuntimeError, SIGTERMException):
+        # Who tells a group of processes to end tells the workers too, which torch takes for an
+        # error; Lightning's own exception has the status 0.
+        if trainer is None or not trainer.received_sigterm:
+            raise
+        sys.exit(128 + signal.SIGTERM)
     finally:
         for handler in handlers:
             handler.removeFilter(silence)
@@ -261,17 +274,6 @@ def make_trainer(
     """
     optim = recipe.optim
     on_gpu = trains_on_gpu(accelerator)
-    if optim.precision == '16-mixed' and not on_gpu:
-        raise RecipeError(
-            'optim.precision 16-mixed needs a GPU; on the CPU use bf16-mixed or 32-true'
-        )
-    if (optim.keep == 'best' or optim.early_stopping_patience is not None) and (
-        optim.val_every_epochs > optim.epochs
-    ):
-        raise RecipeError(
-            f'optim.val_every_epochs {optim.val_every_epochs} is more than epochs {optim.epochs}: '
-            'nothing would be validated, which keep "best" and early stopping need'
-        )
     assert optim.precision != 'measured'  # decided before
     local, machines = processes(devices, nodes)
     several = local * machines > 1
@@ -300,6 +302,25 @@ def make_trainer(
             )
     except MisconfigurationException as err:  # more GPUs than there are, SLURM's other numbers
         raise RecipeError(f'Lightning cannot train with these options: {err}') from err
+
+
+def check_optim(optim: OptimSection, *, on_gpu: bool) -> None:
+    """Refuse what is wrong whatever the frames are, before any of them is read.
+
+    Raises:
+        RecipeError: the precision needs a GPU, or nothing would be validated that has to be.
+    """
+    if optim.precision == '16-mixed' and not on_gpu:
+        raise RecipeError(
+            'optim.precision 16-mixed needs a GPU; on the CPU use bf16-mixed or 32-true'
+        )
+    if (optim.keep == 'best' or optim.early_stopping_patience is not None) and (
+        optim.val_every_epochs > optim.epochs
+    ):
+        raise RecipeError(
+            f'optim.val_every_epochs {optim.val_every_epochs} is more than epochs {optim.epochs}: '
+            'nothing would be validated, which keep "best" and early stopping need'
+        )
 
 
 def trains_on_gpu(accelerator: str) -> bool:

@@ -20,6 +20,7 @@ from training.inspection.result import (
     class_rows,
     depth_document,
     judge_classes,
+    judge_depth,
     judge_pairs,
     unlabelled_share,
 )
@@ -29,7 +30,14 @@ REPORT, JSON = 'report.html', 'audit.json'
 
 
 def audit_to_folder(
-    dataset: str, root: str, split: SplitSection, ontology: Ontology, out: Path, *, replace: bool
+    dataset: str,
+    root: str,
+    split: SplitSection,
+    ontology: Ontology,
+    out: Path,
+    *,
+    replace: bool,
+    stop: str | None = None,
 ) -> dict[str, Any]:
     """Check all frames of a set; write audit.json and report.html.
 
@@ -40,6 +48,7 @@ def audit_to_folder(
         ontology: the class table of its labels.
         out: folder of the two files.
         replace: overwrite those of an earlier audit.
+        stop: what a training stops at before it reads these frames, a fault.
 
     Returns:
         What audit.json holds; `faults` is empty for a set that can be trained on.
@@ -52,12 +61,15 @@ def audit_to_folder(
         listing = read_layout(dataset, root, ontology, split.block_frames)
         side_of = split_frames(listing.frames, split)
         result = AuditResult(ontology, warnings=list(listing.notes))
+        if stop is not None:
+            result.add_fault('finetune stops', stop)
         for text in listing.unpaired:
             result.add_fault('unpaired', text)
         for frame in tqdm(listing.frames, desc='reading', unit='frame'):
             result.add(frame, side_of[frame.name])
         judge_pairs(result)
         judge_classes(result)
+        judge_depth(result)
         document = {
             'dataset': dataset,
             'root': root,

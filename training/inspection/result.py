@@ -8,7 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from desertmind_seg.model.ontology import UNLABELED, Ontology
-from training.data.frames import DatasetError, LabelledFrame, UnknownCodesError
+from training.data.frames import (
+    NEAR_M,
+    NO_DEPTH,
+    DatasetError,
+    LabelledFrame,
+    UnknownCodesError,
+    depth_doubt,
+)
 from training.inspection.near_duplicates import NEAR_BITS, NearPair, near_pairs, perceptual_hash
 
 BANDS = 32  # of the image's height, for where each class lies
@@ -172,16 +179,29 @@ def depth_document(result: AuditResult) -> dict[str, Any] | None:
     pixels = measured + result.depth_missing
     if not pixels:
         return None
-    cumulative = np.cumsum(result.depth_histogram) / max(measured, 1)
+    cumulative = np.cumsum(result.depth_histogram)
     return {
         'frames': sum(frame.has_depth for frame in result.frames),
         'missing_share': result.depth_missing / pixels,
-        # Upper edges of the bins in which the percentiles lie.
+        # Upper edges of the bins in which the percentiles lie; of nothing there are none.
         'percentiles_m': {
-            str(p): round(float(DEPTH_BIN_M * (np.searchsorted(cumulative, p / 100) + 1)), 2)
+            str(p): round(
+                float(DEPTH_BIN_M * (np.searchsorted(cumulative, measured * p / 100) + 1)), 2
+            )
+            if measured
+            else None
             for p in (1, 25, 50, 75, 99)
         },
     }
+
+
+def judge_depth(result: AuditResult) -> None:
+    """Note depth that is nowhere measured, a fault, or hardly in millimetres, a warning."""
+    measured = int(result.depth_histogram.sum())
+    if result.depth_missing and not measured:
+        result.add_fault('no depth', f'of {len(result.frames)} frames {NO_DEPTH}')
+    doubt = depth_doubt(measured, int(result.depth_histogram[: int(NEAR_M / DEPTH_BIN_M)].sum()))
+    result.warnings += [doubt] if doubt else []
 
 
 def judge_pairs(result: AuditResult) -> None:

@@ -23,6 +23,7 @@ from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import atomic_write, made_folder
 from desertmind_seg.model.ontology import Ontology, describe_validation_error
 from desertmind_seg.reports.provenance import environment as runtime_environment
+from training.networks.encoder_weights import why_not_loaded
 from training.networks.network import SegmentationNetwork
 from training.recipes.load import parse_recipe
 from training.recipes.schema import Recipe
@@ -207,9 +208,9 @@ def _load(path: Path) -> Mapping[str, Any]:
     try:
         tree = torch.load(path, map_location='cpu', weights_only=True)
     except _UNREADABLE as err:
-        said = str(err).partition('\n')[0]
         raise CheckpointError(
-            f'{path}: not a readable checkpoint ({type(err).__name__}: {said})'
+            f'{path}: not a readable checkpoint: {why_not_loaded(err)}; restore it from a copy, '
+            'or train again'
         ) from err
     if not isinstance(tree, dict):
         raise CheckpointError(f'{path}: holds a {type(tree).__name__}, expected a checkpoint')

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+import pickle
+import re
 from zipfile import ZipFile, is_zipfile
 
 from safetensors.torch import load_file
@@ -114,9 +116,9 @@ def _read(path: Path) -> State:
     except WeightsError:
         raise
     except Exception as err:  # damaged bytes raise one of twenty kinds
-        said = str(err).partition('\n')[0]
         raise WeightsError(
-            f'{path}: not a readable state dict ({type(err).__name__}: {said})'
+            f'{path}: not a readable state dict: {why_not_loaded(err)}; save model.state_dict() '
+            'alone'
         ) from err
     if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
         holds = list(state)[:5] if isinstance(state, dict) else type(state).__name__
@@ -125,6 +127,19 @@ def _read(path: Path) -> State:
             'model.state_dict() alone'
         )
     return dict(state)
+
+
+def why_not_loaded(err: Exception) -> str:
+    """Say why torch.load failed, without its advice to run what code the file may hold."""
+    if not isinstance(err, pickle.UnpicklingError):
+        return f'{type(err).__name__}: ' + str(err).partition('\n')[0]
+    named = re.search(r'GLOBAL (\S+)', str(err))
+    if named is None:
+        return 'it is damaged, or holds more than tensors, numbers and text'
+    return (
+        f'it would run code ({named[1]}) and is not loaded; expected are tensors, numbers and '
+        'text alone'
+    )
 
 
 def _canonical(names: Mapping[str, object]) -> dict[str, str]:

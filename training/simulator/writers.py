@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import multiprocessing
+import os
 from pathlib import Path
 import signal
 from typing import Any
@@ -31,6 +32,8 @@ from rosbags.typesys.store import Typestore
 from tqdm import tqdm
 
 from desertmind_seg.messages.bags import ONTOLOGY_KEY_PREFIX
+from desertmind_seg.model.documents import read_json
+from desertmind_seg.model.files import made_folder, partial_folder
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.model.processes import end_with_parent
 from desertmind_seg.reports.output import output_folder, write_json
@@ -152,7 +155,8 @@ def write_folders(
     """Write drives as root/drive_SEED/NNNNNN/{rgb.jpg, labels_*.png, depth.png} and drive.json.
 
     Drives with hazards have height.png (16-bit), hazard.png and hazard_size.png too. A drive's
-    folder appears under its final name once it is complete.
+    folder appears under its final name once it is complete; one that is there already, whole and
+    as it is asked for, is not rendered again.
 
     Args:
         specs: of different seeds.
@@ -164,30 +168,63 @@ def write_folders(
         the folders in the order of `specs`.
 
     Raises:
-        FileExistsError: a drive's folder exists and `force` is false; nothing is written then.
+        FileExistsError: another drive's folder exists and `force` is false; nothing is written
+            then.
     """
+    folder_of = {spec: root / f'drive_{spec.seed:06d}' for spec in specs}
+    wanted = [spec for spec in specs if force or not _is_rendered(folder_of[spec], spec)]
+    others = [folder_of[spec].name for spec in wanted if folder_of[spec].exists()]
+    if others and not force:
+        more = f' and {len(others) - 5} more' * (len(others) > 5)
+        raise FileExistsError(
+            f'{str(root)!r} already holds {", ".join(others[:5])}{more}, of other settings or '
+            'another version; choose another folder or pass --force to replace them.'
+        )
+    if len(wanted) < len(specs):
+        print(f'{root}: {len(specs) - len(wanted)} of {len(specs)} drives are there already')
     # A whole drive a task where that keeps all jobs busy, so that each world is built once.
-    pieces = 1 if len(specs) >= jobs > 1 else 4 * jobs
-    drives = []
-    with ExitStack() as unfinished:
-        for spec in specs:
-            name = f'drive_{spec.seed:06d}'
-            output = unfinished.enter_context(ExitStack())
-            folder = output.enter_context(output_folder(root, (name,), replace=force)) / name
-            folder.mkdir()
+    pieces = 1 if len(wanted) >= jobs > 1 else 4 * jobs
+    with made_folder(root), partial_folder(root) as partial, ExitStack() as stack:
+        tasks = {}
+        for spec in wanted:
+            new = partial / folder_of[spec].name
+            new.mkdir()
             size = math.ceil(spec.frames / pieces)
-            runs = [range(i, min(i + size, spec.frames)) for i in range(0, spec.frames, size)]
-            drives.append((spec, output, folder, runs))
-        tasks = [(spec, run, folder) for spec, _, folder, runs in drives for run in runs]
-        total = sum(spec.frames for spec in specs)
-        progress = unfinished.enter_context(tqdm(total=total, unit='frame', desc='drives'))
-        written = unfinished.enter_context(map_over(jobs))(_write_frames, tasks)
-        for spec, output, folder, runs in drives:
-            for frames in itertools.islice(written, len(runs)):
+            starts = range(0, spec.frames, size)
+            tasks[spec] = [(spec, range(i, min(i + size, spec.frames)), new) for i in starts]
+        stack.enter_context(_named_as_in(root, partial))
+        total = sum(spec.frames for spec in wanted)
+        progress = stack.enter_context(tqdm(total=total, unit='frame', desc='drives'))
+        written = stack.enter_context(map_over(jobs))(
+            _write_frames, itertools.chain(*tasks.values())
+        )
+        for spec, parts in tasks.items():
+            for frames in itertools.islice(written, len(parts)):
                 progress.update(frames)
-            write_json(folder / 'drive.json', describe(spec))
-            output.close()
-    return [root / folder.name for _, _, folder, _ in drives]
+            final = folder_of[spec]
+            new = partial / final.name
+            write_json(new / 'drive.json', describe(spec))
+            if final.exists():
+                final.rename(partial / f'{final.name}.old')
+            new.rename(final)
+    return list(folder_of.values())
+
+
+def _is_rendered(folder: Path, spec: DriveSpec) -> bool:
+    record = folder / 'drive.json'
+    return record.is_file() and json.dumps(read_json(record)) == json.dumps(describe(spec))
+
+
+@contextmanager
+def _named_as_in(root: Path, partial: Path) -> Iterator[None]:
+    """Tell of a file that could not be written by the name that it would have got."""
+    try:
+        yield
+    except OSError as err:
+        failed = Path(os.fsdecode(err.filename or ''))
+        if failed.is_relative_to(partial):
+            err.filename = str(root / failed.relative_to(partial))
+        raise
 
 
 def _write_frames(task: tuple[DriveSpec, range, Path]) -> int:
