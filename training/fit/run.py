@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities.seed import isolate_rng
 from pydantic import ValidationError
 import torch
 from torch.utils.data import DataLoader
@@ -147,13 +148,16 @@ def train(
     if state is None:
         initialise(task.network, recipe, ontology, frames)
     task.start_averaging()
-    if forecast or recipe.optim.precision == 'measured':
-        print('taking a few steps to see how fast this machine is', flush=True)
-        recipe = measured_precision(
-            recipe, ontology, frames, on_gpu=on_gpu, several=several, out=out
-        )
-    if forecast and not several:
-        expected = rehearse(recipe, ontology, frames, val_frames, on_gpu=on_gpu, out=out)
+    # Steps on trial draw numbers; the run draws the same ones with them and without.
+    with isolate_rng():
+        if forecast or recipe.optim.precision == 'measured':
+            print('taking a few steps to see how fast this machine is', flush=True)
+            recipe = measured_precision(
+                recipe, ontology, frames, on_gpu=on_gpu, several=several, out=out
+            )
+        if forecast and not several:
+            expected = rehearse(recipe, ontology, frames, val_frames, on_gpu=on_gpu, out=out)
+    task.recipe = recipe
     last = LastCheckpoint(
         out / LAST,
         recipe,
