@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from desertmind_seg.geometry.frame_transforms import TransformError, transform_of
+from desertmind_seg.hazards.gravity import MAX_AGE_SEC
 from desertmind_seg.messages.bags import BagError, stamp_ns
 
 Float64 = npt.NDArray[np.float64]
@@ -28,7 +29,8 @@ _MOVED_M = 0.2
 _BODY_FRAMES = ('base_link', 'base_footprint', 'base_stabilized')
 # A vehicle pitches by a few degrees in this time.
 _MAX_GAP_NS = 1_000_000_000
-_MAX_BEYOND_NS = 100_000_000
+# As long as the node holds a reading.
+_MAX_BEYOND_NS = round(MAX_AGE_SEC * 1e9)
 
 
 class _Edge:
