@@ -171,6 +171,9 @@ class StampClock:
             for earlier, later in pairwise(self._arrivals)
         ]
         stamp_ns, clock_ns = (median(step[index] for step in steps) for index in (0, 1))
+        # Images that come in bursts are close together, and are not on the whole.
+        whole_ns = self._arrivals[-1].clock_ns - self._arrivals[0].clock_ns
+        clock_ns = max(clock_ns, min(stamp_ns, whole_ns / len(steps)))
         if stamp_ns <= 0 or clock_ns <= 0 or 1 / _PACE <= stamp_ns / clock_ns <= _PACE:
             return None
         return 'pace', (
@@ -228,12 +231,11 @@ class StampClock:
         since_ns = self._arrivals[-1].clock_ns - _LOST_WITHIN_NS
         recent = [arrival for arrival in self._arrivals if arrival.clock_ns >= since_ns]
         # What is further apart is a pause of the camera, or its clock was set.
-        leap_ns = _PACE * median([b.clock_ns - a.clock_ns for a, b in pairwise(recent)] or [0])
         steps_ns = [
-            later.stamp_ns - earlier.stamp_ns
-            for earlier, later in pairwise(recent)
-            if 0 < later.stamp_ns - earlier.stamp_ns <= leap_ns
+            b.stamp_ns - a.stamp_ns for a, b in pairwise(recent) if a.stamp_ns < b.stamp_ns
         ]
+        leap_ns = _PACE * median(steps_ns or [0])
+        steps_ns = [step_ns for step_ns in steps_ns if step_ns <= leap_ns]
         span_sec = (recent[-1].clock_ns - recent[0].clock_ns) / 1e9
         if len(steps_ns) < 3 or span_sec <= 0:
             return ''

@@ -246,6 +246,19 @@ def test_a_driver_that_publishes_about_every_third_image_loses_nothing() -> None
     assert 'lost' not in clock.problems(500)
 
 
+def test_images_that_get_lost_and_arrive_in_bursts_are_counted() -> None:
+    """As of a radio link: all that has come since is handed over every 0.5 s."""
+    generator = random.Random(3)
+    stamps_ns = [NOW_NS + index * PERIOD_NS // 3 for index in range(290)]
+    stamps_ns = [stamp_ns for stamp_ns in stamps_ns if generator.random() < 0.5]
+    half_ns = SEC // 2
+    clock, _ = play(
+        stamps_ns,
+        [(stamp_ns // half_ns + 1) * half_ns + i * 1000 for i, stamp_ns in enumerate(stamps_ns)],
+    )
+    assert 'images were lost on their way' in clock.problems(1000)['lost']
+
+
 @pytest.mark.parametrize('leap_sec', [3, 7200, 10**8])
 def test_stamps_that_leap_ahead_are_another_clock_and_no_loss(leap_sec: int) -> None:
     generator = random.Random(1)
