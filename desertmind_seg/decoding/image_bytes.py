@@ -165,8 +165,8 @@ def _decode(content: bytes, limits: Limits, flags: int) -> tuple[ImageHeader, np
     header, content = checked_image(content, limits)
     if header.bits == 32 and flags != cv2.IMREAD_UNCHANGED:
         raise DecodeError(
-            f'it is a {header.format} of 32 bits a value, as floats, and nothing says which of '
-            'them are black and white; expected 8 or 16 bits: scale it'
+            f'it is a {header.format} of 32 bits a value, and nothing says which values are black '
+            'and white; expected 8 or 16 bits: scale it'
         )
     try:
         if header.format == 'JPEG' and content.rfind(_END) < content.rfind(_SCAN):
@@ -220,6 +220,8 @@ def _ended(header: ImageHeader, content: bytes) -> bytes:
         pixels = pixels + b'\0' if len(pixels) < len(content) else pixels[:-1]
     # As in `_ends_early`, but by Pillow: OpenCV writes a line to stderr for what is too long.
     whole, longer = (_open(header, pixels + more + _END) for more in (b'', _FILLING))
+    for image in (whole, longer):
+        image.draft(None, (1, 1))  # an eighth of the size, in half of the time
     return pixels + _END if whole.tobytes() == longer.tobytes() else pixels
 
 

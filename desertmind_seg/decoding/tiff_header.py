@@ -85,26 +85,31 @@ def read_tiff(content: bytes) -> tuple[int, int, int]:
 def has_pages(content: bytes) -> bool:
     """Whether a TIFF that `read_tiff` read has further images; decoders show the first.
 
-    The same image smaller, as in pyramids and beside thumbnails, and masks are none.
-
-    Raises:
-        ValueError: a directory is damaged.
-        struct.error: it is cut off.
+    The same image smaller, as in pyramids and beside thumbnails, and masks are none. What is no
+    directory ends the search: some leave other numbers where there is no more.
     """
     order = '<' if content.startswith(b'II') else '>'
     (at,) = struct.unpack_from(f'{order}I', content, 4)
-    for number in range(_MAX_DIRECTORIES):
-        (num_entries,) = struct.unpack_from(f'{order}H', content, at)
-        if num_entries > _MAX_TAGS:
-            raise ValueError(f'{num_entries} tags; expected at most {_MAX_TAGS}')
-        end = at + 2 + 12 * num_entries
-        values = {}
-        for tag, kind, _, value in struct.iter_unpack(f'{order}HHI4s', content[at + 2 : end]):
-            if kind in (3, 4):  # 16 bits stand at the left
-                (values[tag],) = struct.unpack_from(f'{order}{_TYPES[kind]}', value)
-        if number and not values.get(_SUBFILE, 0) & 5 and values.get(_OLD_SUBFILE) != 2:
-            return True
-        (at,) = struct.unpack_from(f'{order}I', content, end)
-        if not 0 < at < len(content):  # some leave other numbers where there is no more
+    first: tuple[int, int] | None = None
+    seen = {0}
+    while at not in seen and len(seen) <= _MAX_DIRECTORIES:
+        seen.add(at)
+        try:
+            (num_entries,) = struct.unpack_from(f'{order}H', content, at)
+            end = at + 2 + 12 * num_entries
+            values = {}
+            for tag, kind, _, value in struct.iter_unpack(f'{order}HHI4s', content[at + 2 : end]):
+                if kind in (3, 4):  # 16 bits stand at the left
+                    (values[tag],) = struct.unpack_from(f'{order}{_TYPES[kind]}', value)
+            (at,) = struct.unpack_from(f'{order}I', content, end)
+        except struct.error:
             return False
-    return True
+        if num_entries > _MAX_TAGS or _WIDTH not in values or _HEIGHT not in values:
+            return False
+        size = values[_WIDTH], values[_HEIGHT]
+        is_other = values.get(_SUBFILE, 0) & 5 or values.get(_OLD_SUBFILE) == 2
+        # Thumbnails often do not say so.
+        if first and not is_other and (2 * size[0] > first[0] or 2 * size[1] > first[1]):
+            return True
+        first = first or size
+    return len(seen) > _MAX_DIRECTORIES

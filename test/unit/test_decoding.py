@@ -64,14 +64,30 @@ def test_a_file_of_several_images_is_refused(tmp_path: Path, kind: str) -> None:
 
 def test_floats_are_no_picture() -> None:
     content = encoded('.tiff', np.linspace(0, 1, 48 * 64, dtype=np.float32).reshape(48, 64))
-    with pytest.raises(DecodeError, match='it is a TIFF of 32 bits a value, as floats'):
+    with pytest.raises(DecodeError, match='it is a TIFF of 32 bits a value'):
         decode_color(content, FILE_LIMITS)
     assert decode_unchanged(content, FILE_LIMITS).dtype == np.float32
 
 
+@pytest.mark.parametrize('behind', [100, 'itself', 1 << 31])
+def test_a_tiff_whose_last_directory_points_nowhere_is_one_image(behind: int | str) -> None:
+    content = bytearray(encoded('.tiff', RGB))
+    begin = int.from_bytes(content[4:8], 'little')
+    end = begin + 2 + 12 * int.from_bytes(content[begin : begin + 2], 'little')
+    assert content[end : end + 4] == bytes(4)
+    content[end : end + 4] = (begin if behind == 'itself' else int(behind)).to_bytes(4, 'little')
+
+    np.testing.assert_array_equal(decode_color(bytes(content), FILE_LIMITS), RGB)
+
+
 def test_what_shows_the_same_image_again_is_no_other(tmp_path: Path) -> None:
     first, thumbnail = Image.fromarray(RGB), Image.fromarray(RGB[::2, ::2])
-    for kind, tags in (('reduced', {254: 1}), ('mask', {254: 4}), ('old', {255: 2})):
+    for kind, tags in (
+        ('reduced', {254: 1}),
+        ('mask', {254: 4}),
+        ('old', {255: 2}),
+        ('unsaid', {}),
+    ):
         thumbnail.encoderinfo = {'tiffinfo': tags}
         path = tmp_path / f'{kind}.tif'
         first.save(path, save_all=True, append_images=[thumbnail])
