@@ -99,7 +99,6 @@ def train(
         )
     on_gpu, world_size = trains_on_gpu(accelerator), math.prod(processes(devices, nodes))
     several = world_size > 1
-    check_optim(recipe.optim, on_gpu=on_gpu)
     deals = recipe.data.split.by == 'auto'
     recipe = with_decided_split(recipe, ontology)
     if resume and (out / CHECKPOINT).is_file() and not (out / LAST).is_file():
@@ -111,6 +110,7 @@ def train(
     if state is not None:
         recipe = as_begun(recipe, state['run'])
         _check_same_run(_ended_sooner(state['run'], recipe), recipe, ontology, out / LAST)
+    check_optim(recipe.optim, on_gpu=on_gpu)
     made_by = environment()  # of the code that runs, before somebody edits it
     listed = [
         (section, list_frames(section, recipe.data, ontology)) for section in recipe.data.train
