@@ -199,7 +199,7 @@ def _camera_matrix(camera_info: Any, rectified: bool) -> Float64:
     matrix = _matrix(camera_info.p, 4)[:, :3] if rectified else _matrix(camera_info.k, 3)
     (fx, _, cx), (_, fy, cy) = matrix[:2]
     shortest = _MIN_FOCAL_SHARE * max(camera_info.height, camera_info.width)
-    if not (shortest < min(fx, fy) and max(fx, fy) < np.inf):
+    if not (shortest < fx < np.inf and shortest < fy < np.inf):
         raise CameraInfoError(
             f'camera_info has the focal lengths {fx:g} and {fy:g} in {name}, which '
             f'{"" if rectified else "un"}rectified images have; expected pixels above '

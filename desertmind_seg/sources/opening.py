@@ -129,7 +129,8 @@ def _open_pattern(pattern: str, selection: Selection) -> Source:
     found = Found()
     # Of one file in a folder and a link to it the shortest way there.
     ways = sorted(fitting(pattern, found.losses), key=lambda path: (len(path.parts), path))
-    places = {path.parent.resolve() / path.name: path for path in reversed(ways)}
+    real = {parent: parent.resolve() for parent in {path.parent for path in ways}}
+    places = {real[path.parent] / path.name: path for path in reversed(ways)}
     files = [path for path in sorted(places.values()) if not path.is_dir()]
     found.add(files)
     if found.images and found.videos:

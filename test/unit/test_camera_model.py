@@ -172,6 +172,7 @@ def test_an_error_is_not_hidden_by_the_rays_before_it() -> None:
         ({'k': [0.0] * 9}, r'focal lengths 0 and 0 in K.*not calibrated.*cameracalibrator'),
         ({'focal': (450.0, -1.0)}, 'focal lengths 450 and -1'),
         ({'focal': (float('nan'), 450.0)}, 'focal lengths nan'),
+        ({'focal': (450.0, float('nan'))}, 'focal lengths 450 and nan'),
         ({'focal': (1e-9, 450.0)}, '1e-09 and 450 .* pixels above 6.4'),
         (
             {'k': [450.0, 0.0, float('inf'), 0.0, 450.0, 240.0, 0.0, 0.0, 1.0]},

@@ -32,7 +32,7 @@ from rosbags.typesys.store import Typestore
 from tqdm import tqdm
 
 from desertmind_seg.messages.bags import ONTOLOGY_KEY_PREFIX
-from desertmind_seg.model.documents import read_json
+from desertmind_seg.model.documents import DocumentError, read_json
 from desertmind_seg.model.files import made_folder, partial_folder
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.model.processes import end_with_parent
@@ -212,7 +212,10 @@ def write_folders(
 
 def _is_rendered(folder: Path, spec: DriveSpec) -> bool:
     record = folder / 'drive.json'
-    return record.is_file() and json.dumps(read_json(record)) == json.dumps(describe(spec))
+    try:
+        return record.is_file() and json.dumps(read_json(record)) == json.dumps(describe(spec))
+    except DocumentError:
+        return False
 
 
 @contextmanager
