@@ -38,7 +38,7 @@ _INVERSE_DEPTH = 0
 _MAX_MEDIAN_M = 300.0
 # On a drive a hundredth of it is as far as this; of centimetres that are read as millimetres, only
 # what is 10 m away. Steps shrink with it, and nothing is a hazard any more.
-_MIN_FAR_M, _FAR_SHARE = 1.0, 0.01
+NEAR_M, FAR_SHARE = 1.0, 0.01
 
 
 @message_decoder
@@ -186,9 +186,9 @@ def doubt_of(depth: Depth) -> str:
             f'Half of its pixels are farther than {_MAX_MEDIAN_M:g} m: 32FC1 is metres (REP 118), '
             'and these look like millimetres. Have the publisher divide by 1000, or say 16UC1.'
         )
-    if np.count_nonzero(measured >= _MIN_FAR_M) < _FAR_SHARE * measured.size:
+    if np.count_nonzero(measured >= NEAR_M) < FAR_SHARE * measured.size:
         return (
-            f'{1 - _FAR_SHARE:.0%} of it is nearer than {_MIN_FAR_M:g} m, half nearer than '
+            f'{1 - FAR_SHARE:.0%} of it is nearer than {NEAR_M:g} m, half nearer than '
             f'{np.median(measured):.2g} m. Either something stands before the camera, or the unit '
             'is wrong: 16UC1 is millimetres, 32FC1 metres (REP 118); in centimetres no step would '
             'be a hazard.'

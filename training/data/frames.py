@@ -17,6 +17,7 @@ from desertmind_seg.decoding.image_files import (
     read_label_file,
 )
 from desertmind_seg.decoding.image_header import DecodeError
+from desertmind_seg.messages.depth import FAR_SHARE, NEAR_M
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, Ontology, OntologyError
 
@@ -105,8 +106,6 @@ class LabelledFrame(ABC):
         """Return a text that changes when the frame's pixels may have, without reading them."""
 
 
-# A camera on a vehicle sees its depth beyond this, whatever it looks at.
-NEAR_M = 1.0
 NO_DEPTH = (
     'all depth is 0, which means that it is missing; restore the depth that was recorded, or '
     'leave it out and train without'
@@ -120,7 +119,7 @@ def depth_doubt(measured: int, near: int) -> str | None:
         measured: pixels with depth.
         near: those of them that are nearer than NEAR_M.
     """
-    if not measured or near < 0.99 * measured:
+    if not measured or near < (1 - FAR_SHARE) * measured:
         return None
     return (
         f'{near / measured:.1%} of the pixels with depth are nearer than {NEAR_M:g} m: is it in '

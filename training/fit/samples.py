@@ -11,9 +11,10 @@ from torch.utils.data import Dataset, Sampler
 from torchvision import tv_tensors
 from tqdm import tqdm
 
+from desertmind_seg.messages.depth import NEAR_M
 from desertmind_seg.model.ontology import Ontology
 from training.data.augment import Depth
-from training.data.frames import NEAR_M, NO_DEPTH, DatasetError, LabelledFrame, depth_doubt
+from training.data.frames import NO_DEPTH, DatasetError, LabelledFrame, depth_doubt
 
 _log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from desertmind_seg.messages.depth import NEAR_M
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 from training.data.frames import (
-    NEAR_M,
     NO_DEPTH,
     DatasetError,
     LabelledFrame,
