@@ -18,9 +18,11 @@ from desertmind_seg.model.errors import DesertmindError
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
-# Coefficients that OpenCV takes for the models of sensor_msgs/distortion_models.hpp.
-_COEFFICIENTS = {'plumb_bob': (4, 5), 'rational_polynomial': (8, 12, 14), 'equidistant': (4,)}
+# Coefficients that OpenCV takes for the models of sensor_msgs/distortion_models.hpp. To it the
+# first two are one, whose missing coefficients are 0; orbbec_camera calls 8 of them plumb_bob.
+_POLYNOMIAL = (4, 5, 8, 12, 14)
 _FISHEYE = 'equidistant'
+_COEFFICIENTS = {'plumb_bob': _POLYNOMIAL, 'rational_polynomial': _POLYNOMIAL, _FISHEYE: (4,)}
 # OpenCV's own limit, 5 steps, is off by pixels where the distortion is strong.
 _CRITERIA = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-9)
 # A ray that does not come back to its pixel is none of the lens's.

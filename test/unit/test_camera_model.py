@@ -74,6 +74,20 @@ def test_plumb_bob_by_hand() -> None:
     assert at(rays, 529, 242) == pytest.approx((0.5, 0.0), abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ('model', 'like', 'coefficients'),
+    [
+        ('plumb_bob', 'rational_polynomial', DISTORTIONS['rational_polynomial']),  # orbbec_camera
+        ('rational_polynomial', 'plumb_bob', DISTORTIONS['plumb_bob']),
+    ],
+)
+def test_the_count_of_coefficients_tells_the_polynomial_and_not_its_name(
+    model: str, like: str, coefficients: list[float]
+) -> None:
+    rays = rays_of(distortion_model=model, d=coefficients)
+    np.testing.assert_array_equal(rays.x, rays_of(distortion_model=like, d=coefficients).x)
+
+
 def test_pixels_that_the_lens_model_cannot_reach_have_no_ray() -> None:
     # r * (1 + k1 r2) with k1 = -0.4 has its maximum 0.609 at r = 0.913: nothing is seen beyond.
     rays = rays_of(focal=(450.0, 450.0), d=[-0.4, 0.0, 0.0, 0.0, 0.0])
@@ -191,8 +205,10 @@ def test_an_error_is_not_hidden_by_the_rays_before_it() -> None:
         ({'distortion_model': 'double_sphere', 'd': [0.1, 0.2]}, "'double_sphere' with 2 coeff"),
         (
             {'d': [0.1, 0.2, 0.3]},
-            "'plumb_bob' with 3 coefficients; expected plumb_bob with 4 or 5",
+            "'plumb_bob' with 3 coefficients; expected plumb_bob with 4 or 5 or 8",
         ),
+        # As orbbec_camera writes the four of a fisheye: which are meant is not said.
+        ({'distortion_model': 'equidistant', 'd': [0.02] * 8}, "'equidistant' with 8 coeff"),
         ({'d': [float('nan'), 0.0, 0.0, 0.0]}, r'coefficients \[nan, 0.0, 0.0, 0.0\]'),
     ],
 )
