@@ -73,8 +73,8 @@ def decode_compressed_depth(message: Any) -> Depth:
     """Decode a sensor_msgs/CompressedImage of depth.
 
     compressed_depth_image_transport sends 32FC1 as 16-bit inverse depth: the nearer, the finer.
-    What its sender held for missing or beyond its `depth_max` is one code, and comes out as
-    missing. compressed_image_transport keeps the values: 16UC1 in PNG, that and 32FC1 in TIFF.
+    What its sender held for missing, too near or beyond its `depth_max` comes out as missing.
+    compressed_image_transport keeps the values: 16UC1 in PNG, that and 32FC1 in TIFF.
 
     Returns:
         (H, W) float32 metres as from `decode_depth`.
@@ -217,7 +217,9 @@ def _metres_of_inverse_depth(codes: UInt16, a: float, b: float) -> Depth:
         )
     with np.errstate(divide='ignore'):  # b = 1: an unlimited depth_max
         depth: Depth = np.float32(a) / (codes.astype(np.float32) - np.float32(b))
-    # 0 is missing. So is 65535: converting a code that is too large, as of depth 0, saturates on
-    # an ARM processor, and would be read as an obstacle 15 cm before the camera.
-    depth[(codes == 0) | (codes == 65535)] = 0.0
+    # 0 is missing. Two more are of no depth, and would be read as an obstacle 15 cm before the
+    # camera. A code that is too large, as of depth 0, is 65535 from an ARM processor. That of -Inf
+    # (too near) is b, which is negative: from x86 come the lowest 16 bits of its whole part.
+    too_near = int(min(b, 0.0)) & 0xFFFF
+    depth[(codes == 0) | (codes == 65535) | (codes == too_near)] = 0.0
     return depth

@@ -181,6 +181,16 @@ def test_compressed_metres_by_hand(codec: str) -> None:
     np.testing.assert_allclose(depth, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(('b', 'code'), [(-1009.0, 64527), (-251.5, 65285)])
+def test_what_is_too_near_is_missing_in_compressed_metres(b: float, code: int) -> None:
+    # -Inf, as of ZED cameras and Gazebo. With depth_max 10 and 40 m the transport computes
+    # 10100 / -Inf + b, of which x86 makes 65536 - 1009 and 65536 - 251. The next code is a depth.
+    codes = np.array([[code, code - 1]], np.uint16)
+    message = compressed(png(codes), '32FC1; compressedDepth png', (10100.0, b))
+    expected = [[0.0, 10100 / (code - 1 - b)]]
+    np.testing.assert_allclose(decode_compressed_depth(message), expected, rtol=1e-6)
+
+
 def test_compressed_metres_without_limit_go_to_infinity() -> None:
     codes = np.array([[1, 2]], np.uint16)
     message = compressed(png(codes), '32FC1; compressedDepth', (10100.0, 1.0))
