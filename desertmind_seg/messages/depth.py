@@ -181,7 +181,9 @@ def doubt_of(depth: Depth) -> str:
     if not measured.size:
         return ''
     finite = measured[np.isfinite(measured)]
-    if finite.size and np.median(finite) > _MAX_MEDIAN_M:
+    # Simulators draw the sky at one depth: CARLA at 1000 m, AirSim at 65504.
+    below_sky = finite[finite < finite.max(initial=0.0)]
+    if finite.size and np.median(below_sky if below_sky.size else finite) > _MAX_MEDIAN_M:
         return (
             f'Half of its pixels are farther than {_MAX_MEDIAN_M:g} m: 32FC1 is metres (REP 118), '
             'and these look like millimetres. Have the publisher divide by 1000, or say 16UC1.'

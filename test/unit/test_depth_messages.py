@@ -371,3 +371,11 @@ def test_some_depth_beyond_a_metre_is_no_other_unit(beyond: float) -> None:
     assert doubt_of(depth) == ''
     assert doubt_of(np.zeros_like(depth)) == ''
     assert doubt_of(np.full_like(depth, np.inf)) == ''
+
+
+def test_the_sky_of_a_simulator_is_no_other_unit() -> None:
+    depth = np.full((80, 80), 65504.0, np.float32)  # AirSim
+    depth[60:] = np.linspace(30.0, 3.0, 80)
+    assert doubt_of(depth) == ''
+    depth[60:] *= 1000.0
+    assert 'look like millimetres' in doubt_of(depth)
