@@ -45,7 +45,7 @@ BOOLEAN_OR_EMPTY = ['', *BOOLEAN]
 
 # Name, default, description, choices. Empty is for what an including file or params_file says.
 ARGUMENTS = (
-    ('image', 'image', 'Camera topic; one that ends in /compressed is taken as compressed.', None),
+    ('image', 'image', 'Camera topic; /compressed or /zstd at its end is the transport.', None),
     ('transport', '', 'Of the camera topic: raw or compressed.', None),
     ('depth', 'depth/image', 'Depth aligned to the image, for RGB-D bundles and hazards.', None),
     ('depth_use', '', 'auto, always (also with hazard_use:=off) or never.', None),
@@ -216,9 +216,13 @@ def start_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         if given[topic].endswith(suffix) and given[transport] != 'raw':
             given[topic], given[transport] = given[topic].removesuffix(suffix), 'compressed'
     topics = dict(TOPICS)
-    if given['depth'].endswith('/compressed') and given['depth_transport'] != 'raw':
-        # Depth as plain PNG or TIFF.
-        given['depth_transport'], topics['depth'] = 'compressed', 'depth/image/compressedDepth'
+    for topic, transport, suffixes, heard in (
+        ('image', 'transport', ('/zstd',), 'image/compressed'),
+        # Depth as plain PNG or TIFF, too.
+        ('depth', 'depth_transport', ('/zstd', '/compressed'), 'depth/image/compressedDepth'),
+    ):
+        if given[topic].endswith(suffixes) and given[transport] != 'raw':
+            given[transport], topics[topic] = 'compressed', heard
     for argument in (*TOPICS, 'name'):
         if not given[argument].strip('/'):
             written = LaunchConfiguration(argument).perform(context)

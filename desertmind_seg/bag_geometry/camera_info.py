@@ -46,7 +46,7 @@ def find_camera_info(bag: Bag, image_topics: list[str], asked: str | None) -> tu
 
 def _beside(image_topic: str) -> str:
     """Return the topic of CameraInfo as image_transport derives it, transports cut off."""
-    for transport in ('/compressed', '/compressedDepth'):
+    for transport in ('/compressed', '/compressedDepth', '/zstd'):
         image_topic = image_topic.removesuffix(transport)
     return f'{image_topic.rpartition("/")[0]}/camera_info'
 

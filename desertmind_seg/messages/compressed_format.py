@@ -9,6 +9,8 @@ from typing import Literal, get_args
 # with red and blue exchanged.
 CompressedColors = Literal['auto', 'as_stored', 'exchanged']
 COMPRESSED_COLORS: tuple[str, ...] = get_args(CompressedColors)
+# Of image_transport's zstd, whole: what the image is stands in its data.
+ZSTD = 'zstd'
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from desertmind_seg.decoding.depth_bytes import decode_depth_image, decode_rvl
 from desertmind_seg.decoding.image_bytes import decode_unchanged
 from desertmind_seg.decoding.image_header import TOPIC_LIMITS, DecodeError
 from desertmind_seg.decoding.png_chunks import SIGNATURE as PNG_SIGNATURE
+from desertmind_seg.decoding.zstd_image import unpack_zstd
+from desertmind_seg.messages.compressed_format import ZSTD
 from desertmind_seg.messages.images import MessageError, image_rows, message_decoder
 from desertmind_seg.model.arrays import Depth
 
@@ -74,7 +76,8 @@ def decode_compressed_depth(message: Any) -> Depth:
 
     compressed_depth_image_transport sends 32FC1 as 16-bit inverse depth: the nearer, the finer.
     What its sender held for missing, too near or beyond its `depth_max` comes out as missing.
-    compressed_image_transport keeps the values: 16UC1 in PNG, that and 32FC1 in TIFF.
+    compressed_image_transport keeps the values: 16UC1 in PNG, that and 32FC1 in TIFF; so does
+    zstd_image_transport.
 
     Returns:
         (H, W) float32 metres as from `decode_depth`.
@@ -86,6 +89,8 @@ def decode_compressed_depth(message: Any) -> Depth:
     if (encoding, codec) == ('png', ''):  # 16 bits of grey can only be 16UC1
         encoding, codec = '16UC1', 'png'
     try:
+        if message.format == ZSTD:
+            return decode_depth(unpack_zstd(bytes(message.data), TOPIC_LIMITS))
         if encoding in DEPTH_ENCODINGS and codec in _CODECS:
             return _decode_compressed_depth(encoding, codec, bytes(message.data))
         if encoding in DEPTH_ENCODINGS and codec.partition(' ')[0] in ('png', 'tiff'):
@@ -94,8 +99,8 @@ def decode_compressed_depth(message: Any) -> Depth:
         raise MessageError(f'Compressed depth of format {message.format!r}: {err}.') from err
     raise MessageError(
         f'Compressed depth has format {message.format!r}; expected {", ".join(DEPTH_ENCODINGS)}, '
-        f'then one of {", ".join(repr(f"; {name}") for name in (*_CODECS, "png", "tiff"))}: JPEG '
-        'loses depth. Subscribe to the topic that ends in /compressedDepth.'
+        f'then one of {", ".join(repr(f"; {name}") for name in (*_CODECS, "png", "tiff"))}; or '
+        f'{ZSTD!r}: JPEG loses depth. Subscribe to the topic that ends in /compressedDepth.'
     )
 
 

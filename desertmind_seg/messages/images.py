@@ -24,7 +24,8 @@ from desertmind_seg.decoding.image_bytes import (
     note_dull_16_bits,
 )
 from desertmind_seg.decoding.image_header import TOPIC_LIMITS, DecodeError, one_line
-from desertmind_seg.messages.compressed_format import CompressedColors, CompressedFormat
+from desertmind_seg.decoding.zstd_image import unpack_zstd
+from desertmind_seg.messages.compressed_format import ZSTD, CompressedColors, CompressedFormat
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 
@@ -160,7 +161,7 @@ def decode_image(message: Any, note: Note | None = None) -> UInt8:
 def decode_compressed_image(
     message: Any, colors: CompressedColors = 'auto', note: Note | None = None
 ) -> UInt8:
-    """Decode a sensor_msgs/CompressedImage (JPEG, PNG or TIFF) to RGB.
+    """Decode a sensor_msgs/CompressedImage (JPEG, PNG, TIFF, or a raw image in zstd) to RGB.
 
     16-bit images keep the high byte, alpha is dropped, grey becomes RGB, EXIF rotation is ignored
     (the camera's calibration belongs to the pixels as they are stored). Damage inside a JPEG that
@@ -199,7 +200,10 @@ def decode_compressed_image(
                 if pixels.dtype == np.uint16 and note is not None:
                     note_dull_16_bits(rgb, note)
                 return rgb
-        rgb = decode_color(content, TOPIC_LIMITS, note=note)
+        if message.format == ZSTD:
+            rgb = decode_image(unpack_zstd(content, TOPIC_LIMITS), note)
+        else:
+            rgb = decode_color(content, TOPIC_LIMITS, note=note)
     except DecodeError as err:
         raise MessageError(f'Compressed image of format {message.format!r}: {err}.') from err
     if colors == 'exchanged' or (colors == 'auto' and said.exchanged):

@@ -168,7 +168,9 @@ def _only_topic(bag: Bag, depth_topic: str | None) -> str:
         and name != depth_topic
     }
     names = [
-        name for name in topics if name.removesuffix('/compressed') not in topics.keys() - {name}
+        name
+        for name in topics
+        if re.sub('/(compressed|zstd)$', '', name) not in topics.keys() - {name}
     ]
     if len(names) == 1:
         return names[0]

@@ -14,6 +14,7 @@ from image_attacks import attacks
 from mutations import EDGES, LONG_EDGES, damaged, good_images
 import numpy as np
 from rvl_encoder import rvl_encode
+from zstd_packer import PACKERS, zstd_message
 
 from desertmind_seg.decoding.depth_bytes import decode_rvl
 from desertmind_seg.decoding.image_bytes import decode_color, decode_palette, decode_unchanged
@@ -23,6 +24,7 @@ from desertmind_seg.decoding.image_header import (
     TOPIC_LIMITS,
     DecodeError,
 )
+from desertmind_seg.decoding.zstd_image import unpack_zstd
 from desertmind_seg.messages.depth import decode_compressed_depth, decode_depth
 from desertmind_seg.messages.images import (
     SUPPORTED_ENCODINGS,
@@ -102,6 +104,8 @@ def image_families() -> dict[str, Family]:
     labels = ('mono8', '8UC1', 'mono16', '16UC1')
     depth = ('32FC1', '16UC1', 'mono16')
     compressed_depth = _depth_contents()
+    whole = image_message(Random(1), ['rgb8'])
+    zstd = [bytes(zstd_message(whole, pack).data) for pack in PACKERS.values()]
     return {
         'image message': Family(
             lambda rng: image_message(rng, SUPPORTED_ENCODINGS), decode_image, MessageError
@@ -122,6 +126,11 @@ def image_families() -> dict[str, Family]:
         ),
         'rvl': Family(
             lambda rng: damaged(rng, rvl), lambda data: decode_rvl(data, TOPIC_LIMITS), DecodeError
+        ),
+        'zstd image': Family(
+            lambda rng: damaged(rng, zstd),
+            lambda data: unpack_zstd(data, TOPIC_LIMITS),
+            DecodeError,
         ),
         'image file': Family(lambda rng: damaged(rng, images), _decode_file, DecodeError),
     }

@@ -223,6 +223,11 @@ def test_arguments_reach_parameters_and_topics(
             *('depth', '/a/depth/compressed', 'depth.transport'),
             ('depth/image/compressedDepth', '/a/depth/compressed'),
         ),
+        ('image', '/a/image/zstd', 'input.transport', ('image/compressed', '/a/image/zstd')),
+        (
+            *('depth', '/a/depth/zstd', 'depth.transport'),
+            ('depth/image/compressedDepth', '/a/depth/zstd'),
+        ),
     ],
 )
 def test_a_topic_of_image_transport_says_its_transport(

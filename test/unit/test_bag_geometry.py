@@ -66,7 +66,13 @@ def bag_with(*names: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    'image', ['/cam/image_raw', '/cam/image_raw/compressed', '/cam/image_rect_color']
+    'image',
+    [
+        '/cam/image_raw',
+        '/cam/image_raw/compressed',
+        '/cam/image_raw/zstd',
+        '/cam/image_rect_color',
+    ],
 )
 def test_camera_info_is_looked_for_beside_the_images(image: str) -> None:
     bag = bag_with(image, '/other/camera_info', '/cam/camera_info')

@@ -14,6 +14,7 @@ from image_attacks import LARGEST, attacks, heavy, png
 import numpy as np
 from PIL import Image, ImageOps
 import pytest
+from zstd_packer import PACKERS
 
 from desertmind_seg.decoding.depth_bytes import decode_depth_image, decode_rvl
 from desertmind_seg.decoding.image_bytes import decode_color, decode_unchanged
@@ -28,6 +29,7 @@ from desertmind_seg.decoding.image_header import (
     DecodeError,
     checked_image,
 )
+from desertmind_seg.decoding.zstd_image import unpack_zstd
 
 ROOT = Path(__file__).resolve().parents[2]
 ATTACKS = attacks()
@@ -355,3 +357,30 @@ def test_opencv_has_a_wall_of_its_own() -> None:
     assert [limit(given) for given in ('', '1000', str(1 << 40))] == [
         *(str(1 << 26), '1000', str(1 << 26))
     ]
+
+
+def zstd_image(
+    packed: bytes, size_hw: tuple[int, int] = (4, 8), step: int = 8, encoding: bytes = b'mono8'
+) -> bytes:
+    return struct.pack('<IIBII', *size_hw, 0, step, len(encoding)) + encoding + packed
+
+
+@pytest.mark.parametrize('packer', PACKERS)
+def test_zstd_that_is_damaged_or_claims_too_much_is_refused(packer: str) -> None:
+    pack = PACKERS[packer]
+    whole = zstd_image(pack(bytes(range(32))))
+    assert unpack_zstd(whole, TOPIC_LIMITS).data == bytes(range(32))
+    for length in range(len(whole)):
+        with pytest.raises(DecodeError):
+            unpack_zstd(whole[:length], TOPIC_LIMITS)
+    bomb = pack(bytes(1 << 24))
+    assert len(bomb) < 20_000
+    for content, words in (
+        (zstd_image(bomb), 'size'),
+        (zstd_image(bomb, (4, 8), 1 << 24), 'claims a step of 16777216 bytes for a width of 8'),
+        (zstd_image(bomb, (5000, 5000), 5000), 'claims 5000 x 5000 pixels'),
+        (zstd_image(pack(bytes(32)), encoding=b'\xff'), 'not of zstd_image_transport'),
+        (zstd_image(b'no stream'), 'not of zstd_image_transport'),
+    ):
+        with pytest.raises(DecodeError, match=words):
+            unpack_zstd(content, TOPIC_LIMITS)

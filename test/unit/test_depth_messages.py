@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from rvl_encoder import rvl_encode, rvl_nibbles
+from zstd_packer import PACKERS, zstd_message
 
 from desertmind_seg.messages.depth import (
     at_image_size,
@@ -158,6 +159,14 @@ def test_metres_through_plain_compressed() -> None:
     message = SimpleNamespace(format='32FC1; png compressed ', data=png(MILLIMETRES))
     with pytest.raises(MessageError, match='32-bit floats, which TIFF can hold and PNG cannot'):
         decode_compressed_depth(message)
+
+
+@pytest.mark.parametrize('packer', PACKERS)
+def test_depth_in_zstd_is_the_raw_one(packer: str) -> None:
+    metres = np.array([[np.nan, -np.inf, np.inf], [0.0, 0.25, 12.5]], np.float32)
+    for message in (raw(metres, '32FC1', padding=2), raw(MILLIMETRES, '16UC1')):
+        packed = zstd_message(message, PACKERS[packer])
+        np.testing.assert_array_equal(decode_compressed_depth(packed), decode_depth(message))
 
 
 def test_mono16_is_millimetres() -> None:

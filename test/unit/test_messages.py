@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header, String
+from zstd_packer import PACKERS, zstd_message
 
 from desertmind_seg.messages.images import (
     SUPPORTED_ENCODINGS,
@@ -415,6 +416,15 @@ def test_compressed_16_bit_and_grey_and_alpha_become_rgb() -> None:
     np.testing.assert_array_equal(grey, rgb[:, :, :1].repeat(3, axis=2))
     bgra = np.dstack([rgb[:, :, ::-1], np.full((8, 9), 3, np.uint8)])
     np.testing.assert_array_equal(decode_compressed_image(compressed('.png', bgra, 'png')), rgb)
+
+
+@pytest.mark.parametrize('packer', PACKERS)
+@pytest.mark.parametrize('encoding', ['rgb8', 'bgr16', 'nv12', 'bayer_rggb8'])
+def test_an_image_in_zstd_is_the_raw_one(encoding: str, packer: str) -> None:
+    rows = np.random.default_rng(3).integers(0, 256, (12, 48), np.uint8)
+    raw = image_message(encoding, 8, 8, rows, padding=3, is_bigendian=1)
+    packed = zstd_message(raw, PACKERS[packer])
+    np.testing.assert_array_equal(decode_compressed_image(packed), decode_image(raw))
 
 
 def test_exif_rotation_is_ignored() -> None:

@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
 from tiny_bag import (
     DEPTH_TOPIC,
     IMAGE_TOPIC,
@@ -396,6 +398,20 @@ def test_a_bag_with_one_camera_needs_no_topic(tmp_path: Path) -> None:
     path = write_drive(tmp_path / 'a', replace(drive(), label_every=0))
     with open_source(str(path)) as source:  # its raw and not its compressed topic, and no depth
         assert source.description == f'{path}, topic {IMAGE_TOPIC}'
+
+
+def test_a_bag_with_the_transports_of_one_camera_needs_no_topic(tmp_path: Path) -> None:
+    path, types = tmp_path / 'a', get_typestore(Stores.ROS2_JAZZY)
+    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        for topic, kind in (
+            ('/cam/image', types.types['sensor_msgs/msg/Image']),
+            ('/cam/image/compressed', types.types['sensor_msgs/msg/CompressedImage']),
+            ('/cam/image/zstd', types.types['sensor_msgs/msg/CompressedImage']),
+        ):
+            connection = writer.add_connection(topic, kind.__msgtype__, typestore=types)
+            writer.write(connection, START_NS, bytes(16))
+    with open_source(str(path)) as source:
+        assert source.description == f'{path}, topic /cam/image'
 
 
 def test_what_is_no_source(tmp_path: Path) -> None:
