@@ -27,7 +27,12 @@ from rosbags.typesys.store import Typestore
 import zstandard
 
 from desertmind_seg.messages.compressed_format import CompressedColors
-from desertmind_seg.messages.images import decode_compressed_image, decode_image, nanoseconds
+from desertmind_seg.messages.images import (
+    advice_for_type,
+    decode_compressed_image,
+    decode_image,
+    nanoseconds,
+)
 from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.storage.connection import (
     BagError,
@@ -294,10 +299,13 @@ class Bag:
             )
         topic = self.topics[name]
         if topic.type not in types:
-            raise BagError(
+            sentences = (
                 f'Topic {name!r} of bag {str(self.path)!r} has type {topic.type}; expected '
-                f'{" or ".join(types)}. Its {kind}: {listing}.'
+                f'{" or ".join(types)}.',
+                advice_for_type(topic.type),
+                f'Its {kind}: {listing}.',
             )
+            raise BagError(' '.join(filter(None, sentences)))
         if topic.count == 0:
             raise BagError(
                 f'Topic {name!r} of bag {str(self.path)!r} holds no message; '

@@ -59,8 +59,8 @@ def decode_depth(message: Any) -> Depth:
     if encoding not in DEPTH_ENCODINGS:
         raise MessageError(
             f'Depth image has encoding {encoding!r}; expected 32FC1 (metres), 16UC1 or '
-            'mono16 (millimetres). Subscribe to the depth topic of the camera, not to an image '
-            'made of it for people to see.'
+            'mono16 (millimetres). Subscribe to the depth topic of the camera, not to its '
+            'disparity or to an image made for people to see.'
         )
     value_bytes = 4 if encoding == '32FC1' else 2
     rows = np.ascontiguousarray(image_rows(message, value_bytes * message.width, message.height))

@@ -103,12 +103,29 @@ _INTERLEAVED_ENCODINGS |= {
     if (channels, value_bytes) != (1, 2)
 }
 SUPPORTED_ENCODINGS = (*_INTERLEAVED_ENCODINGS, *_PACKED_422, *_SEMI_PLANAR_420)
+# Types of messages that people take for images or depth, and what to do.
+_VIDEO = 'Its messages are parts of a video: decode it to sensor_msgs/msg/Image before.'
+_OTHER_TYPES = {
+    'stereo_msgs/msg/DisparityImage': (
+        "Disparity is not depth: take the driver's depth image, or publish focal length x "
+        'baseline / disparity, in metres as 32FC1.'
+    ),
+    'ffmpeg_image_transport_msgs/msg/FFMPEGPacket': _VIDEO,
+    'theora_image_transport/msg/Packet': _VIDEO,
+    'foxglove_msgs/msg/CompressedVideo': _VIDEO,
+    'foxglove.CompressedVideo': _VIDEO,
+}
 _LABEL_BYTES = {'mono8': 1, '8UC1': 1, 'mono16': 2, '16UC1': 2}
 
 
 def nanoseconds(stamp: Any) -> int:
     """Return a builtin_interfaces/Time as nanoseconds."""
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def advice_for_type(message_type: str) -> str:
+    """Return what to do about a topic that is no sensor_msgs/Image; '' where that is not known."""
+    return _OTHER_TYPES.get(message_type, '')
 
 
 @message_decoder

@@ -13,6 +13,7 @@ from rclpy.node import Node
 from rclpy.utilities import get_rmw_implementation_identifier
 
 from desertmind_seg.messages.dds import discovery_limit, qos_conflicts
+from desertmind_seg.messages.images import advice_for_type
 
 _SILENCE_EVERY_SEC = 30.0
 
@@ -111,7 +112,8 @@ class Connections:
             limit = discovery_limit(os.environ)
             why = ' '.join(filter(None, ('it has no publisher.', source.advice, limit)))
         elif all(sender.topic_type != expected for sender in senders):
-            why = f'expected {expected}, but its publishers are {listed}.'
+            advice = sorted({advice_for_type(sender.topic_type) for sender in senders} - {''})
+            why = ' '.join([f'expected {expected}, but its publishers are {listed}.', *advice])
         else:
             why = f'its publishers are {listed}. Is the camera running'
             fast_dds = get_rmw_implementation_identifier().startswith('rmw_fastrtps')

@@ -909,6 +909,20 @@ REFUSED: dict[str, Kind] = {
         ),
         'has type foxglove.RawImage; expected sensor_msgs/msg/Image or',
     ),
+    'video of protobuf': (
+        lambda at: write_mcap(
+            at / 'a.mcap',
+            schema=('foxglove.CompressedVideo', 'protobuf', b'\xff'),
+            encoding='protobuf',
+        ),
+        r'has type foxglove.CompressedVideo; .* parts of a video: decode it .* Its image topics',
+    ),
+    'disparity': (
+        lambda at: write_mcap(
+            at / 'a.mcap', schema=('stereo_msgs/msg/DisparityImage', 'ros2msg', b'uint8 a')
+        ),
+        r'has type stereo_msgs/msg/DisparityImage; .* Disparity is not depth: take ',
+    ),
 }
 
 

@@ -9,10 +9,13 @@ from pathlib import Path
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
+from rclpy.logging import get_logger
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
 
 from desertmind_seg.messages.dds import (
     discovery_limit,
@@ -24,6 +27,7 @@ from desertmind_seg.messages.dds import (
     with_image_profile,
 )
 from desertmind_seg.model.files import share_path
+from desertmind_seg.monitoring.connections import Connections, Source
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILE = str(share_path('config/fastdds.xml'))
@@ -231,6 +235,30 @@ def test_qos_conflicts_name_topic_nodes_policy_and_fix() -> None:
         'qos_overrides./image.{subscription|publisher}.durability:=...).'
     )
     assert qos_conflicts('/image', '/camera', requested, '/segmentation', offered) == ''
+
+
+@pytest.mark.parametrize(
+    ('kind', 'words'),
+    [
+        ('stereo_msgs/msg/DisparityImage', 'Disparity is not depth: take '),
+        ('ffmpeg_image_transport_msgs/msg/FFMPEGPacket', 'Its messages are parts of a video'),
+        ('sensor_msgs/msg/PointCloud2', ''),
+    ],
+)
+def test_a_topic_that_is_no_image_says_what_to_do(kind: str, words: str) -> None:
+    sender = SimpleNamespace(node_name='stereo', node_namespace='/', topic_type=kind)
+    node = SimpleNamespace(
+        get_publishers_info_by_topic=lambda _: [sender, sender],
+        get_logger=lambda: get_logger('test'),
+    )
+    said = Connections(node).silence(Source('depth', '/disparity', Image, 'Remap.'), 5.0)
+    listed = f'/stereo ({kind})'
+    begin = (
+        'No depth for 5 s on /disparity: expected sensor_msgs/msg/Image, but its publishers are '
+        f'{listed}, {listed}.'
+    )
+    assert said.removeprefix(begin).strip().startswith(words)
+    assert said.count(words) == 1 or said == begin
 
 
 def test_allocator_takes_the_setting() -> None:
