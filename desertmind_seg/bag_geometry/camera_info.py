@@ -7,7 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from desertmind_seg.geometry.camera_model import CameraInfoError, CameraRays, Rays, check_frame
+from desertmind_seg.geometry.camera_model import (
+    CameraInfoError,
+    CameraRays,
+    Rays,
+    check_frame,
+    is_named_rectified,
+)
 from desertmind_seg.messages.bags import Bag, did_you_mean, stamp_ns
 
 CAMERA_INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
@@ -55,12 +61,11 @@ class RecordedCamera:
     """Gives the rays of a camera by the CameraInfo that were recorded.
 
     Args:
-        image_topic: of its images; one named image_rect... holds rectified images, as image_proc
-            names them.
+        image_topic: of its images, which tells whether they are rectified.
     """
 
     def __init__(self, image_topic: str) -> None:
-        self._of_rectified = '/image_rect' in image_topic
+        self._of_rectified = is_named_rectified(image_topic)
         self._rays = {rectified: CameraRays(rectified=rectified) for rectified in (False, True)}
         # What was said, since when; in the order of the stamps.
         self._since: list[tuple[int, str, Any]] = []

@@ -86,6 +86,11 @@ class CameraRays:
         return self._rays
 
 
+def is_named_rectified(image_topic: str) -> bool:
+    """Whether images are rectified by the name of their topic, as image_proc gives it."""
+    return '/image_rect' in image_topic
+
+
 def check_frame(camera_info: Any, frame_id: str) -> None:
     """Refuse a CameraInfo of another camera, such as that of depth before it was aligned.
 

@@ -193,7 +193,10 @@ class Diagnostics:
 
     def _depth_status(self, state: NodeState) -> Status:
         outputs = state.planner_outputs
-        problems = [] if outputs is None else outputs.new_problems()
+        problems = []
+        if outputs is not None:
+            rectified = {'rectified': outputs.rectification_problem()}
+            problems = [*outputs.new_problems(), *self._log.tell(rectified)]
         costmap = {} if outputs is None else outputs.costmap.values()
         source, depth = self._inputs.sources.get('depth'), self._inputs.depth
         if depth is not None and source is not None:

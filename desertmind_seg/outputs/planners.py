@@ -25,6 +25,7 @@ from desertmind_seg.geometry.camera_model import (
     Rays,
     check_frame,
     image_camera_info,
+    is_named_rectified,
 )
 from desertmind_seg.geometry.costmap import Surface
 from desertmind_seg.geometry.grid_map import grid_map_type
@@ -121,6 +122,12 @@ class PlannerOutputs:
         self.hazards = HazardFinder(settings, ontology, up)
         self._camera_info: Any = None
         self._camera_rays = CameraRays(rectified=settings['input.rectified'])
+        image_topic = node.resolve_topic_name('image')
+        self._maybe_rectified = (
+            image_topic
+            if is_named_rectified(image_topic) and not settings['input.rectified']
+            else ''
+        )
         self._points = OutgoingPoints()
         self._clouds = OutgoingClouds(settings)
         self._images = {name: OutgoingImage(encoding) for name, encoding in _IMAGES.items()}
@@ -382,6 +389,16 @@ class PlannerOutputs:
         with self._lock:
             failures, self._failures = self._failures, {}
         return [f'{count} times: {text}' for count, text in failures.values()]
+
+    def rectification_problem(self) -> str:
+        """Say when images that are rectified by their name have a lens that distorts; else ''."""
+        info = self._camera_info
+        if not self._maybe_rectified or info is None or not np.any(info.d):
+            return ''
+        return (
+            f'The images of {self._maybe_rectified} are rectified by their name, and camera_info '
+            'has the distortion of the raw ones: set input.rectified to true.'
+        )
 
     @property
     def superseded(self) -> int:

@@ -180,6 +180,25 @@ def test_what_sticks_out_of_the_ground_is_no_trail(
     assert float(values['detection_ms_p50']) > 0
 
 
+def test_images_that_are_rectified_by_their_name_are_told(tiny_bundle: Path, peer: Peer) -> None:
+    parameters = {**ACTIVE, 'model.bundle': tiny_bundle}
+    with NodeProcess(parameters, remap='/cam/image_rect_color') as process:
+        process.wait_for_log('Active:')
+        sender = peer.camera('/camera_info', CameraInfo)
+
+        def told(info: CameraInfo) -> bool:
+            sender.publish(info)
+            message = peer.wait_for_diagnostic('Depth')['message']
+            return 'images of /cam/image_rect_color are rectified by their name' in message
+
+        info = camera_info()
+        info.d = [-0.3, 0.1, 0.0, 0.0, 0.0]
+        peer.wait_until(lambda: told(info), 'the warning')
+        process.wait_for_log('camera_info has the distortion of the raw ones: set input.rectified')
+        info.d = []
+        peer.wait_until(lambda: not told(info), 'no warning')
+
+
 def test_bad_input_is_unknown_and_never_free(
     node: NodeProcess, peer: Peer, trail: Rgb, metres: Metres
 ) -> None:
