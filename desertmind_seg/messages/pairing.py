@@ -375,7 +375,8 @@ def frame_mismatch(rgb_frame_id: str, depth_frame_id: str) -> str:
         f'depth is in frame {depth_frame_id!r}, the image in {rgb_frame_id!r}: a pixel of one is '
         'not the same pixel of the other. Have the driver register depth to colour: '
         'align_depth.enable and the topic aligned_depth_to_color in realsense2_camera, '
-        'depth_registration in orbbec_camera.'
+        'depth_registration in orbbec_camera, stereo.i_align_depth in depthai_ros_driver; of '
+        "other cameras and of CARLA, depth_image_proc's RegisterNode does it."
     )
 
 
