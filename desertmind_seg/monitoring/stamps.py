@@ -216,7 +216,7 @@ class StampClock:
                 f'they are in 1970 ({arrival.stamp_ns / 1e9:.0f} s), as of a clock that began '
                 'when camera or computer did. Have the driver stamp in system time '
                 '(global_time_enabled in realsense2_camera, time_domain: global in '
-                f'orbbec_camera), or {_SIM_TIME}.'
+                f'orbbec_camera, use_ros_time in vimbax_camera), or {_SIM_TIME}.'
             )
         hours = round(lag_sec / 1800) / 2
         if 0 < abs(hours) <= 14 and abs(lag_sec - hours * 3600) < FOREIGN_CLOCK_MS / 1e3:

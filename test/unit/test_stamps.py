@@ -103,6 +103,7 @@ def test_a_link_that_recovers_is_told_no_longer() -> None:
             'other clock',
             'they are in 1970 (3603 s)',
         ),
+        ([index * PERIOD_NS for index in range(1, 31)], 'other clock', 'use_ros_time in vimbax'),
         ([stamp // SEC for stamp in lagging(5)], 'unit', 'hold seconds where nanoseconds are'),
         ([stamp // MS for stamp in lagging(5)], 'unit', 'hold milliseconds where nanoseconds'),
         ([stamp // 1000 for stamp in lagging(5)], 'unit', 'hold microseconds where nano'),
