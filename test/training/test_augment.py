@@ -256,6 +256,8 @@ def test_dropout_takes_whole_frames_of_depth() -> None:
     again = drop_depth(depth, 0.25, torch.Generator().manual_seed(0))
     assert torch.equal(again, dropped)
     assert torch.equal(drop_depth(depth, 0.0), depth)
+    # Of bags too far is +Inf, and 0 * Inf is no 0.
+    assert not drop_depth(torch.full((1, 1, 2, 2), _OUTSIDE_M), 1.0).any()
 
 
 @pytest.mark.parametrize('share', [0.0, 0.25, 0.5, 0.9, 1.0])

@@ -184,7 +184,7 @@ def drop_depth(
         A tensor of the same shape; a frame without depth is 0 everywhere.
     """
     kept = torch.rand(len(depth), generator=generator) >= share
-    return depth * kept.to(depth).view(-1, 1, 1, 1)
+    return torch.where(kept.to(depth.device).view(-1, 1, 1, 1), depth, 0.0)
 
 
 def thin_some_depth(
