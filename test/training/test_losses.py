@@ -192,6 +192,18 @@ def test_a_batch_without_labels_is_zero_and_trains_nothing() -> None:
     assert logits.grad.abs().max().item() == 0.0
 
 
+@pytest.mark.parametrize('boundary_weight', [1.0, 2.0])
+def test_a_batch_of_classes_without_weight_is_zero(boundary_weight: float) -> None:
+    loss = _loss([0.0, 1.0], cross_entropy=1.0, boundary_weight=boundary_weight)
+    logits = torch.tensor([[2.0, 0.0], [0.0, 0.0]]).view(1, 2, 1, 2).requires_grad_()
+    found = loss(logits, torch.tensor([[[0, UNLABELED]]]))
+    found.backward()
+    assert found.item() == 0.0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+    assert loss(logits, torch.tensor([[[0, 1]]])).item() == pytest.approx(math.log(2))
+
+
 def test_depth_is_compared_where_there_is_any() -> None:
     prediction = torch.tensor([0.1, 0.9, 0.5, 0.5, 0.5, 0.7]).view(1, 1, 2, 3).requires_grad_()
     depth = torch.tensor([2.0, 40.0, 0.0, float('nan'), -1.0, float('inf')]).view(1, 1, 2, 3)

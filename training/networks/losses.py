@@ -119,7 +119,8 @@ def class_weights(
 class SegmentationLoss(nn.Module):
     """Sum of the recipe's terms for logits (N, C, h, w) and labels int64 (N, h, w).
 
-    A batch without a labelled pixel has the loss 0, not NaN.
+    A batch without a labelled pixel has the loss 0, not NaN; so has the cross-entropy of one that
+    shows only classes of weight 0.
     """
 
     class_weights: torch.Tensor | None
@@ -154,6 +155,11 @@ class SegmentationLoss(nn.Module):
         return {name: term(logits, labels) for name, term in self._every.items()}
 
     def _cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        counted = (labels != UNLABELED).float()
+        if self.class_weights is not None:
+            counted = counted * self.class_weights[torch.where(labels == UNLABELED, 0, labels)]
+            if not counted.any():  # classes of weight 0 alone: torch divides 0 by 0
+                return logits.sum() * 0.0
         options: dict[str, Any] = {
             'weight': self.class_weights,
             'ignore_index': UNLABELED,
@@ -166,10 +172,7 @@ class SegmentationLoss(nn.Module):
         weight = torch.where(boundary, self.section.boundary_weight, 1.0)
         # Divided by the weights, as torch does with those of the classes, so that a frame full of
         # small things does not take a larger step.
-        total = weight * (labels != UNLABELED)
-        if self.class_weights is not None:
-            total = total * self.class_weights[torch.where(labels == UNLABELED, 0, labels)]
-        return (weight * of_pixel).sum() / total.sum()
+        return (weight * of_pixel).sum() / (weight * counted).sum()
 
 
 def near_boundary(labels: torch.Tensor, boundary_px: int) -> torch.Tensor:
