@@ -494,6 +494,20 @@ def test_label_studio_json_min_with_uploads(tmp_path: Path) -> None:
         np.testing.assert_array_equal(labels_of(tmp_path / 'out', name, table), expected)
 
 
+def test_a_date_within_a_name_is_no_prefix_of_an_upload(tmp_path: Path) -> None:
+    (task, *_) = label_studio()
+    names = [f'drive_202401{day}-0001' for day in (30, 31)]
+    tasks = [
+        {**task, 'data': {'image': f'/data/local-files/?d=farm/{each}.jpg'}} for each in names
+    ]
+    for number, name in enumerate(names):
+        write(tmp_path / 'farm' / f'{name}.jpg', jpeg(number))
+    source = write(tmp_path / 'export/project.json', tasks)
+    imported(source, tmp_path / 'out', '--images', str(tmp_path / 'farm'))
+    written = sorted(path.stem for path in (tmp_path / 'out/images').rglob('*.jpg'))
+    assert written == names
+
+
 def test_label_studio_rectangles_and_ellipses(tmp_path: Path) -> None:
     corner = {'x': 10, 'y': 25, 'width': 30, 'height': 40, 'rotation': 0}
     oval = {'x': 70, 'y': 50, 'radiusX': 10, 'radiusY': 20, 'rotation': 30}

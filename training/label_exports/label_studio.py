@@ -30,7 +30,7 @@ from training.label_exports.shapes import (
 )
 from training.label_exports.source import ExportError, ExportFile, ExportFiles
 
-_UPLOAD_PREFIX = re.compile(r'[0-9a-f]{8}-(?=.)')
+UPLOAD_PREFIX = re.compile(r'^[0-9a-f]{8}-(?=.)')
 _OLDER = 'annotation of a picture that has a newer one'
 _Percent = Annotated[float, Field(allow_inf_nan=True)]
 
@@ -233,7 +233,7 @@ def _picture(task: dict[str, Any], drawn_on: set[str]) -> tuple[str, str]:
         raise ExportError('names no picture; expected one in its data')
     path = paths[known[0]] if known else next(iter(paths.values()))
     folders, slash, name = path.rpartition('/')
-    plain = _UPLOAD_PREFIX.sub('', name, count=1)
+    plain = UPLOAD_PREFIX.sub('', name)
     if '/upload/' in f'/{path}' or not slash:
         return plain, name
     return f'{folders}/{plain}', path

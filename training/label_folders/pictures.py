@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import dataclasses
 import re
 
+from training.label_exports.label_studio import UPLOAD_PREFIX
 from training.label_exports.records import Export, ExportFrame, plain_path, split_of
 from training.label_exports.shapes import painter
 from training.label_exports.source import ExportError, ExportFile, ExportFiles
@@ -17,7 +18,6 @@ _PLAIN_FOLDERS = re.compile(
 )
 # Roboflow names a picture NAME_jpg.rf.HASH.jpg: the digits of the hash are no frame number.
 _ROBOFLOW = re.compile(r'_(jpe?g|png|bmp|webp|tiff?)\.rf\.[0-9A-Za-z]{6,}$', re.IGNORECASE)
-_UPLOAD_PREFIX = re.compile(r'^[0-9a-f]{8}-(?=.)')
 _SHOWN = 5
 
 
@@ -142,7 +142,7 @@ class _Index:
         if first and len(self._by_name.get(first, [])) == 1:
             return self._by_name[first][0]
         # Label Studio's COCO names pictures with the prefix of their upload.
-        short = _UPLOAD_PREFIX.sub('', stem)
+        short = UPLOAD_PREFIX.sub('', stem)
         found = (
             self._by_name.get(name),
             *(self._by_stem.get(each) for each in (stem, name, short)),
@@ -204,8 +204,8 @@ def _named(frames: Sequence[ExportFrame]) -> tuple[dict[str, ExportFrame], list[
         stem = plain_path(frame.name).rpartition('/')[2]
         stem = stem.rpartition('.')[0] or stem
         assert frame.image is not None
-        if not _UPLOAD_PREFIX.match(frame.image.parts[-1]):
-            stem = _UPLOAD_PREFIX.sub('', stem)
+        if not UPLOAD_PREFIX.match(frame.image.parts[-1]):
+            stem = UPLOAD_PREFIX.sub('', stem)
         plain = _ROBOFLOW.sub('', stem)
         if plain != stem:
             renamed["without Roboflow's .rf.HASH, whose digits are no frame number"].append(plain)
