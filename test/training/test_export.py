@@ -394,6 +394,15 @@ def test_the_parity_check_of_rgbd_finds_depth_among_the_training_frames(
     assert [frame.dataset for frame in alone] == ['ycor', 'ycor']
 
 
+def test_the_frames_of_the_parity_check_are_spread_over_all(
+    trained: tuple[Checkpoint, Path], tmp_path: Path
+) -> None:
+    root = write_tiny_depth(tmp_path / 'folder', frames=15)
+    frames = parity_frames(trained[0], 'folder', str(root), 'fp32')
+    order = sorted(str(number) for number in range(15))
+    assert [order.index(frame.name) for frame in frames] == [0, 1, 3, 5, 7, 9, 11, 13]
+
+
 def test_a_dataset_needs_its_root(
     trained: tuple[Checkpoint, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

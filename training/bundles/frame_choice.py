@@ -84,7 +84,8 @@ def _elsewhere(
 
 
 def _spread(frames: Sequence[LabelledFrame], count: int) -> list[LabelledFrame]:
-    return list(frames[:: max(1, len(frames) // count)][:count])
+    count = min(count, len(frames))
+    return [frames[number * len(frames) // count] for number in range(count)]
 
 
 def stratified(
