@@ -181,6 +181,23 @@ def test_of_many_runs_each_is_compared_with_its_parent(
     assert out.count(' minus ') == 2
 
 
+def test_every_run_of_the_parent_is_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parent, child = ({'name': 'a', 'parent': 'none'}, {'name': 'b', 'parent': 'a'})
+    folders = [
+        run(tmp_path / 'seed_0', 0.7, recipe=parent),
+        run(tmp_path / 'seed_1', 0.8, recipe=parent),
+        run(tmp_path / 'change', 0.9, recipe=child),
+        run(tmp_path / 'nameless', 0.9, recipe={}),  # as of a bundle from elsewhere
+    ]
+    assert main(folders) == 0
+    out = capsys.readouterr().out
+    assert 'change is better than seed_0' in out
+    assert 'change is better than seed_1' in out
+    assert out.count(' minus ') == 2
+
+
 def test_the_table_is_written_in_three_forms(tmp_path: Path) -> None:
     folders = [run(tmp_path / 'c', 0.7), run(tmp_path / 'a&b', 0.8)]
     for suffix in ('html', 'md', 'json'):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import permutations
 from os.path import realpath  # Path.resolve raises for links that go round
 from pathlib import Path
 
@@ -68,7 +69,7 @@ class ComparedRuns:
 
 
 def compare_runs(paths: Sequence[Path]) -> ComparedRuns:
-    """Compare two runs with each other; of more, each with its parent among them.
+    """Compare two runs with each other; of more, each with every run of its parent among them.
 
     Args:
         paths: each a metrics.json, or a folder that holds one.
@@ -81,11 +82,10 @@ def compare_runs(paths: Sequence[Path]) -> ComparedRuns:
     runs = dict(zip(run_names(paths), map(read_metrics, paths), strict=True))
     pairs = [tuple(runs)] if len(runs) == 2 else []
     if not pairs:
-        names = {run.recipe.get('name'): name for name, run in runs.items()}
         pairs = [
-            (name, names[run.recipe['parent']])
-            for name, run in runs.items()
-            if run.recipe.get('parent') in names
+            (name, parent)
+            for (name, run), (parent, other) in permutations(runs.items(), 2)
+            if run.recipe.get('parent', 'none') == other.recipe.get('name')
         ]
     comparisons, warnings = [], []
     splits = {run.data_hash for run in runs.values()}
