@@ -142,6 +142,12 @@ def test_the_card_says_the_size_that_a_recipe_does_not() -> None:
     card = model_card(replace(bundle, metadata=metadata))
     assert '    --network-size 384x640 --out out/ycor8_base_hazards/averaged.pt' in card
     assert '# models/other.onnx is shipped.' in card
+    # Also where nothing else was calibrated anew.
+    scores = {**metadata.scores, 'averaged_with': None, 'added_bias': {}}
+    alone = metadata.model_copy(update={'scores': scores})
+    card = model_card(replace(bundle, metadata=alone))
+    assert '    --network-size 384x640 --out out/ycor8_base_hazards/resized.pt' in card
+    assert 'training.export out/ycor8_base_hazards/resized.pt' in ' '.join(card.split())
 
 
 def test_the_command_names_a_missing_bundle(

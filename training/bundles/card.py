@@ -149,23 +149,15 @@ made by the commands at the head of recipes/{{ start }}.yaml{% endif %}.
 {% for name, folder, seed in stages -%}
 python -m training.train {{ name }} --out out/{{ folder }}{{ ' ' + seed if seed }}
 {% endfor -%}
-{% if averaged -%}
+{% if exported != 'checkpoint' -%}
 python -m training.calibrate out/{{ recipe.name }}/checkpoint.pt \\
-    --average-with {% for path in averaged_from %}{{ path }} {% endfor %}\\
-    {% if added %}{{ add_bias }} \\
+    {% if averaged %}--average-with {{ averaged_from | join(' ') }} \\
+    {% endif -%}
+{% if added %}{{ add_bias }} \\
     {% endif -%}
 {% if resized %}--network-size {{ m.network_size_hw | join('x') }} {% endif -%}
 {% if curve %}--depth-curve {{ curve.dataset }} {{ curve.root }} {% endif -%}
---out out/{{ recipe.name }}/averaged.pt
-{% elif added -%}
-python -m training.calibrate out/{{ recipe.name }}/checkpoint.pt \\
-    {{ add_bias }} \\
-    {% if resized %}--network-size {{ m.network_size_hw | join('x') }} {% endif -%}
-{% if curve %}--depth-curve {{ curve.dataset }} {{ curve.root }} {% endif -%}
---out out/{{ recipe.name }}/careful.pt
-{% elif curve -%}
-python -m training.calibrate out/{{ recipe.name }}/checkpoint.pt \\
-    --depth-curve {{ curve.dataset }} {{ curve.root }} --out out/{{ recipe.name }}/scored.pt
+--out out/{{ recipe.name }}/{{ exported }}.pt
 {% endif -%}
 python -m training.export \
 out/{{ recipe.name }}/{{ exported }}.pt \
@@ -203,7 +195,8 @@ def model_card(bundle: Bundle) -> str:
     made_elsewhere = None if is_run or str(initial) == 'none' else str(initial)
     start = initial.parent.name
     curve, added = scores.get('depth_curve'), scores.get('added_bias', {})
-    steps = {'averaged': averaged, 'careful': added, 'scored': curve, 'checkpoint': True}
+    resized = _trained_at_another_size(recipe)
+    steps = {'averaged': averaged, 'careful': added, 'scored': curve, 'resized': resized}
     return environment.from_string(_TEMPLATE).render(
         m=metadata.model_dump(mode='json'),
         recipe=recipe,
@@ -213,13 +206,13 @@ def model_card(bundle: Bundle) -> str:
         curve=curve,
         added=added,
         add_bias='--add-bias ' + ' '.join(f"'{name}={bias:g}'" for name, bias in added.items()),
-        exported=next(name for name, done in steps.items() if done),
+        exported=next((name for name, done in steps.items() if done), 'checkpoint'),
         validation=' and '.join(section.dataset for section in recipe.data.val),
         split=_split_sentence(recipe.data.split),
         averaged=averaged,
         averaged_from=[_averaged_file(name, initial) for name in averaged],
         made_elsewhere=made_elsewhere,
-        resized=_trained_at_another_size(recipe),
+        resized=resized,
         start=start,
         stages=[
             (stage.partition(' ')[0], _folder(stage), stage.partition(' ')[2])
