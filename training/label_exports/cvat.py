@@ -10,7 +10,7 @@ no pixels: they are counted and left out.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 import re
 from typing import Any
@@ -177,44 +177,32 @@ def _size_of(width: str | None, height: str | None) -> Size | None:
     return None
 
 
-class _Drawing:
-    """Draws an element once the image's size is known."""
-
-    def __init__(self, element: Element) -> None:
-        at = element.attrib
-        if element.tag == 'polygon':
-            self._draw = partial(coco_polygon, _points(at.get('points', '')))
-        elif element.tag == 'box':
-            left, top = _number(at, 'xtl'), _number(at, 'ytl')
-            right, bottom = _number(at, 'xbr'), _number(at, 'ybr')
-            corners = box_points(
-                *(left, top, right - left, bottom - top),
-                turned=_number(at, 'rotation', '0'),
-                around=((left + right) / 2, (top + bottom) / 2),
-            )
-            self._draw = partial(coco_polygon, corners)
-        elif element.tag == 'ellipse':
-            self._draw = partial(
-                ellipse,
-                (_number(at, 'cx'), _number(at, 'cy')),
-                (_number(at, 'rx'), _number(at, 'ry')),
-                _number(at, 'rotation', '0'),
-            )
-        elif element.tag == 'mask':
-            left, top, width, height = (
-                _whole(at, key) for key in ('left', 'top', 'width', 'height')
-            )
-            counts = [_integer(part, 'rle') for part in at.get('rle', '').split(',')]
-            self._draw = partial(row_runs, counts, (left, top, width, height))
-        else:
-            raise ExportError(f'<{element.tag}> is no shape that is known here')
-
-    def __call__(self, size_hw: Size) -> Covered:
-        return self._draw(size_hw)
-
-
-def _drawing(element: Element) -> _Drawing:
-    return _Drawing(element)
+def _drawing(element: Element) -> Callable[[Size], Covered]:
+    """Return what draws an element once the image's size is known."""
+    at = element.attrib
+    if element.tag == 'polygon':
+        return partial(coco_polygon, _points(at.get('points', '')))
+    if element.tag == 'box':
+        left, top = _number(at, 'xtl'), _number(at, 'ytl')
+        right, bottom = _number(at, 'xbr'), _number(at, 'ybr')
+        corners = box_points(
+            *(left, top, right - left, bottom - top),
+            turned=_number(at, 'rotation', '0'),
+            around=((left + right) / 2, (top + bottom) / 2),
+        )
+        return partial(coco_polygon, corners)
+    if element.tag == 'ellipse':
+        return partial(
+            ellipse,
+            (_number(at, 'cx'), _number(at, 'cy')),
+            (_number(at, 'rx'), _number(at, 'ry')),
+            _number(at, 'rotation', '0'),
+        )
+    if element.tag == 'mask':
+        left, top, width, height = (_whole(at, key) for key in ('left', 'top', 'width', 'height'))
+        counts = [_integer(part, 'rle') for part in at.get('rle', '').split(',')]
+        return partial(row_runs, counts, (left, top, width, height))
+    raise ExportError(f'<{element.tag}> is no shape that is known here')
 
 
 def _points(text: str) -> list[tuple[float, float]]:

@@ -8,7 +8,7 @@ and predictions do not. Pictures are found by their names, without the prefix of
 ('1a2b3c4d-road.jpg').
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 import re
 from typing import Annotated, Any
@@ -246,47 +246,39 @@ def _path(text: str) -> str:
     return plain_path(unquote(local[1] if local else address.path))
 
 
-class _Drawing:
-    """Draws one shape once the picture's size is known."""
+def _covered(value: _Value, result: dict[str, Any], size_hw: Size) -> Covered:
+    height, width = size_hw
+    if value.rle is not None:
+        given = result.get('original_height'), result.get('original_width')
+        if given != size_hw:
+            raise ExportError(f'a brush for (height, width) {given}; the picture has {size_hw}')
+        return brush(value.rle, size_hw)
+    if value.bitmask is not None:
+        return bitmask(value.bitmask, size_hw)
 
-    def __init__(self, value: _Value, result: dict[str, Any]) -> None:
-        self._value = value
-        self._result = result
+    def x(percent: float) -> float:
+        return percent * width / 100
 
-    def __call__(self, size_hw: Size) -> Covered:
-        value, (height, width) = self._value, size_hw
-        if value.rle is not None:
-            given = self._result.get('original_height'), self._result.get('original_width')
-            if given != size_hw:
-                raise ExportError(
-                    f'a brush for (height, width) {given}; the picture has {size_hw}'
-                )
-            return brush(value.rle, size_hw)
-        if value.bitmask is not None:
-            return bitmask(value.bitmask, size_hw)
+    def y(percent: float) -> float:
+        return percent * height / 100
 
-        def x(percent: float) -> float:
-            return percent * width / 100
-
-        def y(percent: float) -> float:
-            return percent * height / 100
-
-        if value.points is not None:
-            return coco_polygon([(x(px), y(py)) for px, py in value.points], size_hw)
-        if value.radius_x is not None and value.radius_y is not None:
-            radii = x(value.radius_x), y(value.radius_y)
-            return ellipse((x(value.x), y(value.y)), radii, value.rotation, size_hw)
-        corner = x(value.x), y(value.y)
-        sides = x(value.width or 0), y(value.height or 0)
-        # Label Studio turns a rectangle around its upper left corner.
-        corners = box_points(*corner, *sides, turned=value.rotation, around=corner)
-        return coco_polygon(corners, size_hw)
+    if value.points is not None:
+        return coco_polygon([(x(px), y(py)) for px, py in value.points], size_hw)
+    if value.radius_x is not None and value.radius_y is not None:
+        radii = x(value.radius_x), y(value.radius_y)
+        return ellipse((x(value.x), y(value.y)), radii, value.rotation, size_hw)
+    corner = x(value.x), y(value.y)
+    sides = x(value.width or 0), y(value.height or 0)
+    # Label Studio turns a rectangle around its upper left corner.
+    corners = box_points(*corner, *sides, turned=value.rotation, around=corner)
+    return coco_polygon(corners, size_hw)
 
 
-def _drawing(value: _Value, result: dict[str, Any]) -> partial[Covered] | _Drawing | None:
+def _drawing(value: _Value, result: dict[str, Any]) -> Callable[[Size], Covered] | None:
+    """Return what draws a shape once the picture's size is known; None of one without pixels."""
     is_keypoint = 'keypoint' in _kind_of(result) or 'keypointlabels' in (value.model_extra or {})
     is_box = value.width is not None and value.height is not None and not is_keypoint
     drawn = value.rle, value.bitmask, value.points, value.radius_x
     if any(each is not None for each in drawn) or is_box:
-        return None if 'vector' in _kind_of(result) else _Drawing(value, result)
+        return None if 'vector' in _kind_of(result) else partial(_covered, value, result)
     return None
