@@ -144,22 +144,8 @@ def _picture(
             return own_name, None
         end = '.png' if content.startswith(b'\x89PNG') else '.jpg'
         name = f'{own_name.rpartition(".")[0] or own_name}{end}'
-        return name, EmbeddedFile(name, file.place, content)
+        return name, ExportFile(name, file.place, content=content)
     return named or own_name, None
-
-
-class EmbeddedFile(ExportFile):
-    """A picture that lies inside of a JSON."""
-
-    def __init__(self, name: str, place: Any, content: bytes) -> None:
-        super().__init__(name, place)
-        object.__setattr__(self, '_content', content)
-
-    def read(self, max_bytes: int = 0) -> bytes:
-        """Return the picture's bytes."""
-        del max_bytes
-        content: bytes = self.__dict__['_content']
-        return content
 
 
 def _covered(shape: _Shape, size_hw: Size) -> Covered:
