@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import json
 from pathlib import Path
 import re
-import unicodedata
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,7 @@ import numpy.typing as npt
 from desertmind_seg.model.ontology import Ontology, OntologyClass
 from training.label_exports.records import Color, ExportClass
 from training.label_exports.source import ExportError
-from training.label_folders.guess import guess_of
+from training.label_folders.guess import guess_of, without_accents
 
 MAX_CLASSES = 255
 _NOT_LABELLED = {
@@ -64,7 +63,7 @@ def make_table(
     wanted = None if background is None else class_name(background, 0)
     names = [class_name(entry.name, position) for position, entry in enumerate(classes)]
     is_void = [
-        (entry.is_void or _is_void_name(own)) and own != wanted
+        (entry.is_void or own in _NOT_LABELLED) and own != wanted
         for entry, own in zip(classes, names, strict=True)
     ]
     kept = [position for position, void in enumerate(is_void) if not void]
@@ -123,15 +122,9 @@ def make_table(
 
 def class_name(text: str, position: int) -> str:
     """Write a name as class tables do: lower case, without accents and other signs."""
-    plain = unicodedata.normalize('NFKD', text.casefold())
-    plain = ''.join(letter for letter in plain if not unicodedata.combining(letter))
-    plain = re.sub(r'[^a-z0-9/-]+', ' ', plain)
+    plain = re.sub(r'[^a-z0-9/-]+', ' ', without_accents(text))
     plain = re.sub(r'^[ /-]+|[ /-]+$', '', plain)
     return plain or f'class {position + 1}'
-
-
-def _is_void_name(name: str) -> bool:
-    return name in _NOT_LABELLED
 
 
 def _is_plain_background(name: str) -> bool:

@@ -74,7 +74,7 @@ def guess_of(name: str) -> Guess:
     """
     words = _words(name)
     # Signs may be a 'no', and letters that are not read here a word for it.
-    if strange := re.sub(r"""[\w\s/.,:;()'"&+#-]""", '', _plain(name), flags=re.ASCII):
+    if strange := re.sub(r"""[\w\s/.,:;()'"&+#-]""", '', without_accents(name), flags=re.ASCII):
         return _careful(f'{strange[:5]!r} may mean anything')
     if guess := _known().get(words):
         return guess
@@ -95,7 +95,7 @@ def _careful(reason: str) -> Guess:
     return Guess('obstacle', _CAREFUL_COST, f'{reason}: the careful choice')
 
 
-def _plain(name: str) -> str:
+def without_accents(name: str) -> str:
     """Take accents from a name, and capitals."""
     parted = unicodedata.normalize('NFKD', name.casefold())
     return ''.join(letter for letter in parted if not unicodedata.combining(letter))
@@ -109,7 +109,7 @@ def _stem(word: str) -> str:
 
 
 def _words(name: str) -> tuple[str, ...]:
-    return tuple(_stem(word) for word in re.findall(r'[a-z0-9]+', _plain(name)))
+    return tuple(_stem(word) for word in re.findall(r'[a-z0-9]+', without_accents(name)))
 
 
 @cache
