@@ -8,6 +8,7 @@ from markupsafe import Markup
 import numpy as np
 import numpy.typing as npt
 
+from desertmind_seg.model.arrays import packed_colors
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.reports.page import Section
 from desertmind_seg.reports.tables import class_name
@@ -21,8 +22,7 @@ _FEW_COLORS = 128
 def image_uri(rgb: npt.NDArray[np.uint8]) -> str:
     """Return a (H, W, 3) uint8 RGB image as a data URI: WebP, or PNG with all its few colours."""
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-    packed = rgb.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)  # (H, W)
-    kind = 'png' if np.unique(packed).size <= _FEW_COLORS else 'webp'
+    kind = 'png' if np.unique(packed_colors(rgb)).size <= _FEW_COLORS else 'webp'
     options = [cv2.IMWRITE_WEBP_QUALITY, _WEBP_QUALITY] if kind == 'webp' else []
     _, encoded = cv2.imencode(f'.{kind}', bgr, options)
     return f'data:image/{kind};base64,' + base64.b64encode(encoded.tobytes()).decode()

@@ -18,6 +18,7 @@ from desertmind_seg.decoding.image_files import (
 )
 from desertmind_seg.decoding.image_header import DecodeError
 from desertmind_seg.messages.depth import FAR_SHARE, NEAR_M
+from desertmind_seg.model.arrays import packed_colors, unpacked_color
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, Ontology, OntologyError
 
@@ -222,9 +223,9 @@ def _read_label_file(path: Path, form: LabelForm) -> npt.NDArray[Any]:
     # Grey that was saved in colour, which imread and imwrite of OpenCV do if not told otherwise.
     if (values == values[..., :1]).all():
         return values[..., 0]
-    colors, counts = np.unique(_packed(values), return_counts=True)
+    colors, counts = np.unique(packed_colors(values), return_counts=True)
     listed = ', '.join(
-        f'{_unpacked(color)} ({count} px)'
+        f'{unpacked_color(color)} ({count} px)'
         for color, count in list(zip(colors.tolist(), counts.tolist(), strict=True))[:5]
     )
     raise DatasetError(
@@ -280,27 +281,18 @@ _RUGD_COLORS = np.array(
 def _rugd_table() -> UInt8Array:
     """Table (2**24,) from packed RGB to index; 255 for colours that are not RUGD's."""
     table = np.full(1 << 24, 255, np.uint8)
-    table[_packed(_RUGD_COLORS)] = np.arange(len(_RUGD_COLORS))
+    table[packed_colors(_RUGD_COLORS)] = np.arange(len(_RUGD_COLORS))
     return table
 
 
-def _packed(rgb: UInt8Array) -> npt.NDArray[np.uint32]:
-    wide = rgb.astype(np.uint32)
-    return np.asarray(wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2], np.uint32)
-
-
-def _unpacked(color: int) -> tuple[int, int, int]:
-    return color >> 16, color >> 8 & 255, color & 255
-
-
 def _rugd_codes(rgb: UInt8Array, source: str) -> UInt8Array:
-    packed = _packed(rgb)
+    packed = packed_colors(rgb)
     codes = _rugd_table()[packed]
     unknown = codes == 255
     if unknown.any():
         colors, counts = np.unique(packed[unknown], return_counts=True)
         pixels = {
-            str(_unpacked(color)): count
+            str(unpacked_color(color)): count
             for color, count in zip(colors.tolist(), counts.tolist(), strict=True)
         }
         listed = ', '.join(f'{color} ({count} px)' for color, count in list(pixels.items())[:5])

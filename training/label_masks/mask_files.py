@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from desertmind_seg.decoding.image_bytes import decode_palette
 from desertmind_seg.decoding.image_header import LABEL_FILE_LIMITS, DecodeError
+from desertmind_seg.model.arrays import packed_colors, unpacked_color
 from training.label_exports.records import Color, ExportClass, Labels, Painter
 from training.label_exports.source import ExportError, ExportFile
 
@@ -46,10 +47,10 @@ class MaskTable:
         """Table (2**24,) from a packed colour to its label; of two classes the first counts."""
         table = np.full(1 << 24, _UNKNOWN, np.uint16)
         for color in self.void_colors:
-            table[_packed_one(color)] = 0
+            table[_packed(color)] = 0
         for position, entry in reversed(list(enumerate(self.classes))):
             if entry.color is not None:
-                table[_packed_one(entry.color)] = position + 1
+                table[_packed(entry.color)] = position + 1
         return table
 
     def painter(self, mask: ExportFile, *, colors: bool, grey_is_code: bool = True) -> Painter:
@@ -73,13 +74,13 @@ class MaskTable:
             )
         in_codes = values.ndim == 2 and (grey_is_code or not colors)
         if not in_codes:
-            values = packed(np.stack([values] * 3, axis=2) if values.ndim == 2 else values)
+            values = packed_colors(np.stack([values] * 3, axis=2) if values.ndim == 2 else values)
         labels = (self.of_code if in_codes else self.of_color)[values]
         if (labels == _UNKNOWN).any():
             found, counts = np.unique(values[labels == _UNKNOWN], return_counts=True)
             commonest = np.argsort(-counts)[:_SHOWN]
             shown = [
-                f'{found[i] if in_codes else unpacked(int(found[i]))} ({counts[i]} px)'
+                f'{found[i] if in_codes else unpacked_color(int(found[i]))} ({counts[i]} px)'
                 for i in commonest
             ]
             raise ExportError(
@@ -102,16 +103,5 @@ def read_mask(mask: ExportFile, *, colors: bool) -> npt.NDArray[Any]:
         raise ExportError(f'{mask.name} cannot be read as a mask: {err}') from err
 
 
-def packed(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
-    """Put each colour into one number, 0xRRGGBB."""
-    wide = rgb.astype(np.uint32)
-    return np.asarray(wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2], np.uint32)
-
-
-def unpacked(color: int) -> Color:
-    """Return red, green and blue of `packed`."""
-    return color >> 16, color >> 8 & 255, color & 255
-
-
-def _packed_one(color: Color) -> int:
-    return color[0] << 16 | color[1] << 8 | color[2]
+def _packed(color: Color) -> int:
+    return int(packed_colors(np.array(color, np.uint8)))

@@ -5,10 +5,11 @@ import re
 
 import numpy as np
 
+from desertmind_seg.model.arrays import packed_colors, unpacked_color
 from training.label_exports.records import Export, ExportClass, split_of
 from training.label_exports.source import ExportError, ExportFile, ExportFiles
 from training.label_masks.layouts import paired
-from training.label_masks.mask_files import MaskTable, packed, read_mask, unpacked
+from training.label_masks.mask_files import MaskTable, read_mask
 
 _MASK_FOLDERS = re.compile(
     r'masks?|labels?|annotations?|annotated|segmentations?|gt|ground_?truth|semantic|seg',
@@ -98,7 +99,7 @@ def _without_table(masks: dict[str, ExportFile]) -> ExportError:
     for mask in masks.values():
         values = read_mask(mask, colors=False)
         if values.ndim == 3:
-            in_colors, values = True, packed(values)
+            in_colors, values = True, packed_colors(values)
         elif in_colors:
             raise ExportError(f'{mask.name} is grey or has a palette, other masks are in colour')
         found, pixels = np.unique(values, return_counts=True)
@@ -112,7 +113,7 @@ def _without_table(masks: dict[str, ExportFile]) -> ExportError:
     whole = counts.total()
     head = 'name,r,g,b,pixels' if in_colors else 'name,code,pixels'
     lines = [
-        f'NAME_{number},{",".join(map(str, unpacked(value))) if in_colors else value},'
+        f'NAME_{number},{",".join(map(str, unpacked_color(value))) if in_colors else value},'
         f'{pixels} ({pixels / whole:.1%})'
         for number, (value, pixels) in enumerate(counts.most_common(), 1)
     ]
