@@ -53,6 +53,19 @@ def _below(folder: str, end: str = '') -> Callable[[ExportFile], str | None]:
     return key
 
 
+def apart(
+    files: ExportFiles, key_of: Callable[[ExportFile], tuple[str, bool]]
+) -> tuple[dict[str, ExportFile], dict[str, ExportFile]]:
+    """Tell pictures from masks; `key_of` gives a file's key, and whether it is a mask."""
+    pictures: dict[str, ExportFile] = {}
+    masks: dict[str, ExportFile] = {}
+    for file in files:
+        if file.is_image:
+            key, is_mask = key_of(file)
+            (masks if is_mask else pictures)[key] = file
+    return pictures, masks
+
+
 def paired(
     images: Keys,
     masks: Keys,
@@ -240,7 +253,7 @@ def read_roboflow_masks(files: ExportFiles) -> Export:
 def recognise_camvid(files: ExportFiles) -> str | None:
     """Say what looks like this format, None where nothing does."""
     tables = files.named('label_colors.txt', 'class_dict.csv')
-    if tables and not recognise_cityscapes(files) and _camvid_masks(files):
+    if tables and not recognise_cityscapes(files) and apart(files, _camvid_key)[1]:
         return tables[0].name
     return None
 
@@ -259,21 +272,14 @@ def _camvid_key(file: ExportFile) -> tuple[str, bool]:
     return '/'.join([*filter(None, folders), file.stem.removesuffix('_L')]), is_mask
 
 
-def _camvid_masks(files: ExportFiles) -> dict[str, ExportFile]:
-    keyed = [(*_camvid_key(file), file) for file in files if file.is_image]
-    return {key: file for key, is_mask, file in keyed if is_mask}
-
-
 def read_camvid(files: ExportFiles) -> Export:
     """Read CamVid, also as CVAT and Kaggle have it: masks of colours, and their table."""
     tables = files.named('label_colors.txt', 'class_dict.csv')
     if not tables:
         raise ExportError(f'{files.place}: no label_colors.txt or class_dict.csv beside the masks')
     read = read_label_colors if tables[0].name.endswith('.txt') else read_table
-    keyed = [(*_camvid_key(file), file) for file in files if file.is_image]
     return paired(
-        {key: file for key, is_mask, file in keyed if not is_mask},
-        _camvid_masks(files),
+        *apart(files, _camvid_key),
         MaskTable(read(tables[0])),
         colors=True,
         split=lambda key: split_of(key.rpartition('/')[0]),

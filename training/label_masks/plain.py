@@ -8,7 +8,7 @@ import numpy as np
 from desertmind_seg.model.arrays import packed_colors, unpacked_color
 from training.label_exports.records import Export, ExportClass, split_of
 from training.label_exports.source import ExportError, ExportFile, ExportFiles
-from training.label_masks.layouts import paired
+from training.label_masks.layouts import apart, paired
 from training.label_masks.mask_files import MaskTable, read_mask
 
 _MASK_FOLDERS = re.compile(
@@ -49,14 +49,10 @@ def _key(file: ExportFile) -> tuple[str, bool]:
     return '/'.join([*folders, stem if is_mask else file.stem]), is_mask
 
 
-def _masks(files: ExportFiles) -> dict[str, ExportFile]:
-    keyed = [(*_key(file), file) for file in files if file.is_image]
-    return {key: file for key, is_mask, file in keyed if is_mask}
-
-
 def recognise(files: ExportFiles) -> str | None:
     """Say what looks like this format, None where nothing does."""
-    return next((file.name for file in _masks(files).values()), None)
+    _, masks = apart(files, _key)
+    return next((file.name for file in masks.values()), None)
 
 
 def read(files: ExportFiles, table: list[ExportClass] | None) -> Export:
@@ -70,7 +66,7 @@ def read(files: ExportFiles, table: list[ExportClass] | None) -> Export:
         ColorsError: there is no table.
         ExportError: there are no masks.
     """
-    masks = _masks(files)
+    pictures, masks = apart(files, _key)
     if not masks:
         raise ExportError(
             f'{files.place}: no masks; expected images/NAME.jpg and masks/NAME.png, or NAME.jpg '
@@ -81,9 +77,8 @@ def read(files: ExportFiles, table: list[ExportClass] | None) -> Export:
     in_colors = all(entry.color is not None for entry in table) and not all(
         entry.code is not None for entry in table
     )
-    keyed = [(*_key(file), file) for file in files if file.is_image]
     return paired(
-        {key: file for key, is_mask, file in keyed if not is_mask},
+        pictures,
         masks,
         MaskTable(table),
         colors=in_colors,
