@@ -7,7 +7,7 @@ to the shape. YOLO's rule: OpenCV's `fillPoly` of points cut to whole pixels. Ru
 exact.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 import math
 
@@ -87,7 +87,8 @@ def coco_polygon(points: Points, size_hw: Size) -> Covered:
 
 def coco_rle(counts: str | Sequence[int], of_size: Sequence[int], size_hw: Size) -> Covered:
     """Read COCO's run lengths, plain or compressed; columns from the left, each from the top."""
-    _same_size(tuple(of_size), size_hw)
+    if tuple(of_size) != size_hw:
+        raise ExportError(f'it is for (height, width) {tuple(of_size)}; the image has {size_hw}')
     height, width = size_hw
     if isinstance(counts, str):
         counts = _uncompressed(counts)
@@ -218,8 +219,3 @@ def filled_by_opencv(points: Points, size_hw: Size) -> Covered:
     whole = np.zeros(size_hw, np.uint8)
     cv2.fillPoly(whole, [np.asarray(points, np.float64).astype(np.int32)], (1,))
     return whole.astype(np.bool_)
-
-
-def _same_size(of_size: Iterable[int], size_hw: Size) -> None:
-    if tuple(of_size) != tuple(size_hw):
-        raise ExportError(f'it is for (height, width) {tuple(of_size)}; the image has {size_hw}')
