@@ -9,7 +9,7 @@ import numpy as np
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.label_map import LabelMap
 from training.bundles.precision import Precision
-from training.data.datasets import class_pixels, list_frames
+from training.data.datasets import class_pixels, list_frames, list_sections
 from training.data.frames import LabelledFrame
 from training.networks.checkpoint import Checkpoint
 from training.recipes.schema import DatasetName, DatasetSection
@@ -53,12 +53,8 @@ def parity_frames(
         or any(frame.has_depth for frame in chosen)
     ):
         return chosen
-    with_depth = [
-        frame
-        for train in recipe.data.train
-        for frame in list_frames(train, recipe.data, ontology)
-        if frame.has_depth
-    ]
+    trained = list_sections(recipe.data.train, recipe.data, ontology)
+    with_depth = [frame for frame in trained if frame.has_depth]
     return chosen + _spread(with_depth, len(chosen))
 
 

@@ -83,6 +83,13 @@ def list_frames(
     return frames
 
 
+def list_sections(
+    sections: Sequence[DatasetSection], data: DataSection, ontology: Ontology
+) -> list[LabelledFrame]:
+    """List the frames of several sources, one after the other, as `list_frames` does."""
+    return [frame for section in sections for frame in list_frames(section, data, ontology)]
+
+
 def _of_split(
     frames: list[LabelledFrame], section: DatasetSection, split: SplitSection
 ) -> list[LabelledFrame]:

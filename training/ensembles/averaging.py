@@ -10,7 +10,7 @@ import torch
 from desertmind_seg.model.ontology import Ontology
 from training.bundles.weights import load_stage
 from training.data.class_table import ModelClasses
-from training.data.datasets import list_frames
+from training.data.datasets import list_sections
 from training.data.frames import LabelledFrame
 from training.evaluation.calibration import at_network_size, calibrate, with_depth_curve
 from training.networks.checkpoint import (
@@ -112,8 +112,7 @@ def _stages(paths: Sequence[Path], first: Checkpoint) -> list[Checkpoint]:
     recipe, ontology = first.parsed_recipe(), first.parsed_ontology()
     frames: list[LabelledFrame] = []
     if any(path.suffix == '.onnx' for path in paths):
-        for section in recipe.data.train:
-            frames += list_frames(section, recipe.data, ontology)
+        frames = list_sections(recipe.data.train, recipe.data, ontology)
     return [load_stage(path, frames) for path in paths]
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from desertmind_seg.model.errors import did_you_mean
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 from desertmind_seg.pipeline.label_map import LabelMap
-from training.data.datasets import list_frames
+from training.data.datasets import list_frames, list_sections
 from training.data.frames import DatasetError, LabelledFrame
 from training.evaluation.predict import predict_with_graph
 from training.evaluation.score import DEPTH_SHARES, depth_curve, score_frames
@@ -197,7 +197,7 @@ def calibrate(
         bias = fit_class_bias(*sampled_logits(fit_frames, ontology, graph))
         network.add_class_bias(bias)
     network.add_class_bias(torch.tensor([added.get(name, 0.0) for name in ontology.names]))
-    val_frames = _listed(recipe.data.val, recipe, ontology)
+    val_frames = list_sections(recipe.data.val, recipe.data, ontology)
     graph.temperature = fit_temperature(*sampled_logits(val_frames, ontology, graph))
     scores = score_frames(val_frames, ontology, predict_with_graph(graph))
     print_scores(scores)
@@ -245,7 +245,10 @@ def with_depth_curve(
     except ValidationError as err:
         raise DatasetError(f'--depth-curve {dataset} {root}: {err}') from err
     frames = list_frames(section, recipe.data, ontology, label_map)
-    trained_on = {(f.dataset, f.name) for f in _listed(recipe.data.train, recipe, ontology)}
+    trained_on = {
+        (frame.dataset, frame.name)
+        for frame in list_sections(recipe.data.train, recipe.data, ontology)
+    }
     known = [frame.name for frame in frames if (frame.dataset, frame.name) in trained_on]
     if known:
         raise DatasetError(
@@ -269,11 +272,5 @@ def _fit_frames(recipe: Recipe, ontology: Ontology) -> list[LabelledFrame]:
             f'validates, but data.val is {sorted(validating)} and data.train is '
             f'{[section.dataset for section in recipe.data.train]}; set them to false'
         )
-    frames = _listed(sections, recipe, ontology)
+    frames = list_sections(sections, recipe.data, ontology)
     return frames[:: min(_FRAME_STEP, max(1, len(frames) // _STATISTICS_BATCH))]
-
-
-def _listed(
-    sections: Sequence[DatasetSection], recipe: Recipe, ontology: Ontology
-) -> list[LabelledFrame]:
-    return [f for section in sections for f in list_frames(section, recipe.data, ontology)]

@@ -12,7 +12,7 @@ from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import atomic_write, make_folder
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.scores.records import SplitMetrics
-from training.data.datasets import data_hash, list_frames
+from training.data.datasets import data_hash, list_sections
 from training.data.frames import DatasetError, LabelledFrame
 from training.ensembles.mixtures import (
     TemperatureScore,
@@ -90,8 +90,7 @@ def held_out_frames(recipe: Recipe) -> list[LabelledFrame]:
     held_out, trained = (
         {
             (frame.dataset, frame.name): frame
-            for section in sections
-            for frame in list_frames(section, recipe.data, ontology)
+            for frame in list_sections(sections, recipe.data, ontology)
         }
         for sections in (recipe.data.val, recipe.data.train)
     )

@@ -18,7 +18,7 @@ import yaml
 from desertmind_seg.model.files import atomic_write, make_folder
 from desertmind_seg.model.ontology import Ontology, load_ontology
 from training.bundles.transfer import initialise
-from training.data.datasets import check_apart, class_pixels, data_hash, list_frames
+from training.data.datasets import check_apart, class_pixels, data_hash, list_frames, list_sections
 from training.data.frames import DatasetError
 from training.fit.closing import CHECKPOINT, LAST, finish, leave_bundle
 from training.fit.loaders import check_depth, make_batches, make_loaders, pixels_by_class
@@ -116,11 +116,7 @@ def train(
         (section, list_frames(section, recipe.data, ontology)) for section in recipe.data.train
     ]
     frames = [frame for section, found in listed for frame in found * section.repeat]
-    val_frames = [
-        frame
-        for section in recipe.data.val
-        for frame in list_frames(section, recipe.data, ontology)
-    ]
+    val_frames = list_sections(recipe.data.val, recipe.data, ontology)
     check_depth(recipe, frames)
     if deals:
         # Of one's own data; what is published is large, and audited.
