@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.files import atomic_write, make_folder
+from desertmind_seg.model.files import atomic_write
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.scores.records import SplitMetrics
 from training.data.datasets import data_hash, list_sections
@@ -33,7 +32,8 @@ from training.ensembles.store import (
 )
 from training.evaluation.calibration import at_network_size
 from training.evaluation.tta import tta_probabilities
-from training.fit.run import check_same_recipe, train
+from training.fit.run import check_same_recipe, train, write_recipe
+from training.fit.trainer import trains_on_gpu
 from training.networks.checkpoint import CheckpointError
 from training.recipes.load import load_recipe, parse_recipe
 from training.recipes.schema import EnsembleRecipe, Recipe, RecipeError
@@ -143,7 +143,7 @@ def run_fold(
     if index.is_file() and FoldIndex.read(index).model_copy(update={'frames': ()}) == origin:
         print(f'fold {fold}: {index} is there')
         return
-    device = torch.device('cuda' if accelerator != 'cpu' and torch.cuda.is_available() else 'cpu')
+    device = torch.device('cuda' if trains_on_gpu(accelerator) else 'cpu')
     network = at_network_size(checkpoint, views.network_size_hw).network().to(device)
     predict = tta_probabilities(network, views.tta_scales, views.tta_flip, device, 1.0)
     write_fold(store, origin, frames, predict)
@@ -205,10 +205,7 @@ def run_folds(
         held_out_frames(fold_recipe(recipe, fold, unseen=unseen))
     if ours.is_file():
         check_same_recipe(load_recipe(ours).model_dump(mode='json'), recipe, out)
-    make_folder(out)
-    with atomic_write(ours) as temporary:
-        tree = recipe.model_dump(mode='json')
-        temporary.write_text(yaml.safe_dump(tree, sort_keys=False), encoding='utf-8')
+    write_recipe(recipe, ours)
     store = out / store_name(ensemble)
     try:
         for fold in folds:

@@ -171,7 +171,7 @@ def train(
         left = steps if state is None else steps - int(state['global_step'])
         print(expected.describe(recipe, left, len(frames), len(val_frames)), flush=True)
     if trainer.is_global_zero:
-        _write_recipe(recipe, out)
+        write_recipe(recipe, out / 'recipe.yaml')
         if state is None:  # curves of a run that was stopped before its first save
             for events in out.glob('events.out.tfevents.*'):
                 events.unlink()
@@ -310,10 +310,11 @@ def check_same_recipe(
         )
 
 
-def _write_recipe(recipe: Recipe, out: Path) -> None:
-    make_folder(out)
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """Write a resolved recipe as YAML, whole or not at all; its folder is made."""
+    make_folder(path.parent)
     tree = recipe.model_dump(mode='json')
-    with atomic_write(out / 'recipe.yaml') as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(yaml.safe_dump(tree, sort_keys=False), encoding='utf-8')
 
 
