@@ -273,4 +273,9 @@ def _fit_frames(recipe: Recipe, ontology: Ontology) -> list[LabelledFrame]:
             f'{[section.dataset for section in recipe.data.train]}; set them to false'
         )
     frames = list_sections(sections, recipe.data, ontology)
-    return frames[:: min(_FRAME_STEP, max(1, len(frames) // _STATISTICS_BATCH))]
+    return frames[:: fitted_step(len(frames))]
+
+
+def fitted_step(frames: int) -> int:
+    """Return which of so many training frames calibration takes: every n-th."""
+    return min(_FRAME_STEP, max(1, frames // _STATISTICS_BATCH))

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from desertmind_seg.model.ontology import Ontology
 from training.data.augment import training_transform
 from training.data.frames import LabelledFrame
+from training.evaluation.calibration import fitted_step
 from training.fit.samples import Sample, SegmentationDataset, TrainingBatches
 from training.fit.task import SegmentationTask
 from training.fit.trainer import quiet_lightning
@@ -60,7 +61,7 @@ class Rehearsal:
         """
         training = steps * self.step_sec
         validations = recipe.optim.epochs // recipe.optim.val_every_epochs
-        fitted = train_frames // min(4, max(1, train_frames // 8))  # as calibration takes them
+        fitted = train_frames // fitted_step(train_frames)
         asked = recipe.evaluation
         passes = asked.refresh_batch_norm + asked.calibrate_class_bias
         frames = (validations + 2) * val_frames + passes * fitted + _PARITY_FRAMES
