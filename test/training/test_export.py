@@ -269,9 +269,7 @@ def test_every_architecture_exports_with_depth(named: Named) -> None:
         if tensor.data_type == onnx.TensorProto.FLOAT
     )
     # BatchNorm is folded into convolutions, so that there are never more.
-    assert weights <= 1.01 * sum(
-        value.numel() for value in graph.network.inference_state_dict().values()
-    )
+    assert weights <= 1.01 * sum(value.numel() for value in graph.network.state_dict().values())
     for size_hw in ((65, 127), (480, 640)):
         found, expected = run(model, size_hw), torch_outputs(graph, size_hw)
         assert len(np.unique(found[0])) > 1

@@ -228,14 +228,6 @@ class SegmentationNetwork(nn.Module):
         self.depth_head = None
         return self
 
-    def inference_state_dict(self) -> dict[str, torch.Tensor]:
-        """Return the weights that inference needs, on the CPU: all but the auxiliary head's."""
-        return {
-            name: value.detach().cpu()
-            for name, value in self.state_dict().items()
-            if not name.startswith('depth_head.')
-        }
-
 
 def _normalisation(section: ModelSection) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and deviation of RGB in 0..1."""
