@@ -169,11 +169,7 @@ def _by_name(state: State, shapes: Mapping[str, torch.Size], source: str, encode
         for short, name in found.items()
         if short not in wanted and name.split('.')[0] in parts
     ]
-    if surplus:
-        raise WeightsError(
-            f'{source}: {len(surplus)} tensors, {surplus[0]!r} first, are in no layer of encoder '
-            f'{encoder!r}: they are the weights of a deeper network; give those of this encoder'
-        )
+    _refuse_surplus(surplus, source, encoder)
     return matched
 
 
@@ -183,12 +179,16 @@ def _by_order(state: State, shapes: Mapping[str, torch.Size], source: str, encod
     matched = dict(zip(names, values.values(), strict=False))
     _check(matched, names[len(matched) :], shapes, source, encoder)
     blocks = [name for name in list(values)[len(names) :] if name.startswith('_blocks.')]
-    if blocks:
+    _refuse_surplus(blocks, source, encoder)
+    return matched
+
+
+def _refuse_surplus(surplus: list[str], source: str, encoder: str) -> None:
+    if surplus:
         raise WeightsError(
-            f'{source}: {len(blocks)} tensors, {blocks[0]!r} first, are in no layer of encoder '
+            f'{source}: {len(surplus)} tensors, {surplus[0]!r} first, are in no layer of encoder '
             f'{encoder!r}: they are the weights of a deeper network; give those of this encoder'
         )
-    return matched
 
 
 def _check(
