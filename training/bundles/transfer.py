@@ -137,8 +137,8 @@ def _what_fits(
 def find_stage(source: str, key: str = 'model.initial_checkpoint') -> Path:
     """Return the path of an earlier stage; ``models/...`` may be a file that is shipped.
 
-    It is looked for from the current folder, then among the files of the installed package, then
-    in the checkout that this module is of.
+    It is looked for from the current folder, then in the checkout that this module is of, then
+    among the files of the installed package.
 
     Args:
         source: as the recipe gives it.
