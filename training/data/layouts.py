@@ -35,8 +35,8 @@ def _ycor(root: Path, block_frames: int) -> Listing:
     for part, official in parts_of(root):
         folders = entries(part, 'iid*')
         files = {
-            kind: {folder.name: folder / name for folder in folders if (folder / name).is_file()}
-            for kind, name in {'rgb.jpg': 'rgb.jpg', 'labels.png': 'labels.png'}.items()
+            name: {folder.name: folder / name for folder in folders if (folder / name).is_file()}
+            for name in ('rgb.jpg', 'labels.png')
         }
         for name, (image, labels) in whole_frames(listing, files):
             group = block_of(frame_number(Path(name)), block_frames)
