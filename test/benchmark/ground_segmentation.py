@@ -41,6 +41,7 @@ sys.path[:0] = [str(ROOT)]
 os.environ.update(dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'), '1'))
 
 import cv2
+from labelled_scenes import rays_of
 import numpy as np
 import numpy.typing as npt
 
@@ -105,7 +106,7 @@ def drive_scenes(seeds: Sequence[int], frames: int) -> Iterator[Scene]:
             frame = drive.frame(index)
             rng = np.random.default_rng([seed, index])
             depth = sensor_depth_mm(frame, rng).astype(np.float32) / 1000
-            rays = _rays(frame.camera.k, depth.shape)
+            rays = rays_of(frame.camera.k, depth.shape)
             world = frame.camera.rotation
             points = (
                 _points(np.where(np.isfinite(frame.depth_m), frame.depth_m, 0), rays) @ world.T
@@ -143,7 +144,7 @@ def nyu_scenes(folder: Path, every: int) -> Iterator[Scene]:
         k = np.array(
             [[NYU_FOCAL_PX, 0, NYU_CENTRE[0]], [0, NYU_FOCAL_PX, NYU_CENTRE[1]], [0, 0, 1]]
         )
-        rays = _rays(k, depth.shape)
+        rays = rays_of(k, depth.shape)
         points = _points(depth, rays)
         floor = points[(labels == NYU_FLOOR) & (depth > 0)]
         plane, *_ = np.linalg.lstsq(floor, np.ones(len(floor)), rcond=None)
@@ -158,12 +159,6 @@ def nyu_scenes(folder: Path, every: int) -> Iterator[Scene]:
         truth = (labels == NYU_FLOOR).astype(np.uint8)
         across = points - (points @ up)[..., None] * up
         yield Scene(depth, rays, up, height_m, truth, np.linalg.norm(across, axis=-1), is_plane)
-
-
-def _rays(k: npt.NDArray[np.float64], size_hw: tuple[int, ...]) -> Rays:
-    columns, rows = np.arange(size_hw[1]), np.arange(size_hw[0])
-    x, y = (columns[None] - k[0, 2]) / k[0, 0], (rows[:, None] - k[1, 2]) / k[1, 1]
-    return Rays(x.astype(np.float32), y.astype(np.float32))
 
 
 def _points(depth: Float32, rays: Rays) -> Float32:

@@ -38,7 +38,7 @@ sys.path[:0] = [str(ROOT)]
 
 from desertmind_seg.model.ontology import Ontology, load_ontology
 from training.data.augment import training_transform
-from training.data.datasets import list_frames
+from training.data.datasets import list_sections
 from training.fit.samples import Sample, SegmentationDataset, TrainingBatches
 from training.fit.task import SegmentationTask
 from training.networks.checkpoint import environment
@@ -133,11 +133,7 @@ def _sample_cpu_ms(dataset: SegmentationDataset, count: int) -> float:
 def measure(recipe: Recipe, turns: int, steps: int) -> dict[str, Any]:
     """Time the recipe's step both ways."""
     ontology = load_ontology(recipe.ontology)
-    frames = [
-        frame
-        for section in recipe.data.train
-        for frame in list_frames(section, recipe.data, ontology)
-    ]
+    frames = list_sections(recipe.data.train, recipe.data, ontology)
     dataset = SegmentationDataset(
         frames,
         ontology,
