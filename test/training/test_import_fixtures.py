@@ -67,7 +67,9 @@ def test_classes_of_a_label_studio_server_in_yolo(tmp_path: Path) -> None:
     assert {entry.name: entry.raw for entry in table.classes} == {
         **{'rock': (2,), 'dirt road': (0,), 'sky': (1,)}
     }
-    for path in (source / 'truth').glob('*.png'):
+    truths = sorted((source / 'truth').glob('*.png'))
+    assert len(truths) == 3
+    for path in truths:
         (written,) = (out / 'masks').rglob(f'{path.stem}.png')
         found = table.from_raw(read_label_file(written), path.stem)
         truth = np.array(Image.open(path))
