@@ -536,6 +536,7 @@ def test_two_processes_count_what_one_counts(tiny_recipe: Recipe, tmp_path: Path
     )
     assert done.returncode == 0, done.stderr
     assert 'Starting with 2 processes' in done.stderr
+    assert 'taking a few steps' not in done.stdout  # which one process alone does
     curves = _curves(out)
     last = max(int(step) for step, name in curves if name == 'val_miou_all')
     metrics = json.loads((out / 'metrics.json').read_text())  # scored by the first process alone

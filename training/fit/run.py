@@ -147,7 +147,8 @@ def train(
     # Steps on trial draw numbers; the run draws the same ones with them and without.
     with isolate_rng():
         if forecast or recipe.optim.precision == 'measured':
-            print('taking a few steps to see how fast this machine is', flush=True)
+            if not several:
+                print('taking a few steps to see how fast this machine is', flush=True)
             recipe = measured_precision(
                 recipe, ontology, frames, on_gpu=on_gpu, several=several, out=out
             )
