@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 import math
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities.seed import isolate_rng
+import numpy as np
+import numpy.typing as npt
 from pydantic import ValidationError
 import torch
 from torch.utils.data import DataLoader
@@ -19,7 +22,7 @@ from desertmind_seg.model.files import atomic_write, make_folder
 from desertmind_seg.model.ontology import Ontology, load_ontology
 from training.bundles.transfer import initialise
 from training.data.datasets import check_apart, class_pixels, data_hash, list_frames, list_sections
-from training.data.frames import DatasetError
+from training.data.frames import DatasetError, LabelledFrame
 from training.fit.closing import CHECKPOINT, LAST, finish, leave_bundle
 from training.fit.loaders import check_depth, make_batches, make_loaders, pixels_by_class
 from training.fit.rehearsal import measured_precision, rehearse
@@ -112,37 +115,23 @@ def train(
         _check_same_run(_ended_sooner(state['run'], recipe), recipe, ontology, out / LAST)
     check_optim(recipe.optim, on_gpu=on_gpu)
     made_by = environment()  # of the code that runs, before somebody edits it
-    listed = [
-        (section, list_frames(section, recipe.data, ontology)) for section in recipe.data.train
-    ]
-    frames = [frame for section, found in listed for frame in found * section.repeat]
-    val_frames = list_sections(recipe.data.val, recipe.data, ontology)
-    check_depth(recipe, frames)
-    if deals:
-        # Of one's own data; what is published is large, and audited.
-        with_depth = recipe.model.depth is not None
-        check_frames([*frames, *val_frames], ontology, with_depth=with_depth)
-    check_apart([frame for _, found in listed for frame in found], val_frames)
-    pixels = pixels_by_class(recipe, frames, ontology)
-    if deals:
-        dealt = describe_split(recipe, pixels, class_pixels(val_frames, ontology), ontology)
-        print(*dealt, sep='\n', flush=True)
-    if len(val_frames) < world_size:
+    frames = _checked_frames(recipe, ontology, dealt=deals)
+    if len(frames.val) < world_size:
         raise DatasetError(
-            f'{len(val_frames)} validation frames for {world_size} processes; use fewer'
+            f'{len(frames.val)} validation frames for {world_size} processes; use fewer'
         )
     epoch_steps = (
-        len(make_batches(recipe, pixels, 0, world_size)) // recipe.optim.accumulate_batches
+        len(make_batches(recipe, frames.pixels, 0, world_size)) // recipe.optim.accumulate_batches
     )
     steps = epoch_steps * recipe.optim.epochs
     # The learning rates are those of the epochs that the run began with.
     scheduled = recipe.optim.epochs if state is None else _scheduled_epochs(state['run'])
     # What it starts from is read before anything that takes minutes.
     L.seed_everything(recipe.seed, workers=True, verbose=False)
-    weights = class_weights(recipe.loss.class_weights, pixels)
+    weights = class_weights(recipe.loss.class_weights, frames.pixels)
     task = SegmentationTask(recipe, ontology, weights, epoch_steps * scheduled, out)
     if state is None:
-        initialise(task.network, recipe, ontology, frames)
+        initialise(task.network, recipe, ontology, frames.train)
     task.start_averaging()
     # Steps on trial draw numbers; the run draws the same ones with them and without.
     with isolate_rng():
@@ -150,10 +139,10 @@ def train(
             if not several:
                 print('taking a few steps to see how fast this machine is', flush=True)
             recipe = measured_precision(
-                recipe, ontology, frames, on_gpu=on_gpu, several=several, out=out
+                recipe, ontology, frames.train, on_gpu=on_gpu, several=several, out=out
             )
         if forecast and not several:
-            expected = rehearse(recipe, ontology, frames, val_frames, on_gpu=on_gpu, out=out)
+            expected = rehearse(recipe, ontology, frames.train, frames.val, on_gpu=on_gpu, out=out)
     task.recipe = recipe
     last = LastCheckpoint(
         out / LAST,
@@ -164,13 +153,13 @@ def train(
         earlier=None if state is None else state['run'],
     )
     trainer = make_trainer(recipe, out, accelerator, devices, nodes, state, last)
-    batches = make_batches(recipe, pixels, trainer.global_rank, trainer.world_size)
+    batches = make_batches(recipe, frames.pixels, trainer.global_rank, trainer.world_size)
     loader, val_loader = make_loaders(
-        recipe, ontology, frames, val_frames, batches, trainer, state
+        recipe, ontology, frames.train, frames.val, batches, trainer, state
     )
     if forecast and not several:
         left = steps if state is None else steps - int(state['global_step'])
-        print(expected.describe(recipe, left, len(frames), len(val_frames)), flush=True)
+        print(expected.describe(recipe, left, len(frames.train), len(frames.val)), flush=True)
     if trainer.is_global_zero:
         write_recipe(recipe, out / 'recipe.yaml')
         if state is None:  # curves of a run that was stopped before its first save
@@ -179,16 +168,13 @@ def train(
     _fit(trainer, task, loader, val_loader, out, resume=state is not None)
     training_sec = last.training_sec
     if trainer.is_global_zero:
-        counts: Counter[str] = Counter()
-        for section, of_section in listed:
-            counts[section.dataset] += len(of_section)
         raw = Checkpoint(
             state_dict=task.kept_state_dict(),
             recipe=recipe.model_dump(mode='json'),
             ontology=ontology.model_dump(mode='json'),
             temperature=1.0,
-            data_hash=data_hash(frames),
-            frames=dict(counts),
+            data_hash=data_hash(frames.train),
+            frames=dict(Counter(frame.dataset for frame in frames.once)),
             git_hash=made_by['git_hash'] or 'unknown',
             environment=made_by,
             scores={},
@@ -199,11 +185,49 @@ def train(
             'steps': trainer.global_step,
             'best_epoch': task.best_epoch,
         }
-        done = finish(raw, facts, ontology, val_frames, out, trainer.strategy.root_device)
+        done = finish(raw, facts, ontology, frames.val, out, trainer.strategy.root_device)
         if bundle:
             leave_bundle(done, out)
     _wait_for_first(trainer)
     return load_checkpoint(out / CHECKPOINT)
+
+
+@dataclass(frozen=True)
+class _Frames:
+    """What a run learns from, and is judged by.
+
+    Attributes:
+        once: the training frames.
+        train: the same, as often as the recipe repeats them.
+        val: to validate on.
+        pixels: of `pixels_by_class`, a row for each of `train`.
+    """
+
+    once: list[LabelledFrame]
+    train: list[LabelledFrame]
+    val: list[LabelledFrame]
+    pixels: npt.NDArray[np.int64]
+
+
+def _checked_frames(recipe: Recipe, ontology: Ontology, *, dealt: bool) -> _Frames:
+    """List the frames of a recipe and refuse bad ones; `dealt`: the run decided their split."""
+    listed = [
+        (section.repeat, list_frames(section, recipe.data, ontology))
+        for section in recipe.data.train
+    ]
+    once = [frame for _, found in listed for frame in found]
+    train = [frame for repeat, found in listed for frame in found * repeat]
+    val = list_sections(recipe.data.val, recipe.data, ontology)
+    check_depth(recipe, train)
+    if dealt:
+        # Of one's own data; what is published is large, and audited.
+        check_frames([*train, *val], ontology, with_depth=recipe.model.depth is not None)
+    check_apart(once, val)
+    pixels = pixels_by_class(recipe, train, ontology)
+    if dealt:
+        said = describe_split(recipe, pixels, class_pixels(val, ontology), ontology)
+        print(*said, sep='\n', flush=True)
+    return _Frames(once, train, val, pixels)
 
 
 def as_begun(recipe: Recipe, run: Mapping[str, Any]) -> Recipe:
