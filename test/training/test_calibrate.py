@@ -316,6 +316,18 @@ def test_an_added_bias_makes_a_class_win_more_often(
     )
     assert called[0] > before[0]
     assert called[1] < before[1]
+    # A bias that is fitted again does not undo it; one that is not holds it already.
+    again = tmp_path / 'again.pt'
+    for fitted in (True, False):
+        careful = load_checkpoint(out)
+        evaluation = {**careful.recipe['evaluation'], 'calibrate_class_bias': fitted}
+        recipe = {**careful.recipe, 'evaluation': evaluation}
+        save_checkpoint(replace(careful, recipe=recipe), again)
+        assert main([str(again), '--out', str(again)]) == 0
+        kept = load_checkpoint(again).scores
+        assert kept['added_bias'] == found['added_bias']
+        assert kept['confusion'] == found['confusion']
+        assert 'and kept: smooth trail +9, traversable grass -9' in capsys.readouterr().out
     assert main([source, '--add-bias', 'rock=1', '--out', str(out)]) == 2
     assert 'no class rock in ycor-8; there are smooth trail' in capsys.readouterr().err
     for wrong in ('obstacle', 'obstacle=much', '=1', 'obstacle=nan', 'obstacle=11'):

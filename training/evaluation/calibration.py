@@ -173,14 +173,15 @@ def calibrate(
         device: where the network runs.
         added_bias: by class, what is added to its logits after the fit and before the temperature:
             where obstacles are e^b times as common as in those frames, or a miss is e^b times as
-            bad as a false alarm.
+            bad as a false alarm. What an earlier calibration added stays: where the biases are
+            fitted again, unless another is given; else with what is given on top.
 
     Raises:
         RecipeError: statistics or biases are wanted, but no data set both trains and validates; or
             a class of `added_bias` is unknown.
     """
     recipe, ontology = checkpoint.parsed_recipe(), checkpoint.parsed_ontology()
-    added = dict(added_bias or {})
+    added, earlier = dict(added_bias or {}), checkpoint.scores.get('added_bias', {})
     if unknown := set(added) - set(ontology.names):
         raise RecipeError(
             f'no class {", ".join(sorted(unknown))} in {ontology.name}'
@@ -196,7 +197,11 @@ def calibrate(
     if asked.calibrate_class_bias:
         bias = fit_class_bias(*sampled_logits(fit_frames, ontology, graph))
         network.add_class_bias(bias)
+        earlier, added = {}, added or earlier
     network.add_class_bias(torch.tensor([added.get(name, 0.0) for name in ontology.names]))
+    added = {name: earlier.get(name, 0.0) + added.get(name, 0.0) for name in {**earlier, **added}}
+    if added and not added_bias:
+        print('added before, and kept:', ', '.join(f'{name} {value:+g}' for name, value in added.items()))
     val_frames = list_sections(recipe.data.val, recipe.data, ontology)
     graph.temperature = fit_temperature(*sampled_logits(val_frames, ontology, graph))
     scores = score_frames(val_frames, ontology, predict_with_graph(graph))
