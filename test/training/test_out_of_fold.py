@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from desertmind_seg.model.ontology import Ontology
 from training.ensembles.mixtures import (
-    fit_temperature,
+    fit_mixture_temperature,
     sample_pixels,
     score_mixtures,
     temperature_table,
@@ -176,7 +176,7 @@ def test_the_fitted_temperature_is_the_one_that_was_put_in(
         write_made_up_fold(tmp_path, 'drawn', predict, fold, 2, held_out, prediction)
     stores = [OutOfFoldStore(tmp_path)]
     sample = sample_pixels(stores, 0)
-    temperature = fit_temperature(sample, np.ones(1))
+    temperature = fit_mixture_temperature(sample, np.ones(1))
     assert temperature == pytest.approx(over_confident, rel=0.05)
     rows, scores = temperature_table(stores, sample, np.ones(1), [0.25, 4.0])
     fitted = next(row for row in rows if row.fitted)

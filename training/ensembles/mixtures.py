@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize
 import torch
 from torch.nn import functional
 from tqdm import tqdm
@@ -24,6 +23,7 @@ from desertmind_seg.scores.records import SplitMetrics
 from desertmind_seg.scores.reliability import Calibration
 from desertmind_seg.scores.split_scores import SplitScores
 from training.ensembles.store import OutOfFoldStore, Record, StoredFrame
+from training.evaluation.calibration import fit_temperature
 from training.evaluation.metrics_file import METRICS_FILE, Metrics, Views, write_metrics
 from training.networks.checkpoint import environment
 from training.recipes.schema import EnsembleRecipe, Recipe
@@ -175,23 +175,10 @@ def sample_pixels(
     return PixelSample(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def fit_temperature(sample: PixelSample, weights: Weights) -> float:
-    """Fit the temperature at which the weighted mean has the least negative log likelihood.
-
-    Temperature scaling of Guo et al., On Calibration of Modern Neural Networks, ICML 2017,
-    section 4.2.
-    """
-    logs = torch.einsum('pmc,m->pc', sample.probabilities, torch.from_numpy(weights).float()).log()
-    share = sample.pixel_weights / sample.pixel_weights.sum()
-
-    def negative_log_likelihood(log_temperature: float) -> float:
-        scaled = logs / float(np.exp(log_temperature))
-        return float(share @ functional.cross_entropy(scaled, sample.labels, reduction='none'))
-
-    best = optimize.minimize_scalar(
-        negative_log_likelihood, bounds=(np.log(0.05), np.log(20.0)), method='bounded'
-    )
-    return float(np.exp(best.x))
+def fit_mixture_temperature(sample: PixelSample, weights: Weights) -> float:
+    """Fit the temperature at which the weighted mean has the least negative log likelihood."""
+    mean = torch.einsum('pmc,m->pc', sample.probabilities, torch.from_numpy(weights).float())
+    return fit_temperature(mean.log(), sample.labels, sample.pixel_weights, (0.05, 20.0))
 
 
 def temperature_table(
@@ -205,7 +192,7 @@ def temperature_table(
     Returns:
         Rows by rising temperature, and the scores at the fitted one.
     """
-    fitted = fit_temperature(sample, weights)
+    fitted = fit_mixture_temperature(sample, weights)
     share = torch.from_numpy(weights).float()
     scores = MixtureScores(stores[0].experiment.ontology)
     # Masks are the same at each: only calibration and likelihood are counted for every one.

@@ -127,7 +127,12 @@ def fit_class_bias(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.tensor(bias - bias.mean(), dtype=torch.float32)
 
 
-def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
+def fit_temperature(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    pixel_weights: torch.Tensor | None = None,
+    limits: tuple[float, float] = (0.25, 8.0),
+) -> float:
     """Fit the softmax temperature that minimises the negative log likelihood.
 
     Temperature scaling of Guo et al., On Calibration of Modern Neural Networks, ICML 2017,
@@ -136,16 +141,22 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     Args:
         logits: float32 (P, C).
         labels: int64 (P,).
+        pixel_weights: float32 (P,), how much each pixel counts; None for all alike.
+        limits: between which it is looked for.
 
     Returns:
         The temperature, above 1 for an over-confident network.
     """
 
     def negative_log_likelihood(log_temperature: float) -> float:
-        return functional.cross_entropy(logits / float(np.exp(log_temperature)), labels).item()
+        scaled = logits / float(np.exp(log_temperature))
+        if pixel_weights is None:
+            return functional.cross_entropy(scaled, labels).item()
+        share = pixel_weights / pixel_weights.sum()
+        return float(share @ functional.cross_entropy(scaled, labels, reduction='none'))
 
     best = optimize.minimize_scalar(
-        negative_log_likelihood, bounds=(np.log(0.25), np.log(8.0)), method='bounded'
+        negative_log_likelihood, bounds=np.log(limits), method='bounded'
     )
     return float(np.exp(best.x))
 
@@ -201,7 +212,10 @@ def calibrate(
     network.add_class_bias(torch.tensor([added.get(name, 0.0) for name in ontology.names]))
     added = {name: earlier.get(name, 0.0) + added.get(name, 0.0) for name in {**earlier, **added}}
     if added and not added_bias:
-        print('added before, and kept:', ', '.join(f'{name} {value:+g}' for name, value in added.items()))
+        print(
+            'added before, and kept:',
+            ', '.join(f'{name} {value:+g}' for name, value in added.items()),
+        )
     val_frames = list_sections(recipe.data.val, recipe.data, ontology)
     graph.temperature = fit_temperature(*sampled_logits(val_frames, ontology, graph))
     scores = score_frames(val_frames, ontology, predict_with_graph(graph))
