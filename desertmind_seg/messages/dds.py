@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 import ctypes
 import fcntl
+from math import inf
 import os
 from pathlib import Path
 import re
@@ -32,6 +33,9 @@ _SHARED_MEMORY = Path('/dev/shm')
 # one of 67.1 MB takes 70.3.
 _SEGMENT_NAME = re.compile('fast(dds|rtps)_[0-9a-f]{16}')
 _WITH_ADMINISTRATION = 1.05
+
+# What rmw takes for infinite, in nanoseconds.
+_INFINITE_NS = 2**63 - 1
 
 # glibc's mallopt parameters and our values, see `keep_frame_memory`.
 _M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES = -1, 256 << 20
@@ -226,7 +230,7 @@ def qos_conflicts(topic: str, sender: str, offered: Any, receiver: str, requeste
         requested: its rclpy QoSProfile.
 
     Returns:
-        One sentence for each of reliability and durability that does not match; empty if both do.
+        One sentence for each policy that does not match; empty where messages pass.
     """
     sentences = []
     for policy, offer, request in (
@@ -241,7 +245,22 @@ def qos_conflicts(topic: str, sender: str, offered: Any, receiver: str, requeste
                 f'publisher to {strong} (for this node: -p '
                 f'qos_overrides.{topic}.{{subscription|publisher}}.{policy}:=...).'
             )
+    for policy in ('deadline', 'liveliness_lease_duration'):
+        offered_ns, requested_ns = (
+            _period_ns(getattr(qos, policy)) for qos in (offered, requested)
+        )
+        if requested_ns < offered_ns:
+            sentences.append(
+                f'{receiver} requests a {policy} of {requested_ns / 1e9:g} s on {topic}, which '
+                f'{sender} does not offer: no message passes. Leave it out in the subscriber.'
+            )
     return ' '.join(sentences)
+
+
+def _period_ns(duration: Any) -> float:
+    """Return a period of a QoS; 0 stands for the default, which is infinite."""
+    nanoseconds: int = duration.nanoseconds
+    return nanoseconds if 0 < nanoseconds < _INFINITE_NS else inf
 
 
 def keep_frame_memory() -> bool:

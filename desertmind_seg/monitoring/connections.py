@@ -46,15 +46,8 @@ class Connections:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._incompatible_policy = ''
         self._known: set[str] = set()
         self._silence_told_sec: dict[str, float] = {}
-
-    def on_incompatible_qos(self, event: Any) -> None:
-        """Note what a middleware event says; `qos_problems` finds out whom it is about."""
-        # The event names a policy but no node, and the graph lags behind it: the next diagnostics
-        # ask the graph.
-        self._incompatible_policy = str(event.last_policy_kind)
 
     def qos_problems(self, sources: Iterable[Source], publishers: Iterable[Any]) -> list[str]:
         """Return a sentence for each peer with which no message passes."""
@@ -72,12 +65,9 @@ class Connections:
                 for receiver in self._node.get_subscriptions_info_by_topic(topic)
             ]
         problems = [problem for problem in problems if problem]
-        if self._incompatible_policy and not problems:
-            problems = [f'A peer offers or requests another QoS {self._incompatible_policy}.']
         for problem in set(problems) - self._known:
             self._node.get_logger().warning(problem)
         self._known = set(problems)
-        self._incompatible_policy = ''
         return problems
 
     def name_problem(self) -> str:

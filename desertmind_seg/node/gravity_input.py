@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import copy
 import struct
 from threading import Lock
@@ -37,11 +36,6 @@ from desertmind_seg.parameters.spec import ParameterError
 from desertmind_seg.parameters.table import PARAMETERS
 from desertmind_seg.parameters.values import NodeParameters
 
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks
-except ImportError:  # ROS 2 Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks
-
 # Half a second of the fastest cameras (400 Hz), for when the node has no CPU.
 IMU_QOS = QoSProfile(depth=200, reliability=ReliabilityPolicy.BEST_EFFORT)
 _POLL_SEC = 1.0
@@ -60,7 +54,6 @@ class GravityInput:
         node: whose topics and transforms these are.
         settings: its parameters.
         extrinsics: of its costmap; where they come from tf2, its listener serves both.
-        on_incompatible_qos: called with the middleware's event.
 
     Attributes:
         source: the topic of the IMU while it is heard, else None.
@@ -74,12 +67,10 @@ class GravityInput:
         node: Node,
         settings: NodeParameters,
         extrinsics: Extrinsics,
-        on_incompatible_qos: Callable[[Any], None],
     ) -> None:
         self.source: Source | None = None
         self._node = node
         self._kind: str = settings['hazard.gravity']
-        self._on_incompatible_qos = on_incompatible_qos
         self._topic = node.resolve_topic_name('imu')
         self._received = Rate()
         self._lock = Lock()
@@ -198,7 +189,6 @@ class GravityInput:
             self._topic,
             self._on_imu,
             copy(IMU_QOS),  # rclpy writes the overrides of this topic into it
-            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos),
             qos_overriding_options=OVERRIDABLE,
             raw=True,
         )

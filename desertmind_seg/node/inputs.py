@@ -28,11 +28,6 @@ from desertmind_seg.node.depth_input import RGB, DepthInput
 from desertmind_seg.outputs.publishers import OVERRIDABLE
 from desertmind_seg.parameters.values import NodeParameters
 
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks
-except ImportError:  # ROS 2 Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks
-
 IMAGE_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 _SHORTEST_TIMER_SEC = 0.002
 # The executor decides pairs on time unless it has no CPU.
@@ -49,7 +44,6 @@ class NodeInputs:
         node: whose inputs these are.
         settings: its parameters.
         health: counts what comes and what is dropped.
-        on_incompatible_qos: called with the middleware's event.
         on_time_jump: called when state from before a jump of time is to be forgotten.
 
     Attributes:
@@ -65,7 +59,6 @@ class NodeInputs:
         node: Node,
         settings: NodeParameters,
         health: PipelineHealth,
-        on_incompatible_qos: Callable[[Any], None],
         on_time_jump: Callable[[], None],
     ) -> None:
         self.sources: dict[str, Source] = {}
@@ -76,7 +69,6 @@ class NodeInputs:
         self._node = node
         self._settings = settings
         self._health = health
-        self._on_incompatible_qos = on_incompatible_qos
         self._forget = on_time_jump
         self._wants_depth: Callable[[], bool] = lambda: False
         self._masks_wait = False
@@ -184,7 +176,6 @@ class NodeInputs:
             source.topic,
             callback,
             copy(IMAGE_QOS),  # rclpy writes the overrides of this topic into it
-            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos),
             qos_overriding_options=OVERRIDABLE,
         )
         self.sources[source.what] = source

@@ -43,7 +43,16 @@ from desertmind_seg.parameters.spec import ParameterError
 from desertmind_seg.parameters.values import NodeParameters, misspelt_parameters
 from desertmind_seg.pipeline.segmenter import Segmenter
 
+try:
+    from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+except ImportError:  # ROS 2 Humble
+    from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
+
 _WARNING_PERIOD_SEC = 5.0
+_NO_PUBLISHER_EVENTS = {'event_callbacks': PublisherEventCallbacks(use_default_callbacks=False)}
+_NO_SUBSCRIPTION_EVENTS = {
+    'event_callbacks': SubscriptionEventCallbacks(use_default_callbacks=False)
+}
 
 RCLError = rclpy_implementation.RCLError
 TransitionCallback = Callable[['SegmentationNode', LifecycleState], TransitionCallbackReturn]
@@ -103,9 +112,7 @@ class SegmentationNode(LifecycleNode):
             self.get_logger().warning(sentence)
         for sentence in image_transport_problems(get_rmw_implementation_identifier(), os.environ):
             self.get_logger().warning(sentence)
-        self._inputs = NodeInputs(
-            self, self.settings, self.health, self._connections.on_incompatible_qos, self._forget
-        )
+        self._inputs = NodeInputs(self, self.settings, self.health, self._forget)
         self._bond = LifecycleBond(self, bond_status_type())
         self._diagnostics = Diagnostics(
             self, self.settings, self.health, self._inputs, self._connections, self._bond
@@ -117,12 +124,26 @@ class SegmentationNode(LifecycleNode):
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
 
+    # Publishers and subscriptions have none of rclpy's event handlers, and `Connections` asks the
+    # graph instead: an event that is on its way while they are destroyed ends the process under
+    # EventsExecutor, by InvalidHandle or a segmentation fault (ros2/rclpy#1644). Consumers with
+    # QoS that does not fit, which came and went 50 times a second, did so within six cleanups.
+
+    def create_publisher(self, *args: Any, **options: Any) -> Any:
+        """As rclpy's, without event handlers."""
+        return super().create_publisher(*args, **{**_NO_PUBLISHER_EVENTS, **options})
+
+    def create_lifecycle_publisher(self, *args: Any, **options: Any) -> Any:
+        """As rclpy's, which does not call the above, without event handlers."""
+        return super().create_lifecycle_publisher(*args, **{**_NO_PUBLISHER_EVENTS, **options})
+
     def create_subscription(
         self, msg_type: Any, topic: str, callback: Callable[..., None], *args: Any, **options: Any
     ) -> Any:
-        """As rclpy's, whose own callback of /clock raises ValueError for a time before 0 s.
+        """As rclpy's, without event handlers, and without times before 0 s from /clock.
 
-        That would end the node, and the executor logs a traceback of each message before.
+        For those rclpy's own callback raises ValueError, which would end the node, and the
+        executor logs a traceback of each message before.
         """
 
         def with_times_before_0_left_out(clock: Any) -> None:
@@ -136,6 +157,7 @@ class SegmentationNode(LifecycleNode):
                 )
 
         heeded = with_times_before_0_left_out if topic == CLOCK_TOPIC else callback
+        options = {**_NO_SUBSCRIPTION_EVENTS, **options}
         return super().create_subscription(msg_type, topic, heeded, *args, **options)
 
     # Lifecycle
@@ -145,19 +167,17 @@ class SegmentationNode(LifecycleNode):
         """Load bundle and engine, warm up and create the publishers."""
         try:
             self._segmenter = self._loader.load()
-            on_incompatible_qos = self._connections.on_incompatible_qos
-            self._outputs = NodeOutputs(self, on_incompatible_qos)
+            self._outputs = NodeOutputs(self)
             self._planner_outputs = PlannerOutputs(
                 self,
                 self.settings,
                 self._segmenter.ontology,
                 self._up,
-                on_incompatible_qos,
                 self.worker_failed,
                 beside_engine=self._loader.leaves_a_core(self._segmenter.engine),
             )
             self._gravity = GravityInput(
-                self, self.settings, self._planner_outputs.costmap.extrinsics, on_incompatible_qos
+                self, self.settings, self._planner_outputs.costmap.extrinsics
             )
         except (OSError, BundleError, EngineError, ParameterError) as err:
             self._failure = str(err)

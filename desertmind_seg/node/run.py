@@ -27,7 +27,7 @@ from desertmind_seg.parameters.spec import ParameterError
 try:
     # 500 messages a second: 0.08 ms and 8 % CPU, against 0.29 ms and 39 % of the portable one.
     from rclpy.experimental.events_executor import EventsExecutor
-except ImportError:  # ROS 2 Humble and Jazzy
+except ImportError:  # ROS 2 Humble, and Jazzy before rclpy 7.1.4
     EventsExecutor = SingleThreadedExecutor
 
 # How often the main loop looks for signals, and how long it waits for a frame that is being

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,22 +32,19 @@ class NodeOutputs:
 
     Args:
         node: on which to create them.
-        on_incompatible_qos: called with the middleware's event.
     """
 
-    def __init__(self, node: LifecycleNode, on_incompatible_qos: Callable[[Any], None]) -> None:
+    def __init__(self, node: LifecycleNode) -> None:
         self._node = node
         self._images = {
             name: (
-                create_output(node, Image, name, OUTPUT_QOS, on_incompatible_qos),
+                create_output(node, Image, name, OUTPUT_QOS),
                 OutgoingImage(encoding),
             )
             for name, encoding in ENCODINGS.items()
         }
         self._label_info_type, self._build_label_info = label_info_type()
-        self._label_info = create_output(
-            node, self._label_info_type, 'label_info', LATCHED_QOS, on_incompatible_qos
-        )
+        self._label_info = create_output(node, self._label_info_type, 'label_info', LATCHED_QOS)
 
     @property
     def publishers(self) -> list[Any]:

@@ -93,7 +93,6 @@ class PlannerOutputs:
         settings: its parameters.
         ontology: class table of the masks.
         up: what is known of gravity at a frame.
-        on_incompatible_qos: called with the middleware's event.
         failed: set when a thread ends by what should not happen.
         beside_engine: whether hazards are looked for while the engine runs, because it leaves a
             core; otherwise when the mask has gone out.
@@ -108,7 +107,6 @@ class PlannerOutputs:
         settings: NodeParameters,
         ontology: Ontology,
         up: Up,
-        on_incompatible_qos: Callable[[Any], None],
         failed: Event,
         *,
         beside_engine: bool,
@@ -142,7 +140,7 @@ class PlannerOutputs:
         if (grid_map := grid_map_type()) is not None:
             types[GRID_MAP] = grid_map, OUTPUT_QOS
         self._publishers = {
-            name: create_output(node, message_type, name, qos, on_incompatible_qos)
+            name: create_output(node, message_type, name, qos)
             for name, (message_type, qos) in types.items()
         }
         try:

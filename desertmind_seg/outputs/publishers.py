@@ -1,19 +1,13 @@
-"""How the node publishes: QoS that users may override, and a word where a peer's does not fit."""
+"""How the node publishes: QoS that users may override."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import copy
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
-
-try:
-    from rclpy.event_handler import PublisherEventCallbacks
-except ImportError:  # ROS 2 Humble
-    from rclpy.qos_event import PublisherEventCallbacks
 
 OUTPUT_QOS = QoSProfile(depth=1)
 LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -27,13 +21,7 @@ OVERRIDABLE = QoSOverridingOptions(
 )
 
 
-def create_output(
-    node: LifecycleNode,
-    message_type: type[Any],
-    name: str,
-    qos: QoSProfile,
-    on_incompatible_qos: Callable[[Any], None],
-) -> Any:
+def create_output(node: LifecycleNode, message_type: type[Any], name: str, qos: QoSProfile) -> Any:
     """Create the publisher of `~/name`, whose QoS the user may override.
 
     Args:
@@ -41,12 +29,10 @@ def create_output(
         message_type: class of its messages.
         name: of the topic below the node's name.
         qos: unless overridden.
-        on_incompatible_qos: called with the middleware's event.
     """
     return node.create_lifecycle_publisher(
         message_type,
         f'~/{name}',
         copy(qos),  # rclpy writes the overrides of this topic into it
-        event_callbacks=PublisherEventCallbacks(incompatible_qos=on_incompatible_qos),
         qos_overriding_options=OVERRIDABLE,
     )

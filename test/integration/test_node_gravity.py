@@ -85,7 +85,7 @@ def gravity_input(peer: Peer, kind: str) -> GravityInput:
     )
     peer._executor.add_node(node)
     settings = NodeParameters(node, lambda: False, lambda _: None)
-    gravity = GravityInput(node, settings, StaticExtrinsics(np.eye(4), 'base_link'), print)
+    gravity = GravityInput(node, settings, StaticExtrinsics(np.eye(4), 'base_link'))
     gravity.open()
     return gravity
 

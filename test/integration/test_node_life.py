@@ -51,7 +51,7 @@ Rgb = npt.NDArray[np.uint8]
 ACTIVE = {'autostart': 'true', 'input.max_age_ms': 0, 'diagnostics.period_sec': 0.2}
 SLOW_NODE = (str(Path(__file__).with_name('slow_engine_node.py')),)
 MODULE = ('-m', 'desertmind_seg.segmentation_node')
-# The executor of ROS 2 Humble and Jazzy, whose rclpy has no EventsExecutor.
+# The executor of ROS 2 Humble, whose rclpy has no EventsExecutor.
 PORTABLE_EXECUTOR = (
     '-c',
     'import sys; from desertmind_seg.node import run; '
@@ -90,6 +90,23 @@ def test_qos_override_and_mismatch_of_the_input(
         # An override is that of one topic.
         (other,) = peer.node.get_publishers_info_by_topic(CONFIDENCE)
         assert other.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+
+
+def test_no_event_handler_is_there_to_be_destroyed(tiny_bundle: Path) -> None:
+    """While consumers with QoS that does not fit come and go, they end the process on cleanup.
+
+    That is rclpy's EventsExecutor (ros2/rclpy#1644); fewer than six cleanups were enough.
+    """
+    parameters = {'model.bundle': tiny_bundle, 'depth.use': 'always', 'use_sim_time': 'true'}
+    rclpy.init(args=node_arguments(parameters))
+    node = SegmentationNode()
+    assert node.start()
+    assert len(list(node.publishers)) > 15
+    assert len(list(node.subscriptions)) > 3
+    assert list(node.waitables) == []
+    assert node.stop(10.0)
+    node.destroy_node()
+    rclpy.shutdown()
 
 
 def test_silence_is_explained(tiny_bundle: Path, peer: Peer) -> None:

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
+from rclpy.duration import Duration, Infinite
 from rclpy.logging import get_logger
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
@@ -259,6 +260,23 @@ def test_a_topic_that_is_no_image_says_what_to_do(kind: str, words: str) -> None
     )
     assert said.removeprefix(begin).strip().startswith(words)
     assert said.count(words) == 1 or said == begin
+
+
+@pytest.mark.parametrize('policy', ['deadline', 'liveliness_lease_duration'])
+def test_qos_conflicts_know_periods_that_nobody_offers(policy: str) -> None:
+    # What the graph says of an endpoint that asks for nothing is infinite; own profiles have 0.
+    unset, infinite = QoSProfile(depth=1), QoSProfile(depth=1, **{policy: Infinite})
+    fast, slow = (QoSProfile(depth=1, **{policy: Duration(seconds=s)}) for s in (0.1, 2))
+    for offered, requested in (
+        *((unset, unset), (unset, infinite), (infinite, unset), (infinite, infinite)),
+        *((fast, unset), (fast, fast), (fast, slow)),
+    ):
+        assert qos_conflicts('/mask', '/node', offered, '/planner', requested) == ''
+    for offered in (unset, infinite, slow):
+        assert qos_conflicts('/mask', '/node', offered, '/planner', fast) == (
+            f'/planner requests a {policy} of 0.1 s on /mask, which /node does not offer: '
+            'no message passes. Leave it out in the subscriber.'
+        )
 
 
 def test_allocator_takes_the_setting() -> None:

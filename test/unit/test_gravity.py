@@ -244,7 +244,7 @@ def gravity_input(**settings: Any) -> GravityInput:
     node: Any = SimpleNamespace(resolve_topic_name=lambda name: f'/{name}')
     values: Any = {spec.name: spec.default for spec in PARAMETERS}
     values |= {name.replace('_', '.', 1): value for name, value in settings.items()}
-    return GravityInput(node, values, StaticExtrinsics(np.eye(4), 'base_link'), print)
+    return GravityInput(node, values, StaticExtrinsics(np.eye(4), 'base_link'))
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_tf_without_tf2_is_refused() -> None:
 def test_the_listener_of_the_costmap_serves_gravity(tf: TfExtrinsics) -> None:
     node: Any = SimpleNamespace(resolve_topic_name=lambda name: f'/{name}')
     values: Any = {spec.name: spec.default for spec in PARAMETERS}
-    gravity = GravityInput(node, values, tf, print)
+    gravity = GravityInput(node, values, tf)
 
     found = gravity.up(header(95.0))
     assert (found.source, found.age_sec) == ('tf', 0.0)
