@@ -48,6 +48,13 @@ def test_rviz_layout_shows_topics_of_the_node() -> None:
     assert set(topics) <= TOPICS
 
 
+def test_rviz_is_told_to_show_its_docks() -> None:
+    # VisualizationFrame::loadWindowGeometry (ros2/rviz, Humble to Rolling) hides the side with the
+    # images where an uninitialised bool says so, unless the file sets it.
+    geometry = load_yaml('config/seg.rviz')['Window Geometry']
+    assert geometry == {'Hide Left Dock': False, 'Hide Right Dock': False}
+
+
 def panels(tree: Any) -> list[str]:
     """List the panels of a tree of splits."""
     return [tree] if isinstance(tree, str) else [*panels(tree['first']), *panels(tree['second'])]
