@@ -41,8 +41,9 @@ _RAYS_NOTES = """\
 # vehicle is about to drive over.
 """
 _VOXEL_NOTES = """\
-# Only what is from origin_z to 3.2 m above it in the costmap's frame is seen, the camera too:
-# where the frame has true heights and the ground rises by more, take the obstacle layer.
+# What is more than 3.2 m above origin_z in the costmap's frame is not marked, and a camera that is
+# below origin_z or so high clears nothing: where the frame has true heights and the ground rises
+# or falls by more, take the obstacle layer.
 """
 _OBSTACLE_NOTES = """\
 # This layer has no heights: a ray to the ground behind a rock clears the rock unless it is seen
