@@ -109,13 +109,13 @@ def frame_from(x_m: float) -> Frame:
     )
 
 
-def clouds_of(frame: Frame, settings: CloudSettings) -> dict[int, np.ndarray]:
-    """Return both clouds in the world's frame, (N, 3) each."""
+def points_of(frame: Frame, settings: CloudSettings) -> dict[int, np.ndarray]:
+    """Return both clouds as the node sends them, (N,) of POINT each."""
     center = (SIZE_HW[1] - 1) / 2, SIZE_HW[0] / 2
     info = camera_info(SIZE_HW, focal=(FOCAL_PX,) * 2, center=center)
     certain = np.full(SIZE_HW, 255, np.uint8)
     up = frame.pose[:3, :3].T @ (0.0, 0.0, 1.0)
-    found = GroundClouds(settings, CLEARANCE_M).points(
+    return GroundClouds(settings, CLEARANCE_M).points(
         frame.depth,
         CameraRays().of(info, SIZE_HW),
         frame.mask,
@@ -123,10 +123,14 @@ def clouds_of(frame: Frame, settings: CloudSettings) -> dict[int, np.ndarray]:
         Hazards(frame.height_m, frame.kind, certain, 0.0, 1.0, up, ''),
         ClassGeometryTable(YCOR),
     )
+
+
+def clouds_of(frame: Frame, settings: CloudSettings) -> dict[int, np.ndarray]:
+    """Return both clouds in the world's frame, (N, 3) each."""
     return {
         member: np.stack([cloud[name] for name in 'xyz'], 1) @ frame.pose[:3, :3].T
         + frame.pose[:3, 3]
-        for member, cloud in found.items()
+        for member, cloud in points_of(frame, settings).items()
     }
 
 
@@ -207,3 +211,20 @@ def test_the_obstacle_layer_forgets_what_has_gone() -> None:
     layer.cycle({'ground': ground, 'nonground': clouds[NOT_GROUND][:0]}, frame.pose[:3, 3])
 
     assert layer.costs[cell] == FREE
+
+
+@pytest.mark.parametrize('place', ['puddle', 'ditch'])
+def test_the_collision_monitor_sees_what_is_flat_or_deep_by_z_alone(place: str) -> None:
+    """navigation2, nav2_collision_monitor/src/pointcloud.cpp at aa3dab8, from Humble on.
+
+    It takes points from min_height to max_height (by default 0.05 to 0.5 m), by z in the vehicle's
+    base or, with use_global_height (from Jazzy on), by the field `height`.
+    """
+    frame = frame_from(0.3)
+    points = points_of(frame, CloudSettings())[NOT_GROUND]
+    xyz = clouds_of(frame, CloudSettings())[NOT_GROUND]
+    there = np.linalg.norm(xyz[:, :2] - PLACES[place], axis=1) < 0.2
+
+    assert there.sum() > 3
+    assert (xyz[there, 2] > 0.05).all()
+    assert (points['height'][there] < 0.05).all()
