@@ -2,9 +2,9 @@
 
 The protocol is that of bondcpp, on the topic `bond`: each of two ends says `active` under one id
 and an instance id of its own, from time to time; one that ends the bond, or hears that the other
-did, says not `active` once. Spoken here and not by bondpy, which ROS 2 Humble has not, and whose
-shutdown destroys a subscription for which the executor still waits: rclpy 9.1 then ends with
-InvalidHandle. The message package `bond`, which bondpy needs too, is enough.
+did, says not `active` once. Spoken here and not by bondpy, whose shutdown destroys a subscription
+for which the executor still waits: rclpy 9.1 then ends with InvalidHandle. The message package
+`bond`, which bondpy needs too, is enough.
 """
 
 from __future__ import annotations
