@@ -219,10 +219,14 @@ def _run(options: argparse.Namespace) -> int:
             print(f'{of.bad.count} {what} left out: {reasons_of(of.bad)}.', file=sys.stderr)
         if of is not None and of.lost:
             print(f'{of.lost} {what} lost: the bag is damaged.', file=sys.stderr)
+    if labels is not None and labels.rounded:
+        print(f'{labels.rounded} label images have a rounded stamp, and were scored.')
     if labels is not None and labels.without_frame:
+        off_ms = labels.nearest_frame_ms
         print(
             f'{labels.without_frame} label images not scored: no mask has their stamp, or an '
-            'earlier label image has it.',
+            'earlier label image has it'
+            + ('.' if off_ms is None else f'; they are {off_ms:+g} ms off the nearest (median).'),
             file=sys.stderr,
         )
     if bag.unreadable_topics:

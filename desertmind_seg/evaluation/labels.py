@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from statistics import median
 from typing import Any, Literal
 
 import cv2
@@ -33,6 +35,9 @@ from desertmind_seg.scores.records import BandMetrics, SegmentationMetrics
 
 # What the values of label images are: class ids, or the codes that a class table lists as raw.
 LabelCodes = Literal['ids', 'raw']
+# Stamps kept as seconds in a float, or in micro- or milliseconds, are off by less than this, and
+# frames are further apart.
+_ROUNDING_NS = 1_000_000
 
 
 class RecordedLabels:
@@ -94,6 +99,7 @@ class RecordedLabels:
                 continue
             if stamp_ns not in self._png:
                 self._png[stamp_ns] = cv2.imencode('.png', self._checked(stamp_ns, labels))[1]
+        self._stamps_ns = sorted(self._png)
         self.lost = max(0, self.images - read)
         if not self._png:
             raise BagError(
@@ -136,12 +142,32 @@ class RecordedLabels:
         names = [] if self.label_map is None else self.label_map.ignored
         return {name: int(self._pixels[self._own.class_id(name)]) for name in names}
 
-    def at(self, stamp_ns: int) -> Mask | None:
-        """Return the labels of this stamp, (H, W) uint8 class ids or UNLABELED."""
-        png = self._png.get(stamp_ns)
-        if png is None:
+    def stamp_of(self, frame_ns: int) -> int | None:
+        """Return the stamp of the labels of a frame: its own, or the nearest by rounding."""
+        nearest_ns = _nearest(self._stamps_ns, frame_ns)
+        return nearest_ns if abs(nearest_ns - frame_ns) < _ROUNDING_NS else None
+
+    def off_by_ms(self, frames_ns: set[int]) -> float | None:
+        """Return the median of how far labels are off the nearest frame; None: all have one."""
+        in_order = sorted(frames_ns)
+        off_ns = [stamp_ns - _nearest(in_order, stamp_ns) for stamp_ns in self._stamps_ns]
+        off_ns = [each for each in off_ns if abs(each) >= _ROUNDING_NS]
+        return median(off_ns) / 1e6 if off_ns else None
+
+    def at(self, frame_ns: int) -> Mask | None:
+        """Return the labels of a frame of this stamp, (H, W) uint8 class ids or UNLABELED."""
+        stamp_ns = self.stamp_of(frame_ns)
+        if stamp_ns is None:
             return None
-        return np.asarray(decode_unchanged(png.tobytes(), FILE_LIMITS), np.uint8)
+        return np.asarray(decode_unchanged(self._png[stamp_ns].tobytes(), FILE_LIMITS), np.uint8)
+
+
+def _nearest(stamps_ns: Sequence[int], at_ns: int) -> int:
+    """Return the nearest of stamps that are in order; there is one."""
+    place = bisect_left(stamps_ns, at_ns)
+    return min(
+        stamps_ns[max(0, place - 1) : place + 1], key=lambda stamp_ns: abs(stamp_ns - at_ns)
+    )
 
 
 def bag_label_map(
@@ -218,6 +244,10 @@ class LabelScore:
         self.by_block: dict[str, Counts] = {}
         self.frame_miou: dict[int, float] = {}
         self._labels = labels
+        # The stamps of the labels that were scored, and of all masks.
+        self._used_ns: set[int] = set()
+        self._rounded = 0
+        self._mask_stamps_ns: set[int] = set()
         self._ranges = None if kinds is None else RangeConfusion(labels.ontology)
         self._hazards = None if kinds is None else HazardScore(labels.ontology, kinds)
         self._masks = 0
@@ -244,8 +274,10 @@ class LabelScore:
             The labels it was scored by.
         """
         self._masks += 1
-        labels = None if stamp_ns in self.frame_miou else self._labels.at(stamp_ns)
-        if labels is None:
+        self._mask_stamps_ns.add(stamp_ns)
+        label_ns = self._labels.stamp_of(stamp_ns)
+        labels = None if label_ns in self._used_ns else self._labels.at(stamp_ns)
+        if labels is None or label_ns is None:
             return None
         frame = ConfusionMatrix(self._labels.ontology)
         try:
@@ -253,6 +285,8 @@ class LabelScore:
         except MetricsError as err:
             self._bad.add(OTHER_SIZE, stamp_ns, err)
             return None
+        self._used_ns.add(label_ns)
+        self._rounded += label_ns != stamp_ns
         if self._ranges is not None:
             missing: Depth = np.zeros(mask.shape, np.float32)
             self._ranges.add(labels, mask, missing if depth is None else depth)
@@ -272,7 +306,9 @@ class LabelScore:
             topic=labels.topic,
             images=labels.images,
             matched=matched,
+            rounded=self._rounded,
             without_frame=labels.images - matched - bad.count - labels.lost,
+            nearest_frame_ms=labels.off_by_ms(self._mask_stamps_ns) if self._masks else None,
             bad=bad,
             lost=labels.lost,
             frames_without_label=self._masks - matched - self._bad.count,

@@ -165,8 +165,12 @@ class LabelCounts(Record):
 
     topic: str
     images: int
-    matched: int = Field(description='scored: a mask has their stamp')
+    matched: int = Field(description='scored: a mask has their stamp, to the millisecond')
+    rounded: int = Field(description='of the matched, those whose stamp is not the very same')
     without_frame: int = Field(description='the other label images: no mask, or a repeated stamp')
+    nearest_frame_ms: float | None = Field(
+        description='median of their stamps minus those of the nearest masks; null: none'
+    )
     bad: BadMessages = Field(description='damaged ones, and those of another size than the mask')
     lost: int = Field(description="those that the bag's index has and its damaged bytes have not")
     frames_without_label: int = Field(description='masks whose stamp no label image has')

@@ -46,8 +46,8 @@ def score_sections(metrics: BagMetrics, ontology: Ontology) -> list[Section]:
         f'Mean IoU {scores.miou_present:.3f} over the classes with labelled pixels, '
         f'{scores.miou_all:.3f} over all with absent ones as 0; pixel accuracy '
         f'{scores.pixel_accuracy:.3f}. {labels.matched} frames scored; '
-        f'{labels.without_frame} label images had no mask of their stamp, '
-        f'{labels.frames_without_label} masks no label.'
+        f'{labels.rounded} label images had a rounded stamp, {labels.without_frame} no mask of '
+        f'their stamp; {labels.frames_without_label} masks had no label.'
     )
     if not labels.ontology_recorded:
         note += ' The bag does not record which ontology its labels follow.'

@@ -168,7 +168,9 @@ def test_scores_equal_a_count_by_hand(tmp_path: Path, tiny_bundle: Path) -> None
         'topic': LABEL_TOPIC,
         'images': 2,
         'matched': 2,
+        'rounded': 0,
         'without_frame': 0,
+        'nearest_frame_ms': None,
         'bad': NONE_BAD,
         'lost': 0,
         'frames_without_label': 4,
@@ -213,7 +215,9 @@ def test_labels_may_lie_anywhere_in_the_bag(
         'topic': LABEL_TOPIC,
         'images': 6,
         'matched': 4,
+        'rounded': 0,
         'without_frame': 2,
+        'nearest_frame_ms': 100.0,
         'bad': NONE_BAD,
         'lost': 0,
         'frames_without_label': 1,
@@ -294,6 +298,36 @@ def test_confidence_threshold_unlabels(tmp_path: Path, tiny_bundle: Path, bag: P
         np.testing.assert_array_equal(mask[2] == 255, confidence[2] < 230)  # ceil(0.9 * 255)
         unlabelled += int((mask[2] == 255).sum())
     assert unlabelled > 0
+
+
+@pytest.mark.parametrize(('off_ns', 'matched'), [(400, 6), (999_999, 6), (1_000_000, 0)])
+def test_labels_are_found_by_stamps_that_were_rounded(
+    tmp_path: Path,
+    tiny_bundle: Path,
+    bag: Path,
+    capsys: pytest.CaptureFixture[str],
+    off_ns: int,
+    matched: int,
+) -> None:
+    path, out = tmp_path / 'rounded', tmp_path / 'out'
+    with Bag(bag) as source, BagWriter(path, {}) as writer:
+        for raw in source.messages(IMAGE_TOPIC, LABEL_TOPIC):
+            cdr = bytearray(raw.cdr)
+            if raw.topic == LABEL_TOPIC:
+                nanosec = int.from_bytes(cdr[8:12], 'little')
+                cdr[8:12] = (nanosec + off_ns).to_bytes(4, 'little')
+            writer.write_raw(raw.topic, IMAGE_TYPE, raw.log_time_ns, bytes(cdr))
+    assert evaluate(path, tiny_bundle, out, '--labels', LABEL_TOPIC) == 0
+    labels = read_metrics(out)['labels']
+    assert (labels['matched'], labels['rounded']) == (matched, matched)
+    assert (labels['without_frame'], labels['frames_without_label']) == (6 - matched, 6 - matched)
+    said = capsys.readouterr()
+    if matched:
+        assert labels['nearest_frame_ms'] is None
+        assert '6 label images have a rounded stamp' in said.out
+    else:
+        assert labels['nearest_frame_ms'] == 1.0
+        assert 'they are +1 ms off the nearest' in said.err
 
 
 def test_bad_frames_are_named_and_the_run_goes_on(
