@@ -15,7 +15,7 @@ slope passes for level.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import acos, cos, degrees, radians
+from math import acos, cos, degrees, radians, sin
 from typing import Any
 
 import cv2
@@ -55,8 +55,10 @@ _ON_PLANE_M, _LIKELY, _BELOW_COST = 0.12, 25, 3.0
 _LEAN_COST, _ROLL_COST = 1.0, 2.0
 # The best plane is fitted to what lies near it, so often at most.
 _REFINED = 2
-# A plane that may not be the ground tells that `up` is wrong if it is so much better.
+# A plane that may not be the ground tells that `up` is wrong if it is so much better; but one that
+# leans by more than this is a wall, as long as the camera looks down by less than the other.
 _MUCH_LESS = 0.4
+_WALL_LEAN_DEG, _WALL_DOWN_DEG = 70.0, 45.0
 # Of the quadratic, round by round: scale in m, and how many times further off a point above it
 # counts. The plane may be that of a hillside ahead, and ground near by 0.6 m above it: a scale of
 # 0.5 m to begin with leaves that out for good. It begins with what a lean of 9 degrees is off from
@@ -201,7 +203,10 @@ class GroundFinder:
             if up is not None:  # these lean too much in any case
                 lean_cost = np.zeros((3, 3))
             other, other_score = patches.best(down, ~allowed, lean_cost)
-            if score < max(_MIN_SCORE, _MUCH_LESS * other_score):
+            least = _MIN_SCORE
+            if up is None or not _is_wall(other, up):
+                least = max(least, _MUCH_LESS * other_score)
+            if score < least:
                 raise NoGroundError(
                     _no_plane(other, other_score, toward, lean_deg, (low_m, high_m), up is None)
                 )
@@ -428,6 +433,12 @@ class _Patches:
         above_m = up @ points + camera_m
         noise_m = np.float32(self._noise_per_m) * camera_m * points[2]
         return above_m, np.minimum(noise_m, np.float32(_ON_PLANE_M / 2))
+
+
+def _is_wall(down: Float64, up: Float64) -> bool:
+    """Whether a plane is upright before a camera that looks ahead."""
+    lean = abs(float(down @ up)) / float(np.linalg.norm(down))
+    return lean < cos(radians(_WALL_LEAN_DEG)) and up[2] > -sin(radians(_WALL_DOWN_DEG))
 
 
 def _no_plane(

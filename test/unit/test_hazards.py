@@ -252,6 +252,15 @@ def test_the_top_of_a_ledge_is_free_and_at_the_height_of_the_ground(
     assert share(found, (what == BOX) & (x_m < forward_m + 0.05), FREE) < 0.25
 
 
+@pytest.mark.parametrize('roll_deg', [0.0, 20.0])
+def test_a_wall_that_fills_the_view_is_positive_while_its_foot_is_in_view(roll_deg: float) -> None:
+    found, what = judged(Scene([(2.1, 3.0, -9.0, 9.0, 0.0, 4.0)], roll_deg=roll_deg))
+
+    assert np.mean(what == BOX) > 0.6  # of all, holes among them
+    assert share(found, what == BOX, POSITIVE) > 0.97
+    assert share(found, what == GROUND, FREE) > 0.97
+
+
 def test_what_the_vehicle_clears_is_none_but_a_trunk_is_one_all_the_way_up() -> None:
     branch = (5.0, 5.3, 1.0, 3.0, 2.3, 2.6)
     trunk = (6.0, 6.3, -1.5, -1.2, 0.0, 4.0)
