@@ -30,6 +30,7 @@ from desertmind_seg.options import (
     add_rerun,
     command_parser,
     filter_weight,
+    hazard_setting,
     not_negative,
     run_command,
 )
@@ -85,6 +86,15 @@ def build_parser() -> argparse.ArgumentParser:
         'tree where the camera moves in it)',
     )
     parser.add_argument(
+        '--hazard',
+        type=hazard_setting,
+        nargs='+',
+        default=(),
+        metavar='NAME=VALUE',
+        help="when geometry is a hazard, as the node's parameters hazard.NAME say it, such as "
+        'noise_per_m=0.004 (default: those of the node)',
+    )
+    parser.add_argument(
         '--max-dt-ms',
         type=not_negative,
         default=MAX_DT_MS,
@@ -135,8 +145,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error('--against-temporal-alpha needs --against')
     if options.labels is None and (options.ontology or options.map):
         parser.error('--ontology and --map need --labels')
-    if options.depth is None and (options.camera_info or options.gravity_frame):
-        parser.error('--camera-info and --gravity-frame need --depth')
+    if options.depth is None and (options.camera_info or options.gravity_frame or options.hazard):
+        parser.error('--camera-info, --gravity-frame and --hazard need --depth')
+    if options.hazard:
+        from desertmind_seg.hazards.records import HazardSettings
+
+        try:
+            options.hazard = HazardSettings(**dict(options.hazard))
+        except ValueError as err:
+            parser.error(f'argument --hazard: {err}')
     return run_command(parser, lambda: _run(options))
 
 
@@ -172,6 +189,7 @@ def _run(options: argparse.Namespace) -> int:
         against=options.against and segmenter(options.against, options.against_temporal_alpha),
         depth=options.depth and DepthTopic(options.depth, options.max_dt_ms, options.max_wait_ms),
         geometry=GeometryTopics(options.camera_info, options.gravity_frame),
+        hazard_settings=options.hazard or None,
         compressed_colors=options.compressed_colors,
         label_codes=options.label_codes,
         labels_ontology=options.ontology and load_ontology(options.ontology),

@@ -391,6 +391,21 @@ def filter_weight(text: str) -> float:
     return value
 
 
+def hazard_setting(text: str) -> tuple[str, float]:
+    """Parse a setting of `hazards.records.HazardSettings`."""
+    from dataclasses import fields
+
+    from desertmind_seg.hazards.records import HazardSettings
+
+    name, _, value = text.partition('=')
+    names = [field.name for field in fields(HazardSettings)]
+    if name not in names:
+        raise argparse.ArgumentTypeError(
+            f'{text[:60]!r} sets nothing; expected NAME=VALUE, and one of {", ".join(names)}'
+        )
+    return name, number(value)
+
+
 def whole_number(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
     """Return a parser of whole numbers from `least` to `most`."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import cv2
@@ -17,7 +17,14 @@ from desertmind_seg.geometry.camera_model import CameraInfoError, Rays
 from desertmind_seg.geometry.frame_transforms import TransformError
 from desertmind_seg.hazards.detection import HazardDetector
 from desertmind_seg.hazards.gravity import GravityError, checked
-from desertmind_seg.hazards.records import NEGATIVE, POSITIVE, STEEP, UNKNOWN, Hazards
+from desertmind_seg.hazards.records import (
+    NEGATIVE,
+    POSITIVE,
+    STEEP,
+    UNKNOWN,
+    Hazards,
+    HazardSettings,
+)
 from desertmind_seg.messages.bags import Bag, BagError
 from desertmind_seg.model.arrays import Depth
 from desertmind_seg.scores.hazard_records import (
@@ -67,6 +74,7 @@ class RecordedHazards:
         image_topic: of the images.
         depth_topic: of their depth, which is registered to them.
         topics: where the camera is described.
+        settings: when geometry is a hazard; None: the node's defaults.
 
     Attributes:
         camera_info: its topic; '' without.
@@ -80,14 +88,19 @@ class RecordedHazards:
     """
 
     def __init__(
-        self, bag: Bag, image_topic: str, depth_topic: str, topics: GeometryTopics
+        self,
+        bag: Bag,
+        image_topic: str,
+        depth_topic: str,
+        topics: GeometryTopics,
+        settings: HazardSettings | None = None,
     ) -> None:
         self.frames = self.frames_unknown = self.frames_up_from_data = 0
         self._problems: Counter[str] = Counter()
         self._pixels = self._known = 0
         self._kinds: Counter[str] = Counter()
         self._residuals_m: list[float] = []
-        self._detector = HazardDetector()
+        self._detector = HazardDetector(settings)
         self.truth = RecordedTruth(bag)
         self._height_errors = HeightErrors()
         self._camera = RecordedCamera(image_topic)
@@ -210,6 +223,7 @@ class RecordedHazards:
         return HazardMetrics(
             problem=self.problem,
             camera_info=self.camera_info or None,
+            settings=asdict(self._detector.settings),
             gravity=self._gravity(),
             frames=self.frames,
             frames_unknown=self.frames_unknown,

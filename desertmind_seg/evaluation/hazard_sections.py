@@ -178,6 +178,7 @@ def _source_section(hazards: HazardMetrics) -> Section:
     rows = {
         'camera_info': hazards.camera_info,
         'up': hazards.gravity,
+        'settings': ', '.join(f'{name} {value:g}' for name, value in hazards.settings.items()),
         'frames judged': hazards.frames,
         'frames of which nothing is known': hazards.frames_unknown,
         'frames whose up is guessed': hazards.frames_up_from_data,

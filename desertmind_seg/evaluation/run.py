@@ -34,6 +34,7 @@ from desertmind_seg.evaluation.results import (
     OntologyInfo,
     utc_now,
 )
+from desertmind_seg.hazards.records import HazardSettings
 from desertmind_seg.messages.bag_writer import BagWriter
 from desertmind_seg.messages.bags import (
     CONFIDENCE_TOPIC,
@@ -70,6 +71,7 @@ class BagInputs:
         label_bag: the bag that has them; None for the one that has the images.
         depth: topic of depth; None without.
         geometry: where camera and gravity are described.
+        hazard_settings: when geometry is a hazard; None: the node's defaults.
         compressed_colors: how compressed images are read.
         labels_ontology: class table of the labels; None for what the bag says.
         label_map: as for `parse_label_map`, where it is another one than the model's.
@@ -81,6 +83,7 @@ class BagInputs:
     label_bag: Path | None = None
     depth: DepthTopic | None = None
     geometry: GeometryTopics = field(default_factory=GeometryTopics)
+    hazard_settings: HazardSettings | None = None
     compressed_colors: CompressedColors = 'auto'
     labels_ontology: Ontology | None = None
     label_map: Sequence[str] = ()
@@ -115,6 +118,7 @@ def evaluate_bag(
     against: Segmenter | None = None,
     depth: DepthTopic | None = None,
     geometry: GeometryTopics | None = None,
+    hazard_settings: HazardSettings | None = None,
     compressed_colors: CompressedColors = 'auto',
     label_codes: LabelCodes = 'ids',
     labels_ontology: Ontology | None = None,
@@ -151,6 +155,7 @@ def evaluate_bag(
         label_codes,
         depth=depth,
         geometry=geometry or GeometryTopics(),
+        hazard_settings=hazard_settings,
         compressed_colors=compressed_colors,
         labels_ontology=labels_ontology,
         label_map=label_map,
@@ -199,7 +204,9 @@ def score_bag(
     bag_depth = hazards = None
     if depth is not None:
         bag_depth = RecordedDepth(bag, depth, image_topic)
-        hazards = RecordedHazards(bag, image_topic, depth.name, inputs.geometry)
+        hazards = RecordedHazards(
+            bag, image_topic, depth.name, inputs.geometry, inputs.hazard_settings
+        )
     pictures = HazardPictures(ontology, labelled=labels is not None)
     frames = RecordedFrames(bag, image_topic, bag_depth)
     with ExitStack() as stack:

@@ -173,9 +173,9 @@ def measured(
         if options.depth is None
         else DepthTopic(options.depth, options.max_dt_ms, options.max_wait_ms),
         GeometryTopics(options.camera_info, options.gravity_frame),
-        options.compressed_colors,
-        options.labels_ontology,
-        options.label_map,
+        compressed_colors=options.compressed_colors,
+        labels_ontology=options.labels_ontology,
+        label_map=options.label_map,
     )
     table = FrameTable()
     against = segmenters[1] if len(segmenters) > 1 else None

@@ -94,6 +94,9 @@ class HazardMetrics(Record):
 
     problem: str = Field(description="why geometry is not scored; '' where it is")
     camera_info: str | None = Field(description='topic; null: none')
+    settings: dict[str, float] = Field(
+        description="when geometry is a hazard: the node's parameters hazard.NAME"
+    )
     gravity: str = Field(description='where up comes from')
     frames: int = Field(description='judged: depth, and ground was found in it')
     frames_unknown: int = Field(

@@ -421,6 +421,26 @@ def test_without_labels_the_contradictions_are_said(tmp_path: Path, tiny_bundle:
     assert 'px positive' in page
 
 
+def test_the_settings_of_hazards_are_those_that_are_asked_for(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ['--hazard', 'step_m=1.9', 'noise_per_m=0.004']
+    status, metrics, page = evaluate(tmp_path, tiny_bundle, drive_of(), *asked)
+
+    assert status == 0
+    assert (metrics['settings']['step_m'], metrics['settings']['slope_deg']) == (1.9, 30.0)
+    assert 'noise_per_m 0.004' in page
+    assert metrics['hazard_shares']['positive'] == 0.0  # the box is lower than that
+    for wrong, error in (
+        ('step=1', 'expected NAME=VALUE, and one of step_m'),
+        ('step_m=9', '--hazard: step_m is 9.0; expected 0.02 to 2'),
+        ('step_m=high', 'high'),
+    ):
+        with pytest.raises(SystemExit):
+            evaluate(tmp_path / wrong, tiny_bundle, drive_of(), '--hazard', wrong)
+        assert error in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ('changes', 'why'),
     [
