@@ -17,6 +17,8 @@ from desertmind_seg.geometry.camera_model import (
 from desertmind_seg.messages.bags import Bag, did_you_mean, stamp_ns
 
 CAMERA_INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
+# Of the picture's width and height: what two cameras differ by, and two calibrations of one less.
+_OTHER_CAMERA = 0.03
 # A lens that zooms may say something new with every frame.
 _MAX_KEPT = 10_000
 
@@ -38,23 +40,46 @@ def find_camera_info(bag: Bag, image_topics: list[str], asked: str | None) -> tu
     """
     if asked is not None:
         return bag.topic(asked, (CAMERA_INFO_TYPE,)).name, ''
-    beside = [_beside(topic) for topic in image_topics]
-    for topic in beside:
+    looked_for = list(dict.fromkeys(beside(topic) for topic in image_topics))
+    for topic in looked_for:
         if topic in bag.topics and bag.topics[topic].type == CAMERA_INFO_TYPE:
             return topic, ''
     there = [name for name, topic in bag.topics.items() if topic.type == CAMERA_INFO_TYPE]
     return '', (
-        f'the bag has no camera_info where it is looked for ({" or ".join(dict.fromkeys(beside))})'
-        f'{did_you_mean(beside[0], there)}; give its topic with --camera-info. Topics of that '
+        f'the bag has no camera_info where it is looked for ({" or ".join(looked_for)})'
+        f'{did_you_mean(looked_for[0], there)}; give its topic with --camera-info. Topics of that '
         f'type: {", ".join(there) or "none"}.'
     )
 
 
-def _beside(image_topic: str) -> str:
+def beside(image_topic: str) -> str:
     """Return the topic of CameraInfo as image_transport derives it, transports cut off."""
     for transport in ('/compressed', '/compressedDepth', '/zstd'):
         image_topic = image_topic.removesuffix(transport)
     return f'{image_topic.rpartition("/")[0]}/camera_info'
+
+
+def not_registered(of_depth: Any, of_image: Any) -> str:
+    """Say how a CameraInfo of depth contradicts that of the images; '' where it does not."""
+    shares, said = [], []
+    for info in (of_depth, of_image):
+        matrix = np.array(info.k, np.float64).reshape(3, 3)
+        if not matrix.any() or not (info.width and info.height):
+            return ''
+        (fx, _, cx), (_, fy, cy) = matrix[:2]
+        sides = np.array([info.width, info.height, info.width, info.height])
+        shares.append(np.array([fx, fy, cx + 0.5, cy + 0.5]) / sides)
+        said.append(
+            f'the focal lengths {fx:g} and {fy:g} and the principal point ({cx:g}, {cy:g}) for '
+            f'{info.width} x {info.height} pixels (width x height)'
+        )
+    # Written so that NaN counts as another camera, too.
+    if np.abs(shares[0] - shares[1]).max() <= _OTHER_CAMERA:
+        return ''
+    return (
+        f'camera_info of the depth has {said[0]}, that of the images {said[1]}: pixels of one are '
+        'not those of the other, and heights are wrong. Have the driver register depth to colour.'
+    )
 
 
 class RecordedCamera:

@@ -10,7 +10,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from desertmind_seg.bag_geometry.camera_info import RecordedCamera, find_camera_info
+from desertmind_seg.bag_geometry.camera_info import (
+    CAMERA_INFO_TYPE,
+    RecordedCamera,
+    beside,
+    find_camera_info,
+    not_registered,
+)
 from desertmind_seg.bag_geometry.transforms import TF_TYPES, RecordedTransforms
 from desertmind_seg.bag_geometry.truth import HEIGHT_TOPIC, RecordedTruth
 from desertmind_seg.geometry.camera_model import CameraInfoError, Rays
@@ -112,20 +118,30 @@ class RecordedHazards:
             bag, [image_topic, depth_topic], topics.camera_info
         )
         if self.camera_info:
-            self._read(bag)
+            self._read(bag, beside(depth_topic))
 
-    def _read(self, bag: Bag) -> None:
+    def _read(self, bag: Bag, of_depth: str) -> None:
+        described: dict[str, Any] = {}
+        infos = [self.camera_info]
+        if of_depth in bag.topics and bag.topics[of_depth].type == CAMERA_INFO_TYPE:
+            infos.append(of_depth)
         tf_topics = [name for name, topic in bag.topics.items() if topic.type in TF_TYPES]
-        for raw in bag.messages(self.camera_info, *tf_topics):
+        for raw in bag.messages(*dict.fromkeys(infos), *tf_topics):
             try:
                 message = bag.deserialize(raw)
             except BagError as err:
                 self._note(str(err))
                 continue
+            if raw.topic in infos and np.any(message.k):
+                described.setdefault(raw.topic, message)
             if raw.topic == self.camera_info:
                 self._camera.add(message)
-            else:
+            elif raw.topic in tf_topics:
                 self._transforms.add(message, static=raw.topic.endswith('/tf_static'))
+        if len(described) > 1 and (
+            why := not_registered(described[of_depth], described[infos[0]])
+        ):
+            self._note(why)
 
     @property
     def problem(self) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import json
 from math import cos, radians, sin
 from pathlib import Path
+import struct
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +23,11 @@ from tiny_bag import (
     write_drive,
 )
 
-from desertmind_seg.bag_geometry.camera_info import RecordedCamera, find_camera_info
+from desertmind_seg.bag_geometry.camera_info import (
+    RecordedCamera,
+    find_camera_info,
+    not_registered,
+)
 from desertmind_seg.bag_geometry.hazards import GeometryTopics, RecordedHazards
 from desertmind_seg.bag_geometry.pictures import (
     CAUGHT,
@@ -38,9 +43,11 @@ from desertmind_seg.geometry.camera_model import CameraInfoError
 from desertmind_seg.geometry.frame_transforms import TransformError
 from desertmind_seg.hazards.detection import HazardDetector
 from desertmind_seg.hazards.records import FREE, NEGATIVE, POSITIVE, STEEP, UNKNOWN
+from desertmind_seg.messages.bag_writer import BagWriter
 from desertmind_seg.messages.bags import HAZARD_TOPIC, Bag, BagError
 from desertmind_seg.messages.images import decode_labels
 from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.scores.hazard_records import Disagreement
 from desertmind_seg.scores.hazards import Truth
 
 YCOR8 = load_ontology('ycor-8')
@@ -141,6 +148,19 @@ def test_another_camera_on_the_same_topic_is_left_out() -> None:
         assert camera.rays(at_ns, (4, 8), f'/{OPTICAL}').x[0, 2] == 1.0
     with pytest.raises(CameraInfoError, match="of frame 'rear', the image of 'front'"):
         camera.rays(1, (4, 8), 'front')
+
+
+def test_depth_of_another_camera_is_told_by_its_camera_info() -> None:
+    of_image = camera_info((480, 640), 600.0)
+
+    # Depth of half the size, another calibration of the same camera, an empty one.
+    for same in (((240, 320), 300.0), ((480, 640), 605.0), ((480, 640), 0.0)):
+        assert not not_registered(camera_info(*same), of_image), same
+    why = not_registered(camera_info((480, 640), 390.0), of_image)
+    assert 'focal lengths 390 and 390' in why
+    assert '600' in why
+    assert 'register depth' in why
+    assert not_registered(camera_info((480, 640), float('nan')), of_image)
 
 
 def test_without_camera_info_there_are_no_rays() -> None:
@@ -439,6 +459,28 @@ def test_the_settings_of_hazards_are_those_that_are_asked_for(
         with pytest.raises(SystemExit):
             evaluate(tmp_path / wrong, tiny_bundle, drive_of(), '--hazard', wrong)
         assert error in capsys.readouterr().err
+
+
+def test_depth_that_is_not_registered_is_said(tmp_path: Path) -> None:
+    of_depth = f'{DEPTH_TOPIC.rpartition("/")[0]}/camera_info'
+    with (
+        Bag(write_drive(tmp_path / 'drive', drive_of())) as source,
+        BagWriter(tmp_path / 'copy', {}) as writer,
+    ):
+        for raw in source.messages(IMAGE_TOPIC, DEPTH_TOPIC, INFO_TOPIC):
+            kind, cdr = source.topics[raw.topic].type, bytes(raw.cdr)
+            writer.write_raw(raw.topic, kind, raw.log_time_ns, cdr)
+            if raw.topic == INFO_TOPIC:
+                wide = cdr.replace(struct.pack('<d', FOCAL_PX), struct.pack('<d', FOCAL_PX / 2))
+                writer.write_raw(of_depth, kind, raw.log_time_ns, wide)
+    with Bag(tmp_path / 'copy') as bag:
+        hazards = RecordedHazards(bag, IMAGE_TOPIC, DEPTH_TOPIC, GeometryTopics())
+        (problem,) = hazards.metrics(
+            Disagreement(safe_but_hazard=0, unsafe_but_free=0), None
+        ).problems
+
+    assert problem.count == 1
+    assert 'Have the driver register depth to colour' in problem.error
 
 
 @pytest.mark.parametrize(
