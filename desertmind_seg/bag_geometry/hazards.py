@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -42,6 +43,9 @@ from desertmind_seg.scores.hazard_records import (
 from desertmind_seg.scores.hazards import HeightErrors, Truth
 
 HAZARD_KINDS = {'positive': POSITIVE, 'negative': NEGATIVE, 'steep': STEEP}
+# By how much the camera's height in /tf and in the depth may differ: a base need not lie on the
+# ground, but centimetres for millimetres are ten times too near. Lower than this tells nothing.
+_HEIGHT_FACTOR, _MIN_HEIGHT_M = 3.0, 0.2
 # Of how many different problems the text is kept.
 _MAX_PROBLEMS = 20
 
@@ -106,6 +110,9 @@ class RecordedHazards:
         self._pixels = self._known = 0
         self._kinds: Counter[str] = Counter()
         self._residuals_m: list[float] = []
+        # Of the camera, by the depth and by /tf above `_base`.
+        self._heights_m: list[tuple[float, float]] = []
+        self._base = ''
         self._detector = HazardDetector(settings)
         self.truth = RecordedTruth(bag)
         self._height_errors = HeightErrors()
@@ -212,6 +219,7 @@ class RecordedHazards:
         else:
             self.frames += 1
             self._residuals_m.append(found.residual_m)
+            self._compare_height(header.frame_id, stamp_ns, found.camera_m)
         self._pixels += found.kind.size
         self._known += int(np.count_nonzero(found.kind != UNKNOWN))
         for name, code in HAZARD_KINDS.items():
@@ -233,9 +241,35 @@ class RecordedHazards:
         up = self._transforms.up(frame_id, self._level_frame, stamp_ns)
         return checked(up, f'{self._level_frame!r} is not level')
 
+    def _compare_height(self, frame_id: str, stamp_ns: int, camera_m: float) -> None:
+        if not self._level_frame:
+            return
+        with suppress(TransformError):  # the base is not on the way to the level frame
+            above = self._transforms.height_m(frame_id, self._level_frame, stamp_ns)
+            if above is not None:
+                self._base = above[0]
+                self._heights_m.append((camera_m, above[1]))
+
+    def _other_height(self) -> str:
+        """Say where the depth has the camera at another height than /tf; '' where it has not."""
+        if not self._heights_m:
+            return ''
+        camera_m, tf_m = (float(of) for of in np.median(self._heights_m, axis=0))
+        near = 1 / _HEIGHT_FACTOR < camera_m / max(tf_m, 1e-3) < _HEIGHT_FACTOR
+        if near or tf_m < _MIN_HEIGHT_M:
+            return ''
+        return (
+            f'by its depth the camera is {camera_m:.2f} m above the ground, by /tf {tf_m:.2f} m '
+            f'above {self._base!r} (medians): the unit of the depth is wrong (16UC1 is '
+            'millimetres, 32FC1 metres), and so are all heights, or that frame is far from the '
+            'ground.'
+        )
+
     def metrics(self, disagreement: Disagreement, scores: HazardScores | None) -> HazardMetrics:
         """Return the part of metrics.json on geometry, beside what one model makes of it."""
         problems = self._problems + self._transforms.problems
+        if other := self._other_height():
+            problems[other] = len(self._heights_m)
         return HazardMetrics(
             problem=self.problem,
             camera_info=self.camera_info or None,

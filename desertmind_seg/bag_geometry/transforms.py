@@ -74,6 +74,10 @@ class _Edge:
         turned: Float64 = self._at(at_ns)[:, :3] @ direction
         return turned
 
+    def move_back(self, point_m: Float64, at_ns: int) -> Float64:
+        """Return a point (3,) of the child in the parent; raises as `turn`."""
+        return self.turn_back(point_m, at_ns) + self._at(at_ns)[:, 3]
+
     def _at(self, at_ns: int) -> Float64:
         if self.static is not None:
             return self.static
@@ -203,6 +207,22 @@ class RecordedTransforms:
             direction = self._edges[child].turn(direction, at_ns)
         up: Float64 = direction / np.linalg.norm(direction)
         return up
+
+    def height_m(self, frame_id: str, level_frame: str, at_ns: int) -> tuple[str, float] | None:
+        """Return the vehicle's base and how high a frame is above it; None without one.
+
+        Raises:
+            TransformError: as `up`.
+        """
+        above = self.above(frame_id)
+        bases = [name for name in above if name.rpartition('/')[2] in _BODY_FRAMES]
+        if not bases:
+            return None
+        base = bases[-1]  # base_footprint is above base_link
+        place = np.zeros(3)
+        for child in self._below(base, frame_id):
+            place = self._edges[child].move_back(place, at_ns)
+        return base, float(self.up(base, level_frame, at_ns) @ place)
 
     def _common(self, frame_id: str, other: str) -> str:
         """Return the first frame that is above both, or one of them; '' where there is none."""

@@ -70,6 +70,7 @@ class Hazards:
         known_share: share of pixels whose kind is known, 0 to 1.
         up: (3,) float64 unit vector in the optical frame, as given or as found.
         problem: one sentence why all is unknown; '' otherwise.
+        camera_m: how far the camera is above the ground, square to it; NaN where none was found.
     """
 
     height_m: npt.NDArray[np.float32]
@@ -79,3 +80,4 @@ class Hazards:
     known_share: float
     up: npt.NDArray[np.float64]
     problem: str
+    camera_m: float = float('nan')

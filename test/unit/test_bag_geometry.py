@@ -55,6 +55,7 @@ TRAIL, OBSTACLE, SKY = (YCOR8.class_id(name) for name in ('smooth trail', 'obsta
 OPTICAL = 'camera_color_optical_frame'
 # x right, y down, z forward as quaternion in x forward, y left, z up.
 LEVEL_CAMERA = (-0.5, 0.5, -0.5, 0.5)
+NO_DISAGREEMENT = Disagreement(safe_but_hazard=0, unsafe_but_free=0)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -186,7 +187,13 @@ def test_rectified_images_have_the_focal_length_of_p(
 
 
 def transform(
-    parent: str, child: str, at_s: float = 0.0, *, x_m: float = 0.0, q: tuple[float, ...]
+    parent: str,
+    child: str,
+    at_s: float = 0.0,
+    *,
+    x_m: float = 0.0,
+    z_m: float = 0.0,
+    q: tuple[float, ...],
 ) -> Any:
     names = ('x', 'y', 'z', 'w')
     stamp = SimpleNamespace(sec=int(at_s), nanosec=round(at_s % 1 * 1e9))
@@ -194,7 +201,7 @@ def transform(
         header=SimpleNamespace(frame_id=parent, stamp=stamp),
         child_frame_id=child,
         transform=SimpleNamespace(
-            translation=SimpleNamespace(x=x_m, y=0.0, z=0.0),
+            translation=SimpleNamespace(x=x_m, y=0.0, z=z_m),
             rotation=SimpleNamespace(**dict(zip(names, q, strict=True))),
         ),
     )
@@ -297,6 +304,18 @@ def test_a_vehicle_that_carries_the_camera_is_not_level() -> None:
     assert '--gravity-frame' in why
     assert found.level_frame(OPTICAL, 'camera_link') == ('camera_link', '')
     assert vehicle('tower', step_m=0.01).level_frame(OPTICAL, None)[0] == ''
+
+
+def test_a_camera_is_so_high_above_its_base_along_gravity() -> None:
+    found = vehicle()
+    assert found.height_m('odom', 'odom', 0) is None
+    mast = transform('base_link', 'mast', x_m=2.0, z_m=1.0, q=NO_TURN)
+    found.add(mast, static=True)
+    found.add(transform('mast', OPTICAL, z_m=0.5, q=LEVEL_CAMERA), static=True)
+
+    # Two metres ahead, 20 degrees nose down.
+    expected = 1.5 * cos(radians(20)) - 2 * sin(radians(20))
+    assert found.height_m(OPTICAL, 'odom', 2_000_000_000) == ('base_link', pytest.approx(expected))
 
 
 def test_a_level_frame_that_is_not_there_is_refused() -> None:
@@ -461,6 +480,29 @@ def test_the_settings_of_hazards_are_those_that_are_asked_for(
         assert error in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ('tf_m', 'why'),
+    [(CAMERA_M, ''), (2 * CAMERA_M, ''), (0.1, ''), (4 * CAMERA_M, 'the unit of the depth is')],
+)
+def test_a_height_of_the_camera_that_the_depth_contradicts_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tf_m: float, why: str
+) -> None:
+    tree = RecordedTransforms()
+    tree.add(transform('base_link', OPTICAL, z_m=tf_m, q=LEVEL_CAMERA), static=True)
+    tree.add(transform('odom', 'base_link', q=NO_TURN), static=False)
+    monkeypatch.setattr('desertmind_seg.bag_geometry.hazards.RecordedTransforms', lambda: tree)
+    with Bag(write_drive(tmp_path / 'drive', drive_of())) as bag:
+        hazards = RecordedHazards(bag, IMAGE_TOPIC, DEPTH_TOPIC, GeometryTopics())
+        depth = box_depth_mm().astype(np.float32) / np.float32(1000)
+        for _ in range(2):
+            hazards.judge(SimpleNamespace(frame_id=OPTICAL), (0, 0), SIZE_HW, depth)
+        problems = hazards.metrics(NO_DISAGREEMENT, None).problems
+
+    assert hazards.frames == 2
+    assert [each.count for each in problems] == ([2] if why else [])
+    assert all(why in each.error and "'base_link'" in each.error for each in problems)
+
+
 def test_depth_that_is_not_registered_is_said(tmp_path: Path) -> None:
     of_depth = f'{DEPTH_TOPIC.rpartition("/")[0]}/camera_info'
     with (
@@ -475,9 +517,7 @@ def test_depth_that_is_not_registered_is_said(tmp_path: Path) -> None:
                 writer.write_raw(of_depth, kind, raw.log_time_ns, wide)
     with Bag(tmp_path / 'copy') as bag:
         hazards = RecordedHazards(bag, IMAGE_TOPIC, DEPTH_TOPIC, GeometryTopics())
-        (problem,) = hazards.metrics(
-            Disagreement(safe_but_hazard=0, unsafe_but_free=0), None
-        ).problems
+        (problem,) = hazards.metrics(NO_DISAGREEMENT, None).problems
 
     assert problem.count == 1
     assert 'Have the driver register depth to colour' in problem.error
