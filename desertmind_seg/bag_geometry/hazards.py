@@ -23,7 +23,7 @@ from desertmind_seg.bag_geometry.truth import HEIGHT_TOPIC, RecordedTruth
 from desertmind_seg.geometry.camera_model import CameraInfoError, Rays
 from desertmind_seg.geometry.frame_transforms import TransformError
 from desertmind_seg.hazards.detection import HazardDetector
-from desertmind_seg.hazards.gravity import GravityError, checked
+from desertmind_seg.hazards.gravity import GravityError, checked, tilt_of
 from desertmind_seg.hazards.records import (
     NEGATIVE,
     POSITIVE,
@@ -46,6 +46,8 @@ HAZARD_KINDS = {'positive': POSITIVE, 'negative': NEGATIVE, 'steep': STEEP}
 # By how much the camera's height in /tf and in the depth may differ: a base need not lie on the
 # ground, but centimetres for millimetres are ten times too near. Lower than this tells nothing.
 _HEIGHT_FACTOR, _MIN_HEIGHT_M = 3.0, 0.2
+# No vehicle drives where so much of what is seen is too steep, frame after frame.
+_MOSTLY_STEEP = 0.5
 # Of how many different problems the text is kept.
 _MAX_PROBLEMS = 20
 
@@ -110,6 +112,8 @@ class RecordedHazards:
         self._pixels = self._known = 0
         self._kinds: Counter[str] = Counter()
         self._residuals_m: list[float] = []
+        self._tilts_deg: list[tuple[float, float]] = []
+        self._steep_shares: list[float] = []
         # Of the camera, by the depth and by /tf above `_base`.
         self._heights_m: list[tuple[float, float]] = []
         self._base = ''
@@ -219,6 +223,9 @@ class RecordedHazards:
         else:
             self.frames += 1
             self._residuals_m.append(found.residual_m)
+            self._tilts_deg.append(tilt_of(found.up))
+            known = max(1, int(np.count_nonzero(found.kind != UNKNOWN)))
+            self._steep_shares.append(int(np.count_nonzero(found.kind == STEEP)) / known)
             self._compare_height(header.frame_id, stamp_ns, found.camera_m)
         self._pixels += found.kind.size
         self._known += int(np.count_nonzero(found.kind != UNKNOWN))
@@ -265,11 +272,29 @@ class RecordedHazards:
             'ground.'
         )
 
+    def _not_level(self) -> str:
+        """Say where all ground is too steep by a frame of /tf; '' where it is not."""
+        if not self._level_frame or float(np.median(self._steep_shares or 0)) < _MOSTLY_STEEP:
+            return ''
+        return (
+            f'most of the ground is steeper than {self._detector.settings.slope_deg:g} degrees by '
+            f'{self._level_frame!r}, {self._tilt()}: that frame is not level, as that of a visual '
+            'odometry which began tilted, and geometry is wrong; name one that is with '
+            '--gravity-frame.'
+        )
+
+    def _tilt(self) -> str:
+        right_deg, down_deg = np.median(self._tilts_deg, axis=0)
+        return (
+            f'by which the camera looks down by {round(down_deg)} degrees and is tilted by '
+            f'{round(right_deg)} to its right (medians)'
+        )
+
     def metrics(self, disagreement: Disagreement, scores: HazardScores | None) -> HazardMetrics:
         """Return the part of metrics.json on geometry, beside what one model makes of it."""
         problems = self._problems + self._transforms.problems
-        if other := self._other_height():
-            problems[other] = len(self._heights_m)
+        for text in filter(None, (self._other_height(), self._not_level())):
+            problems[text] = self.frames
         return HazardMetrics(
             problem=self.problem,
             camera_info=self.camera_info or None,
@@ -297,7 +322,8 @@ class RecordedHazards:
 
     def _gravity(self) -> str:
         if self._level_frame:
-            return f'z of frame {self._level_frame!r} in /tf'
+            tilt = f', {self._tilt()}' if self.frames else ''
+            return f'z of frame {self._level_frame!r} in /tf{tilt}'
         return 'guessed from the depth of each frame alone, by which a slope counts as level' + (
             f': {self._no_level_frame}' if self._no_level_frame else ''
         )

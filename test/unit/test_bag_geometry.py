@@ -480,6 +480,25 @@ def test_the_settings_of_hazards_are_those_that_are_asked_for(
         assert error in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(('off_deg', 'why'), [(-20.0, ''), (-33.0, 'not level')])
+def test_a_frame_that_is_not_level_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, off_deg: float, why: str
+) -> None:
+    tree = RecordedTransforms()
+    tree.add(transform('camera_link', OPTICAL, q=LEVEL_CAMERA), static=True)
+    tree.add(transform('odom', 'camera_link', q=pitch(off_deg)), static=False)
+    monkeypatch.setattr('desertmind_seg.bag_geometry.hazards.RecordedTransforms', lambda: tree)
+    with Bag(write_drive(tmp_path / 'drive', drive_of())) as bag:
+        hazards = RecordedHazards(bag, IMAGE_TOPIC, DEPTH_TOPIC, GeometryTopics())
+        depth = box_depth_mm().astype(np.float32) / np.float32(1000)
+        hazards.judge(SimpleNamespace(frame_id=OPTICAL), (0, 0), SIZE_HW, depth)
+        metrics = hazards.metrics(NO_DISAGREEMENT, None)
+
+    assert hazards.frames == 1
+    assert f'looks down by {off_deg:.0f} degrees' in metrics.gravity
+    assert [why in each.error for each in metrics.problems] == ([True] if why else [])
+
+
 @pytest.mark.parametrize(
     ('tf_m', 'why'),
     [(CAMERA_M, ''), (2 * CAMERA_M, ''), (0.1, ''), (4 * CAMERA_M, 'the unit of the depth is')],
