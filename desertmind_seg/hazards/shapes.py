@@ -2,8 +2,8 @@
 
 The foot of what stands on the ground lies below the step, so it is what lies under a hazard at its
 depth; likewise the far wall of a ditch above what is deep; what lies beyond a gap in range and
-lower is not known to be free; and a ray that passes through the ground without meeting it says
-that the ground is missing.
+lower is the wall of a ditch where the gap is wide, and else not known to be free; and a ray that
+passes through the ground without meeting it says that the ground is missing.
 """
 
 from __future__ import annotations
@@ -57,6 +57,9 @@ _ASIDE_PIXELS = 8
 _FOOT_APART_M, _WALL_APART_M = 0.15, 0.25
 # Range that is missing between two rows, beyond what level ground and noise explain.
 _GAP_M, _GAP_DROP_M = 0.3, 0.05
+# A gap is wide from so many pixels of the grid on, side by side but for those without depth,
+# with so many that have it: behind ruts and tufts gaps are narrower.
+_GAP_PIXELS, _GAP_SEEN = 21, 7
 # Depths at which the reach in pixels is set anew: it doubles from one to the next.
 _BANDS_M = 1.25, 2.5, 5.0, 10.0
 # Cells of the ground in which what is high is looked at for something below it to stand on.
@@ -180,7 +183,9 @@ class ShapeGrid:
         positive = self._aside(tops | foot, beside)
         negative = deep | self._along_column(deep, lowered, _WALL_APART_M, _REACH_M, down=False)
         doubtful = near & (doubt_m > np.float32(_FREE_DOUBT_M))
-        doubtful |= self._gaps(x, y, above_m, noise_m, near, ground.camera_m)
+        gaps = self._gaps(x, y, above_m, noise_m, near, ground.camera_m)
+        doubtful |= gaps
+        negative |= gaps & self._wide(gaps, near)
         if tall.any():
             positive |= self._standing(x, y, positive, near & tall, above_m)
 
@@ -312,6 +317,15 @@ class ShapeGrid:
         reach = max(1, int(_REACH_M * self.focal_px / 5.0))
         wall = cv2.dilate(edge.view(np.uint8), np.ones((reach, 1), np.uint8), anchor=(0, 0))
         return np.asarray((wall > 0) & near & (above_m < -_BEYOND_GAP_M), np.bool_)
+
+    @staticmethod
+    def _wide(gaps: Bool, near: Bool) -> Bool:
+        """Find pixels in a row of gaps that is wide; what has no depth does not end it."""
+        kernel = np.ones((1, _GAP_PIXELS), np.uint8)
+        unbroken = cv2.morphologyEx((gaps | ~near).view(np.uint8), cv2.MORPH_OPEN, kernel)
+        return np.asarray(
+            (unbroken > 0) & (_around(gaps, (1, _GAP_PIXELS)) >= _GAP_SEEN), np.bool_
+        )
 
     def _standing(
         self, x: Float32, y: Float32, positive: Bool, tall: Bool, above_m: Float32

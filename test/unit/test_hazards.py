@@ -191,6 +191,17 @@ def test_a_ditch_is_negative(forward_m: float, most_free: float) -> None:
     assert share(found, what == GROUND, FREE) > 0.95
 
 
+@pytest.mark.parametrize(('height_m', 'forward_m', 'least'), [(0.5, 4.0, 0.5), (1.2, 8.0, 0.3)])
+def test_the_far_wall_of_a_ditch_whose_floor_is_hidden_is_negative(
+    height_m: float, forward_m: float, least: float
+) -> None:
+    ditch = forward_m, forward_m + 1.2, 0.5
+    found, what = judged(Scene(ditch=ditch, height_m=height_m, pitch_deg=6.0))
+
+    assert share(found, what == DITCH, NEGATIVE) > least
+    assert share(found, what == GROUND, FREE) > 0.95
+
+
 def test_ground_behind_a_ditch_is_none_where_the_surface_is_too_high() -> None:
     scene = Scene(ditch=(4.0, 4.8, 0.4))
     depth, what = scene.render()
