@@ -197,7 +197,7 @@ def find_engine(bundle: Bundle, key: EngineKey, folder: Path) -> StoredEngine | 
 
 
 def check_ours(path: Path) -> None:
-    """Raise EngineBuildError where others could have put in their code; see `engine_folder`.
+    """Raise EngineBuildError where others could have put in their code: `_check_only_we_write`.
 
     Raises:
         FileNotFoundError: there is nothing.

@@ -55,7 +55,7 @@ class BagWriter:
 
     Metadata version 8, the newest that ROS 2 Humble still reads. When the with statement is left
     by an exception the folder stays without its index: write inside a folder that is discarded
-    then (`report.output_folder`).
+    then (`reports.output.output_folder`).
 
     Raises:
         BagError: Something exists at `path` already.

@@ -1,4 +1,4 @@
-"""ROS image messages to numpy arrays and back; depth has its own file, `depth_messages`.
+"""ROS image messages to numpy arrays and back; depth has its own file, `depth`.
 
 Decoding is duck-typed: a message is anything with the fields of sensor_msgs/Image or
 CompressedImage, so rclpy's messages (`data` is an array.array) and those of rosbags (`data` is a

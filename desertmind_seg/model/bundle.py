@@ -32,7 +32,7 @@ MAX_SIZE_HW = (2160, 3840)
 IMAGE_INPUT = 'image'
 DEPTH_INPUT = 'depth'
 OUTPUTS: tuple[str, ...] = ('mask', 'confidence', 'cost')
-# Of every class, at the network's size; for the temporal filter. Older bundles do not have it.
+# Of every class, at the network's size; for the temporal filter. A bundle may do without.
 PROBABILITIES = 'probabilities'
 
 _CHECKPOINT = 'a checkpoint. Export it: python -m training.export CHECKPOINT --out BUNDLE.onnx'
@@ -130,7 +130,7 @@ class Bundle:
         path: the ONNX file.
         sha256: hash of the whole file, 64 hexadecimal digits.
         metadata: what it says about itself.
-        outputs: what its graph gives: OUTPUTS, and PROBABILITIES unless it is an older one.
+        outputs: what its graph gives: OUTPUTS, and PROBABILITIES where it has them.
     """
 
     path: Path

@@ -33,7 +33,7 @@ class SegmenterLoader:
 
     Args:
         settings: the node's parameters.
-        load_engine: `engine.load_engine`, or what replaces it in tests and benchmarks.
+        load_engine: `engines.load.load_engine`, or what replaces it in tests and benchmarks.
         log: takes a line of the log.
         on_progress: called now and then while an engine is being built.
         stop: ends the building when it is set.

@@ -1,4 +1,4 @@
-"""Latency percentiles and frame counts. Writer and reader may be different threads."""
+"""Latency percentiles. Writer and reader may be different threads."""
 
 from collections import deque
 from threading import Lock
