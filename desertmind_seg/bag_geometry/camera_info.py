@@ -14,7 +14,8 @@ from desertmind_seg.geometry.camera_model import (
     check_frame,
     is_named_rectified,
 )
-from desertmind_seg.messages.bags import Bag, did_you_mean, stamp_ns
+from desertmind_seg.messages.bags import Bag, stamp_ns
+from desertmind_seg.model.errors import did_you_mean
 
 CAMERA_INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
 # Of the picture's width and height: what two cameras differ by, and two calibrations of one less.

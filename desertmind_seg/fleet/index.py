@@ -14,8 +14,8 @@ from desertmind_seg.fleet import store, tables
 from desertmind_seg.fleet.manifest import describe
 from desertmind_seg.fleet.records import BagEntry, BagRow, Run, RunOptions, Status
 from desertmind_seg.fleet.scratch import local_copy
-from desertmind_seg.messages.bags import IMAGE_TYPE, IMAGE_TYPES, Bag, BagError, did_you_mean
-from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.messages.bags import IMAGE_TYPE, IMAGE_TYPES, Bag, BagError
+from desertmind_seg.model.errors import DesertmindError, did_you_mean
 from desertmind_seg.storage.connection import Findings
 from desertmind_seg.storage.mcap_file import McapFile
 from desertmind_seg.storage.recording import OtherFormatError

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from difflib import get_close_matches
 import heapq
 from pathlib import Path
 import struct
@@ -34,6 +33,7 @@ from desertmind_seg.messages.images import (
     nanoseconds,
 )
 from desertmind_seg.model.arrays import Rgb
+from desertmind_seg.model.errors import did_you_mean
 from desertmind_seg.storage.connection import (
     BagError,
     Connection,
@@ -422,13 +422,6 @@ class Bag:
 
 def _ros_time(time_ns: int) -> int:
     return min(max(time_ns, 0), _LAST_NS)
-
-
-def did_you_mean(name: str, topics: Collection[str]) -> str:
-    """Return a question in brackets for the topic that looks like `name`; '' where none does."""
-    plain = {topic.strip('/ ').lower(): topic for topic in topics}
-    near = get_close_matches(name.strip('/ ').lower(), plain, n=1)
-    return f' (did you mean {plain[near[0]]!r}?)' if near else ''
 
 
 def stamps_of(bag: Bag, topic: str) -> set[int]:

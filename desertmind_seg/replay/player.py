@@ -22,8 +22,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
 
-from desertmind_seg.messages.bags import Bag, BagError, RawMessage, Topic, did_you_mean
-from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.messages.bags import Bag, BagError, RawMessage, Topic
+from desertmind_seg.model.errors import DesertmindError, did_you_mean
 
 _LOGGER = logging.getLogger(__name__)
 _MESSAGE_TYPE = re.compile(r'(\w+)/msg/(\w+)', re.ASCII)
