@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -22,11 +21,10 @@ from desertmind_seg.bag_geometry.transforms import TF_TYPES, RecordedTransforms
 from desertmind_seg.bag_geometry.truth import HEIGHT_TOPIC, RecordedTruth
 from desertmind_seg.geometry.camera_model import CameraInfoError, Rays
 from desertmind_seg.geometry.frame_transforms import TransformError
-from desertmind_seg.hazards.detection import HazardDetector
+from desertmind_seg.hazards.detection import DETECTOR_FAILURES, HazardDetector
 from desertmind_seg.hazards.gravity import GravityError, checked, tilt_of
 from desertmind_seg.hazards.records import (
-    NEGATIVE,
-    POSITIVE,
+    HAZARD_KINDS,
     STEEP,
     UNKNOWN,
     Hazards,
@@ -42,7 +40,6 @@ from desertmind_seg.scores.hazard_records import (
 )
 from desertmind_seg.scores.hazards import HeightErrors, Truth
 
-HAZARD_KINDS = {'positive': POSITIVE, 'negative': NEGATIVE, 'steep': STEEP}
 # By how much the camera's height in /tf and in the depth may differ: a base need not lie on the
 # ground, but centimetres for millimetres are ten times too near. Lower than this tells nothing.
 _HEIGHT_FACTOR, _MIN_HEIGHT_M = 3.0, 0.2
@@ -211,8 +208,7 @@ class RecordedHazards:
         except (CameraInfoError, GravityError, TransformError) as err:
             self._not_judged(str(err))
             return None
-        except (ValueError, ArithmeticError, MemoryError, np.linalg.LinAlgError, cv2.error) as err:
-            # A frame that the detector was not made for costs its geometry, not the masks.
+        except DETECTOR_FAILURES as err:
             self._not_judged(f'the detector failed: {err}.')
             return None
         self.frames_up_from_data += up is None

@@ -9,8 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from desertmind_seg.bag_geometry.hazards import HAZARD_KINDS
-from desertmind_seg.hazards.records import UNKNOWN
+from desertmind_seg.hazards.records import HAZARD_KINDS, UNKNOWN
 from desertmind_seg.model.arrays import Mask, Rgb
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.rendering import colorize

@@ -57,6 +57,9 @@ _CODE_SHIFT = 5
 _ABOVE_M = 0.01
 # The certainty of what only neighbours tell.
 _BY_NEIGHBOURS = 128
+# What `detect` raises for a frame that it was not made for, which costs the geometry of that frame
+# and not its mask.
+DETECTOR_FAILURES = (ValueError, ArithmeticError, MemoryError, np.linalg.LinAlgError, cv2.error)
 
 
 class HazardDetector:
@@ -105,14 +108,14 @@ class HazardDetector:
         if min(depth.shape) < _MIN_SIDE:
             problem = f'depth is {depth.shape[1]} x {depth.shape[0]} pixels (width x height)'
             problem += f'; expected {_MIN_SIDE} or more each: no ground can be told in it.'
-            return _all_unknown(depth.shape, up, problem)
+            return Hazards.unknown(depth.shape, problem, up)
         with np.errstate(all='ignore'):
             try:
                 grid = ShapeGrid.of(depth, rays, self.settings)
                 ground = grid.find_ground(self._finder, up, camera_height_m)
                 return self._judge(depth, rays, ground, grid.codes(ground))
             except NoGroundError as reason:
-                return _all_unknown(depth.shape, up, str(reason))
+                return Hazards.unknown(depth.shape, str(reason), up)
 
     def _judge(self, depth: Depth, rays: Rays, ground: Ground, codes: UInt8) -> Hazards:
         # Only these look beyond the range.
@@ -230,18 +233,6 @@ class HazardDetector:
         cv2.convertScaleAbs(magnitude_m, dst=certainty, alpha=255 / NOISE_SIGMAS)
         cv2.min(certainty, index, dst=certainty)
         cv2.copyTo(self._nothing[: len(depth)], (~near).view(np.uint8), height_m)
-
-
-def _all_unknown(size_hw: tuple[int, ...], up: Float64 | None, problem: str) -> Hazards:
-    return Hazards(
-        height_m=np.full(size_hw, np.nan, np.float32),
-        kind=np.full(size_hw, UNKNOWN, np.uint8),
-        certainty=np.zeros(size_hw, np.uint8),
-        residual_m=float('nan'),
-        known_share=0.0,
-        up=np.array([0.0, -1.0, 0.0]) if up is None else up.copy(),
-        problem=problem,
-    )
 
 
 def _tables() -> tuple[UInt8, UInt8]:

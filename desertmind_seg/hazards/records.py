@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 # Codes of `Hazards.kind`, as published on ~/hazard.
 FREE, POSITIVE, NEGATIVE, STEEP, UNKNOWN = 0, 1, 2, 3, 255
+HAZARD_KINDS = {'positive': POSITIVE, 'negative': NEGATIVE, 'steep': STEEP}
 
 # What is nearer is in the wrong unit, or on the lens.
 MIN_DEPTH_M = 0.1
@@ -81,3 +82,24 @@ class Hazards:
     up: npt.NDArray[np.float64]
     problem: str
     camera_m: float = float('nan')
+
+    @classmethod
+    def unknown(
+        cls, size_hw: tuple[int, ...], problem: str, up: npt.NDArray[np.float64] | None = None
+    ) -> Hazards:
+        """Return what is known of a frame without geometry: nothing.
+
+        Args:
+            size_hw: height and width in pixels.
+            problem: one sentence why.
+            up: (3,) as given; None: the picture's top.
+        """
+        return cls(
+            height_m=np.full(size_hw, np.nan, np.float32),
+            kind=np.full(size_hw, UNKNOWN, np.uint8),
+            certainty=np.zeros(size_hw, np.uint8),
+            residual_m=float('nan'),
+            known_share=0.0,
+            up=np.array([0.0, -1.0, 0.0]) if up is None else up.copy(),
+            problem=problem,
+        )

@@ -8,22 +8,14 @@ from threading import Lock
 import time
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from desertmind_seg.geometry.camera_model import Rays
-from desertmind_seg.hazards.detection import HazardDetector
+from desertmind_seg.hazards.detection import DETECTOR_FAILURES, HazardDetector
 from desertmind_seg.hazards.gravity import Gravity, GravityError
 from desertmind_seg.hazards.joining import ClassGeometryTable
-from desertmind_seg.hazards.records import (
-    NEGATIVE,
-    POSITIVE,
-    STEEP,
-    UNKNOWN,
-    Hazards,
-    HazardSettings,
-)
+from desertmind_seg.hazards.records import HAZARD_KINDS, Hazards, HazardSettings
 from desertmind_seg.model.arrays import Depth, Mask
 from desertmind_seg.model.ontology import Ontology, OntologyError
 from desertmind_seg.parameters.spec import ParameterError
@@ -37,7 +29,6 @@ Up = Callable[[Any], Gravity]
 _WINDOW = 300
 # Shares are counted on every fourth pixel of every fourth row: 0.1 ms at 640 x 480.
 _SHARE_STRIDE = 4
-_KINDS = {'positive': POSITIVE, 'negative': NEGATIVE, 'steep': STEEP}
 
 
 @dataclass(frozen=True)
@@ -117,15 +108,14 @@ class HazardFinder:
         """
         begin_sec = time.perf_counter()
         if depth is None or rays is None:
-            return unknown_hazards(size_hw, why)
+            return Hazards.unknown(size_hw, why)
         try:
             gravity = self._up(header)
             hazards = self._detector.detect(depth, rays, gravity.up, gravity.camera_height_m)
         except GravityError as err:
-            return unknown_hazards(size_hw, str(err))
-        except (ValueError, ArithmeticError, MemoryError, np.linalg.LinAlgError, cv2.error) as err:
-            # A frame that the detector was not made for costs its geometry, not the masks.
-            return unknown_hazards(size_hw, f'the detector failed: {err}.')
+            return Hazards.unknown(size_hw, str(err))
+        except DETECTOR_FAILURES as err:
+            return Hazards.unknown(size_hw, f'the detector failed: {err}.')
         self.times_ms.add((time.perf_counter() - begin_sec) * 1e3)
         return hazards
 
@@ -140,7 +130,7 @@ class HazardFinder:
         report = HazardReport(
             hazards.known_share,
             hazards.residual_m,
-            {name: float(counts[code]) for name, code in _KINDS.items()},
+            {name: float(counts[code]) for name, code in HAZARD_KINDS.items()},
             self.table.disagreement_share(classes, kind, height_m),
             hazards.problem,
         )
@@ -176,21 +166,3 @@ def _either(choice: npt.NDArray[np.bool_], chosen: Mask | np.uint8, other: Mask)
     bits = choice.view(np.uint8) * np.uint8(255)
     either: Mask = (other & ~bits) | (chosen & bits)
     return either
-
-
-def unknown_hazards(size_hw: tuple[int, int], problem: str) -> Hazards:
-    """Return what is known of a frame without geometry: nothing.
-
-    Args:
-        size_hw: height and width in pixels.
-        problem: one sentence why.
-    """
-    return Hazards(
-        height_m=np.full(size_hw, np.nan, np.float32),
-        kind=np.full(size_hw, UNKNOWN, np.uint8),
-        certainty=np.zeros(size_hw, np.uint8),
-        residual_m=float('nan'),
-        known_share=0.0,
-        up=np.array([0.0, -1.0, 0.0]),
-        problem=problem,
-    )

@@ -38,7 +38,7 @@ from desertmind_seg.model.arrays import Depth, Rgb
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.outputs.clouds import CLOUDS, OutgoingClouds, cloud_message
 from desertmind_seg.outputs.costmap import CostmapOutput
-from desertmind_seg.outputs.hazards import HazardFinder, Up, unknown_hazards
+from desertmind_seg.outputs.hazards import HazardFinder, Up
 from desertmind_seg.outputs.planner_frame import PlannerFrame
 from desertmind_seg.outputs.publishers import OUTPUT_QOS, create_output
 from desertmind_seg.parameters.spec import ParameterError
@@ -338,7 +338,7 @@ class PlannerOutputs:
             seen.depth,
             seen.rays,
             seen.segmentation,
-            seen.hazards or unknown_hazards(seen.depth.shape, ''),
+            seen.hazards or Hazards.unknown(seen.depth.shape, ''),
             self.hazards.table,
             frame.header,
         )
@@ -368,7 +368,7 @@ class PlannerOutputs:
         assert segmentation.cost is not None  # `needed` names it
         surface = None
         if name == GRID_MAP:
-            known = seen.hazards or unknown_hazards(segmentation.mask.shape, '')
+            known = seen.hazards or Hazards.unknown(segmentation.mask.shape, '')
             surface = Surface(segmentation.mask, known.height_m)
         self.costmap.offer(frame.header, depth, segmentation.cost, seen.rays, surface)
         return None

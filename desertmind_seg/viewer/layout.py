@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from desertmind_seg.bag_geometry.hazards import HAZARD_KINDS
 from desertmind_seg.bag_geometry.pictures import KIND_COLORS
-from desertmind_seg.hazards.records import FREE, UNKNOWN
+from desertmind_seg.hazards.records import FREE, HAZARD_KINDS, UNKNOWN
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 
 if TYPE_CHECKING:
