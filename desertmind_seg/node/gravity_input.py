@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 import struct
 from threading import Lock
 from types import SimpleNamespace
@@ -31,7 +30,8 @@ from desertmind_seg.hazards.gravity import (
 from desertmind_seg.hazards.imu_gravity import ImuAxes, ImuGravity
 from desertmind_seg.monitoring.connections import Source
 from desertmind_seg.monitoring.health import Rate
-from desertmind_seg.outputs.publishers import OVERRIDABLE
+from desertmind_seg.node.inputs import subscribe
+from desertmind_seg.outputs.costmap import mounting
 from desertmind_seg.parameters.spec import ParameterError
 from desertmind_seg.parameters.table import PARAMETERS
 from desertmind_seg.parameters.values import NodeParameters
@@ -100,11 +100,10 @@ class GravityInput:
         return self._own_tf
 
     def _source_of(self, settings: NodeParameters, tf: TfExtrinsics | None) -> GravitySource:
-        names = ('x_m', 'y_m', 'z_m', 'roll_deg', 'pitch_deg', 'yaw_deg')
         is_meant = 'static' in (self._kind, settings['costmap.extrinsics'])
         height_is_set = settings[_HEIGHT] != _DEFAULTS[_HEIGHT]
         fixed = StaticGravity(
-            body_transform(**{name: settings[f'costmap.{name}'] for name in names}),
+            body_transform(**mounting(settings)),
             height_is_known=is_meant or height_is_set,
         )
         if self._kind == 'static':
@@ -184,14 +183,7 @@ class GravityInput:
 
     def _subscribe(self) -> None:
         source = Source('imu', self._topic, Imu, 'Remap imu to that of the camera (-r imu:=/...).')
-        source.subscription = self._node.create_subscription(
-            Imu,
-            self._topic,
-            self._on_imu,
-            copy(IMU_QOS),  # rclpy writes the overrides of this topic into it
-            qos_overriding_options=OVERRIDABLE,
-            raw=True,
-        )
+        subscribe(self._node, source, self._on_imu, IMU_QOS, raw=True)
         self.source = source
 
     def _on_imu(self, data: bytes) -> None:

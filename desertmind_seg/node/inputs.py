@@ -34,6 +34,25 @@ _SHORTEST_TIMER_SEC = 0.002
 _LATEST_PAIR_SEC = 1.0
 
 
+def subscribe(
+    node: Node,
+    source: Source,
+    callback: Callable[[Any], None],
+    qos: QoSProfile,
+    *,
+    raw: bool = False,
+) -> None:
+    """Subscribe to a source, whose `qos` the user may override; `raw` messages are their bytes."""
+    source.subscription = node.create_subscription(
+        source.message_type,
+        source.topic,
+        callback,
+        copy(qos),  # rclpy writes the overrides of this topic into it
+        qos_overriding_options=OVERRIDABLE,
+        raw=raw,
+    )
+
+
 class NodeInputs:
     """Subscribes while the node is active, and gives the worker one frame after the other.
 
@@ -171,13 +190,7 @@ class NodeInputs:
         self._subscribe(source, self._on_depth)
 
     def _subscribe(self, source: Source, callback: Callable[[Any], None]) -> None:
-        source.subscription = self._node.create_subscription(
-            source.message_type,
-            source.topic,
-            callback,
-            copy(IMAGE_QOS),  # rclpy writes the overrides of this topic into it
-            qos_overriding_options=OVERRIDABLE,
-        )
+        subscribe(self._node, source, callback, IMAGE_QOS)
         self.sources[source.what] = source
 
     # Callbacks

@@ -19,7 +19,6 @@ import traceback
 from typing import Any
 
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]
-from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.time_source import CLOCK_TOPIC
 from rclpy.utilities import get_rmw_implementation_identifier
@@ -54,7 +53,6 @@ _NO_SUBSCRIPTION_EVENTS = {
     'event_callbacks': SubscriptionEventCallbacks(use_default_callbacks=False)
 }
 
-RCLError = rclpy_implementation.RCLError
 TransitionCallback = Callable[['SegmentationNode', LifecycleState], TransitionCallbackReturn]
 
 

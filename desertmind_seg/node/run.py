@@ -21,7 +21,8 @@ from desertmind_seg.messages.dds import (
     with_background_sending,
 )
 from desertmind_seg.node.loading import LoadEngine
-from desertmind_seg.node.node import RCLError, SegmentationNode
+from desertmind_seg.node.node import SegmentationNode
+from desertmind_seg.outputs.publishers import RCLError
 from desertmind_seg.parameters.spec import ParameterError
 
 try:

@@ -9,7 +9,6 @@ from threading import Condition, Event
 import time
 from typing import Any
 
-from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode
 
 from desertmind_seg.geometry.camera_model import Rays
@@ -32,10 +31,9 @@ from desertmind_seg.geometry.grid_map import OutgoingGridMap
 from desertmind_seg.messages.frame_slot import start_worker
 from desertmind_seg.messages.images import nanoseconds
 from desertmind_seg.model.arrays import Depth, Mask
+from desertmind_seg.outputs.publishers import RCLError
 from desertmind_seg.parameters.spec import ParameterError
 from desertmind_seg.parameters.values import NodeParameters
-
-RCLError = rclpy_implementation.RCLError
 
 # How often a frame that waits asks for its transforms again; 20 ms at most are added to its wait.
 _ASK_AGAIN_SEC = 0.02
@@ -227,6 +225,12 @@ class CostmapOutput:
         self._on_problem(text)
 
 
+def mounting(settings: NodeParameters) -> dict[str, float]:
+    """Return how the camera is mounted by the parameters, as `body_transform` takes it."""
+    names = ('x_m', 'y_m', 'z_m', 'roll_deg', 'pitch_deg', 'yaw_deg')
+    return {name: settings[f'costmap.{name}'] for name in names}
+
+
 def _extrinsics(node: LifecycleNode, settings: NodeParameters) -> Extrinsics:
     source = settings['costmap.extrinsics']
     base_frame = settings['costmap.base_frame']
@@ -237,8 +241,7 @@ def _extrinsics(node: LifecycleNode, settings: NodeParameters) -> Extrinsics:
         )
     if source == 'tf' or (source == 'auto' and tf2_is_installed()):
         return TfExtrinsics(node, settings['costmap.world_frame'], base_frame)
-    names = ('x_m', 'y_m', 'z_m', 'roll_deg', 'pitch_deg', 'yaw_deg')
-    values = {name: settings[f'costmap.{name}'] for name in names}
+    values = mounting(settings)
     shown = ', '.join(f'{name} {value:g}' for name, value in values.items())
     why = '' if source == 'static' else ' (tf2_ros is not installed)'
     node.get_logger().info(

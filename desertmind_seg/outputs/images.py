@@ -7,17 +7,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import Image
 
 from desertmind_seg.messages.images import OutgoingImage, label_info_type
 from desertmind_seg.model.ontology import Ontology
-from desertmind_seg.outputs.publishers import LATCHED_QOS, OUTPUT_QOS, create_output
+from desertmind_seg.outputs.publishers import LATCHED_QOS, OUTPUT_QOS, RCLError, create_output
 from desertmind_seg.pipeline.rendering import colorize, overlay
 from desertmind_seg.pipeline.segmenter import Segmentation
-
-RCLError = rclpy_implementation.RCLError
 
 ENCODINGS = {
     'mask': 'mono8',

@@ -14,7 +14,6 @@ from typing import Any
 
 from nav_msgs.msg import OccupancyGrid
 import numpy as np
-from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
@@ -40,12 +39,10 @@ from desertmind_seg.outputs.clouds import CLOUDS, OutgoingClouds, cloud_message
 from desertmind_seg.outputs.costmap import CostmapOutput
 from desertmind_seg.outputs.hazards import HazardFinder, Up
 from desertmind_seg.outputs.planner_frame import PlannerFrame
-from desertmind_seg.outputs.publishers import OUTPUT_QOS, create_output
+from desertmind_seg.outputs.publishers import OUTPUT_QOS, RCLError, create_output
 from desertmind_seg.parameters.spec import ParameterError
 from desertmind_seg.parameters.values import NodeParameters
 from desertmind_seg.pipeline.segmenter import Segmentation
-
-RCLError = rclpy_implementation.RCLError
 
 COST, POINTS, COSTMAP, GRID_MAP = 'cost', 'points', 'costmap', 'grid_map'
 HEIGHT, HAZARD, HAZARD_MASK = 'height', 'hazard', 'hazard_mask'
