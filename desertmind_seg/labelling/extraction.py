@@ -10,40 +10,18 @@ from pathlib import Path
 import re
 from types import TracebackType
 
-import yaml
-
 from desertmind_seg.labelling.choice import Chosen
-from desertmind_seg.labelling.cvat import CvatWriter
-from desertmind_seg.labelling.label_studio import LabelStudioWriter
 from desertmind_seg.labelling.pictures import StillScene, depth_file, image_file
+from desertmind_seg.labelling.pre_labels import RESULTS as PRE_LABELS
+from desertmind_seg.labelling.pre_labels import PreLabelWriter
 from desertmind_seg.labelling.survey import Done, Report, depth_for
-from desertmind_seg.model.arrays import Mask
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.ontology import CLASS_TABLE, UNLABELED, Ontology
-from desertmind_seg.pipeline.segmenter import Segmenter
-from desertmind_seg.segmenting.saving import palette_png
 from desertmind_seg.sources.frames import BadFrame, Shot, Source, SourceError, SourceFrame
 from desertmind_seg.sources.recorded import BagFrames
 
-IMAGES, DEPTH, MASKS, TABLE = 'images', 'depth', 'masks', 'frames.csv'
-CVAT, LABEL_STUDIO = 'cvat', 'label_studio'
-RESULTS = (IMAGES, DEPTH, MASKS, CLASS_TABLE, TABLE, CVAT, LABEL_STUDIO)
+IMAGES, DEPTH, TABLE = 'images', 'depth', 'frames.csv'
+RESULTS = (IMAGES, DEPTH, TABLE, *PRE_LABELS)
 _COLUMNS = ('image', 'source', 'frame', 'stamp_ns', 'why', 'confidence', 'flicker')
-
-
-@dataclass(frozen=True)
-class PreLabels:
-    """What is written of a model's masks.
-
-    Attributes:
-        segmenter: makes them.
-        tools: for which tools, of CVAT and LABEL_STUDIO.
-        images: where Label Studio finds images/, below the root of its local files.
-    """
-
-    segmenter: Segmenter
-    tools: Sequence[str]
-    images: str
 
 
 @dataclass
@@ -70,7 +48,7 @@ def write_frames(
     report: Report,
     done: Done,
     *,
-    keep_same: bool = False,
+    keep_same: bool,
 ) -> Written:
     """Write the chosen frames of a source, read once more from its beginning.
 
@@ -119,25 +97,22 @@ class FrameFolder:
     Args:
         folder: where to; exists and is empty.
         source: whose frames they are.
-        name: of the data, for its class table.
         with_depth: write depth.
-        pre_labels: what is written of a model's masks; None for no masks.
+        masks: segments the frames, and writes their masks; None for no masks.
     """
 
     def __init__(
         self,
         folder: Path,
         source: Source,
-        name: str,
         *,
-        with_depth: bool = False,
-        pre_labels: PreLabels | None = None,
+        with_depth: bool,
+        masks: PreLabelWriter | None,
     ) -> None:
         self._folder = folder
         self._source = source
-        self._name = name
         self._with_depth = with_depth
-        self._pre_labels = pre_labels
+        self._masks = masks
         self._stack = ExitStack()
         self._named: dict[str, str] = {}
 
@@ -150,29 +125,8 @@ class FrameFolder:
             table = (self._folder / TABLE).open('w', newline='', encoding='utf-8')
             self._table = csv.writer(stack.enter_context(table))
             self._table.writerow(_COLUMNS)
-            self._open_pre_labels(stack)
             self._stack = stack.pop_all()
         return self
-
-    def _open_pre_labels(self, stack: ExitStack) -> None:
-        self._cvat = self._label_studio = None
-        if self._pre_labels is None:
-            return
-        (self._folder / MASKS).mkdir()
-        table = of_ids(self._pre_labels.segmenter.ontology, self._name)
-        text = yaml.safe_dump(table.model_dump(mode='json'), sort_keys=False, allow_unicode=True)
-        (self._folder / CLASS_TABLE).write_text(text, encoding='utf-8')
-        if CVAT in self._pre_labels.tools:
-            self._cvat = stack.enter_context(CvatWriter(self._folder / CVAT, table))
-        if LABEL_STUDIO in self._pre_labels.tools:
-            self._label_studio = stack.enter_context(
-                LabelStudioWriter(
-                    self._folder / LABEL_STUDIO,
-                    table,
-                    self._pre_labels.images,
-                    self._pre_labels.segmenter.engine.bundle.metadata.name,
-                )
-            )
 
     def __exit__(
         self,
@@ -195,8 +149,8 @@ class FrameFolder:
                 f'its files would have the names of those of {self._named[stem]}; rename one'
             )
         seen = None
-        if self._pre_labels is not None:
-            segmenter = self._pre_labels.segmenter
+        if self._masks is not None:
+            segmenter = self._masks.segmenter
             seen = segmenter.segment(frame.rgb, depth=depth_for(segmenter, frame.depth_m))
         encoded = Path(frame.path).read_bytes() if frame.path else frame.encoded
         content, suffix = image_file(frame.rgb, encoded, lossy=self._source.kind == 'video')
@@ -210,9 +164,9 @@ class FrameFolder:
             (self._folder / DEPTH / f'{stem}.png').write_bytes(content)
             written.beyond_pixels += beyond
         confidence = one.candidate.confidence
-        if seen is not None and seen.confidence is not None:
+        if self._masks is not None and seen is not None and seen.confidence is not None:
             confidence = float(seen.confidence.mean()) / 255
-            self._add_mask(stem, image, seen.mask, confidence)
+            self._masks.add(stem, suffix, seen.mask, confidence)
         self._table.writerow(
             [
                 *(image, self._source.description, frame.name),
@@ -222,15 +176,6 @@ class FrameFolder:
             ]
         )
         written.frames += 1
-
-    def _add_mask(self, stem: str, image: str, mask: Mask, confidence: float) -> None:
-        assert self._pre_labels is not None
-        ontology = self._pre_labels.segmenter.ontology
-        (self._folder / MASKS / f'{stem}.png').write_bytes(palette_png(mask, ontology))
-        if self._cvat is not None:
-            self._cvat.add(image, mask)
-        if self._label_studio is not None:
-            self._label_studio.add(image, mask, confidence)
 
     def _stem(self, frame: SourceFrame, number: int) -> str:
         """Return the name of a frame's files.
@@ -247,18 +192,6 @@ class FrameFolder:
         if isinstance(self._source, BagFrames):
             name += '_' + self._source.topic.strip('/').replace('/', '-')
         return f'{name}_{frame.stamp_ns:014d}_{number:04d}'
-
-
-def of_ids(ontology: Ontology, name: str) -> Ontology:
-    """Return a class table of the same classes for masks that hold their ids."""
-    classes = tuple(entry.model_copy(update={'raw': (entry.id,)}) for entry in ontology.classes)
-    return Ontology(
-        name=name,
-        description=ontology.description,
-        source=f'{ontology.source} Masks hold the ids of {ontology.name}.',
-        classes=classes,
-        ignore_raw=(UNLABELED,),
-    )
 
 
 def _figure(value: float | None) -> str:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from desertmind_seg.labelling.extraction import (
     RESULTS,
     FrameFolder,
-    PreLabels,
     Written,
     data_name,
     write_frames,
 )
+from desertmind_seg.labelling.pre_labels import PreLabelWriter, pre_labels
 from desertmind_seg.labelling.spacing import LabellingError, Spacing
 from desertmind_seg.labelling.survey import Report, survey
 from desertmind_seg.pipeline.progress import Progress
@@ -109,19 +110,15 @@ def extract_frames(
 
             doubter = segmenter if request.uncertain else None
             chosen = survey(source, spacing, request.at_most, doubter, note, count)
-        pre_labels = None
+        with_masks: AbstractContextManager[PreLabelWriter | None] = nullcontext()
         if segmenter is not None and request.tools:
             images = f'{out.resolve().name}/images'
-            pre_labels = PreLabels(segmenter, request.tools, images)
+            with_masks = pre_labels(partial, data_name(out), segmenter, request.tools, images)
+        with_depth = request.depth_topic is not None
         with (
             _opened(request) as again,
-            FrameFolder(
-                partial,
-                again,
-                data_name(out),
-                with_depth=request.depth_topic is not None,
-                pre_labels=pre_labels,
-            ) as folder,
+            with_masks as masks,
+            FrameFolder(partial, again, with_depth=with_depth, masks=masks) as folder,
             Progress(total=len(chosen), unit='frame', desc='write') as bar,
         ):
             written = write_frames(

@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-
-import yaml
 
 from desertmind_seg.fleet.records import BagEntry, FleetError, RunOptions
 from desertmind_seg.fleet.scratch import local_copy
-from desertmind_seg.labelling.cvat import CvatWriter
-from desertmind_seg.labelling.extraction import (
-    CVAT,
-    IMAGES,
-    LABEL_STUDIO,
-    MASKS,
-    data_name,
-    of_ids,
-)
-from desertmind_seg.labelling.label_studio import LabelStudioWriter
+from desertmind_seg.labelling.extraction import IMAGES, data_name
 from desertmind_seg.labelling.pictures import image_file
+from desertmind_seg.labelling.pre_labels import CVAT, LABEL_STUDIO, RESULTS, pre_labels
 from desertmind_seg.messages.bags import Bag, decode_frame
 from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.ontology import CLASS_TABLE
 from desertmind_seg.pipeline.load import load_segmenter
 from desertmind_seg.release.listing import Listing
 from desertmind_seg.release.totals import WorstFrame
 from desertmind_seg.reports.output import output_folder
-from desertmind_seg.segmenting.saving import palette_png
 
 
 def export_worst(
@@ -52,24 +39,14 @@ def export_worst(
         DesertmindError, OSError: the bundle cannot be used, or `out` not be written to.
     """
     segmenter = load_segmenter(bundle, options.backend, options.confidence_threshold)
-    table = of_ids(segmenter.ontology, data_name(out))
+    tools, images = (CVAT, LABEL_STUDIO), f'{out.name}/{IMAGES}'
     scratch.mkdir(parents=True, exist_ok=True)
-    results = (IMAGES, MASKS, CLASS_TABLE, CVAT, LABEL_STUDIO)
     written = 0
-    with output_folder(out, results, replace=True) as folder, ExitStack() as stack:
-        for name in (IMAGES, MASKS):
-            (folder / name).mkdir()
-        text = yaml.safe_dump(table.model_dump(mode='json'), sort_keys=False, allow_unicode=True)
-        (folder / CLASS_TABLE).write_text(text, encoding='utf-8')
-        cvat = stack.enter_context(CvatWriter(folder / CVAT, table))
-        label_studio = stack.enter_context(
-            LabelStudioWriter(
-                folder / LABEL_STUDIO,
-                table,
-                f'{out.name}/{IMAGES}',
-                segmenter.engine.bundle.metadata.name,
-            )
-        )
+    with (
+        output_folder(out, (IMAGES, *RESULTS), replace=True) as folder,
+        pre_labels(folder, data_name(out), segmenter, tools, images) as masks,
+    ):
+        (folder / IMAGES).mkdir()
         for bag_id in dict.fromkeys(each.bag_id for each in worst):
             stamps = {each.frame.stamp_ns for each in worst if each.bag_id == bag_id}
             entry = listing[bag_id]
@@ -84,11 +61,7 @@ def export_worst(
                 content, suffix = image_file(rgb, b'', lossy=False)
                 stem = f'{bag_id}_{stamp_ns:019d}'
                 (folder / IMAGES / f'{stem}{suffix}').write_bytes(content)
-                (folder / MASKS / f'{stem}.png').write_bytes(
-                    palette_png(found.mask, segmenter.ontology)
-                )
-                cvat.add(f'{stem}{suffix}', found.mask)
-                label_studio.add(f'{stem}{suffix}', found.mask, float(confidence))
+                masks.add(stem, suffix, found.mask, float(confidence))
                 written += 1
         if not written:
             raise FleetError('no frame could be exported: there is none, or none can be read')

@@ -44,9 +44,7 @@ ROOMS: dict[str, dict[str, str]] = {
             'bag_geometry decoding messages model pipeline reports scores segmenting sources'
         ),
         'fleet': 'bag_geometry evaluation hazards messages model pipeline storage',
-        'release': (
-            'decoding evaluation fleet labelling messages model pipeline reports scores segmenting'
-        ),
+        'release': ('decoding evaluation fleet labelling messages model pipeline reports scores'),
         'replay': 'bag_geometry evaluation messages model pipeline reports',
     },
     'training': {
