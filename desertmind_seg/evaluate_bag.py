@@ -15,23 +15,17 @@ from collections.abc import Sequence
 from pathlib import Path
 import sys
 
-from desertmind_seg.messages.compressed_format import COMPRESSED_COLORS
-from desertmind_seg.messages.pairing import MAX_DT_MS, MAX_WAIT_MS
 from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
 from desertmind_seg.options import (
     ALL_DONE,
     DONE_IN_PART,
-    add_backend,
-    add_bundle,
-    add_confidence_threshold,
-    add_label_map,
-    add_labels,
+    add_bag_topics,
+    add_compared_models,
     add_output_folder,
     add_rerun,
+    check_bag_options,
     command_parser,
-    filter_weight,
     hazard_setting,
-    not_negative,
     run_command,
 )
 
@@ -65,26 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         _EXAMPLES,
     )
     parser.add_argument('bag', type=Path, help='rosbag2 folder, .mcap, .db3 or ROS 1 .bag')
-    parser.add_argument('--image', required=True, metavar='TOPIC', help='raw or compressed images')
-    add_labels(parser)
-    add_label_map(parser)
-    parser.add_argument(
-        '--depth',
-        metavar='TOPIC',
-        help='depth registered to the images (raw or compressedDepth): input of rgbd bundles, and '
-        'for all of them scores by distance, and with and without the hazards that geometry sees',
-    )
-    parser.add_argument(
-        '--camera-info',
-        metavar='TOPIC',
-        help='of the images, to find hazards by --depth (default: the one beside the image topic)',
-    )
-    parser.add_argument(
-        '--gravity-frame',
-        metavar='FRAME',
-        help='frame of /tf whose z is up (default: odom, map, earth or world, or the root of the '
-        'tree where the camera moves in it)',
-    )
+    add_bag_topics(parser)
     parser.add_argument(
         '--hazard',
         type=hazard_setting,
@@ -94,44 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="when geometry is a hazard, as the node's parameters hazard.NAME say it, such as "
         'noise_per_m=0.004 (default: those of the node)',
     )
-    parser.add_argument(
-        '--max-dt-ms',
-        type=not_negative,
-        default=MAX_DT_MS,
-        metavar='MS',
-        help='how far apart the stamps of an image and its depth may be (default: %(default)g)',
-    )
-    parser.add_argument(
-        '--max-wait-ms',
-        type=not_negative,
-        default=MAX_WAIT_MS,
-        metavar='MS',
-        help='how long an image waits for its depth, by the log time (default: %(default)g)',
-    )
-    parser.add_argument(
-        '--compressed-colors',
-        choices=COMPRESSED_COLORS,
-        default='auto',
-        help='how compressed images are read where their format string is wrong: with the colours '
-        'that they store, or with red and blue exchanged (default: %(default)s)',
-    )
-    add_bundle(parser)
-    parser.add_argument(
-        '--against',
-        type=Path,
-        metavar='BUNDLE',
-        help='a second model for the same frames; the report says which differences are real',
-    )
-    for option, which in (('', 'the model'), ('against-', 'the model of --against')):
-        parser.add_argument(
-            f'--{option}temporal-alpha',
-            type=filter_weight,
-            metavar='ALPHA',
-            help=f'temporal filter for {which}: weight of the frames before, such as 0.4 '
-            '(default: each frame on its own)',
-        )
-    add_backend(parser)
-    add_confidence_threshold(parser)
+    add_compared_models(parser)
     add_output_folder(parser)
     add_rerun(parser)
     return parser
@@ -141,12 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = build_parser()
     options = parser.parse_args(argv)
-    if options.against is None and options.against_temporal_alpha is not None:
-        parser.error('--against-temporal-alpha needs --against')
-    if options.labels is None and (options.ontology or options.map):
-        parser.error('--ontology and --map need --labels')
-    if options.depth is None and (options.camera_info or options.gravity_frame or options.hazard):
-        parser.error('--camera-info, --gravity-frame and --hazard need --depth')
+    check_bag_options(parser, options)
+    if options.depth is None and options.hazard:
+        parser.error('--hazard needs --depth')
     if options.hazard:
         from desertmind_seg.hazards.records import HazardSettings
 

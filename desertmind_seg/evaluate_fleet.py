@@ -15,19 +15,14 @@ from pathlib import Path
 import sys
 from typing import TYPE_CHECKING
 
-from desertmind_seg.messages.compressed_format import COMPRESSED_COLORS
-from desertmind_seg.messages.pairing import MAX_DT_MS, MAX_WAIT_MS
 from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
 from desertmind_seg.options import (
     ALL_DONE,
-    add_backend,
-    add_bundle,
-    add_confidence_threshold,
-    add_label_map,
-    add_labels,
+    add_bag_topics,
+    add_compared_models,
+    check_bag_options,
     command_parser,
     exit_code,
-    filter_weight,
     not_negative,
     positive,
     run_command,
@@ -68,39 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
         help='manifest (.csv or .parquet with a column uri), folder, prefix such as s3://drives/ '
         'or glob; in a glob * also stands for folders',
     )
-    parser.add_argument('--image', required=True, metavar='TOPIC', help='raw or compressed images')
-    add_labels(parser)
-    add_label_map(parser)
-    parser.add_argument('--depth', metavar='TOPIC', help='depth registered to the images')
-    parser.add_argument('--camera-info', metavar='TOPIC', help='of the images, with --depth')
-    parser.add_argument('--gravity-frame', metavar='FRAME', help='of /tf whose z is up')
-    for name, default in (('max-dt-ms', MAX_DT_MS), ('max-wait-ms', MAX_WAIT_MS)):
-        parser.add_argument(
-            f'--{name}',
-            type=not_negative,
-            default=default,
-            metavar='MS',
-            help='as evaluate_bag (default: %(default)g)',
-        )
-    parser.add_argument(
-        '--compressed-colors',
-        choices=COMPRESSED_COLORS,
-        default='auto',
-        help='as evaluate_bag (default: %(default)s)',
-    )
-    add_bundle(parser)
-    parser.add_argument(
-        '--against', type=Path, metavar='BUNDLE', help='a second model, paired bag by bag'
-    )
-    for option, which in (('', 'the model'), ('against-', 'the model of --against')):
-        parser.add_argument(
-            f'--{option}temporal-alpha',
-            type=filter_weight,
-            metavar='ALPHA',
-            help=f'temporal filter for {which} (default: each frame on its own)',
-        )
-    add_backend(parser)
-    add_confidence_threshold(parser)
+    add_bag_topics(parser)
+    add_compared_models(parser)
     parser.add_argument(
         '--out', required=True, metavar='DIR', help='folder, or s3://bucket/prefix'
     )
@@ -166,12 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = build_parser()
     options = parser.parse_args(argv)
-    if options.against is None and options.against_temporal_alpha is not None:
-        parser.error('--against-temporal-alpha needs --against')
-    if options.labels is None and (options.ontology or options.map):
-        parser.error('--ontology and --map need --labels')
-    if options.depth is None and (options.camera_info or options.gravity_frame):
-        parser.error('--camera-info and --gravity-frame need --depth')
+    check_bag_options(parser, options)
     if options.export_worst and '://' in options.out:
         parser.error('--export-worst needs a local --out; labelling tools read files')
     return run_command(parser, lambda: _run(options))

@@ -18,6 +18,8 @@ import threading
 from types import FrameType
 from typing import Any, NoReturn
 
+from desertmind_seg.messages.compressed_format import COMPRESSED_COLORS
+from desertmind_seg.messages.pairing import MAX_DT_MS, MAX_WAIT_MS
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import DEFAULT_BUNDLE
 from desertmind_seg.model.installed import as_called, called, check_installed, import_failure
@@ -312,6 +314,82 @@ def add_label_map(parser: argparse._ActionsContainer) -> None:
         "parted by commas; 'ignore' leaves pixels out; '*' is all others), a .yaml file of such "
         "lines, or 'groups' to score only what is traversable",
     )
+
+
+def add_bag_topics(parser: argparse.ArgumentParser) -> None:
+    """Add what is read of a bag that is evaluated, as `evaluation.run.BagInputs` takes it."""
+    parser.add_argument('--image', required=True, metavar='TOPIC', help='raw or compressed images')
+    add_labels(parser)
+    add_label_map(parser)
+    parser.add_argument(
+        '--depth',
+        metavar='TOPIC',
+        help='depth registered to the images (raw or compressedDepth): input of rgbd bundles, and '
+        'for all of them scores by distance, and with and without the hazards that geometry sees',
+    )
+    parser.add_argument(
+        '--camera-info',
+        metavar='TOPIC',
+        help='of the images, to find hazards by --depth (default: the one beside the image topic)',
+    )
+    parser.add_argument(
+        '--gravity-frame',
+        metavar='FRAME',
+        help='frame of /tf whose z is up (default: odom, map, earth or world, or the root of the '
+        'tree where the camera moves in it)',
+    )
+    parser.add_argument(
+        '--max-dt-ms',
+        type=not_negative,
+        default=MAX_DT_MS,
+        metavar='MS',
+        help='how far apart the stamps of an image and its depth may be (default: %(default)g)',
+    )
+    parser.add_argument(
+        '--max-wait-ms',
+        type=not_negative,
+        default=MAX_WAIT_MS,
+        metavar='MS',
+        help='how long an image waits for its depth, by the log time (default: %(default)g)',
+    )
+    parser.add_argument(
+        '--compressed-colors',
+        choices=COMPRESSED_COLORS,
+        default='auto',
+        help='how compressed images are read where their format string is wrong: with the colours '
+        'that they store, or with red and blue exchanged (default: %(default)s)',
+    )
+
+
+def add_compared_models(parser: argparse.ArgumentParser) -> None:
+    """Add the model, with --against a second one, and how both are run."""
+    add_bundle(parser)
+    parser.add_argument(
+        '--against',
+        type=Path,
+        metavar='BUNDLE',
+        help='a second model for the same frames; the report says which differences are real',
+    )
+    for option, which in (('', 'the model'), ('against-', 'the model of --against')):
+        parser.add_argument(
+            f'--{option}temporal-alpha',
+            type=filter_weight,
+            metavar='ALPHA',
+            help=f'temporal filter for {which}: weight of the frames before, such as 0.4 '
+            '(default: each frame on its own)',
+        )
+    add_backend(parser)
+    add_confidence_threshold(parser)
+
+
+def check_bag_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse options that mean nothing without another of these two groups."""
+    if options.against is None and options.against_temporal_alpha is not None:
+        parser.error('--against-temporal-alpha needs --against')
+    if options.labels is None and (options.ontology or options.map):
+        parser.error('--ontology and --map need --labels')
+    if options.depth is None and (options.camera_info or options.gravity_frame):
+        parser.error('--camera-info and --gravity-frame need --depth')
 
 
 def add_output_folder(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
