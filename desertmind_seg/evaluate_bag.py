@@ -99,7 +99,7 @@ def _run(options: argparse.Namespace) -> int:
     from desertmind_seg.evaluation.depth import DepthTopic
     from desertmind_seg.evaluation.hazard_sections import hazard_facts
     from desertmind_seg.evaluation.results import MASKS, METRICS, REPORT
-    from desertmind_seg.evaluation.run import evaluate_bag
+    from desertmind_seg.evaluation.run import BagInputs, evaluate_bag
     from desertmind_seg.evaluation.sections import (
         depth_facts,
         flicker_facts,
@@ -115,20 +115,23 @@ def _run(options: argparse.Namespace) -> int:
         return load_segmenter(bundle, options.backend, options.confidence_threshold, alpha)
 
     logging.basicConfig(level=logging.INFO, format='%(message)s')
+    depth = options.depth and DepthTopic(options.depth, options.max_dt_ms, options.max_wait_ms)
     metrics = evaluate_bag(
         options.bag,
-        options.image,
-        options.labels,
+        BagInputs(
+            options.image,
+            options.labels,
+            options.label_codes,
+            depth=depth,
+            geometry=GeometryTopics(options.camera_info, options.gravity_frame),
+            hazard_settings=options.hazard or None,
+            compressed_colors=options.compressed_colors,
+            labels_ontology=options.ontology and load_ontology(options.ontology),
+            label_map=options.map,
+        ),
         segmenter(options.bundle or share_path(DEFAULT_BUNDLE), options.temporal_alpha),
         options.out,
         against=options.against and segmenter(options.against, options.against_temporal_alpha),
-        depth=options.depth and DepthTopic(options.depth, options.max_dt_ms, options.max_wait_ms),
-        geometry=GeometryTopics(options.camera_info, options.gravity_frame),
-        hazard_settings=options.hazard or None,
-        compressed_colors=options.compressed_colors,
-        label_codes=options.label_codes,
-        labels_ontology=options.ontology and load_ontology(options.ontology),
-        label_map=options.map,
         rerun=options.rerun,
         force=options.force,
     )

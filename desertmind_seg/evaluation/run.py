@@ -74,7 +74,7 @@ class BagInputs:
         hazard_settings: when geometry is a hazard; None: the node's defaults.
         compressed_colors: how compressed images are read.
         labels_ontology: class table of the labels; None for what the bag says.
-        label_map: as for `parse_label_map`, where it is another one than the model's.
+        label_map: as for `parse_label_map`, what each class of another table is to the model.
     """
 
     image: str
@@ -110,19 +110,11 @@ class ScoredBag:
 
 def evaluate_bag(
     bag_path: Path,
-    image_topic: str,
-    label_topic: str | None,
+    inputs: BagInputs,
     segmenter: Segmenter,
     out: Path,
     *,
     against: Segmenter | None = None,
-    depth: DepthTopic | None = None,
-    geometry: GeometryTopics | None = None,
-    hazard_settings: HazardSettings | None = None,
-    compressed_colors: CompressedColors = 'auto',
-    label_codes: LabelCodes = 'ids',
-    labels_ontology: Ontology | None = None,
-    label_map: Sequence[str] = (),
     rerun: str | None = None,
     force: bool = False,
 ) -> EvaluationMetrics:
@@ -132,13 +124,10 @@ def evaluate_bag(
     into inference, once for CameraInfo and /tf, and once for frames and depth. The index finds the
     few frames that the report shows.
 
-    An rgbd bundle needs `depth`; with every bundle it measures range, and is what geometry judges:
+    An rgbd bundle needs depth; with every bundle it measures range, and is what geometry judges:
     then masks are scored alone and with geometry. With `against` both models see each frame, one
     after the other, and are compared. With `rerun`, as `open_recording` takes it, what the first
     model says is shown frame by frame.
-
-    Labels are of the bundle's classes, or `labels_ontology` says of which and `label_map`, as for
-    `parse_label_map`, what each is to the model.
 
     Raises:
         FileNotFoundError: There is no such bag.
@@ -149,17 +138,6 @@ def evaluate_bag(
         LabelMapError: The labels are of other classes, and no map says which.
         ViewerError: As `open_recording`.
     """
-    inputs = BagInputs(
-        image_topic,
-        label_topic,
-        label_codes,
-        depth=depth,
-        geometry=geometry or GeometryTopics(),
-        hazard_settings=hazard_settings,
-        compressed_colors=compressed_colors,
-        labels_ontology=labels_ontology,
-        label_map=label_map,
-    )
     results = (MASKS, MASKS_AGAINST, METRICS, REPORT)
     with Bag(bag_path) as bag, output_folder(out, results, replace=force) as new:
         scored = score_bag(bag, inputs, segmenter, new, against=against, rerun=rerun)

@@ -55,7 +55,7 @@ import psutil
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from desertmind_seg.evaluation.run import evaluate_bag
+from desertmind_seg.evaluation.run import BagInputs, evaluate_bag
 from desertmind_seg.fleet import tables
 from desertmind_seg.fleet.child import ChildSetup, Job
 from desertmind_seg.fleet.manifest import find_bags, manifest_rows
@@ -203,7 +203,7 @@ def loop(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     each = []
     for path in paths:
         began = time.monotonic()
-        evaluate_bag(path, IMAGE, LABELS, segmenter, folder / 'loop', force=True)
+        evaluate_bag(path, BagInputs(IMAGE, LABELS), segmenter, folder / 'loop', force=True)
         each.append(time.monotonic() - began)
     return {'wall_sec': time.monotonic() - start, 'bags_sec': each}
 
@@ -288,7 +288,7 @@ def equal(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         if path.name in ODD:
             continue
         metrics = evaluate_bag(
-            path, IMAGE, LABELS, segmenter, folder / 'loop', force=True
+            path, BagInputs(IMAGE, LABELS), segmenter, folder / 'loop', force=True
         ).segmentation
         model = rows[path.name].model
         assert metrics is not None

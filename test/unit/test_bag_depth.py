@@ -25,7 +25,7 @@ from desertmind_seg.engines.load import load_engine
 from desertmind_seg.evaluate_bag import main
 from desertmind_seg.evaluation.depth import DepthTopic
 from desertmind_seg.evaluation.results import EvaluationMetrics
-from desertmind_seg.evaluation.run import evaluate_bag
+from desertmind_seg.evaluation.run import BagInputs, evaluate_bag
 from desertmind_seg.messages.bag_writer import BagWriter
 from desertmind_seg.messages.bags import MASK_TOPIC, Bag
 from desertmind_seg.model.bundle import read_bundle
@@ -85,11 +85,9 @@ def run(
     engine = WatchedEngine(bundle)
     metrics = evaluate_bag(
         path,
-        IMAGE_TOPIC,
-        LABEL_TOPIC,
+        BagInputs(IMAGE_TOPIC, LABEL_TOPIC, depth=DepthTopic(topic, **limits)),
         Segmenter(engine),
         tmp_path / 'out',
-        depth=DepthTopic(topic, **limits),
     )
     return metrics, engine
 
@@ -237,11 +235,9 @@ def test_depth_whose_header_is_cut_off_is_counted(tmp_path: Path, tiny_bundle: P
     segmenter = Segmenter(WatchedEngine(tiny_bundle))
     metrics = evaluate_bag(
         tmp_path / 'cut',
-        IMAGE_TOPIC,
-        LABEL_TOPIC,
+        BagInputs(IMAGE_TOPIC, LABEL_TOPIC, depth=DepthTopic(DEPTH_TOPIC)),
         segmenter,
         tmp_path / 'out',
-        depth=DepthTopic(DEPTH_TOPIC),
     )
     depth = metrics.depth
     assert (depth.images, depth.images_unreadable, depth.frames_with_depth) == (6, 4, 2)
@@ -339,11 +335,12 @@ def test_real_bag_goes_through_with_its_depth(
     engine = WatchedEngine(rgbd_bundle)
     metrics = evaluate_bag(
         shared_data_dir / 'bags' / 'orfd_rgbd',
-        '/camera/color/image_raw',
-        None,
+        BagInputs(
+            '/camera/color/image_raw',
+            depth=DepthTopic('/camera/aligned_depth_to_color/image_raw'),
+        ),
         Segmenter(engine),
         tmp_path / 'out',
-        depth=DepthTopic('/camera/aligned_depth_to_color/image_raw'),
     )
     depth = metrics.depth
     assert (metrics.frames.out, depth.frames_with_depth) == (6, 6)

@@ -13,7 +13,7 @@ import pytest
 from tiny_bag import IMAGE_TOPIC, LABEL_TOPIC, TinyDrive, write_drive
 
 from desertmind_seg import evaluate_fleet as command
-from desertmind_seg.evaluation.run import evaluate_bag
+from desertmind_seg.evaluation.run import BagInputs, evaluate_bag
 from desertmind_seg.fleet import tables
 from desertmind_seg.fleet.records import BagRow
 from desertmind_seg.pipeline.load import load_segmenter
@@ -93,9 +93,8 @@ def test_a_fleet_is_a_loop_of_evaluate_bag(
     segmenter = load_segmenter(tiny_bundle, 'onnxruntime-cpu', num_threads=1)
     total = np.zeros((8, 9), np.int64)
     for name in ('drive_0', 'drive_1', 'drive_2', 'drive_3.bag'):
-        alone = evaluate_bag(
-            fleet / name, IMAGE_TOPIC, LABEL_TOPIC, segmenter, tmp_path / 'out', force=True
-        )
+        inputs = BagInputs(IMAGE_TOPIC, LABEL_TOPIC)
+        alone = evaluate_bag(fleet / name, inputs, segmenter, tmp_path / 'out', force=True)
         row = rows[name]
         assert row.model is not None
         assert alone.segmentation is not None

@@ -25,7 +25,7 @@ from desertmind_seg.evaluation.pictures import (
     shown_section,
 )
 from desertmind_seg.evaluation.results import EvaluationMetrics, Percentiles, StageLatencies
-from desertmind_seg.evaluation.run import evaluate_bag
+from desertmind_seg.evaluation.run import BagInputs, evaluate_bag
 from desertmind_seg.messages.bags import CONFIDENCE_TOPIC, MASK_TOPIC, Bag
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.model.ontology import UNLABELED, load_ontology
@@ -64,10 +64,8 @@ def evaluate(bag_path: Path, out: Path, tiny_bundle: Path) -> EvaluationMetrics:
         Segmenter(load_engine(read_bundle(path), 'onnxruntime-cpu'))
         for path in (tiny_bundle, other)
     )
-    depth = DepthTopic(DEPTH_TOPIC)
-    return evaluate_bag(
-        bag_path, IMAGE_TOPIC, LABEL_TOPIC, first, out, against=second, depth=depth
-    )
+    inputs = BagInputs(IMAGE_TOPIC, LABEL_TOPIC, depth=DepthTopic(DEPTH_TOPIC))
+    return evaluate_bag(bag_path, inputs, first, out, against=second)
 
 
 @pytest.fixture(scope='module')
