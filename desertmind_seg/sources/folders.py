@@ -10,8 +10,8 @@ from pathlib import Path
 import re
 
 from desertmind_seg.sources.images import CONVERT, UNREAD, is_image
-from desertmind_seg.sources.recorded import is_bag_file
 from desertmind_seg.sources.videos import is_video
+from desertmind_seg.storage.recording import is_storage
 
 # So many files are named in one sentence.
 _MAX_NAMES = 5
@@ -45,7 +45,7 @@ class Found:
                 self.unread.append(path)
             elif is_video(path):
                 self.videos.append(path)
-            elif is_bag_file(path):
+            elif is_storage(path):
                 self.bags.append(path)
             elif path.is_symlink() and not path.exists():
                 self.losses.append(f'{path} is a link to {path.readlink()}, which is not there')

@@ -13,9 +13,10 @@ from desertmind_seg.sources.frames import Selection, Source, SourceError
 from desertmind_seg.sources.images import CONVERT, UNREAD, ImageFiles, is_image
 from desertmind_seg.sources.live import open_camera
 from desertmind_seg.sources.network import open_address, shown_address
-from desertmind_seg.sources.recorded import BagFrames, is_bag_file
+from desertmind_seg.sources.recorded import BagFrames
 from desertmind_seg.sources.videos import EXTENSIONS as VIDEO_EXTENSIONS
 from desertmind_seg.sources.videos import VideoFiles, is_video
+from desertmind_seg.storage.recording import METADATA, is_storage
 
 _ALL = Selection()
 
@@ -80,11 +81,11 @@ def _list(extensions: tuple[str, ...]) -> str:
 
 def _is_bag(path: Path) -> bool:
     if not path.is_dir():
-        return path.exists() and (is_bag_file(path) or path.name == 'metadata.yaml')
+        return path.exists() and (is_storage(path) or path.name == METADATA)
     files = list(path.iterdir())
     # Other things have a metadata.yaml too.
-    return any(is_bag_file(each) for each in files) or (
-        'metadata.yaml' in (each.name for each in files) and not look_into(path).images
+    return any(is_storage(each) for each in files) or (
+        METADATA in (each.name for each in files) and not look_into(path).images
     )
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 import re
 
 from desertmind_seg.messages.bag_depth import decode_recorded_depth, pair_recorded
@@ -29,10 +29,10 @@ from desertmind_seg.sources.frames import (
     SourceError,
     SourceFrame,
 )
+from desertmind_seg.storage.recording import METADATA
 
 # Of how many different problems with depth the text is kept.
 _MAX_PROBLEMS = 5
-_FILE_NAME = re.compile(r'\.(mcap|db3|bag)(\.zstd|\.zst)?$', re.IGNORECASE)
 
 
 class BagFrames(Source):
@@ -73,7 +73,7 @@ class BagFrames(Source):
                 raise type(err)(said) from err
             if depth_topic == self.topic:
                 raise SourceError(f'{depth_topic!r} is given as topic of images and of depth')
-            folder = path.parent if path.name == 'metadata.yaml' else path
+            folder = path.parent if path.name == METADATA else path
             duration_s = self.bag.duration_ns / 1e9
             super().__init__(
                 'bag',
@@ -150,11 +150,6 @@ class BagFrames(Source):
             for name, topic in self.bag.topics.items()
             if topic.type in IMAGE_TYPES and 'depth' in name
         ]
-
-
-def is_bag_file(path: PurePath) -> bool:
-    """Whether a file is one of a bag by its name."""
-    return bool(_FILE_NAME.search(path.name))
 
 
 def _only_topic(bag: Bag, depth_topic: str | None) -> str:

@@ -245,13 +245,13 @@ def _splits(there: Sequence[Path], findings: Findings) -> list[Path]:
 def is_storage(path: PurePath) -> bool:
     """Say whether it is a file of a bag, by its name."""
     name = _plain(path.name)
-    return PurePath(name).suffix in _SUFFIXES and not name.startswith('.')
+    return PurePath(name).suffix.lower() in _SUFFIXES and not name.startswith('.')
 
 
 def _plain(name: str) -> str:
     """Return the name without what says that the file is packed, or still being recorded."""
     suffix = PurePath(name).suffix
-    return name.removesuffix(suffix) if suffix in (*_PACKED, '.active') else name
+    return name.removesuffix(suffix) if suffix.lower() in (*_PACKED, '.active') else name
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -23,7 +23,7 @@ ROOMS: dict[str, dict[str, str]] = {
         'decoding': 'model',
         'storage': 'model',
         'messages': 'decoding model storage',
-        'sources': 'decoding messages model',
+        'sources': 'decoding messages model storage',
         'reports': 'model',
         'engines': 'model',
         'pipeline': 'engines model',

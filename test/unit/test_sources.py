@@ -394,6 +394,17 @@ def test_a_bag_is_named_after_its_folder(tmp_path: Path) -> None:
         assert source.name == 'drive'
 
 
+@pytest.mark.parametrize('name', ['DRIVE.MCAP', 'drive.mcap.active'])
+def test_what_reading_takes_for_a_bag_is_one_here(tmp_path: Path, name: str) -> None:
+    drive = write_drive(tmp_path / 'drive', TinyDrive(num_frames=2))
+    folder = tmp_path / 'copied'
+    folder.mkdir()
+    (drive / 'drive.mcap').rename(folder / name)
+    for path in (folder, folder / name):
+        with open_source(str(path), image_topic=IMAGE_TOPIC) as source:
+            assert len(list(source)) == 2
+
+
 def test_a_bag_with_one_camera_needs_no_topic(tmp_path: Path) -> None:
     path = write_drive(tmp_path / 'a', replace(drive(), label_every=0))
     with open_source(str(path)) as source:  # its raw and not its compressed topic, and no depth
