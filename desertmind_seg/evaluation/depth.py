@@ -10,7 +10,7 @@ import numpy as np
 
 from desertmind_seg.evaluation.results import DepthMetrics
 from desertmind_seg.messages.bag_depth import decode_recorded_depth, pair_recorded
-from desertmind_seg.messages.bags import IMAGE_TYPES, Bag, BagError, RawMessage
+from desertmind_seg.messages.bags import Bag, BagError, RawMessage
 from desertmind_seg.messages.depth import doubt_of
 from desertmind_seg.messages.pairing import MAX_DT_MS, MAX_WAIT_MS, OTHER_FRAME, DepthPairing
 from desertmind_seg.model.arrays import Depth
@@ -131,11 +131,8 @@ def check_depth(bag: Bag, image_topic: str, bundle: Bundle, depth_topic: str | N
         return
     if bundle.metadata.modality == 'rgb':
         return
-    others = [
-        name for name, topic in bag.topics.items() if topic.type in IMAGE_TYPES and 'depth' in name
-    ]
     raise BagError(
         f'Bundle {bundle.metadata.name!r} takes RGB and depth, but no depth topic was given; pass '
         f'--depth TOPIC, or use an rgb bundle. Topics of bag {str(bag.path)!r} that look like '
-        f'depth beside {image_topic!r}: {", ".join(others) or "none"}.'
+        f'depth beside {image_topic!r}: {", ".join(bag.depth_topics()) or "none"}.'
     )

@@ -279,6 +279,14 @@ class Bag:
         ends = [file.end_ns for file in files if file.end_ns is not None]
         return _ros_time(max(ends, default=0)) - self.start_ns
 
+    def depth_topics(self) -> list[str]:
+        """Return the image topics that look like depth by their names."""
+        return [
+            name
+            for name, topic in self.topics.items()
+            if topic.type in IMAGE_TYPES and 'depth' in name
+        ]
+
     def topic(self, name: str, types: Collection[str] = IMAGE_TYPES) -> Topic:
         """Return the topic of this name, which must have one of `types` and a message.
 

@@ -120,7 +120,7 @@ def depth_note(source: Source, segmenter: Segmenter) -> str:
     name = segmenter.engine.bundle.metadata.name
     depth_topic = source.depth_topic if isinstance(source, BagFrames) else None
     if segmenter.takes_depth and depth_topic is None:
-        topics = source.depth_topics() if isinstance(source, BagFrames) else []
+        topics = source.bag.depth_topics() if isinstance(source, BagFrames) else []
         what = f'give --depth TOPIC; topics that look like depth: {", ".join(topics)}'
         if not topics:
             what = 'a bag with --depth TOPIC has some, and an rgb bundle needs none'

@@ -143,24 +143,14 @@ class BagFrames(Source):
         encoded = bytes(message.data) if compressed else b''
         return SourceFrame(name, rgb, stamp_ns, depth, encoded=encoded)
 
-    def depth_topics(self) -> list[str]:
-        """Return the topics that look like depth by their names."""
-        return [
-            name
-            for name, topic in self.bag.topics.items()
-            if topic.type in IMAGE_TYPES and 'depth' in name
-        ]
-
 
 def _only_topic(bag: Bag, depth_topic: str | None) -> str:
     """Return the image topic of a bag that has one; of a camera's raw and compressed the raw."""
+    depth_topics = [*bag.depth_topics(), depth_topic]
     topics = {
         name: topic
         for name, topic in bag.topics.items()
-        if topic.type in IMAGE_TYPES
-        and topic.count
-        and 'depth' not in name
-        and name != depth_topic
+        if topic.type in IMAGE_TYPES and topic.count and name not in depth_topics
     }
     names = [
         name
