@@ -19,9 +19,9 @@ from desertmind_seg.decoding.image_header import (
     ImageHeader,
     Limits,
     checked_image,
-    one_line,
 )
 from desertmind_seg.model.arrays import Rgb
+from desertmind_seg.model.errors import one_line
 
 if TYPE_CHECKING:
     from PIL import Image

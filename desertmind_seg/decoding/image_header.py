@@ -17,7 +17,7 @@ from desertmind_seg.decoding.jpeg_header import read_jpeg
 from desertmind_seg.decoding.png_chunks import SIGNATURE as PNG_SIGNATURE
 from desertmind_seg.decoding.png_chunks import is_animated, plain_png, read_png
 from desertmind_seg.decoding.tiff_header import has_pages, read_tiff
-from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.model.errors import DesertmindError, one_line
 
 
 class DecodeError(DesertmindError):
@@ -125,11 +125,6 @@ def checked_image(content: bytes, limits: Limits) -> tuple[ImageHeader, bytes]:
             f'its {name} of {len(content)} bytes is truncated, damaged or not supported: '
             f'{one_line(err)}'
         ) from err
-
-
-def one_line(err: Exception) -> str:
-    """Return what was raised, which may say nothing or several lines."""
-    return ' '.join(str(err).split()) or type(err).__name__
 
 
 def _format(content: bytes) -> str:

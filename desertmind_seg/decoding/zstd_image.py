@@ -8,7 +8,8 @@ import zlib
 
 import zstandard
 
-from desertmind_seg.decoding.image_header import DecodeError, Limits, one_line
+from desertmind_seg.decoding.image_header import DecodeError, Limits
+from desertmind_seg.model.errors import one_line
 
 # Height, width, is_bigendian, step, and how many bytes of encoding follow.
 _FIELDS = struct.Struct('<IIBII')

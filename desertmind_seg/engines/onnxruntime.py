@@ -27,6 +27,7 @@ from desertmind_seg.engines.protocol import (
 )
 from desertmind_seg.model.arrays import Depth, Rgb
 from desertmind_seg.model.bundle import DEPTH_INPUT, IMAGE_INPUT, Bundle
+from desertmind_seg.model.errors import one_line
 
 _Result = TypeVar('_Result')
 
@@ -144,7 +145,7 @@ class OnnxRuntimeEngine:
         except self._failures as err:
             raise EngineError(
                 f'{self.backend} failed on a frame of shape {rgb.shape}, type {rgb.dtype}: '
-                f'{_one_line(err)}'
+                f'{one_line(err)}'
             ) from err
         given = {
             # Without the batch of one; any other shape is refused below as it is.
@@ -179,7 +180,7 @@ class OnnxRuntimeEngine:
             )
         except self._failures as err:
             raise EngineError(
-                f'{self.backend} cannot load {self.bundle.path}: {_one_line(err)}'
+                f'{self.backend} cannot load {self.bundle.path}: {one_line(err)}'
             ) from err
         # ONNX Runtime falls back to the CPU with a log line when CUDA does not start.
         if session.get_providers()[0] != self._providers[0]:
@@ -295,10 +296,6 @@ def _onnxruntime_failures() -> tuple[type[Exception], ...]:
     )
     # What pybind11 makes of C++'s; ValueError is also that of a text which is not UTF-8.
     return (*own, RuntimeError, ValueError, MemoryError)
-
-
-def _one_line(err: Exception) -> str:
-    return ' '.join(str(err).split()) or type(err).__name__
 
 
 def physical_cores(cpus: set[int]) -> set[str]:

@@ -21,7 +21,7 @@ from desertmind_seg.fleet.host import CHILD, BagHost
 from desertmind_seg.fleet.index import index_chunk
 from desertmind_seg.fleet.records import BagEntry, BagRow, FleetError, Limits, Run
 from desertmind_seg.fleet.store import is_remote
-from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.model.errors import DesertmindError, first_line
 
 # Bags of one index task.
 _CHUNK = 32
@@ -101,7 +101,7 @@ def connected(pool: Pool) -> Iterator[None]:
             ray.init(address=pool.address, **shared)
         except (ConnectionError, RuntimeError, ValueError) as err:
             raise FleetError(
-                f'no Ray cluster at {pool.address!r}: {_first_line(err)}. Start one with `ray '
+                f'no Ray cluster at {pool.address!r}: {first_line(err)}. Start one with `ray '
                 'start --head` and give all machines, this one too, RAY_AUTH_MODE=token and the '
                 'same RAY_AUTH_TOKEN; or leave --address out.'
             ) from err
@@ -136,7 +136,7 @@ def _embed(pool: Pool, shared: Mapping[str, Any]) -> None:
             # Of no type of its own; it gives a busy machine 30 s, which is not enough for all.
             ray.shutdown()
             if not left:
-                raise FleetError(f'Ray does not start here: {_first_line(err)}') from err
+                raise FleetError(f'Ray does not start here: {first_line(err)}') from err
         else:
             return
 
@@ -170,7 +170,7 @@ def index_pass(entries: Iterator[BagEntry], run: Run, out: str, pool: Pool, watc
                 if len(chunk) > 1:
                     alone.extend(chunk)
                     continue
-                reason = f'the process that read its index died: {_first_line(err)}'
+                reason = f'the process that read its index died: {first_line(err)}'
                 rows = [BagRow.of(chunk[0], run.run_id, 'failed', reason)]
                 tables.put_row(out, rows[0])
             for row in rows:
@@ -299,7 +299,7 @@ class _Queue:
         except _lost() as err:
             self._lost_starts += 1
             if self._lost_starts > _MAX_TRIES * self._workers:
-                raise FleetError(f'workers die as they start: {_first_line(err)}') from err
+                raise FleetError(f'workers die as they start: {first_line(err)}') from err
             return
         self._give(actor)
 
@@ -314,7 +314,7 @@ class _Queue:
             if self._tries[entry.bag_id] < _MAX_TRIES:
                 self._returned.appendleft(entry)
                 return None
-            reason = f'{_MAX_TRIES} workers died over it, the last one: {_first_line(err)}'
+            reason = f'{_MAX_TRIES} workers died over it, the last one: {first_line(err)}'
             row = BagRow.of(entry, self._run_id, 'failed', reason)
             tables.put_row(self._out, row)
             return row
@@ -359,7 +359,3 @@ def _lost() -> tuple[type[Exception], ...]:
         exceptions.OutOfMemoryError,
         exceptions.ObjectLostError,
     )
-
-
-def _first_line(err: BaseException) -> str:
-    return str(err).strip().partition('\n')[0]

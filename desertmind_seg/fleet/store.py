@@ -19,6 +19,7 @@ import shutil
 from typing import Any
 
 from desertmind_seg.fleet.records import FleetError
+from desertmind_seg.model.errors import first_line
 from desertmind_seg.model.files import atomic_write
 
 # Reads of an index: MCAP's footer and summary come with one or two requests.
@@ -55,7 +56,7 @@ def _store(root: str) -> Any:
         return obstore.store.from_url(root, retry_config=_RETRIES)
     except Exception as err:  # obstore's errors have no common type before 0.5
         raise FleetError(
-            f'{root} is no object store that can be opened: {_first_line(err)}. Expected '
+            f'{root} is no object store that can be opened: {first_line(err)[:300]}. Expected '
             's3://bucket, gs://bucket or az://account/container.'
         ) from err
 
@@ -77,11 +78,7 @@ def _naming(uri: str) -> Iterator[None]:
     except (NotFoundError, FileNotFoundError) as err:
         raise FleetError(f'{uri} does not exist in its store') from err
     except BaseError as err:
-        raise FleetError(f'{uri} cannot be reached: {_first_line(err)}') from err
-
-
-def _first_line(err: BaseException) -> str:
-    return str(err).strip().partition('\n')[0][:300]
+        raise FleetError(f'{uri} cannot be reached: {first_line(err)[:300]}') from err
 
 
 def list_files(uri: str) -> Iterator[StoredFile]:

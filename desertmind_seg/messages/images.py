@@ -23,10 +23,10 @@ from desertmind_seg.decoding.image_bytes import (
     decode_unchanged,
     note_dull_16_bits,
 )
-from desertmind_seg.decoding.image_header import TOPIC_LIMITS, DecodeError, one_line
+from desertmind_seg.decoding.image_header import TOPIC_LIMITS, DecodeError
 from desertmind_seg.decoding.zstd_image import unpack_zstd
 from desertmind_seg.messages.compressed_format import ZSTD, CompressedColors, CompressedFormat
-from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.model.errors import DesertmindError, one_line
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 
 UInt8 = npt.NDArray[np.uint8]

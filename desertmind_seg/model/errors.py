@@ -11,6 +11,16 @@ class DesertmindError(Exception):
     """
 
 
+def one_line(err: BaseException) -> str:
+    """Return what was raised, which may say nothing or several lines."""
+    return ' '.join(str(err).split()) or type(err).__name__
+
+
+def first_line(err: BaseException) -> str:
+    """Return the first line of what was raised, where what follows is of a library's inside."""
+    return str(err).strip().partition('\n')[0] or type(err).__name__
+
+
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """Return " (did you mean 'x'?)" for the nearest of the known names, '' where none is near.
 

@@ -13,8 +13,8 @@ from urllib.request import Request, urlopen
 import cv2
 
 from desertmind_seg.decoding.image_bytes import decode_color
-from desertmind_seg.decoding.image_header import FILE_LIMITS, one_line
-from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.decoding.image_header import FILE_LIMITS
+from desertmind_seg.model.errors import DesertmindError, one_line
 from desertmind_seg.sources.frames import Selection, Source, SourceError
 from desertmind_seg.sources.images import OneImage, is_image
 from desertmind_seg.sources.live import LiveFrames
