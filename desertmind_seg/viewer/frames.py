@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from desertmind_seg.viewer import layout
 from desertmind_seg.viewer.target import open_recording
 
 if TYPE_CHECKING:
-    from rerun import EncodedImage, RecordingStream
+    from rerun import AsComponents, EncodedImage, RecordingStream
 
 # Of 640 x 480 pixels a raw image takes 920 kB, such a JPEG 60.
 _JPEG_QUALITY = 85
@@ -73,8 +73,7 @@ class FrameViewer:
         self._rerun = rerun
         self._recording = recording
         self._clock = clock
-        self._kinds: set[str] = set()
-        self._size_hw: tuple[int, int] | None = None
+        self._entities: set[str] | None = None  # beside image and mask; None before a frame
         recording.log('/', layout.class_context(ontology), static=True)
         recording.log('/', rerun.ViewCoordinates.RDF, static=True)
         recording.log(layout.HAZARD, layout.hazard_context(), static=True)
@@ -93,7 +92,8 @@ class FrameViewer:
             recording.set_time('stamp', timestamp=np.datetime64(stamp_ns, 'ns'))
         elif stamp_ns is not None:
             recording.set_time(self._clock, duration=np.timedelta64(stamp_ns, 'ns'))
-        self._arrange(frame)
+        parts = self._parts(frame)
+        entities = self._arrange(parts.keys())
         if frame.name:
             recording.log(layout.NAME, rerun.TextDocument(frame.name))
         recording.log(
@@ -104,46 +104,31 @@ class FrameViewer:
         if frame.confidence is not None:
             recording.log(layout.CONFIDENCE, _encoded(frame.confidence))
         # What is missing from a frame must not stand still from the one before.
-        for entity, ids in ((layout.LABELS, frame.labels), (layout.HAZARD, frame.hazard)):
-            if ids is not None:
-                recording.log(entity, rerun.SegmentationImage(ids, opacity=0.5))
-            elif entity in self._kinds:
-                recording.log(entity, rerun.Clear(recursive=False))
-        self._log_depth(frame)
+        for entity in sorted(entities):
+            recording.log(entity, parts.get(entity, rerun.Clear(recursive=False)))
 
-    def _log_depth(self, frame: ViewedFrame) -> None:
-        rerun, recording = self._rerun, self._recording
+    def _parts(self, frame: ViewedFrame) -> dict[str, AsComponents]:
+        """Return what a frame has that another may not have, by entity."""
+        rerun = self._rerun
+        parts: dict[str, AsComponents] = {}
+        if frame.labels is not None:
+            parts[layout.LABELS] = rerun.SegmentationImage(frame.labels, opacity=0.5)
+        if frame.hazard is not None:
+            parts[layout.HAZARD] = rerun.SegmentationImage(frame.hazard, opacity=0.5)
         if frame.depth_m is not None:
-            image = rerun.DepthImage(millimetres(frame.depth_m), meter=_MILLIMETRES)
-            recording.log(layout.DEPTH, image)
-        elif layout.DEPTH in self._kinds:
-            recording.log(layout.DEPTH, rerun.Clear(recursive=False))
-        if frame.depth_m is not None and frame.rays is not None:
-            points, ids = points_of(frame.depth_m, frame.rays, frame.mask)
-            recording.log(layout.POINTS, rerun.Points3D(points, class_ids=ids))
-        elif layout.POINTS in self._kinds:
-            recording.log(layout.POINTS, rerun.Clear(recursive=False))
+            image = millimetres(frame.depth_m)
+            parts[layout.DEPTH] = rerun.DepthImage(image, meter=_MILLIMETRES)
+            if frame.rays is not None:
+                points, ids = points_of(frame.depth_m, frame.rays, frame.mask)
+                parts[layout.POINTS] = rerun.Points3D(points, class_ids=ids)
+        return parts
 
-    def _arrange(self, frame: ViewedFrame) -> None:
-        """Lay the views out again where a frame has what none before it had."""
-        there = {
-            layout.LABELS: frame.labels is not None,
-            layout.HAZARD: frame.hazard is not None,
-            layout.DEPTH: frame.depth_m is not None,
-            layout.POINTS: frame.depth_m is not None and frame.rays is not None,
-        }
-        found = {entity for entity, is_there in there.items() if is_there}
-        if not found <= self._kinds or self._size_hw is None:
-            self._kinds |= found
-            self._size_hw = (frame.rgb.shape[0], frame.rgb.shape[1])
-            self._recording.send_blueprint(
-                layout.views(
-                    points=layout.POINTS in self._kinds,
-                    labels=layout.LABELS in self._kinds,
-                    depth=layout.DEPTH in self._kinds,
-                    hazards=layout.HAZARD in self._kinds,
-                )
-            )
+    def _arrange(self, found: Set[str]) -> set[str]:
+        """Lay the views out again where a frame has what none had; return what any frame had."""
+        if self._entities is None or not found <= self._entities:
+            self._entities = (self._entities or set()) | found
+            self._recording.send_blueprint(layout.views(self._entities))
+        return self._entities
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from desertmind_seg.bag_geometry.pictures import KIND_COLORS
@@ -44,24 +45,24 @@ def hazard_context() -> AnnotationContext:
     return AnnotationContext(infos)
 
 
-def views(*, points: bool, labels: bool, depth: bool, hazards: bool) -> Blueprint:
-    """Return the layout: mask over image, beside it what else there is."""
+def views(entities: Collection[str]) -> Blueprint:
+    """Return the layout: mask over image, beside it what else there is, by these entities."""
     from rerun import blueprint
 
     def flat(name: str, *entities: str) -> blueprint.Spatial2DView:
         return blueprint.Spatial2DView(origin=CAMERA, contents=list(entities), name=name)
 
     others = [flat('confidence', CONFIDENCE)]
-    if depth:
+    if DEPTH in entities:
         others.insert(0, flat('depth', DEPTH))
-    if labels:
+    if LABELS in entities:
         others.insert(0, flat('labels', IMAGE, LABELS))
-    if hazards:
+    if HAZARD in entities:
         others.insert(0, flat('hazards by geometry', IMAGE, HAZARD))
     right: list[blueprint.Container | blueprint.View] = [
         blueprint.Grid(*others, grid_columns=min(2, len(others)))
     ]
-    if points:
+    if POINTS in entities:
         right.insert(0, blueprint.Spatial3DView(origin='/', contents=[POINTS], name='points'))
     return blueprint.Blueprint(
         blueprint.Horizontal(

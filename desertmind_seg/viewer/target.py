@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 import os
 from pathlib import Path
 import socket
@@ -45,31 +45,33 @@ def open_recording(target: str) -> Iterator[RecordingStream]:
         OSError: the file cannot be written.
     """
     recording = _recording()
-    if target.startswith(ADDRESS_SCHEMES):
-        _check_listening(target)
-        try:
-            recording.connect_grpc(target)
-        except (ValueError, RuntimeError) as err:
-            raise ViewerError(f'{target} is no address of a Rerun viewer: {err}') from err
-        try:
-            yield recording
-        finally:
-            recording.disconnect()
-        return
-    if target.endswith(FILE_SUFFIX):
-        path = Path(target)
-        with made_folder(path.parent), growing_write(path) as temporary:
-            recording.save(temporary)
+    with ExitStack() as stack:
+        if target.startswith(ADDRESS_SCHEMES):
+            _check_listening(target)
             try:
-                yield recording
-            finally:
-                recording.disconnect()
-        return
-    if target != SPAWN:
-        raise ViewerError(
-            f'{target!r} is neither a file that ends in {FILE_SUFFIX} nor an address that begins '
-            f'with {ADDRESS_SCHEMES[1]}'
-        )
+                recording.connect_grpc(target)
+            except (ValueError, RuntimeError) as err:
+                raise ViewerError(f'{target} is no address of a Rerun viewer: {err}') from err
+        elif target.endswith(FILE_SUFFIX):
+            path = Path(target)
+            stack.enter_context(made_folder(path.parent))
+            recording.save(stack.enter_context(growing_write(path)))
+        elif target == SPAWN:
+            _check_display()
+            try:
+                recording.spawn(memory_limit=_VIEWER_MEMORY)
+            except RuntimeError as err:
+                raise ViewerError(f'the Rerun viewer cannot be started: {err}') from err
+        else:
+            raise ViewerError(
+                f'{target!r} is neither a file that ends in {FILE_SUFFIX} nor an address that '
+                f'begins with {ADDRESS_SCHEMES[1]}'
+            )
+        stack.callback(recording.disconnect)
+        yield recording
+
+
+def _check_display() -> None:
     displays = ('DISPLAY', 'WAYLAND_DISPLAY')
     if sys.platform == 'linux' and not any(os.environ.get(name) for name in displays):
         raise ViewerError(
@@ -77,14 +79,6 @@ def open_recording(target: str) -> Iterator[RecordingStream]:
             f'file (--rerun FILE{FILE_SUFFIX}) and open it where there is one (rerun FILE'
             f'{FILE_SUFFIX}), or name a viewer (--rerun {ADDRESS_SCHEMES[1]}HOST:9876/proxy)'
         )
-    try:
-        recording.spawn(memory_limit=_VIEWER_MEMORY)
-    except RuntimeError as err:
-        raise ViewerError(f'the Rerun viewer cannot be started: {err}') from err
-    try:
-        yield recording
-    finally:
-        recording.disconnect()
 
 
 def _check_listening(address: str) -> None:
