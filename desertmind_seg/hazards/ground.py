@@ -72,8 +72,8 @@ _SPLINE_ROUNDS = (
     (4, 0.14, 0.3, 1e-3, 1.6),
     (3, 0.09, 0.3, 1e-3, 2.4),
 )
-# A cell with fewer points counts less than a full one; one with strangers, less than its share.
-_FULL_CELL_POINTS, _PURE_POWER = 1.0, 1.5
+# A cell with strangers among its points counts less than its share.
+_PURE_POWER = 1.5
 # Cells nearer than this row have so many points that every second one will do.
 _DENSE_ROW = 8
 # What is ground lies so near to the surface.

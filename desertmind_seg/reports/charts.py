@@ -151,7 +151,7 @@ def charts_section(title: str, charts: Sequence[Chart], note: str = '') -> Secti
         }
         return Figure(f'{chart.y_label} over {chart.x_label}', data, layout)
 
-    return figures_section(title, [figure(chart) for chart in charts], note)
+    return figures_section(title, [figure(chart) for chart in charts])
 
 
 def line(
@@ -169,16 +169,14 @@ def line(
     }
 
 
-def bars(
-    label: str, x: Sequence[Any], y: Sequence[float | None], color: str = _FILL, **more: Any
-) -> Part:
+def bars(label: str, x: Sequence[Any], y: Sequence[float | None], **more: Any) -> Part:
     """Return a trace of bars; where y is None there is none."""
     return {
         'type': 'bar',
         'name': as_text([label])[0],
         'x': as_text(x),
         'y': list(y),
-        'marker': {'color': color},
+        'marker': {'color': _FILL},
         **more,
     }
 
@@ -266,7 +264,7 @@ def whiskers_section(
     return figures_section(title, [figure], note)
 
 
-def bars_section(title: str, charts: Sequence[BarChart], note: str = '') -> Section:
+def bars_section(title: str, charts: Sequence[BarChart]) -> Section:
     """Draw bar charts side by side."""
 
     def figure(chart: BarChart) -> Figure:
@@ -278,7 +276,7 @@ def bars_section(title: str, charts: Sequence[BarChart], note: str = '') -> Sect
         data = [bars(chart.y_label, list(chart.bars), list(chart.bars.values()))]
         return Figure(f'{chart.y_label} by {chart.x_label}', data, layout)
 
-    return figures_section(title, [figure(chart) for chart in charts], note)
+    return figures_section(title, [figure(chart) for chart in charts])
 
 
 def axis(title: str) -> Part:

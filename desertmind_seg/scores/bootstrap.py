@@ -170,7 +170,7 @@ def paired_differences(
     first: Mapping[str, Counts],
     second: Mapping[str, Counts],
     ontology: Ontology,
-    scores: Sequence[str] = ('miou_all',),
+    scores: Sequence[str],
 ) -> list[PairedDifference]:
     """Compare two runs on one split, block by block.
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import re
 
 from desertmind_seg.decoding.image_files import EXTENSIONS as IMAGE_EXTENSIONS
-from desertmind_seg.messages.compressed_format import CompressedColors
 from desertmind_seg.sources.folders import Found, fitting, look_into
 from desertmind_seg.sources.frames import Selection, Source, SourceError
 from desertmind_seg.sources.images import CONVERT, UNREAD, ImageFiles, is_image
@@ -27,7 +26,6 @@ def open_source(
     image_topic: str | None = None,
     depth_topic: str | None = None,
     selection: Selection = _ALL,
-    compressed_colors: CompressedColors = 'auto',
 ) -> Source:
     """Open the source that `text` names; use it in a with statement.
 
@@ -37,7 +35,6 @@ def open_source(
         image_topic: of a bag; None for its only one.
         depth_topic: of a bag; None for none.
         selection: which frames are taken.
-        compressed_colors: of a bag, as `Bag.compressed_colors`.
 
     Raises:
         FileNotFoundError: there is nothing.
@@ -58,7 +55,7 @@ def open_source(
     if '://' in text:
         return open_address(text, selection)
     if is_bag:
-        return _open_bag(path, image_topic, depth_topic, selection, compressed_colors)
+        return _open_bag(path, image_topic, depth_topic, selection)
     if not path.exists():
         return _open_pattern(text, selection)
     if path.is_dir():
@@ -90,13 +87,9 @@ def _is_bag(path: Path) -> bool:
 
 
 def _open_bag(
-    path: Path,
-    image_topic: str | None,
-    depth_topic: str | None,
-    selection: Selection,
-    compressed_colors: CompressedColors,
+    path: Path, image_topic: str | None, depth_topic: str | None, selection: Selection
 ) -> BagFrames:
-    source = BagFrames(path, image_topic, depth_topic, selection, compressed_colors)
+    source = BagFrames(path, image_topic, depth_topic, selection)
     if path.is_dir() and (beside := look_into(path).images):
         source.notes.append(
             f'{path} is taken as a bag; of its {len(beside)} images none is taken. For them give '

@@ -18,7 +18,6 @@ from desertmind_seg.messages.bags import (
     RawMessage,
     decode_frame,
 )
-from desertmind_seg.messages.compressed_format import CompressedColors
 from desertmind_seg.messages.pairing import OTHER_FRAME, REASONS, DepthPairing
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.sources.frames import (
@@ -43,7 +42,6 @@ class BagFrames(Source):
         image_topic: None for the only one there is.
         depth_topic: registered to the images; None for none.
         selection: which frames are taken.
-        compressed_colors: as `Bag.compressed_colors`.
 
     Raises:
         BagError: the bag cannot be read, or lacks a topic.
@@ -56,11 +54,9 @@ class BagFrames(Source):
         image_topic: str | None,
         depth_topic: str | None,
         selection: Selection,
-        compressed_colors: CompressedColors = 'auto',
     ) -> None:
         with ExitStack() as stack:
             self.bag = stack.enter_context(Bag(path, logged=False))
-            self.bag.compressed_colors = compressed_colors
             self.depth_topic = depth_topic
             try:
                 self.topic = image_topic or _only_topic(self.bag, depth_topic)
