@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
 import errno
 import fcntl
 import grp
@@ -32,12 +31,8 @@ from desertmind_seg.engines.profiles import Profile
 from desertmind_seg.engines.protocol import EngineBuildError, Progress
 from desertmind_seg.model.bundle import Bundle
 from desertmind_seg.model.documents import DocumentError, read_json
-from desertmind_seg.model.files import (
-    FileError,
-    atomic_write,
-    cache_dir,
-    read_file,
-)
+from desertmind_seg.model.files import FileError, atomic_write, cache_dir, read_file
+from desertmind_seg.model.records import utc_now
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -285,7 +280,7 @@ def find_or_build(
             key=key,
             engine_sha256=hashlib.sha256(built.plan).hexdigest(),
             bundle_name=bundle.metadata.name,
-            built_at=datetime.now(timezone.utc).isoformat(timespec='seconds'),
+            built_at=utc_now(),
             build_sec=round(built.build_sec, 3),
             layer_types=dict(Counter(dtype for _, _, dtype in built.layers)),
             engine_layers=sum(line.startswith(('Name:', 'Layer')) for line in built.report),

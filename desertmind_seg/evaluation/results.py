@@ -7,7 +7,6 @@ option) is null, for JSON knows no NaN. Times are of the machine that `environme
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from typing import Literal
 
 from pydantic import Field
@@ -268,8 +267,3 @@ class EvaluationMetrics(BagMetrics, ModelMetrics):
     """metrics.json of evaluate_bag."""
 
     against: Against | None = Field(description='null: no second model')
-
-
-def utc_now() -> str:
-    """Return the time in UTC, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec='seconds')

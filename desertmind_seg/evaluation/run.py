@@ -32,7 +32,6 @@ from desertmind_seg.evaluation.results import (
     BagInfo,
     EvaluationMetrics,
     OntologyInfo,
-    utc_now,
 )
 from desertmind_seg.hazards.records import HazardSettings
 from desertmind_seg.messages.bag_writer import BagWriter
@@ -46,7 +45,7 @@ from desertmind_seg.messages.bags import (
 from desertmind_seg.messages.compressed_format import CompressedColors
 from desertmind_seg.model.arrays import Mask
 from desertmind_seg.model.ontology import Ontology
-from desertmind_seg.model.records import Environment
+from desertmind_seg.model.records import Environment, utc_now
 from desertmind_seg.pipeline.progress import Progress
 from desertmind_seg.pipeline.segmenter import Segmentation, Segmenter
 from desertmind_seg.reports.output import output_folder, write_json

@@ -1,4 +1,6 @@
-"""What every metrics.json consists of, and the record of where a result was made."""
+"""What every metrics.json consists of, and the records of where and when a result was made."""
+
+from datetime import datetime, timezone
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,3 +34,8 @@ class Environment(Record):
         description="commit of the checkout, '-dirty' appended where files differ; null outside "
         'of a checkout'
     )
+
+
+def utc_now() -> str:
+    """Return the time in UTC, to the second, as results and logs hold it."""
+    return datetime.now(timezone.utc).isoformat(timespec='seconds')

@@ -12,8 +12,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from desertmind_seg.evaluation.results import utc_now
 from desertmind_seg.fleet.records import BagEntry, BagRow
+from desertmind_seg.model.records import utc_now
 
 # Where nobody watches, a line so often.
 _LINE_SEC = 60.0

@@ -26,12 +26,11 @@ from desertmind_seg.evaluation.results import (
     EngineInfo,
     OntologyInfo,
     Percentiles,
-    utc_now,
 )
 from desertmind_seg.messages.bags import MASK_TOPIC, Bag, header_stamp_ns
 from desertmind_seg.model.bundle import Bundle
 from desertmind_seg.model.ontology import Ontology
-from desertmind_seg.model.records import Environment
+from desertmind_seg.model.records import Environment, utc_now
 from desertmind_seg.pipeline.video import open_video
 from desertmind_seg.replay.node_process import NODE_LOG, NodeOptions
 from desertmind_seg.replay.page import write_replay_report

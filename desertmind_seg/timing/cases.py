@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import datetime, timezone
 import multiprocessing
 from multiprocessing.managers import BaseManager
 import os
@@ -23,7 +22,7 @@ from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.bundle import Bundle
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.processes import end_with_parent
-from desertmind_seg.model.records import Environment
+from desertmind_seg.model.records import Environment, utc_now
 from desertmind_seg.pipeline.segmenter import check_frame
 from desertmind_seg.reports.provenance import environment
 from desertmind_seg.timing.engine_case import (
@@ -99,7 +98,7 @@ def benchmark(
         reasons = (f'{run.case.backend}: {run.not_run or run.failed}' for run in runs)
         raise BenchmarkError(f'no case could be measured: {"; ".join(dict.fromkeys(reasons))}')
     return BenchmarkMetrics(
-        created=datetime.now(timezone.utc).isoformat(timespec='seconds'),
+        created=utc_now(),
         settings=Settings(
             frames=frames,
             rounds=rounds,

@@ -19,7 +19,6 @@ import ast
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
 import json
 import os
 from pathlib import Path
@@ -38,6 +37,7 @@ sys.path[:0] = [str(ROOT), str(HERE)]
 
 from judges import Finished, Outcome, by_status, judge_benchmark, judge_step_rate, judge_tests
 
+from desertmind_seg.model.records import utc_now
 from desertmind_seg.reports.provenance import environment
 
 LIMIT_SEC = 460.0  # the rest of the eight minutes is for putting away
@@ -334,7 +334,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error('nvidia-smi shows no NVIDIA GPU; --dry-run tries the plan without one')
     here = environment()
     report = Report(
-        created=datetime.now(timezone.utc).isoformat(timespec='seconds'),
+        created=utc_now(),
         dry_run=options.dry_run,
         machine={**here['machine'], 'gpus': found},
         git_hash=options.git_hash or here['git_hash'],
