@@ -21,8 +21,8 @@ from desertmind_seg.messages.bags import BagError, stamp_ns
 Float64 = npt.NDArray[np.float64]
 
 TF_TYPES = ('tf2_msgs/msg/TFMessage', 'tf/msg/tfMessage')
-# Frames whose z is up (REP 105), the usual one first.
-_LEVEL_FRAMES = ('odom', 'map', 'earth', 'world')
+# Frames that stand still and whose z is up (REP 105), the smooth and usual one first.
+LEVEL_FRAMES = ('odom', 'map', 'earth', 'world')
 # What moves by so much against the camera is the world, and not the vehicle that carries it.
 _MOVED_M = 0.2
 # Vehicles (REP 105, 120), which pitch, whatever moves on them.
@@ -168,7 +168,7 @@ class RecordedTransforms:
                     f"bag's /tf and /tf_static; expected one of: {', '.join(joined) or 'none'}."
                 )
             return asked, ''
-        for name in _LEVEL_FRAMES:
+        for name in LEVEL_FRAMES:
             if name in joined:
                 return name, ''
         if not above:

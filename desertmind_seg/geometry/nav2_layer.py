@@ -12,10 +12,9 @@ import yaml
 
 from desertmind_seg.geometry.camera_model import CameraInfoError, CameraRays, image_size_hw
 from desertmind_seg.geometry.costmap import DECAY_SEC, MAX_RANGE_M, MIN_RANGE_M
-from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.model.ontology import LETHAL_COST, Ontology
 
 LAYER = 'semantic_segmentation_layer'
-LETHAL = 254
 # What a single observation of a lethal class costs, until there are so many with such a mean
 # confidence (of 255): one wrong pixel makes a detour and no wall.
 UNCONFIRMED_COST = 127
@@ -74,7 +73,7 @@ def layer_parameters(
     """
     types: dict[str, dict[str, Any]] = {}
     for entry in ontology.classes:
-        lethal = entry.cost == LETHAL
+        lethal = entry.cost == LETHAL_COST
         of_type = types.setdefault(
             f'{entry.group}_{entry.cost}',
             {

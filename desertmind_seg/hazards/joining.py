@@ -14,12 +14,10 @@ import numpy.typing as npt
 
 from desertmind_seg.hazards.records import FREE, NEGATIVE, POSITIVE, STEEP, UNKNOWN
 from desertmind_seg.model.arrays import Mask
-from desertmind_seg.model.ontology import UNLABELED, Ontology
+from desertmind_seg.model.ontology import LETHAL_COST, UNLABELED, Ontology
 
 # Membership of a pixel in the clouds.
 NEITHER, GROUND, NOT_GROUND = 0, 1, 2
-
-LETHAL_COST = 254
 # A kind that only this file knows: sticks out of the ground, but is soft by its class.
 _SOFT = 4
 SOFT_HEIGHT_M = 0.5

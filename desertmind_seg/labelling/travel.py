@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from desertmind_seg.bag_geometry.transforms import TF_TYPES
+from desertmind_seg.bag_geometry.transforms import LEVEL_FRAMES, TF_TYPES
 from desertmind_seg.labelling.spacing import LabellingError
 from desertmind_seg.messages.bags import Bag, BagError, stamp_ns
 
 ODOMETRY_TYPE = 'nav_msgs/msg/Odometry'
-# Frames that stand still (REP 105), the smooth one first.
-_STANDING = ('odom', 'map', 'earth', 'world')
 # A vehicle that stands has odometry that trembles; less than this is no way travelled.
 _STEP_M = 0.1
 _MAX_GAP_NS = 1_000_000_000
@@ -92,21 +90,21 @@ def _track_of(bag: Bag) -> tuple[str, _Track]:
             track.add(stamp_ns(message), message.pose.pose.position)
         if track.stamps_ns:
             return name, track
-    tracks = {frame: _Track() for frame in _STANDING}
+    tracks = {frame: _Track() for frame in LEVEL_FRAMES}
     for message in _messages(bag, *tf) if tf else ():
         for stamped in message.transforms:
             parent, child = (
                 frame.removeprefix('/')
                 for frame in (stamped.header.frame_id, stamped.child_frame_id)
             )
-            if parent in _STANDING and child not in _STANDING:
+            if parent in LEVEL_FRAMES and child not in LEVEL_FRAMES:
                 tracks[parent].add(stamp_ns(stamped), stamped.transform.translation)
     for frame, track in tracks.items():
         if track.stamps_ns:
             return f'frame {frame} of {tf[0]}', track
     raise LabellingError(
         f'{bag.path} does not say where the vehicle was: distances need a topic of '
-        f'{ODOMETRY_TYPE}, or transforms from {", ".join(_STANDING)} on /tf. Choose by time '
+        f'{ODOMETRY_TYPE}, or transforms from {", ".join(LEVEL_FRAMES)} on /tf. Choose by time '
         '(--every 2s) or by number (--every 30)'
     )
 

@@ -15,6 +15,7 @@ from desertmind_seg.model.errors import DesertmindError, did_you_mean
 from desertmind_seg.model.files import share_path
 
 UNLABELED = 255
+LETHAL_COST = 254
 # In a folder of labelled frames, the class table of its masks.
 CLASS_TABLE = 'classes.yaml'
 
@@ -51,7 +52,7 @@ class OntologyClass(BaseModel):
     raw: tuple[RawCode, ...]
     color_rgb: tuple[ColorValue, ColorValue, ColorValue]
     group: Group
-    cost: Annotated[int, Field(ge=0, le=254)]
+    cost: Annotated[int, Field(ge=0, le=LETHAL_COST)]
 
 
 class Ontology(BaseModel):

@@ -16,7 +16,7 @@ import numpy as np
 from desertmind_seg.model.arrays import Mask
 from desertmind_seg.model.documents import read_yaml
 from desertmind_seg.model.errors import DesertmindError, did_you_mean
-from desertmind_seg.model.ontology import UNLABELED, Group, Ontology, OntologyClass
+from desertmind_seg.model.ontology import LETHAL_COST, UNLABELED, Group, Ontology, OntologyClass
 
 # What stands for a class of the model, for all other classes of the labels, for the whole map.
 IGNORE, OTHERS, GROUPS = 'ignore', '*', 'groups'
@@ -283,7 +283,7 @@ def _by_groups(labels: Ontology, model: Ontology) -> LabelMap:
             raw=(),
             color_rgb=_GROUP_COLORS[group],
             group=group,
-            cost=0 if group == 'traversable' else 254,
+            cost=0 if group == 'traversable' else LETHAL_COST,
         )
         for position, group in enumerate(get_args(Group))
     ]

@@ -13,7 +13,14 @@ from desertmind_seg.model.arrays import Depth, Mask
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.scores.bootstrap import PairedDifference, paired_share
 from desertmind_seg.scores.comparison import BLOCK_FRAMES
-from desertmind_seg.scores.confusion import BAND_NAMES, Counts, Floats, band_index, ratio
+from desertmind_seg.scores.confusion import (
+    BAND_NAMES,
+    NO_DEPTH_BAND,
+    Counts,
+    Floats,
+    band_index,
+    ratio,
+)
 from desertmind_seg.scores.hazard_records import (
     FalseAlarms,
     HazardScores,
@@ -97,7 +104,7 @@ class HazardScore:
         self._rows: dict[SortedBy, tuple[str, ...]] = {
             'all': ('all',),
             'near': (_NEAR_NAME,),
-            'distance': (*BAND_NAMES, 'no depth'),
+            'distance': (*BAND_NAMES, NO_DEPTH_BAND),
             'class': ontology.names,
             'near class': tuple(f'{name}, {_NEAR_NAME}' for name in ontology.names),
             'kind': tuple(kinds),

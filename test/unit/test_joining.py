@@ -9,7 +9,6 @@ import pytest
 
 from desertmind_seg.hazards.joining import (
     GROUND,
-    LETHAL_COST,
     MEMBERSHIP,
     NEITHER,
     NOT_GROUND,
@@ -17,7 +16,13 @@ from desertmind_seg.hazards.joining import (
 )
 from desertmind_seg.hazards.records import FREE, NEGATIVE, POSITIVE, STEEP, UNKNOWN
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.ontology import UNLABELED, Ontology, available_ontologies, load_ontology
+from desertmind_seg.model.ontology import (
+    LETHAL_COST,
+    UNLABELED,
+    Ontology,
+    available_ontologies,
+    load_ontology,
+)
 
 HAZARDS = POSITIVE, NEGATIVE, STEEP
 YCOR = load_ontology('ycor-8')

@@ -9,9 +9,8 @@ from functools import cache
 import re
 import unicodedata
 
-from desertmind_seg.model.ontology import Group, available_ontologies, load_ontology
+from desertmind_seg.model.ontology import LETHAL_COST, Group, available_ontologies, load_ontology
 
-_CAREFUL_COST = 254
 # Off-road sets first, where two tables say the same.
 _FIRST = ('rellis-20', 'rugd-24', 'ycor-8', 'goose-64', 'desert-10')
 # What people call it -> the name in a shipped table.
@@ -92,7 +91,7 @@ def guess_of(name: str) -> Guess:
 
 
 def _careful(reason: str) -> Guess:
-    return Guess('obstacle', _CAREFUL_COST, f'{reason}: the careful choice')
+    return Guess('obstacle', LETHAL_COST, f'{reason}: the careful choice')
 
 
 def without_accents(name: str) -> str:
