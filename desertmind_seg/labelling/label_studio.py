@@ -17,7 +17,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 import numpy.typing as npt
 
-from desertmind_seg.labelling.cvat import hex_color
+from desertmind_seg.labelling.cvat import hex_color, run_lengths
 from desertmind_seg.model.arrays import Mask
 from desertmind_seg.model.ontology import Ontology
 
@@ -110,12 +110,10 @@ class LabelStudioWriter:
 
 def packed(covered: npt.NDArray[np.bool_]) -> bytes:
     """Pack the region (H, W) that a class covers, as Label Studio's brush keeps it."""
-    flat = covered.ravel()
-    edges = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]))
-    bits = [f'{flat.size * _CHANNELS:032b}{_WORD_BITS - 1:05b}']
+    bits = [f'{covered.size * _CHANNELS:032b}{_WORD_BITS - 1:05b}']
     bits += [f'{size - 1:04b}' for size in _LENGTH_BITS]
-    for length, is_covered in zip(np.diff(edges).tolist(), flat[edges[:-1]], strict=True):
-        value = f'{255 if is_covered else 0:08b}'
+    for number, length in enumerate(run_lengths(covered)):
+        value = '11111111' if number % 2 else '00000000'
         left = length * _CHANNELS
         while left:
             run = min(left, _LONGEST)
