@@ -490,6 +490,7 @@ def test_the_real_dirt_road_is_free(shared_data_dir: Path) -> None:
             decode_depth(bag.deserialize(raw))
             for raw in bag.messages('/camera/aligned_depth_to_color/image_raw')
         ]
+    assert len(frames) == 6
     for depth in frames:
         found = detector.detect(depth, CameraRays().of(info, depth.shape), None)
         road = np.zeros(depth.shape, bool)
