@@ -5,10 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import signal
 import sys
 from threading import Event
-from types import FrameType
 
 import rclpy
 from rclpy.executors import Executor, SingleThreadedExecutor
@@ -20,6 +18,7 @@ from desertmind_seg.messages.dds import (
     removed_text,
     with_background_sending,
 )
+from desertmind_seg.model.processes import stopped_by_signals
 from desertmind_seg.node.loading import LoadEngine
 from desertmind_seg.node.node import SegmentationNode
 from desertmind_seg.outputs.publishers import RCLError
@@ -67,21 +66,8 @@ def run_node(args: list[str] | None = None, load_engine: LoadEngine = load_engin
         it had, 2 when it could not begin, 1 when it failed later.
     """
     os.environ.update(with_background_sending(os.environ))
-    stop = Event()
-
-    def request_stop(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    # Our own handlers, not rclpy's: a second Ctrl-C during the cleanup is harmless, and the
-    # context stays valid until everything is put away.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, request_stop)
-    try:
+    with stopped_by_signals() as stop:
         return _run(args, load_engine, stop)
-    finally:
-        # Python's own end takes 0.3 s more, and at its begin puts back all handlers but this.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
 
 
 def _run(args: list[str] | None, load_engine: LoadEngine, stop: Event) -> int:

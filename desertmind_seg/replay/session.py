@@ -4,14 +4,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 import logging
 import os
-import signal
 import threading
-from types import FrameType
 
 import rclpy
 from rclpy.signals import SignalHandlerOptions
 
 from desertmind_seg.messages.dds import remove_dead_segments, removed_text, with_image_profile
+from desertmind_seg.model.processes import stopped_by_signals
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -21,25 +20,15 @@ def ros_session(**environment: str) -> Iterator[threading.Event]:
     """Start rclpy with the profile for images and these environment variables.
 
     Removes what killed processes left in shared memory, and says so. Yields an event that SIGINT
-    and SIGTERM set. Their handlers stand instead of rclpy's own, which would invalidate the
-    context under a publish. Afterwards both are ignored: Python's own end would put back other
-    handlers than that.
+    and SIGTERM set, as `stopped_by_signals`.
     """
-    stop = threading.Event()
-
-    def request_stop(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, request_stop)
-    os.environ.update(with_image_profile(os.environ), **environment)
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    # Before the first node, which takes its own 70 MB.
-    if dead := remove_dead_segments():
-        _LOGGER.warning(removed_text(dead))
-    try:
-        yield stop
-    finally:
-        rclpy.try_shutdown()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+    with stopped_by_signals() as stop:
+        os.environ.update(with_image_profile(os.environ), **environment)
+        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+        # Before the first node, which takes its own 70 MB.
+        if dead := remove_dead_segments():
+            _LOGGER.warning(removed_text(dead))
+        try:
+            yield stop
+        finally:
+            rclpy.try_shutdown()
