@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 import sys
+from typing import TYPE_CHECKING
 
 from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
 from desertmind_seg.options import (
@@ -28,6 +29,9 @@ from desertmind_seg.options import (
     hazard_setting,
     run_command,
 )
+
+if TYPE_CHECKING:
+    from desertmind_seg.evaluation.results import EvaluationMetrics
 
 _EXAMPLES = """\
 examples:
@@ -97,16 +101,7 @@ def _run(options: argparse.Namespace) -> int:
 
     from desertmind_seg.bag_geometry.hazards import GeometryTopics
     from desertmind_seg.evaluation.depth import DepthTopic
-    from desertmind_seg.evaluation.hazard_sections import hazard_facts
-    from desertmind_seg.evaluation.results import MASKS, METRICS, REPORT
     from desertmind_seg.evaluation.run import BagInputs, evaluate_bag
-    from desertmind_seg.evaluation.sections import (
-        depth_facts,
-        flicker_facts,
-        left_out_by_map,
-        reasons_of,
-        score_facts,
-    )
     from desertmind_seg.model.ontology import load_ontology
     from desertmind_seg.pipeline.load import load_segmenter
     from desertmind_seg.pipeline.segmenter import Segmenter
@@ -115,14 +110,14 @@ def _run(options: argparse.Namespace) -> int:
         return load_segmenter(bundle, options.backend, options.confidence_threshold, alpha)
 
     logging.basicConfig(level=logging.INFO, format='%(message)s')
-    depth = options.depth and DepthTopic(options.depth, options.max_dt_ms, options.max_wait_ms)
     metrics = evaluate_bag(
         options.bag,
         BagInputs(
             options.image,
             options.labels,
             options.label_codes,
-            depth=depth,
+            depth=options.depth
+            and DepthTopic(options.depth, options.max_dt_ms, options.max_wait_ms),
             geometry=GeometryTopics(options.camera_info, options.gravity_frame),
             hazard_settings=options.hazard or None,
             compressed_colors=options.compressed_colors,
@@ -135,6 +130,27 @@ def _run(options: argparse.Namespace) -> int:
         rerun=options.rerun,
         force=options.force,
     )
+    _print_results(metrics, options.out)
+    _print_problems(metrics)
+    frames, labels, depth = metrics.frames, metrics.labels, metrics.depth
+    in_part = [
+        *(frames.bad.count, frames.lost, metrics.bag.losses),
+        *((labels.bad.count, labels.lost) if labels else ()),
+        *((depth.images_unreadable, depth.frames_without_depth['refused']) if depth else ()),
+    ]
+    return DONE_IN_PART if any(in_part) else ALL_DONE
+
+
+def _print_results(metrics: 'EvaluationMetrics', out: Path) -> None:
+    from desertmind_seg.evaluation.hazard_sections import hazard_facts
+    from desertmind_seg.evaluation.results import MASKS, METRICS, REPORT
+    from desertmind_seg.evaluation.sections import (
+        depth_facts,
+        flicker_facts,
+        left_out_by_map,
+        score_facts,
+    )
+
     frames, inference = metrics.frames, metrics.latency_ms.inference
     print(f'{frames.out} of {frames.in_} frames segmented.')
     print(
@@ -148,18 +164,26 @@ def _run(options: argparse.Namespace) -> int:
         *hazard_facts(metrics.hazards),
     ):
         print(f'{fact.label} {fact.value} ({fact.note}).')
-    hazards = metrics.hazards
-    sentences = [*hazards.scores.sentences] if hazards and hazards.scores else []
+    hazards, against = metrics.hazards, metrics.against
     for sentence in (
-        *sentences,
-        *(metrics.against.comparison.sentences if metrics.against else ()),
+        *(hazards.scores.sentences if hazards and hazards.scores else ()),
+        *(against.comparison.sentences if against else ()),
     ):
         print(f'{sentence}.')
-    print(f'Report: {options.out / REPORT}\nMetrics: {options.out / METRICS}')
-    print(f'Masks: {options.out / MASKS}')
-    if metrics.depth is not None:
-        problems = [problem.error for problem in metrics.depth.problems]
-        for text in filter(None, [metrics.depth.hint, *problems]):
+    print(f'Report: {out / REPORT}\nMetrics: {out / METRICS}\nMasks: {out / MASKS}')
+    if metrics.labels is not None and metrics.labels.rounded:
+        print(f'{metrics.labels.rounded} label images have a rounded stamp, and were scored.')
+    for sentence in left_out_by_map(metrics.labels):
+        print(sentence)
+
+
+def _print_problems(metrics: 'EvaluationMetrics') -> None:
+    from desertmind_seg.evaluation.sections import reasons_of
+
+    frames, labels, depth, hazards = metrics.frames, metrics.labels, metrics.depth, metrics.hazards
+    if depth is not None:
+        problems = [problem.error for problem in depth.problems]
+        for text in filter(None, [depth.hint, *problems]):
             print(f'Depth: {text}', file=sys.stderr)
     if hazards is not None:
         problems = [f'{problem.count} times: {problem.error}' for problem in hazards.problems]
@@ -169,14 +193,11 @@ def _run(options: argparse.Namespace) -> int:
             problems.append(f'up is {hazards.gravity}.')
         for text in problems:
             print(f'Geometry: {text}', file=sys.stderr)
-    labels, depth, bag = metrics.labels, metrics.depth, metrics.bag
     for what, of in (('frames', frames), ('label images', labels)):
         if of is not None and of.bad.count:
             print(f'{of.bad.count} {what} left out: {reasons_of(of.bad)}.', file=sys.stderr)
         if of is not None and of.lost:
             print(f'{of.lost} {what} lost: the bag is damaged.', file=sys.stderr)
-    if labels is not None and labels.rounded:
-        print(f'{labels.rounded} label images have a rounded stamp, and were scored.')
     if labels is not None and labels.without_frame:
         off_ms = labels.nearest_frame_ms
         print(
@@ -185,16 +206,8 @@ def _run(options: argparse.Namespace) -> int:
             + ('.' if off_ms is None else f'; they are {off_ms:+g} ms off the nearest (median).'),
             file=sys.stderr,
         )
-    if bag.unreadable_topics:
-        print(f'Topics not read: {", ".join(bag.unreadable_topics)}.', file=sys.stderr)
-    for sentence in left_out_by_map(labels):
-        print(sentence)
-    in_part = [
-        *(frames.bad.count, frames.lost, bag.losses),
-        *((labels.bad.count, labels.lost) if labels else ()),
-        *((depth.images_unreadable, depth.frames_without_depth['refused']) if depth else ()),
-    ]
-    return DONE_IN_PART if any(in_part) else ALL_DONE
+    if metrics.bag.unreadable_topics:
+        print(f'Topics not read: {", ".join(metrics.bag.unreadable_topics)}.', file=sys.stderr)
 
 
 if __name__ == '__main__':
