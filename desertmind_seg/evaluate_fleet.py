@@ -138,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from desertmind_seg.fleet.pool import Pool
-    from desertmind_seg.fleet.records import Limits
+    from desertmind_seg.fleet.records import Limits, not_counted
     from desertmind_seg.release.page import shown, shown_interval, verdict_rows
     from desertmind_seg.release.run import REPORT, TOTALS, FleetRequest, evaluate_fleet
     from desertmind_seg.release.worst import export_worst
@@ -174,10 +174,8 @@ def _run(options: argparse.Namespace) -> int:
         for name, number in part.numbers.items():
             if number.value is not None and '/' not in name:
                 print(f'  {name} {shown(number.value)} ({shown_interval(number.interval_95)})')
-    failed = {name: n for name, n in totals.statuses.items() if n and name != 'ok'}
-    if failed:
-        counts = ', '.join(f'{count} {status}' for status, count in failed.items())
-        print(f'{counts}: not in the totals.', file=sys.stderr)
+    if others := not_counted(totals.statuses):
+        print(f'{others}: not in the totals.', file=sys.stderr)
     if totals.copies:
         first = ' and '.join(totals.copies[0][:2])
         print(

@@ -13,7 +13,7 @@ from desertmind_seg.reports.charts import Chart, charts_section
 from desertmind_seg.reports.page import Fact, Section
 from desertmind_seg.reports.pictures import frames_section
 from desertmind_seg.reports.tables import pairs_section, table_section
-from desertmind_seg.scores.comparison import FEW_BLOCKS
+from desertmind_seg.scores.comparison import few_blocks_note
 from desertmind_seg.scores.confusion import BAND_NAMES, BAND_PLACES_M
 from desertmind_seg.scores.hazard_records import HazardMetrics, HazardScores, WitnessRate
 from desertmind_seg.scores.hazards import SIZE_PLACES_M
@@ -83,11 +83,7 @@ def _score_sections(scores: HazardScores) -> list[Section]:
         + f'. Intervals are paired, by bootstrap over blocks of {scores.block_frames} labelled '
         'frames in a row.'
     )
-    if scores.blocks < FEW_BLOCKS:
-        note += (
-            f' With {scores.blocks} block{"s" * (scores.blocks > 1)} they are too narrow: take a '
-            f'drive of {FEW_BLOCKS * scores.block_frames} labelled frames or more.'
-        )
+    note += few_blocks_note(scores.blocks, scores.block_frames)
     alarms = [
         ('distance', 'false alarms', 'unknown', 'pixels'),
         *(

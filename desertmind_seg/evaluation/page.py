@@ -29,7 +29,7 @@ from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.reports.distributions import latency_section
 from desertmind_seg.reports.page import Fact, Section, write_report
 from desertmind_seg.reports.tables import environment_section, table_section
-from desertmind_seg.scores.comparison import FEW_BLOCKS, LEADING
+from desertmind_seg.scores.comparison import LEADING, few_blocks_note
 from desertmind_seg.scores.records import BandMetrics, Comparison
 
 
@@ -134,11 +134,7 @@ def _comparison_sections(metrics: EvaluationMetrics) -> list[Section]:
         'labelled frames in a row (flicker: of all frames). One drive says nothing about others.'
     )
     blocks = min(row.blocks for row in comparison.differences)
-    if blocks < FEW_BLOCKS:
-        note += (
-            f' With {blocks} blocks the intervals are too narrow: take a drive of '
-            f'{FEW_BLOCKS * comparison.block_frames} labelled frames or more.'
-        )
+    note += few_blocks_note(blocks, comparison.block_frames)
     sections = [table_section(f'{first} against {second}', rows, note)]
     bands = [None if of.depth is None else of.depth.range_bands for of in (metrics, against)]
     if bands[0] is not None and bands[1] is not None:

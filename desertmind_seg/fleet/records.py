@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import hashlib
 from itertools import chain
 import json
@@ -205,3 +206,8 @@ def code_sha256(package: Path) -> str:
         total.update(f'{path.parent.name}/{path.name}\n'.encode())
         total.update(path.read_bytes())
     return total.hexdigest()
+
+
+def not_counted(statuses: Mapping[str, int]) -> str:
+    """Return how many bags are not ok, as in '2 torn, 1 failed'; '' for none."""
+    return ', '.join(f'{n} {status}' for status, n in statuses.items() if n and status != 'ok')

@@ -10,7 +10,7 @@ import numpy as np
 
 from desertmind_seg.decoding.image_bytes import decode_unchanged
 from desertmind_seg.decoding.image_header import FILE_LIMITS
-from desertmind_seg.fleet.records import BagRow
+from desertmind_seg.fleet.records import BagRow, not_counted
 from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.release.criteria import Verdict
@@ -69,10 +69,8 @@ def _headline(found: FleetTotals, verdicts: Sequence[Verdict]) -> list[Fact]:
         passed = sum(verdict.passed for verdict in verdicts)
         value = 'passed' if passed == len(verdicts) else 'not passed'
         facts.append(Fact('criteria', value, f'{passed} of {len(verdicts)}'))
-    others = ', '.join(
-        f'{n} {status}' for status, n in found.statuses.items() if n and status != 'ok'
-    )
-    facts.append(Fact('bags', f'{found.statuses["ok"]}', f'of {found.bags}; {others or "all ok"}'))
+    others = not_counted(found.statuses) or 'all ok'
+    facts.append(Fact('bags', f'{found.statuses["ok"]}', f'of {found.bags}; {others}'))
     facts.append(Fact('frames', f'{whole.frames:,}', 'with a mask'))
     for name in _LEADING:
         number = whole.numbers[name]
@@ -216,10 +214,7 @@ def _failure_sections(found: FleetTotals) -> list[Section]:
     rows = [['status', 'bag', 'reason']]
     by_status = sorted(found.failures, key=lambda failure: failure.status)
     rows += [[each.status, each.uri, each.reason] for each in by_status[:_MAX_FAILURES]]
-    counts = ', '.join(
-        f'{n} {status}' for status, n in found.statuses.items() if n and status != 'ok'
-    )
-    note = f'{counts}. None of them is in the totals.'
+    note = f'{not_counted(found.statuses)}. None of them is in the totals.'
     if len(found.failures) > _MAX_FAILURES:
         note += f' The first {_MAX_FAILURES} are shown; the table bags has all of them.'
     return [table_section('Bags that do not count', rows, note)]

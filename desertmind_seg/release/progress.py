@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from desertmind_seg.fleet.records import BagEntry, BagRow
+from desertmind_seg.fleet.records import BagEntry, BagRow, not_counted
 from desertmind_seg.model.records import utc_now
 
 # Where nobody watches, a line so often.
@@ -129,7 +129,5 @@ class Progress:
         if numbers['eta_sec'] is not None:
             hours, rest = divmod(numbers['eta_sec'], 3600)
             left = f'{hours}:{rest // 60:02}:{rest % 60:02}'
-        failed = ', '.join(
-            f'{count} {status}' for status, count in self.statuses.items() if status != 'ok'
-        )
-        return f'{numbers["bags_per_hour"]:.0f} bags/h, {left} left, {failed or "no failures"}'
+        failed = not_counted(self.statuses) or 'no failures'
+        return f'{numbers["bags_per_hour"]:.0f} bags/h, {left} left, {failed}'

@@ -25,7 +25,7 @@ from desertmind_seg.scores.records import Comparison, ScoreDifference
 BLOCK_FRAMES = 16
 # Bootstraps over fewer blocks give intervals that are clearly too narrow (Cameron, Gelbach and
 # Miller, Bootstrap-Based Improvements for Inference with Clustered Errors, 2008: below 5 to 30).
-FEW_BLOCKS = 10
+_FEW_BLOCKS = 10
 # The first of these that is known is what the two models are compared by.
 LEADING = ('miou_present', 'flicker')
 
@@ -83,6 +83,16 @@ def compare(first: Compared, second: Compared, ontology: Ontology) -> Comparison
             )
             for difference in rows
         ],
+    )
+
+
+def few_blocks_note(blocks: int, block_frames: int) -> str:
+    """Say, for a report, that intervals over few blocks are too narrow, '' over enough."""
+    if blocks >= _FEW_BLOCKS:
+        return ''
+    return (
+        f' With {blocks} block{"s" * (blocks != 1)} the intervals are too narrow: take a drive of '
+        f'{_FEW_BLOCKS * block_frames} labelled frames or more.'
     )
 
 
