@@ -15,7 +15,7 @@ from desertmind_seg.sources.network import open_address, shown_address
 from desertmind_seg.sources.recorded import BagFrames
 from desertmind_seg.sources.videos import EXTENSIONS as VIDEO_EXTENSIONS
 from desertmind_seg.sources.videos import VideoFiles, is_video
-from desertmind_seg.storage.recording import METADATA, is_storage
+from desertmind_seg.storage.recording import METADATA, holds_storage, is_storage
 
 _ALL = Selection()
 
@@ -79,11 +79,8 @@ def _list(extensions: tuple[str, ...]) -> str:
 def _is_bag(path: Path) -> bool:
     if not path.is_dir():
         return path.exists() and (is_storage(path) or path.name == METADATA)
-    files = list(path.iterdir())
     # Other things have a metadata.yaml too.
-    return any(is_storage(each) for each in files) or (
-        METADATA in (each.name for each in files) and not look_into(path).images
-    )
+    return holds_storage(path) or ((path / METADATA).exists() and not look_into(path).images)
 
 
 def _open_bag(

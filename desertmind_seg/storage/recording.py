@@ -165,7 +165,7 @@ def is_recording(path: Path) -> bool:
     """Say whether `open_recording` has something to open: a file or folder of a bag, by name."""
     if not path.is_dir():
         return is_storage(path)
-    return (path / METADATA).is_file() or any(map(is_storage, path.iterdir()))
+    return (path / METADATA).is_file() or holds_storage(path)
 
 
 def _files(folder: Path, metadata: dict[str, Any] | None, findings: Findings) -> list[Path]:
@@ -240,6 +240,11 @@ def _splits(there: Sequence[Path], findings: Findings) -> list[Path]:
     # By number, whatever the time of a clock that was set between them.
     order = dict(zip(there, numbers or range(len(there)), strict=True))
     return sorted(there, key=lambda entry: order[entry])
+
+
+def holds_storage(folder: Path) -> bool:
+    """Say whether a file of a bag lies in the folder; folders in it may be named like one."""
+    return any(is_storage(entry) and entry.is_file() for entry in folder.iterdir())
 
 
 def is_storage(path: PurePath) -> bool:

@@ -405,6 +405,12 @@ def test_what_reading_takes_for_a_bag_is_one_here(tmp_path: Path, name: str) -> 
             assert len(list(source)) == 2
 
 
+def test_images_beside_a_folder_that_is_named_like_a_bag(tmp_path: Path) -> None:
+    write_drive(tmp_path / 'drive.mcap', TinyDrive(num_frames=2))
+    write_image(tmp_path / 'a.png', scene(1))
+    assert [shot.name for shot in open_source(str(tmp_path)).shots()] == ['a']
+
+
 def test_a_bag_with_one_camera_needs_no_topic(tmp_path: Path) -> None:
     path = write_drive(tmp_path / 'a', replace(drive(), label_every=0))
     with open_source(str(path)) as source:  # its raw and not its compressed topic, and no depth
