@@ -23,7 +23,7 @@ OTHER_SIZE = 'other size than its mask'
 _MAX_FIRST = 20
 
 
-class Refused:
+class LeftOut:
     """Messages that are left out: all of them counted, the first few kept."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Refused:
             self.first.append(bad)
         return bad
 
-    def metrics(self, *others: Refused) -> BadMessages:
+    def metrics(self, *others: LeftOut) -> BadMessages:
         """Return the part of metrics.json on these and those of others."""
         reasons = sum((other.reasons for other in others), self.reasons)
         first = [bad for each in (self, *others) for bad in each.first]
@@ -92,7 +92,7 @@ class RecordedFrames:
 
     def __init__(self, bag: Bag, topic: str, depth: RecordedDepth | None = None) -> None:
         self.topic = topic
-        self.bad = Refused()
+        self.bad = LeftOut()
         self.lost = 0
         self.repeated_stamps = 0
         self.times_ns: list[tuple[int, int]] = []

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from desertmind_seg.decoding.image_bytes import decode_unchanged
 from desertmind_seg.decoding.image_header import FILE_LIMITS
-from desertmind_seg.evaluation.frames import CUT_OFF, DAMAGED, OTHER_SIZE, UNDECODABLE, Refused
+from desertmind_seg.evaluation.frames import CUT_OFF, DAMAGED, OTHER_SIZE, UNDECODABLE, LeftOut
 from desertmind_seg.evaluation.results import LabelCounts
 from desertmind_seg.messages.bags import IMAGE_TYPE, Bag, BagError
 from desertmind_seg.messages.images import decode_labels
@@ -81,7 +81,7 @@ class RecordedLabels:
                 f'Labels {topic!r} of bag {str(bag.path)!r} belong to the ontology with SHA-256 '
                 f'{recorded}, --ontology to {own.name} with {own.sha256}'
             )
-        self.bad = Refused()
+        self.bad = LeftOut()
         self._png: dict[int, Any] = {}
         read = 0
         for raw in bag.messages(topic):
@@ -251,7 +251,7 @@ class LabelScore:
         self._ranges = None if kinds is None else RangeConfusion(labels.ontology)
         self._hazards = None if kinds is None else HazardScore(labels.ontology, kinds)
         self._masks = 0
-        self._bad = Refused()
+        self._bad = LeftOut()
 
     def add(
         self,

@@ -26,8 +26,8 @@ _THREADS = 8
 Topics = Mapping[str, tuple[str, int]]
 
 
-class Refused(Exception):  # noqa: N818 - no error of the command: it becomes a row
-    """A bag gets no further; says why."""
+class _RefusedError(Exception):
+    """A bag gets no further: it becomes a row that says why."""
 
     def __init__(self, status: Status, reason: str) -> None:
         super().__init__(reason)
@@ -60,7 +60,7 @@ def refused_row(entry: BagEntry, options: RunOptions, run_id: str, scratch: Path
             topics = _topics_of(describe(entry.labels_uri), scratch)
             where = f'label topic of {entry.labels_uri}'
             _check(topics, options.labels, (IMAGE_TYPE,), where, 'no_topic')
-    except Refused as err:
+    except _RefusedError as err:
         return BagRow.of(entry, run_id, err.status, err.reason)
     except (DesertmindError, OSError) as err:
         return BagRow.of(entry, run_id, 'failed', str(err))
@@ -73,7 +73,7 @@ def _topics_of(entry: BagEntry, scratch: Path) -> Topics:
     """Return the topics of a bag.
 
     Raises:
-        Refused: it is torn, or of another format.
+        _RefusedError: it is torn, or of another format.
         OSError, FleetError: it cannot be reached.
     """
     if store.is_remote(entry.uri):
@@ -97,11 +97,11 @@ def _topics_in(path: Path) -> Topics:
             topics = {each.name: (each.type, each.count) for each in bag.topics.values()}
             losses = bag.findings.losses
     except OtherFormatError as err:
-        raise Refused('failed', str(err)) from err
+        raise _RefusedError('failed', str(err)) from err
     except BagError as err:
-        raise Refused('torn', str(err)) from err
+        raise _RefusedError('torn', str(err)) from err
     if losses:
-        raise Refused('torn', ' '.join(losses))
+        raise _RefusedError('torn', ' '.join(losses))
     return topics
 
 
@@ -113,7 +113,7 @@ def _counted(connections: Iterator[tuple[str, str, int]]) -> Topics:
 
 
 def check_topics(topics: Topics, entry: BagEntry, options: RunOptions) -> None:
-    """Raise Refused unless a bag has what was asked for."""
+    """Raise _RefusedError unless a bag has what was asked for."""
     _check(topics, options.image, IMAGE_TYPES, 'image topic', 'no_topic')
     if options.labels is not None and not entry.labels_uri:
         _check(topics, options.labels, (IMAGE_TYPE,), 'label topic', 'no_topic')
@@ -132,4 +132,4 @@ def _check(topics: Topics, name: str, types: tuple[str, ...], what: str, status:
         problem = f'{what} {name!r} has no message'
     elif kind:
         problem = f'{what} {name!r} has {count} messages of {kind}; expected {" or ".join(types)}'
-    raise Refused(status, f'{problem}; its image topics: {listing or "none"}')
+    raise _RefusedError(status, f'{problem}; its image topics: {listing or "none"}')
