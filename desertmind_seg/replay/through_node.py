@@ -103,8 +103,8 @@ def replay_through_node(
     remaps = {entry.topic: entry.played_on for entry in inputs if entry.topic != entry.played_on}
     log = out / NODE_LOG
     node = rclpy.create_node('replay_bag')
-    # Nobody is waited for who hears transforms: PyPI's ROS 2 has no tf2.
     hazards = options.camera_info_topic is not None
+    # Nobody is waited for who hears transforms: PyPI's ROS 2 has no tf2.
     transforms = [name for name in _TF_TOPICS if hazards and name in bag.topics]
     player = BagPlayer(
         node,
@@ -162,18 +162,23 @@ def replay_through_node(
             executor.shutdown()
             listening.join()
             node.destroy_node()
+    return _result(collector, played, image_topic, num_frames, process.returncode)
+
+
+def _result(
+    collector: MaskCollector,
+    played: PlayStatistics,
+    image_topic: str,
+    num_frames: int,
+    exit_status: int,
+) -> Replay:
     masked = sorted(collector.mask_at_s)
+    counts = (played.published, played.failed, played.damaged)
     return Replay(
         frame_stamps_ns=sorted(collector.sent_at_s),
         repeated_stamps=collector.repeated_stamps,
         headless=collector.headless,
-        lost=max(
-            0,
-            num_frames
-            - played.published[image_topic]
-            - played.failed[image_topic]
-            - played.damaged[image_topic],
-        ),
+        lost=max(0, num_frames - sum(each[image_topic] for each in counts)),
         mask_stamps_ns=masked,
         log_times_ns=collector.log_times_ns,
         latencies_ms=[
@@ -183,7 +188,7 @@ def replay_through_node(
         hazard_stamps_ns=sorted(set(masked) & collector.hazards),
         diagnostics=collector.diagnostics,
         played=played,
-        exit_status=process.returncode,
+        exit_status=exit_status,
     )
 
 
