@@ -344,3 +344,42 @@ def test_signs_and_other_letters_make_no_class_traversable() -> None:
     ):
         assert guess_of(name).cost == 254, name
     assert guess_of('Dirt_Road').cost == 20
+
+
+def two_exports(folder: Path, kind: str) -> None:
+    """Write two exports side by side in which code and colour 1 are rock, and sky."""
+    mask = truth()['drive_0001'] > 0
+    colors = (mask[..., None] * np.array(COLORS[1])).astype(np.uint8)
+    rgb = '200 10 30'
+    for number, name in enumerate(('rock', 'sky'), 1):
+        top = folder / str(number)
+        tables = {
+            'voc': ('labelmap.txt', f'background:0,0,0::\n{name}:{rgb.replace(" ", ",")}::\n'),
+            'camvid': ('label_colors.txt', f'0 0 0 void\n{rgb} {name}\n'),
+            'cityscapes': ('label_colors.txt', f'0 0 0 void\n{rgb} {name}\n'),
+            'roboflow-masks': ('_classes.csv', f'Pixel Value, Class\n0, background\n1, {name}\n'),
+            'yolo': ('data.yaml', f'names: [nothing, {name}]\n'),
+            'label studio': ('classes.txt', f'nothing\n{name}\n'),
+        }
+        write(top / tables[kind][0], tables[kind][1])
+        write(top / 'labels/1.txt', '1 0 0 0.5 0 0.5 0.5\n')
+        picture, masked, is_code = {
+            'voc': ('JPEGImages/1.jpg', 'SegmentationClass/1.png', False),
+            'camvid': ('train/1.jpg', 'trainannot/1.png', False),
+            'cityscapes': ('leftImg8bit/1_leftImg8bit.jpg', 'gtFine/1_gtFine_color.png', False),
+            'roboflow-masks': ('train/1.jpg', 'train/1_mask.png', True),
+        }.get(kind, ('images/1.jpg', '', False))
+        write(top / picture, jpeg(number))
+        if masked:
+            write_mask(top / masked, mask.astype(np.uint8) if is_code else colors)
+
+
+@pytest.mark.parametrize(
+    'kind', ['voc', 'camvid', 'cityscapes', 'roboflow-masks', 'yolo', 'label studio']
+)
+def test_exports_side_by_side_with_other_tables_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    two_exports(tmp_path / 'job', kind)
+
+    assert 'name different classes, or in another order' in refused(capsys, tmp_path / 'job')

@@ -1,7 +1,7 @@
 """What every reader of an export returns: classes, and frames that paint their labels."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 import re
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from training.label_exports.source import ExportFile
+from training.label_exports.source import ExportError, ExportFile
 
 Split = Literal['train', 'val', 'test']
 # (H, W) uint16: 0 where nothing is labelled, else 1 + the position of a class in Export.classes.
@@ -113,6 +113,28 @@ class ClassList:
 
     def __contains__(self, name: str) -> bool:
         return name in self._positions
+
+
+def read_alike(
+    tables: Iterable[ExportFile], read: Callable[[ExportFile], Sequence[ExportClass]]
+) -> list[ExportClass]:
+    """Read the tables of several exports that lie in one folder, which have to say the same.
+
+    Args:
+        tables: one or more.
+        read: reads one.
+
+    Raises:
+        ExportError: two of them differ: a code or colour would mean the class of another export.
+    """
+    first, *others = ((table, list(read(table))) for table in tables)
+    for table, classes in others:
+        if classes != first[1]:
+            raise ExportError(
+                f'{first[0]} and {table.name} name different classes, or in another order; pass '
+                'the folder or zip of one export at a time'
+            )
+    return first[1]
 
 
 def split_of(text: str) -> Split | None:

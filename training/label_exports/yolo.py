@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 
 from desertmind_seg.model.documents import DocumentError, parse_yaml
-from training.label_exports.records import Export, ExportClass, ExportFrame, Labels, split_of
+from training.label_exports.records import (
+    Export,
+    ExportClass,
+    ExportFrame,
+    Labels,
+    read_alike,
+    split_of,
+)
 from training.label_exports.shapes import Covered, Shape, Size, filled_by_opencv
 from training.label_exports.source import ExportError, ExportFile, ExportFiles
 
@@ -76,28 +83,41 @@ def read(files: ExportFiles) -> Export:
 
 
 def _classes(files: ExportFiles) -> list[ExportClass]:
-    for table in _tables(files):
-        if notes := _notes(files, table):
-            return notes
-        if table.name.endswith('.txt'):
-            lines = [line.strip() for line in table.text().splitlines()]
-            return [ExportClass(name, code) for code, name in enumerate(lines) if name]
+    tables = [table for table in _tables(files) if _names(table, files)]
+    if not tables:
+        raise ExportError(
+            f'{files.place}: no names in data.yaml; expected names: [rock, trail, ...]'
+        )
+    return read_alike(tables, lambda table: _names(table, files))
+
+
+def _names(table: ExportFile, files: ExportFiles) -> list[ExportClass]:
+    """Read the names of a table; none where it is a YAML of something else."""
+    if notes := _notes(files, table):
+        return notes
+    if table.name.endswith('.txt'):
+        lines = [line.strip() for line in table.text().splitlines()]
+        return [ExportClass(name, code) for code, name in enumerate(lines) if name]
+    document = _document(table)
+    names = document.get('names') if isinstance(document, dict) else None
+    if isinstance(names, list):
+        return [ExportClass(str(name), code) for code, name in enumerate(names)]
+    if isinstance(names, dict) and all(str(key).isdecimal() for key in names):
+        by_code = {int(key): str(name) for key, name in names.items()}
+        return [ExportClass(by_code[code], code) for code in sorted(by_code)]
+    return []
+
+
+def _document(table: ExportFile) -> Any:
+    try:
+        return parse_yaml(table.read(1 << 18), str(table))
+    except DocumentError:
+        # Ultralytics numbers the names, and such keys are no text.
+        quoted = re.sub(r'(?m)(^|[{,])(\s*)(\d+)(\s*:\s)', r"\1\2'\3'\4", table.text())
         try:
-            document: Any = parse_yaml(table.read(1 << 18), str(table))
-        except DocumentError:
-            # Ultralytics numbers the names, and such keys are no text.
-            quoted = re.sub(r'(?m)(^|[{,])(\s*)(\d+)(\s*:\s)', r"\1\2'\3'\4", table.text())
-            try:
-                document = parse_yaml(quoted, str(table))
-            except DocumentError as err:
-                raise ExportError(str(err)) from err
-        names = document.get('names') if isinstance(document, dict) else None
-        if isinstance(names, list):
-            return [ExportClass(str(name), code) for code, name in enumerate(names)]
-        if isinstance(names, dict) and all(str(key).isdecimal() for key in names):
-            by_code = {int(key): str(name) for key, name in names.items()}
-            return [ExportClass(by_code[code], code) for code in sorted(by_code)]
-    raise ExportError(f'{files.place}: no names in data.yaml; expected names: [rock, trail, ...]')
+            return parse_yaml(quoted, str(table))
+        except DocumentError as err:
+            raise ExportError(str(err)) from err
 
 
 def _notes(files: ExportFiles, table: ExportFile) -> list[ExportClass]:

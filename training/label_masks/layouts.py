@@ -15,6 +15,7 @@ from training.label_exports.records import (
     ExportClass,
     ExportFrame,
     Split,
+    read_alike,
     split_of,
 )
 from training.label_exports.source import ExportError, ExportFile, ExportFiles
@@ -24,6 +25,7 @@ from training.label_masks.tables import (
     read_label_colors,
     read_labelmap,
     read_named_colors,
+    read_names,
     read_numbered,
     read_table,
 )
@@ -155,12 +157,11 @@ def read_voc(files: ExportFiles) -> Export:
 
 def _voc_classes(files: ExportFiles, masks: Keys) -> list[ExportClass]:
     if maps := files.named('labelmap.txt'):
-        return read_labelmap(maps[0])
+        return read_alike(maps, read_labelmap)
     if names := files.named('class_names.txt'):
-        lines = [line.strip() for line in names[0].text().splitlines()]
-        return [ExportClass(name, code) for code, name in enumerate(filter(None, lines))]
+        return read_alike(names, read_names)
     if colors := files.named('colors.txt'):
-        return read_named_colors(colors[0])
+        return read_alike(colors, read_named_colors)
     if all(re.fullmatch(r'\d{4}_\d{6}', key.rpartition('/')[2]) for key in masks):
         return list(VOC)
     raise ExportError(
@@ -187,7 +188,7 @@ def read_cityscapes(files: ExportFiles) -> Export:
         ExportError: there are polygons alone.
     """
     tables = files.named('label_colors.txt')
-    classes = read_label_colors(tables[0]) if tables else list(CITYSCAPES)
+    classes = read_alike(tables, read_label_colors) if tables else list(CITYSCAPES)
     ends = ('labelIds', 'color', 'labelTrainIds') if not tables else ('color', 'labelIds')
     masks: dict[str, ExportFile] = {}
     for kind in ('gtFine', 'gtCoarse'):
@@ -227,16 +228,6 @@ def recognise_roboflow_masks(files: ExportFiles) -> str | None:
 
 def read_roboflow_masks(files: ExportFiles) -> Export:
     """Read Roboflow's "Semantic Segmentation Masks": NAME.jpg, NAME_mask.png, _classes.csv."""
-    tables = {
-        file.name.rpartition('/')[0]: read_table(file) for file in files.named('_classes.csv')
-    }
-    classes = next(iter(tables.values()))
-    for folder, other in tables.items():
-        if other != classes:
-            raise ExportError(
-                f'{files.place}: the _classes.csv of {folder!r} differs from that of '
-                f'{next(iter(tables))!r}; export the parts in one version'
-            )
     masks = _keyed(
         files,
         lambda file: file.name.rpartition('.')[0][:-5] if file.stem.endswith('_mask') else None,
@@ -244,7 +235,7 @@ def read_roboflow_masks(files: ExportFiles) -> Export:
     images = _keyed(
         files, lambda file: None if file.stem.endswith('_mask') else file.name.rpartition('.')[0]
     )
-    table = MaskTable(classes)
+    table = MaskTable(read_alike(files.named('_classes.csv'), read_table))
     return paired(
         images, masks, table, colors=False, split=lambda key: split_of(key.rpartition('/')[0])
     )
@@ -274,13 +265,13 @@ def _camvid_key(file: ExportFile) -> tuple[str, bool]:
 
 def read_camvid(files: ExportFiles) -> Export:
     """Read CamVid, also as CVAT and Kaggle have it: masks of colours, and their table."""
-    tables = files.named('label_colors.txt', 'class_dict.csv')
-    if not tables:
+    texts, sheets = files.named('label_colors.txt'), files.named('class_dict.csv')
+    if not texts and not sheets:
         raise ExportError(f'{files.place}: no label_colors.txt or class_dict.csv beside the masks')
-    read = read_label_colors if tables[0].name.endswith('.txt') else read_table
+    classes = read_alike(texts, read_label_colors) if texts else read_alike(sheets, read_table)
     return paired(
         *apart(files, _camvid_key),
-        MaskTable(read(tables[0])),
+        MaskTable(classes),
         colors=True,
         split=lambda key: split_of(key.rpartition('/')[0]),
     )
@@ -297,7 +288,7 @@ def read_coco_stuff(files: ExportFiles) -> Export:
     tables = files.named('labels.txt')
     if not tables:
         raise ExportError(f'{files.place}: no labels.txt; put that of COCO-Stuff beside the masks')
-    listed = read_numbered(tables[0])
+    listed = read_alike(tables, read_numbered)
     classes: list[ExportClass] = [
         dataclasses.replace(entry, code=entry.code - 1) for entry in listed if entry.code
     ]

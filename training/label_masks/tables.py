@@ -162,6 +162,12 @@ def read_label_colors(file: ExportFile) -> list[ExportClass]:
     return classes
 
 
+def read_names(file: ExportFile) -> list[ExportClass]:
+    """Read LabelMe's class_names.txt, a name a line; codes are the order."""
+    lines = [line.strip() for line in file.text().splitlines()]
+    return [ExportClass(name, code) for code, name in enumerate(filter(None, lines))]
+
+
 def read_named_colors(file: ExportFile) -> list[ExportClass]:
     """Read Supervisely's colors.txt, 'dry grass 64 128 64'; `neutral` is the border."""
     classes: list[ExportClass] = []
