@@ -383,3 +383,16 @@ def test_exports_side_by_side_with_other_tables_are_refused(
     two_exports(tmp_path / 'job', kind)
 
     assert 'name different classes, or in another order' in refused(capsys, tmp_path / 'job')
+
+
+@pytest.mark.parametrize('shape', ['[4, 3]', '[3, 2]'])
+def test_key_points_of_yolo_are_no_polygons(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: str
+) -> None:
+    count, columns = (int(shape[1]), int(shape[4]))
+    points = ' '.join(('0.3', '0.6', '2')[at % columns] for at in range(count * columns))
+    write(tmp_path / 'job/data.yaml', f'kpt_shape: {shape}\nnames: [person]\n')
+    write(tmp_path / 'job/labels/1.txt', f'0 0.5 0.5 0.4 0.4 {points}\n')
+    write(tmp_path / 'job/images/1.jpg', jpeg(1))
+
+    assert 'its labels are key points' in refused(capsys, tmp_path / 'job')

@@ -44,7 +44,7 @@ def read(files: ExportFiles) -> Export:
     """Read the names of data.yaml and every labels/**.txt.
 
     Raises:
-        ExportError: there are no names, or all shapes are boxes.
+        ExportError: there are no names, all shapes are boxes, or these are key points.
     """
     export = Export()
     export.classes = _classes(files)
@@ -99,6 +99,12 @@ def _names(table: ExportFile, files: ExportFiles) -> list[ExportClass]:
         lines = [line.strip() for line in table.text().splitlines()]
         return [ExportClass(name, code) for code, name in enumerate(lines) if name]
     document = _document(table)
+    if isinstance(document, dict) and 'kpt_shape' in document:
+        # A box and x, y (and visibility) of each point: as many numbers as a polygon may have.
+        raise ExportError(
+            f'{table} has kpt_shape: its labels are key points, which cover no pixels; export '
+            'polygons ("YOLO segmentation")'
+        )
     names = document.get('names') if isinstance(document, dict) else None
     if isinstance(names, list):
         return [ExportClass(str(name), code) for code, name in enumerate(names)]
