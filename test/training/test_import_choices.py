@@ -118,6 +118,21 @@ def test_missing_images_are_named_and_the_rest_goes_on(
     assert '--images' in line
 
 
+def test_masks_that_are_not_named_as_the_pictures_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in BDD100K: images/10k/train beside labels/sem_seg/masks/train."""
+    write(tmp_path / 'job/images/10k/train/a.jpg', jpeg(1))
+    write_mask(tmp_path / 'job/labels/sem_seg/masks/train/a.png', truth()['drive_0001'])
+    write(tmp_path / 'colors.csv', 'name,code\nvoid,0\nrock,1\nroad,2\nsky,3\n')
+
+    line = refusal(
+        capsys, tmp_path / 'job', tmp_path / 'out', '--colors', str(tmp_path / 'colors.csv')
+    )
+
+    assert 'the 1 labelled pictures are not in the export (sem_seg/train/a.png), and 1' in line
+
+
 def test_images_without_labels_are_left_out_or_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,7 +51,7 @@ def find_pictures(
         keep_unlabelled: keep pictures without labels.
 
     Raises:
-        ExportError: no picture is there at all.
+        ExportError: no labelled picture is there at all.
     """
     # Masks are no pictures, and a reader of masks has looked through the export itself.
     places = sources[1:] if export.lists_all_images else sources
@@ -77,8 +77,9 @@ def find_pictures(
             continue
         owner[_place(frame)] = frame.name
         whole.append(frame)
-    if not whole:
-        raise _no_picture(missing, faults, images)
+    if not any(frame.is_labelled for frame in whole) and (missing or faults):
+        there = {(str(file.place), file.name) for file in images} | {*owner}
+        raise _no_picture(missing, faults, len(there))
     if not export.lists_all_images:
         whole += [
             ExportFrame(file.name, file, painter([]), split_of(file.name), is_labelled=False)
@@ -96,14 +97,12 @@ def _place(frame: ExportFrame) -> tuple[str, str]:
     return str(frame.image.place), frame.image.name
 
 
-def _no_picture(
-    missing: Sequence[str], faults: Sequence[str], images: Sequence[object]
-) -> ExportError:
+def _no_picture(missing: Sequence[str], faults: Sequence[str], others: int) -> ExportError:
     if not missing:
         return ExportError(faults[0])
     return ExportError(
         f'the {len(missing)} labelled pictures are not in the export ({shown(missing)}), and '
-        f'{len(images)} others are; export with the images, or pass the folder or zip that holds '
+        f'{others} others are; export with the images, or pass the folder or zip that holds '
         'them by --images'
     )
 
