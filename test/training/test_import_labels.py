@@ -116,19 +116,24 @@ def test_datumaro(tmp_path: Path) -> None:
     assert_is_truth(tmp_path / 'out', table)
 
 
-def test_cityscapes_with_the_published_classes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    'archives', [('', ''), ('gtFine_trainvaltest', 'leftImg8bit_trainvaltest')]
+)
+def test_cityscapes_with_the_published_classes(tmp_path: Path, archives: tuple[str, str]) -> None:
     source = tmp_path / 'city'
+    labelled, seen = (source / name for name in archives)
     ids = np.full((HEIGHT, WIDTH), 7, np.uint8)  # road
     ids[:, :20] = 23  # sky
     ids[30:] = 3  # out of roi
     for split, city in (('train', 'aachen'), ('train', 'bochum'), ('val', 'munster')):
         stem = f'{city}_000001_000019'
-        write(source / 'leftImg8bit' / split / city / f'{stem}_leftImg8bit.png', b'')
         write_mask(
-            source / 'leftImg8bit' / split / city / f'{stem}_leftImg8bit.png', colored(ids % 4)
+            seen / 'leftImg8bit' / split / city / f'{stem}_leftImg8bit.png', colored(ids % 4)
         )
-        write_mask(source / 'gtFine' / split / city / f'{stem}_gtFine_labelIds.png', ids)
-        write_mask(source / 'gtFine' / split / city / f'{stem}_gtFine_color.png', colored(ids % 4))
+        write_mask(labelled / 'gtFine' / split / city / f'{stem}_gtFine_labelIds.png', ids)
+        write_mask(
+            labelled / 'gtFine' / split / city / f'{stem}_gtFine_color.png', colored(ids % 4)
+        )
 
     table = imported(zipped(source), tmp_path / 'out')
 
@@ -141,20 +146,25 @@ def test_cityscapes_with_the_published_classes(tmp_path: Path) -> None:
     assert (found[30:] == 255).all()
 
 
-def test_cityscapes_of_cvat_has_its_own_classes(tmp_path: Path) -> None:
-    source = tmp_path / 'city'
+@pytest.mark.parametrize('top', ['', 'task 1'])
+@pytest.mark.parametrize('city', ['', 'default'])
+def test_cityscapes_of_cvat_has_its_own_classes(tmp_path: Path, city: str, top: str) -> None:
+    """CVAT has no folder of a city, unless its task has folders of pictures."""
+    source = tmp_path / 'city' / top
     colors = '\n'.join(
         f'{r} {g} {b} {name}' for (r, g, b), name in zip(COLORS, CLASSES, strict=True)
     )
     write(source / 'label_colors.txt', f'# comment\n{colors}\n')
     for number, (split, name) in enumerate(NAMES):
-        folder = source / 'imgsFine/leftImg8bit' / split / 'default'
+        folder = source / 'imgsFine/leftImg8bit' / split / city
         write(folder / f'{name}_leftImg8bit.jpg', jpeg(number))
-        masks = source / 'gtFine' / split / 'default'
+        masks = source / 'gtFine' / split / city
         write_mask(masks / f'{name}_gtFine_color.png', colored(truth()[name]))
         write_mask(masks / f'{name}_gtFine_labelIds.png', truth()[name])
 
-    assert_is_truth(tmp_path / 'out', imported(source, tmp_path / 'out'))
+    table = imported(tmp_path / 'city', tmp_path / 'out')
+
+    assert_is_truth(tmp_path / 'out', table)
 
 
 @pytest.mark.parametrize('version', ['v1.2', 'v2.0'])

@@ -209,13 +209,19 @@ def read_cityscapes(files: ExportFiles) -> Export:
     images = _keyed(files, _below('leftImg8bit', '_leftImg8bit'))
     if not images:
         images = _keyed(files, _below('leftImg8bit'))
-    short = {'/'.join(key.split('/')[-3:]): file for key, file in images.items()}
+    # CVAT puts leftImg8bit/ into imgsFine/.
+    images = {key.replace('imgsFine/', '', 1): file for key, file in images.items()}
+    if not images.keys() & masks.keys():  # published in two archives: PART/CITY/NAME is left
+        images, masks = (
+            {'/'.join(key.split('/')[-3:]): file for key, file in kind.items()}
+            for kind in (images, masks)
+        )
     return paired(
-        short,
-        {'/'.join(key.split('/')[-3:]): file for key, file in masks.items()},
+        images,
+        masks,
         MaskTable(classes, {255}),
         colors=form == 'color',
-        split=lambda key: split_of(key.split('/')[0]),
+        split=lambda key: next(filter(None, map(split_of, key.split('/')[-2::-1])), None),
     )
 
 
