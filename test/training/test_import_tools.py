@@ -396,3 +396,28 @@ def test_key_points_of_yolo_are_no_polygons(
     write(tmp_path / 'job/images/1.jpg', jpeg(1))
 
     assert 'its labels are key points' in refused(capsys, tmp_path / 'job')
+
+
+def test_what_datumaro_cannot_read_costs_no_other_annotation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """CVAT's datumaro has skeletons, which the other does not know."""
+    point = {'id': 4, 'type': 'points', 'label_id': 1, 'points': [1, 1], 'visibility': [2]}
+    annotations = [
+        {'id': 1, 'type': 'skeleton', 'label_id': 1, 'group': 0, 'elements': [point]},
+        {'id': 2, 'type': 'polygon', 'label_id': 0, 'group': 0, 'points': [1, 2, 3]},
+        {'id': 3, 'type': 'polygon', 'label_id': 0, 'group': 0, 'points': SQUARE[0]},
+    ]
+    labels = [{'name': name, 'parent': '', 'attributes': []} for name in ('rock', 'man')]
+    item = {'id': '1', 'annotations': annotations, 'image': {'path': '1.jpg', 'size': [40, 60]}}
+    document = {'info': {}, 'categories': {'label': {'labels': labels}}, 'items': [item]}
+    write(tmp_path / 'job/annotations/default.json', document)
+    write(tmp_path / 'job/images/default/1.jpg', jpeg(1))
+
+    table = imported(tmp_path / 'job', 1)
+
+    shown = capsys.readouterr().out
+    assert 'left out: 1 skeleton' in shown
+    assert 'fault: annotation 2 of default: ' in shown
+    rock = table.from_raw(read_label_file(tmp_path / 'out/masks/1.png'), '1') == 0
+    assert rock.sum() == 15 * 15

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from datumaro.components.annotation import AnnotationType
+from datumaro.components.contexts.importer import ImportErrorPolicy
 from datumaro.components.dataset import Dataset
+from datumaro.components.errors import AnnotationImportError
 import numpy as np
 
 from training.label_exports.records import (
@@ -24,6 +26,24 @@ from training.label_exports.records import (
 )
 from training.label_exports.shapes import Covered, Shape, Size, coco_polygon, painter
 from training.label_exports.source import ExportError, ExportFiles
+
+
+class _OneByOne(ImportErrorPolicy):  # type: ignore[misc]  # datumaro has no types
+    """Leaves an annotation out that cannot be read, and goes on."""
+
+    def __init__(self, export: Export) -> None:
+        super().__init__()
+        self._export = export
+
+    def _handle_annotation_error(self, error: AnnotationImportError) -> None:
+        cause = error.__cause__
+        # Only the datumaro of CVAT has skeletons.
+        if isinstance(cause, KeyError) and cause.args == ('skeleton',):
+            self._export.left_out['skeleton'] += 1
+        else:
+            reason = ' '.join(f'{type(cause).__name__}: {cause}'.split())[:200]
+            identity, subset = error.item_id
+            self._export.faults.append(f'annotation {identity} of {subset}: {reason}')
 
 
 def read(files: ExportFiles, name: str, **options: Any) -> Export:
@@ -38,16 +58,15 @@ def read(files: ExportFiles, name: str, **options: Any) -> Export:
         ExportError: datumaro cannot read it.
     """
     logging.getLogger('datumaro').setLevel(logging.ERROR)
-    root = files.on_disk()
+    root, export = files.on_disk(), Export(lists_all_images=True)
     try:
-        dataset = Dataset.import_from(str(root), name, **options)
+        dataset = Dataset.import_from(str(root), name, error_policy=_OneByOne(export), **options)
         items = list(dataset)
     except Exception as err:  # whatever a damaged export raises in a reader of another
         reason = ' '.join(str(err.__cause__ or err).split())[:300] or type(err).__name__
         raise ExportError(f'{files.place} cannot be read as {name}: {reason}') from err
     labels = dataset.categories().get(AnnotationType.label)
     colors = dataset.categories().get(AnnotationType.mask)
-    export = Export(lists_all_images=True)
     labels_of = [] if labels is None else list(labels.items)
     # Mapillary's 'object--vehicle--car'.
     short = [label.name.rpartition('--')[2] for label in labels_of]
