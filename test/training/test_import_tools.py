@@ -48,8 +48,8 @@ def imported(source: Path, status: int = 0, *options: str) -> Ontology:
     return load_ontology(out / 'classes.yaml')
 
 
-def refused(capsys: pytest.CaptureFixture[str], source: Path) -> str:
-    assert main([str(source), '--out', str(source.parent / 'out')]) == 2
+def refused(capsys: pytest.CaptureFixture[str], source: Path, *options: str) -> str:
+    assert main([str(source), '--out', str(source.parent / 'out'), *options]) == 2
     assert not (source.parent / 'out').exists()
     (line,) = capsys.readouterr().err.strip().splitlines()
     return line
@@ -421,3 +421,27 @@ def test_what_datumaro_cannot_read_costs_no_other_annotation(
     assert 'fault: annotation 2 of default: ' in shown
     rock = table.from_raw(read_label_file(tmp_path / 'out/masks/1.png'), '1') == 0
     assert rock.sum() == 15 * 15
+
+
+@pytest.mark.parametrize(
+    'names',
+    [
+        ('1_mask.png', '1_watershed_mask.png', '1_color_mask.png'),  # PixelAnnotationTool
+        ('label/1.png', 'label/1_pseudo.png', 'label/1_cutout.png'),  # EISeg
+    ],
+)
+@pytest.mark.parametrize('with_table', [False, True])
+def test_several_masks_of_a_picture_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], names: tuple[str, ...], with_table: bool
+) -> None:
+    """One of them would be imported, and the others be called masks without a picture."""
+    for name in names:
+        write_mask(tmp_path / 'job' / name, truth()['drive_0001'])
+    write(tmp_path / 'job/1.jpg', jpeg(1))
+    write(tmp_path / 'colors.csv', 'name,code\nvoid,0\nrock,1\nroad,2\nsky,3\n')
+    options = ['--colors', str(tmp_path / 'colors.csv')] if with_table else []
+
+    line = refused(capsys, tmp_path / 'job', *options)
+
+    assert f'{names[0]} and ' in line
+    assert 'are both masks of 1.jpg' in line

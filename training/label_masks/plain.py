@@ -8,7 +8,7 @@ import numpy as np
 from desertmind_seg.model.arrays import packed_colors, unpacked_color
 from training.label_exports.records import Export, ExportClass, split_of
 from training.label_exports.source import ExportError, ExportFile, ExportFiles
-from training.label_masks.layouts import apart, paired
+from training.label_masks.layouts import Keys, apart, paired
 from training.label_masks.mask_files import MaskTable, read_mask
 
 _MASK_FOLDERS = re.compile(
@@ -21,6 +21,7 @@ _IMAGE_FOLDERS = re.compile(
 _MASK_END = re.compile(
     r'[_.-](masks?|labels?|gt|seg|segmentation|annotation|color|l)$', re.IGNORECASE
 )
+_FURTHER_END = re.compile(r'(.+)[_.-][a-z]+', re.IGNORECASE)
 _MOST_VALUES = 256
 
 
@@ -64,7 +65,7 @@ def read(files: ExportFiles, table: list[ExportClass] | None) -> Export:
 
     Raises:
         ColorsError: there is no table.
-        ExportError: there are no masks.
+        ExportError: there are no masks, or several of one picture.
     """
     pictures, masks = apart(files, _key)
     if not masks:
@@ -72,6 +73,7 @@ def read(files: ExportFiles, table: list[ExportClass] | None) -> Export:
             f'{files.place}: no masks; expected images/NAME.jpg and masks/NAME.png, or NAME.jpg '
             f'and NAME_mask.png. It holds {files.seen()}'
         )
+    _check_one_each(pictures, masks)
     if table is None:
         raise _without_table(masks)
     in_colors = all(entry.color is not None for entry in table) and not all(
@@ -85,6 +87,23 @@ def read(files: ExportFiles, table: list[ExportClass] | None) -> Export:
         grey_is_code=not in_colors,
         split=lambda key: split_of(key.rpartition('/')[0]),
     )
+
+
+def _check_one_each(pictures: Keys, masks: Keys) -> None:
+    """Refuse masks that are further ones of a picture: which of them holds the labels?
+
+    Of PixelAnnotationTool's NAME_mask.png, NAME_watershed_mask.png and NAME_color_mask.png the
+    first has the strokes alone; EISeg writes NAME_pseudo.png and NAME_cutout.png beside NAME.png.
+    """
+    for key, mask in masks.items():
+        shorter = _FURTHER_END.fullmatch(key)
+        if shorter and shorter[1] in pictures and shorter[1] in masks and key not in pictures:
+            raise ExportError(
+                f'{masks[shorter[1]].name} and {mask.name} are both masks of '
+                f'{pictures[shorter[1]].name}, as PixelAnnotationTool and EISeg write them; keep '
+                'one of each picture, called NAME_mask.png (of PixelAnnotationTool that is '
+                'NAME_watershed_mask.png)'
+            )
 
 
 def _without_table(masks: dict[str, ExportFile]) -> ExportError:
