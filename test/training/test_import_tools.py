@@ -282,6 +282,35 @@ def test_a_table_as_spreadsheets_write_it(tmp_path: Path, delimiter: str) -> Non
         ),
         ('via.json', b'{"1.jpg": {"regions": [{"shape_attributes": {}}]}}', 'exports COCO'),
         ('task.json', b'{"data": {"start_frame": 0}}', 'a backup of CVAT'),
+        ('via_region_data.csv', b'filename,region_shape_attributes\n1.jpg,{}\n', 'CSV of VGG'),
+        ('e.json', b'[{"Labeled Data": "", "Label": {}}]', 'JSON of Labelbox'),
+        ('e.json', b'[{"label_hash": "", "data_units": {}}]', 'JSON of Encord'),
+        ('e.json', b'[{"externalId": "1", "labels": [{"jsonResponse": {}}]}]', 'JSON of Kili'),
+        ('e.json', b'[{"task_id": "1", "response": {"annotations": []}}]', 'JSON of Scale'),
+        ('1.json', b'{"info": {"description": "ISAT"}, "objects": []}', 'JSON of ISAT'),
+        ('label/1.json', b'[{"name": "rock", "labelIdx": 1, "points": []}]', 'JSON of EISeg'),
+        ('r.json', b'{"samples": [{"label_status": "LABELED"}]}', 'JSON of Segments.ai'),
+        (
+            'labels.json',
+            b'{"images": [], "annotations": [{"segments_info": []}], "categories": []}',
+            'labels.json (another task than segmentation); export instances or stuff',
+        ),
+        ('p.csv', b'annotation_id,annotator,id,image,label\n', 'CSV of Label Studio'),
+        (
+            '1.xml',
+            b'<annotation><object><polygon><pt></pt></polygon></object></annotation>',
+            'MIT',
+        ),
+        ('1.xml', b'<annotation><object><bndbox></bndbox></object></annotation>', 'with boxes'),
+        ('obj.names', b'rock\n', 'Ultralytics YOLO Segmentation 1.0'),
+        ('gTruth.mat', b'MATLAB', 'of MATLAB, not read'),
+        ('seg.nii.gz', b'\x1f\x8b', 'save each picture as images/NAME.jpg'),
+        (
+            'gtFine/train/1/1_gtFine_polygons.json',
+            b'{"objects": []}',
+            'createTrainIdLabelImgs.py',
+        ),
+        ('gtFine/train/1/1_gtFine_labellevel3Ids.png', b'', 'as those of IDD'),
     ],
 )
 def test_what_other_tools_write_has_a_way_out(
@@ -445,3 +474,15 @@ def test_several_masks_of_a_picture_are_refused(
 
     assert f'{names[0]} and ' in line
     assert 'are both masks of 1.jpg' in line
+
+
+def test_panoptic_labels_beside_instances_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / 'job/a.json', coco('1.jpg'))
+    segments = [{'image_id': 1, 'segments_info': [{'id': 1, 'category_id': 3}]}]
+    write(tmp_path / 'job/b.json', {**coco('1.jpg'), 'annotations': segments})
+    write(tmp_path / 'job/1.jpg', jpeg(1))
+
+    assert imported(tmp_path / 'job').names == ('rock',)
+    assert 'b.json (another task than segmentation)' in capsys.readouterr().out

@@ -107,7 +107,7 @@ def read(files: ExportFiles) -> Export:
         raise ExportError(
             f'{files.place}: no COCO file'
             + (f' but {others}' if others else '')
-            + '; expected *.json with images, annotations and categories'
+            + '; export instances or stuff: *.json with images, annotations and categories'
         )
     for file, document in documents:
         reading.add(file, document, export)
@@ -136,10 +136,10 @@ def read(files: ExportFiles) -> Export:
 
 def _documents(files: ExportFiles, export: Export) -> Iterator[tuple[ExportFile, dict[str, Any]]]:
     for file in files.ending('.json'):
-        if file.parts[-1].startswith(_OTHER_TASKS):
+        document = None if file.parts[-1].startswith(_OTHER_TASKS) else file.json()
+        if document is None or _is_panoptic(document):
             export.left_out[f'{file.name} (another task than segmentation)'] += 1
             continue
-        document = file.json()
         lists = [
             document.get(key) if isinstance(document, dict) else None
             for key in ('images', 'annotations', 'categories')
@@ -152,6 +152,17 @@ def _documents(files: ExportFiles, export: Export) -> Iterator[tuple[ExportFile,
             )
         else:
             export.left_out[f'{file.name} (no COCO file)'] += 1
+
+
+def _is_panoptic(document: Any) -> bool:
+    """Whether its labels are in PNGs, whatever its name says."""
+    annotations = document.get('annotations') if isinstance(document, dict) else None
+    return (
+        isinstance(annotations, list)
+        and any(annotations)
+        and isinstance(annotations[0], dict)
+        and 'segments_info' in annotations[0]
+    )
 
 
 _Kind = TypeVar('_Kind', bound=_Record)

@@ -1,6 +1,6 @@
 """Which format an export is, and its reader."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 import re
 
@@ -126,7 +126,7 @@ FORMATS: dict[str, ExportFormat] = {
         _read_datumaro,
     ),
 }
-# What is not read here: a pattern in a JSON of it, the tool, and what to export there instead.
+# What is not read here: a pattern in a text of it, the tool, and what to export there instead.
 _ELSEWHERE = (
     (b'"_via_', 'VGG Image Annotator', 'its menu exports COCO'),
     (b'"shape_attributes"', 'VGG Image Annotator', 'its menu exports COCO'),
@@ -139,11 +139,24 @@ _ELSEWHERE = (
     (b'"className"', 'SuperAnnotate', 'its SDK converts to COCO (export_annotation)'),
     (b'darwin', 'V7 Darwin', 'it exports COCO'),
     (b'"export_format_version"', 'Hasty', 'it exports COCO and semantic masks'),
-    (b'"segmentation_bitmap"', 'Segments.ai', 'its SDK exports COCO (export_dataset)'),
-    (b'"data_row"', 'Labelbox', 'its SDK converts to COCO'),
-    (b'"segments_info"', 'COCO panoptic', 'export COCO instances or stuff'),
+    (b'"label_hash"|"data_units"', 'Encord', 'it exports COCO'),
+    (
+        b'"segmentation_bitmap"|"label_status"',
+        'Segments.ai',
+        'its SDK exports COCO (export_dataset)',
+    ),
+    (b'"data_row"|"Labeled Data"', 'Labelbox', 'its SDK converts to COCO'),
+    (b'"jsonResponse"', 'Kili', 'it exports COCO'),
+    (b'"description": *"ISAT"', 'ISAT', 'its menu converts to COCO'),
+    (b'"labelIdx"', 'EISeg', 'let it save COCO'),
+    (rb'(?s)\A(?=.*"task_id").*"response"', 'Scale', 'convert it to COCO'),
     (b'"start_frame"', 'a backup of CVAT', 'export the task as "CVAT for images 1.1"'),
+    (b'region_shape_attributes', 'VGG Image Annotator', 'its menu exports COCO'),
+    (rb'\A[^\n]*annotation_id', 'Label Studio as a table', 'export its JSON'),
+    (b'<pt>|<segm>', "MIT's LabelMe", 'of CVAT export "CVAT for images 1.1"'),
+    (b'<bndbox>', 'PASCAL VOC with boxes', 'export masks; of CVAT "Segmentation mask 1.1"'),
 )
+_TEXTS = ('.json', '.ndjson', '.csv', '.tsv', '.xml')
 # The same by names of files.
 _NAMED_ELSEWHERE = (
     (
@@ -155,6 +168,26 @@ _NAMED_ELSEWHERE = (
         re.compile(r'label_names\.txt$'),
         'what labelme_export_json wrote, whose numbers differ from picture to picture',
         "pass the folder of LabelMe's JSON files",
+    ),
+)
+# The same, where there are no pictures beside masks.
+_NAMED_LAST = (
+    (
+        re.compile(r'obj\.names$'),
+        'YOLO 1.1, which has boxes',
+        'of CVAT export "CVAT for images 1.1" or "Ultralytics YOLO Segmentation 1.0"',
+    ),
+    (
+        re.compile(r'.*\.mat$', re.IGNORECASE),
+        'MATLAB',
+        'put pictures and label pictures as PNG into images/ and masks/, by equal names, and '
+        'pass their numbers as --colors',
+    ),
+    (
+        re.compile(r'.*\.(nii|nii\.gz|nrrd|mha|npy|npz)$', re.IGNORECASE),
+        'ITK-SNAP, napari or NumPy',
+        'save each picture as images/NAME.jpg, its labels as masks/NAME.png, and pass their '
+        'numbers as --colors',
     ),
 )
 _ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.7z', '.rar', '.bz2', '.xz')
@@ -181,12 +214,10 @@ def detect(files: ExportFiles) -> tuple[str, str]:
         )
     if found:
         return next(iter(found.items()))
-    for file in files:
-        for pattern, seen, instead in _NAMED_ELSEWHERE:
-            if pattern.match(file.parts[-1]):
-                raise ExportError(f'{files.place}: {file.name} is of {seen}, not read; {instead}')
+    _refuse_by_name(files, _NAMED_ELSEWHERE)
     if what := plain.recognise(files):
         return MASKS, what
+    _refuse_by_name(files, _NAMED_LAST)
     if not files.by_name:
         raise ExportError(f'{files.place} holds no file; export once more')
     if packed := files.ending(*_ARCHIVES):
@@ -195,12 +226,12 @@ def detect(files: ExportFiles) -> tuple[str, str]:
             'as it is, but not one in another, and no rar, 7z or tar: unpack it and pass the zip '
             'or folder of one export'
         )
-    for file in files.ending('.json', '.ndjson')[:_LOOKED_AT]:
-        content = file.read()
+    for file in files.ending(*_TEXTS)[:_LOOKED_AT]:
+        content, kind = file.read(), file.parts[-1].rpartition('.')[2].upper()
         for mark, tool, instead in _ELSEWHERE:
             if re.search(mark, content):
                 raise ExportError(
-                    f'{files.place}: {file.name} is JSON of {tool}, which is not read; {instead}'
+                    f'{files.place}: {file.name} is {kind} of {tool}, which is not read; {instead}'
                 )
     expected = '; '.join(f'{name}: {form.expects}' for name, form in FORMATS.items())
     raise ExportError(
@@ -208,6 +239,15 @@ def detect(files: ExportFiles) -> tuple[str, str]:
         f'{expected}; {MASKS}: images/NAME.jpg and masks/NAME.png. Export once more as one of '
         'these, or name it by --format'
     )
+
+
+def _refuse_by_name(
+    files: ExportFiles, elsewhere: Sequence[tuple[re.Pattern[str], str, str]]
+) -> None:
+    for file in files:
+        for pattern, seen, instead in elsewhere:
+            if pattern.match(file.parts[-1]):
+                raise ExportError(f'{files.place}: {file.name} is of {seen}, not read; {instead}')
 
 
 def read_export(files: ExportFiles, name: str, table: list[ExportClass] | None) -> Export:

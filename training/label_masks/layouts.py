@@ -30,6 +30,8 @@ from training.label_masks.tables import (
     read_table,
 )
 
+_CITYSCAPES = re.compile(r'_gt(Fine|Coarse)_(labelIds|labelTrainIds|color|polygons)$')
+_IDD = re.compile(r'_gt(Fine|Coarse)_label(level\dId|csTrainId|csId|id|Color)s$')
 Keys = Mapping[str, ExportFile]
 _BLACK = (0, 0, 0)
 
@@ -173,8 +175,8 @@ def _voc_classes(files: ExportFiles, masks: Keys) -> list[ExportClass]:
 
 def recognise_cityscapes(files: ExportFiles) -> str | None:
     """Say what looks like this format, None where nothing does."""
-    pattern = re.compile(r'_gt(Fine|Coarse)_(labelIds|labelTrainIds|color|polygons)$')
-    return next((file.name for file in files if pattern.search(file.stem)), None)
+    known = (_CITYSCAPES, _IDD)
+    return next((file.name for file in files if any(p.search(file.stem) for p in known)), None)
 
 
 def read_cityscapes(files: ExportFiles) -> Export:
@@ -195,6 +197,12 @@ def read_cityscapes(files: ExportFiles) -> Export:
         for end in ends:
             masks = masks or _keyed(files, _below(kind, f'_{kind}_{end}'))
     if not masks:
+        if others := [file.name for file in files if _IDD.search(file.stem)]:
+            raise ExportError(
+                f'{files.place}: {others[0]} has numbers of another set than Cityscapes, as those '
+                'of IDD; put pictures and masks into images/ and masks/, by equal names, and pass '
+                'the numbers as --colors'
+            )
         raise ExportError(
             f'{files.place}: no *_gtFine_labelIds.png; are there polygons alone, make masks of '
             'them by cityscapesscripts/preparation/createTrainIdLabelImgs.py'
