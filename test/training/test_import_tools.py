@@ -486,3 +486,31 @@ def test_panoptic_labels_beside_instances_are_left_out(
 
     assert imported(tmp_path / 'job').names == ('rock',)
     assert 'b.json (another task than segmentation)' in capsys.readouterr().out
+
+
+def test_a_shape_of_label_studio_that_its_labels_repeat_is_not_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """<Polygon> with <Labels> beside it, and a question for each region."""
+    points = {'points': [[0, 0], [50, 0], [50, 50]], 'closed': True}
+    answers = {
+        'polygon': {},
+        'labels': {'labels': ['Rock']},
+        'choices': {'choices': ['wet']},
+        'textarea': {'text': ['moss']},
+    }
+    size = {'original_width': WIDTH, 'original_height': HEIGHT}
+    results = [
+        {'id': 'a', 'type': kind, **size, 'value': {**points, **value}}
+        for kind, value in answers.items()
+    ]
+    alone = {'id': 'b', 'type': 'polygon', **size, 'value': points}
+    task = {'data': {'image': 's3://b/1.jpg'}, 'annotations': [{'result': [*results, alone]}]}
+    write(tmp_path / 'job/p.json', [task])
+    write(tmp_path / 'job/1.jpg', jpeg(1))
+
+    assert imported(tmp_path / 'job').names == ('rock',)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if 'left out' in line] == [
+        'left out: 1 polygon without a label'
+    ]

@@ -130,6 +130,14 @@ def _read_task(what: str, task: dict[str, Any], classes: ClassList, export: Expo
     except ExportError as err:
         export.faults.append(f'{what} {err}')
         return
+    # With <Labels> of its own a shape comes twice under one id, and once more for each answer.
+    labelled = {
+        each['id']
+        for each in results
+        if each.get('id')
+        and isinstance(each.get('value'), dict)
+        and any('labels' in key for key in each['value'])
+    }
     shapes = []
     size_hw: Size | None = None
     for number, result in enumerate(results):
@@ -150,6 +158,8 @@ def _read_task(what: str, task: dict[str, Any], classes: ClassList, export: Expo
             export.faults.append(f'{what}: shape {number}: {why(err)}')
             continue
         if draw is None or not read_value.labels:
+            if not read_value.labels and result.get('id') in labelled:
+                continue
             if draw is not None or _is_region(result):
                 export.left_out[
                     _kind_of(result) + ('' if draw is None else ' without a label')
