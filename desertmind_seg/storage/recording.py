@@ -41,6 +41,13 @@ _OTHERS = (
     ),
 )
 _SUFFIXES = ('.mcap', '.db3', '.bag')
+# How recorders number the splits of a recording.
+_SPLITS = (
+    # ROS 2 Lyrical: 0_NAME_2026_05_01-12_00_00, with the time of each.
+    re.compile(r'(?P<number>\d{1,5})_(?P<name>.*)_\d{4}(_\d\d){2}-\d\d(_\d\d){2}'),
+    # ROS 2 before, NAME_0, and ROS 1, NAME_2026-05-01-12-00-00_0.
+    re.compile(r'(?P<name>.*?)(\d{4}(-\d\d){5})?_(?P<number>\d{1,5})'),
+)
 # A metadata.yaml of 100 splits with 100 topics has 2 MB.
 _MAX_METADATA_BYTES = 64 * 2**20
 # So many names, topics or files, are told in one sentence.
@@ -216,14 +223,11 @@ def _files(folder: Path, metadata: dict[str, Any] | None, findings: Findings) ->
 
 
 def _splits(there: Sequence[Path], findings: Findings) -> list[Path]:
-    """Return the splits of one recording, which the recorders number.
-
-    NAME_0.mcap, NAME_1.mcap; those of ROS 1 have the time of each before it.
-    """
+    """Return the splits of one recording, which the recorders number."""
     stems = [PurePath(_plain(entry.name)).stem for entry in there]
-    numbered = [re.fullmatch(r'(.*?)(?:\d{4}(?:-\d\d){5})?_(\d{1,5})', stem) for stem in stems]
-    numbers = [int(each[2]) for each in numbered if each]
-    parts_of = {each[1] if each else stem for each, stem in zip(numbered, stems, strict=True)}
+    numbered = [next(filter(None, (of.fullmatch(stem) for of in _SPLITS)), None) for stem in stems]
+    numbers = [int(each['number']) for each in numbered if each]
+    parts_of = {each['name'] if each else stem for each, stem in zip(numbered, stems, strict=True)}
     names = _names([entry.name for entry in there], most=len(there))
     if len(parts_of) > 1 or (len(there) > 1 and len({*numbers}) < len(there)):
         raise BagError(

@@ -545,6 +545,12 @@ WHOLE: dict[str, Kind] = {
         lambda at: splits(at / 'a', 'd_9.mcap', 'd_10.mcap', 'd_11.mcap'),
         'd_9.mcap, d_10.mcap, d_11.mcap was read',
     ),
+    'splits of lyrical without metadata': (
+        lambda at: splits(
+            at / 'a', *(f'{n}_d_2026_05_01-12_00_{59 - n}.mcap' for n in (9, 10, 11))
+        ),
+        r'9_d_2026_05_01-12_00_50\.mcap, 10_d_2026_05_01-12_00_49\.mcap, 11_d_.* was read',
+    ),
     # MCAP
     'mcap lz4': (lambda at: write_mcap(at / 'a.mcap', compression=CompressionType.LZ4), ''),
     'mcap without chunks': (lambda at: write_mcap(at / 'a.mcap', use_chunking=False), ''),
