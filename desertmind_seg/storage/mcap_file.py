@@ -8,6 +8,7 @@ one.
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from io import BytesIO
@@ -22,6 +23,8 @@ from mcap.data_stream import ReadDataStream
 from mcap.exceptions import McapError
 from mcap.opcode import Opcode
 from mcap.records import Channel, ChunkIndex, Schema, Statistics
+import numpy as np
+import numpy.typing as npt
 import zstandard
 
 from desertmind_seg.storage.connection import (
@@ -67,15 +70,6 @@ class _Chunk(NamedTuple):
     channels: frozenset[int]
 
 
-class _Loose(NamedTuple):
-    """A message outside of all chunks."""
-
-    time_ns: int
-    channel: int
-    offset: int
-    size: int
-
-
 class McapFile:
     """An MCAP file. It is read by its index; one without an index is read through at first.
 
@@ -111,7 +105,9 @@ class McapFile:
         self._channels: dict[int, Channel] = {}
         self._counts: Counter[int] = Counter()
         self._chunks: list[_Chunk] = []
-        self._loose: list[_Loose] = []
+        # Messages outside of all chunks in log-time order, (N, 4): time, channel, offset, size.
+        # Recorders write millions of them in an hour (preset fastwrite): 32 bytes each.
+        self._loose = np.zeros((0, 4), np.uint64)
 
     def close(self) -> None:
         """Close the file."""
@@ -129,11 +125,12 @@ class McapFile:
             for chunk in self._chunks
             if chunk.end_ns >= start and chunk.start_ns < stop and chunk.channels & wanted.keys()
         ]
-        loose = [
-            entry for entry in self._loose if entry.channel in wanted and start <= entry[0] < stop
-        ]
-        if loose:
-            streams.append((loose[0].time_ns, self._read_loose(loose, wanted)))
+        bounds_ns = np.array([max(0, start), max(0, min(stop, 2**64 - 1))], np.uint64)
+        first, last = np.searchsorted(self._loose[:, 0], bounds_ns)
+        loose = self._loose[first : last if stop < 2**64 else None]
+        loose = loose[np.isin(loose[:, 1], np.array([*wanted], np.uint64))]
+        if len(loose):
+            streams.append((int(loose[0, 0]), self._read_loose(loose, wanted)))
         yield from in_time_order(streams)
 
     def _from_chunk(
@@ -160,10 +157,11 @@ class McapFile:
         yield from found
 
     def _read_loose(
-        self, loose: list[_Loose], wanted: Mapping[int, Connection]
+        self, loose: npt.NDArray[np.uint64], wanted: Mapping[int, Connection]
     ) -> Iterator[Stored]:
         for entry in loose:
-            yield entry.time_ns, wanted[entry.channel], self._bytes(entry.offset, entry.size)
+            time_ns, channel, offset, size = entry.tolist()
+            yield time_ns, wanted[channel], self._bytes(offset, size)
 
     def _bytes(self, offset: int, size: int) -> bytes:
         self._file.seek(offset)
@@ -280,6 +278,7 @@ class McapFile:
         """Walk over the records from the start as far as they are whole."""
         at = len(MCAP_MAGIC)
         whole = False
+        loose = array('Q')
         while True:
             head = self._bytes(at, _RECORD.size)
             if whole and head.startswith(MCAP_MAGIC):
@@ -318,8 +317,7 @@ class McapFile:
                 break
             if opcode == Opcode.MESSAGE and size >= _MESSAGE.size:
                 channel, _, time_ns, _ = _MESSAGE.unpack(self._bytes(begin, _MESSAGE.size))
-                place = (begin + _MESSAGE.size, size - _MESSAGE.size)
-                self._loose.append(_Loose(time_ns, channel, *place))
+                loose.extend((time_ns, channel, begin + _MESSAGE.size, size - _MESSAGE.size))
                 self._counts[channel] += 1
             elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
                 try:
@@ -327,7 +325,9 @@ class McapFile:
                 except _DAMAGE as err:
                     self._findings.lose(f'the record at byte {at} is damaged ({err})')
             at = end
-        self._loose.sort(key=lambda entry: entry.time_ns)
+        self._loose = np.frombuffer(loose, np.uint64).reshape(-1, 4)
+        if np.any(self._loose[1:, 0] < self._loose[:-1, 0]):
+            self._loose = self._loose[np.argsort(self._loose[:, 0], kind='stable')]
 
     def _scan_chunk(self, offset: int, size: int, *, torn: bool) -> None:
         channels: Counter[int] = Counter()
@@ -373,7 +373,8 @@ class McapFile:
         if nameless := sum(self._counts[id_] for id_ in self._counts.keys() - self._channels):
             self._findings.lose(f'{nameless} messages of {self.path.name} have no channel')
         times = [(chunk.start_ns, chunk.end_ns) for chunk in self._chunks]
-        times += [(entry.time_ns, entry.time_ns) for entry in self._loose]
+        if len(self._loose):
+            times.append((int(self._loose[0, 0]), int(self._loose[-1, 0])))
         self.start_ns = min((start for start, _ in times), default=None)
         self.end_ns = max((end for _, end in times), default=None)
 

@@ -11,6 +11,7 @@ import logging
 from pathlib import Path
 import shutil
 import sqlite3
+import tracemalloc
 from typing import Any
 
 from mcap.writer import CompressionType, IndexType
@@ -644,6 +645,29 @@ def test_three_frames(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: st
         assert found.said == []
         assert caplog.text == ''
     assert snapshot(tmp_path) == before
+
+
+def test_messages_outside_of_chunks_are_few_bytes_in_memory(tmp_path: Path) -> None:
+    many = 20_000
+    with (tmp_path / 'a.mcap').open('wb') as stream:
+        writer = McapWriter(stream, use_chunking=False)
+        writer.start('ros2')
+        channel = writer.register_channel(
+            '/imu', 'cdr', writer.register_schema('a/msg/B', '', b'')
+        )
+        for index in range(many):
+            writer.add_message(channel, time_ns(many - index), b'', 0)
+        writer.finish()
+    tracemalloc.start()
+    with Bag(tmp_path / 'a.mcap') as bag:
+        first_ns, stop_ns = time_ns(7), time_ns(10)
+        found = [raw.log_time_ns for raw in bag.messages(start_ns=first_ns, stop_ns=stop_ns)]
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert bag.start_ns == time_ns(1)
+        assert bag.duration_ns == time_ns(many) - time_ns(1)
+    assert found == [time_ns(7), time_ns(8), time_ns(9)]
+    assert peak < 130 * many  # 32 bytes for each, and as many while they are put in order
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
