@@ -45,7 +45,10 @@ class Ros1File:
         except _DAMAGE as err:
             detail = (str(err) or type(err).__name__).rstrip('.')
             if 'not supported' in detail:
-                raise BagError(f'{path.name} is a ROS 1 bag: {detail}.') from err
+                raise BagError(
+                    f'{path.name} is a ROS 1 bag: {detail}. `rosbag reindex {path.name}` makes an '
+                    'older one version 2.0, and `rosbag decrypt` an encrypted one plain.'
+                ) from err
             raise BagError(
                 f'{path.name} is a ROS 1 bag without a whole index ({detail}): the recorder was '
                 f'killed, or the file cut off. `rosbag reindex {path.name}` mends it.'

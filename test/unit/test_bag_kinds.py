@@ -207,6 +207,15 @@ def packed(path: Path, suffix: str, data: bytes | None = None) -> Path:
     return target
 
 
+def patched(path: Path, old: bytes, new: bytes, longer: int = 0) -> Path:
+    """Replace bytes of a ROS 1 bag, whose first header gets so many more."""
+    data = bytearray(path.read_bytes().replace(old, new, 1))
+    size = int.from_bytes(data[13:17], 'little') + longer
+    data[13:17] = size.to_bytes(4, 'little')
+    path.write_bytes(data)
+    return path
+
+
 def corrupt(path: Path) -> Path:
     path.write_bytes(path.read_bytes()[:4] + b'\xff' * 40)
     return path
@@ -912,6 +921,16 @@ REFUSED: dict[str, Kind] = {
     'folder of a bag': (
         lambda at: [write_bag(at / 'a'), at][1],
         'Bags in it: a; pass one of them',
+    ),
+    'ros1 of version 1.2': (
+        lambda at: patched(write_ros1(at / 'a.bag'), b'#ROSBAG V2.0', b'#ROSBAG V1.2'),
+        r'version 102 is not supported. `rosbag reindex a\.bag` makes an older one version 2\.0',
+    ),
+    'ros1 encrypted': (
+        lambda at: patched(
+            write_ros1(at / 'a.bag'), b'op=\3', b'op=\3\x0d\0\0\0encryptor=aes', longer=17
+        ),
+        r"encryption 'aes' is not supported. .*`rosbag decrypt` an encrypted one plain",
     ),
     'zst cut off': (
         lambda at: cut(packed(write_mcap(at / 'a.mcap'), '.zst'), lambda data: len(data) // 2),
