@@ -43,14 +43,14 @@ class HazardPicture:
     Attributes:
         weight: pixels of what it is shown for.
         block: of frames in a row that it is from.
-        stamp_ns: of the frame.
+        log_time_ns: of the frame.
         pixels: by mark, how many pixels have it.
         panels: camera frame, class mask and the marked frame, (h, w, 3) uint8 RGB.
     """
 
     weight: int
     block: int
-    stamp_ns: int
+    log_time_ns: int
     pixels: Mapping[str, int]
     panels: tuple[Rgb, Rgb, Rgb]
 
@@ -104,7 +104,7 @@ class HazardPictures:
 
     def add(
         self,
-        stamp_ns: int,
+        log_time_ns: int,
         rgb: Rgb,
         mask: Mask,
         kind: Mask,
@@ -114,7 +114,7 @@ class HazardPictures:
         """Consider a frame.
 
         Args:
-            stamp_ns: of the frame.
+            log_time_ns: of the frame.
             rgb: (H, W, 3) uint8.
             mask: (H, W) uint8 class ids or UNLABELED.
             kind: (H, W) uint8 codes of `Hazards.kind`.
@@ -144,7 +144,7 @@ class HazardPictures:
             if not pixels[mark] or any(each.weight >= pixels[mark] for each in rivals):
                 continue
             panels = self._draw(rgb, mask, kind, marks) if picture is None else picture.panels
-            picture = HazardPicture(pixels[mark], block, stamp_ns, pixels, panels)
+            picture = HazardPicture(pixels[mark], block, log_time_ns, pixels, panels)
             self._kept[mark] = [each for each in kept if each not in rivals] + [picture]
 
     def _draw(
@@ -168,5 +168,5 @@ class HazardPictures:
 
     def chosen(self) -> list[HazardPicture]:
         """Return the pictures in the order of the drive."""
-        found = {each.stamp_ns: each for kept in self._kept.values() for each in kept}
-        return [found[stamp] for stamp in sorted(found)]
+        found = {each.log_time_ns: each for kept in self._kept.values() for each in kept}
+        return [found[at_ns] for at_ns in sorted(found)]

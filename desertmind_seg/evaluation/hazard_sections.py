@@ -198,7 +198,7 @@ def picture_sections(pictures: HazardPictures, start_ns: int, ontology: Ontology
         return []
     rows = [
         (
-            f'{(each.stamp_ns - start_ns) / 1e9:.1f} s into the drive: '
+            f'{(each.log_time_ns - start_ns) / 1e9:.1f} s into the drive: '
             + ', '.join(f'{count:,} px {mark}' for mark, count in each.pixels.items()),
             each.panels,
         )

@@ -109,7 +109,7 @@ class ModelRun:
             labels = self.score.add(frame.stamp_ns, found.mask, frame.depth, witness, truth)
         if self._pictures is not None and hazards is not None and witness is not None:
             self._pictures.add(
-                frame.stamp_ns, frame.rgb, found.mask, hazards.kind, witness.hazard, labels
+                frame.log_time_ns, frame.rgb, found.mask, hazards.kind, witness.hazard, labels
             )
         return found, labels
 

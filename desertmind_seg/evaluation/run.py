@@ -142,11 +142,13 @@ def evaluate_bag(
         scored = score_bag(bag, inputs, segmenter, new, against=against, rerun=rerun)
         metrics, runs, times_ns = scored.metrics, scored.runs, scored.frames.times_ns
         write_json(new / METRICS, metrics.model_dump(by_alias=True))
+        log_times_ns = scored.frames.log_times_ns()
+        times_s = {stamp: (at_ns - bag.start_ns) / 1e9 for stamp, at_ns in log_times_ns.items()}
         write_evaluation_report(
             new / REPORT,
             metrics,
             ([(at_ns - bag.start_ns) / 1e9 for _, at_ns in times_ns], runs[0].inference_ms),
-            {run.name: run.flicker.line(bag.start_ns) for run in runs},
+            {run.name: run.flicker.line(times_s) for run in runs},
             scored.shown,
             scored.pictures,
             segmenter.ontology,

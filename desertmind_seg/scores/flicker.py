@@ -13,6 +13,7 @@ networks, so that the measure is one for all cameras and networks.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
@@ -136,10 +137,14 @@ class Flicker:
             frames_without_pair={reason: self._flow.resets[reason] for reason in RESETS},
         )
 
-    def line(self, start_ns: int) -> tuple[list[float], list[float]]:
-        """Return seconds since `start_ns` and percent of flickering pixels of each pair."""
+    def line(self, times_s: Mapping[int, float]) -> tuple[list[float], list[float]]:
+        """Return the time and the percent of flickering pixels of each pair.
+
+        Args:
+            times_s: of each stamp its time in the drive: the clock of stamps may be another.
+        """
         counted = [pair for pair in self.pairs if pair.counted]
         return (
-            [(pair.stamp_ns - start_ns) / 1e9 for pair in counted],
+            [times_s[pair.stamp_ns] for pair in counted],
             [100 * pair.changed / pair.counted for pair in counted],
         )

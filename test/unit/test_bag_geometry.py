@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import json
 from math import cos, radians, sin
 from pathlib import Path
+import re
 import struct
 from types import SimpleNamespace
 from typing import Any
@@ -449,6 +450,22 @@ def test_geometry_catches_what_the_class_calls_trail(
         assert part in page
 
 
+def test_pictures_have_the_time_in_the_drive_whatever_clock_the_stamps_have(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    later_ms = 1e11
+    shots = tuple(
+        DepthShot(100.0 * index, box_depth_mm(), log_ms=later_ms + 100.0 * index + 3)
+        for index in range(3)
+    )
+    drive = drive_of(depth=shots, log_delay_ns=round(later_ms * 1e6) + 3_000_000)
+    _, _, page = evaluate(tmp_path, tiny_bundle, drive)
+
+    pictures = page[page.index('What geometry found') :]
+    (shown_s,) = set(re.findall(r'>([-\d.]+) s into the drive: ', pictures))
+    assert shown_s == '0.0'
+
+
 def test_without_labels_the_contradictions_are_said(tmp_path: Path, tiny_bundle: Path) -> None:
     status, metrics, page = evaluate(tmp_path, tiny_bundle, drive_of(), labels=False)
 
@@ -683,7 +700,7 @@ def test_pictures_are_of_most_caught_and_most_false_alarms() -> None:
             pictures.add(16 * block + stamp, rgb, mask, kind, hazard, labels)
     chosen = pictures.chosen()
 
-    assert [each.stamp_ns for each in chosen] == [16 + 7, 32 + 7, 64 + 7]
+    assert [each.log_time_ns for each in chosen] == [16 + 7, 32 + 7, 64 + 7]
     assert dict(chosen[1].pixels) == {CAUGHT: 40, CRIED: 20, MISSED: 60}
     marked = chosen[1].panels[2]
     for row, mark in ((0, CAUGHT), (5, CRIED), (4, MISSED)):

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 import json
 from pathlib import Path
+import re
 import subprocess
 import sys
 from typing import Any
@@ -626,6 +627,18 @@ def test_repeated_stamps_are_counted(tmp_path: Path, tiny_bundle: Path) -> None:
     assert evaluate(path, tiny_bundle, tmp_path / 'out', '--labels', LABEL_TOPIC) == 0
     assert read_metrics(tmp_path / 'out')['frames']['repeated_stamps'] == 3
     assert len(read_images(tmp_path / 'out' / 'masks', MASK_TOPIC)) == 4
+
+
+def test_the_time_in_the_drive_is_one_where_stamps_have_another_clock(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    # Simulators stamp from 0 on, and recorders write the time of day.
+    path = write_drive(tmp_path / 'drive', TinyDrive(log_delay_ns=10**17))
+    assert evaluate(path, tiny_bundle, tmp_path / 'out') == 0
+    page = (tmp_path / 'out' / 'report.html').read_text()
+    charts = re.findall(r'"x":\[([^]"]+)\][^{}]*?"y"', page)
+    assert '0.1,0.2,0.3,0.4,0.5' in charts  # flicker, of pairs
+    assert '0.0,0.1,0.2,0.3,0.4,0.5' in charts  # inference
 
 
 @pytest.mark.parametrize('broken', [{'encoding': 'yuv9'}, {'data': np.zeros(9, np.uint8)}])
