@@ -93,6 +93,7 @@ class BagFrames(Source):
 
     def _shots(self) -> Iterator[Shot | BadFrame]:
         index = -1
+        no_stamps: bool | None = None
         for index, (raw, depth) in enumerate(self._pairs()):
             name = f'{self.name}_{index:06d}'
             try:
@@ -100,6 +101,13 @@ class BagFrames(Source):
             except BagError as err:
                 yield BadFrame(name, str(err))
                 continue
+            if no_stamps is None and (no_stamps := not stamp_ns):
+                self.bag.findings.note(
+                    f'the first frame of {self.topic} has no stamp (0), so the log time of each '
+                    'is taken for when it was taken'
+                )
+            if no_stamps:
+                stamp_ns = raw.log_time_ns
             yield Shot(name, stamp_ns, partial(self._read, name, stamp_ns, raw, depth))
         if index + 1 < self._total:
             self.losses.append(f'{self._total - index - 1} frames lost: the bag is damaged')

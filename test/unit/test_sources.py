@@ -388,6 +388,20 @@ def test_the_image_topic_of_a_bag(tmp_path: Path) -> None:
         assert source.description == f'{path}, topic {IMAGE_TOPIC}'
 
 
+def test_frames_without_stamps_are_chosen_by_log_time(tmp_path: Path) -> None:
+    types = get_typestore(Stores.ROS2_KILTED).types
+    unset = types['std_msgs/msg/Header'](types['builtin_interfaces/msg/Time'](0, 0), 'camera')
+    drive = TinyDrive(num_frames=6, broken={at: {'header': unset} for at in range(6)})
+    path = write_drive(tmp_path / 'drive', drive)
+    selection = Selection(rate_hz=5.0, start_s=0.1)
+    with open_source(str(path), image_topic=IMAGE_TOPIC, selection=selection) as source:
+        frames = good(list(source))
+    expected = [drive.stamp_ns(index) + drive.log_delay_ns for index in (1, 3, 5)]
+    assert [frame.stamp_ns for frame in frames] == expected
+    (note,) = source.notes
+    assert 'has no stamp (0), so the log time of each is taken' in note
+
+
 def test_a_bag_is_named_after_its_folder(tmp_path: Path) -> None:
     bag = write_drive(tmp_path / 'drive', TinyDrive(num_frames=1))
     with open_source(str(bag / 'metadata.yaml'), image_topic=IMAGE_TOPIC) as source:
