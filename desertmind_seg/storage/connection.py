@@ -74,7 +74,11 @@ Stored = tuple[int, Connection, bytes | memoryview]
 
 
 class StorageFile(Protocol):
-    """A file of messages, open. `close` it."""
+    """A file of messages, whose index was read. `close` it.
+
+    It is open only while messages are read: a recording has more splits than a process may have
+    files open (1,024 unless `ulimit -n` says otherwise).
+    """
 
     path: Path
     connections: list[Connection]
@@ -91,7 +95,7 @@ class StorageFile(Protocol):
         """
 
     def close(self) -> None:
-        """Close the file."""
+        """Let go of what was made to read the file."""
 
 
 @dataclass

@@ -11,6 +11,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from io import BytesIO
 import os
 from pathlib import Path
@@ -86,19 +87,28 @@ class McapFile:
         self.path = path
         self.connections: list[Connection] = []
         self._findings = findings
-        self._file = path.open('rb') if stream is None else stream
-        self._size = self._file.seek(0, os.SEEK_END)
+        self._stream = stream
         self._clear()
         try:
-            if not self._read_summary():
-                if stream is not None:
-                    raise BagError(f'{path.name} has no index')
-                self._clear()
-                self._scan()
+            with self._opened() as file:
+                self._size = file.seek(0, os.SEEK_END)
+                if not self._read_summary(file):
+                    if stream is not None:
+                        raise BagError(f'{path.name} has no index')
+                    self._clear()
+                    self._scan(file)
         except BaseException:
-            self._file.close()
+            self.close()
             raise
         self._connect()
+
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        if self._stream is not None:
+            yield self._stream
+            return
+        with self.path.open('rb') as file:
+            yield file
 
     def _clear(self) -> None:
         self._schemas: dict[int, Schema] = {}
@@ -110,8 +120,9 @@ class McapFile:
         self._loose = np.zeros((0, 4), np.uint64)
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the stream."""
+        if self._stream is not None:
+            self._stream.close()
 
     def messages(
         self, ids: Collection[int], start_ns: int | None, stop_ns: int | None
@@ -120,8 +131,8 @@ class McapFile:
         wanted = {entry.id: entry for entry in self.connections if entry.id in ids}
         start = 0 if start_ns is None else start_ns
         stop = 2**64 if stop_ns is None else stop_ns
-        streams = [
-            (chunk.start_ns, self._from_chunk(chunk, wanted, start, stop))
+        chunks = [
+            chunk
             for chunk in self._chunks
             if chunk.end_ns >= start and chunk.start_ns < stop and chunk.channels & wanted.keys()
         ]
@@ -129,16 +140,26 @@ class McapFile:
         first, last = np.searchsorted(self._loose[:, 0], bounds_ns)
         loose = self._loose[first : last if stop < 2**64 else None]
         loose = loose[np.isin(loose[:, 1], np.array([*wanted], np.uint64))]
-        if len(loose):
-            streams.append((int(loose[0, 0]), self._read_loose(loose, wanted)))
-        yield from in_time_order(streams)
+        with self._opened() as file:
+            streams = [
+                (chunk.start_ns, self._from_chunk(file, chunk, wanted, start, stop))
+                for chunk in chunks
+            ]
+            if len(loose):
+                streams.append((int(loose[0, 0]), self._read_loose(file, loose, wanted)))
+            yield from in_time_order(streams)
 
     def _from_chunk(
-        self, chunk: _Chunk, wanted: Mapping[int, Connection], start: int, stop: int
+        self,
+        file: BinaryIO,
+        chunk: _Chunk,
+        wanted: Mapping[int, Connection],
+        start: int,
+        stop: int,
     ) -> Iterator[Stored]:
         found: list[Stored] = []
         try:
-            for opcode, body in _records(self._content(chunk.offset, chunk.size)):
+            for opcode, body in _records(self._content(file, chunk.offset, chunk.size)):
                 if opcode == Opcode.MESSAGE:
                     channel, _, time_ns, _ = _MESSAGE.unpack_from(body)
                     if not chunk.start_ns <= time_ns <= chunk.end_ns:
@@ -157,19 +178,15 @@ class McapFile:
         yield from found
 
     def _read_loose(
-        self, loose: npt.NDArray[np.uint64], wanted: Mapping[int, Connection]
+        self, file: BinaryIO, loose: npt.NDArray[np.uint64], wanted: Mapping[int, Connection]
     ) -> Iterator[Stored]:
         for entry in loose:
             time_ns, channel, offset, size = entry.tolist()
-            yield time_ns, wanted[channel], self._bytes(offset, size)
+            yield time_ns, wanted[channel], _bytes(file, offset, size)
 
-    def _bytes(self, offset: int, size: int) -> bytes:
-        self._file.seek(offset)
-        return self._file.read(size)
-
-    def _content(self, offset: int, size: int) -> memoryview:
+    def _content(self, file: BinaryIO, offset: int, size: int) -> memoryview:
         """Return the records in a chunk; those before the tear of one that is cut off."""
-        record = memoryview(self._bytes(offset, size))
+        record = memoryview(_bytes(file, offset, size))
         _, _, wanted_size, crc, name_size = _CHUNK.unpack_from(record)
         at = _CHUNK.size + name_size
         compression = str(record[_CHUNK.size : at], 'utf-8')
@@ -203,16 +220,16 @@ class McapFile:
             f'({str(err) or type(err).__name__}), and messages in it are lost'
         )
 
-    def _read_summary(self) -> bool:
+    def _read_summary(self, file: BinaryIO) -> bool:
         """Read the index at the end; False where there is none that has every message."""
         if self._size < len(MCAP_MAGIC) + _FOOTER.size:
             return False
         end = self._size - _FOOTER.size
-        footer = self._bytes(end, _FOOTER.size)
+        footer = _bytes(file, end, _FOOTER.size)
         opcode, _, start, _, crc, magic = _FOOTER.unpack(footer)
         if opcode != Opcode.FOOTER or magic != MCAP_MAGIC or not 0 < start < end:
             return False
-        summary = self._bytes(start, end - start)
+        summary = _bytes(file, start, end - start)
         # The checksum covers the footer up to itself.
         if crc and zlib.crc32(footer[:25], zlib.crc32(summary)) != crc:
             return False
@@ -274,16 +291,16 @@ class McapFile:
             channel = _parse(Channel.read, body)
             self._channels[channel.id] = channel
 
-    def _scan(self) -> None:
+    def _scan(self, file: BinaryIO) -> None:
         """Walk over the records from the start as far as they are whole."""
         at = len(MCAP_MAGIC)
         whole = False
         loose = array('Q')
         while True:
-            head = self._bytes(at, _RECORD.size)
+            head = _bytes(file, at, _RECORD.size)
             if whole and head.startswith(MCAP_MAGIC):
                 next_at = at + len(MCAP_MAGIC)
-                if self._bytes(next_at, len(MCAP_MAGIC)) == MCAP_MAGIC:
+                if _bytes(file, next_at, len(MCAP_MAGIC)) == MCAP_MAGIC:
                     self._findings.lose(
                         f'another MCAP file follows in {self.path.name} and was not read: `tail '
                         f'-c +{next_at + 1} {self.path.name} > second.mcap` takes it out'
@@ -307,7 +324,7 @@ class McapFile:
             # No record has opcode 0: a disk that lost power leaves zeros.
             torn = opcode == 0 or end > self._size
             if opcode == Opcode.CHUNK:
-                self._scan_chunk(begin, min(end, self._size) - begin, torn=torn)
+                self._scan_chunk(file, begin, min(end, self._size) - begin, torn=torn)
             if torn:
                 self._findings.lose(
                     f'{self.path.name} is cut off: the record at byte {at} of {self._size} is not '
@@ -316,12 +333,12 @@ class McapFile:
                 )
                 break
             if opcode == Opcode.MESSAGE and size >= _MESSAGE.size:
-                channel, _, time_ns, _ = _MESSAGE.unpack(self._bytes(begin, _MESSAGE.size))
+                channel, _, time_ns, _ = _MESSAGE.unpack(_bytes(file, begin, _MESSAGE.size))
                 loose.extend((time_ns, channel, begin + _MESSAGE.size, size - _MESSAGE.size))
                 self._counts[channel] += 1
             elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
                 try:
-                    self._describe(opcode, memoryview(self._bytes(begin, size)))
+                    self._describe(opcode, memoryview(_bytes(file, begin, size)))
                 except _DAMAGE as err:
                     self._findings.lose(f'the record at byte {at} is damaged ({err})')
             at = end
@@ -329,11 +346,11 @@ class McapFile:
         if np.any(self._loose[1:, 0] < self._loose[:-1, 0]):
             self._loose = self._loose[np.argsort(self._loose[:, 0], kind='stable')]
 
-    def _scan_chunk(self, offset: int, size: int, *, torn: bool) -> None:
+    def _scan_chunk(self, file: BinaryIO, offset: int, size: int, *, torn: bool) -> None:
         channels: Counter[int] = Counter()
         times_ns: list[int] = []
         try:
-            for opcode, body in _records(self._content(offset, size)):
+            for opcode, body in _records(self._content(file, offset, size)):
                 if opcode == Opcode.MESSAGE:
                     channel, _, time_ns, _ = _MESSAGE.unpack_from(body)
                     channels[channel] += 1
@@ -377,6 +394,11 @@ class McapFile:
             times.append((int(self._loose[0, 0]), int(self._loose[-1, 0])))
         self.start_ns = min((start for start, _ in times), default=None)
         self.end_ns = max((end for _, end in times), default=None)
+
+
+def _bytes(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    return file.read(size)
 
 
 def _parse(read: Callable[[ReadDataStream], _R], body: memoryview) -> _R:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from copy import copy
 from heapq import merge
 from pathlib import Path
 import struct
@@ -71,6 +72,8 @@ class Ros1File:
             )
             for entry in self._reader.connections
         ]
+        if self._reader.bio is not None:
+            self._reader.bio.close()
         filled = any(entry.count for entry in self.connections)
         self.start_ns = self._reader.start_time if filled else None
         self.end_ns = self._reader.end_time - 1 if filled else None
@@ -88,17 +91,19 @@ class Ros1File:
         if not wanted:
             return
         start: int | None = start_ns
-        while True:
-            last_ns = start
-            try:
-                for entry, time_ns, data in self._reader.messages(wanted, start, stop_ns):
-                    yield time_ns, by_id[entry.id], data
-                    last_ns = time_ns + 1
-            except _DAMAGE as err:
-                start = self._after_damage([entry.id for entry in wanted], last_ns, err)
-                if start is not None:
-                    continue
-            return
+        reader = copy(self._reader)
+        with self.path.open('rb') as reader.bio:
+            while True:
+                last_ns = start
+                try:
+                    for entry, time_ns, data in reader.messages(wanted, start, stop_ns):
+                        yield time_ns, by_id[entry.id], data
+                        last_ns = time_ns + 1
+                except _DAMAGE as err:
+                    start = self._after_damage([entry.id for entry in wanted], last_ns, err)
+                    if start is not None:
+                        continue
+                return
 
     def _after_damage(self, ids: list[int], at_ns: int | None, err: Exception) -> int | None:
         """Return the first log time after those of a damaged chunk, None at the end.

@@ -41,8 +41,9 @@ class SqliteFile:
         self._findings = findings
         self._stack = ExitStack()
         try:
-            self._database = self._stack.enter_context(closing(_open(path, self._stack, findings)))
-            self.connections = self._read_connections()
+            self._location = _locate(path, self._stack, findings)
+            with closing(_open(self._location)) as database:
+                self.connections = self._read_connections(database)
         except _DAMAGE as err:
             self._stack.close()
             raise BagError(
@@ -55,18 +56,18 @@ class SqliteFile:
             raise
 
     def close(self) -> None:
-        """Close the file."""
+        """Remove the copy that was read with a log."""
         self._stack.close()
 
-    def _read_connections(self) -> list[Connection]:
-        tables = {name for (name,) in self._database.execute('SELECT name FROM sqlite_master')}
+    def _read_connections(self, database: sqlite3.Connection) -> list[Connection]:
+        tables = {name for (name,) in database.execute('SELECT name FROM sqlite_master')}
         if not {'topics', 'messages'} <= tables:
             raise BagError(
                 f'{self.path.name} is no file of rosbag2: it has the tables '
                 f'{", ".join(sorted(tables)) or "(none)"}; expected topics and messages.'
             )
         # NOT INDEXED: from the table itself, whatever the index of its times has.
-        rows = self._database.execute(
+        rows = database.execute(
             'SELECT topic_id, COUNT(*), COUNT(time), MIN(time), MAX(time) FROM (SELECT topic_id, '
             f'CASE WHEN {_HAS_TIME} THEN timestamp END AS time FROM messages NOT INDEXED) '
             'GROUP BY topic_id'
@@ -74,17 +75,17 @@ class SqliteFile:
         counts = {topic_id: timed for topic_id, _, timed, _, _ in rows if timed}
         self.start_ns = min((row[3] for row in rows if row[2]), default=None)
         self.end_ns = max((row[4] for row in rows if row[2]), default=None)
-        self._check_times(sum(row[1] for row in rows), sum(counts.values()))
+        self._check_times(database, sum(row[1] for row in rows), sum(counts.values()))
         definitions: dict[str, tuple[str, str]] = {}
         if 'message_definitions' in tables:
-            for row in self._rows('message_definitions'):
+            for row in _rows(database, 'message_definitions'):
                 text = row.get('encoded_message_definition')
                 definitions[_text(row.get('topic_type'))] = (
                     _text(row.get('encoding')),
                     _text(text),
                 )
         connections: list[Connection] = []
-        for row in self._rows('topics'):
+        for row in _rows(database, 'topics'):
             if not isinstance(row['id'], int) or row['id'] in (entry.id for entry in connections):
                 self._findings.lose(
                     f'topic {_text(row.get("name"))!r} of {self.path.name} has the number '
@@ -111,25 +112,19 @@ class SqliteFile:
             )
         return connections
 
-    def _check_times(self, messages: int, timed: int) -> None:
+    def _check_times(self, database: sqlite3.Connection, messages: int, timed: int) -> None:
         """Say where messages have no log time, and choose how they are found by it."""
         if messages > timed:
             self._findings.lose(
                 f'{messages - timed} messages of {self.path.name} have no whole number as log time'
             )
-        (indexed,) = self._database.execute('SELECT COUNT(timestamp) FROM messages').fetchone()
+        (indexed,) = database.execute('SELECT COUNT(timestamp) FROM messages').fetchone()
         self._index = '' if indexed >= timed else 'NOT INDEXED'
         if indexed < timed:
             self._findings.note(
                 f'the index of {self.path.name} has {indexed} of {timed} messages (damaged, or '
                 'cut off); all of them were read without it'
             )
-
-    def _rows(self, table: str) -> Iterator[dict[str, Any]]:
-        cursor = self._database.execute(f'SELECT * FROM {table}')
-        names = [column[0] for column in cursor.description]
-        for row in cursor:
-            yield dict(zip(names, row, strict=True))
 
     def messages(
         self, ids: Collection[int], start_ns: int | None, stop_ns: int | None
@@ -148,19 +143,21 @@ class SqliteFile:
         )
         time_ns = None
         try:
-            for topic_id, time_ns, data in self._database.execute(query, (*wanted, *times)):
-                yield (
-                    time_ns,
-                    wanted[topic_id],
-                    data if isinstance(data, bytes) else _text(data).encode(),
-                )
+            with closing(_open(self._location)) as database:
+                for topic_id, time_ns, data in database.execute(query, (*wanted, *times)):
+                    yield (
+                        time_ns,
+                        wanted[topic_id],
+                        data if isinstance(data, bytes) else _text(data).encode(),
+                    )
         except _DAMAGE as err:
             self._findings.lose(
                 f'{self.path.name} is damaged ({err}): what follows log time {time_ns} ns is lost'
             )
 
 
-def _open(path: Path, stack: ExitStack, findings: Findings) -> sqlite3.Connection:
+def _locate(path: Path, stack: ExitStack, findings: Findings) -> str:
+    """Return the URI by which sqlite opens a file; where it has a log, of a copy of both."""
     # sqlite writes them beside the file itself, not beside a link to it.
     places = (path, path.resolve()) if path.is_symlink() else (path,)
     logs = [Path(f'{place}{suffix}') for place in places for suffix in _LOGS]
@@ -179,15 +176,24 @@ def _open(path: Path, stack: ExitStack, findings: Findings) -> sqlite3.Connectio
         shutil.copyfile(path, folder / 'copy')
         for log in logs:
             shutil.copyfile(log, folder / f'copy-{log.name.rpartition("-")[2]}')
-        location = f'file:{quote(os.fsencode(folder / "copy"))}'
         findings.note(f'{logs[0].name} (of a recorder that was killed) was read with {path.name}')
-    else:
-        # Nothing is locked and nothing written: the folder may be read-only.
-        location = f'file:{quote(os.fsencode(path.absolute()))}?immutable=1'
+        return f'file:{quote(os.fsencode(folder / "copy"))}'
+    # Nothing is locked and nothing written: the folder may be read-only.
+    return f'file:{quote(os.fsencode(path.absolute()))}?immutable=1'
+
+
+def _open(location: str) -> sqlite3.Connection:
     # Training reads a bag in the process and thread that opened it, or after a fork in another.
     database = sqlite3.connect(location, uri=True, check_same_thread=False)
     database.text_factory = lambda data: data.decode('utf-8', 'replace')
     return database
+
+
+def _rows(database: sqlite3.Connection, table: str) -> Iterator[dict[str, Any]]:
+    cursor = database.execute(f'SELECT * FROM {table}')
+    names = [column[0] for column in cursor.description]
+    for row in cursor:
+        yield dict(zip(names, row, strict=True))
 
 
 def _text(value: Any) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 import logging
+import os
 from pathlib import Path
 import shutil
 import sqlite3
@@ -677,6 +678,33 @@ def test_messages_outside_of_chunks_are_few_bytes_in_memory(tmp_path: Path) -> N
         assert bag.duration_ns == time_ns(many) - time_ns(1)
     assert found == [time_ns(7), time_ns(8), time_ns(9)]
     assert peak < 130 * many  # 32 bytes for each, and as many while they are put in order
+
+
+def sqlite_splits(folder: Path, *names: str) -> Path:
+    """Write a sqlite3 file for each name, one after the other."""
+    folder.mkdir()
+    for index, name in enumerate(names):
+        later = f'UPDATE messages SET timestamp = timestamp + {index * 10 * STEP_NS}'
+        bag = database(write_bag(folder.parent / f'of_{name}', 'sqlite3'), later)
+        next(bag.glob('*.db3')).rename(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ('suffix', 'write'), [('mcap', splits), ('db3', sqlite_splits), ('bag', ros1_splits)]
+)
+def test_splits_are_open_only_while_they_are_read(
+    tmp_path: Path, suffix: str, write: Callable[..., Path]
+) -> None:
+    # Of splits of ten seconds, three hours of driving have more than a process may have open.
+    def files_open() -> int:
+        return len(os.listdir('/proc/self/fd'))  # noqa: PTH208 - a Path may go before it is read
+
+    folder = write(tmp_path / 'a', *(f'd_{index}.{suffix}' for index in range(6)))
+    before = files_open()
+    with Bag(folder) as bag:
+        assert files_open() == before
+        assert max(files_open() for _ in bag.messages()) == before + 1
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
