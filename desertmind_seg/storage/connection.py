@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 import heapq
 import logging
@@ -71,6 +71,8 @@ class Connection:
 
 # Log time, connection and payload of a message.
 Stored = tuple[int, Connection, bytes | memoryview]
+# A log time before which a stream has nothing more.
+Pause = tuple[int, None, bytes]
 
 
 class StorageFile(Protocol):
@@ -129,21 +131,21 @@ class Findings:
                 _LOGGER.warning('Bag %s: %s', self.bag, text)
 
 
-def in_time_order(streams: Sequence[tuple[int, Iterator[Stored]]]) -> Iterator[Stored]:
+def in_time_order(
+    streams: Sequence[tuple[int, Iterator[Stored | Pause]]],
+) -> Iterator[Stored]:
     """Merge streams by log time; each begins to be read when the time it is given with comes."""
-    if len(streams) == 1:
-        yield from streams[0][1]
-        return
 
-    def waiting(
-        start_ns: int, stream: Iterator[Stored]
-    ) -> Iterator[tuple[int, Connection | None, bytes | memoryview]]:
+    def waiting(start_ns: int, stream: Iterator[Stored | Pause]) -> Iterator[Stored | Pause]:
         yield start_ns, None, b''
         yield from stream
 
-    for time_ns, connection, data in heapq.merge(
-        *(waiting(*stream) for stream in streams), key=itemgetter(0)
-    ):
+    merged: Iterable[Stored | Pause] = (
+        streams[0][1]
+        if len(streams) == 1
+        else heapq.merge(*(waiting(*stream) for stream in streams), key=itemgetter(0))
+    )
+    for time_ns, connection, data in merged:
         if connection is not None:
             yield time_ns, connection, data
 

@@ -32,6 +32,7 @@ from desertmind_seg.storage.connection import (
     BagError,
     Connection,
     Findings,
+    Pause,
     Stored,
     in_time_order,
     ros_type,
@@ -45,6 +46,9 @@ _CHUNK = struct.Struct('<QQQII')  # first and last log time, size, CRC, bytes of
 _FOOTER = struct.Struct('<BQQQI8s')
 # Recorders write chunks of 1 to 10 MB, and a message at least.
 _MAX_CHUNK_BYTES = 2**30
+# Where one topic has the log times of another clock, every chunk begins before the first frame: so
+# long before what is wanted of it, it is let go of until then, or all of them would be in memory.
+_LONG_CHUNK_NS = 10 * 10**9
 _DAMAGE = (
     BagError,
     McapError,
@@ -156,7 +160,23 @@ class McapFile:
         wanted: Mapping[int, Connection],
         start: int,
         stop: int,
-    ) -> Iterator[Stored]:
+    ) -> Iterator[Stored | Pause]:
+        found = self._in_chunk(file, chunk, wanted, start, stop)
+        if found and found[0][0] - chunk.start_ns > _LONG_CHUNK_NS:
+            first_ns = found[0][0]
+            found.clear()  # and with it the chunk
+            yield first_ns, None, b''
+            found = self._in_chunk(file, chunk, wanted, start, stop)
+        yield from found
+
+    def _in_chunk(
+        self,
+        file: BinaryIO,
+        chunk: _Chunk,
+        wanted: Mapping[int, Connection],
+        start: int,
+        stop: int,
+    ) -> list[Stored]:
         found: list[Stored] = []
         try:
             for opcode, body in _records(self._content(file, chunk.offset, chunk.size)):
@@ -175,7 +195,7 @@ class McapFile:
             if chunk.offset + chunk.size < self._size:
                 self._lose_chunk(chunk.offset, err)
         found.sort(key=lambda stored: stored[0])
-        yield from found
+        return found
 
     def _read_loose(
         self, file: BinaryIO, loose: npt.NDArray[np.uint64], wanted: Mapping[int, Connection]

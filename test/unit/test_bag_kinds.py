@@ -680,6 +680,26 @@ def test_messages_outside_of_chunks_are_few_bytes_in_memory(tmp_path: Path) -> N
     assert peak < 130 * many  # 32 bytes for each, and as many while they are put in order
 
 
+def test_chunks_that_overlap_are_not_all_in_memory(tmp_path: Path) -> None:
+    # A topic whose log times count from 0, as of a simulator, beside a camera's.
+    with (tmp_path / 'a.mcap').open('wb') as stream:
+        writer = McapWriter(stream, chunk_size=150_000, compression=CompressionType.NONE)
+        writer.start('ros2')
+        schema = writer.register_schema(IMAGE, 'ros2msg', DEFINITION.encode())
+        clock, camera = (writer.register_channel(name, 'cdr', schema) for name in ('/c', TOPIC))
+        for index in range(200):
+            writer.add_message(clock, index, bytes(100_000), index)
+            writer.add_message(camera, time_ns(index), cdr(index % 3), 0)
+        writer.finish()
+    tracemalloc.start()
+    with Bag(tmp_path / 'a.mcap') as bag:
+        found = [raw.log_time_ns for raw in bag.messages(TOPIC)]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == [time_ns(index) for index in range(200)]
+    assert peak < 2_000_000  # of 20 MB
+
+
 def sqlite_splits(folder: Path, *names: str) -> Path:
     """Write a sqlite3 file for each name, one after the other."""
     folder.mkdir()
