@@ -146,6 +146,12 @@ def _unpacked(path: Path, stack: ExitStack) -> Path:
             f'{path.name} does not decompress ({err}); `zstd --test {path.name}` says whether it '
             'is whole.'
         ) from err
+    except OSError as err:
+        (folder / name).unlink(missing_ok=True)  # its part would fill the disk until the end
+        raise BagError(
+            f'{path.name} cannot be unpacked into {folder.parent} ({err.strerror}): set TMPDIR to '
+            f'a folder with more space, or unpack it yourself (`zstd -d {path.name}`).'
+        ) from err
     return folder / name
 
 

@@ -5,14 +5,17 @@ import errno
 import os
 from pathlib import Path
 import sqlite3
+import tempfile
 
 from bad_disks import BAD_DISKS, BadDisk, bad_disk, fill, small_disk
 import cv2
 import numpy as np
 import pytest
 from tiny_bag import IMAGE_TOPIC, TinyDrive, write_drive
+import zstandard
 
 from desertmind_seg import build_engine, evaluate_bag, extract_frames, segment
+from desertmind_seg.messages.bags import Bag, BagError
 from desertmind_seg.model.files import atomic_write
 from desertmind_seg.reports.output import output_folder
 
@@ -81,6 +84,24 @@ def test_a_disk_that_became_full_unnoticed_gives_no_result(tmp_path: Path) -> No
         with pytest.raises(OSError, match='No space left on device'):
             write()
         assert not (tmp_path / 'out').exists()
+
+
+def test_a_packed_bag_that_does_not_fit_names_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drive = write_drive(tmp_path / 'drive', TinyDrive(num_frames=1))
+    packed = tmp_path / 'a.mcap.zstd'
+    packed.write_bytes(zstandard.compress(next(drive.glob('*.mcap')).read_bytes() + bytes(2**20)))
+    disk = tmp_path / 'disk'
+    disk.mkdir()
+    monkeypatch.setattr(tempfile, 'tempdir', str(disk))
+    with (
+        small_disk(disk),
+        pytest.raises(
+            BagError, match=rf'unpacked into {disk} \(No space .*set TMPDIR to a folder'
+        ),
+    ):
+        Bag(packed).__enter__()
 
 
 def _out_of_room() -> None:
