@@ -18,6 +18,7 @@ from threading import Event
 import traceback
 from typing import Any
 
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.time_source import CLOCK_TOPIC
@@ -39,7 +40,11 @@ from desertmind_seg.node.worker import FrameWorker
 from desertmind_seg.outputs.images import NodeOutputs
 from desertmind_seg.outputs.planners import PlannerOutputs
 from desertmind_seg.parameters.spec import ParameterError
-from desertmind_seg.parameters.values import NodeParameters, misspelt_parameters
+from desertmind_seg.parameters.values import (
+    NodeParameters,
+    misspelt_parameters,
+    refuse_unknown_types,
+)
 from desertmind_seg.pipeline.segmenter import Segmenter
 
 try:
@@ -157,6 +162,18 @@ class SegmentationNode(LifecycleNode):
         heeded = with_times_before_0_left_out if topic == CLOCK_TOPIC else callback
         options = {**_NO_SUBSCRIPTION_EVENTS, **options}
         return super().create_subscription(msg_type, topic, heeded, *args, **options)
+
+    def create_service(
+        self,
+        srv_type: type[Any],
+        srv_name: str,
+        callback: Callable[[Any, Any], Any],
+        **options: Any,
+    ) -> Any:
+        """As rclpy's, of whose parameter services one request could end the node."""
+        if srv_type in (SetParameters, SetParametersAtomically):
+            callback = refuse_unknown_types(callback)
+        return super().create_service(srv_type, srv_name, callback, **options)
 
     # Lifecycle
 

@@ -20,6 +20,34 @@ from desertmind_seg.parameters.table import PARAMETERS
 _ANSWER_SEC = 0.002
 
 _BY_NAME = {spec.name: spec for spec in PARAMETERS}
+_TYPES = [each.value for each in Parameter.Type]
+
+SetCallback = Callable[[Any, Any], Any]
+
+
+def refuse_unknown_types(set_parameters: SetCallback) -> SetCallback:
+    """Wrap rclpy's callback of the services set_parameters and set_parameters_atomically.
+
+    It raises ValueError where the type of a value is none that ROS has, which ends the node. Such
+    a request is refused as a whole.
+    """
+
+    def answer(request: Any, response: Any) -> Any:
+        unknown = [each for each in request.parameters if each.value.type not in _TYPES]
+        if not unknown:
+            return set_parameters(request, response)
+        result = SetParametersResult(
+            successful=False,
+            reason=f'{unknown[0].name!r} has a value of type {unknown[0].value.type}; expected '
+            f'{_TYPES[0]} to {_TYPES[-1]} (rcl_interfaces/msg/ParameterType). Nothing was set.',
+        )
+        if hasattr(response, 'results'):
+            response.results = [result] * len(request.parameters)
+        else:
+            response.result = result
+        return response
+
+    return answer
 
 
 class NodeParameters:

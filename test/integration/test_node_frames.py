@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 import re
+from typing import Any
 
 from node_process import (
     MASK,
@@ -24,6 +25,8 @@ from node_process import (
 import numpy as np
 import numpy.typing as npt
 import pytest
+from rcl_interfaces.msg import Parameter, ParameterValue
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
 
@@ -241,6 +244,25 @@ def test_parameters_change_while_frames_flow(
     assert not refused.successful
     assert 'ros2 lifecycle set /segmentation deactivate' in refused.reason
     assert peer.set_parameter('confidence.threshold', 0.0).successful
+
+
+@pytest.mark.parametrize('service', [SetParameters, SetParametersAtomically])
+def test_a_value_of_any_type_is_answered(
+    node: NodeProcess, peer: Peer, service: type[Any]
+) -> None:
+    """One of a type that ROS does not have, which rclpy cannot read, ends it otherwise."""
+    name = 'set_parameters' + ('_atomically' if service is SetParametersAtomically else '')
+    for value_type in (*range(11), 77, 255):
+        messages = [
+            Parameter(name='output.overlay_alpha', value=ParameterValue(type=3, double_value=0.5)),
+            Parameter(name='input.timeout_sec', value=ParameterValue(type=value_type)),
+        ]
+        answer = peer.call(service, f'{NODE}/{name}', service.Request(parameters=messages))
+        refused = answer.result if service is SetParametersAtomically else answer.results[1]
+        assert not refused.successful
+        unknown = "'input.timeout_sec' has a value of type .*; expected 0 to 9"
+        assert bool(re.match(unknown, refused.reason)) == (value_type > 9)
+    assert peer.state() == 'active'
 
 
 def test_qos_mismatch_is_reported_in_words(node: NodeProcess, peer: Peer) -> None:
