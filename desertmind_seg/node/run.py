@@ -9,6 +9,7 @@ import sys
 from threading import Event
 
 import rclpy
+from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import Executor, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
@@ -78,7 +79,7 @@ def _run(args: list[str] | None, load_engine: LoadEngine, stop: Event) -> int:
         if dead:
             rclpy.logging.get_logger('segmentation').info(removed_text(dead))
         node = SegmentationNode(load_engine, stop)
-    except (ParameterError, RCLError) as err:
+    except (ParameterError, InvalidParameterTypeException, RCLError) as err:
         rclpy.logging.get_logger('segmentation').fatal(f'Cannot start: {err}')
         rclpy.try_shutdown()
         return _WRONG_CONFIGURATION

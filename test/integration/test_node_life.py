@@ -455,6 +455,7 @@ def corrupt_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
         ({'engine.backend': 'abacus'}, "Cannot configure: no backend 'abacus'; there are auto"),
         ({'output.overlay_alpha': '.nan'}, 'Cannot start: .*output.overlay_alpha.*nan'),
         ({'confidence.threshold': '1'}, "Cannot start: .*'INTEGER', expecting type 'DOUBLE'"),
+        ({'use_sim_time': '1'}, "Cannot start: .*'use_sim_time' to '1' .* expecting type 'BOOL'"),
     ],
 )
 @pytest.mark.usefixtures('process_state')
