@@ -37,14 +37,26 @@ BACKENDS = ('tensorrt', 'onnxruntime-cuda', 'onnxruntime-cpu')
 def command_parser(module: str, description: str, examples: str = '') -> argparse.ArgumentParser:
     """Build the parser of the command `python -m MODULE`, with its examples below the options.
 
-    Usage, errors and examples name commands as `as_called` does.
+    Usage, errors and examples name commands as `as_called` does. From here on the process has
+    stdin, stdout and stderr.
     """
+    _open_closed_streams()
     return _Parser(
         prog=called(module),
         description=description,
         epilog='\n\n'.join(filter(None, [as_called(examples.rstrip()), EXIT_CODES])),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def _open_closed_streams() -> None:
+    """Open onto nowhere what the caller has closed of stdin, stdout and stderr.
+
+    Else the next file or socket gets its number, and what C++ libraries log goes into that.
+    """
+    for name, mode in (('stdin', 'r'), ('stdout', 'w'), ('stderr', 'w')):  # 0, 1, 2
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding='utf-8'))  # noqa: SIM115
 
 
 def error_line(prog: str, message: object) -> str:

@@ -286,6 +286,34 @@ def test_an_error_that_nobody_reads_ends_a_command_quietly(tmp_path: Path) -> No
     assert done.returncode == 141
 
 
+@pytest.mark.parametrize('closed', [[0], [1], [2], [0, 1, 2]])
+def test_closed_streams_are_no_failure_and_no_file_gets_their_numbers(
+    closed: list[int], tmp_path: Path
+) -> None:
+    code = (
+        'from pathlib import Path; import os, sys;'
+        'from desertmind_seg.options import command_parser, run_command;'
+        'parser = command_parser("desertmind_seg.segment", "");'
+        'targets = [os.readlink(f"/proc/self/fd/{number}") for number in range(3)];'
+        'Path(sys.argv[1]).write_text(" ".join(targets));'
+        'print("lost"); print("lost", file=sys.stderr);'
+        'sys.exit(run_command(parser, lambda: 0))'
+    )
+    redirections = ' '.join(f'{number}>&-' for number in closed)
+    seen = tmp_path / 'seen'
+    done = subprocess.run(
+        ['bash', '-c', f'exec "$@" {redirections}', '', sys.executable, '-c', code, str(seen)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.returncode == 0, done.stderr
+    targets = seen.read_text().split(' ')
+    assert [targets[number] for number in closed] == ['/dev/null'] * len(closed)
+
+
 def test_a_wrong_argument_with_a_line_break_is_told_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
