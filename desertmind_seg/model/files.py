@@ -17,6 +17,7 @@ from desertmind_seg.model.errors import DesertmindError
 
 PACKAGE = 'desertmind_seg'
 DEFAULT_BUNDLE = 'models/ycor8_rgb.onnx'
+_PIECE_BYTES = 1 << 20
 
 
 class FileError(DesertmindError):
@@ -99,7 +100,13 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, 'rb') as file:
         _check_regular(path, os.fstat(descriptor).st_mode)
-        content = file.read(max_bytes + 1)  # some files of /proc say that they have 0 bytes
+        # `read` takes memory for all that it is asked for, which `ulimit -v` may not grant: 2 GiB
+        # for a bundle. Some files of /proc say that they have 0 bytes.
+        content = file.read(min(os.fstat(descriptor).st_size, max_bytes) + 1)
+        while len(content) <= max_bytes and (
+            more := file.read(min(_PIECE_BYTES, max_bytes + 1 - len(content)))
+        ):
+            content += more
     if len(content) > max_bytes:
         raise FileError(
             f'{path} has more than {max_bytes} bytes, the most that are read of such a file; is '

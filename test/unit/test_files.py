@@ -174,6 +174,23 @@ def test_a_folder_that_cannot_be_made_has_a_way_out(folder: str) -> None:
         pass
 
 
+def test_reading_takes_memory_for_what_is_there_not_for_what_may_be(tmp_path: Path) -> None:
+    path = tmp_path / 'three'
+    path.write_bytes(b'abc')
+    assert files.read_file(path, 2**60) == b'abc'
+    assert files.read_file(path, 3) == b'abc'
+    with pytest.raises(files.FileError, match='more than 2 bytes'):
+        files.read_file(path, 2)
+
+
+def test_a_file_that_says_it_is_empty_is_read_whole() -> None:
+    content = files.read_file(Path('/proc/self/limits'), 10_000)  # of 0 bytes, by its size
+    assert content.startswith(b'Limit')
+    assert content.endswith(b'\n')
+    with pytest.raises(files.FileError, match='more than 10 bytes'):
+        files.read_file(Path('/proc/self/limits'), 10)
+
+
 @pytest.mark.parametrize('name', ['null', 'fifo', 'socket', 'folder'])
 def test_what_is_no_file_is_not_replaced(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
