@@ -37,6 +37,8 @@ _WITH_ADMINISTRATION = 1.05
 # What rmw takes for infinite, in nanoseconds.
 _INFINITE_NS = 2**63 - 1
 
+_LAST_DOMAIN = 232
+
 # glibc's mallopt parameters and our values, see `keep_frame_memory`.
 _M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES = -1, 256 << 20
 _M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES = -3, 32 << 20
@@ -57,6 +59,18 @@ def with_image_profile(environ: Mapping[str, str]) -> dict[str, str]:
 def _profile_variable(environ: Mapping[str, str]) -> str:
     """Return the name that this release reads; PyPI's ROS 2 (Kilted) sets no ROS_DISTRO."""
     return PROFILE_VARIABLES[environ.get('ROS_DISTRO') in _FAST_DDS_2_DISTROS]
+
+
+def domain_problem(rmw_implementation: str, environ: Mapping[str, str]) -> str:
+    """Say when ROS_DOMAIN_ID is so high that Fast DDS would end this process; '' otherwise.
+
+    It does so with status 1 when the first node is created. What is no number, rclpy refuses.
+    """
+    domain = environ.get('ROS_DOMAIN_ID', '')
+    fast_dds = rmw_implementation.startswith('rmw_fastrtps')
+    if not (fast_dds and domain.isdecimal() and int(domain) > _LAST_DOMAIN):
+        return ''
+    return f'ROS_DOMAIN_ID is {domain}; expected 0 to {_LAST_DOMAIN}, for more DDS has no ports.'
 
 
 def with_background_sending(environ: Mapping[str, str]) -> dict[str, str]:

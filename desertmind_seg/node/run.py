@@ -12,9 +12,11 @@ import rclpy
 from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import Executor, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import get_rmw_implementation_identifier
 
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.messages.dds import (
+    domain_problem,
     remove_dead_segments,
     removed_text,
     with_background_sending,
@@ -73,6 +75,8 @@ def run_node(args: list[str] | None = None, load_engine: LoadEngine = load_engin
 
 def _run(args: list[str] | None, load_engine: LoadEngine, stop: Event) -> int:
     try:
+        if problem := domain_problem(get_rmw_implementation_identifier(), os.environ):
+            raise ParameterError(problem)
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         # Before the first node, which takes its own 70 MB.
         dead = remove_dead_segments()

@@ -475,6 +475,12 @@ def test_a_start_that_fails_ends_with_status_2_and_the_reason(
     assert 'Traceback' not in log
 
 
+def test_a_domain_without_ports_ends_with_status_2_and_the_limit() -> None:
+    with NodeProcess({}, environment={'ROS_DOMAIN_ID': '233'}) as process:
+        assert process.wait() == 2
+        process.wait_for_log('Cannot start: ROS_DOMAIN_ID is 233; expected 0 to 232')
+
+
 def test_a_missing_parameter_file_ends_with_status_2_and_its_name() -> None:
     with NodeProcess({}, ros_arguments=['--params-file', '/nowhere.yaml']) as process:
         assert process.wait() == 2

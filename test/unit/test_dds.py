@@ -20,6 +20,7 @@ from sensor_msgs.msg import Image
 
 from desertmind_seg.messages.dds import (
     discovery_limit,
+    domain_problem,
     image_transport_problems,
     keep_frame_memory,
     qos_conflicts,
@@ -92,6 +93,12 @@ def test_profile_is_set_under_the_name_of_the_release(distro: str | None, name: 
 )
 def test_profile_that_is_set_is_kept(name: str) -> None:
     assert with_image_profile({name: '/etc/my.xml'}) == {name: '/etc/my.xml'}
+
+
+@pytest.mark.parametrize('domain', ['', '0', '232', 'seven', '-1'])
+def test_a_domain_that_rclpy_can_judge_is_left_to_it(domain: str) -> None:
+    assert domain_problem('rmw_fastrtps_cpp', {'ROS_DOMAIN_ID': domain}) == ''
+    assert domain_problem('rmw_zenoh_cpp', {'ROS_DOMAIN_ID': '999'}) == ''
 
 
 def test_sending_mode_that_is_set_is_kept() -> None:
