@@ -204,7 +204,6 @@ class Diagnostics:
             silent = []
             if expected or depth.heard:
                 silent = self._silence(source, depth.received.seconds_since_latest())
-                self._log.tell({'depth': ' '.join(silent)})
             return depth.status(
                 {
                     'topic': source.topic,
