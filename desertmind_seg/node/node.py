@@ -62,14 +62,15 @@ TransitionCallback = Callable[['SegmentationNode', LifecycleState], TransitionCa
 
 
 def log_unexpected(transition: TransitionCallback) -> TransitionCallback:
-    """Log what a transition raises: rclpy turns it into a failed transition without a word."""
+    """Log and report what a transition raises: rclpy makes a failed one of it without a word."""
 
     @functools.wraps(transition)
     def logged(node: SegmentationNode, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             return transition(node, state)
-        except Exception:
-            node.get_logger().fatal(traceback.format_exc())
+        except Exception as err:
+            node._failure = f'{transition.__name__} failed: {err}'
+            node.get_logger().fatal(f'{node._failure}\n{traceback.format_exc()}')
             raise
 
     return logged

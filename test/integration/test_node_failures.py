@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+import re
 import sys
 import time
 from typing import Any
 
+from lifecycle_msgs.msg import Transition
 from node_process import IMAGE_TOPIC, NodeProcess, Peer, now_ns, rgb8
 import numpy as np
 import numpy.typing as npt
@@ -156,6 +158,22 @@ def test_a_bug_in_the_worker_ends_the_process_with_status_1(
 
         peer.wait_until(ended, 'the bug shows')
         assert process.wait() == 1
+
+
+def test_what_a_transition_raises_is_in_the_diagnostics(tiny_bundle: Path, peer: Peer) -> None:
+    """Under a lifecycle manager nobody sees the log; the node is unconfigured again."""
+    parameters = {
+        'model.bundle': tiny_bundle,
+        'diagnostics.period_sec': 0.2,
+        f'qos_overrides.{IMAGE_TOPIC}.subscription.reliability': 'often',
+    }
+    with NodeProcess(parameters) as process:
+        assert peer.transition(Transition.TRANSITION_CONFIGURE)
+        peer.wait_for_diagnostic('Engine', level='0')
+        assert not peer.transition(Transition.TRANSITION_ACTIVATE)
+        engine = peer.wait_for_diagnostic('Engine', level='2', lifecycle='unconfigured')
+        assert re.fullmatch('on_activate failed: .*reliability.: .often.', engine['message'])
+        process.wait_for_log('on_activate failed: .*Traceback')
 
 
 def test_a_bug_in_a_transition_is_logged(
