@@ -9,7 +9,7 @@ import logging
 from operator import itemgetter
 from pathlib import Path
 import re
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from desertmind_seg.model.errors import DesertmindError
 
@@ -129,6 +129,18 @@ class Findings:
             said.append(text)
             if self.logged:
                 _LOGGER.warning('Bag %s: %s', self.bag, text)
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """Open a file whose index was read, and which may be gone since.
+
+    Raises:
+        BagError: it cannot be opened.
+    """
+    try:
+        return path.open('rb')
+    except OSError as err:
+        raise BagError(f'{path.name} cannot be opened: {err.strerror}.') from err
 
 
 def in_time_order(

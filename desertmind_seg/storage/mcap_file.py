@@ -35,6 +35,7 @@ from desertmind_seg.storage.connection import (
     Pause,
     Stored,
     in_time_order,
+    open_bytes,
     ros_type,
 )
 from desertmind_seg.storage.qos import recorded_qos
@@ -111,7 +112,7 @@ class McapFile:
         if self._stream is not None:
             yield self._stream
             return
-        with self.path.open('rb') as file:
+        with open_bytes(self.path) as file:
             yield file
 
     def _clear(self) -> None:

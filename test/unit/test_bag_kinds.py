@@ -20,6 +20,7 @@ from mcap.writer import Writer as McapWriter
 import numpy as np
 import pytest
 from rosbags.rosbag1 import Writer as Rosbag1Writer
+from rosbags.rosbag1.reader import decompressors
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from tiny_bag import offered_qos
@@ -725,6 +726,35 @@ def test_splits_are_open_only_while_they_are_read(
     with Bag(folder) as bag:
         assert files_open() == before
         assert max(files_open() for _ in bag.messages()) == before + 1
+
+
+def test_a_file_that_is_gone_since_it_was_opened_is_refused_in_words(tmp_path: Path) -> None:
+    for path in (write_mcap(tmp_path / 'a.mcap'), write_ros1(tmp_path / 'a.bag')):
+        with Bag(path) as bag:
+            path.unlink()
+            with pytest.raises(BagError, match=f'{path.name} cannot be opened: No such file'):
+                list(bag.messages())
+
+
+def test_reads_of_parts_unpack_a_chunk_of_ros1_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked = []
+    monkeypatch.setitem(decompressors, 'none', lambda data: unpacked.append(1) or data)
+    with Bag(write_ros1(tmp_path / 'a.bag')) as bag:
+        whole = [raw.cdr for raw in bag.messages(TOPIC)]
+        unpacked.clear()
+        parts = [
+            bag.messages(TOPIC, start_ns=time_ns(index), stop_ns=time_ns(index) + 1)
+            for index in range(FRAMES)
+        ]
+        assert [next(part).cdr for part in parts] == whole  # all of them begun before one ends
+        assert len(unpacked) == FRAMES
+        del parts
+        for index in range(FRAMES):
+            (raw,) = bag.messages(TOPIC, start_ns=time_ns(index), stop_ns=time_ns(index) + 1)
+            assert raw.cdr == whole[index]
+        assert len(unpacked) == FRAMES
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
