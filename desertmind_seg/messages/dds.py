@@ -268,6 +268,15 @@ def qos_conflicts(topic: str, sender: str, offered: Any, receiver: str, requeste
                 f'{receiver} requests a {policy} of {requested_ns / 1e9:g} s on {topic}, which '
                 f'{sender} does not offer: no message passes. Leave it out in the subscriber.'
             )
+    # Profiles that say nothing, our own among them, have the system's default, which is automatic.
+    if requested.liveliness.name == 'MANUAL_BY_TOPIC' and offered.liveliness.name in (
+        'AUTOMATIC',
+        'SYSTEM_DEFAULT',
+    ):
+        sentences.append(
+            f'{receiver} requests the liveliness manual_by_topic on {topic}, which {sender} does '
+            'not offer: no message passes. Leave it out in the subscriber.'
+        )
     return ' '.join(sentences)
 
 

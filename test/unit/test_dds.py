@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import pytest
 from rclpy.duration import Duration, Infinite
 from rclpy.logging import get_logger
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
 from desertmind_seg.messages.dds import (
@@ -267,6 +267,18 @@ def test_a_topic_that_is_no_image_says_what_to_do(kind: str, words: str) -> None
     )
     assert said.removeprefix(begin).strip().startswith(words)
     assert said.count(words) == 1 or said == begin
+
+
+@pytest.mark.parametrize('kind', ['AUTOMATIC', 'SYSTEM_DEFAULT'])
+def test_qos_conflicts_know_a_liveliness_that_nobody_asserts(kind: str) -> None:
+    offered = QoSProfile(depth=1, liveliness=LivelinessPolicy[kind])
+    manual = QoSProfile(depth=1, liveliness=LivelinessPolicy.MANUAL_BY_TOPIC)
+    assert qos_conflicts('/mask', '/node', offered, '/planner', manual) == (
+        '/planner requests the liveliness manual_by_topic on /mask, which /node does not offer: '
+        'no message passes. Leave it out in the subscriber.'
+    )
+    for requested in (offered, manual):
+        assert qos_conflicts('/mask', '/node', manual, '/planner', requested) == ''
 
 
 @pytest.mark.parametrize('policy', ['deadline', 'liveliness_lease_duration'])
