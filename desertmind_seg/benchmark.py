@@ -59,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='NAME',
         choices=BACKENDS,
         nargs='+',
+        action='extend',
         default=[],
         help=f'what runs them (default: those of {" ".join(BACKENDS)} that work here)',
     )
@@ -67,7 +68,8 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='HxW',
         type=size_hw,
         nargs='+',
-        default=[(480, 640), (720, 1280)],
+        action='extend',
+        default=[],
         help='camera sizes, height x width (default: 480x640 720x1280)',
     )
     parser.add_argument(
@@ -113,7 +115,7 @@ def _run(options: argparse.Namespace) -> int:
         return benchmark(
             [read_bundle(path) for path in options.bundles],
             options.backend or BACKENDS,
-            options.size,
+            options.size or [(480, 640), (720, 1280)],
             options.frames,
             options.num_threads,
             options.image,

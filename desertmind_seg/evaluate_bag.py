@@ -68,7 +68,8 @@ def build_parser() -> argparse.ArgumentParser:
         '--hazard',
         type=hazard_setting,
         nargs='+',
-        default=(),
+        action='extend',
+        default=[],
         metavar='NAME=VALUE',
         help="when geometry is a hazard, as the node's parameters hazard.NAME say it, such as "
         'noise_per_m=0.004 (default: those of the node)',

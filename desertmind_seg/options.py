@@ -321,7 +321,8 @@ def add_label_map(parser: argparse._ActionsContainer) -> None:
         '--map',
         metavar='OLD=NEW',
         nargs='+',
-        default=(),
+        action='extend',
+        default=[],
         help="labels of other classes than the model's: which of the model's each is (several "
         "parted by commas; 'ignore' leaves pixels out; '*' is all others), a .yaml file of such "
         "lines, or 'groups' to score only what is traversable",

@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         _EXAMPLES,
     )
     parser.add_argument('bag', type=Path, help='rosbag2 folder, .mcap, .db3 or ROS 1 .bag')
-    parser.add_argument('--topics', nargs='+', default=[], help='play only these')
+    parser.add_argument('--topics', nargs='+', action='extend', default=[], help='play only these')
     parser.add_argument('--rate', type=positive, default=1.0, help='bag seconds in a second')
     parser.add_argument('--loop', action='store_true', help='begin again at the end')
     parser.add_argument(
@@ -56,7 +56,13 @@ def build_parser() -> argparse.ArgumentParser:
         help=f'publish the time of the bag on /clock ({_DEFAULT_CLOCK_HZ:.0f} Hz)',
     )
     parser.add_argument(
-        '--remap', nargs='+', type=_remap, default=[], metavar='FROM:=TO', help='rename topics'
+        '--remap',
+        nargs='+',
+        action='extend',
+        type=_remap,
+        default=[],
+        metavar='FROM:=TO',
+        help='rename topics',
     )
     parser.add_argument(
         '--wait-for-subscribers',

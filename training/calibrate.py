@@ -41,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='STAGE',
         type=stage_file,
         nargs='+',
+        action='extend',
         default=[],
         help='checkpoint or fp32 bundle of the stage that it started from, or of other runs from '
         'one start; equal weights',
@@ -56,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='CLASS=B',
         type=_class_bias,
         nargs='+',
+        action='extend',
         default=[],
         help='add B to the logits of a class after all is fitted: for a place where it is e^B '
         'times as common, or where to miss it is e^B times as bad as to see it in vain',

@@ -33,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         '--oof',
         type=Path,
         nargs='+',
+        action='extend',
         metavar='DIR',
         help="folders of training.folds in the members' order; default: named as they are, beside "
         '--out',

@@ -45,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
         '--only',
         metavar='NAME',
         nargs='+',
+        action='extend',
         help='these experiments, by the names of their recipes (default: all)',
     )
     parser.add_argument(

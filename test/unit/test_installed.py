@@ -1,5 +1,7 @@
 """Packages that are missing or do not fit are named in a sentence, before their import."""
 
+import argparse
+import importlib
 from importlib import metadata
 import os
 from pathlib import Path
@@ -192,8 +194,7 @@ for command in sys.argv[1:]:
 """
 
 
-def test_every_command_reads_its_options_with_nothing_but_python_installed() -> None:
-    """What comes after is imported where a missing package becomes one line."""
+def commands_with_options() -> list[str]:
     commands = [
         f'{half}.{path.stem}'
         for half in ('desertmind_seg', 'training')
@@ -201,7 +202,21 @@ def test_every_command_reads_its_options_with_nothing_but_python_installed() -> 
         if 'def build_parser' in path.read_text()
     ]
     assert len(commands) > 15
+    return commands
 
+
+@pytest.mark.parametrize('command', commands_with_options())
+def test_an_option_of_several_values_may_be_given_several_times(command: str) -> None:
+    # argparse's own way keeps the last one, and drops the others without a word.
+    parser = importlib.import_module(command).build_parser()
+    for action in parser._actions:
+        if action.option_strings and action.nargs == '+':
+            assert type(action) is argparse._ExtendAction, action.option_strings
+
+
+def test_every_command_reads_its_options_with_nothing_but_python_installed() -> None:
+    """What comes after is imported where a missing package becomes one line."""
+    commands = commands_with_options()
     done = subprocess.run(
         [sys.executable, '-c', _WITHOUT_OTHERS, *commands],
         env={**os.environ, 'PYTHONPATH': str(ROOT)},
