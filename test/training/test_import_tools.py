@@ -488,8 +488,9 @@ def test_panoptic_labels_beside_instances_are_left_out(
     assert 'b.json (another task than segmentation)' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize('identity', ['a', 1, [1], {'a': 1}])
 def test_a_shape_of_label_studio_that_its_labels_repeat_is_not_left_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], identity: object
 ) -> None:
     """<Polygon> with <Labels> beside it, and a question for each region."""
     points = {'points': [[0, 0], [50, 0], [50, 50]], 'closed': True}
@@ -501,7 +502,7 @@ def test_a_shape_of_label_studio_that_its_labels_repeat_is_not_left_out(
     }
     size = {'original_width': WIDTH, 'original_height': HEIGHT}
     results = [
-        {'id': 'a', 'type': kind, **size, 'value': {**points, **value}}
+        {'id': identity, 'type': kind, **size, 'value': {**points, **value}}
         for kind, value in answers.items()
     ]
     alone = {'id': 'b', 'type': 'polygon', **size, 'value': points}

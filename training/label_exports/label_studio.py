@@ -132,7 +132,7 @@ def _read_task(what: str, task: dict[str, Any], classes: ClassList, export: Expo
         return
     # With <Labels> of its own a shape comes twice under one id, and once more for each answer.
     labelled = {
-        each['id']
+        str(each['id'])
         for each in results
         if each.get('id')
         and isinstance(each.get('value'), dict)
@@ -158,7 +158,7 @@ def _read_task(what: str, task: dict[str, Any], classes: ClassList, export: Expo
             export.faults.append(f'{what}: shape {number}: {why(err)}')
             continue
         if draw is None or not read_value.labels:
-            if not read_value.labels and result.get('id') in labelled:
+            if not read_value.labels and str(result.get('id')) in labelled:
                 continue
             if draw is not None or _is_region(result):
                 export.left_out[
