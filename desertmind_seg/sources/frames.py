@@ -29,9 +29,9 @@ class SourceFrame:
         name: of this frame alone among those of the source, with '/' for the folders of images;
             results are named after it.
         rgb: (H, W, 3) uint8.
-        stamp_ns: when it was taken: of a bag the header's stamp (the log time
-            where the first has none), of a live source the time of day
-            at which it arrived, of a video the time since its beginning; None for images.
+        stamp_ns: when it was taken: of a bag the header's stamp (the log time where the first two
+            have none), of a live source the time of day at which it arrived, of a video the time
+            since its beginning; None for images.
         depth_m: (H, W) float32 metres, 0 for missing; None where there is none.
         path: of an image file, for messages; '' of other kinds.
         encoded: of a compressed image of a bag, the bytes it was decoded from; else b''.

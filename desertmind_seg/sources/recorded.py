@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 import re
@@ -93,7 +93,12 @@ class BagFrames(Source):
 
     def _shots(self) -> Iterator[Shot | BadFrame]:
         index = -1
-        no_stamps: bool | None = None
+        no_stamps = self._lacks_stamps()
+        if no_stamps:
+            self.bag.findings.note(
+                f'the first frames of {self.topic} have no stamp (0), so the log time of each is '
+                'taken for when it was taken'
+            )
         for index, (raw, depth) in enumerate(self._pairs()):
             name = f'{self.name}_{index:06d}'
             try:
@@ -101,11 +106,6 @@ class BagFrames(Source):
             except BagError as err:
                 yield BadFrame(name, str(err))
                 continue
-            if no_stamps is None and (no_stamps := not stamp_ns):
-                self.bag.findings.note(
-                    f'the first frame of {self.topic} has no stamp (0), so the log time of each '
-                    'is taken for when it was taken'
-                )
             if no_stamps:
                 stamp_ns = raw.log_time_ns
             yield Shot(name, stamp_ns, partial(self._read, name, stamp_ns, raw, depth))
@@ -113,6 +113,16 @@ class BagFrames(Source):
             self.losses.append(f'{self._total - index - 1} frames lost: the bag is damaged')
         for text, count in self._depth_problems.most_common(_MAX_PROBLEMS):
             self.losses.append(f'{count} times without depth: {text}')
+
+    def _lacks_stamps(self) -> bool:
+        """Whether the first two frames have none: one may be of when a simulation began."""
+        stamps_ns: list[int] = []
+        for raw in self.bag.messages(self.topic):
+            with suppress(BagError):
+                stamps_ns.append(raw.stamp_ns())
+            if len(stamps_ns) == 2:
+                break
+        return bool(stamps_ns) and not any(stamps_ns)
 
     def _pairs(self) -> Iterator[tuple[RawMessage, RawMessage | None]]:
         if self.depth_topic is None:

@@ -399,7 +399,18 @@ def test_frames_without_stamps_are_chosen_by_log_time(tmp_path: Path) -> None:
     expected = [drive.stamp_ns(index) + drive.log_delay_ns for index in (1, 3, 5)]
     assert [frame.stamp_ns for frame in frames] == expected
     (note,) = source.notes
-    assert 'has no stamp (0), so the log time of each is taken' in note
+    assert 'have no stamp (0), so the log time of each is taken' in note
+
+
+def test_a_first_frame_of_simulated_time_0_leaves_the_stamps_of_the_others(tmp_path: Path) -> None:
+    types = get_typestore(Stores.ROS2_KILTED).types
+    began = types['std_msgs/msg/Header'](types['builtin_interfaces/msg/Time'](0, 0), 'camera')
+    drive = TinyDrive(num_frames=3, broken={0: {'header': began}})
+    path = write_drive(tmp_path / 'drive', drive)
+    with open_source(str(path), image_topic=IMAGE_TOPIC) as source:
+        stamps_ns = [frame.stamp_ns for frame in good(list(source))]
+    assert stamps_ns == [0, drive.stamp_ns(1), drive.stamp_ns(2)]
+    assert source.notes == []
 
 
 def test_a_bag_is_named_after_its_folder(tmp_path: Path) -> None:
