@@ -414,6 +414,20 @@ def test_exports_side_by_side_with_other_tables_are_refused(
     assert 'name different classes, or in another order' in refused(capsys, tmp_path / 'job')
 
 
+def test_a_damaged_yaml_beside_that_of_yolo_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / 'job/environment.yml', 'hostnames:\n\t- a\n')
+    write(tmp_path / 'job/labels/1.txt', '0 0 0 0.5 0 0.5 0.5\n')
+    write(tmp_path / 'job/images/1.jpg', jpeg(1))
+    write(tmp_path / 'job/data.yaml', 'names:\n\t- rock\n')
+    assert 'data.yaml is not YAML' in refused(capsys, tmp_path / 'job')
+
+    write(tmp_path / 'job/data.yaml', 'names: [rock]\n')
+    assert imported(tmp_path / 'job').names == ('rock',)
+    assert 'left out: 1 environment.yml (no YAML)' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize('shape', ['[4, 3]', '[3, 2]'])
 def test_key_points_of_yolo_are_no_polygons(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: str

@@ -47,7 +47,7 @@ def read(files: ExportFiles) -> Export:
         ExportError: there are no names, all shapes are boxes, or these are key points.
     """
     export = Export()
-    export.classes = _classes(files)
+    export.classes = _classes(files, export)
     images = {file.name.rpartition('.')[0]: file for file in files if file.is_image}
     boxes = 0
     for file in files.ending('.txt'):
@@ -82,12 +82,22 @@ def read(files: ExportFiles) -> Export:
     return export
 
 
-def _classes(files: ExportFiles) -> list[ExportClass]:
-    tables = [table for table in _tables(files) if _names(table, files)]
+def _classes(files: ExportFiles, export: Export) -> list[ExportClass]:
+    tables: list[ExportFile] = []
+    damaged: dict[str, DocumentError] = {}
+    for table in _tables(files):
+        try:
+            if _names(table, files):
+                tables.append(table)
+        except DocumentError as err:
+            damaged[f'{table.name} (no YAML)'] = err
     if not tables:
+        for reason in damaged.values():
+            raise ExportError(str(reason)) from reason
         raise ExportError(
             f'{files.place}: no names in data.yaml; expected names: [rock, trail, ...]'
         )
+    export.left_out.update(damaged.keys())  # it need not be of the export
     return read_alike(tables, lambda table: _names(table, files))
 
 
@@ -120,10 +130,7 @@ def _document(table: ExportFile) -> Any:
     except DocumentError:
         # Ultralytics numbers the names, and such keys are no text.
         quoted = re.sub(r'(?m)(^|[{,])(\s*)(\d+)(\s*:\s)', r"\1\2'\3'\4", table.text())
-        try:
-            return parse_yaml(quoted, str(table))
-        except DocumentError as err:
-            raise ExportError(str(err)) from err
+        return parse_yaml(quoted, str(table))
 
 
 def _notes(files: ExportFiles, table: ExportFile) -> list[ExportClass]:
