@@ -11,6 +11,7 @@ import torchvision
 from training.networks.architectures import ModelError
 from training.networks.depth_filters import encode_depth
 from training.networks.network import SegmentationNetwork
+from training.networks.upsampling import bilinear, by_phase, in_place
 from training.networks.vehicle_graph import VehicleGraph
 from training.recipes.schema import DepthSection, ModelSection
 
@@ -440,6 +441,18 @@ def test_each_camera_pixel_is_decided_where_the_network_sees_it(size_hw: tuple[i
     for plane, decided in zip(planes[:3], expected, strict=True):
         found = plane[0].int() - decided.int()[rows][:, columns]
         assert found.abs().max() <= (0 if decided is expected[0] else 1)  # one for rounding
+
+
+@pytest.mark.parametrize(
+    ('size_hw', 'phases'),
+    [((20, 28), 16), ((80, 112), 256), ((5, 7), 1), ((10, 28), 1), ((21, 30), 1)],
+    ids=['four times', 'sixteen times', 'as it is', 'each side its own', 'no whole number'],
+)
+def test_logits_by_phase_are_bilinear(size_hw: tuple[int, int], phases: int) -> None:
+    logits = torch.randn(1, 3, 5, 7, generator=torch.Generator().manual_seed(0))
+    pixels = by_phase(logits, size_hw)
+    assert pixels.shape[:2] == (phases, 3)
+    torch.testing.assert_close(in_place(pixels), bilinear(logits, size_hw))
 
 
 @pytest.mark.parametrize('size_hw', [(480, 640), (543, 1023), (65, 97), (64, 96)])

@@ -21,7 +21,8 @@ from training.fit.schedule import averaged_network, lr_schedule, optimizer_for
 from training.networks.losses import SegmentationLoss, masked_l1_depth
 from training.networks.network import SegmentationNetwork
 from training.networks.style_mix import mixing_styles
-from training.networks.vehicle_graph import VehicleGraph, bilinear
+from training.networks.upsampling import bilinear
+from training.networks.vehicle_graph import VehicleGraph
 from training.recipes.schema import Recipe
 
 _Batch = dict[str, torch.Tensor]

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from training.networks.network import SegmentationNetwork
+from training.networks.upsampling import bilinear, by_phase, in_place
 
 
 class VehicleGraph(nn.Module):
@@ -81,19 +82,21 @@ class VehicleGraph(nn.Module):
             and of what they were decided, round(255 * probability) of every class at the network's
             size, uint8 (1, C, h, w).
         """
-        logits = bilinear(self._network_logits(image, depth), self.size_hw)  # (1, C, h, w)
-        largest, mask = logits.max(dim=1, keepdim=True)  # (1, 1, h, w)
-        odds = torch.exp((logits - largest) / self.temperature)  # the largest becomes 1
+        scaled = self._network_logits(image, depth) / self.temperature
+        logits = by_phase(scaled, self.size_hw)  # (P, C, h / factor, w / factor)
+        largest, mask = logits.max(dim=1, keepdim=True)  # (P, 1, ...)
+        odds = torch.exp(logits - largest)  # the largest becomes 1
         total = odds.sum(dim=1, keepdim=True)
         white = 255.0 / total
         confidence = torch.round(white)
-        probabilities = torch.round(odds * white).to(torch.uint8)
+        probabilities = in_place(torch.round(odds * white)).to(torch.uint8)
         cost = torch.round((odds * self.costs).sum(dim=1, keepdim=True) / total)
 
         def at_camera(plane: torch.Tensor) -> torch.Tensor:
             # As float: TensorRT has no uint8 but for Cast.
             size_hw = (image.shape[1], image.shape[2])
-            return functional.interpolate(plane, size_hw, mode='nearest')[:, 0].to(torch.uint8)
+            resized = functional.interpolate(in_place(plane), size_hw, mode='nearest')
+            return resized[:, 0].to(torch.uint8)
 
         planes = (at_camera(mask.float()), at_camera(confidence), at_camera(cost))
         return (*planes, probabilities)
@@ -119,11 +122,6 @@ class VehicleGraph(nn.Module):
         """Return float32 (1, C, h / stride, w / stride) for a camera's frame."""
         logits: torch.Tensor = self.network(*self.network_input(image, depth)).float()
         return logits
-
-
-def bilinear(x: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
-    """Resize (N, C, h, w) to (N, C, H, W), from edge to edge: by pixel centres."""
-    return functional.interpolate(x, size_hw, mode='bilinear', align_corners=False)
 
 
 def _nearest(depth: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
