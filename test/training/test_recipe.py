@@ -55,7 +55,8 @@ RESOLVED = {
     'nyuv2_rgbd_aux': '6601a289f668371a',
     'ycor8_base': '36f4b5768e81aba9',
     'ycor8_base_hazards': '4ed44bc95040a873',
-    'ycor8_base_rgbd': 'f7a4f009cd80a944',
+    'ycor8_base_rgbd': 'fc18d0699de6a8d1',
+    'ycor8_base_unsmoothed': '59855fe440e444c3',
     'ycor8_places': 'bcf0bf65aaf3bd9f',
     'ycor8_rgb': 'd9a5b84bf6101fcb',
     'ycor8_rgb_distilled': '50dbfec43a8e783f',
@@ -66,7 +67,8 @@ RESOLVED = {
     'ycor8_rgbd_whole': '75eed0e11875cc44',
     'ycor8_small': '7a1ac00ebc70b36a',
     'ycor8_small_hazards': '1a19ad89c8e285d0',
-    'ycor8_small_rgbd': 'd0efd6cb958bd4b2',
+    'ycor8_small_rgbd': '33ba2cb595e6a346',
+    'ycor8_small_unsmoothed': '2ef171f14598e66f',
 }
 
 
