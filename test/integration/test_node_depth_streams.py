@@ -158,8 +158,10 @@ def test_two_streams_with_jitter_loss_and_an_outage(
         for pair in entry.values
         if (entry.name, pair.key) == ('segmentation: Depth', 'mode')
     ]
-    in_outage = {(mode, lvl) for sec, mode, lvl in statuses if 4.6 + late_sec < sec < 6.9}
-    assert in_outage == {('RGB', b'\x01')}
+    in_outage = [(mode, lvl) for sec, mode, lvl in statuses if 4.6 + late_sec < sec < 6.9]
+    assert {mode for mode, _ in in_outage} == {'RGB'}
+    # It warns of the frames since the status before: of none where the machine was busy.
+    assert sum(lvl == b'\x01' for _, lvl in in_outage) > 0.7 * len(in_outage)
     assert 'RGB-D' in {mode for sec, mode, _ in statuses if sec > 7.6}
     told = [line for line in log.splitlines() if 'masks are made with' in line]
     assert any('Mode RGB: masks are made without depth: ' in line for line in told)
