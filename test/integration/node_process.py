@@ -45,6 +45,15 @@ CAMERA_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 CONSUMER_QOS = QoSProfile(depth=50)
 SENSOR_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+_WHO_IS_THERE = """
+import time
+import rclpy
+from rclpy.node import Node
+rclpy.init()
+node = Node('witness')
+time.sleep(5)
+print(node.get_node_names_and_namespaces(), node.get_service_names_and_types())
+"""
 
 
 def node_arguments(parameters: Mapping[str, object], remap: str = IMAGE_TOPIC) -> list[str]:
@@ -78,6 +87,7 @@ class NodeProcess:
         variables = {
             **os.environ,
             'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]),
+            'PYTHONFAULTHANDLER': '1',
             'PYTHONUNBUFFERED': '1',
             **(environment or {}),
         }
@@ -99,10 +109,28 @@ class NodeProcess:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        seen = '' if exc is None else self._seen_from_outside()
         self.stop()
         if exc is not None:
-            sys.stderr.write(f'--- log of the node\n{self.log}')
+            sys.stderr.write(f'--- {seen}\n--- log of the node\n{self.log}')
         self._log.close()
+
+    def _seen_from_outside(self) -> str:
+        """Say whether the process runs, where, and what another process hears of it.
+
+        Beside a second worker of tests now and then a node is not discovered within 30 s.
+        """
+        status = self._process.poll()
+        if status is not None:
+            return f'the node had ended with {status}'
+        heard = subprocess.run(
+            [sys.executable, '-c', _WHO_IS_THERE], capture_output=True, text=True, timeout=60
+        )
+        # PYTHONFAULTHANDLER: the stacks of all threads go into the log.
+        self._process.send_signal(signal.SIGABRT)
+        self._process.wait(DEADLINE_SEC)
+        segments = sorted(path.name for path in Path('/dev/shm').glob('*fast*'))
+        return f'the node ran; a new process hears {heard.stdout}{heard.stderr}; {segments}'
 
     def stop(self) -> None:
         """End the process, if it has not ended yet."""

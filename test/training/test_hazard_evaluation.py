@@ -30,7 +30,10 @@ def test_rendered_hazards_are_scored_by_kind_size_and_height(
     hazards = json.loads((out / 'metrics.json').read_text())['hazards']
 
     assert hazards['problem'] == ''
-    assert hazards['gravity'].startswith("z of frame 'odom' in /tf, by which the camera looks ")
+    assert hazards['gravity'] == (
+        "z of frame 'odom' in /tf, by which the camera looks down by 12 degrees and is tilted by "
+        '6 to its right (medians)'
+    )
     assert (hazards['frames'], hazards['frames_up_from_data'], hazards['problems']) == (2, 0, [])
     assert hazards['truth'] == [HEIGHT_TOPIC, HAZARD_TOPIC, HAZARD_SIZE_TOPIC]
     near = hazards['height_errors'][1]
