@@ -70,6 +70,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='SEC',
         help='start when a played topic has a subscriber; fail after so many seconds without one',
     )
+    parser.add_argument(
+        '--wait-for-node',
+        default='',
+        metavar='NAME',
+        help='only subscribers in this node count, so that an RViz that is open starts nothing',
+    )
     return parser
 
 
@@ -77,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = build_parser()
     options = parser.parse_args(argv)
+    if options.wait_for_node and not options.wait_for_subscribers:
+        parser.error('--wait-for-node needs --wait-for-subscribers SEC: how long')
     return run_command(parser, lambda: _run(options))
 
 
@@ -97,6 +105,7 @@ def _run(options: argparse.Namespace) -> int:
             clock_hz=options.clock,
             loop=options.loop,
             wait_sec=options.wait_for_subscribers,
+            wait_for_node=options.wait_for_node,
         )
     for name, published in statistics.published.items():
         failed, damaged = statistics.failed[name], statistics.damaged[name]

@@ -33,11 +33,14 @@ BOOLEAN = [*TRUE, 'false', 'False', 'FALSE', '0']
 def start_player(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """Make the player's command, with the values of the launch arguments known."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ('bag', 'rate', 'loop')}
+    # seg.launch.py has declared it by now.
+    node = LaunchConfiguration('name', default='segmentation').perform(context)
     # The installed executable has the right interpreter in its first line; `ros2 launch` runs in
     # another one, which need not have what the player needs.
     player = ExecutableInPackage(package='desertmind_seg', executable='play_bag')
     command = [player, given['bag'], '--clock', '--rate', given['rate']]
-    command += ['--wait-for-subscribers', str(START_TIMEOUT_SEC)]
+    # An RViz that is open hears the bag at once; the node needs seconds to load.
+    command += ['--wait-for-subscribers', str(START_TIMEOUT_SEC), '--wait-for-node', node]
     if given['loop'] in TRUE:
         command.append('--loop')
     return [ExecuteProcess(cmd=command, output='screen')]

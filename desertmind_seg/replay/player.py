@@ -90,6 +90,7 @@ class BagPlayer:
             rate: bag seconds in a second.
             clock_hz: how often the bag's time is published on /clock; 0 for never.
         """
+        self._node = node
         self._bag = bag
         self._rate = rate
         self._clock_period_s = 1.0 / clock_hz if clock_hz > 0.0 else None
@@ -140,18 +141,34 @@ class BagPlayer:
         """Return how many subscribers the publisher of this topic of the bag has matched."""
         return int(self._publishers[name].get_subscription_count())
 
-    def wait_for_subscribers(self, timeout_sec: float, stop: threading.Event) -> None:
+    def _is_heard(self, name: str, node_name: str) -> bool:
+        """Say whether a topic of the bag has a subscriber, in a node of that name unless empty."""
+        listening = self._node.get_subscriptions_info_by_topic(self._publishers[name].topic_name)
+        return self.num_subscribers(name) > 0 and (
+            not node_name or any(info.node_name == node_name for info in listening)
+        )
+
+    def wait_for_subscribers(
+        self, timeout_sec: float, stop: threading.Event, node_name: str = ''
+    ) -> None:
         """Wait until some played topic has a subscriber, or `stop` is set.
+
+        Args:
+            timeout_sec: how long.
+            stop: ends the wait.
+            node_name: without namespace; only this node's subscribers count. Empty: any.
 
         Raises:
             PlayError: None has one after the timeout.
         """
         deadline = time.monotonic() + timeout_sec
-        while not any(self.num_subscribers(name) for name in self._publishers):
+        while not any(self._is_heard(name, node_name) for name in self._publishers):
             remaining_sec = deadline - time.monotonic()
             if remaining_sec <= 0.0:
+                of_node = f' in a node {node_name}' if node_name else ''
                 raise PlayError(
-                    f'No subscriber for {", ".join(self._publishers)} within {timeout_sec:g} s; '
+                    f'No subscriber{of_node} for {", ".join(self._publishers)} within '
+                    f'{timeout_sec:g} s; '
                     'start the subscriber first, compare ROS_DOMAIN_ID, and look at `ros2 topic '
                     'info`.'
                 )
@@ -277,10 +294,12 @@ def play_bag(
     clock_hz: float = 0.0,
     loop: bool = False,
     wait_sec: float | None = None,
+    wait_for_node: str = '',
 ) -> tuple[PlayStatistics, list[str]]:
     """Play a bag from a node of its own, until it ends or `stop` is set; see `BagPlayer`.
 
-    With `wait_sec` the play begins with the first subscriber.
+    With `wait_sec` the play begins with the first subscriber, of the node `wait_for_node` where
+    that is given.
 
     Returns:
         What was done, and what of the bag could not be read.
@@ -297,7 +316,7 @@ def play_bag(
             skipped = [f'{name}: {reason}' for name, reason in player.skipped.items()]
             _LOGGER.warning('Not playing %s.', '; '.join(skipped))
         if wait_sec is not None:
-            player.wait_for_subscribers(wait_sec, stop)
+            player.wait_for_subscribers(wait_sec, stop, wait_for_node)
         total = None if loop else player.num_messages
         with tqdm(total=total, desc='playing', unit='message', disable=None) as bar:
             statistics = player.play(stop, loop=loop, before_publish=lambda _: bar.update())

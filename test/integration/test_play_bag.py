@@ -155,6 +155,19 @@ def test_plays_in_real_time_without_drift(tmp_path: Path, listener: Listener) ->
     assert halves[len(halves) // 2] == pytest.approx(0.025 * half, rel=0.1)
 
 
+def test_waits_for_the_node_while_another_listens(tmp_path: Path, listener: Listener) -> None:
+    path = str(write_drive(tmp_path / 'drive', TinyDrive(num_frames=4)))
+    listener.listen(IMAGE_TOPIC, Image)
+    options = ('--topics', IMAGE_TOPIC, '--wait-for-subscribers')
+    # Long enough for discovery.
+    status, _, said = play(path, *options, '3', '--wait-for-node', 'segmentation')
+    assert status == 2
+    assert f'No subscriber in a node segmentation for {IMAGE_TOPIC} within 3 s' in said
+    player = start_player(path, *options, '20', '--wait-for-node', 'listener')
+    listener.wait_until(lambda: bool(listener.heard[IMAGE_TOPIC]))
+    assert player.wait(timeout=20) == 0
+
+
 def test_loops_with_a_clock_until_interrupted(tmp_path: Path, listener: Listener) -> None:
     drive = TinyDrive(num_frames=5, rate_hz=20.0)
     path = write_drive(tmp_path / 'drive', drive)
@@ -340,6 +353,7 @@ def test_errors_exit_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     for arguments, expected in (
         ((path, '--rate', '0'), 'is not from 0.001 to 1000000'),
         ((path, '--remap', 'oops'), 'is not of the form from:=to'),
+        ((path, '--wait-for-node', 'segmentation'), 'needs --wait-for-subscribers SEC'),
     ):
         with pytest.raises(SystemExit, match='2'):
             main(arguments)

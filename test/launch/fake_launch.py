@@ -39,9 +39,12 @@ class FakeContext:
 @dataclass
 class FakeLaunchConfiguration:
     variable_name: str
+    default: str | None = None
 
     def perform(self, context: FakeContext) -> str:
-        return context.launch_configurations[self.variable_name]
+        if self.default is None:
+            return context.launch_configurations[self.variable_name]
+        return context.launch_configurations.get(self.variable_name, self.default)
 
 
 @dataclass

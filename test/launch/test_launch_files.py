@@ -413,6 +413,7 @@ def test_replay_plays_the_bag_in_sim_time(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert (options.rate, options.loop) == (0.5, True)
     assert options.clock > 0
     assert options.wait_for_subscribers >= 60
+    assert options.wait_for_node == 'segmentation'
 
 
 def test_replay_ends_with_the_first_process_that_ends(

@@ -249,7 +249,12 @@ def test_a_params_file_for_another_node_is_named(
 
 def test_replay_ends_with_the_bag(tiny_bundle: Path, drive: Path, log: Path) -> None:
     launch = Launch(
-        log, REPLAY, f'bag:={drive}', f'image:={IMAGE_TOPIC}', f'bundle:={tiny_bundle}'
+        log,
+        REPLAY,
+        f'bag:={drive}',
+        f'image:={IMAGE_TOPIC}',
+        f'bundle:={tiny_bundle}',
+        'name:=eyes',
     )
     assert launch.status() == 0, launch.log
     assert re.search(rf'{IMAGE_TOPIC}: [1-9]\d* published', launch.log), launch.log
