@@ -91,7 +91,7 @@ class SegmenterLoader:
             self._is_loading = False
         self._log(
             f'Bundle {metadata.name} ({bundle.path}, {metadata.precision}, network '
-            f'{metadata.network_size_hw[1]}x{metadata.network_size_hw[0]}), '
+            f'{metadata.network_size_hw[0]}x{metadata.network_size_hw[1]}), '
             f'{metadata.ontology.num_classes} classes of {metadata.ontology.name}, runs on '
             f'{engine.backend} ({engine.device}); ready after {time.perf_counter() - begin:.1f} s.'
         )

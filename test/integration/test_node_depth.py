@@ -32,6 +32,7 @@ import numpy.typing as npt
 import pytest
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from tiny_bundle import NETWORK_SIZE_HW
 
 from desertmind_seg.geometry.frame_transforms import tf2_is_installed
 from desertmind_seg.pipeline.segmenter import Segmenter
@@ -130,6 +131,8 @@ def test_depth_that_never_comes_is_missed_where_masks_are_made_with_it(
         masks, camera = peer.collect(MASK), peer.camera()
         peer.wait_for_match(camera, [MASK])
         send_until_answered(peer, camera, rgb8(rgb, now_ns()), masks)
+        height, width = NETWORK_SIZE_HW
+        assert f', network {height}x{width}), ' in process.log
         sentence = f'No depth for .* on {DEPTH_TOPIC}: it has no publisher'
         for _ in range(3):
             peer.wait_for_diagnostic('Depth', level='1', message=sentence)
