@@ -34,8 +34,13 @@ what it prints"""
 BACKENDS = ('tensorrt', 'onnxruntime-cuda', 'onnxruntime-cpu')
 
 
-def command_parser(module: str, description: str, examples: str = '') -> argparse.ArgumentParser:
+def command_parser(
+    module: str, description: str, examples: str = '', exit_codes: str = EXIT_CODES
+) -> argparse.ArgumentParser:
     """Build the parser of the command `python -m MODULE`, with its examples below the options.
+
+    The last lines of its help say what its exit status means: `exit_codes`, where a command that
+    writes nothing has others.
 
     Usage, errors and examples name commands as `as_called` does. From here on the process has
     stdin, stdout and stderr.
@@ -44,7 +49,7 @@ def command_parser(module: str, description: str, examples: str = '') -> argpars
     return _Parser(
         prog=called(module),
         description=description,
-        epilog='\n\n'.join(filter(None, [as_called(examples.rstrip()), EXIT_CODES])),
+        epilog='\n\n'.join(filter(None, [as_called(examples.rstrip()), exit_codes])),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 

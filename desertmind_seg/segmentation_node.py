@@ -17,13 +17,18 @@ examples:
     python -m desertmind_seg.segmentation_node --ros-args -p autostart:=true \\
         -r image:=/camera/color/image_raw
 
-Its parameters and topics are in docs/node.md. Without autostart it waits, unconfigured, for the
-lifecycle service."""
+Topics are in docs/node.md, parameters in docs/parameters.md. Without autostart it waits,
+unconfigured, for the lifecycle service."""
+_EXIT_CODES = """\
+exit status: 0 stopped, or with build_only the engine is there, 1 failed while it ran, 2 wrong
+configuration, 130 stopped before it had begun"""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line, of which ROS reads the rest."""
-    parser = command_parser('desertmind_seg.segmentation_node', __doc__ or '', _EXAMPLES)
+    parser = command_parser(
+        'desertmind_seg.segmentation_node', __doc__ or '', _EXAMPLES, _EXIT_CODES
+    )
     parser.add_argument('ros_arguments', nargs='*', metavar='--ros-args ...')
     return parser
 

@@ -136,10 +136,12 @@ def test_help_and_an_unknown_option_are_answered_at_once(command: str, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_node_says_how_it_is_started() -> None:
+def test_the_node_says_how_it_is_started_and_how_it_ends() -> None:
     (answer,) = _ask_at_once(_NODE, ['--help'])
     assert answer.exit_code == 0
     assert 'ros2 launch desertmind_seg seg.launch.py' in answer.stdout
+    assert '1 failed while it ran, 2 wrong\nconfiguration' in answer.stdout
+    assert 'nothing written' not in answer.stdout
 
 
 def test_a_wrong_override_is_refused_at_once(tmp_path: Path) -> None:
