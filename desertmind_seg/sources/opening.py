@@ -46,7 +46,8 @@ def open_source(
     is_bag = '://' not in text and _is_bag(path)
     if not is_bag and (image_topic or depth_topic):
         raise SourceError(
-            f'{shown_address(text)} is no bag, but topics are given (--image, --depth)'
+            f'{shown_address(text)} is no bag, but topics are given (--image, --depth); leave '
+            'them out, or give a bag: a rosbag2 folder, .mcap, .db3 or ROS 1 .bag'
         )
     if text.isdecimal() and len(text) < 4:
         return open_camera(int(text), selection)

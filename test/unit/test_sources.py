@@ -475,7 +475,9 @@ def test_what_is_no_source(tmp_path: Path) -> None:
     assert 'fits 1 images and 1 videos; expected one of both kinds' in refusal(
         f'{tmp_path}/*.[ap]*'
     )
-    assert 'is no bag, but topics are given' in refusal(tmp_path / 'a.avi', image_topic='/image')
+    assert 'is no bag, but topics are given (--image, --depth); leave them out, or give a bag' in (
+        refusal(tmp_path / 'a.avi', image_topic='/image')
+    )
     assert 'there is no camera 991 (/dev/video991); cameras of this machine: ' in refusal('991')
     assert 'there is no camera 991' in refusal('/dev/video991')
     assert "ftp://host/a has the scheme 'ftp'; expected one of http" in refusal('ftp://host/a')
