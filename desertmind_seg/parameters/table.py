@@ -101,8 +101,8 @@ PARAMETERS = (
     ParameterSpec(
         'depth.use',
         'auto',
-        'auto subscribes to depth unless an RGB bundle runs with hazard.use off, always then too, '
-        'for points and costmap; never runs an RGB-D bundle without depth.',
+        'auto: depth is subscribed to, not for an RGB bundle with hazard.use off; always: then '
+        'too, for points and costmap; never: no depth, and an RGB-D bundle runs on colours alone.',
         choices=('auto', 'always', 'never'),
     ),
     ParameterSpec(
