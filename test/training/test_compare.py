@@ -236,6 +236,9 @@ def test_what_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     shown = capsys.readouterr().err
     assert 'ece: Field required' in shown
     assert 'miou: Extra inputs are not permitted' in shown
+    (tmp_path / 'metrics.json').write_text('{"segmentation": {}}')  # as evaluate_bag begins
+    assert main([str(tmp_path)]) == NOTHING_WRITTEN
+    assert 'or two bundles on a bag with evaluate_bag --against' in capsys.readouterr().err
     (tmp_path / 'metrics.json').write_text('{"miou_all": ')
     assert main([str(tmp_path / 'metrics.json')]) == NOTHING_WRITTEN
     assert 'not JSON' in capsys.readouterr().err

@@ -157,9 +157,11 @@ def read_metrics(path: Path) -> Metrics:
     except ValidationError as err:
         errors = [f'{".".join(map(str, e["loc"]))}: {e["msg"]}' for e in err.errors()]
         raise MetricsFileError(
-            f'{path}: not a metrics.json of this version: {"; ".join(errors[:5])}'
+            f'{path}: not a metrics.json as training.train and training.evaluate of this version '
+            f'write it: {"; ".join(errors[:5])}'
             f'{f" and {len(errors) - 5} more" if len(errors) > 5 else ""}; evaluate the model '
-            'again with python -m training.evaluate'
+            'again with python -m training.evaluate, or two bundles on a bag with evaluate_bag '
+            '--against'
         ) from err
 
 
