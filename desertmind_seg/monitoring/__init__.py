@@ -1,1 +1,1 @@
-"""How the node is, for those who watch it: counts, stamps, connections, heartbeat."""
+"""How the node is, for those who watch it: counts, stamps, images, connections, heartbeat."""

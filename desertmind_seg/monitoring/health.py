@@ -11,6 +11,7 @@ from threading import Lock
 import time
 from typing import Any
 
+from desertmind_seg.monitoring.image_content import ContentWatch
 from desertmind_seg.pipeline.latency import LatencyWindow, Percentiles
 
 # Levels of diagnostic_msgs/DiagnosticStatus.
@@ -127,6 +128,7 @@ class PipelineHealth:
 
     def __init__(self) -> None:
         self.counters = FrameCounters()
+        self.content = ContentWatch()
         self.inference_ms = LatencyWindow(_WINDOW)
         self.callback_to_publish_ms = LatencyWindow(_WINDOW)
         self.age_at_publish_ms = LatencyWindow(_WINDOW)
@@ -175,6 +177,7 @@ class PipelineHealth:
         for window in (self.inference_ms, self.callback_to_publish_ms, self.age_at_publish_ms):
             window.clear()
         self._history.clear()
+        self.content.clear()
         self.received.clear()
         self.published.clear()
         self.mean_confidence = self.blended_share = None
@@ -213,6 +216,7 @@ class PipelineHealth:
                 **values,
                 'frame_id': self.frame_id,
                 'format': self.frame_format,
+                **self.content.values(),
                 'rate_hz': f'{self.received.hz():.2f}',
                 'received': str(counts['received']),
                 **{

@@ -22,6 +22,7 @@ from desertmind_seg.messages.images import MessageError
 from desertmind_seg.messages.pairing import REASONS, DepthPairing, Pair, Stamped
 from desertmind_seg.model.arrays import Depth
 from desertmind_seg.monitoring.health import WARN, Rate, Status, status_of
+from desertmind_seg.monitoring.image_content import Repeats, rows_of
 
 RGBD, RGB = 'RGB-D', 'RGB'
 # Beside the pairing's own reasons for a frame without depth.
@@ -83,7 +84,8 @@ class DepthInput:
         self._missed: Counter[str] = Counter()
         self._reason = self._detail = ''
         self._valid_share: float | None = None
-        self._doubt = ''
+        self._doubt = self._frozen = ''
+        self._repeats = Repeats()
         self._reported: tuple[int, Counter[str]] = (0, Counter())
 
     def add_image(self, frame: Frame, frame_id: str) -> list[Frame]:
@@ -138,8 +140,10 @@ class DepthInput:
             return None
         self._count('', '', valid_share)
         doubt = doubt_of(depth)
+        frozen = self._repeats.add(rows_of(depth).copy(), pair.depth.stamp_ns)
         with self._lock:
             self._doubt = doubt
+            self._frozen = self._repeats.text('depth') if frozen else ''
         return depth
 
     def _decoded(self, message: Any, size_hw: tuple[int, int]) -> Depth:
@@ -172,6 +176,12 @@ class DepthInput:
         """Why the latest frame that had no depth had none; '' before the first."""
         with self._lock:
             return self._detail
+
+    @property
+    def frozen(self) -> str:
+        """Say that the same depth comes again and again; '' where it does not."""
+        with self._lock:
+            return self._frozen
 
     def mode_change(self) -> ModeChange | None:
         """Return what the log should say after this frame; asked once a frame."""

@@ -167,6 +167,7 @@ class Diagnostics:
             problems |= self._inputs.stamp_clock.problems(
                 self._settings['input.max_age_ms'], self._inputs.camera_infos.hz()
             )
+            problems |= {'content': self._health.content.problem()}
         # Not logged: after a crash the node before this one is still listed for a while.
         names = self._connections.name_problem()
         return [
@@ -202,6 +203,7 @@ class Diagnostics:
         if depth is not None and source is not None:
             expected = self._settings['depth.use'] == 'always' or self._expects_depth(state)
             silent = []
+            problems += self._log.tell({'frozen depth': depth.frozen})
             if expected or depth.heard:
                 silent = self._silence(source, depth.received.seconds_since_latest())
             return depth.status(

@@ -89,6 +89,29 @@ def test_depth_in_another_unit_is_told(metres: float, text: str) -> None:
     assert camera.input.status({}, []).level == OK
 
 
+def test_the_same_depth_again_and_again_is_told() -> None:
+    camera = Camera()
+    for at_ms in range(0, 2000, 500):
+        camera.depth_at(at_ms, full())
+        assert camera.input.frozen == ''
+    camera.depth_at(2000, full())
+    assert camera.input.frozen.startswith(
+        'The same depth comes again and again: the pixels of 5 in 2.0 s are equal while their '
+        'stamps advance; expected noise: restart the camera'
+    )
+    camera.depth_at(2500, full(3.001))
+    assert camera.input.frozen == ''
+
+
+def test_one_depth_message_of_many_frames_is_not_frozen() -> None:
+    camera = Camera(max_dt_ms=5000.0)
+    camera.depth(0, full())
+    for at_ms in range(0, 4000, 500):
+        (frame, *_) = camera.image(at_ms) or camera.input.reset()
+        camera.input.depth_of(frame.pair, SIZE_HW)
+    assert camera.input.frozen == ''
+
+
 def test_depth_of_two_frames_is_decoded_once() -> None:
     camera = Camera()
     depth = full()

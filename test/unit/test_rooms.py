@@ -29,7 +29,7 @@ ROOMS: dict[str, dict[str, str]] = {
         'pipeline': 'engines model',
         'scores': 'model pipeline',
         'hazards': 'geometry model',
-        'monitoring': 'messages pipeline',
+        'monitoring': 'messages model pipeline',
         'parameters': 'hazards messages model',
         'outputs': 'geometry hazards messages model parameters pipeline',
         'node': 'engines geometry hazards messages model monitoring outputs parameters pipeline',
