@@ -179,7 +179,7 @@ def _print_results(metrics: 'EvaluationMetrics', out: Path) -> None:
 
 
 def _print_problems(metrics: 'EvaluationMetrics') -> None:
-    from desertmind_seg.evaluation.sections import reasons_of
+    from desertmind_seg.evaluation.sections import content_sentences, reasons_of
 
     frames, labels, depth, hazards = metrics.frames, metrics.labels, metrics.depth, metrics.hazards
     if depth is not None:
@@ -199,6 +199,8 @@ def _print_problems(metrics: 'EvaluationMetrics') -> None:
             print(f'{of.bad.count} {what} left out: {reasons_of(of.bad)}.', file=sys.stderr)
         if of is not None and of.lost:
             print(f'{of.lost} {what} lost: the bag is damaged.', file=sys.stderr)
+    for sentence in content_sentences(frames, depth):
+        print(sentence, file=sys.stderr)
     if labels is not None and labels.without_frame:
         off_ms = labels.nearest_frame_ms
         print(

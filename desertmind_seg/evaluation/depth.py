@@ -16,6 +16,7 @@ from desertmind_seg.messages.pairing import MAX_DT_MS, MAX_WAIT_MS, OTHER_FRAME,
 from desertmind_seg.model.arrays import Depth
 from desertmind_seg.model.bundle import Bundle
 from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.monitoring.image_content import Repeats, rows_of
 from desertmind_seg.scores.hazard_records import Problem
 from desertmind_seg.scores.records import BandMetrics
 
@@ -49,7 +50,8 @@ class RecordedDepth:
             topic.max_dt_ms, topic.max_wait_ms, window=max(1, bag.topics[image_topic].count)
         )
         self._problems: Counter[str] = Counter()
-        self._unreadable = self._refused = self._decoded = 0
+        self._unreadable = self._refused = self._decoded = self._frozen = 0
+        self._repeats = Repeats()
         self._pixels = self._valid_pixels = 0
 
     def pairs(self) -> Iterator[tuple[RawMessage, RawMessage | None]]:
@@ -87,6 +89,7 @@ class RecordedDepth:
         self._decoded += 1
         if doubt := doubt_of(depth):
             self._note(doubt)
+        self._frozen += self._repeats.add(rows_of(depth).copy(), raw.stamp_ns())
         self._pixels += depth.size
         self._valid_pixels += int(np.count_nonzero(depth))
         return depth
@@ -113,6 +116,7 @@ class RecordedDepth:
             images_unreadable=self._unreadable,
             images_duplicate=summary['depth_duplicates'],
             images_out_of_order=summary['depth_out_of_order'],
+            frames_frozen=self._frozen,
             problems=[Problem(error=text, count=count) for text, count in self._problems.items()],
             time_jumps=summary['time_jumps'],
             dt_ms=summary['dt_ms'],

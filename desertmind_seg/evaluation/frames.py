@@ -13,6 +13,7 @@ from desertmind_seg.evaluation.results import BadMessage, BadMessages, FrameCoun
 from desertmind_seg.messages.bags import Bag, BagError, RawMessage, decode_frame
 from desertmind_seg.model.arrays import Depth, Rgb
 from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.monitoring.image_content import ContentWatch
 from desertmind_seg.pipeline.segmenter import check_frame
 
 # Why a message is left out.
@@ -85,6 +86,7 @@ class RecordedFrames:
         bad: those that no model can take.
         lost: how many the bag's damaged bytes have not, after the last one.
         repeated_stamps: how many have the stamp of an earlier one.
+        content: what the good ones show.
         times_ns: stamp and log time of each good one.
         decode_ms: of each good one.
         depth_log_times_ns: of the depth of each stamp, where it has any.
@@ -95,6 +97,7 @@ class RecordedFrames:
         self.bad = LeftOut()
         self.lost = 0
         self.repeated_stamps = 0
+        self.content = ContentWatch()
         self.times_ns: list[tuple[int, int]] = []
         self.decode_ms: list[float] = []
         self.depth_log_times_ns: dict[int, int] = {}
@@ -124,6 +127,7 @@ class RecordedFrames:
             if isinstance(frame, Frame):
                 self.times_ns.append((stamp_ns, raw.log_time_ns))
                 self.decode_ms.append(frame.decode_ms)
+                self.content.add(frame.rgb, stamp_ns)
                 if depth_raw is not None and frame.depth is not None:
                     self.depth_log_times_ns.setdefault(stamp_ns, depth_raw.log_time_ns)
             yield frame
@@ -161,4 +165,5 @@ class RecordedFrames:
             bad=self.bad.metrics(),
             lost=self.lost,
             repeated_stamps=self.repeated_stamps,
+            content=self.content.counts,
         )

@@ -16,6 +16,7 @@ from desertmind_seg.evaluation.results import EvaluationMetrics
 from desertmind_seg.evaluation.sections import (
     bad_sections,
     bag_sections,
+    content_sections,
     depth_facts,
     depth_sections,
     flicker_facts,
@@ -83,6 +84,7 @@ def write_evaluation_report(
         ),
     ]
     sections += [
+        *content_sections(metrics),
         *bad_sections('Frames', frames.bad),
         *bag_sections(metrics),
         source_section(metrics, metrics.temporal_filter),

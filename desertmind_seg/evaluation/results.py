@@ -149,6 +149,11 @@ class FrameCounts(Record):
     bad: BadMessages = Field(description='frames that could not be decoded or segmented')
     lost: int = Field(description="frames that the bag's index has and its damaged bytes have not")
     repeated_stamps: int = Field(description='frames whose stamp an earlier one has')
+    content: dict[str, int] = Field(
+        {},
+        description='masks of images of which the node warns: dark, burnt out, flat (hardly '
+        'any detail in the lower half), frozen (the same pixels again for 2 s), blurred',
+    )
 
 
 class StageLatencies(Record):
@@ -214,6 +219,7 @@ class DepthMetrics(Record):
     images_unreadable: int = Field(description='of these, with a header that is cut off')
     images_duplicate: int = Field(description='of these, with a stamp that an earlier one has')
     images_out_of_order: int
+    frames_frozen: int = Field(0, description='with the same depth again for 2 s')
     problems: list[Problem]
     time_jumps: int = Field(description='how often the time of the images went back')
     dt_ms: TimeDifference

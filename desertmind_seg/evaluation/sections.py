@@ -8,8 +8,10 @@ from desertmind_seg.evaluation.results import (
     BadMessages,
     BagMetrics,
     DepthMetrics,
+    FrameCounts,
     HistogramBin,
     LabelCounts,
+    ModelMetrics,
     TemporalFilterMetrics,
 )
 from desertmind_seg.messages.pairing import REASONS
@@ -102,6 +104,33 @@ def bad_sections(what: str, bad: BadMessages) -> list[Section]:
         for each in bad.first
     ]
     return [table_section(f'{what} left out', rows, f'{bad.count} in all: {reasons_of(bad)}.')]
+
+
+def content_sentences(frames: FrameCounts, depth: DepthMetrics | None) -> list[str]:
+    """Say how many frames show too little or nothing new, or nothing where all are well."""
+    found = ', '.join(
+        f'{count} {kind.replace("_", " ")}' for kind, count in frames.content.items() if count
+    )
+    sentences = []
+    if found:
+        sentences.append(f'Of {frames.out} images, the node would warn of {found}.')
+    if depth is not None and depth.frames_frozen:
+        sentences.append(
+            f'Of {depth.frames_with_depth} frames with depth, {depth.frames_frozen} have the same '
+            'pixels of depth again for 2 s or more.'
+        )
+    return sentences
+
+
+def content_sections(metrics: ModelMetrics) -> list[Section]:
+    """Return the report's part on images that show too little, or nothing where all are well."""
+    sentences = content_sentences(metrics.frames, metrics.depth)
+    rows = [(kind.replace('_', ' '), f'{n}') for kind, n in metrics.frames.content.items()]
+    if not sentences:
+        return []
+    return [
+        table_section('What the images show', [('images', 'count'), *rows], ' '.join(sentences))
+    ]
 
 
 def reasons_of(bad: BadMessages) -> str:

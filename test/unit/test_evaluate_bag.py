@@ -41,6 +41,7 @@ from desertmind_seg.messages.bags import (
 )
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.model.ontology import Ontology, load_ontology
+from desertmind_seg.monitoring.image_content import KINDS
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.scores.confusion import ConfusionMatrix
 
@@ -134,6 +135,7 @@ def test_metrics_follow_the_schema(
         'bad': NONE_BAD,
         'lost': 0,
         'repeated_stamps': 0,
+        'content': dict.fromkeys(KINDS, 0),
     }
     for part in ('decode', 'inference', 'total'):
         latency = metrics['latency_ms'][part]
@@ -618,6 +620,30 @@ def test_help_loads_nothing_heavy(command: str) -> None:
         [sys.executable, '-c', script], capture_output=True, text=True, check=True
     )
     assert done.stdout == '\n'
+
+
+def test_images_of_which_the_node_warns_are_counted(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Frozen(TinyDrive):
+        def labels(self, index: int) -> np.ndarray:
+            return super().labels(min(index, 3))
+
+        def rgb(self, index: int) -> np.ndarray:
+            rgb = super().rgb(index)
+            return rgb // 16 if index == 1 else rgb
+
+    shots = tuple(DepthShot(index * 1000, np.full((66, 90), 3000, '<u2')) for index in range(8))
+    path = write_drive(tmp_path / 'drive', Frozen(num_frames=8, rate_hz=1.0, depth=shots))
+    out = tmp_path / 'out'
+    assert evaluate(path, tiny_bundle, out, '--depth', DEPTH_TOPIC) == 0
+    metrics = read_metrics(out)
+    assert metrics['frames']['content'] == {**dict.fromkeys(KINDS, 0), 'dark': 1, 'frozen': 3}
+    assert metrics['depth']['frames_frozen'] == 6
+    errors = capsys.readouterr().err
+    assert 'Of 8 images, the node would warn of 1 dark, 3 frozen.' in errors
+    assert 'Of 8 frames with depth, 6 have the same pixels of depth again for 2 s' in errors
+    assert 'What the images show' in (out / 'report.html').read_text()
 
 
 def test_repeated_stamps_are_counted(tmp_path: Path, tiny_bundle: Path) -> None:

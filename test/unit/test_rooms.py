@@ -38,7 +38,8 @@ ROOMS: dict[str, dict[str, str]] = {
         'viewer': 'bag_geometry geometry hazards model',
         'segmenting': 'bag_geometry geometry messages model pipeline sources viewer',
         'evaluation': (
-            'bag_geometry decoding hazards messages model pipeline reports scores viewer'
+            'bag_geometry decoding hazards messages model monitoring pipeline reports scores '
+            'viewer'
         ),
         'labelling': (
             'bag_geometry decoding messages model pipeline reports scores segmenting sources'
