@@ -179,9 +179,9 @@ class DepthInput:
 
     @property
     def frozen(self) -> str:
-        """Say that the same depth comes again and again; '' where it does not."""
+        """Say that the same depth comes again and again; '' where it does not, or none comes."""
         with self._lock:
-            return self._frozen
+            return self._frozen if self._mode == RGBD else ''
 
     def mode_change(self) -> ModeChange | None:
         """Return what the log should say after this frame; asked once a frame."""

@@ -99,7 +99,12 @@ def test_the_same_depth_again_and_again_is_told() -> None:
         'The same depth comes again and again: the pixels of 5 in 2.0 s are equal while their '
         'stamps advance; expected noise: restart the camera'
     )
-    camera.depth_at(2500, full(3.001))
+    (frame,) = camera.image(4000) or camera.input.reset()
+    assert camera.input.depth_of(frame.pair, SIZE_HW) is None
+    assert camera.input.frozen == ''
+    camera.depth_at(4500, full())
+    assert camera.input.frozen
+    camera.depth_at(5000, full(3.001))
     assert camera.input.frozen == ''
 
 
