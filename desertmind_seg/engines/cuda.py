@@ -79,7 +79,8 @@ class Cuda:
             raise EngineError(
                 f'no NVIDIA GPU can be used: {err}; the NVIDIA driver '
                 f'{driver if version else "is missing"}. Install it (nvidia-smi then shows the '
-                'GPU), for a container the NVIDIA container toolkit, or choose another backend.',
+                'GPU), for a container the NVIDIA container toolkit, or choose another backend; '
+                'to build for the GPU of another machine, build_engine --target sm86.',
                 'no NVIDIA GPU that works' if version else 'no NVIDIA driver',
             ) from err
         return Device(name.decode().rstrip('\0'), f'sm{major}{minor}')
