@@ -29,6 +29,9 @@ UInt8 = npt.NDArray[np.uint8]
 _MIN_KNOWN_SHARE = 0.01
 # Ground and shapes are looked for in a grid of so many pixels or a few more.
 _GRID_PIXELS = 213 * 160
+# Where less of the grid has depth, it looks at the pixels between: those of a lidar, or of depth
+# registered to a finer image, may all lie there.
+_SPARSE_SHARE = 0.5
 # Every third column of the grid goes into the ground's surface, of a grid that is larger than
 # 1.5 times that fewer.
 _FIT_COLUMNS = 3
@@ -93,7 +96,7 @@ class ShapeGrid:
             rays.x[every if len(rays.x) > 1 else slice(None), every],
             rays.y[every, every if rays.y.shape[1] > 1 else slice(None)],
         )
-        depth = np.ascontiguousarray(depth[every, every])
+        depth = _one_of_each_block(depth, stride, every.start)
         seen = depth >= MIN_DEPTH_M
         column = few.y[:, few.y.shape[1] // 2]
         if np.isnan(few.x).any() or np.isnan(few.y).any():
@@ -132,7 +135,7 @@ class ShapeGrid:
         valid = self.depth[(self.depth > 0) & (self.depth < np.inf)]
         middle = f', with a median of {np.median(valid):.3g} m' if valid.size else ''
         raise NoGroundError(
-            f'{share:.1%} of the pixels have depth between {MIN_DEPTH_M:g} and '
+            f'{share:.1%} of the pixels looked at have depth between {MIN_DEPTH_M:g} and '
             f'{self.settings.max_range_m:g} m, and {valid.size / self.depth.size:.1%} any'
             f'{middle}; expected {_MIN_KNOWN_SHARE:.0%} or more within. Check that the depth '
             'camera delivers, and in the unit of its encoding: 16UC1 is millimetres, 32FC1 metres.'
@@ -343,6 +346,21 @@ class ShapeGrid:
         standing = np.zeros_like(tall)
         standing.reshape(-1)[asked] = trunks[cell] >= 2
         return np.asarray(standing & tall, np.bool_)
+
+
+def _one_of_each_block(depth: Depth, stride: int, start: int) -> Depth:
+    """Take every n-th pixel of every n-th row; of sparse depth the nearest pixel that has any."""
+    few = np.ascontiguousarray(depth[start::stride, start::stride])
+    if np.count_nonzero(few >= MIN_DEPTH_M) >= _SPARSE_SHARE * few.size:
+        return few
+    rows, columns = few.shape
+    away = sorted(np.ndindex(stride, stride), key=lambda at: sum((i - start) ** 2 for i in at))
+    for row, column in away:
+        # Half a block beside its ray: about as much as its noise. NaN is no depth.
+        other = depth[row::stride, column::stride][:rows, :columns]
+        part = few[: other.shape[0], : other.shape[1]]
+        np.copyto(part, other, where=~(part >= MIN_DEPTH_M) & (other >= MIN_DEPTH_M))
+    return few
 
 
 def _smooth(z: Float32, noise_per_m: float) -> Float32:

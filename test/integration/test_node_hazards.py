@@ -225,7 +225,7 @@ def test_bad_input_is_unknown_and_never_free(
     kind, _ = camera.answer(good)
     assert (kind[GROUND] == FREE).all()
     refused(depth_16uc1(metres * 0, 0), 'the frame has no depth: 0.0% of the pixels')
-    refused(depth_16uc1(np.full(SIZE_HW, 60.0, np.float32), 0), 'pixels have depth between')
+    refused(depth_16uc1(np.full(SIZE_HW, 60.0, np.float32), 0), 'looked at have depth between')
     other = depth_16uc1(metres, 0)
     other.header.frame_id = 'camera_depth_optical_frame'
     refused(other, "the frame has no depth: .*'camera_depth_optical_frame'")

@@ -563,7 +563,7 @@ def test_depth_that_is_not_registered_is_said(tmp_path: Path) -> None:
     ('changes', 'why'),
     [
         ({'focal_px': 0.0}, 'not calibrated'),
-        ({'depth': (DepthShot(0, np.zeros(SIZE_HW, np.uint16)),)}, 'of the pixels have depth'),
+        ({'depth': (DepthShot(0, np.zeros(SIZE_HW, np.uint16)),)}, 'of the pixels looked at have'),
         ({'depth': (DepthShot(9000, box_depth_mm()),)}, 'no frame had depth'),
     ],
 )

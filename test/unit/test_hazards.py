@@ -446,6 +446,31 @@ def test_single_bad_pixels_stay_unknown() -> None:
     assert share(found, ~bad & (what == BOX), POSITIVE) > 0.9
 
 
+@pytest.mark.parametrize('missing', [0.0, np.nan])
+@pytest.mark.parametrize(
+    ('row', 'column'),
+    [
+        (np.s_[0::3], np.s_[0::3]),  # depth of 213 x 160 pixels, registered to 640 x 480
+        (np.s_[2::3], np.s_[1::2]),
+        (np.s_[0::6], np.s_[:]),  # a lidar
+    ],
+)
+def test_depth_of_few_pixels_is_seen_wherever_they_lie(
+    row: slice, column: slice, missing: float
+) -> None:
+    scene = Scene([ROCK], rays=camera((480, 640)))
+    truth, what = scene.render()
+    depth = np.full_like(truth, missing)
+    depth[row, column] = measured(truth, holes=0.0)[row, column]
+    found = HazardDetector().detect(depth, scene.rays, scene.up)
+
+    assert found.problem == ''
+    seen = (depth > 0) & (depth < 12.0)
+    assert share(found, seen & (what == BOX), POSITIVE) > 0.9
+    assert share(found, seen & (what == GROUND), FREE) > 0.97
+    assert (found.kind[~(depth > 0)] == UNKNOWN).all()
+
+
 @pytest.mark.parametrize('size_hw', [(480, 1), (2, 640), (0, 0)])
 def test_nothing_is_known_of_a_strip_of_a_picture(size_hw: tuple[int, int]) -> None:
     found = HazardDetector().detect(np.full(size_hw, 3.0, np.float32), camera(size_hw), UP)
