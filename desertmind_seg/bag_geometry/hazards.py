@@ -22,7 +22,7 @@ from desertmind_seg.bag_geometry.truth import HEIGHT_TOPIC, RecordedTruth
 from desertmind_seg.geometry.camera_model import CameraInfoError, Rays
 from desertmind_seg.geometry.frame_transforms import TransformError
 from desertmind_seg.hazards.detection import DETECTOR_FAILURES, HazardDetector
-from desertmind_seg.hazards.gravity import GravityError, checked, tilt_of
+from desertmind_seg.hazards.gravity import GravityError, checked, height_problem, tilt_of
 from desertmind_seg.hazards.records import (
     HAZARD_KINDS,
     STEEP,
@@ -40,9 +40,6 @@ from desertmind_seg.scores.hazard_records import (
 )
 from desertmind_seg.scores.hazards import HeightErrors, Truth
 
-# By how much the camera's height in /tf and in the depth may differ: a base need not lie on the
-# ground, but centimetres for millimetres are ten times too near. Lower than this tells nothing.
-_HEIGHT_FACTOR, _MIN_HEIGHT_M = 3.0, 0.2
 # No vehicle drives where so much of what is seen is too steep, frame after frame.
 _MOSTLY_STEEP = 0.5
 # Of how many different problems the text is kept.
@@ -258,15 +255,7 @@ class RecordedHazards:
         if not self._heights_m:
             return ''
         camera_m, tf_m = (float(of) for of in np.median(self._heights_m, axis=0))
-        near = 1 / _HEIGHT_FACTOR < camera_m / max(tf_m, 1e-3) < _HEIGHT_FACTOR
-        if near or tf_m < _MIN_HEIGHT_M:
-            return ''
-        return (
-            f'by its depth the camera is {camera_m:.2f} m above the ground, by /tf {tf_m:.2f} m '
-            f'above {self._base!r} (medians): the unit of the depth is wrong (16UC1 is '
-            'millimetres, 32FC1 metres), and so are all heights, or that frame is far from the '
-            'ground.'
-        )
+        return height_problem(camera_m, tf_m, f'/tf above {self._base!r}')
 
     def _not_level(self) -> str:
         """Say where all ground is too steep by a frame of /tf; '' where it is not."""

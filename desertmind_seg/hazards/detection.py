@@ -156,7 +156,7 @@ class HazardDetector:
             known_share=1.0 - cv2.countNonZero(cv2.inRange(kind, UNKNOWN, UNKNOWN)) / kind.size,
             up=ground.axes[2].copy(),
             problem='',
-            camera_m=ground.camera_m,
+            camera_m=ground.below_m,
         )
 
     def _judge_strip(

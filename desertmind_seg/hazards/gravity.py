@@ -27,6 +27,9 @@ UpVector = npt.NDArray[np.float64]
 # A reading is held for this long. Off-road a vehicle pitches by 10 to 15 degrees a second, 30 at
 # worst: 2 to 3 degrees, 6 at worst. Odometry at 20 Hz is 0.05 to 0.1 s behind the images.
 MAX_AGE_SEC = 0.2
+# By depth a camera is as high as it was mounted, to a tenth. Its base may lie above the ground, as
+# at the axles, but not below: where the height seems smaller, so do hazards, and are let pass.
+_TOO_LOW, _TOO_HIGH, _LEAST_HEIGHT_M = 0.75, 3.0, 0.2
 # No vehicle drives like that: then the axes are not what somebody believes.
 _MAX_ROLL_DEG = _MAX_LOOKING_UP_DEG = 60.0
 # Looking straight down, roll means nothing.
@@ -101,6 +104,28 @@ def checked(up: UpVector, origin: str) -> UpVector:
     else:
         return up
     raise GravityError(f'The camera {how}, and no vehicle drives like that: {why}{origin}.')
+
+
+def height_problem(seen_m: float, told_m: float, told_by: str) -> str:
+    """Say where the depth has the camera at another height than what it is mounted at.
+
+    Args:
+        seen_m: above the ground, by the depth; of many frames, for that of one is of its place.
+        told_m: above the base of the vehicle.
+        told_by: what says so, and which base.
+
+    Returns:
+        A sentence; '' where they go together.
+    """
+    if told_m < _LEAST_HEIGHT_M or _TOO_LOW < seen_m / told_m < _TOO_HIGH:
+        return ''
+    of_low = 'what is a hazard seems as much smaller, and may count as free: '
+    return (
+        f'by its depth the camera is {seen_m:.2f} m above the ground, by {told_by} {told_m:.2f} m '
+        f'(medians): {of_low if seen_m < told_m else ""}the unit of the depth is wrong (16UC1 is '
+        'millimetres, 32FC1 metres) or its scale, or the focal length in camera_info, or the base '
+        'is far from the ground.'
+    )
 
 
 class StaticGravity:

@@ -71,7 +71,8 @@ class Hazards:
         known_share: share of pixels whose kind is known, 0 to 1.
         up: (3,) float64 unit vector in the optical frame, as given or as found.
         problem: one sentence why all is unknown; '' otherwise.
-        camera_m: how far the camera is above the ground, square to it; NaN where none was found.
+        camera_m: how far the camera is above the ground under it, by the surface that was found;
+            NaN where none was.
     """
 
     height_m: npt.NDArray[np.float32]

@@ -176,6 +176,11 @@ class Ground:
     camera_m: float
     residual_m: float
 
+    @property
+    def below_m(self) -> float:
+        """How far it lies below the camera along `up`."""
+        return -float(self.height_m[0, self.height_m.shape[1] // 2])
+
     def places(self, x: Float32, y: Float32) -> tuple[Float32, Float32]:
         """Return where points (H, W) in metres lie in the tables: columns and rows."""
         per_m = np.float32(1 / self.node_m)

@@ -67,6 +67,8 @@ def hazard_status(
         why = f'the frame has no depth: {inputs.depth.why_without}'
     if why and not any(why in problem for problem in problems):
         problems.append(f'no geometry: {why}')
+    if height_problem := outputs.hazards.height_problem():
+        problems.append(height_problem)
     hazards = sum(report.shares.values())
     summary = f'{report.known_share:.0%} of the pixels have geometry, {hazards:.1%} are hazards'
     return _status(values, problems, summary)
@@ -86,6 +88,7 @@ def _shares(report: HazardReport) -> dict[str, str]:
     shown = {
         'known_share': report.known_share,
         'ground_residual_m': report.residual_m,
+        'camera_above_ground_m': report.camera_m,
         **{f'{name}_share': share for name, share in report.shares.items()},
         'traversable_but_hazard_share': unsafe,
         'not_traversable_but_free_share': overcautious,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from threading import Lock
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from desertmind_seg.geometry.camera_model import Rays
 from desertmind_seg.hazards.detection import DETECTOR_FAILURES, HazardDetector
-from desertmind_seg.hazards.gravity import Gravity, GravityError
+from desertmind_seg.hazards.gravity import Gravity, GravityError, height_problem
 from desertmind_seg.hazards.joining import ClassGeometryTable
 from desertmind_seg.hazards.records import HAZARD_KINDS, Hazards, HazardSettings
 from desertmind_seg.model.arrays import Depth, Mask
@@ -27,6 +28,8 @@ from desertmind_seg.pipeline.segmenter import Segmentation
 Up = Callable[[Any], Gravity]
 
 _WINDOW = 300
+# The camera's height of one frame is of its place, that of so many of the camera.
+_HEIGHTS, _MIN_HEIGHTS = 100, 10
 # Shares are counted on every fourth pixel of every fourth row: 0.1 ms at 640 x 480.
 _SHARE_STRIDE = 4
 
@@ -38,6 +41,7 @@ class HazardReport:
     Attributes:
         known_share: have geometry.
         residual_m: of the ground's fit.
+        camera_m: how far the camera is above the ground, by the depth.
         shares: 'positive', 'negative' and 'steep'.
         disagreement: of the pixels with geometry, those of a traversable class where it sees a
             hazard, and those of another class where it sees none.
@@ -46,6 +50,7 @@ class HazardReport:
 
     known_share: float
     residual_m: float
+    camera_m: float
     shares: dict[str, float]
     disagreement: tuple[float, float]
     problem: str
@@ -83,11 +88,14 @@ class HazardFinder:
         self._up = up
         self._lock = Lock()
         self._report: HazardReport | None = None
+        # Of the camera, by the depth and by what gravity comes from.
+        self._heights_m: deque[tuple[float, float, str]] = deque(maxlen=_HEIGHTS)
 
     def reset(self) -> None:
         """Forget the report of frames from before a jump of time."""
         with self._lock:
             self._report = None
+            self._heights_m.clear()
 
     def find(
         self,
@@ -116,6 +124,10 @@ class HazardFinder:
             return Hazards.unknown(size_hw, str(err))
         except DETECTOR_FAILURES as err:
             return Hazards.unknown(size_hw, f'the detector failed: {err}.')
+        told_m = gravity.camera_height_m
+        if told_m is not None and not hazards.problem:
+            with self._lock:
+                self._heights_m.append((hazards.camera_m, told_m, gravity.source))
         self.times_ms.add((time.perf_counter() - begin_sec) * 1e3)
         return hazards
 
@@ -130,6 +142,7 @@ class HazardFinder:
         report = HazardReport(
             hazards.known_share,
             hazards.residual_m,
+            hazards.camera_m,
             {name: float(counts[code]) for name, code in HAZARD_KINDS.items()},
             self.table.disagreement_share(classes, kind, height_m),
             hazards.problem,
@@ -141,6 +154,15 @@ class HazardFinder:
         """Return that of the latest frame since the last jump of time; None without one."""
         with self._lock:
             return self._report
+
+    def height_problem(self) -> str:
+        """Say where depth and gravity's source have the camera at other heights; else ''."""
+        with self._lock:
+            heights_m = list(self._heights_m)
+        if len(heights_m) < _MIN_HEIGHTS:
+            return ''
+        seen_m, told_m = (float(of) for of in np.median([each[:2] for each in heights_m], axis=0))
+        return height_problem(seen_m, told_m, f"{heights_m[-1][2]} above the vehicle's base")
 
     def worse(self, segmentation: Segmentation, hazards: Hazards) -> Segmentation:
         """Return a frame's results with the worse of class and geometry in cost and class.

@@ -477,6 +477,24 @@ def test_nothing_is_detected_that_nobody_needs(
     assert (status.level, status.message) == (OK, 'nobody subscribes to what needs them')
 
 
+@pytest.mark.parametrize('scale', [1.0, 0.6])
+def test_depth_that_shrinks_the_height_of_the_camera_is_said(
+    in_process: Callable[..., InProcess], trail: Rgb, metres: Metres, scale: float
+) -> None:
+    static = {'hazard.gravity': 'static', 'costmap.z_m': CAMERA_HEIGHT_M}
+    node = in_process(**static)
+    node.want('mask', 'hazard')
+    for _ in range(10):
+        assert node.hazard_status().level == OK
+        node.send(trail, metres * np.float32(scale), ['mask', 'hazard'])
+    status = node.hazard_status()
+    seen_m = float(status.values['camera_above_ground_m'])
+    assert seen_m == pytest.approx(scale * CAMERA_HEIGHT_M, abs=0.03)
+    assert status.level == (OK if scale == 1 else WARN)
+    said = 'by its depth the camera is 0.7' in status.message
+    assert said == (scale != 1)
+
+
 def test_a_detector_that_fails_costs_its_frame_alone(
     in_process: Callable[..., InProcess], trail: Rgb, metres: Metres
 ) -> None:

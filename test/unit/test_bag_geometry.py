@@ -518,7 +518,14 @@ def test_a_frame_that_is_not_level_is_said(
 
 @pytest.mark.parametrize(
     ('tf_m', 'why'),
-    [(CAMERA_M, ''), (2 * CAMERA_M, ''), (0.1, ''), (4 * CAMERA_M, 'the unit of the depth is')],
+    [
+        (CAMERA_M, ''),
+        (1.2 * CAMERA_M, ''),
+        (0.6 * CAMERA_M, ''),  # a base at the axles
+        (0.1, ''),
+        (1.5 * CAMERA_M, 'may count as free: the unit of the depth is'),
+        (4 * CAMERA_M, 'the unit of the depth is'),
+    ],
 )
 def test_a_height_of_the_camera_that_the_depth_contradicts_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tf_m: float, why: str
