@@ -456,7 +456,10 @@ def _no_plane(
         f'{range_m[1]:.2g} m below the camera'
     )
     if score < 2 * _MIN_SCORE:
-        return f'no plane holds enough of the depth points; {expected}: no ground is in view.'
+        return (
+            f'no plane holds enough of the depth points; {expected}: no ground is in view, or the '
+            'depth is no metres (disparity, inverse or relative depth).'
+        )
     camera_m = 1.0 / float(np.linalg.norm(best))
     lean = degrees(acos(min(1.0, max(-1.0, -float(best @ toward) * camera_m))))
     return (

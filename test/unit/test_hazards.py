@@ -380,6 +380,7 @@ def test_a_result_is_its_own_and_each_frame_stands_for_itself() -> None:
 
 UP = Scene().up
 LEAVES = np.random.default_rng(0).uniform(3.0, 4.5, (48, 64)).repeat(5, 0).repeat(5, 1)
+BESIDE_A_WALL = Scene([ROCK, (3.0, 5.0, 1.0, 3.0, 0.0, 2.0)]).render()[0]
 NOT_GROUND: dict[str, tuple[Any, Any, str]] = {
     'all missing': (np.zeros(SIZE_HW), UP, 'expected 1% or more within'),
     'NaN': (np.full(SIZE_HW, np.nan), UP, 'expected 1% or more within'),
@@ -392,6 +393,7 @@ NOT_GROUND: dict[str, tuple[Any, Any, str]] = {
     'leaves': (LEAVES, UP, 'no ground is in view'),
     'leaves, up not known': (LEAVES, None, 'no ground is in view'),
     'noise': (np.random.default_rng(1).uniform(0.3, 14, SIZE_HW), UP, 'no ground is in view'),
+    'disparity': (10 / np.where(BESIDE_A_WALL > 0, BESIDE_A_WALL, np.inf), UP, 'no metres (disp'),
     'upside down': (Scene().render()[0], -UP, 'leans 180 degrees'),
     'turned by 90 degrees': (Scene().render()[0], np.array([1.0, 0.0, 0.0]), 'leans 90 degrees'),
 }
