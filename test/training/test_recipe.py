@@ -243,6 +243,8 @@ def test_an_ensemble_and_a_network_are_told_apart() -> None:
         RecipeError, match=r'one network.*; python -m training\.train .* trains it'
     ):
         load_ensemble('exp060')
+    with pytest.raises(RecipeError, match="'data=elsewhere': there is no key 'data'; known are"):
+        load_ensemble('exp093_ensemble', ['seed=3', 'data=elsewhere'])
 
 
 def _edited(tmp_path: Path, section: str, key: str, value: object) -> Path:

@@ -148,10 +148,12 @@ def _overridden(
     if not overrides:
         return recipe
     tree = recipe.model_dump(mode='json')  # with the keys that have a default
-    data = [text for text in overrides if text.startswith('data=') and text[5:6] != '{']
+    # An ensemble has no data of its own: there it is a key like any other that is not known.
+    with_data = overrides if schema is Recipe else ()
+    data = [text for text in with_data if text.startswith('data=') and text[5:6] != '{']
     if len(data) > 1:
         raise RecipeError(f'{" and ".join(map(shown, data))}: give one data set')
-    if data and schema is Recipe:
+    if data:
         with_table = any(text.startswith('ontology=') for text in overrides)
         put_data(tree, data[0].removeprefix('data='), with_table=with_table)
     for override in overrides:
