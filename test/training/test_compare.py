@@ -164,6 +164,9 @@ def test_runs_of_different_frames_are_listed_but_not_compared(
     assert len(found['runs']) == 2
     assert found['comparisons'] == []
     assert len(found['warnings']) == 2
+    for name in ('table.md', 'table.html'):
+        assert main([first, second, '--out', str(tmp_path / name)]) == 0
+        assert 'scored on 2 different sets of frames' in (tmp_path / name).read_text()
 
 
 def test_of_many_runs_each_is_compared_with_its_parent(

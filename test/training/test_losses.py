@@ -217,27 +217,27 @@ def test_depth_is_compared_where_there_is_any() -> None:
     assert masked_l1_depth(prediction, torch.zeros_like(depth), (0.5, 10.0)).item() == 0.0
 
 
-# Frame 1: 80 of class 0, 20 of class 1. Frame 2: 100 of class 0. Class 2 never occurs.
-_PIXELS = np.array([[80, 20, 0], [100, 0, 0]])
+# Frame 1: 80 of class 0, 20 of class 1. Frame 2: 300 of class 0. Class 2 never occurs.
+_PIXELS = np.array([[80, 20, 0], [300, 0, 0]])
 
 
 def test_class_weights_by_hand() -> None:
-    # Frequencies in the frames that show the class: 180 of 200 and 20 of 100; median 0.55.
-    expected = [0.55 / 0.9, 0.55 / 0.2, 1.0]
+    # Frequencies in the frames that show the class: 380 of 400 and 20 of 100; median 0.575.
+    expected = [0.575 / 0.95, 0.575 / 0.2, 1.0]
     assert median_frequency(_PIXELS) == pytest.approx(expected)
     assert sqrt_median_frequency(_PIXELS) == pytest.approx(np.sqrt(expected))
-    # Shares of all pixels: 180 and 20 of 200; median 100.
-    assert sqrt_median_share(_PIXELS) == pytest.approx([math.sqrt(100 / 180), math.sqrt(5), 1])
+    # Shares of all pixels: 380 and 20 of 400; median 200.
+    assert sqrt_median_share(_PIXELS) == pytest.approx([math.sqrt(200 / 380), math.sqrt(10), 1])
     weights = inverse_frequency(_PIXELS)
-    assert weights == pytest.approx([200 / 360, 200 / 40, 1.0])
-    assert (weights[:2] * [0.9, 0.1]).sum() == pytest.approx(1.0)  # a random pixel's mean weight
+    assert weights == pytest.approx([400 / 760, 400 / 40, 1.0])
+    assert (weights[:2] * [0.95, 0.05]).sum() == pytest.approx(1.0)  # a random pixel's mean weight
 
 
 def test_class_weights_by_name_or_given() -> None:
     assert class_weights('none', _PIXELS) is None
     named = class_weights('inverse_frequency', _PIXELS)
     assert named is not None
-    assert named.tolist() == pytest.approx([200 / 360, 5.0, 1.0])
+    assert named.tolist() == pytest.approx([400 / 760, 10.0, 1.0])
     given = class_weights([1.0, 1.5, 2.0], _PIXELS)
     assert given is not None
     assert given.tolist() == [1.0, 1.5, 2.0]

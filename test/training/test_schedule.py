@@ -67,9 +67,11 @@ def test_one_cycle_peaks_after_the_warm_up(tiny_recipe: Recipe) -> None:
 
 def test_the_encoder_has_its_own_rate(tiny_recipe: Recipe) -> None:
     network = SegmentationNetwork(tiny_recipe.model, 8)
-    optimizer = optimizer_for(network, _optim(tiny_recipe, lr=0.1, encoder_lr_factor=0.25))
+    optim = _optim(tiny_recipe, lr=0.1, encoder_lr_factor=0.25, weight_decay=0.3)
+    optimizer = optimizer_for(network, optim)
     groups = {group['name']: group for group in optimizer.param_groups}
     assert (groups['encoder']['lr'], groups['rest']['lr']) == pytest.approx((0.025, 0.1))
+    assert {group['weight_decay'] for group in groups.values()} == {0.3}
     assert len(groups['encoder']['params']) == len(list(network.encoder_parameters()))
     everything = [id(p) for group in groups.values() for p in group['params']]
     assert sorted(everything) == sorted(id(p) for p in network.parameters())
