@@ -206,10 +206,10 @@ def test_a_batch_of_classes_without_weight_is_zero(boundary_weight: float) -> No
 
 def test_depth_is_compared_where_there_is_any() -> None:
     prediction = torch.tensor([0.1, 0.9, 0.5, 0.5, 0.5, 0.7]).view(1, 1, 2, 3).requires_grad_()
-    depth = torch.tensor([2.0, 40.0, 0.0, float('nan'), -1.0, float('inf')]).view(1, 1, 2, 3)
-    # Targets of 10 m: 0.2, 1 and, beyond the sensor's range, 1.
+    depth = torch.tensor([0.5, 40.0, 0.0, float('nan'), -1.0, float('inf')]).view(1, 1, 2, 3)
+    # Targets of 10 m: 0.05, 1 and, beyond the sensor's range, 1.
     loss = masked_l1_depth(prediction, depth, (0.5, 10.0))
-    assert loss.item() == pytest.approx((0.1 + 0.1 + 0.3) / 3)
+    assert loss.item() == pytest.approx((0.05 + 0.1 + 0.3) / 3)
     loss.backward()
     assert prediction.grad is not None
     assert torch.isfinite(prediction.grad).all()

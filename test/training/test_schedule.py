@@ -65,6 +65,15 @@ def test_one_cycle_peaks_after_the_warm_up(tiny_recipe: Recipe) -> None:
     assert rates[-1] < 1e-6
 
 
+@pytest.mark.parametrize('steps', [1, 2, 3])
+def test_one_cycle_has_a_rate_for_every_step_of_a_short_run(
+    tiny_recipe: Recipe, steps: int
+) -> None:
+    rates = _rates(_optim(tiny_recipe, schedule='one_cycle', warmup=0.0, lr=0.1), steps)
+    assert len(rates) == steps
+    assert all(0.0 < rate <= 0.1 for rate in rates)
+
+
 def test_the_encoder_has_its_own_rate(tiny_recipe: Recipe) -> None:
     network = SegmentationNetwork(tiny_recipe.model, 8)
     optim = _optim(tiny_recipe, lr=0.1, encoder_lr_factor=0.25, weight_decay=0.3)
