@@ -79,6 +79,7 @@ def test_a_clean_set_passes_with_its_figures(
     assert sum(prior['smooth trail'][:10]) == 0
     assert document['depth']['missing_share'] == pytest.approx(12 / 48)
     assert document['depth']['frames'] == 6
+    assert list(document['depth']['percentiles_m']) == ['1', '25', '50', '75', '99']
     assert 2.0 < document['depth']['percentiles_m']['50'] <= 2.5
     assert document['near_duplicates']['pairs'] == []
     assert any('no pixel in train: rough trail, puddle' in text for text in document['warnings'])
@@ -310,6 +311,7 @@ def test_classes_that_hardly_validate_are_named(tmp_path: Path) -> None:
     # Two frames: one of each trail, both with sky.
     assert 'smooth trail (1 frame, 1,536 px), traversable grass (1 frame, 1,536 px)' in few
     assert 'sky (2 frames, 2,048 px)' in few
+    assert 'puddle' not in few  # of which there is no pixel at all: a warning of its own
     assert 'fewer than 5 frames or 5,000 pixels' in few
     rows = {row['name']: row for row in document['classes']}
     assert rows['sky']['frames_by_side'] == {'train': 4, 'val': 2}

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import json
 from pathlib import Path
+import re
 import shutil
 import subprocess
 import sys
@@ -195,10 +196,12 @@ def test_pictures_turned_by_exif_are_labelled_upright(
 
 
 def test_depth_of_equal_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = cvat(tmp_path / 'job', ['a_0001.jpg', 'a_0002.jpg', 'a_0003.jpg'])
+    source = cvat(tmp_path / 'job', [f'a_000{number}.jpg' for number in (1, 2, 3, 4)])
     depth = np.arange(HEIGHT * WIDTH, dtype=np.uint16).reshape(HEIGHT, WIDTH)
     write_mask(tmp_path / 'depth/a_0001.png', depth)
     write_mask(tmp_path / 'depth/a_0002.png', depth[:20])
+    for folder in ('left', 'right'):
+        write_mask(tmp_path / 'depth' / folder / 'a_0004.png', depth)
 
     options = ['--depth', str(tmp_path / 'depth')]
     assert main([str(source), '--out', str(tmp_path / 'out'), *options]) == 1
@@ -206,6 +209,7 @@ def test_depth_of_equal_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     shown = capsys.readouterr().out
     assert 'fault: a_0002.jpg: its depth a_0002.png is uint16 of shape (20, 60); expected' in shown
     assert 'fault: a_0003.jpg: no depth of its name in' in shown
+    assert re.search('fault: a_0004.jpg: 2 files of .* may be its depth', shown)
     written = tmp_path / 'out/depth/a_0001.png'
     assert written.read_bytes() == (tmp_path / 'depth/a_0001.png').read_bytes()
     assert len(list((tmp_path / 'out/images').iterdir())) == 1

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from training.evaluation.text import as_text, for_terminal, short_count
+from training.evaluation.text import as_markdown, as_text, for_terminal, short_count
 
 ROWS = [
     ['run', 'first', 'second'],
@@ -56,6 +56,14 @@ def test_long_names_are_broken(columns: int, monkeypatch: pytest.MonkeyPatch) ->
     assert max(map(len, lines)) <= columns
     for figure in ('0.1234', '0.2345', '0.5'):
         assert figure in ' '.join(lines)
+
+
+def test_markdown_has_its_rule_below_the_header() -> None:
+    assert as_markdown([['a', 'b'], ['1', '2']]).splitlines() == [
+        '| a | b |',
+        '|---|---|',
+        '| 1 | 2 |',
+    ]
 
 
 @pytest.mark.parametrize(
