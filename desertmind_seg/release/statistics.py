@@ -119,14 +119,13 @@ def statistics(counts: Counts, ontology: Ontology) -> dict[str, Floats]:
 
 
 def _quantile(histogram: Counts, share: float) -> Floats:
-    """Return a quantile of times (..., bins), within its bin as if they were spread evenly."""
+    """Return a quantile of times (..., bins), within its bin as if spread evenly; NaN of none."""
     cumulated = np.cumsum(histogram, axis=-1)
-    total = cumulated[..., -1:]
-    wanted = share * total
+    wanted = share * cumulated[..., -1:]
     at = np.minimum((cumulated < wanted).sum(axis=-1, keepdims=True), _BINS - 1)
     inside = np.take_along_axis(histogram, at, axis=-1)
     before = np.take_along_axis(cumulated, at, axis=-1) - inside
     part = np.clip(ratio(wanted - before, inside), 0.0, 1.0)
     low, high = np.log(LATENCY_EDGES_MS[at]), np.log(LATENCY_EDGES_MS[at + 1])
     value: npt.NDArray[np.float64] = np.exp(low + part * (high - low))
-    return np.where(total > 0, value, np.nan)[..., 0]
+    return value[..., 0]
