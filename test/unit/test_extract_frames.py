@@ -229,6 +229,15 @@ def test_two_runs_write_the_same(
         assert path.read_bytes() == (labelled / path.relative_to(again)).read_bytes()
 
 
+def test_without_masks_the_same_frames_are_chosen_for_the_same_doubt(
+    labelled: Path, bag: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    given = [str(bag), '--image', IMAGE_TOPIC, '--every', '0.2s', '--choose', 'uncertain']
+    model = ['--bundle', str(tiny_bundle), '--max', '3', '--pre-labels', 'none']
+    assert main([*given, *model, '--out', str(tmp_path / labelled.name)]) == 1
+    assert _rows(tmp_path / labelled.name) == _rows(labelled)
+
+
 def test_a_folder_of_images_keeps_names_and_files(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     for name in ('a/1.jpg', 'a/2.jpg', 'b/1.png'):
