@@ -105,7 +105,7 @@ def test_groups_can_be_compared_between_models_of_different_classes(
     assert compare(runs) == 0
 
     said = capsys.readouterr()
-    assert 'non-traversable' in said.out or 'obstacle' in said.out
+    assert 'obstacle called traversable' in said.out
     assert 'Not compared' not in said.err
 
 

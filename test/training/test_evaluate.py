@@ -84,6 +84,13 @@ def test_a_perfect_prediction_scores_one_on_what_is_present(tiny_ycor: Path) -> 
     assert [row.miou_present for row in scores.per_frame] == [1.0] * 6
 
 
+def test_equal_groups_of_two_data_sets_are_two_blocks(tiny_ycor: Path) -> None:
+    frames = _frames(tiny_ycor)
+    frames += [replace(frame, dataset='elsewhere') for frame in frames]
+    scores = score_frames(frames, YCOR8, _oracle(frames, lambda labels: labels))
+    assert (scores.frames, scores.blocks) == (12, 6)
+
+
 def test_the_worst_frame_is_known(tiny_ycor: Path) -> None:
     frames = _frames(tiny_ycor)
     seen: list[int] = []

@@ -123,6 +123,24 @@ def test_scores_are_those_of_the_probabilities_resized_to_the_frame(store: OutOf
     assert len(figures.per_frame) == 16
 
 
+def test_a_frame_is_scored_by_the_weights_of_its_own_fold(
+    store: OutOfFoldStore, tmp_path: Path
+) -> None:
+    chance = MadeUpNetwork(9, (0.0,) * 8, 1.0)
+    folder = write_made_up_store(tmp_path / 'out_of_fold', 'other', chance, made_up_frames(16))
+    first, second = np.eye(2)
+    mixtures = {
+        'first': np.stack([first] * 4),
+        'second': np.stack([second] * 4),
+        'mixed': np.stack([first, first, second, first]),
+    }
+    scores = score_mixtures([store, OutOfFoldStore(folder)], mixtures)
+    of_first, of_second, mixed = (scores[name].metrics().per_frame for name in mixtures)
+    assert all(one != other for one, other in zip(of_first, of_second, strict=True))
+    for (fold, _), one, other, found in zip(store.frames, of_first, of_second, mixed, strict=True):
+        assert found == (other if fold == 2 else one)
+
+
 def test_a_sample_interpolates_as_the_scores_do(store: OutOfFoldStore) -> None:
     sample = sample_pixels([store], 3, max_pixels=10**9)  # every labelled pixel
     scores = score_mixtures([store], {'one': ALONE})['one']

@@ -306,15 +306,23 @@ def test_a_missing_recipe_is_named_before_anything_runs(
     assert not (tmp_path / 'out').exists()
 
 
-@pytest.mark.parametrize('name', ['exp061_small', 'exp093_4_small', 'exp093_ensemble_small'])
+@pytest.mark.parametrize(
+    ('name', 'left'),
+    [
+        ('exp061_small', 'exp061_small'),
+        ('exp093_4_small', 'exp093_4_small'),
+        ('exp093_ensemble_small', 'exp093_ensemble_small'),
+        ('exp093_ensemble_small', 'exp093_5_small'),  # a member's folds
+    ],
+)
 def test_results_of_another_recipe_are_refused_before_anything_runs(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planning, 'train', lambda *_, **__: pytest.fail('trains'))
-    if EXPERIMENTS[name] == 'ensemble':
-        write_run(tmp_path / name, load_ensemble(name).model_dump(mode='json'), 50)
+    if EXPERIMENTS[left] == 'ensemble':
+        write_run(tmp_path / left, load_ensemble(left).model_dump(mode='json'), 50)
     else:
-        leave(tmp_path, name, 50)
+        leave(tmp_path, left, 50)
     with pytest.raises(CheckpointError, match='with another recipe: seed was 0, is 7'):
         plan(['exp060_small', name], tmp_path, 7)
 
