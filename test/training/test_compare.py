@@ -145,6 +145,8 @@ def test_hazards_together_count_where_no_class_of_them_is_worse_for_sure(
         write_metrics(folders[-1] / 'metrics.json', metrics_of(0.8, **dict(scores.metrics())))
     assert main([*map(str, folders)]) == 0
     out = capsys.readouterr().out
+    for hazard in ('obstacle', 'non-traversable low vegetation'):
+        assert re.search(rf'^{hazard} called traversable +[+-]', out, re.MULTILINE)
     assert 'bold has the higher mIoU(all)' in out
     assert 'but is not better than careful; bold calls more traversable of: all together' in out
 

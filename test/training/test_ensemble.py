@@ -12,7 +12,7 @@ import torch
 from training.ensemble import main
 from training.ensembles.ensemble_file import read_ensemble
 from training.ensembles.fit_weights import fit_ensemble_weights, open_members, print_held_out
-from training.ensembles.mixtures import PixelSample, sample_pixels
+from training.ensembles.mixtures import PixelSample, fit_mixture_temperature, sample_pixels
 from training.ensembles.store import EnsembleError, OutOfFoldStore
 from training.ensembles.weights import (
     argmax_miou,
@@ -79,6 +79,12 @@ def test_a_pixel_counts_as_often_as_it_stands_for() -> None:
     heavy = replace(sample, pixel_weights=torch.tensor([1.0, 1.0, 3.0]))
     # Class 0: 1 of 1 + 3 predicted. Class 1: 1 of 4.
     assert argmax_miou(heavy, np.ones(1)) == pytest.approx(0.25)
+    # Odds of 4 where three of four pixels are right, whose odds are 3.
+    sure = replace(
+        _hand_made([[[0.8, 0.2]], [[0.8, 0.2]]], [0, 1]), pixel_weights=torch.tensor([3.0, 1.0])
+    )
+    fitted = fit_mixture_temperature(sure, np.ones(1))
+    assert fitted == pytest.approx(np.log(4) / np.log(3), rel=1e-3)
 
 
 def test_the_surrogate_finds_what_trying_all_weights_finds(sample: PixelSample) -> None:

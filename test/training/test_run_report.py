@@ -1,9 +1,11 @@
 """The page that a run leaves: whole, offline, and with what the issue asks for."""
 
+from dataclasses import replace
 import json
 from pathlib import Path
 import re
 
+import cv2
 import numpy as np
 import pytest
 from report_page import Page, figures, titles
@@ -11,7 +13,7 @@ from report_page import Page, figures, titles
 from desertmind_seg.model.ontology import Ontology, load_ontology
 from desertmind_seg.scores.records import FrameScore
 from training.data.datasets import list_frames
-from training.data.frames import LabelledFrame
+from training.data.frames import FileFrame, LabelledFrame
 from training.evaluation.metrics_file import Metrics, read_metrics
 from training.evaluation.predict import Predict
 from training.evaluation.run_report import (
@@ -116,6 +118,23 @@ def test_the_page_of_a_run_compares_with_its_parent(
         assert any(piece.startswith(f'{frame.name}: mIoU 0.') for piece in page.text)
     assert '<span class="better">+0.' in source
     assert '<span class="">-</span>' in source  # an absent class has no change
+
+
+def test_depth_is_shown_of_frames_that_have_it(
+    tiny_recipe: Recipe, val_frames: list[LabelledFrame], tmp_path: Path
+) -> None:
+    first, *others = val_frames
+    assert isinstance(first, FileFrame)
+    depth = np.full(first.read_rgb().shape[:2], 2000, np.uint16)
+    cv2.imwrite(str(tmp_path / 'depth.png'), depth)
+    predict = _predict_with_errors(0.1)
+    metrics = _metrics(tiny_recipe, val_frames, predict)
+    (tmp_path / 'metrics.csv').write_text(CURVES)
+    for has_depth in (False, True):
+        frame = replace(first, depth=tmp_path / 'depth.png' if has_depth else None)
+        write_run_report(tmp_path, metrics, tiny_recipe, [frame, *others], predict, YCOR8, None)
+        text = ' '.join(Page(tmp_path / 'report.html').text)
+        assert ('depth, near is bright' in text) == has_depth
 
 
 def test_frames_are_shown_from_the_worst_and_from_the_best_in_the_classes_colours(
