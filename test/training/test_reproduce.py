@@ -410,11 +410,12 @@ def test_a_spent_budget_says_what_is_left_and_how_to_go_on(
     seconds = iter(range(0, 10**6, 3600))
     hours = partial(run_experiments, clock=lambda: next(seconds))
     monkeypatch.setattr('training.reproduction.run.run_experiments', hours)
-    given = ['--only', 'exp061_small', '--budget', '1', '--out', str(tmp_path)]
+    given = ['--only', 'exp061_small', '--seed', '7', '--budget', '1', '--out', str(tmp_path)]
     assert main(given) == DONE_IN_PART
     out = capsys.readouterr().out
     assert '1 minutes are spent; left: exp061_small' in out
-    assert f'go on: python -m training.reproduce --only exp061_small --out {tmp_path}' in out
+    go_on = f'python -m training.reproduce --only exp061_small --seed 7 --out {tmp_path}'
+    assert f'go on: {go_on}' in out
 
 
 def test_a_figure_of_nothing_reported_is_refused(tmp_path: Path) -> None:
