@@ -135,6 +135,7 @@ def test_depth_is_shown_of_frames_that_have_it(
         write_run_report(tmp_path, metrics, tiny_recipe, [frame, *others], predict, YCOR8, None)
         text = ' '.join(Page(tmp_path / 'report.html').text)
         assert ('depth, near is bright' in text) == has_depth
+        assert 'parent -' not in text  # there is no parent's score to show
 
 
 def test_frames_are_shown_from_the_worst_and_from_the_best_in_the_classes_colours(

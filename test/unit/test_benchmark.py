@@ -411,23 +411,32 @@ def test_an_engine_is_warm_before_it_is_timed(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[tuple[int, ...], Sequence[str]]] = []
+    now_sec = 100.0
 
     class Counting:
         device, details = 'none', {'made': 'up'}
 
+        def __init__(self, *_: object) -> None:
+            nonlocal now_sec
+            now_sec += 2.5
+
         def infer(self, rgb: npt.NDArray[np.uint8], _: object, outputs: Sequence[str]) -> None:
+            nonlocal now_sec
+            now_sec += 0.5
             calls.append((rgb.shape, outputs))
 
-    monkeypatch.setattr(engine_case, 'load_engine', lambda *_: Counting())
+    monkeypatch.setattr(engine_case, 'load_engine', Counting)
+    monkeypatch.setattr(engine_case.time, 'perf_counter', lambda: now_sec)
     engine = TimedEngine(EngineCase(tiny_bundle, CPU, made_up_frame((64, 96)), 1))
     started = engine.start()
     assert (started.device, started.details) == ('none', {'made': 'up'})
+    assert (started.load_sec, started.warm_up_sec) == (2.5, 5.0)
     assert len(calls) == 10
     timed = engine.time_frames(3)
     # One for the caches, three that count.
-    assert (len(calls), len(timed.latencies_ms)) == (14, 3)
+    assert len(calls) == 14
+    assert (timed.latencies_ms, timed.wall_sec) == ((500.0,) * 3, 1.5)
     assert set(calls) == {((64, 96, 3), ('mask', 'confidence'))}
-    assert sum(timed.latencies_ms) <= timed.wall_sec * 1e3
     assert 0 < timed.memory.before <= timed.memory.peak
 
 
