@@ -515,6 +515,10 @@ def server(pages: dict[str, tuple[str, Iterable[bytes]]]) -> Iterator[str]:
             if self.path not in pages:
                 self.send_error(404)
                 return
+            given = self.headers['Authorization']
+            if self.path == '/locked.jpg' and given != 'Basic bWU6c2VjcmV0':  # me:secret
+                self.send_error(401)
+                return
             kind, parts = pages[self.path]
             self.send_response(200)
             self.send_header('Content-Type', kind)
@@ -543,6 +547,7 @@ def test_images_and_videos_behind_addresses(tmp_path: Path) -> None:
     video = write_video(tmp_path / 'a.avi').read_bytes()
     pages = {
         '/a.jpg': ('image/jpeg', [jpeg(scene(4))]),
+        '/locked.jpg': ('image/jpeg', [jpeg(scene(4))]),
         '/octets.jpg': ('application/octet-stream', [jpeg(scene(4))]),
         '/cut.jpg': ('image/jpeg', [jpeg(scene(4))[:200]]),
         '/video.avi': ('video/x-msvideo', [video]),
@@ -551,8 +556,10 @@ def test_images_and_videos_behind_addresses(tmp_path: Path) -> None:
         '/other': ('text/plain', [b'text']),
     }
     with server(pages) as address:
-        for name in ('a', 'octets'):
-            with open_source(f'{address}/{name}.jpg') as source:
+        plain = address.replace('me:secret@', '')
+        assert '401 Unauthorized' in refusal(f'{plain}/locked.jpg')
+        for where, name in ((address, 'locked'), (plain, 'a'), (address, 'octets')):
+            with open_source(f'{where}/{name}.jpg') as source:
                 (frame,) = good(list(source))
                 assert (frame.name, source.count) == (name, 1)
                 assert np.abs(frame.rgb.astype(int) - scene(4)).mean() < 8

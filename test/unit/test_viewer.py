@@ -25,6 +25,7 @@ from desertmind_seg import evaluate_bag, segment
 from desertmind_seg.geometry.camera_model import Rays
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.viewer.frames import ViewedFrame, frame_viewer, millimetres, points_of
+from desertmind_seg.viewer.layout import DEPTH, HAZARD, LABELS, POINTS, views
 from desertmind_seg.viewer.target import ViewerError, open_recording
 
 Rows = list[dict[str, Any]]
@@ -178,3 +179,21 @@ def test_targets_that_are_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     said = refusal('a.rrd')
     assert said.startswith('--rerun needs the Rerun SDK, which cannot be imported (')
     assert said.endswith("-m pip install 'rerun-sdk>=0.23'")
+
+
+@pytest.mark.parametrize(
+    ('entity', 'view'),
+    [
+        *((DEPTH, 'depth'), (LABELS, 'labels'), (HAZARD, 'hazards by geometry')),
+        (POINTS, 'points'),
+    ],
+)
+def test_the_layout_has_a_view_of_what_there_is(entity: str, view: str) -> None:
+    def names(part: Any) -> set[str]:
+        nested = [] if isinstance(part.contents, str) else part.contents
+        inner = [names(each) for each in nested if not isinstance(each, str)]
+        return {str(part.name)}.union(*inner)
+
+    without, with_it = names(views([]).root_container), names(views([entity]).root_container)
+    assert {'mask', 'image', 'confidence'} <= without
+    assert with_it - without == {view}
