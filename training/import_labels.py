@@ -41,6 +41,9 @@ examples:
     python -m training.import_labels export.json --images ~/recordings/farm --out data/farm
   masks of colours, and the table that names them; without it the colours are listed
     python -m training.import_labels masks.zip --colors colors.csv --out data/farm
+  a published set: which of its pictures and masks belong together, and what their codes mean
+    python -m training.import_labels WildScenes2d --pair '*/image/*.png' '*/indexLabel/*.png' \\
+        --colors codes.csv --out data/wildscenes
   what nobody labelled is ground
     python -m training.import_labels task_1.zip --background ground --out data/farm
 """
@@ -71,6 +74,16 @@ def build_parser() -> argparse.ArgumentParser:
         help='table of plain masks: CSV with name,r,g,b or name,code, or YAML or JSON',
     )
     parser.add_argument(
+        '--pair',
+        nargs=2,
+        action='append',
+        default=[],
+        metavar=('PICTURES', 'MASKS'),
+        help='plain masks of other names than their pictures: two patterns of paths in SOURCE, '
+        "such as '*/rgb/*_left.jpg' '*/gt/*_labels.png'; those with the same text in place of * "
+        'belong together, which may be of several folders; may be given several times',
+    )
+    parser.add_argument(
         '--background',
         metavar='NAME',
         help='pixels without a label are this class (default: they stay without one)',
@@ -87,8 +100,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = build_parser()
     options = parser.parse_args(argv)
-    if options.colors is not None and options.format not in (None, 'masks'):
-        parser.error(f'--colors is for plain masks, --format {options.format} has its own classes')
+    if options.format not in (None, 'masks'):
+        if options.colors is not None:
+            parser.error(
+                f'--colors is for plain masks, --format {options.format} has its own classes'
+            )
+        if options.pair:
+            parser.error(f'--pair is for plain masks, --format {options.format} has its own names')
     return run_command(parser, lambda: _run(options))
 
 
@@ -110,6 +128,7 @@ def _run(options: argparse.Namespace) -> int:
             depth=opened(options.depth) if options.depth else None,
             format=options.format,
             colors=options.colors,
+            pairs=options.pair,
             background=options.background,
             keep_unlabelled=options.keep_unlabelled,
             replace=options.force,

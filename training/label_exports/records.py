@@ -60,6 +60,7 @@ class ExportFrame:
         is_labelled: whether there is anything to paint.
         near: a folder to prefer where several pictures have that name.
         stored: the path to look for first, where the picture goes by another name.
+        folder: where it was recorded; None where the path of the picture says that.
     """
 
     name: str
@@ -70,6 +71,7 @@ class ExportFrame:
     is_labelled: bool = True
     near: str = ''
     stored: str = ''
+    folder: str | None = None
 
 
 @dataclass

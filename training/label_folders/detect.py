@@ -237,7 +237,8 @@ def detect(files: ExportFiles) -> tuple[str, str]:
     raise ExportError(
         f'{files.place} is no export that is known here. It holds {files.seen()}. Expected one of '
         f'{expected}; {MASKS}: images/NAME.jpg and masks/NAME.png. Export once more as one of '
-        'these, or name it by --format'
+        "these, or name it by --format. Of masks with other names say --pair 'PICTURES/*.jpg' "
+        "'MASKS/*.png'"
     )
 
 
@@ -250,18 +251,27 @@ def _refuse_by_name(
                 raise ExportError(f'{files.place}: {file.name} is of {seen}, not read; {instead}')
 
 
-def read_export(files: ExportFiles, name: str, table: list[ExportClass] | None) -> Export:
+def read_export(
+    files: ExportFiles,
+    name: str,
+    table: list[ExportClass] | None,
+    pairs: Sequence[Sequence[str]] = (),
+    images: ExportFiles | None = None,
+) -> Export:
     """Read an export.
 
     Args:
         files: of the export.
         name: one of `FORMAT_NAMES`.
         table: classes of plain masks, as `plain.read` takes them.
+        pairs: patterns of plain masks and their pictures, likewise.
+        images: where these pictures lie, if not in the export.
 
     Raises:
         ExportError: it is damaged, or holds nothing.
     """
-    export = plain.read(files, table) if name == MASKS else FORMATS[name].read(files)
+    is_plain = name == MASKS
+    export = plain.read(files, table, pairs, images) if is_plain else FORMATS[name].read(files)
     if not any(frame.is_labelled for frame in export.frames):
         reason = f': {export.faults[0]}' if export.faults else ''
         left_out = ', '.join(f'{count} {what}' for what, count in export.left_out.items() if count)

@@ -27,6 +27,7 @@ class Request:
         depth: where depth of equal names is, None for no depth.
         format: one of `FORMAT_NAMES`; None to find out.
         colors: the table of plain masks.
+        pairs: patterns of pictures and of their plain masks.
         background: the class of what is not labelled; None leaves it without one.
         keep_unlabelled: keep pictures without labels.
         replace: allow the files of an earlier import.
@@ -38,6 +39,7 @@ class Request:
     depth: ExportFiles | None = None
     format: str | None = None
     colors: Path | None = None
+    pairs: Sequence[Sequence[str]] = ()
     background: str | None = None
     keep_unlabelled: bool = False
     replace: bool = False
@@ -86,10 +88,11 @@ def import_labels(request: Request, tell: Callable[[str, str], None]) -> Importe
             'part; pass a folder elsewhere'
         )
     colors = None if request.colors is None else _table(request.colors)
-    chosen = request.format or (MASKS if colors is not None else None)
+    is_plain = colors is not None or request.pairs
+    chosen = request.format or (MASKS if is_plain else None)
     name, known_by = (chosen, 'as asked for') if chosen else detect(source)
     tell(name, known_by)
-    export = read_export(source, name, colors)
+    export = read_export(source, name, colors, request.pairs, request.images)
     table = make_table(
         export.classes,
         data_name(request.out),

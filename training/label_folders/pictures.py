@@ -103,7 +103,8 @@ def _no_picture(missing: Sequence[str], faults: Sequence[str], others: int) -> E
     return ExportError(
         f'the {len(missing)} labelled pictures are not in the export ({shown(missing)}), and '
         f'{others} others are; export with the images, or pass the folder or zip that holds '
-        'them by --images'
+        'them by --images; of masks with other names than their pictures say by --pair '
+        "'PICTURES/*.jpg' 'MASKS/*.png' which belong together"
     )
 
 
@@ -240,10 +241,11 @@ def _letters() -> Iterable[str]:
 def _sequence(frame: ExportFrame) -> list[str]:
     """Return the folders that say where a picture was recorded."""
     assert frame.image is not None
-    parts = plain_path(frame.image.name).split('/')[:-1]
+    inside = plain_path(frame.image.name).rpartition('/')[0]
+    parts = (inside if frame.folder is None else frame.folder).split('/')
     return [
         part.lstrip('.') or '_'
-        for part in parts
+        for part in filter(None, parts)
         if not _PLAIN_FOLDERS.fullmatch(part)
         and not (frame.split is not None and split_of(part) == frame.split)
     ]

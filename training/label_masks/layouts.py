@@ -20,6 +20,7 @@ from training.label_exports.records import (
 )
 from training.label_exports.source import ExportError, ExportFile, ExportFiles
 from training.label_masks.mask_files import MaskTable
+from training.label_masks.pairs import two_of_one
 from training.label_masks.published import CITYSCAPES, CITYSCAPES_TRAINED, VOC, VOC_BORDER
 from training.label_masks.tables import (
     read_label_colors,
@@ -60,13 +61,25 @@ def _below(folder: str, end: str = '') -> Callable[[ExportFile], str | None]:
 def apart(
     files: ExportFiles, key_of: Callable[[ExportFile], tuple[str, bool]]
 ) -> tuple[dict[str, ExportFile], dict[str, ExportFile]]:
-    """Tell pictures from masks; `key_of` gives a file's key, and whether it is a mask."""
+    """Tell pictures from masks; `key_of` gives a file's key, and whether it is a mask.
+
+    Raises:
+        ExportError: two masks have one key, or two pictures of a mask.
+    """
     pictures: dict[str, ExportFile] = {}
     masks: dict[str, ExportFile] = {}
+    second: dict[str, ExportFile] = {}
     for file in files:
         if file.is_image:
             key, is_mask = key_of(file)
-            (masks if is_mask else pictures)[key] = file
+            kind = masks if is_mask else pictures
+            if kind.setdefault(key, file) == file:
+                continue
+            if is_mask:
+                raise two_of_one(kind[key], file)
+            second[key] = file
+    for key in second.keys() & masks.keys():
+        raise two_of_one(pictures[key], second[key])
     return pictures, masks
 
 
@@ -197,11 +210,14 @@ def read_cityscapes(files: ExportFiles) -> Export:
         for end in ends:
             masks = masks or _keyed(files, _below(kind, f'_{kind}_{end}'))
     if not masks:
-        if others := [file.name for file in files if _IDD.search(file.stem)]:
+        others = ((file, _IDD.search(file.stem)) for file in files)
+        if other := next(((file, end[0]) for file, end in others if end), None):
+            pictures = (file.name for file in files if file.stem.endswith('_leftImg8bit'))
+            kind = next(pictures, '.png').rpartition('.')[2]
             raise ExportError(
-                f'{files.place}: {others[0]} has numbers of another set than Cityscapes, as those '
-                'of IDD; put pictures and masks into images/ and masks/, by equal names, and pass '
-                'the numbers as --colors'
+                f'{files.place}: {other[0].name} has numbers of another set than Cityscapes, as '
+                f"those of IDD; pass --pair '*leftImg8bit/*_leftImg8bit.{kind}' "
+                f"'*gtFine/*{other[1]}.png', and the numbers as --colors"
             )
         raise ExportError(
             f'{files.place}: no *_gtFine_labelIds.png; are there polygons alone, make masks of '
@@ -258,7 +274,7 @@ def read_roboflow_masks(files: ExportFiles) -> Export:
 def recognise_camvid(files: ExportFiles) -> str | None:
     """Say what looks like this format, None where nothing does."""
     tables = files.named('label_colors.txt', 'class_dict.csv')
-    if tables and not recognise_cityscapes(files) and apart(files, _camvid_key)[1]:
+    if tables and not recognise_cityscapes(files) and _first(files, lambda f: _camvid_key(f)[1]):
         return tables[0].name
     return None
 

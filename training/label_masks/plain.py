@@ -1,6 +1,8 @@
 """Plain masks: pictures, masks of colours or codes, and a table that somebody writes for them."""
 
 from collections import Counter
+from collections.abc import Sequence
+import dataclasses
 import re
 
 import numpy as np
@@ -10,6 +12,7 @@ from training.label_exports.records import Export, ExportClass, split_of
 from training.label_exports.source import ExportError, ExportFile, ExportFiles
 from training.label_masks.layouts import Keys, apart, paired
 from training.label_masks.mask_files import MaskTable, read_mask
+from training.label_masks.pairs import pair_by_patterns
 
 _MASK_FOLDERS = re.compile(
     r'masks?|labels?|annotations?|annotated|segmentations?|gt|ground_?truth|semantic|seg',
@@ -52,34 +55,45 @@ def _key(file: ExportFile) -> tuple[str, bool]:
 
 def recognise(files: ExportFiles) -> str | None:
     """Say what looks like this format, None where nothing does."""
-    _, masks = apart(files, _key)
-    return next((file.name for file in masks.values()), None)
+    return next((file.name for file in files if file.is_image and _key(file)[1]), None)
 
 
-def read(files: ExportFiles, table: list[ExportClass] | None) -> Export:
+def read(
+    files: ExportFiles,
+    table: list[ExportClass] | None,
+    pairs: Sequence[Sequence[str]] = (),
+    images: ExportFiles | None = None,
+) -> Export:
     """Pair pictures and masks by name.
 
     Args:
         files: of the export.
         table: classes with colours or codes; None to be told what the masks hold.
+        pairs: which pictures and masks belong together, as for `pair_by_patterns`; by their
+            names where there are none.
+        images: where pictures lie that a pattern names, beside the export.
 
     Raises:
         ColorsError: there is no table.
         ExportError: there are no masks, or several of one picture.
     """
-    pictures, masks = apart(files, _key)
-    if not masks:
-        raise ExportError(
-            f'{files.place}: no masks; expected images/NAME.jpg and masks/NAME.png, or NAME.jpg '
-            f'and NAME_mask.png. It holds {files.seen()}'
-        )
-    _check_one_each(pictures, masks)
+    if pairs:
+        pictures, masks = pair_by_patterns([*files, *(images or ())], pairs)
+    else:
+        pictures, masks = apart(files, _key)
+        if not masks:
+            raise ExportError(
+                f'{files.place}: no masks; expected images/NAME.jpg and masks/NAME.png, or '
+                'NAME.jpg and NAME_mask.png; of other names say which belong together by --pair '
+                f"'PICTURES/*.jpg' 'MASKS/*.png'. It holds {files.seen()}"
+            )
+        _check_one_each(pictures, masks)
     if table is None:
         raise _without_table(masks)
     in_colors = all(entry.color is not None for entry in table) and not all(
         entry.code is not None for entry in table
     )
-    return paired(
+    export = paired(
         pictures,
         masks,
         MaskTable(table),
@@ -87,6 +101,12 @@ def read(files: ExportFiles, table: list[ExportClass] | None) -> Export:
         grey_is_code=not in_colors,
         split=lambda key: split_of(key.rpartition('/')[0]),
     )
+    if pairs:  # the name of a frame is what the patterns leave of its path
+        export.frames[:] = [
+            dataclasses.replace(frame, folder=frame.name.rpartition('/')[0])
+            for frame in export.frames
+        ]
+    return export
 
 
 def _check_one_each(pictures: Keys, masks: Keys) -> None:
@@ -121,8 +141,9 @@ def _without_table(masks: dict[str, ExportFile]) -> ExportError:
         if len(counts) > _MOST_VALUES:
             return ExportError(
                 f'{mask.name} and the masks before it hold more than {_MOST_VALUES} '
-                f'{"colours" if in_colors else "codes"}: they are pictures, or were resized or '
-                'recompressed; export them once more, as PNG'
+                f'{"colours" if in_colors else "codes"}: they are pictures, number objects '
+                '(instances, panoptic masks), or were resized or recompressed; take the masks of '
+                'classes, as PNG, and say by --pair which these are'
             )
     whole = counts.total()
     head = 'name,r,g,b,pixels' if in_colors else 'name,code,pixels'

@@ -1,0 +1,205 @@
+"""Sets as their publishers pack them: names that only a pattern pairs, lists, and class tables."""
+
+from pathlib import Path
+import re
+
+from label_fixtures import HEIGHT, WIDTH, jpeg, write, write_mask, zipped
+import numpy as np
+import pytest
+
+from desertmind_seg.decoding.image_files import read_label_file
+from desertmind_seg.model.ontology import load_ontology
+from training.import_labels import main
+
+HALVES = np.repeat(np.arange(2, dtype=np.uint8), WIDTH // 2)[None].repeat(HEIGHT, axis=0)
+CODES = 'name,code\nunlabeled,0\ndirt,1\ntree,2\nsky,3\n'
+
+
+def run(capsys: pytest.CaptureFixture[str], source: Path, *options: str | Path) -> tuple[int, str]:
+    """Import into 'out' beside the source; return the exit status and what was printed."""
+    capsys.readouterr()
+    status = main([str(source), '--out', str(source.parent / 'out'), *map(str, options)])
+    said = capsys.readouterr()
+    return status, said.out + said.err
+
+
+def named(out: Path, name: str) -> list[str | None]:
+    """Return the class names of the left and the right half of a mask; they fill them."""
+    table = load_ontology(out / 'classes.yaml')
+    ids = table.from_raw(read_label_file(out / 'masks' / f'{name}.png'), name)
+    halves = [np.unique(ids[half == HALVES]) for half in (0, 1)]
+    assert [len(half) for half in halves] == [1, 1]
+    return [table.names[int(half[0])] if half[0] < 255 else None for half in halves]
+
+
+def frame(picture: Path, mask: Path, left: int, right: int, number: int = 0) -> None:
+    """Write a picture, and a mask of two codes."""
+    write(picture, jpeg(number))
+    write_mask(mask, np.where(HALVES == 0, left, right).astype(np.uint8))
+
+
+def names_of(out: Path) -> set[str]:
+    return {
+        path.relative_to(out / 'masks').with_suffix('').as_posix()
+        for path in out.glob('masks/**/*.png')
+    }
+
+
+# Names of pictures and masks, the patterns, and what the frames are called.
+LAYOUTS = {
+    'WildScenes': (
+        ('WildScenes2d/V-01/image/16-0{n}.png', 'WildScenes2d/V-01/indexLabel/16-0{n}.png'),
+        ('*/image/*.png', '*/indexLabel/*.png'),
+        {'16-01', '16-02'},
+    ),
+    'ACDC': (
+        ('rgb/rgb_anon/fog/val/G4/G4_{n}_rgb_anon.png', 'gt/gt/fog/val/G4/G4_{n}_gt_labelIds.png'),
+        ('rgb/rgb_anon/*_rgb_anon.png', 'gt/gt/*_gt_labelIds.png'),
+        {'val/G4_1', 'val/G4_2'},
+    ),
+    'A2D2': (
+        ('s/2018_1/camera/c/2018_camera_fc_00{n}.png', 's/2018_1/label/c/2018_label_fc_00{n}.png'),
+        ('*/camera/*_camera_*.png', '*/label/*_label_*.png'),
+        {'2018_fc_001', '2018_fc_002'},
+    ),
+    'YCOR': (
+        ('yamaha_v0/train/iid00000{n}/rgb.jpg', 'yamaha_v0/train/iid00000{n}/labels.png'),
+        ('*/rgb.jpg', '*/labels.png'),
+        {'train/iid000001', 'train/iid000002'},
+    ),
+    'CaT': (
+        ('CAT/Brown/Test/imgs/img_{n}.PNG', 'CAT/Brown/Test/masks/mask_{n}.png'),
+        ('*/imgs/img_*.png', '*/masks/mask_*.png'),
+        {'test/1', 'test/2'},
+    ),
+    'TAS500': (
+        ('T/train/{n}.png', 'T/train_labels/{n}.png'),
+        ('*/*/*.png', '*/*_labels/*.png'),
+        {'train/1', 'train/2'},
+    ),
+}
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('as_zip', [False, True])
+def test_patterns_pair_what_names_do_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], layout: str, as_zip: bool
+) -> None:
+    (picture, mask), patterns, expected = LAYOUTS[layout]
+    root, codes = tmp_path / 'set', write(tmp_path / 'codes.csv', CODES)
+    for n, (left, right) in enumerate([(1, 2), (3, 0)], 1):
+        frame(root / picture.format(n=n), root / mask.format(n=n), left, right, n)
+    source = zipped(root) if as_zip else root
+    status, said = run(capsys, source, '--colors', codes, '--pair', *patterns)
+    assert status == 0, said
+    assert names_of(tmp_path / 'out') == expected
+    first, second = sorted(expected)
+    assert named(tmp_path / 'out', first) == ['dirt', 'tree']
+    assert named(tmp_path / 'out', second) == ['sky', None]
+
+
+def test_several_patterns_and_pictures_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes = write(tmp_path / 'codes.csv', CODES)
+    gt = tmp_path / 'set/GT'
+    frame(tmp_path / 'rgb/b1-01_Clipped.jpg', gt / 'b1-01_mask.png', 1, 2)
+    frame(tmp_path / 'rgb/b1-02_Clipped.jpg', gt / 'b1-02_Clipped.png', 2, 3, 1)
+    write(tmp_path / 'rgb/b1-03_Clipped.jpg', jpeg(3))
+    write_mask(gt / 'b1-04_mask.png', HALVES)
+    pairs = [
+        *('--pair', '*_Clipped.jpg', 'GT/*_mask.png'),
+        *('--pair', '*_Clipped.jpg', 'GT/*_Clipped.png'),
+    ]
+    status, said = run(
+        capsys, tmp_path / 'set', '--images', tmp_path / 'rgb', '--colors', codes, *pairs
+    )
+    assert status == 1
+    assert 'left out: 1 images without labels (b1-03_Clipped.jpg)' in said
+    assert 'fault: 1 images are missing: b1-04.png' in said
+    assert named(tmp_path / 'out', 'b1-02') == ['tree', 'sky']
+
+
+@pytest.mark.parametrize(
+    ('patterns', 'expected'),
+    [
+        (('*/rgb/*.jpg', 'gt/*.png'), r"2 and 1 '\*'; expected as many in both, and one at least"),
+        (('rgb/a.jpg', 'gt/a.png'), r"0 and 0 '\*'"),
+        (('*.jpeg', 'gt/*.png'), r"no image file is called '\*\.jpeg'.*are .*rgb/a\.jpg"),
+        (('rgb/*.jpg', 'gt/a*.png'), r"no picture has the text of a mask.* have 'a', masks ''"),
+        (('*.jpg', '*.png'), r"no picture has the text.*'rgb/a', masks 'gt/a', 'other/a'"),
+        (('*/*.jpg', '*/*.png'), 'no picture has the text of a mask'),
+        (('rgb/*.*', 'gt/*.*'), r"pictures have 'a' and 'jpg', masks 'a' and 'png'"),
+    ],
+)
+def test_patterns_that_do_not_fit_are_answered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], patterns: tuple[str, str], expected: str
+) -> None:
+    frame(tmp_path / 'set/rgb/a.jpg', tmp_path / 'set/gt/a.png', 1, 2)
+    write_mask(tmp_path / 'set/other/a.png', HALVES)
+    codes = write(tmp_path / 'codes.csv', CODES)
+    status, said = run(capsys, tmp_path / 'set', '--colors', codes, '--pair', *patterns)
+    assert status == 2
+    (line,) = (line for line in said.splitlines() if 'error: ' in line)
+    assert re.search(expected, line), line
+
+
+def test_without_a_table_the_paired_masks_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame(tmp_path / 'set/a/1.jpg', tmp_path / 'set/ids/1.png', 7, 9)
+    status, said = run(capsys, tmp_path / 'set', '--pair', 'a/*.jpg', 'ids/*.png')
+    assert status == 2
+    assert f'NAME_1,7,{HEIGHT * WIDTH // 2} (50.0%)' in said
+
+
+@pytest.mark.parametrize(
+    'others',
+    [
+        ('masks/1.png', 'labels/1.png'),  # the one holds codes, the other may hold colours
+        ('masks/1.png', 'masks/1.bmp'),
+        ('1_mask.png', '1_color.png'),
+    ],
+)
+def test_two_masks_of_one_picture_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], others: tuple[str, str]
+) -> None:
+    write(tmp_path / 'set/1.jpg', jpeg(1))
+    for number, name in enumerate(others):
+        write_mask(tmp_path / 'set' / name, HALVES + np.uint8(number))
+    codes = write(tmp_path / 'codes.csv', CODES)
+    status, said = run(capsys, tmp_path / 'set', '--colors', codes)
+    assert status == 2
+    assert 'would both be the picture, or both the mask, of one frame' in said
+    assert all(name in said for name in others)
+
+
+def test_two_pictures_of_one_mask_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame(tmp_path / 'set/images/1.jpg', tmp_path / 'set/masks/1.png', 1, 2)
+    write(tmp_path / 'set/color/1.jpg', jpeg(2))
+    codes = write(tmp_path / 'codes.csv', CODES)
+    status, said = run(capsys, tmp_path / 'set', '--colors', codes)
+    assert status == 2
+    assert 'color/1.jpg and images/1.jpg would both be the picture' in said
+    assert '--pair' in said
+
+
+def test_idd_is_told_the_pattern_that_reads_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, codes = tmp_path / 'IDD', write(tmp_path / 'codes.csv', CODES)
+    gt = 'gtFine/val/0/7_gtFine_labellevel3Ids.png'
+    frame(root / 'leftImg8bit/val/0/7_leftImg8bit.jpg', root / gt, 1, 2)
+    status, said = run(capsys, root)
+    assert status == 2
+    patterns = ("'*leftImg8bit/*_leftImg8bit.jpg'", "'*gtFine/*_gtFine_labellevel3Ids.png'")
+    assert f'--pair {" ".join(patterns)}' in said
+    pair = [text.strip("'") for text in patterns]
+    assert run(capsys, root, '--colors', codes, '--pair', *pair)[0] == 0
+
+
+def test_patterns_belong_to_plain_masks(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(['x', '--out', str(tmp_path), '--pair', '*a', '*b', '--format', 'coco'])
