@@ -71,7 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
         '--colors',
         metavar='FILE',
         type=Path,
-        help='table of plain masks: CSV with name,r,g,b or name,code, or YAML or JSON',
+        help='table of plain masks: CSV with name,r,g,b or name,code, or YAML or JSON; several '
+        'lines of one name are one class, the code or colour * is all that is not listed',
     )
     parser.add_argument(
         '--pair',

@@ -203,3 +203,111 @@ def test_idd_is_told_the_pattern_that_reads_it(
 def test_patterns_belong_to_plain_masks(tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         main(['x', '--out', str(tmp_path), '--pair', '*a', '*b', '--format', 'coco'])
+
+
+TABLES = {
+    'goose_label_mapping.csv': (
+        'class_name,label_key,has_instance,hex\nundefined,0,0,#000000\ndirt,1,0,#6c4014\n'
+        'tree,2,1,#00ff00\n'
+    ),
+    'RUGD_annotation-colormap.txt': '0 void 0 0 0\n1 dirt 108 64 20\n2 tree 0 255 0\n',
+    'colormap_without_codes.txt': 'void 0 0 0\ndirt 108 64 20\ntree 0 255 0\n',
+    'class_list.json': '{"#000000": "void", "#6c4014": "dirt", "#00ff00": "tree"}',
+    'objectInfo150.txt': (
+        'Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t0.1\t9\t8\t1\tdirt\n2\t0.1\t9\t8\t0\ttree\n'
+    ),
+    'id2label.json': '{"0": "void", "1": "dirt", "2": "tree"}',
+    'codes.yaml': '"1": dirt\n"2": tree\n',
+    'ours.yaml': (
+        'name: x\nignore_raw: [0]\nclasses:\n'
+        '- {id: 0, name: dirt, raw: [1], color_rgb: [108, 64, 20], group: obstacle, cost: 254}\n'
+        '- {id: 1, name: tree, raw: [2, 7], color_rgb: [0, 255, 0], group: obstacle, cost: 254}\n'
+    ),
+}
+
+
+# Tables of codes and tables of colours; some are both.
+OF_CODES = [
+    name for name in TABLES if name not in ('class_list.json', 'colormap_without_codes.txt')
+]
+OF_COLORS = [name for name in TABLES if re.search('108|6c4014', TABLES[name])]
+
+
+@pytest.mark.parametrize(
+    ('name', 'in_colors'),
+    [*((name, False) for name in OF_CODES), *((name, True) for name in OF_COLORS)],
+)
+def test_tables_of_publishers_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, in_colors: bool
+) -> None:
+    table = TABLES[name]
+    labels = 1 + HALVES
+    colors = np.array([(0, 0, 0), (108, 64, 20), (0, 255, 0)], np.uint8)
+    write(tmp_path / 'set/images/1.jpg', jpeg(1))
+    write_mask(tmp_path / 'set/masks/1.png', colors[labels] if in_colors else labels)
+    status, said = run(capsys, tmp_path / 'set', '--colors', write(tmp_path / name, table))
+    assert status == 0, said
+    assert named(tmp_path / 'out', '1') == ['dirt', 'tree']
+
+
+@pytest.mark.parametrize(
+    ('table', 'expected'),
+    [
+        # Codes 1 and 2 are one class; of a class in several lines the first code is kept.
+        ('name,code\ntrail,1\ntrail,2\nsky,3\n', (['trail', 'trail'], ['sky', 'trail'])),
+        ('name,code\ntrail,1\nobstacle,*\n', (['trail', 'obstacle'], ['obstacle', 'trail'])),
+        ('name,code\ntrail,1\nunlabeled,*\n', (['trail', None], [None, 'trail'])),
+        ('trail: 1\nsky: 3\nunlabeled: "*"\n', (['trail', None], ['sky', 'trail'])),
+    ],
+)
+@pytest.mark.parametrize('as_color', [False, True])
+def test_classes_of_ones_own_join_codes(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    table: str,
+    expected: tuple[list[str | None], list[str | None]],
+    as_color: bool,
+) -> None:
+    for number, (left, right) in enumerate([(1, 2), (3, 1)], 1):
+        write(tmp_path / f'set/images/{number}.jpg', jpeg(number))
+        mask = np.where(HALVES == 0, left, right).astype(np.uint8)
+        grey = np.dstack([mask] * 3) if as_color else mask
+        write_mask(tmp_path / f'set/masks/{number}.png', grey)
+    path = write(tmp_path / ('t.csv' if ',' in table else 't.yaml'), table)
+    status, said = run(capsys, tmp_path / 'set', '--colors', path)
+    assert status == 0, said
+    assert tuple(named(tmp_path / 'out', str(number)) for number in (1, 2)) == expected
+
+
+def test_colors_that_are_not_listed_may_be_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / 'set/images/1.jpg', jpeg(1))
+    mask = np.array([(0, 0, 255), (3, 1, 250)], np.uint8)[HALVES]
+    write_mask(tmp_path / 'set/masks/1.bmp', mask)
+    table = 'name,r,g,b\ndivers,0,0,255\nrobots,255,0,0\n'
+    status, said = run(capsys, tmp_path / 'set', '--colors', write(tmp_path / 'a.csv', table))
+    assert status == 2
+    assert "or '*' as unlabeled for all that is not listed" in said
+    rest = write(tmp_path / 'b.csv', table + 'unlabeled,*,*,*\n')
+    assert run(capsys, tmp_path / 'set', '--colors', rest)[0] == 0
+    assert named(tmp_path / 'out', '1') == ['divers', None]
+
+
+@pytest.mark.parametrize(
+    ('table', 'expected'),
+    [
+        ('name,code\na,*\nb,*\n', "'a' and 'b' are both '*', what no other line lists"),
+        ('name,code\na,1\nb,\n', "line 3: 'b' has neither a code nor a colour"),
+        ('0 void 0 0 0\n1 dirt 1 2\n', 'line 2: expected code, name and r g b'),
+        ('name,code\na,1\nA,2\n', "the classes 'a' and 'A' are both 'a' here"),
+    ],
+)
+def test_tables_that_contradict_themselves_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], table: str, expected: str
+) -> None:
+    frame(tmp_path / 'set/images/1.jpg', tmp_path / 'set/masks/1.png', 1, 2)
+    path = write(tmp_path / ('t.csv' if ',' in table else 't.txt'), table)
+    status, said = run(capsys, tmp_path / 'set', '--colors', path)
+    assert status == 2
+    assert expected in said

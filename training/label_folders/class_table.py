@@ -68,7 +68,9 @@ def make_table(
     ]
     kept = [position for position, void in enumerate(is_void) if not void]
     _check_unique(classes, names, kept)
-    colors = {names[at]: classes[at].color for at in kept}
+    # Of a name that a table lists several times the first code and colour are kept.
+    first = {names[at]: classes[at] for at in reversed(kept)}
+    colors = {names[at]: first[names[at]].color for at in kept}
     if wanted is not None and wanted not in colors:
         colors = {wanted: None, **colors}
     if not colors:
@@ -78,7 +80,8 @@ def make_table(
         )
     if len(colors) > MAX_CLASSES:
         raise ExportError(f'{source} has {len(colors)} classes; a mask holds {MAX_CLASSES}')
-    codes, notes = _codes({names[at]: classes[at].code for at in kept}, list(colors))
+    given = {own: first[own].code for own in colors if own in first}
+    codes, notes = _codes(given, list(colors))
     unlabelled = next(code for code in (0, 255, *range(1, 65536)) if code not in codes.values())
     original = {names[at]: classes[at].name for at in kept}
     guesses = {own: guess_of(original.get(own, own)) for own in colors}
@@ -136,7 +139,7 @@ def _check_unique(
 ) -> None:
     owner: dict[str, str] = {}
     for at in kept:
-        if names[at] in owner:
+        if owner.get(names[at], classes[at].name) != classes[at].name:
             raise ExportError(
                 f'the classes {owner[names[at]]!r} and {classes[at].name!r} are both '
                 f'{names[at]!r} here; rename one in the labelling tool and export once more'

@@ -23,7 +23,7 @@ class MaskTable:
     """What the pixels of a set of masks mean.
 
     Attributes:
-        classes: with codes, colours, or both.
+        classes: with codes, colours, or both; one with neither is whatever no other lists.
         void_codes: codes that mean "not labelled" beside those of the classes.
         void_colors: such colours.
     """
@@ -32,10 +32,24 @@ class MaskTable:
     void_codes: Collection[int] = ()
     void_colors: Collection[Color] = ()
 
+    @property
+    def _rest(self) -> int:
+        """The label of codes and colours that are nowhere listed."""
+        neither = (
+            at
+            for at, entry in enumerate(self.classes)
+            if entry.code is None and entry.color is None
+        )
+        return next((at + 1 for at in neither), _UNKNOWN)
+
+    @cached_property
+    def _has_codes_alone(self) -> bool:
+        return not any(entry.color for entry in self.classes)
+
     @cached_property
     def of_code(self) -> npt.NDArray[np.uint16]:
         """Table (65536,) from a code to its label, as in `Labels`."""
-        table = np.full(65536, _UNKNOWN, np.uint16)
+        table = np.full(65536, self._rest, np.uint16)
         table[list(self.void_codes)] = 0
         for position, entry in enumerate(self.classes):
             if entry.code is not None:
@@ -45,7 +59,7 @@ class MaskTable:
     @cached_property
     def of_color(self) -> npt.NDArray[np.uint16]:
         """Table (2**24,) from a packed colour to its label; of two classes the first counts."""
-        table = np.full(1 << 24, _UNKNOWN, np.uint16)
+        table = np.full(1 << 24, self._rest, np.uint16)
         for color in self.void_colors:
             table[_packed(color)] = 0
         for position, entry in reversed(list(enumerate(self.classes))):
@@ -72,6 +86,8 @@ class MaskTable:
                 f'{mask.name} has {values.shape[1]} x {values.shape[0]} pixels, its image '
                 f'{size_hw[1]} x {size_hw[0]} (width x height)'
             )
+        if values.ndim == 3 and self._has_codes_alone and (values == values[..., :1]).all():
+            values = values[..., 0]  # grey that was saved in colour
         in_codes = values.ndim == 2 and (grey_is_code or not colors)
         if not in_codes:
             values = packed_colors(np.stack([values] * 3, axis=2) if values.ndim == 2 else values)
@@ -86,7 +102,8 @@ class MaskTable:
             raise ExportError(
                 f'{mask.name} holds {len(found)} {"codes" if in_codes else "colours"} that its '
                 f'table does not list: {", ".join(shown)}; list what means "not labelled" as '
-                'unlabeled; masks must not be resized, recompressed or anti-aliased'
+                "unlabeled, or '*' as unlabeled for all that is not listed; masks must not be "
+                'resized, recompressed or anti-aliased'
             )
         return labels, []
 

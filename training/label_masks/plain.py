@@ -90,8 +90,9 @@ def read(
         _check_one_each(pictures, masks)
     if table is None:
         raise _without_table(masks)
-    in_colors = all(entry.color is not None for entry in table) and not all(
-        entry.code is not None for entry in table
+    listed = [entry for entry in table if entry.code is not None or entry.color is not None]
+    in_colors = all(entry.color is not None for entry in listed) and not all(
+        entry.code is not None for entry in listed
     )
     export = paired(
         pictures,

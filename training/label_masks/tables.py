@@ -10,18 +10,26 @@ from training.label_exports.source import ExportError, ExportFile
 
 _FORMS = (
     'a CSV with the columns name,r,g,b or name,code, or YAML or JSON with NAME: [r, g, b] or '
-    'NAME: code'
+    'NAME: code, or lines of code, name and r g b'
 )
+# What publishers call the columns.
+_NAMES = ('name', 'class', 'label', 'class_name', 'readable')
+_CODES = ('code', 'pixel value', 'id', 'value', 'label_key', 'idx', 'index', 'class_id')
+_REST = '*'
+_LINE = re.compile(r'(?:(\d+)[\s,:]+)?(\D.*?)[\s,:]+(\d+)[\s,]+(\d+)[\s,]+(\d+)[\s;]*')
 
 
 def read_table(file: ExportFile) -> list[ExportClass]:
     """Read the table of `--colors`, or a class_dict.csv.
 
+    A name may stand in several lines: its codes and colours are one class. The code or colour '*'
+    is whatever no other line lists; its class has neither of the two.
+
     Raises:
         ExportError: it is none; the message says in which line, and what is expected.
     """
-    is_csv = file.name.lower().endswith(('.csv', '.txt'))
-    classes = _from_csv(file) if is_csv else _from_document(file)
+    is_text = file.name.lower().endswith(('.csv', '.txt', '.tsv'))
+    classes = _from_text(file) if is_text else _from_document(file)
     if not classes:
         raise ExportError(f'{file} lists no class; expected {_FORMS}')
     for key in ('code', 'color'):
@@ -32,18 +40,24 @@ def read_table(file: ExportFile) -> list[ExportClass]:
                 raise ExportError(
                     f'{file}: {key} {value} belongs to {owner[value]!r} and to {entry.name!r}'
                 )
+    rest = [entry.name for entry in classes if entry.code is None and entry.color is None]
+    if len(rest) > 1:
+        raise ExportError(
+            f'{file}: {rest[0]!r} and {rest[1]!r} are both {_REST!r}, what no other line lists; '
+            'expected one'
+        )
     return classes
 
 
-def _from_csv(file: ExportFile) -> list[ExportClass]:
+def _from_text(file: ExportFile) -> list[ExportClass]:
     lines = [line for line in file.text().splitlines() if line.strip()]
     # Excel writes ';' where the comma is for decimals.
     delimiter = max(',;\t', key=lines[0].count) if lines else ','
     rows = [row for row in csv.reader(lines, delimiter=delimiter) if any(map(str.strip, row))]
     head = [cell.strip().lower() for cell in rows[0]] if rows else []
     columns = {
-        'name': _column(head, 'name', 'class', 'label'),
-        'code': _column(head, 'code', 'pixel value', 'id', 'value'),
+        'name': _column(head, *_NAMES),
+        'code': _column(head, *_CODES),
         'color': _column(head, 'color', 'colour', 'hex'),
         **{
             letter: _column(head, letter, word)
@@ -52,6 +66,10 @@ def _from_csv(file: ExportFile) -> list[ExportClass]:
     }
     has_color = columns['color'] is not None or None not in [columns[letter] for letter in 'rgb']
     if columns['name'] is None or not (has_color or columns['code'] is not None):
+        if lines and (found := [_LINE.fullmatch(line.strip()) for line in lines])[0]:
+            return [
+                _of_line(match, f'{file}: line {number}') for number, match in enumerate(found, 1)
+            ]
         raise ExportError(f'{file} begins with {",".join(head)[:80]!r}; expected {_FORMS}')
     classes = []
     for number, row in enumerate(rows[1:], 2):
@@ -63,6 +81,14 @@ def _from_csv(file: ExportFile) -> list[ExportClass]:
         color = cell('color') or [cell(letter) for letter in 'rgb']
         if name := cell('name'):
             where = f'{file}: line {number}'
+            if _REST in (cell('code'), color, *color):
+                classes.append(ExportClass(name))
+                continue
+            if not cell('code') and not any(color):
+                raise ExportError(
+                    f'{where}: {name!r} has neither a code nor a colour; expected one of them, or '
+                    f'{_REST!r} for what no other line lists'
+                )
             classes.append(
                 ExportClass(
                     name,
@@ -71,6 +97,14 @@ def _from_csv(file: ExportFile) -> list[ExportClass]:
                 )
             )
     return classes
+
+
+def _of_line(match: re.Match[str] | None, where: str) -> ExportClass:
+    """Read '1 dirt 108 64 20', the code of which may be missing."""
+    if match is None:
+        raise ExportError(f'{where}: expected code, name and r g b, as in the lines before')
+    code, name, *color = match.groups()
+    return ExportClass(name, None if code is None else _code(code, where), _color(color, where))
 
 
 def _column(head: list[str], *names: str) -> int | None:
@@ -82,39 +116,48 @@ def _from_document(file: ExportFile) -> list[ExportClass]:
         document = parse_yaml(file.read(1 << 18), str(file))  # JSON is YAML, too
     except DocumentError as err:
         raise ExportError(f'{err}; expected {_FORMS}') from err
+    classes: list[ExportClass] = []
     if isinstance(document, dict) and isinstance(document.get('classes'), list):
+        # A class table of ours may list what has no class.
+        ignored = document.get('ignore_raw', [])
+        for code in ignored if isinstance(ignored, list) else ():
+            classes.append(ExportClass('unlabeled', _code(str(code), f'{file}: ignore_raw')))
         document = document['classes']
     entries = (
-        [{'name': name, **_one(value)} for name, value in document.items()]
+        [_named_entry(name, value) for name, value in document.items()]
         if isinstance(document, dict)
         else document
     )
     if not isinstance(entries, list):
         raise ExportError(f'{file} is a single value; expected {_FORMS}')
-    classes = []
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get('name'), str):
             raise ExportError(f'{file}: {str(entry)[:60]!r} is no class; expected {_FORMS}')
         where = f'{file}: {entry["name"]}'
         color = next((entry[key] for key in ('color_rgb', 'color', 'rgb') if key in entry), None)
         code = entry.get('code', entry.get('raw'))
-        code = code[0] if isinstance(code, list) and len(code) == 1 else code
         if color is None and code is None:
             raise ExportError(f'{where} has neither a colour nor a code; expected {_FORMS}')
-        classes.append(
-            ExportClass(
-                entry['name'],
-                None if code is None else _code(str(code), where),
-                None if color is None else _color(color, where),
-            )
-        )
+        if _REST in (color, code):
+            classes.append(ExportClass(entry['name']))
+            continue
+        codes = code if isinstance(code, list) and code else [code]
+        rgb = None if color is None else _color(color, where)
+        for each in codes:
+            value = None if each is None else _code(str(each), where)
+            classes.append(ExportClass(entry['name'], value, rgb))
     return classes
 
 
-def _one(value: Any) -> dict[str, Any]:
+def _named_entry(key: Any, value: Any) -> dict[str, Any]:
+    """Return an entry of 'dirt: 1', 'dirt: [108, 64, 20]', '1: dirt' or '#6c4014: dirt'."""
     if isinstance(value, dict):
-        return value
-    return {'code' if isinstance(value, int) else 'color': value}
+        return {'name': key, **value}
+    is_code = str(key).isdecimal()
+    is_name = isinstance(value, str) and not re.match(r'#|\d', value)
+    if is_name and (is_code or re.fullmatch('#[0-9a-fA-F]{6}', str(key))):
+        return {'name': value, 'code' if is_code else 'color': key}
+    return {'name': key, 'code' if isinstance(value, int) else 'color': value}
 
 
 def _code(text: str, where: str) -> int:
