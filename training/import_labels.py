@@ -85,6 +85,15 @@ def build_parser() -> argparse.ArgumentParser:
         'belong together, which may be of several folders; may be given several times',
     )
     parser.add_argument(
+        '--split',
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='PART=FILE',
+        help='lists of the pictures of train, val and test, a line for each (or for a folder of '
+        'them); pictures in no list are left out (default: folders of these names)',
+    )
+    parser.add_argument(
         '--background',
         metavar='NAME',
         help='pixels without a label are this class (default: they stay without one)',
@@ -130,6 +139,7 @@ def _run(options: argparse.Namespace) -> int:
             format=options.format,
             colors=options.colors,
             pairs=options.pair,
+            split=options.split,
             background=options.background,
             keep_unlabelled=options.keep_unlabelled,
             replace=options.force,

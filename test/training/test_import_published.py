@@ -311,3 +311,71 @@ def test_tables_that_contradict_themselves_are_refused(
     status, said = run(capsys, tmp_path / 'set', '--colors', path)
     assert status == 2
     assert expected in said
+
+
+def listed(tmp_path: Path, **lists: str) -> list[str]:
+    """Write lists of parts beside a set of two scenes with frames of equal names."""
+    for scene in ('scene_1', 'scene_2'):
+        for n in (0, 100):
+            root = tmp_path / 'set/frames' / scene
+            frame(root / f'color/{n:06d}.jpg', root / f'label/{n:06d}.png', 1, 2, n + len(scene))
+    files = (f'{part}={write(tmp_path / f"{part}.lst", text)}' for part, text in lists.items())
+    codes = write(tmp_path / 'codes.csv', CODES)
+    return ['--colors', str(codes), '--split', *files]
+
+
+@pytest.mark.parametrize(
+    ('train', 'val'),
+    [
+        ('scene_1\n', 'scene_2/\n'),
+        (  # two paths a line, as of RELLIS-3D
+            'scene_1/color/000000.jpg scene_1/label/000000.png\nscene_1/color/000100.jpg x\n',
+            'scene_2/color/000000.jpg x\n"scene_2/color/000100.jpg"\n',
+        ),
+        (  # a CSV, as of WildScenes
+            'id,im_path\na,frames/scene_1/color/000000.png\nb,frames/scene_1/color/000100\n',
+            'id,im_path\nc,set/frames/scene_2/color/000000.jpg\nd,scene_2/color/000100.jpg\n',
+        ),
+    ],
+)
+def test_lists_of_publishers_deal_the_frames(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], train: str, val: str
+) -> None:
+    options = listed(tmp_path, train=train, validation=val)
+    status, said = run(capsys, tmp_path / 'set', *options)
+    assert status == 0, said
+    assert names_of(tmp_path / 'out') == {
+        *('train/scene_1/000000', 'train/scene_1/000100'),
+        *('val/scene_2/000000', 'val/scene_2/000100'),
+    }
+
+
+def test_what_no_list_names_is_left_out_and_what_is_not_there_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The third line is of a scene that was not downloaded, and not of one that was.
+    lines = 'scene_1/color/000000\nscene_2/color/000100\nscene_3/color/000000\n'
+    status, said = run(capsys, tmp_path / 'set', *listed(tmp_path, train=lines))
+    assert status == 0
+    assert names_of(tmp_path / 'out') == {'train/scene_1/000000', 'train/scene_2/000100'}
+    assert 'left out: 2 pictures that no --split list names' in said
+    assert '1 of 3 lines of' in said
+    assert "name no labelled picture, as 'scene_3/color/000000'" in said
+
+
+@pytest.mark.parametrize(
+    ('lists', 'expected'),
+    [
+        ({'train': '000000\n'}, "'000000' may be each of 2 pictures"),
+        ({'train': 'scene_9\n'}, "names none of the 4 labelled pictures: it says 'scene_9'"),
+        ({'train': ''}, 'names none of the 4 labelled pictures: it says nothing'),
+        ({'train': 'scene_1\n', 'val': 'scene_1/color/000100\n'}, 'expected each picture in one'),
+        ({'tests': 'scene_1\n'}, 'expected train=FILE, val=FILE or test=FILE'),
+    ],
+)
+def test_lists_that_do_not_fit_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lists: dict[str, str], expected: str
+) -> None:
+    status, said = run(capsys, tmp_path / 'set', *listed(tmp_path, **lists))
+    assert status == 2
+    assert expected in said

@@ -12,6 +12,7 @@ from training.label_exports.source import ExportError, ExportFile, ExportFiles
 from training.label_folders.class_table import ClassTable, make_table
 from training.label_folders.detect import MASKS, detect, read_export
 from training.label_folders.pictures import find_pictures
+from training.label_folders.split_files import split_files
 from training.label_folders.writing import Written, write_folder
 from training.label_masks.tables import read_table
 
@@ -28,6 +29,8 @@ class Request:
         format: one of `FORMAT_NAMES`; None to find out.
         colors: the table of plain masks.
         pairs: patterns of pictures and of their plain masks.
+        split: lists of the pictures of each part, as for `split_files`; none where the export
+            says the parts.
         background: the class of what is not labelled; None leaves it without one.
         keep_unlabelled: keep pictures without labels.
         replace: allow the files of an earlier import.
@@ -40,6 +43,7 @@ class Request:
     format: str | None = None
     colors: Path | None = None
     pairs: Sequence[Sequence[str]] = ()
+    split: Sequence[str] = ()
     background: str | None = None
     keep_unlabelled: bool = False
     replace: bool = False
@@ -87,6 +91,7 @@ def import_labels(request: Request, tell: Callable[[str, str], None]) -> Importe
             f'--out {request.out} lies in the export {source.place}, of which it would become a '
             'part; pass a folder elsewhere'
         )
+    lists = split_files(request.split)
     colors = None if request.colors is None else _table(request.colors)
     is_plain = colors is not None or request.pairs
     chosen = request.format or (MASKS if is_plain else None)
@@ -100,12 +105,14 @@ def import_labels(request: Request, tell: Callable[[str, str], None]) -> Importe
         request.background,
     )
     sources = [source, *filter(None, [request.images])]
-    pictures = find_pictures(export, sources, keep_unlabelled=request.keep_unlabelled)
+    pictures = find_pictures(export, sources, keep_unlabelled=request.keep_unlabelled, lists=lists)
     depth = None if request.depth is None else _DepthOf(request.depth)
     written = write_folder(
         request.out, pictures.frames, table, depth=depth, replace=request.replace
     )
     left_out = Counter({what: count for what, count in export.left_out.items() if count})
+    if pictures.unlisted:
+        left_out['pictures that no --split list names'] = pictures.unlisted
     return Imported(
         table,
         written,

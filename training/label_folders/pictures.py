@@ -1,14 +1,16 @@
 """Which file is the picture of which labels, and what the two are called in the data folder."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
+from pathlib import Path
 import re
 
 from training.label_exports.label_studio import UPLOAD_PREFIX
-from training.label_exports.records import Export, ExportFrame, plain_path, split_of
+from training.label_exports.records import Export, ExportFrame, Split, plain_path, split_of
 from training.label_exports.shapes import painter
 from training.label_exports.source import ExportError, ExportFile, ExportFiles
+from training.label_folders.split_files import Dealt, deal
 
 # Folders that say what lies in them, and nothing of where it was recorded.
 _PLAIN_FOLDERS = re.compile(
@@ -28,6 +30,7 @@ class Pictures:
     Attributes:
         frames: each with its picture, by its name in the data folder: 'train/drive_3/0012'.
         unlabelled: names of pictures without labels, which are left out.
+        unlisted: how many pictures no list of a part names, which are left out.
         missing: names of pictures that are not there.
         faults: a sentence for each frame whose picture is not to be told.
         notes: a sentence for each thing that was renamed.
@@ -35,13 +38,18 @@ class Pictures:
 
     frames: dict[str, ExportFrame]
     unlabelled: Sequence[str]
+    unlisted: int
     missing: Sequence[str]
     faults: Sequence[str]
     notes: Sequence[str]
 
 
 def find_pictures(
-    export: Export, sources: Sequence[ExportFiles], *, keep_unlabelled: bool
+    export: Export,
+    sources: Sequence[ExportFiles],
+    *,
+    keep_unlabelled: bool,
+    lists: Mapping[Split, Path] | None = None,
 ) -> Pictures:
     """Give each frame its picture and its name.
 
@@ -49,9 +57,11 @@ def find_pictures(
         export: what was read.
         sources: where pictures may lie, the export itself first.
         keep_unlabelled: keep pictures without labels.
+        lists: of the pictures of each part; None where the export says the parts.
 
     Raises:
-        ExportError: no labelled picture is there at all.
+        ExportError: no labelled picture is there at all, or the lists do not fit, as for `deal`.
+        OSError: a list cannot be read.
     """
     # Masks are no pictures, and a reader of masks has looked through the export itself.
     places = sources[1:] if export.lists_all_images else sources
@@ -88,8 +98,10 @@ def find_pictures(
         ]
     unlabelled = [frame.name for frame in whole if not frame.is_labelled]
     kept = [frame for frame in whole if frame.is_labelled or keep_unlabelled]
-    named, notes = _named(kept)
-    return Pictures(named, [] if keep_unlabelled else unlabelled, missing, faults, notes)
+    dealt = deal(kept, lists) if lists else Dealt(kept, 0, [])
+    named, notes = _named(dealt.frames)
+    unlabelled = [] if keep_unlabelled else unlabelled
+    return Pictures(named, unlabelled, dealt.left_out, missing, faults, [*dealt.notes, *notes])
 
 
 def _place(frame: ExportFrame) -> tuple[str, str]:
