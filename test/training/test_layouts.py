@@ -227,6 +227,46 @@ def test_goose_ex_has_other_cameras(tmp_path: Path) -> None:
     assert 'two images of one frame, and its labels do not say of which' in twice
 
 
+def test_archives_may_lie_unpacked_each_in_a_folder_of_its_name(tmp_path: Path) -> None:
+    for part, number in (('train', 16), ('valid', 32)):
+        frame = tmp_path / f'ycor/yamaha_v0/{part}/iid{number:06d}'
+        _write_image(frame / 'rgb.jpg')
+        _write_codes(frame / 'labels.png', 1)
+    listing = _read('ycor', tmp_path / 'ycor', load_ontology('ycor-8'))
+    assert {frame.name: frame.official for frame in listing.frames} == {
+        'iid000016': 'train',
+        'iid000032': 'val',
+    }
+
+    _write_rugd(tmp_path / 'rugd', 'creek/creek_00001', (108, 64, 20))
+    for name in ('RUGD_frames-with-annotations', 'RUGD_annotations'):
+        folder = tmp_path / 'rugd' / name
+        (folder / 'creek').rename(tmp_path / 'creek')
+        (folder / name).mkdir()
+        (tmp_path / 'creek').rename(folder / name / 'creek')
+    (rugd,) = _read('rugd', tmp_path / 'rugd', load_ontology('rugd-24')).frames
+    assert (rugd.name, rugd.official) == ('creek/creek_00001', 'test')
+
+    root = tmp_path / 'rellis'
+    line = _write_rellis(root / 'all', '00000', 'frame000104-1581624663_149')
+    for kind in ('pylon_camera_node', 'pylon_camera_node_label_id'):
+        target = root / f'Rellis_3D_{kind}/Rellis-3D/00000'
+        target.mkdir(parents=True)
+        (root / 'all/00000' / kind).rename(target / kind)
+    (root / 'Rellis_3D_image_split').mkdir()
+    (root / 'Rellis_3D_image_split/val.lst').write_text(line)
+    listing = _read('rellis', root, load_ontology('rellis-20'))
+    assert _parts(listing) == {'00000/frame000104-1581624663_149': ('00000', 'val')}
+    assert listing.unpaired == []
+
+    for part in ('train', 'val'):
+        base = tmp_path / f'goose/goose_2d_{part}/goose_2d_{part}'
+        _write_image(base / f'images/{part}/field/field__0001_16_windshield_vis.png')
+        _write_codes(base / f'labels/{part}/field/field__0001_16_labelids.png', 1)
+    listing = _read('goose', tmp_path / 'goose', load_ontology('goose-64'))
+    assert sorted(str(frame.official) for frame in listing.frames) == ['train', 'val']
+
+
 def test_leftovers_are_no_frames_and_links_are_followed(tmp_path: Path) -> None:
     ontology = load_ontology('ycor-8')
     for kind, write in (('images', _write_image), ('masks', lambda path: _write_codes(path, 1))):

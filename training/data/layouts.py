@@ -23,6 +23,7 @@ from training.data.listing import (
     frame_number,
     images_below,
     parts_of,
+    unpacked,
     whole_frames,
     with_numbered_groups,
 )
@@ -30,9 +31,10 @@ from training.data.nyu_mat import NYU_FILES, list_nyu_mat
 
 
 def _ycor(root: Path, block_frames: int) -> Listing:
-    """Yamaha-CMU Off-Road: train/ and valid/, a folder for each frame."""
+    """Yamaha-CMU Off-Road: train/ and valid/, a folder for each frame; also in yamaha_v0/."""
     listing = Listing()
-    for part, official in parts_of(root):
+    for part in unpacked(root):
+        official = None if part == root else SPLIT_OF_NAME.get(part.name)
         folders = entries(part, 'iid*')
         files = {
             name: {folder.name: folder / name for folder in folders if (folder / name).is_file()}
@@ -91,10 +93,11 @@ def _rugd(root: Path, block_frames: int) -> Listing:
     """RUGD: RUGD_frames-with-annotations/SEQUENCE and RUGD_annotations/SEQUENCE, colour PNGs."""
     del block_frames
     listing = Listing()
-    kinds = {
-        'image': images_below(root / 'RUGD_frames-with-annotations', listing),
-        'annotation': images_below(root / 'RUGD_annotations', listing),
-    }
+    folders = {'image': 'RUGD_frames-with-annotations', 'annotation': 'RUGD_annotations'}
+    kinds = {}
+    for kind, name in folders.items():
+        doubled = root / name / name  # an archive unpacked into its own name
+        kinds[kind] = images_below(doubled if doubled.is_dir() else root / name, listing)
     for key, (image, labels) in whole_frames(listing, kinds):
         sequence = key.partition('/')[0]
         group = (sequence, 0, _RUGD_SPLIT.get(sequence))
@@ -108,24 +111,24 @@ def _rellis(root: Path, block_frames: int) -> Listing:
 
     Frames are those of train.lst, val.lst and test.lst (lines of two paths); of the about 300
     labelled frames that no list names, nobody says what they may be used for. Without the lists
-    all labelled frames are found and have no published part. Most images have no labels.
+    all labelled frames are found and have no published part. Most images have no labels. The
+    archives of images, labels and lists may be unpacked into one folder, or each into its own.
     """
     del block_frames
-    base = root / 'Rellis-3D' if (root / 'Rellis-3D').is_dir() else root
     listing = Listing()
-    images = {
-        f'{path.parent.parent.name}/{path.stem}': path
-        for path in entries(base, '*/pylon_camera_node/*')
-        if path.suffix in {'.jpg', '.png'}
-    }
-    labels = {
-        f'{path.parent.parent.name}/{path.stem}': path
-        for path in entries(base, '*/pylon_camera_node_label_id/*.png')
-    }
-    part_of = _rellis_lists([root, base, root / 'Rellis_3D_image_split'])
+    bases = unpacked(root)
+    images: dict[str, Path] = {}
+    labels: dict[str, Path] = {}
+    for base in bases:
+        for path in entries(base, '*/pylon_camera_node/*'):
+            if path.suffix in {'.jpg', '.png'}:
+                images.setdefault(f'{path.parent.parent.name}/{path.stem}', path)
+        for path in entries(base, '*/pylon_camera_node_label_id/*.png'):
+            labels.setdefault(f'{path.parent.parent.name}/{path.stem}', path)
+    part_of = _rellis_lists(bases)
     if part_of:
         for key in sorted(set(part_of) - set(labels)):
-            listing.unpaired.append(f'{key} of {part_of[key]}.lst has no label file in {base}')
+            listing.unpaired.append(f'{key} of {part_of[key]}.lst has no label file in {root}')
         labels = {key: path for key, path in labels.items() if key in part_of}
     kinds = {'image': images, 'label_id': labels}
     for key, (image, label) in whole_frames(listing, kinds, optional={'image'}):
@@ -161,7 +164,7 @@ def _goose(root: Path, block_frames: int) -> Listing:
     """
     del block_frames
     listing = Listing()
-    for base in (root, *entries(root, 'goose*_2d_*')):
+    for base in unpacked(root):
         for part in sorted(path.name for path in entries(base / 'labels') if path.is_dir()):
             labels_of = {
                 f'{path.parent.name}/{path.stem.removesuffix("_labelids")}': path

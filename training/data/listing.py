@@ -78,6 +78,16 @@ def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
             yield path
 
 
+def unpacked(root: Path) -> list[Path]:
+    """Return the root, its folders and theirs: where archives unpack to, some into their own name.
+
+    Args:
+        root: of a published set, or the folder into which its archives were unpacked.
+    """
+    below = [path for pattern in ('*', '*/*') for path in entries(root, pattern)]
+    return [root, *(path for path in below if path.is_dir())]
+
+
 def parts_of(folder: Path) -> list[tuple[Path, Split | None]]:
     """Folders in `folder` that are named as splits, or else the folder itself."""
     found = [(folder / name, split) for name, split in SPLIT_OF_NAME.items()]
