@@ -135,11 +135,10 @@ class OnnxRuntimeEngine:
             feeds[DEPTH_INPUT] = np.ascontiguousarray(depth)[None]
         session = self._session(frozenset(outputs))
         kind = (*sorted(outputs), *rgb.shape)
-        is_first = kind not in self._known
         try:
             arrays = (
                 self._first_run(session, outputs, feeds)
-                if is_first
+                if kind not in self._known
                 else session.run(list(outputs), feeds)
             )
         except self._failures as err:
@@ -152,7 +151,7 @@ class OnnxRuntimeEngine:
             name: array[0] if array.shape[:1] == (1,) else array
             for name, array in zip(outputs, arrays, strict=True)
         }
-        check_outputs(self.bundle, (rgb.shape[0], rgb.shape[1]), given, is_first=is_first)
+        check_outputs(self.bundle, (rgb.shape[0], rgb.shape[1]), given)
         self._known.add(kind)
         return given
 

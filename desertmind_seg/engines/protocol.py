@@ -104,16 +104,17 @@ def check_outputs(
     bundle: Bundle,
     size_hw: tuple[int, int],
     given: Mapping[str, npt.NDArray[Any]],
-    *,
-    is_first: bool,
 ) -> None:
     """Raise EngineError unless what a graph gave is what a bundle promises.
+
+    Where a network computes NaN, every probability becomes 0, and the mask the class 0: that is
+    looked for in every frame, as half precision may overflow in a bright one only. It takes
+    0.01 ms at 480x640, 0.1 ms at 2160x3840.
 
     Args:
         bundle: what was run.
         size_hw: of the frame.
         given: arrays by output, without the batch.
-        is_first: whether to look at the confidence too, which is 0 where a network computes NaN.
     """
     metadata = bundle.metadata
     classes = metadata.ontology.num_classes
@@ -132,8 +133,10 @@ def check_outputs(
                 f'{bundle.path} gives the class {unknown[0]}, but its ontology '
                 f'{metadata.ontology.name} has the classes 0 to {classes - 1}; export it again'
             )
+    if confidence is None and PROBABILITIES in given:
+        confidence = given[PROBABILITIES].max(axis=0)
     # The largest of C probabilities is at least 1 / C; 1 for rounding.
-    if is_first and confidence is not None and confidence.min() < 255 // classes - 1:
+    if confidence is not None and confidence.min() < max(1, 255 // classes - 1):
         raise EngineError(
             f'{bundle.path} gives a confidence of {confidence.min()}/255 for the best of '
             f'{classes} classes, which is at least 1/{classes}: it computes NaN or infinity. Its '

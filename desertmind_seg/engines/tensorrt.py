@@ -145,7 +145,7 @@ class TensorRtEngine:
         if new_size:
             self._save_jit_cache()
         given = {name: self._view(name).copy() for name in outputs}
-        check_outputs(self.bundle, size_hw, given, is_first=new_size)
+        check_outputs(self.bundle, size_hw, given)
         return given
 
     def close(self) -> None:

@@ -119,7 +119,10 @@ class Segmenter:
             depth = np.zeros(rgb.shape[:2], np.float32)
         threshold = self._confidence_threshold
         wanted = {'mask', *outputs}
-        computed = wanted | {'confidence'} if threshold > 0 else wanted
+        computed = wanted
+        # By the confidence alone is it seen that half precision overflowed.
+        if threshold > 0 or self.engine.bundle.metadata.precision == 'fp16':
+            computed = wanted | {'confidence'}
         filtered = self.temporal is not None
         asked = [PROBABILITIES] if filtered else sorted(computed)
         start = time.perf_counter()

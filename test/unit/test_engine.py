@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain, combinations, pairwise
 import json
 import logging
@@ -26,7 +27,12 @@ from desertmind_seg.engines import load as load_module
 from desertmind_seg.engines import onnxruntime as onnxruntime_module
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.engines.onnxruntime import OnnxRuntimeEngine, physical_cores
-from desertmind_seg.engines.protocol import EngineBuildError, EngineError, Progress
+from desertmind_seg.engines.protocol import (
+    EngineBuildError,
+    EngineError,
+    Progress,
+    check_outputs,
+)
 from desertmind_seg.model.bundle import MAX_SIZE_HW, OUTPUTS, read_bundle, write_bundle
 from desertmind_seg.model.ontology import load_ontology
 
@@ -349,6 +355,35 @@ def test_a_graph_that_does_not_do_what_bundles_promise(
     engine = OnnxRuntimeEngine(bundle, 'cpu')
     with pytest.raises(EngineError, match=message):
         engine.infer(np.zeros((64, 96, 3), np.uint8))
+
+
+@pytest.mark.parametrize('outputs', [('mask', 'confidence'), ('probabilities',)])
+def test_one_frame_that_overflows(tmp_path: Path, outputs: tuple[str, ...]) -> None:
+    """The black frame of the warm-up does not; a bright one would be of class 0 and cost 0."""
+    ontology = load_ontology('ycor-8')
+    model = tiny_model(ontology, probabilities=True)
+    (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == 'weight')
+    values = numpy_helper.to_array(weight) * np.float32(2e37)
+    weight.CopyFrom(numpy_helper.from_array(values, 'weight'))
+    bundle = write_bundle(model, tiny_metadata(ontology), tmp_path / 'bright.onnx')
+    engine = OnnxRuntimeEngine(bundle, 'cpu')
+    engine.infer(np.zeros((64, 96, 3), np.uint8), outputs=outputs)
+    with pytest.raises(EngineError, match=r'gives a confidence of 0/255 .* NaN or infinity'):
+        engine.infer(np.full((64, 96, 3), 255, np.uint8), outputs=outputs)
+    engine.infer(np.zeros((64, 96, 3), np.uint8), outputs=outputs)
+
+
+def test_many_classes_that_are_nan(tiny_bundle: Path) -> None:
+    """Of 200 classes the best may have 1/255, and none has 0."""
+    bundle = read_bundle(tiny_bundle)
+    table = bundle.metadata.ontology.model_copy(
+        update={'classes': bundle.metadata.ontology.classes[:1] * 200}
+    )
+    many = replace(bundle, metadata=bundle.metadata.model_copy(update={'ontology': table}))
+    faint = np.ones((64, 96), np.uint8)
+    check_outputs(many, (64, 96), {'mask': faint, 'confidence': faint})
+    with pytest.raises(EngineError, match='0/255 for the best of 200 classes'):
+        check_outputs(many, (64, 96), {'mask': faint, 'confidence': faint * 0})
 
 
 def test_unknown_backend_and_thread_count(tiny_bundle: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from tiny_typed import write_tiny_typed_bundle
 
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.model.bundle import Bundle, read_bundle
@@ -79,6 +80,14 @@ def test_only_what_is_needed_is_asked_of_the_engine(
     assert scripted.asked == [asked]
     assert (result.confidence is not None) == ('confidence' in outputs)
     assert (result.cost is not None) == ('cost' in outputs)
+
+
+def test_half_precision_is_asked_for_its_confidence(tmp_path: Path) -> None:
+    """By it alone is it seen that a frame overflowed."""
+    scripted = ScriptedEngine(write_tiny_typed_bundle(tmp_path / 'half.onnx', 'fp16'))
+    result = Segmenter(scripted).segment(FRAME, ('mask',))
+    assert scripted.asked == [['confidence', 'mask']]
+    assert result.confidence is None
 
 
 @pytest.mark.parametrize(
