@@ -225,6 +225,10 @@ def test_frozen_batch_norm_trains_what_is_inferred() -> None:
     assert same == [(True, True), (False, False)]
 
 
+# Of transformers, whose frames have one size.
+_SWIN = {'architecture': 'fpn', 'encoder': 'tu-swin_tiny_patch4_window7_224', 'output_stride': 32}
+
+
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
@@ -239,6 +243,8 @@ def test_frozen_batch_norm_trains_what_is_inferred() -> None:
         ({'encoder': 'tu-no_such_network'}, "cannot be built on encoder 'tu-no_such_network'"),
         ({'encoder': 'resnet18', 'drop_path': 0.1}, 'only timm encoders'),
         ({'encoder': 'xception'}, 'does not support dilated mode'),
+        ({'encoder': 'tu-hrnet_w18_small'}, 'output_stride 16: AssertionError. timm encoders'),
+        ({**_SWIN, 'frozen_encoder': 1}, "'tu-swin_.*224' has no stages of convolutions"),
         (
             {'architecture': 'fpn', 'output_stride': 32, 'encoder': 'inceptionv4'},
             'normalisation: symmetric',
@@ -251,6 +257,11 @@ def test_frozen_batch_norm_trains_what_is_inferred() -> None:
 def test_what_cannot_be_built_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         _network(**changes)
+
+
+def test_an_encoder_of_one_size_says_which() -> None:
+    with pytest.raises(ModelError, match=r"'tu-swin.* no frames of 64x96: .*model \(224\)\. Set"):
+        _network(**_SWIN)(torch.zeros(1, 3, 64, 96))
 
 
 def test_calls_that_lack_something_are_refused() -> None:

@@ -280,6 +280,9 @@ def test_a_missing_key_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_network_size_off_the_stride_is_refused_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match='multiples of output_stride 16; use 384 for 390'):
         load_recipe(_edited(tmp_path, 'model', 'network_size_hw', [390, 640]))
+    with pytest.raises(RecipeError, match=r'crop_size_hw \(60, 96\) must be .* 16; use 48 for 60'):
+        load_recipe('finetune', ['augment.crop_size_hw=[60,96]'])
+    load_recipe('desert_phase1_small', ['augment.crop_size_hw=[61,97]'])  # deeplabv3 resizes
 
 
 @pytest.mark.parametrize(

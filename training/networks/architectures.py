@@ -141,9 +141,10 @@ def _from_smp(kind: Any, section: ModelSection, **options: object) -> Any:
         return kind(**options, **timm_options)
     # What smp and timm raise for unknown names, and for strides that an encoder cannot have.
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as err:
+        reason = str(err) or type(err).__name__
         raise ModelError(
             f'{section.architecture} cannot be built on encoder {section.encoder!r} with '
-            f'output_stride {section.output_stride}: {err}. timm encoders are written tu-NAME.'
+            f'output_stride {section.output_stride}: {reason}. timm encoders are written tu-NAME.'
         ) from err
 
 

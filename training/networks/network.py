@@ -115,7 +115,15 @@ class SegmentationNetwork(nn.Module):
             encoded = encode_depth(depth, self.depth_input)
             x = torch.cat([x, encoded.to(x.dtype)], dim=1)  # (N, 4 or 5, h, w)
         self.network.check_input_shape(x)
-        decoded: torch.Tensor = self.network.decoder(self.network.encoder(x))
+        try:
+            features = self.network.encoder(x)
+        except AssertionError as err:  # of timm's transformers
+            raise ModelError(
+                f'encoder {self.section.encoder!r} takes no frames of {x.shape[2]}x{x.shape[3]}: '
+                f'{err} Set model.network_size_hw and augment.crop_size_hw to the size that it '
+                'takes, or choose another encoder'
+            ) from err
+        decoded: torch.Tensor = self.network.decoder(features)
         return decoded
 
     def load_encoder_weights(self) -> None:
@@ -200,7 +208,7 @@ class SegmentationNetwork(nn.Module):
             stem_conv = self._stem()
             # Not the leaves: timm's BatchNorm has its activation as a child.
             return [module for module in self.modules() if stem_conv not in module.modules()]
-        stem, stages = _stages(encoder)
+        stem, stages = _stages(encoder, self.section.encoder)
         if frozen > len(stages):
             raise ModelError(
                 f'frozen_encoder {frozen}: encoder {self.section.encoder!r} has {len(stages)} '
@@ -210,7 +218,7 @@ class SegmentationNetwork(nn.Module):
 
     def first_stages(self, count: int) -> list[nn.Module]:
         """Return the encoder's first stages after its stem, in the order they run."""
-        return _stages(self.network.encoder)[1][:count]
+        return _stages(self.network.encoder, self.section.encoder)[1][:count]
 
     def train(self, mode: bool = True) -> 'SegmentationNetwork':
         """Switch to training mode, but for what is frozen: its BatchNorm keeps its statistics."""
@@ -245,11 +253,14 @@ def _normalisation(section: ModelSection) -> tuple[tuple[float, ...], tuple[floa
     return _IMAGENET
 
 
-def _stages(encoder: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
+def _stages(encoder: nn.Module, encoder_name: str) -> tuple[list[nn.Module], list[nn.Module]]:
     """Split an encoder into its stem and the stages after it, in the order they run.
 
     A stage is a block or a sequence of blocks, so it holds more than one convolution; what comes
     before the first is the stem.
+
+    Raises:
+        ModelError: no part of the encoder has several convolutions, as in transformers.
     """
     parts: list[nn.Module] = []
     for name, module in _children(getattr(encoder, 'model', encoder)):
@@ -260,7 +271,12 @@ def _stages(encoder: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
     convolutions = [
         sum(isinstance(module, nn.Conv2d) for module in part.modules()) for part in parts
     ]
-    first = next(number for number, count in enumerate(convolutions) if count > 1)
+    first = next((number for number, count in enumerate(convolutions) if count > 1), None)
+    if first is None:
+        raise ModelError(
+            f'encoder {encoder_name!r} has no stages of convolutions, which frozen_encoder and '
+            'style_mix count; set them to none (or all) and 0, or choose another encoder'
+        )
     return parts[:first], parts[first:]
 
 

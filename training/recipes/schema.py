@@ -126,14 +126,7 @@ class ModelSection(_Section):
 
     @model_validator(mode='after')
     def _size_fits_stride(self) -> 'ModelSection':
-        if self.architecture not in {'deeplabv3plus', 'fpn'}:
-            return self  # torchvision's decoders resize to any side, e.g. 520 at stride 16
-        for side in self.network_size_hw:
-            if side % self.output_stride:
-                raise ValueError(
-                    f'network_size_hw {self.network_size_hw} must be multiples of output_stride '
-                    f'{self.output_stride}; use {side - side % self.output_stride} for {side}'
-                )
+        self.check_fits_stride('network_size_hw', self.network_size_hw)
         return self
 
     @model_validator(mode='after')
@@ -153,6 +146,17 @@ class ModelSection(_Section):
                 'input; set model.depth, or freeze something else'
             )
         return self
+
+    def check_fits_stride(self, key: str, size_hw: tuple[int, int]) -> None:
+        """Raise ValueError, which names `key`, where the network takes no frames of a size."""
+        if self.architecture not in {'deeplabv3plus', 'fpn'}:
+            return  # torchvision's decoders resize to any side, e.g. 520 at stride 16
+        for side in size_hw:
+            if side % self.output_stride:
+                raise ValueError(
+                    f'{key} {size_hw} must be multiples of output_stride {self.output_stride}; '
+                    f'use {side - side % self.output_stride} for {side}'
+                )
 
     @property
     def modality(self) -> Literal['rgb', 'rgbd']:
@@ -384,6 +388,11 @@ class Recipe(_Section):
                 f'model.depth.auxiliary_head is {head} but loss.auxiliary_depth is '
                 f'{self.loss.auxiliary_depth}; a head needs a weight above 0, and the reverse'
             )
+        return self
+
+    @model_validator(mode='after')
+    def _crop_fits_stride(self) -> 'Recipe':
+        self.model.check_fits_stride('augment.crop_size_hw', self.augment.crop_size_hw)
         return self
 
     @model_validator(mode='after')
