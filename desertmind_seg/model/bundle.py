@@ -35,15 +35,22 @@ OUTPUTS: tuple[str, ...] = ('mask', 'confidence', 'cost')
 # Of every class, at the network's size; for the temporal filter. A bundle may do without.
 PROBABILITIES = 'probabilities'
 
-_CHECKPOINT = 'a checkpoint. Export it: python -m training.export CHECKPOINT --out BUNDLE.onnx'
+_CHECKPOINT = (
+    'a checkpoint or weights of torch. Export what training.train wrote: python -m '
+    'training.export CHECKPOINT --out BUNDLE.onnx'
+)
 _WEB_PAGE = 'a web page, perhaps that about the file. Download the file itself'
 _PLAN = 'a built TensorRT engine. Give the .onnx file of which it was built'
-# What people give instead of a bundle, by how the file begins.
-_OTHER_FILES = {
+# What stands where the file was not fetched, by how it begins.
+STAND_INS = {
     b'version https://git-lfs': 'a pointer of Git LFS. Fetch the file itself: git lfs pull',
     b'<!': _WEB_PAGE,
     b'<h': _WEB_PAGE,
     b'<H': _WEB_PAGE,
+}
+# What people give instead of a bundle, likewise.
+_OTHER_FILES = {
+    **STAND_INS,
     b'PK\x03\x04': _CHECKPOINT,
     b'\x80\x02': _CHECKPOINT,  # of torch before 1.6
     b'vtrt': _PLAN,  # of TensorRT-RTX
@@ -157,6 +164,8 @@ def read_bundle(path: str | Path) -> Bundle:
         ) from None
     except FileError as err:
         raise BundleError(f'bundle {err}; give an .onnx file that training.export wrote') from err
+    if not content:
+        raise BundleError(f'{path} is no bundle: it is empty. Copy it again.')
     for start, is_what in _OTHER_FILES.items():
         if content.startswith(start):
             raise BundleError(f'{path} is no bundle: it is {is_what}')
@@ -237,8 +246,10 @@ def _parse_metadata(model: onnx.ModelProto, path: Path) -> BundleMetadata:
     if text is None:
         keys = sorted({str(entry.key)[:60] for entry in model.metadata_props})[:20]
         raise BundleError(
-            f'{path} has no {METADATA_KEY!r} entry among its ONNX metadata {keys}: it is a '
-            'foreign or incomplete model. Export it with python -m training.export.'
+            f'{path} has no {METADATA_KEY!r} entry among its ONNX metadata {keys}: it is an ONNX '
+            'file of another program, or a bundle that was cut short or has lost it. Copy a '
+            'bundle again, or export its checkpoint with python -m training.export; that takes no '
+            'networks of other programs.'
         )
     if len(text) > MAX_METADATA_CHARS:
         raise BundleError(

@@ -205,6 +205,24 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         _loaded(encoder_weights=str(path))
 
 
+def test_what_dataparallel_saved_is_taken_and_other_names_are_shown(tmp_path: Path) -> None:
+    path = tmp_path / 'trained.pth'
+    named = {'encoder': 'resnet18', 'encoder_weights': str(path)}
+    state = _random(torchvision.models.resnet18(weights=None))
+    torch.save({f'module.{name}': value for name, value in state.items()}, path)
+    _loaded(**named)
+    torch.save({f'backbone.{name}': value for name, value in state.items()}, path)
+    with pytest.raises(WeightsError, match=r"is missing, the first there is 'backbone\.conv1"):
+        _loaded(**named)
+    state['conv1.weight'][0, 0, 0, 0] = torch.nan
+    torch.save(state, path)
+    with pytest.raises(WeightsError, match=r"1 of 122 tensors hold NaN .* 'conv1\.weight' first"):
+        _loaded(**named)
+    path.write_text('version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n')
+    with pytest.raises(WeightsError, match=r'no weights: it is a pointer of Git LFS\. Fetch'):
+        _loaded(**named)
+
+
 def test_what_is_no_state_dict_is_refused(tmp_path: Path) -> None:
     path = tmp_path / 'other.pth'
     torch.save({'state_dict': {'a': torch.zeros(1)}, 'epoch': 3}, path)

@@ -5,6 +5,7 @@ from typing import get_args
 
 import pytest
 from tiny_bundle import write_tiny_bundle
+import torch
 
 from training.networks.checkpoint import CheckpointError, load_checkpoint
 from training.options import DATASETS
@@ -21,5 +22,19 @@ def test_a_bundle_where_a_checkpoint_is_wanted_is_called_one(name: str, tmp_path
     path = tmp_path / name
     write_tiny_bundle(tmp_path / 'tiny.onnx').path.rename(path)
 
-    with pytest.raises(CheckpointError, match=r'is a bundle, not a checkpoint: give the checkpo'):
+    with pytest.raises(
+        CheckpointError, match=r'is an ONNX file, not a checkpoint\. Of a bundle g'
+    ):
+        load_checkpoint(path)
+
+
+def test_a_file_of_another_program_is_not_called_damaged(tmp_path: Path) -> None:
+    path = tmp_path / 'best.onnx'  # whatever its name
+    path.write_text('version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n')
+    with pytest.raises(CheckpointError, match=r'no checkpoint: it is a pointer of Git LFS\. F'):
+        load_checkpoint(path)
+    torch.save({'weight': torch.zeros(3)}, path)
+    with pytest.raises(
+        CheckpointError, match=r'whole, but not written by training\.train.* model\.e'
+    ):
         load_checkpoint(path)

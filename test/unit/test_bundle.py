@@ -148,7 +148,8 @@ def test_cut_where_the_graph_ends(tmp_path: Path, tiny_bundle: Path) -> None:
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        (b'', r"no 'desertmind_seg' entry among its ONNX metadata \[\]"),
+        (b'', r'no bundle: it is empty\. Copy it again'),
+        (b'\x08\x08', r"no 'desertmind_seg' .* metadata \[\]: .* an ONNX file of another program"),
         (b'\x89PNG\r\n\x1a\n' + bytes(100), r'\(108 bytes\) is not a whole ONNX file'),
         (
             b'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 15800432\n',
@@ -156,7 +157,10 @@ def test_cut_where_the_graph_ends(tmp_path: Path, tiny_bundle: Path) -> None:
         ),
         (b'<!DOCTYPE html>\n<html>', 'it is a web page, .* Download the file itself'),
         (b'<html lang="en">', 'it is a web page, .* Download the file itself'),
-        (b'PK\x03\x04' + bytes(60), r'it is a checkpoint\. Export it: python -m training\.export'),
+        (
+            b'PK\x03\x04' + bytes(60),
+            r'weights of torch\. Export what training\.train wrote: python',
+        ),
         (b'vtrt' + bytes(60), r'it is a built TensorRT engine\. Give the \.onnx file'),
     ],
 )

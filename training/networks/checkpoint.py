@@ -14,11 +14,13 @@ import mmap
 from pathlib import Path
 import pickle
 from typing import Any
+from zipfile import is_zipfile
 
 from lightning.fabric.plugins import CheckpointIO
 from pydantic import ValidationError
 import torch
 
+from desertmind_seg.model.bundle import STAND_INS
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import atomic_write, made_folder
 from desertmind_seg.model.ontology import Ontology, describe_validation_error
@@ -187,15 +189,26 @@ def _check_whole(path: Path) -> None:
         raise CheckpointError(f'{path}: not a file; expected a checkpoint of training.train')
     size = path.stat().st_size
     with path.open('rb') as file:
+        head = file.read(64)
+        for start, is_what in STAND_INS.items():
+            if head.startswith(start):
+                raise CheckpointError(f'{path} is no checkpoint: it is {is_what}')
         # Every ONNX file begins with its field 1, a number.
-        if path.suffix == '.onnx' or file.read(1) == b'\x08':
+        if head.startswith(b'\x08'):
             raise CheckpointError(
-                f'{path} is a bundle, not a checkpoint: give the checkpoint.pt of the run that it '
-                'was exported from. A bundle is scored by training.evaluate --bundle, and a '
-                f'training starts from it by model.initial_checkpoint={path}'
+                f'{path} is an ONNX file, not a checkpoint. Of a bundle give the checkpoint.pt of '
+                'the run that it was exported from. A bundle is scored by training.evaluate '
+                '--bundle, and a training starts from it by '
+                f'model.initial_checkpoint={path}'
             )
         file.seek(max(0, size - _SEAL_BYTES))
         found = file.read()
+    # torch's own files are archives without a comment, of which the length 0 stands at the end.
+    if found.endswith(b'\0\0') and is_zipfile(path):
+        raise CheckpointError(
+            f'{path}: whole, but not written by training.train, whose files end with a hash. '
+            'Weights of another program start an encoder: model.encoder_weights=FILE'
+        )
     if size <= _SEAL_BYTES or found != _seal(path, -_SEAL_BYTES):
         raise CheckpointError(
             f'{path}: cut short, damaged, or not written by training.train: its {size} bytes do '

@@ -12,6 +12,7 @@ import segmentation_models_pytorch as smp
 import torch
 import torchvision
 
+from desertmind_seg.model.bundle import STAND_INS
 from desertmind_seg.model.errors import DesertmindError
 from training.recipes.schema import ModelSection
 
@@ -105,6 +106,11 @@ def _packaged_file(section: ModelSection) -> Path:
 
 
 def _read(path: Path) -> State:
+    with path.open('rb') as file:
+        head = file.read(64)
+    for start, is_what in STAND_INS.items():
+        if head.startswith(start):
+            raise WeightsError(f'{path} holds no weights: it is {is_what}')
     try:
         if path.suffix == '.safetensors':
             state = load_file(path)
@@ -126,7 +132,15 @@ def _read(path: Path) -> State:
             f'{path}: holds {holds}, expected a state dict of tensors by name; save '
             'model.state_dict() alone'
         )
-    return dict(state)
+    broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise WeightsError(
+            f'{path}: {len(broken)} of {len(state)} tensors hold NaN or infinity, {broken[0]!r} '
+            'first: the training that they are of has failed; give those of an earlier epoch'
+        )
+    # DataParallel puts all below ``module``.
+    wrapped = all(name.startswith('module.') for name in state)
+    return {name.removeprefix('module.') if wrapped else name: state[name] for name in state}
 
 
 def why_not_loaded(err: Exception) -> str:
@@ -162,7 +176,7 @@ def _by_name(state: State, shapes: Mapping[str, torch.Size], source: str, encode
         if short not in found and not name.endswith('num_batches_tracked')
     ]
     matched = {wanted[short]: state[name] for short, name in found.items() if short in wanted}
-    _check(matched, missing, shapes, source, encoder)
+    _check(matched, missing, shapes, source, encoder, list(state))
     parts = {name.split('.')[0] for short, name in found.items() if short in wanted}
     surplus = [
         name
@@ -177,7 +191,7 @@ def _by_order(state: State, shapes: Mapping[str, torch.Size], source: str, encod
     names = [name for name in shapes if not name.endswith('num_batches_tracked')]
     values = {name: value for name, value in state.items() if not name.endswith('_tracked')}
     matched = dict(zip(names, values.values(), strict=False))
-    _check(matched, names[len(matched) :], shapes, source, encoder)
+    _check(matched, names[len(matched) :], shapes, source, encoder, list(state))
     blocks = [name for name in list(values)[len(names) :] if name.startswith('_blocks.')]
     _refuse_surplus(blocks, source, encoder)
     return matched
@@ -197,12 +211,13 @@ def _check(
     shapes: Mapping[str, torch.Size],
     source: str,
     encoder: str,
+    found: list[str],
 ) -> None:
     wrong = [name for name, value in matched.items() if value.shape != shapes[name]]
     if not (missing or wrong):
         return
     if missing:
-        first = f'{missing[0]!r} is missing'
+        first = f'{missing[0]!r} is missing, the first there is {found[0] if found else None!r}'
     else:
         name = wrong[0]
         first = f'{name!r} is {list(matched[name].shape)}, expected {list(shapes[name])}'
