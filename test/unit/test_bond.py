@@ -7,6 +7,7 @@ from typing import Any
 
 from builtin_interfaces.msg import Time
 import pytest
+from rclpy.clock import Clock, ClockType
 from std_msgs.msg import Header
 
 from desertmind_seg.monitoring.bond import STATUS_TYPE, LifecycleBond
@@ -27,25 +28,31 @@ class RecordingNode:
     def __init__(self) -> None:
         self.sent: list[StandInStatus] = []
         self.log: list[str] = []
+        self.calls: list[str] = []
         self.hear: Any = None
         self.beat: Any = None
         self.ends: list[Any] = []
 
     def create_publisher(self, _type: object, topic: str, _qos: object) -> Any:
         assert topic == 'bond'
-        return SimpleNamespace(publish=self.sent.append, wait_for_all_acked=lambda _: True)
+        return SimpleNamespace(
+            publish=self.sent.append,
+            wait_for_all_acked=lambda _: self.calls.append(f'acked {len(self.sent)}'),
+        )
 
     def create_subscription(self, _type: object, _topic: str, callback: Any, _qos: object) -> None:
         self.hear = callback
 
-    def create_timer(self, _period_sec: float, callback: Any, **_: object) -> str:
+    def create_timer(self, _period_sec: float, callback: Any, *, clock: Clock) -> str:
+        assert clock.clock_type is ClockType.STEADY_TIME  # a paused bag is no dead node
         self.beat = callback
         return 'timer'
 
     def destroy_timer(self, _timer: object) -> None:
         self.beat = None
 
-    def destroy_publisher(self, _publisher: object) -> None: ...
+    def destroy_publisher(self, _publisher: object) -> None:
+        self.calls.append('destroyed')
 
     def destroy_subscription(self, _subscription: object) -> None: ...
 
@@ -82,6 +89,8 @@ def test_it_beats_while_the_node_is_active_and_says_when_that_ends(node: Recordi
         assert [status.active for status in node.sent] == [True, True, False]
         assert {status.id for status in node.sent} == {'segmentation'}
     assert node.beat is None
+    # The last word is out before its publisher is gone.
+    assert node.calls == ['acked 3', 'destroyed'] * 2
     (instance,) = {status.instance_id for status in node.sent}
     assert len(instance) == 36
 
@@ -99,7 +108,7 @@ def test_only_the_manager_of_this_node_ends_its_bond(node: RecordingNode) -> Non
     node.hear(StandInStatus('segmentation', 'manager'))
     assert node.beat is None
     assert [status.active for status in node.sent] == [True, False]
-    assert len(node.log) == 2
+    assert [words.split()[-1] for words in node.log] == ['formed.', 'bond.']
 
 
 def test_without_the_package_a_waiting_manager_is_named(node: RecordingNode) -> None:

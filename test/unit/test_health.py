@@ -131,13 +131,17 @@ def test_a_problem_is_logged_when_it_comes_up_and_when_it_lasts() -> None:
 
 def test_another_problem_of_the_same_kind_is_logged_too() -> None:
     """But not so that two that take turns fill the log."""
-    lines: list[str] = []
+    lines: list[tuple[float, str]] = []
     clock_sec = [0.0]
-    log = ProblemLog(lines.append, lambda: clock_sec[0])
+    log = ProblemLog(lambda line: lines.append((clock_sec[0], line)), lambda: clock_sec[0])
     for index in range(100):
         clock_sec[0] = index / 2
         log.tell({'hazards': ('No IMU.', 'In g.', 'Dead.')[index % 3]})
-    assert sorted(lines) == ['Dead.', 'In g.', 'No IMU.']
+    # One every five seconds; no other kind waits for it.
+    assert lines == [(0.0, 'No IMU.'), (5.5, 'Dead.'), (11.0, 'In g.')]
+    log.tell({'hazards': 'Gone.', 'late': '3 s late.'})
+    log.tell({'hazards': 'Mute.', 'late': 'Ahead.', 'names': 'Two nodes.'})
+    assert [line for _, line in lines[3:]] == ['Gone.', '3 s late.', 'Two nodes.']
 
 
 def test_engine_status() -> None:

@@ -207,6 +207,25 @@ def test_camera_info_tells_of_images_that_do_not_arrive() -> None:
     assert words in clock.problems(500, camera_info_hz=10.0)['lost']
 
 
+@pytest.mark.parametrize(
+    ('stamps_ns', 'clocks_ns'),
+    [
+        # A simulation's clock stands while its images come.
+        (lagging(5), [NOW_NS] * 30),
+        # Each image comes three times, as from a relay that is started thrice.
+        (
+            [stamp for stamp in lagging(5) for _ in range(3)],
+            [NOW_NS + i * 33 * MS for i in range(90)],
+        ),
+    ],
+)
+def test_what_has_no_rhythm_is_not_judged_by_it(
+    stamps_ns: list[int], clocks_ns: list[int]
+) -> None:
+    clock, _ = play(stamps_ns, clocks_ns)
+    assert not clock.problems(0, camera_info_hz=30.0).keys() & {'pace', 'lost'}
+
+
 def test_images_sent_by_hand_have_no_rhythm_to_judge_by() -> None:
     generator = random.Random(5)
     stamps_ns = [NOW_NS]
