@@ -207,6 +207,21 @@ def test_at_a_step_the_ramp_gives_way_to_the_ground_on_either_side(slope: float)
     assert not rise_m[ahead][12:].any()
 
 
+@pytest.mark.parametrize('side', [1, -1])
+def test_a_terrace_is_joined_to_the_ground_at_either_end(side: int) -> None:
+    x, y = np.meshgrid(np.arange(0.1, 30.0, 0.2), np.arange(-19.9, 20.0, 0.2))
+    # Behind x = 10 the ground rises to one side, from no step to one that nobody drives over.
+    above_m = np.where(x > 10, np.clip(0.03 * (side * y + 5), 0.0, 0.3), 0.0)
+    flat = [axis.reshape(-1).astype(np.float32) for axis in (x, y, above_m)]
+    points = CellPoints(*flat, np.full(x.size, 0.01, np.float32))
+
+    _, rise_m = steps(points, points.above_m, np.zeros((CELLS_X + 1, 2 * CELLS_X + 1)))
+
+    rise_m = rise_m[:, ::side]  # to the left
+    np.testing.assert_allclose(rise_m[10, CELLS_X : CELLS_X + 5], 0.15 + 0.03 * np.arange(5))
+    assert not rise_m[10, CELLS_X - 15 : CELLS_X - 5].any()
+
+
 def test_planes_of_cells_lean_little() -> None:
     x, y = np.meshgrid(np.arange(0.05, 30.0, 0.1), np.arange(-19.95, 20.0, 0.1))
     slope = np.where(y > 0, 0.02, 0.2)
