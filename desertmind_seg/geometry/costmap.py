@@ -344,7 +344,6 @@ class OutgoingCostmap:
 
         self._message = OccupancyGrid()
         self._message.header.frame_id = frame_id
-        self._message.info.origin.orientation.w = 1.0
 
     def fill(self, costmap: RollingCostmap, stamp: Any) -> Any:
         """Copy a costmap.
