@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterator
 import fcntl
 import importlib.util
+from itertools import count
 import os
 from pathlib import Path
 import shutil
@@ -134,6 +135,13 @@ def interrupts() -> Iterator[None]:
     handler = signal.getsignal(signal.SIGINT)
     yield
     signal.signal(signal.SIGINT, handler)
+
+
+@pytest.fixture
+def a_second_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a second pass from each look at the clock that measures durations to the next."""
+    seconds = count(0.0)
+    monkeypatch.setattr('time.perf_counter', lambda: next(seconds))
 
 
 @pytest.fixture(scope='session')

@@ -156,6 +156,19 @@ def test_metrics_follow_the_schema(
     ]
 
 
+def test_times_are_in_milliseconds(
+    tmp_path: Path, tiny_bundle: Path, bag: Path, a_second_a_look: None
+) -> None:
+    assert evaluate(bag, tiny_bundle, tmp_path / 'out') == 0
+    latency_ms = read_metrics(tmp_path / 'out')['latency_ms']
+    # From the message to its mask the clock is looked at six times.
+    assert {part: latency_ms[part]['p50'] for part in latency_ms} == {
+        'decode': 1000.0,
+        'inference': 1000.0,
+        'total': 4000.0,
+    }
+
+
 def test_scores_equal_a_count_by_hand(tmp_path: Path, tiny_bundle: Path) -> None:
     drive = TinyDrive(num_frames=6, label_every=3)
     path = write_drive(tmp_path / 'drive', drive)

@@ -63,6 +63,13 @@ def test_real_engine(tiny_bundle: Path, asymmetric_rgb: npt.NDArray[np.uint8]) -
     assert segmenter.ontology.name == 'ycor-8'
 
 
+def test_the_time_of_the_engine_is_in_milliseconds(
+    scripted: ScriptedEngine, a_second_a_look: None
+) -> None:
+    result = Segmenter(scripted).segment(FRAME)
+    assert (result.inference_ms, result.filter_ms) == (1000.0, 0.0)
+
+
 @pytest.mark.parametrize(
     ('threshold', 'outputs', 'asked'),
     [
