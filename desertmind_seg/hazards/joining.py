@@ -161,7 +161,8 @@ class ClassGeometryTable:
 
         Returns:
             The share of pixels whose class is traversable where geometry sees a hazard, and the
-            share whose class is not where geometry is free; NaN where geometry knows nothing.
+            share whose class alone is not ground where geometry is free; of the pixels that
+            geometry knows, NaN without any.
         """
         known = kind != UNKNOWN
         count = np.count_nonzero(known)

@@ -44,7 +44,7 @@ class HazardReport:
         camera_m: how far the camera is above the ground, by the depth.
         shares: 'positive', 'negative' and 'steep'.
         disagreement: of the pixels with geometry, those of a traversable class where it sees a
-            hazard, and those of another class where it sees none.
+            hazard, and those of a class that alone is not ground where it sees none.
         problem: why nothing is known; '' where all is well.
     """
 
