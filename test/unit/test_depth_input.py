@@ -211,14 +211,17 @@ def test_the_log_tells_when_depth_is_missing_for_another_reason() -> None:
                 camera.input.depth_of(frame.pair, SIZE_HW)
                 change = camera.input.mode_change() or change
         else:
-            camera.depth_at(at_ms, full(0.0))
+            # Two reasons that take turns do not fill the log.
+            camera.depth_at(at_ms, full(0.0) if at_ms % 200 else 'depth is truncated')
             change = camera.input.mode_change()
         camera.now_ns = (at_ms + 50) * MS
-        told += [] if change is None else [change.text]
+        told += [] if change is None else [(at_ms, change.text)]
 
-    late, invalid = told
+    (_, late), (refused_ms, refused), (invalid_ms, invalid) = told
     assert 'made without depth: no depth was there in time' in late
+    assert 'made without depth: depth is truncated' in refused
     assert 'made without depth: 0.0% of the pixels' in invalid
+    assert (refused_ms, invalid_ms) == (10_000, 15_100)
 
 
 def test_a_jump_of_time_gives_back_what_waits() -> None:
