@@ -166,6 +166,8 @@ def test_the_documented_queries_find_something(
 ) -> None:
     monkeypatch.chdir(run_fleet[1])
     page = (Path(__file__).parents[2] / 'docs' / 'fleet.md').read_text()
+    # The frames of tiny drives are no darker than 90: of 60 none would be found.
+    page = page.replace('brightness < 60', 'brightness < 93')
     queries = re.findall(r'^```sql\n(.*?)^```', page, re.MULTILINE | re.DOTALL)
     duckdb = importlib.import_module('duckdb')
     answers = [duckdb.sql(query.replace('results/', '')).fetchall() for query in queries]
@@ -173,4 +175,5 @@ def test_the_documented_queries_find_something(
     assert len(answers) == 3
     assert ('no_topic', 1) in [row[:2] for row in answers[0]]
     assert {row[:2] for row in answers[1]} == {('forest', 2), ('quarry', 2)}
-    assert all(brightness < 60 for _, _, brightness, _ in answers[2])
+    assert answers[2] == sorted(answers[2], key=lambda row: row[3])
+    assert 0 < sum(row[2] < 93 for row in answers[2]) == len(answers[2]) <= 20
