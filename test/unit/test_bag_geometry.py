@@ -43,7 +43,7 @@ from desertmind_seg.evaluate_bag import main
 from desertmind_seg.geometry.camera_model import CameraInfoError
 from desertmind_seg.geometry.frame_transforms import TransformError
 from desertmind_seg.hazards.detection import HazardDetector
-from desertmind_seg.hazards.records import FREE, NEGATIVE, POSITIVE, STEEP, UNKNOWN
+from desertmind_seg.hazards.records import FREE, NEGATIVE, POSITIVE, STEEP, UNKNOWN, Hazards
 from desertmind_seg.messages.bag_writer import BagWriter
 from desertmind_seg.messages.bags import HAZARD_TOPIC, Bag, BagError
 from desertmind_seg.messages.images import decode_labels
@@ -514,6 +514,28 @@ def test_a_frame_that_is_not_level_is_said(
     assert hazards.frames == 1
     assert f'looks down by {off_deg:.0f} degrees' in metrics.gravity
     assert [why in each.error for each in metrics.problems] == ([True] if why else [])
+
+
+@pytest.mark.parametrize('steep', [4, 6])
+def test_a_frame_is_not_level_where_most_of_the_known_ground_is_steep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steep: int
+) -> None:
+    tree = RecordedTransforms()
+    tree.add(transform('odom', OPTICAL, q=LEVEL_CAMERA), static=False)
+    tree.add(transform('odom', OPTICAL, 1.0, x_m=1.0, q=LEVEL_CAMERA), static=False)
+    monkeypatch.setattr('desertmind_seg.bag_geometry.hazards.RecordedTransforms', lambda: tree)
+    found = Hazards.unknown((10, 2), '', np.array([0.0, -1.0, 0.0]))
+    found.kind[:, 0] = FREE
+    found.kind[:steep, 0] = STEEP
+    found = replace(found, residual_m=0.02, known_share=0.5, camera_m=CAMERA_M)
+    with Bag(write_drive(tmp_path / 'drive', drive_of())) as bag:
+        hazards = RecordedHazards(bag, IMAGE_TOPIC, DEPTH_TOPIC, GeometryTopics())
+        monkeypatch.setattr(hazards._detector, 'detect', lambda *_: found)
+        depth = np.ones(SIZE_HW, np.float32)
+        hazards.judge(SimpleNamespace(frame_id=OPTICAL), (0, 0), SIZE_HW, depth)
+        problems = hazards.metrics(NO_DISAGREEMENT, None).problems
+
+    assert ['not level' in each.error for each in problems] == [True] * (steep > 5)
 
 
 @pytest.mark.parametrize(
