@@ -469,13 +469,22 @@ def test_nothing_is_detected_that_nobody_needs(
     status = node.hazard_status()
     assert (status.level, finder.times_ms.percentiles()['count']) == (OK, 0)
     assert status.message == 'nobody subscribes to what needs them'
+    placed: list[Any] = []
+    costmap = node.node._planner_outputs.costmap
+    costmap.offer = lambda *given: placed.append(given)  # type: ignore[method-assign]
     node.want('cost')
     node.send(trail, metres * 0 + 60, ['mask', 'cost'])
     assert finder.times_ms.percentiles()['count'] == 1
+    node.send(trail, metres * 0 + 60, ['mask', 'cost'])
+    assert placed == []
     assert node.hazard_status().level == WARN
     node.unwant('cost')
     status = node.hazard_status()
     assert (status.level, status.message) == (OK, 'nobody subscribes to what needs them')
+    assert finder.report() is not None
+    node.node._inputs.time_jumped('The clock was set back')
+    node.send(trail, metres, ['mask'])
+    assert finder.report() is None
 
 
 @pytest.mark.parametrize('scale', [1.0, 0.6])
