@@ -12,7 +12,7 @@ import zlib
 import cv2
 from image_attacks import LARGEST, attacks, heavy, png
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 import pytest
 from zstd_packer import PACKERS
 
@@ -195,6 +195,23 @@ def test_a_jpeg_that_lacks_nothing_but_its_end_marker_is_whole(end: bytes) -> No
                 decode_color(content[: int(share * len(content))] + end, TOPIC_LIMITS)
 
 
+def test_zeros_behind_a_jpeg_are_told_from_the_zero_of_its_last_value() -> None:
+    rng = np.random.default_rng(1)
+    frames = (rng.integers(0, 256, (16, 24, 3), np.uint8) for _ in range(5000))
+    whole = next(
+        content for frame in frames if (content := encoded('.jpg', frame))[-4:-2] == b'\xff\0'
+    )
+    for end in (b'', b'\0' * 1000):
+        found = decode_color(whole[:-2] + end, TOPIC_LIMITS)
+        np.testing.assert_array_equal(found, decode_color(whole, TOPIC_LIMITS))
+
+
+def test_a_jpeg_that_no_camera_sends_is_named_by_its_process() -> None:
+    content = encoded('.jpg', RGB).replace(b'\xff\xc0', b'\xff\xc9', 1)
+    with pytest.raises(DecodeError, match='coding process 9; expected baseline or progressive'):
+        decode_color(content, TOPIC_LIMITS)
+
+
 def test_a_flipped_bit_of_a_png_is_found() -> None:
     content = encoded('.png', RGB)
     for at in range(30, len(content) - 12, 997):
@@ -221,6 +238,17 @@ def test_chunks_that_make_no_pixels_do_not_reach_the_decoder() -> None:
 
     assert (header.width, header.height) == (64, 64)
     assert len(plain) < 1000 < len(content)
+
+
+def test_a_png_with_a_palette_keeps_it_beside_chunks_that_are_dropped() -> None:
+    picture = Image.fromarray(RGB).quantize(200)
+    text = PngImagePlugin.PngInfo()
+    text.add_text('Software', 'a labelling tool')
+    stored = io.BytesIO()
+    picture.save(stored, 'PNG', pnginfo=text)
+
+    expected = np.asarray(picture.convert('RGB'))
+    np.testing.assert_array_equal(decode_color(stored.getvalue(), TOPIC_LIMITS), expected)
 
 
 def test_a_size_other_than_the_header_says_is_refused() -> None:
