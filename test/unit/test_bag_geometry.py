@@ -165,6 +165,19 @@ def test_depth_of_another_camera_is_told_by_its_camera_info() -> None:
     assert not_registered(camera_info((480, 640), float('nan')), of_image)
 
 
+def test_registered_depth_may_be_squeezed_but_not_shifted() -> None:
+    def info(size_hw: tuple[int, int], *values: float) -> Any:
+        found = camera_info(size_hw, 0.0)
+        found.k[[0, 4, 2, 5]] = values  # fx, fy, cx, cy
+        return found
+
+    of_image = info((480, 640), 600.0, 610.0, 319.5, 244.5)
+    # Half the rows; the middle of the picture stays the middle.
+    assert not not_registered(info((240, 640), 600.0, 305.0, 319.5, 122.0), of_image)
+    for shifted in ((600.0, 610.0, 399.5, 244.5), (600.0, 610.0, 319.5, 324.5)):
+        assert 'principal point' in not_registered(info((480, 640), *shifted), of_image)
+
+
 def test_without_camera_info_there_are_no_rays() -> None:
     with pytest.raises(CameraInfoError, match='no CameraInfo could be read'):
         RecordedCamera('/cam/image_raw').rays(0, (4, 8), OPTICAL)
