@@ -101,6 +101,35 @@ def test_what_shows_the_same_image_again_is_no_other(tmp_path: Path) -> None:
     assert read_color_file(path).shape == RGB.shape
 
 
+@pytest.mark.parametrize('part', [np.s_[::3], np.s_[:, ::3]], ids=['lower', 'narrower'])
+def test_a_page_that_is_no_smaller_picture_of_the_first_is_another(
+    tmp_path: Path, part: tuple[slice, ...]
+) -> None:
+    path = tmp_path / 'pages.tif'
+    other = Image.fromarray(np.ascontiguousarray(RGB[part]))
+    Image.fromarray(RGB).save(path, save_all=True, append_images=[other])
+    with pytest.raises(DecodeError, match=r'^it is a TIFF of several images'):
+        read_color_file(path)
+
+
+def test_colours_that_a_decoder_would_take_for_others_are_refused() -> None:
+    stored = io.BytesIO()
+    Image.fromarray(RGB).convert('CMYK').save(stored, 'TIFF')
+    with pytest.raises(DecodeError, match='photometric interpretation 5; expected 0, 1, 2, 3'):
+        decode_color(stored.getvalue(), FILE_LIMITS)
+
+
+def test_a_webp_with_more_than_its_pixels_decodes() -> None:
+    stored = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0110] = 'a camera'
+    Image.fromarray(RGB).save(stored, 'WEBP', lossless=True, exif=exif)
+    assert stored.getvalue()[12:16] == b'VP8X'
+    header, _ = checked_image(stored.getvalue(), FILE_LIMITS)
+    assert (header.width, header.height) == (64, 48)
+    np.testing.assert_array_equal(decode_color(stored.getvalue(), FILE_LIMITS), RGB)
+
+
 def test_the_heaviest_messages_take_little_memory(tmp_path: Path) -> None:
     for name, content in {**heavy(), **ATTACKS}.items():
         (tmp_path / name.replace(' ', '_')).write_bytes(content)
