@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from threading import Thread
+from threading import Event, Thread
 import time
 
-from desertmind_seg.messages.frame_slot import Frame, FrameSlot
+import pytest
+
+from desertmind_seg.messages.frame_slot import Frame, FrameSlot, start_worker
 
 SECOND_NS = 1_000_000_000
 
@@ -37,6 +39,22 @@ def test_worker_waits_for_a_frame_and_for_the_end() -> None:
     worker.join(10)
     assert not worker.is_alive()
     assert taken == ['a', 'b', 'c']
+
+
+@pytest.mark.parametrize('fails', [False, True])
+def test_a_worker_that_is_done_has_not_failed(
+    fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('threading.excepthook', lambda _: None)
+    to_come, taken, failed = iter([3, 0, 2]), [], Event()
+
+    def process(number: int) -> None:
+        taken.append(6 // number if fails else number)
+
+    worker = start_worker('counter', lambda: next(to_come, None), process, failed)
+    worker.join(10)
+    assert not worker.is_alive()
+    assert (taken, failed.is_set()) == (([2], True) if fails else ([3, 0, 2], False))
 
 
 def test_a_closed_slot_gives_no_frame() -> None:
