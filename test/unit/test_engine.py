@@ -34,7 +34,7 @@ from desertmind_seg.engines.protocol import (
     check_outputs,
 )
 from desertmind_seg.model.bundle import MAX_SIZE_HW, OUTPUTS, read_bundle, write_bundle
-from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.model.ontology import UNLABELED, load_ontology
 
 SUBSETS = list(chain.from_iterable(combinations(OUTPUTS, count) for count in (1, 2, 3)))
 
@@ -42,6 +42,27 @@ SUBSETS = list(chain.from_iterable(combinations(OUTPUTS, count) for count in (1,
 @pytest.fixture
 def engine(tiny_bundle: Path) -> OnnxRuntimeEngine:
     return OnnxRuntimeEngine(read_bundle(tiny_bundle), 'cpu')
+
+
+def test_one_pixel_of_a_class_that_there_is_not_is_an_error(tiny_bundle: Path) -> None:
+    bundle, mask = read_bundle(tiny_bundle), np.zeros((3, 4), np.uint8)
+    mask[1, 2], mask[2, 3] = 7, UNLABELED
+    check_outputs(bundle, (3, 4), {'mask': mask}, is_first=False)
+    mask[0, 1] = 8
+    with pytest.raises(EngineError, match='gives the class 8, but its ontology ycor-8 has'):
+        check_outputs(bundle, (3, 4), {'mask': mask}, is_first=False)
+
+
+def test_one_pixel_that_is_sure_of_nothing_is_an_error_in_the_first_frame(
+    tiny_bundle: Path,
+) -> None:
+    bundle, confidence = read_bundle(tiny_bundle), np.full((3, 4), 200, np.uint8)
+    confidence[1, 2] = 30  # of 8 classes the best has 255 / 8 = 31.9 or more, 1 less by rounding
+    check_outputs(bundle, (3, 4), {'confidence': confidence}, is_first=True)
+    confidence[1, 2] = 29
+    with pytest.raises(EngineError, match='gives a confidence of 29/255 for the best of 8'):
+        check_outputs(bundle, (3, 4), {'confidence': confidence}, is_first=True)
+    check_outputs(bundle, (3, 4), {'confidence': confidence}, is_first=False)
 
 
 def test_classes_appear_where_their_colours_are(
