@@ -425,6 +425,13 @@ WHOLE: dict[str, Kind] = {
         lambda at: [(write_bag(at / 'a') / 'metadata.yaml').write_text(''), at / 'a'][1],
         r'metadata\.yaml cannot be read',
     ),
+    'metadata a list': (
+        lambda at: [
+            (write_bag(at / 'a') / 'metadata.yaml').write_text('rosbag2_bagfile_information: [5]'),
+            at / 'a',
+        ][1],
+        r'metadata\.yaml cannot be read \(rosbag2_bagfile_information is no mapping\)',
+    ),
     'metadata no utf-8': (
         lambda at: [(write_bag(at / 'a') / 'metadata.yaml').write_bytes(b'\xff: ['), at / 'a'][1],
         r'metadata\.yaml cannot be read',
