@@ -3,9 +3,11 @@
 from pathlib import Path
 import random
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
+from rosbags import rosbag1
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from tiny_bag import (
@@ -26,6 +28,7 @@ from desertmind_seg.messages.bags import (
     Bag,
     BagError,
     OfferedQos,
+    RawMessage,
     header_frame_id,
     header_stamp_ns,
     pair_by_stamp,
@@ -52,6 +55,40 @@ def read_everything(path: Path) -> list[str]:
         for raw in bag.messages():
             bag.deserialize(raw)
     return bag.findings.losses
+
+
+@pytest.mark.parametrize('times_ns', [(), (5,), (5, 4_000_000_005)], ids=len)
+@pytest.mark.parametrize('storage', STORAGES)
+def test_topics_without_messages_change_no_time(
+    tmp_path: Path, storage: str, times_ns: tuple[int, ...]
+) -> None:
+    ros1 = storage == 'ros1'
+    store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_KILTED)
+    text = store.types['std_msgs/msg/String']('text')
+    path = bag_path(tmp_path, storage)
+    plugin = StoragePlugin.SQLITE3 if storage == 'sqlite3' else StoragePlugin.MCAP
+    with rosbag1.Writer(path) if ros1 else Writer(path, version=9, storage_plugin=plugin) as bag:
+        topics: list[Any] = [
+            bag.add_connection(name, text.__msgtype__, typestore=store)
+            for name in ('/silent', '/full')
+        ]
+        serialize = store.serialize_ros1 if ros1 else store.serialize_cdr
+        for time_ns in times_ns:
+            bag.write(topics[1], time_ns, serialize(text, text.__msgtype__))
+
+    with Bag(path) as read:
+        assert [read.topics[name].count for name in ('/silent', '/full')] == [0, len(times_ns)]
+        assert (read.start_ns, read.duration_ns) == (
+            times_ns[0] if times_ns else 0,
+            times_ns[-1] - times_ns[0] if times_ns else 0,
+        )
+
+
+def test_a_message_without_its_header_says_what_is_damaged() -> None:
+    with pytest.raises(BagError, match=r'^3 bytes of std_msgs/msg/Header: it ends early$'):
+        RawMessage('/t', 1, b'\0\1\0', '3 bytes of std_msgs/msg/Header: it ends early').stamp_ns()
+    with pytest.raises(BagError, match='3 bytes'):
+        RawMessage('/t', 1, b'\0\1\0').stamp_ns()
 
 
 @pytest.mark.parametrize('storage', STORAGES)
