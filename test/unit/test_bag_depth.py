@@ -225,12 +225,15 @@ def test_metres_that_are_millimetres_are_named(tmp_path: Path, rgbd_bundle: Path
     assert entry.count == 1
 
 
-def test_depth_whose_header_is_cut_off_is_counted(tmp_path: Path, tiny_bundle: Path) -> None:
+def test_images_and_depth_whose_header_is_cut_off_are_counted(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
     whole = write_drive(tmp_path / 'whole', TinyDrive(num_frames=2, depth=shots(0, 100)))
     with Bag(whole) as bag, BagWriter(tmp_path / 'cut', {}) as writer:
         for raw in bag.messages(IMAGE_TOPIC, LABEL_TOPIC, DEPTH_TOPIC):
             topic = bag.topics[raw.topic]
-            for end in (10, 18, None) if raw.topic == DEPTH_TOPIC else (None,):
+            ends = {DEPTH_TOPIC: (10, 18, None), IMAGE_TOPIC: (10, None)}
+            for end in ends.get(raw.topic, (None,)):
                 writer.write_raw(raw.topic, topic.type, raw.log_time_ns, bytes(raw.cdr[:end]))
     segmenter = Segmenter(WatchedEngine(tiny_bundle))
     metrics = evaluate_bag(
@@ -239,6 +242,8 @@ def test_depth_whose_header_is_cut_off_is_counted(tmp_path: Path, tiny_bundle: P
         segmenter,
         tmp_path / 'out',
     )
+    assert (metrics.frames.in_, metrics.frames.out) == (4, 2)
+    assert metrics.frames.bad.reasons == {'header is cut off': 2}
     depth = metrics.depth
     assert (depth.images, depth.images_unreadable, depth.frames_with_depth) == (6, 4, 2)
     assert [(entry.error[:24], entry.count) for entry in depth.problems] == [

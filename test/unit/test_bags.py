@@ -1,5 +1,6 @@
 """Bags in every storage, their errors, and the bags of masks we write."""
 
+from dataclasses import replace
 from pathlib import Path
 import random
 import struct
@@ -82,6 +83,19 @@ def test_topics_without_messages_change_no_time(
             times_ns[0] if times_ns else 0,
             times_ns[-1] - times_ns[0] if times_ns else 0,
         )
+
+
+@pytest.mark.parametrize('storage', STORAGES)
+def test_messages_that_are_counted_and_do_not_come_are_a_loss(
+    tmp_path: Path, storage: str
+) -> None:
+    with Bag(write_drive(bag_path(tmp_path, storage), TinyDrive(num_frames=3), storage)) as bag:
+        bag.topics[IMAGE_TOPIC] = replace(bag.topics[IMAGE_TOPIC], count=5)
+        assert len(list(bag.messages(INFO_TOPIC))) == 3
+        assert len(list(bag.messages(IMAGE_TOPIC, start_ns=bag.start_ns))) == 3
+        assert bag.findings.losses == []
+        assert len(list(bag.messages(IMAGE_TOPIC))) == 3
+        assert bag.findings.losses == ['2 messages that the index promises are not there']
 
 
 def test_a_message_without_its_header_says_what_is_damaged() -> None:
