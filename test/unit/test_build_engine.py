@@ -292,6 +292,21 @@ def test_a_tensorrt_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
         installed_tensorrt()
 
 
+def test_a_tensorrt_that_does_not_load_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(name: str) -> str:
+        if name == 'tensorrt_rtx':
+            raise ImportError('libtensorrt_rtx.so.1: cannot open shared object file')
+        return name
+
+    monkeypatch.setattr(tensorrt_library, 'find_spec', lambda _: True)
+    monkeypatch.setattr(tensorrt_library, 'import_module', found)
+    monkeypatch.setattr(tensorrt_library, '_log_of', lambda _: None)
+    assert [(each.flavour, each.module) for each in installed_tensorrt()] == [
+        ('tensorrt_rtx', 'tensorrt_rtx_bindings'),
+        ('tensorrt', 'tensorrt'),
+    ]
+
+
 # The command
 
 

@@ -159,6 +159,7 @@ class HostContext:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.profiles: list[int] = []
         self.succeeds = True
+        self.broken: dict[str, int] = {}  # what all bytes of an output are
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self._addresses[name] = address
@@ -188,6 +189,8 @@ class HostContext:
             feeds[name] = np.frombuffer(content, dtype).reshape(shape)
         for name, array in zip(OUTPUTS, self._session.run(list(OUTPUTS), feeds), strict=True):
             ctypes.memmove(self._addresses[name], array.ctypes.data, array.nbytes)
+            if name in self.broken:
+                ctypes.memset(self._addresses[name], self.broken[name], array.nbytes)
         return True
 
 
@@ -279,6 +282,20 @@ def test_frames_of_changing_sizes_arrive_whole(
         found = engine.infer(rgb, depth, OUTPUTS)
         for name, array in expected.infer(rgb, depth, OUTPUTS).items():
             assert np.array_equal(found[name], array), (name, height, width)
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ('broken', 'error'),
+    [({'mask': 9}, 'gives the class 9'), ({'confidence': 0}, 'it computes NaN or infinity')],
+)
+def test_an_engine_that_computes_nonsense_is_refused(
+    broken: dict[str, int], error: str, cuda: HostCuda, tmp_path: Path, engines: Path
+) -> None:
+    engine = start(cuda, write_tiny_bundle(tmp_path / 'tiny.onnx'), engines)
+    cuda.context.broken = broken
+    with pytest.raises(EngineError, match=error):
+        engine.infer(frame(97, 131), outputs=OUTPUTS)
     engine.close()
 
 
