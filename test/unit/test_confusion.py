@@ -212,7 +212,9 @@ def test_range_bands_by_hand(ontology: Ontology) -> None:
 
 
 def test_empty_bands_have_no_scores(ontology: Ontology) -> None:
-    for band in RangeConfusion(ontology).metrics():
+    bands = RangeConfusion(ontology).metrics()
+    assert len(bands) == 6
+    for band in bands:
         assert band.labelled_pixels == 0
         assert band.miou_present is None
         assert band.false_safe_rate is None

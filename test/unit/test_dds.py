@@ -6,6 +6,7 @@ from collections import namedtuple
 import fcntl
 import os
 from pathlib import Path
+import re
 import shutil
 import subprocess
 import sys
@@ -161,7 +162,10 @@ def test_shared_memory_without_room_for_images(
 def test_udp_buffers_above_the_kernels_limit_are_named_with_the_remedy(tmp_path: Path) -> None:
     name, limit = 'net.core.rmem_max', 2**31 - 1
     problem = the_problem(write_profile(tmp_path / 'large.xml', receiveBufferSize=limit))
-    assert problem.startswith('The UDP buffers are smaller than the Fast DDS profile asks for')
+    begin = r'The UDP buffers are smaller than the Fast DDS profile asks for '
+    given = re.match(rf'{begin}\(net\.core\.rmem_max (\d+)\): raw images', problem)
+    assert given, problem
+    assert 0 < int(given[1]) < limit
     assert f'sudo sysctl -w {name}={limit};' in problem
     assert 'wmem_max' not in problem
     environ = write_profile(tmp_path / 'small.xml', receiveBufferSize=4096, sendBufferSize=4096)
@@ -305,6 +309,7 @@ def test_allocator_takes_the_setting() -> None:
 def test_memory_that_the_heap_keeps_is_given_back_on_request() -> None:
     script = """
 from pathlib import Path
+import re
 import re
 import numpy as np
 from desertmind_seg.messages.dds import keep_frame_memory, return_free_memory
