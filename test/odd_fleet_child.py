@@ -33,11 +33,11 @@ def load(setup: ChildSetup) -> Evaluate:
             held = []
             while True:
                 held.append(bytearray(b'x') * 2**24)
-        if name.startswith('was_shot'):  # by something else, once
-            mark = setup.scratch / 'shot'
+        if name.startswith('was_'):  # by something else, once
+            mark = setup.scratch / name
             if not mark.exists():
                 mark.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), signal.SIGKILL if 'shot' in name else signal.SIGTERM)
         return evaluate(job)
 
     return odd

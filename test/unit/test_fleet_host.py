@@ -27,7 +27,7 @@ def bags(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One good bag under the names that the odd child knows."""
     folder = tmp_path_factory.mktemp('bags')
     write_drive(folder / 'good', TinyDrive(num_frames=3))
-    for name in ('kills', 'hangs', 'eats', 'was_shot', 'good_again'):
+    for name in ('kills', 'hangs', 'eats', 'was_shot', 'was_ended', 'good_again'):
         shutil.copytree(folder / 'good', folder / name)
     return folder
 
@@ -57,6 +57,7 @@ def host(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Iterato
         ('kills', 'failed', 'its process ended by SIGSEGV'),
         ('eats', 'out_of_memory', r'it took [1-9]\.\d\d GiB; allowed are 1 \(--memory-gib\)'),
         ('was_shot', 'ok', ''),
+        ('was_ended', 'ok', ''),
         ('missing', 'failed', 'missing does not exist on this machine'),
         ('good_again', 'ok', ''),
     ],

@@ -13,6 +13,7 @@ from desertmind_seg.fleet.index import refused_row
 from desertmind_seg.fleet.manifest import describe
 from desertmind_seg.fleet.measure import measured
 from desertmind_seg.fleet.records import BagRow, RunOptions
+from desertmind_seg.messages.bags import Bag
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.pipeline.segmenter import Segmenter
 
@@ -47,6 +48,8 @@ def test_two_models_are_counted_over_the_same_pixels(
     row = row_of(path, segmenters, tmp_path)
 
     assert (row.status, row.frames_in, row.frames_out) == ('ok', 4, 4)
+    with Bag(path) as bag:  # by which a recording is known again
+        assert (row.start_ns, row.duration_sec) == (bag.start_ns, bag.duration_ns / 1e9)
     assert row.model is not None
     assert row.against is not None
     pixels = 4 * 66 * 90
