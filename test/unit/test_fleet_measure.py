@@ -68,7 +68,10 @@ def test_two_models_are_counted_over_the_same_pixels(
         assert frame.miou > frame.miou_against
     # Flicker is of frames that follow another.
     assert row.frames[0].flicker is None
-    assert all(frame.flicker is not None for frame in row.frames[1:])
+    flicker = [-1.0 if frame.flicker is None else frame.flicker for frame in row.frames[1:]]
+    assert row.model.flicker is not None
+    assert 0.0 <= min(flicker) <= row.model.flicker <= max(flicker) <= 1.0
+    assert max(flicker) > 0.0
     # The scene is bright and has sharp edges.
     assert (row.dark_frames, row.bright_frames, row.blurred_frames) == (0, 0, 0)
     assert row.hazard_known == row.depth_pixels == 0
