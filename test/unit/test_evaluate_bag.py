@@ -194,6 +194,9 @@ def test_scores_equal_a_count_by_hand(tmp_path: Path, tiny_bundle: Path) -> None
         'label_map': None,
         'ignored_pixels': {},
     }
+    page = (out / 'report.html').read_text()
+    assert f'{metrics["segmentation"]["miou_present"]:.3f}' in page
+    assert '8 of 8 classes in 2 labelled frames' in page
 
 
 def copy_of(bag: Path, path: Path, log_delay_ns: int) -> Path:
