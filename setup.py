@@ -61,9 +61,10 @@ setup(
         'jinja2',
         'lz4',
         'markupsafe',
-        'mcap',
+        'mcap>=1.0',
         'numpy>=1.26',
-        'onnx',
+        # Before 1.16 it refuses the shipped models, and 1.17 raises its own for damaged ones.
+        'onnx>=1.18',
         # The first that loads CUDA from where pip puts it.
         'onnxruntime>=1.21',
         # 4.6 fills truncated JPEGs with grey instead of refusing them.
@@ -73,7 +74,8 @@ setup(
         # The script that draws the charts of reports is taken from it; its Python is not used.
         'plotly>=6',
         'protobuf',
-        'pydantic>=2',
+        # 2.0 does not import the records, 2.3 reads no class table, in 2.5 equal ones differ.
+        'pydantic>=2.6',
         'pyyaml',
         'rosbags>=0.11',
         'tqdm',

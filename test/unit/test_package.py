@@ -9,6 +9,7 @@ import sys
 from xml.etree import ElementTree
 
 from catkin_pkg.package import parse_package
+from packaging.requirements import Requirement
 import pytest
 
 import desertmind_seg
@@ -141,6 +142,20 @@ def test_requirements_are_what_is_imported(
     }
     assert required(distribution, 'fleet') == {'obstore', 'pyarrow', 'ray'}
     assert imported >= set(OF_EXTRAS)
+
+
+@pytest.mark.parametrize(
+    ('name', 'fails', 'works'),
+    [('mcap', '0.0.1', '1.0.0'), ('onnx', '1.17.0', '1.18.0'), ('pydantic', '2.5.3', '2.6.0')],
+)
+def test_versions_that_were_seen_to_fail_are_not_taken(
+    distribution: PathDistribution, name: str, fails: str, works: str
+) -> None:
+    needed = [Requirement(line) for line in distribution.requires or ()]
+    (versions,) = (line.specifier for line in needed if line.name == name and not line.marker)
+
+    assert fails not in versions
+    assert works in versions
 
 
 def test_ros_extra_holds_what_package_xml_names(
