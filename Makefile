@@ -28,6 +28,8 @@ RUNTIME_apt = runtime
 
 .PHONY: demo training lint check test soak fuzz docs constraints clean
 .DELETE_ON_ERROR:
+# Two targets at once, as by `make -j2 docs check`, would both install into .venv.
+.NOTPARALLEL:
 
 demo: .venv/.runtime out/demo/sample_drive/metadata.yaml
 	.venv/bin/python -m desertmind_seg.replay_bag out/demo/sample_drive \

@@ -143,3 +143,18 @@ def test_environment_for_another_ros_is_not_reused(tmp_path: Path) -> None:
 
     assert result.returncode == 2
     assert 'Remove it: make clean' in result.stdout
+
+
+def test_two_targets_do_not_install_at_once(tmp_path: Path) -> None:
+    for name in ('Makefile', 'setup.py', 'package.xml'):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / '.venv').mkdir()
+    (tmp_path / '.venv' / '.ros-pypi').touch()
+    pip = tmp_path / 'pip'
+    pip.write_text('#!/bin/sh\nmkdir busy || touch two_at_once\nsleep 0.2\nrmdir busy || true\n')
+    pip.chmod(0o755)
+
+    result = make('-j2', f'PIP={pip}', '.venv/.docs', '.venv/.test', folder=tmp_path)
+
+    assert result.returncode == 0
+    assert not (tmp_path / 'two_at_once').exists()
