@@ -111,7 +111,7 @@ def install_line(module: str) -> str:
     arguments = ['-c', 'constraints.txt', wanted]
     if extra == 'labels':  # its own metadata ask for what ours exclude
         arguments = ['--require-hashes', '--no-deps', '-r', 'requirements/labels.txt']
-    line = shlex.join([sys.executable, '-m', 'pip', 'install', *arguments])
+    line = pip_line(arguments)
     is_checkout = (_ROOT / 'constraints.txt').is_file()
     where = f'In {_ROOT}' if is_checkout else f'In a checkout of {_US}'
     said = f'{where}: {line}'
@@ -124,6 +124,15 @@ def install_line(module: str) -> str:
     if sys.prefix == sys.base_prefix:
         said += f' ({sys.executable} is of no virtual environment: README.md makes one)'
     return said
+
+
+def pip_line(arguments: Iterable[str]) -> str:
+    """Return the command that installs into this Python; uv's environments have no pip."""
+    settings = Path(sys.prefix, 'pyvenv.cfg')
+    is_of_uv = settings.is_file() and re.search('^uv = ', settings.read_text(), re.MULTILINE)
+    by_uv, by_pip = ['uv', 'pip', 'install', '--python'], ['-m', 'pip', 'install']
+    program = [*by_uv, sys.executable] if is_of_uv else [sys.executable, *by_pip]
+    return shlex.join([*program, *arguments])
 
 
 def _needed_always() -> list[Requirement]:
@@ -174,7 +183,7 @@ def _first_line(err: ImportError) -> str:
 
 
 def _remedy(needed: Iterable[str]) -> str:
-    line = shlex.join([sys.executable, '-m', 'pip', 'install', *needed])
+    line = pip_line(needed)
     if sys.prefix != sys.base_prefix:
         return f'Install what is needed: {line}'
     return (

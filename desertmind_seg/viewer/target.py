@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import growing_write, made_folder
+from desertmind_seg.model.installed import pip_line
 
 if TYPE_CHECKING:
     from rerun import RecordingStream
@@ -95,7 +96,7 @@ def _check_listening(address: str) -> None:
 
 
 def _recording() -> RecordingStream:
-    line = f"{sys.executable} -m pip install 'rerun-sdk>={_OLDEST[0]}.{_OLDEST[1]}'"
+    line = pip_line([f'rerun-sdk>={_OLDEST[0]}.{_OLDEST[1]}'])
     try:
         import rerun
     except ImportError as err:

@@ -17,6 +17,7 @@ from desertmind_seg.model.installed import (
     as_called,
     check_installed,
     import_failure,
+    pip_line,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -160,6 +161,26 @@ def test_a_failed_import_names_what_brings_it(module: str, remedy: str) -> None:
     assert 'cannot be imported: No module named it. ' in message
     assert f'n {ROOT}: {sys.executable} -m ' in message  # a checkout, at any place
     assert remedy in message
+
+
+@pytest.mark.parametrize(
+    ('settings', 'line'),
+    [
+        ('home = /usr/bin\n', "'{}' -m pip install 'lz4>=4'"),
+        ('home = /usr/bin\nuv = 0.13.9\n', "uv pip install --python '{}' 'lz4>=4'"),
+        (None, "'{}' -m pip install 'lz4>=4'"),
+    ],
+)
+def test_an_environment_of_uv_has_no_pip(
+    settings: str | None, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = str(tmp_path / 'my venv/bin/python')
+    monkeypatch.setattr(sys, 'executable', program)
+    monkeypatch.setattr(sys, 'prefix', str(tmp_path))
+    if settings is not None:
+        (tmp_path / 'pyvenv.cfg').write_text(settings)
+
+    assert pip_line(['lz4>=4']) == line.format(program)
 
 
 def test_the_extras_are_those_of_the_package() -> None:
