@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from functools import cache
+from math import inf
 import os
 from pathlib import Path
 from threading import Thread
@@ -78,7 +79,7 @@ class OnnxRuntimeEngine:
         self.backend = f'onnxruntime-{provider}'
         self._onnxruntime = onnxruntime
         self._failures = _onnxruntime_failures()
-        threads = num_threads or len(physical_cores(os.sched_getaffinity(0)))
+        threads = num_threads or usable_cores()
         self.device = f'cpu, {threads} threads' if provider == 'cpu' else 'cuda:0'
         self.details: Mapping[str, str] = {'onnxruntime': onnxruntime.__version__}
 
@@ -307,3 +308,43 @@ def physical_cores(cpus: set[int]) -> set[str]:
         siblings = Path(f'/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list')
         cores.add(siblings.read_text().strip() if siblings.is_file() else str(cpu))
     return cores
+
+
+def usable_cores() -> int:
+    """Return how many threads can compute at once: physical cores, or fewer by a CPU quota.
+
+    Threads beyond the quota use it up while they wait for each other, and then all of them stand
+    still until its next period, of 100 ms as a rule.
+    """
+    return max(1, int(min(len(physical_cores(os.sched_getaffinity(0))), cpu_quota())))
+
+
+def cpu_quota(root: Path = Path('/sys/fs/cgroup'), own: Path = Path('/proc/self/cgroup')) -> float:
+    """Return the CPUs whose time this process may take, by its control groups; inf for all.
+
+    That is the option --cpus of Docker, and CPUQuota= of systemd; of version 1 and 2 (cgroups(7)).
+
+    Args:
+        root: where the control groups are mounted.
+        own: what this process is in, a line for each hierarchy.
+    """
+    quota = inf
+    with suppress(OSError):
+        for line in own.read_text().splitlines():
+            _, controllers, path = line.split(':', 2)
+            if not controllers or 'cpu' in controllers.split(','):
+                base = root / 'cpu' if controllers else root
+                folder = base / path.lstrip('/')
+                above = [at for at in folder.parents if at.is_relative_to(base)]
+                quota = min([quota, *map(_quota_of, [folder, *above])])
+    return quota
+
+
+def _quota_of(group: Path) -> float:
+    for names in (['cpu.max'], ['cpu.cfs_quota_us', 'cpu.cfs_period_us']):
+        with suppress(OSError, ValueError):  # not there, or 'max'
+            words = [word for name in names for word in (group / name).read_text().split()]
+            quota, period = map(int, words)
+            if quota > 0:  # -1 for no limit
+                return quota / period
+    return inf

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-import os
 from pathlib import Path
 from threading import Event
 import time
 
 import numpy as np
 
-from desertmind_seg.engines.onnxruntime import physical_cores
+from desertmind_seg.engines.onnxruntime import usable_cores
 from desertmind_seg.engines.profiles import DYNAMIC, parse_shape
 from desertmind_seg.engines.protocol import Engine, EngineError
 from desertmind_seg.engines.tensorrt_build import BuildOptions, stored_engine
@@ -162,7 +161,7 @@ class SegmenterLoader:
         than after them (test/benchmark/node_overhead.py --part hazards).
         """
         threads = self._settings['engine.num_threads']
-        cores = len(physical_cores(os.sched_getaffinity(0)))
+        cores = usable_cores()
         return engine.backend != 'onnxruntime-cpu' or 0 < threads < cores
 
     def _bundle(self) -> Bundle:

@@ -41,7 +41,8 @@ PARAMETERS = (
     ParameterSpec(
         'engine.num_threads',
         0,
-        'CPU threads of one operator; 0 for one a physical core.',
+        'CPU threads of one operator; 0 for one a physical core, or fewer where a container or '
+        'service has a CPU quota.',
         range=(0, 256),
     ),
     ParameterSpec(

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from desertmind_seg.decoding.image_files import read_color_file
-from desertmind_seg.engines.onnxruntime import physical_cores
+from desertmind_seg.engines.onnxruntime import usable_cores
 from desertmind_seg.engines.protocol import EngineBuildError, EngineError
 from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.bundle import Bundle
@@ -80,7 +80,7 @@ def benchmark(
         EngineError: a bundle's file changed meanwhile.
         BenchmarkError: no case could be measured.
     """
-    threads = num_threads or len(physical_cores(os.sched_getaffinity(0)))
+    threads = num_threads or usable_cores()
     shown = _frames(sizes_hw, image)
     runs = []
     for bundle in bundles:

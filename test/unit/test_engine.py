@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import chain, combinations, pairwise
 import json
 import logging
+import math
 import os
 from pathlib import Path
 import platform
@@ -26,7 +27,12 @@ from desertmind_seg import options
 from desertmind_seg.engines import load as load_module
 from desertmind_seg.engines import onnxruntime as onnxruntime_module
 from desertmind_seg.engines.load import load_engine
-from desertmind_seg.engines.onnxruntime import OnnxRuntimeEngine, physical_cores
+from desertmind_seg.engines.onnxruntime import (
+    OnnxRuntimeEngine,
+    cpu_quota,
+    physical_cores,
+    usable_cores,
+)
 from desertmind_seg.engines.protocol import (
     EngineBuildError,
     EngineError,
@@ -47,22 +53,19 @@ def engine(tiny_bundle: Path) -> OnnxRuntimeEngine:
 def test_one_pixel_of_a_class_that_there_is_not_is_an_error(tiny_bundle: Path) -> None:
     bundle, mask = read_bundle(tiny_bundle), np.zeros((3, 4), np.uint8)
     mask[1, 2], mask[2, 3] = 7, UNLABELED
-    check_outputs(bundle, (3, 4), {'mask': mask}, is_first=False)
+    check_outputs(bundle, (3, 4), {'mask': mask})
     mask[0, 1] = 8
     with pytest.raises(EngineError, match='gives the class 8, but its ontology ycor-8 has'):
-        check_outputs(bundle, (3, 4), {'mask': mask}, is_first=False)
+        check_outputs(bundle, (3, 4), {'mask': mask})
 
 
-def test_one_pixel_that_is_sure_of_nothing_is_an_error_in_the_first_frame(
-    tiny_bundle: Path,
-) -> None:
+def test_one_pixel_that_is_sure_of_nothing_is_an_error(tiny_bundle: Path) -> None:
     bundle, confidence = read_bundle(tiny_bundle), np.full((3, 4), 200, np.uint8)
     confidence[1, 2] = 30  # of 8 classes the best has 255 / 8 = 31.9 or more, 1 less by rounding
-    check_outputs(bundle, (3, 4), {'confidence': confidence}, is_first=True)
+    check_outputs(bundle, (3, 4), {'confidence': confidence})
     confidence[1, 2] = 29
     with pytest.raises(EngineError, match='gives a confidence of 29/255 for the best of 8'):
-        check_outputs(bundle, (3, 4), {'confidence': confidence}, is_first=True)
-    check_outputs(bundle, (3, 4), {'confidence': confidence}, is_first=False)
+        check_outputs(bundle, (3, 4), {'confidence': confidence})
 
 
 def test_classes_appear_where_their_colours_are(
@@ -496,6 +499,53 @@ def test_threads_are_the_physical_cores_of_this_process(
     assert 1 <= len(cores) <= 2
     engine = load_engine(read_bundle(tiny_bundle), 'onnxruntime-cpu')
     assert engine.device == f'cpu, {len(cores)} threads'
+
+
+@pytest.mark.parametrize(
+    ('own', 'files', 'cpus'),
+    [
+        # systemd's CPUQuota=150%, in a slice that may take more
+        (
+            '0::/system.slice/seg.service',
+            {
+                'system.slice/seg.service/cpu.max': '150000 100000',
+                'system.slice/cpu.max': '400000 100000',
+            },
+            1.5,
+        ),
+        # that of the slice is less
+        ('0::/a/b', {'a/b/cpu.max': 'max 100000', 'a/cpu.max': '50000 100000'}, 0.5),
+        # docker run --cpus 2: a container sees its own group as the root
+        ('0::/', {'cpu.max': '200000 100000'}, 2.0),
+        ('0::/', {'cpu.max': 'max 100000'}, math.inf),
+        # version 1, with the path of the host
+        (
+            '5:memory:/x\n3:cpu,cpuacct:/docker/4711\n0::/',
+            {'cpu/cpu.cfs_quota_us': '100000', 'cpu/cpu.cfs_period_us': '50000'},
+            2.0,
+        ),
+        ('1:cpu:/', {'cpu/cpu.cfs_quota_us': '-1', 'cpu/cpu.cfs_period_us': '100000'}, math.inf),
+        ('9:name=systemd:/', {}, math.inf),
+    ],
+)
+def test_cpu_quota_of_containers_and_services(
+    tmp_path: Path, own: str, files: dict[str, str], cpus: float
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f'{content}\n')
+    (tmp_path / 'own').write_text(f'{own}\n')
+    assert cpu_quota(tmp_path, tmp_path / 'own') == cpus
+    assert cpu_quota(tmp_path, tmp_path / 'not there') == math.inf
+
+
+@pytest.mark.parametrize(('quota', 'threads'), [(0.5, 1), (1.0, 1), (1.9, 1), (3.0, 2)])
+def test_no_more_threads_than_the_quota_has(
+    monkeypatch: pytest.MonkeyPatch, quota: float, threads: int
+) -> None:
+    monkeypatch.setattr(onnxruntime_module, 'physical_cores', lambda _cpus: {'0', '1'})
+    monkeypatch.setattr(onnxruntime_module, 'cpu_quota', lambda: quota)
+    assert usable_cores() == threads
 
 
 @pytest.mark.gpu
