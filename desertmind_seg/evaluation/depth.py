@@ -16,7 +16,7 @@ from desertmind_seg.messages.pairing import MAX_DT_MS, MAX_WAIT_MS, OTHER_FRAME,
 from desertmind_seg.model.arrays import Depth
 from desertmind_seg.model.bundle import Bundle
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.monitoring.image_content import Repeats, rows_of
+from desertmind_seg.monitoring.image_content import Repeats
 from desertmind_seg.scores.hazard_records import Problem
 from desertmind_seg.scores.records import BandMetrics
 
@@ -89,7 +89,7 @@ class RecordedDepth:
         self._decoded += 1
         if doubt := doubt_of(depth):
             self._note(doubt)
-        self._frozen += self._repeats.add(rows_of(depth).copy(), raw.stamp_ns())
+        self._frozen += self._repeats.add_depth(depth, raw.stamp_ns())
         self._pixels += depth.size
         self._valid_pixels += int(np.count_nonzero(depth))
         return depth

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from desertmind_seg.model.arrays import Rgb
+from desertmind_seg.model.arrays import Depth, Rgb
 
 DARK, BURNT_OUT, FLAT, FROZEN, BLURRED = 'dark', 'burnt_out', 'flat', 'frozen', 'blurred'
 UInt8 = npt.NDArray[np.uint8]
@@ -73,16 +73,16 @@ class ImageContent:
         return ''
 
 
-def rows_of(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _rows_of(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Take a row of each place of an image (H, W, ...): a view, 96 rows at most if it is wide."""
     place = _place_px(image)
     return image[place // 2 :: place]
 
 
 def look_at(rgb: Rgb) -> tuple[ImageContent, UInt8]:
-    """Measure an image (H, W, 3) by `rows_of` it; returns these too, (rows, W) in grey."""
+    """Measure an image (H, W, 3) by `_rows_of` it; returns these too, (rows, W) in grey."""
     place = _place_px(rgb)
-    rows = np.asarray(cv2.cvtColor(rows_of(rgb), cv2.COLOR_RGB2GRAY), np.uint8)
+    rows = np.asarray(cv2.cvtColor(_rows_of(rgb), cv2.COLOR_RGB2GRAY), np.uint8)
     across = rgb.shape[1] // place
     # By a whole number it takes a quarter of the time.
     places = _smaller(rows[:, : across * place], (across, len(rows)))
@@ -153,6 +153,14 @@ class Repeats:
             self.count += 1
         self._latest_ns = stamp_ns
         return self.count >= _FROZEN_REPEATS and stamp_ns - self._first_ns >= _FROZEN_AFTER_NS
+
+    def add_depth(self, depth: Depth, stamp_ns: int) -> bool:
+        """Take the next depth (H, W): where nothing is measured (0 and Inf), nothing has noise."""
+        for pixels in (_rows_of(depth), depth):  # sparse depth may lie between the rows
+            if np.any((pixels > 0) & (pixels < np.inf)):
+                return self.add(pixels.copy(), stamp_ns)
+        self._sample = None
+        return False
 
     def text(self, what: str) -> str:
         """Say it of `what`, such as 'image'."""

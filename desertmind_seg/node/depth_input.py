@@ -22,7 +22,7 @@ from desertmind_seg.messages.images import MessageError
 from desertmind_seg.messages.pairing import REASONS, DepthPairing, Pair, Stamped
 from desertmind_seg.model.arrays import Depth
 from desertmind_seg.monitoring.health import WARN, Rate, Status, status_of
-from desertmind_seg.monitoring.image_content import Repeats, rows_of
+from desertmind_seg.monitoring.image_content import Repeats
 
 RGBD, RGB = 'RGB-D', 'RGB'
 # Beside the pairing's own reasons for a frame without depth.
@@ -140,7 +140,7 @@ class DepthInput:
             return None
         self._count('', '', valid_share)
         doubt = doubt_of(depth)
-        frozen = self._repeats.add(rows_of(depth).copy(), pair.depth.stamp_ns)
+        frozen = self._repeats.add_depth(depth, pair.depth.stamp_ns)
         with self._lock:
             self._doubt = doubt
             self._frozen = self._repeats.text('depth') if frozen else ''

@@ -161,6 +161,26 @@ def test_stamps_that_stand_or_go_back_tell_nothing() -> None:
     assert [repeats.add(sample, stamp * SEC) for stamp in (2, 3)] == [False, True]
 
 
+@pytest.mark.parametrize('first_row', [0, 1, 2])
+def test_depth_in_every_third_row(first_row: int) -> None:
+    dice, live, frozen = np.random.default_rng(0), Repeats(), Repeats()
+    depth = np.zeros((480, 640), np.float32)
+    for stamp in range(5):
+        depth[first_row::3, ::3] = dice.normal(3, 0.05, depth[first_row::3, ::3].shape)
+        assert not live.add_depth(depth, stamp * SEC)
+    assert [frozen.add_depth(depth, stamp * SEC) for stamp in range(4)] == [False] * 2 + [True] * 2
+
+
+@pytest.mark.parametrize('nothing', [0.0, np.inf])
+def test_depth_that_measures_nothing_is_not_frozen(nothing: float) -> None:
+    repeats, empty = Repeats(), np.full((480, 640), nothing, np.float32)
+    wall = np.full((480, 640), 2.0, np.float32)
+    assert not any(repeats.add_depth(empty, stamp * SEC) for stamp in range(5))
+    assert [repeats.add_depth(wall, stamp * SEC) for stamp in (5, 6, 7)] == [False, False, True]
+    assert not repeats.add_depth(empty, 8 * SEC)
+    assert not repeats.add_depth(wall, 9 * SEC)
+
+
 def test_what_is_black_or_blurred_and_frozen() -> None:
     watch = ContentWatch()
     for stamp in range(4):
