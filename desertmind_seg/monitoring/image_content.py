@@ -217,13 +217,18 @@ class ContentWatch:
             return {kind: self._counts[kind] for kind in KINDS}
 
     def problem(self) -> str:
-        """Say what is wrong with more than half of the images since the last call that had any."""
+        """Say what is wrong with most of the bad images, if these are more than half.
+
+        Counted are images since the last call that had any.
+        """
         with self._lock:
             new = self._counts - self._reported
             if new:
                 self._reported = self._counts.copy()
-                kind, count = new.most_common(1)[0]
-                self._problem = self._texts[kind] if kind and count > new.total() / 2 else ''
+                good = new.pop('', 0)
+                # In fog or at dusk one image is of this kind and the next one of that.
+                most = new.most_common(1)[0][0] if new.total() > good else ''
+                self._problem = self._texts[most] if most else ''
             return self._problem
 
     def values(self) -> dict[str, str]:

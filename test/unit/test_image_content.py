@@ -213,6 +213,17 @@ def test_a_problem_is_that_of_most_images_since_the_last_report() -> None:
     assert watch.values()['images_dark'] == '5'
 
 
+def test_images_that_are_bad_in_turn_are_a_problem() -> None:
+    watch, good = ContentWatch(), ground()
+    soft = blurred(good, 0.08, 0.08)
+    for stamp, rgb in enumerate([good] * 4 + [good // 8] * 2 + [soft] * 3):
+        watch.add(rgb, stamp)
+    assert watch.problem().startswith('Images are blurred everywhere')
+    for stamp, rgb in enumerate([good] * 4 + [good // 8] * 2 + [soft] * 2, start=9):
+        watch.add(rgb, stamp)
+    assert watch.problem() == '', 'of half of them'
+
+
 @pytest.mark.parametrize(
     ('rgb', 'words'),
     [
