@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from desertmind_seg.geometry.frame_transforms import TransformError, transform_of
-from desertmind_seg.hazards.gravity import MAX_AGE_SEC
+from desertmind_seg.hazards.gravity import MAX_AGE_SEC, height_above_base
 from desertmind_seg.messages.bags import BagError, stamp_ns
 
 Float64 = npt.NDArray[np.float64]
@@ -222,7 +222,7 @@ class RecordedTransforms:
         place = np.zeros(3)
         for child in self._below(base, frame_id):
             place = self._edges[child].move_back(place, at_ns)
-        return base, float(self.up(base, level_frame, at_ns) @ place)
+        return base, height_above_base(place, self.up(base, level_frame, at_ns))
 
     def _common(self, frame_id: str, other: str) -> str:
         """Return the first frame that is above both, or one of them; '' where there is none."""

@@ -30,6 +30,8 @@ MAX_AGE_SEC = 0.2
 # By depth a camera is as high as it was mounted, to a tenth. Its base may lie above the ground, as
 # at the axles, but not below: where the height seems smaller, so do hazards, and are let pass.
 _TOO_LOW, _TOO_HIGH, _LEAST_HEIGHT_M = 0.75, 3.0, 0.2
+# The cosine of how far a base's z axis may lean from up; beyond, it is no z axis of REP 103.
+_UPRIGHT = 0.5
 # No vehicle drives like that: then the axes are not what somebody believes.
 _MAX_ROLL_DEG = _MAX_LOOKING_UP_DEG = 60.0
 # Looking straight down, roll means nothing.
@@ -53,8 +55,8 @@ class Gravity:
             it, and only the depth itself tells.
         source: tf, imu, static, or data where `up` is None.
         age_sec: by how much what it was measured with is older than the image.
-        camera_height_m: of the camera above the ground of the vehicle's base; None where only
-            the ground in view tells.
+        camera_height_m: of the camera above the plane that the vehicle stands on, as from
+            `height_above_base`; None where only the ground in view tells.
     """
 
     up: UpVector | None
@@ -104,6 +106,19 @@ def checked(up: UpVector, origin: str) -> UpVector:
     else:
         return up
     raise GravityError(f'The camera {how}, and no vehicle drives like that: {why}{origin}.')
+
+
+def height_above_base(place_m: npt.NDArray[np.float64], up: UpVector) -> float:
+    """Return how high a camera is mounted above the plane that its vehicle stands on.
+
+    That is along the base's z axis: on a slope of 20 degrees a camera 1.5 m ahead of the base is
+    0.5 m higher above it along gravity, or lower, and the ground under it is, too.
+
+    Args:
+        place_m: (3,) of the camera, in the frame of the vehicle's base.
+        up: (3,) unit vector in that frame; if its z axis is not upright (REP 103), gravity counts.
+    """
+    return float(place_m[2] if up[2] > _UPRIGHT else up @ place_m)
 
 
 def height_problem(seen_m: float, told_m: float, told_by: str) -> str:
@@ -184,7 +199,8 @@ class TfGravity:
             base_to_world, base_age_sec = self._extrinsics.newest_transform(base, header.stamp)
         except TransformError:
             return Gravity(up, 'tf', age_sec)  # a camera without a vehicle
-        height_m = float(camera[2, 3] - base_to_world[2, 3])
+        place_m = base_to_world[:3, :3].T @ (camera[:3, 3] - base_to_world[:3, 3])
+        height_m = height_above_base(place_m, base_to_world[2, :3])
         return Gravity(up, 'tf', age_sec, height_m if base_age_sec <= MAX_AGE_SEC else None)
 
 

@@ -25,6 +25,7 @@ from desertmind_seg.hazards.gravity import (
     StaticGravity,
     TfGravity,
     checked,
+    height_above_base,
     tilt_of,
 )
 from desertmind_seg.hazards.imu_gravity import ImuAxes
@@ -107,6 +108,7 @@ class FakeBuffer:
     connected = True
     has_base = True
     pitch_deg = 15.0
+    climb_deg = ahead_m = 0.0
 
     def lookup_transform(self, target: str, source: str, time: Any) -> TransformStamped:
         sec = time.nanoseconds / SEC or self.newest_sec
@@ -120,12 +122,14 @@ class FakeBuffer:
         q = stamped.transform.rotation
         if source == CAMERA:
             # The optical axes, then turned about y of the vehicle: it looks down.
-            stamped.transform.translation.z = 1.5
+            climb = radians(self.climb_deg)
+            stamped.transform.translation.x = self.ahead_m * cos(climb) - 1.4 * sin(climb)
+            stamped.transform.translation.z = 0.1 + self.ahead_m * sin(climb) + 1.4 * cos(climb)
             c, s = cos(half) / 2, sin(half) / 2
             q.x, q.y, q.z, q.w = -c - s, c + s, -c + s, c - s
         else:
             stamped.transform.translation.z = 0.1
-            q.w = 1.0
+            q.y, q.w = -sin(radians(self.climb_deg) / 2), cos(radians(self.climb_deg) / 2)
         return stamped
 
 
@@ -148,6 +152,20 @@ def test_up_from_transforms(tf: TfExtrinsics, sec: float, age_sec: float) -> Non
     assert gravity.source == 'tf'
     assert gravity.age_sec == pytest.approx(age_sec)
     assert gravity.camera_height_m == pytest.approx(1.4)
+
+
+@pytest.mark.parametrize('climb_deg', [-25, -10, 10, 25])
+def test_on_a_slope_a_camera_is_as_high_as_it_is_mounted(
+    tf: TfExtrinsics, monkeypatch: pytest.MonkeyPatch, climb_deg: float
+) -> None:
+    monkeypatch.setattr(FakeBuffer, 'climb_deg', climb_deg)
+    monkeypatch.setattr(FakeBuffer, 'ahead_m', 2.5)
+    assert TfGravity(tf).up(header(95.0)).camera_height_m == pytest.approx(1.4)
+
+
+def test_a_base_whose_z_axis_points_down_is_measured_along_gravity() -> None:
+    place_m, up = np.array([2.0, 0.0, -1.4]), np.array([0.0, 0.0, -1.0])
+    assert height_above_base(place_m, up) == pytest.approx(1.4)
 
 
 def test_a_camera_without_a_vehicle_has_gravity_too(
