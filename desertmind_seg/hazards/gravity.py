@@ -139,7 +139,8 @@ def height_problem(seen_m: float, told_m: float, told_by: str) -> str:
         f'by its depth the camera is {seen_m:.2f} m above the ground, by {told_by} {told_m:.2f} m '
         f'(medians): {of_low if seen_m < told_m else ""}the unit of the depth is wrong (16UC1 is '
         'millimetres, 32FC1 metres) or its scale, or the focal length in camera_info, or the base '
-        'is far from the ground.'
+        'is far from the ground. Tall grass, or a slope that begins in front of a vehicle at '
+        'rest, looks the same.'
     )
 
 

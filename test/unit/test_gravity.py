@@ -26,6 +26,7 @@ from desertmind_seg.hazards.gravity import (
     TfGravity,
     checked,
     height_above_base,
+    height_problem,
     tilt_of,
 )
 from desertmind_seg.hazards.imu_gravity import ImuAxes
@@ -166,6 +167,15 @@ def test_on_a_slope_a_camera_is_as_high_as_it_is_mounted(
 def test_a_base_whose_z_axis_points_down_is_measured_along_gravity() -> None:
     place_m, up = np.array([2.0, 0.0, -1.4]), np.array([0.0, 0.0, -1.0])
     assert height_above_base(place_m, up) == pytest.approx(1.4)
+
+
+def test_what_looks_like_a_wrong_height_and_is_none_is_said() -> None:
+    # Grass of 0.3 m under a camera 1 m high, and ground that falls by 15 degrees from 2 m on.
+    for seen_m in (0.70, 0.56):
+        text = height_problem(seen_m, 1.0, "tf above the vehicle's base")
+        assert f'the camera is {seen_m:.2f} m above the ground, by tf' in text
+        assert 'Tall grass, or a slope that begins in front of a vehicle at rest, looks' in text
+    assert height_problem(0.76, 1.0, 'tf') == ''
 
 
 def test_a_camera_without_a_vehicle_has_gravity_too(
