@@ -57,6 +57,24 @@ def test_a_black_image_is_said_and_gets_its_mask(node: NodeProcess, peer: Peer) 
     peer.wait_for_diagnostic('Input', message='^(?!.*dark)', images_dark='1')
 
 
+def test_what_nobody_looks_at_is_no_problem(node: NodeProcess, peer: Peer) -> None:
+    masks, camera = peer.collect(MASK), peer.camera()
+    peer.wait_for_match(camera, [MASK])
+    black = np.zeros((*SIZE_HW, 3), np.uint8)
+    send_until_answered(peer, camera, rgb8(black, now_ns()), masks)
+    peer.wait_for_diagnostic('Input', level='1', message='Images are too dark')
+    (consumer,) = (of for of in peer.node.subscriptions if of.topic_name.endswith('/mask'))
+    peer.node.destroy_subscription(consumer)
+
+    def unheard() -> bool:
+        camera.publish(rgb8(textured(0), now_ns()))
+        return peer.diagnostic('Input').get('dropped_not_subscribed', '0') != '0'
+
+    peer.wait_until(unheard, 'a frame that nobody wants')
+    values = peer.wait_for_diagnostic('Input', message='^(?!.*dark)')
+    assert (values['image_brightness'], values['images_dark']) == ('', '1')
+
+
 def test_the_same_image_and_depth_are_said_and_get_their_masks(
     node: NodeProcess, peer: Peer
 ) -> None:
