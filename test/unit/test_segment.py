@@ -308,7 +308,7 @@ def test_refusals_before_any_work(
     assert 'absent.onnx does not exist; give the path of an .onnx' in capsys.readouterr().err
     (tmp_path / 'foreign.onnx').write_bytes(b'')
     assert run(tmp_path / 'foreign.onnx', image, out) == 2
-    assert "foreign.onnx is no bundle: it is empty. Copy it again." in capsys.readouterr().err
+    assert 'foreign.onnx is no bundle: it is empty. Copy it again.' in capsys.readouterr().err
     assert not out.exists()
     assert run(tiny_bundle, image, tmp_path / 'clip.doc') == 2
     assert 'clip.doc' in capsys.readouterr().err
