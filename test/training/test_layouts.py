@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from desertmind_seg.model.ontology import UNLABELED, Ontology, load_ontology
-from training.data.frames import DatasetError, LabelledFrame, UnknownCodesError
+from training.data.frames import DatasetError, FileFrame, LabelledFrame, UnknownCodesError
 from training.data.layouts import Listing, read_layout
 from training.fit.samples import SegmentationDataset
 from training.simulator.writers import DriveSpec, write_folders
@@ -265,6 +265,33 @@ def test_archives_may_lie_unpacked_each_in_a_folder_of_its_name(tmp_path: Path) 
         _write_codes(base / f'labels/{part}/field/field__0001_16_labelids.png', 1)
     listing = _read('goose', tmp_path / 'goose', load_ontology('goose-64'))
     assert sorted(str(frame.official) for frame in listing.frames) == ['train', 'val']
+
+
+def test_a_copy_further_down_is_no_second_set(tmp_path: Path) -> None:
+    for base in ('ycor', 'ycor/yamaha_v0', 'ycor/old', 'nested/yamaha_v0/yamaha_v0'):
+        frame = tmp_path / base / 'train/iid000016'
+        _write_image(frame / 'rgb.jpg')
+        _write_codes(frame / 'labels.png', 1)
+    (tmp_path / 'linked').mkdir()
+    (tmp_path / 'linked/yamaha_v0').symlink_to(tmp_path / 'ycor/yamaha_v0')
+    (tmp_path / 'linked/train').symlink_to(tmp_path / 'ycor/yamaha_v0/train')
+    for root in ('ycor', 'nested', 'linked', 'ycor/train'):
+        (ycor,) = _read('ycor', tmp_path / root, load_ontology('ycor-8')).frames
+        assert ycor.official == (None if root == 'ycor/train' else 'train')
+
+    root = tmp_path / 'rellis'
+    for base in ('Augmented', 'Rellis-3D'):
+        _write_rellis(root / base, '00000', 'frame000104-1581624663_149')
+    (rellis,) = _read('rellis', root, load_ontology('rellis-20')).frames
+    assert isinstance(rellis, FileFrame)
+    assert {rellis.image.parts[-4], rellis.labels.parts[-4]} == {'Rellis-3D'}
+
+    for base in ('goose_2d_val', 'backup/goose_2d_val'):
+        part = tmp_path / 'goose' / base
+        _write_image(part / 'images/val/field/field__0001_16_windshield_vis.png')
+        _write_codes(part / 'labels/val/field/field__0001_16_labelids.png', 1)
+    with pytest.raises(DatasetError, match=r'1 frames .*, as val/field/field__0001_16; if a part'):
+        _read('goose', tmp_path / 'goose', load_ontology('goose-64'))
 
 
 def test_leftovers_are_no_frames_and_links_are_followed(tmp_path: Path) -> None:

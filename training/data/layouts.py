@@ -3,6 +3,7 @@
 A reader lists what lies in a folder and opens no picture; the frames decode when they are read.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from pathlib import Path
@@ -33,8 +34,10 @@ from training.data.nyu_mat import NYU_FILES, list_nyu_mat
 def _ycor(root: Path, block_frames: int) -> Listing:
     """Yamaha-CMU Off-Road: train/ and valid/, a folder for each frame; also in yamaha_v0/."""
     listing = Listing()
-    for part in unpacked(root):
-        official = None if part == root else SPLIT_OF_NAME.get(part.name)
+    # The first that has parts: a copy in a folder further down is no second set.
+    bases = [root] if entries(root, 'iid*') else unpacked(root)
+    base = next((folder for folder in bases if parts_of(folder)[0][1]), root)
+    for part, official in parts_of(base):
         folders = entries(part, 'iid*')
         files = {
             name: {folder.name: folder / name for folder in folders if (folder / name).is_file()}
@@ -116,7 +119,8 @@ def _rellis(root: Path, block_frames: int) -> Listing:
     """
     del block_frames
     listing = Listing()
-    bases = unpacked(root)
+    # The publisher's folder first: of names that are there twice the first file counts.
+    bases = [root / 'Rellis-3D', *unpacked(root)]
     images: dict[str, Path] = {}
     labels: dict[str, Path] = {}
     for base in bases:
@@ -125,7 +129,7 @@ def _rellis(root: Path, block_frames: int) -> Listing:
                 images.setdefault(f'{path.parent.parent.name}/{path.stem}', path)
         for path in entries(base, '*/pylon_camera_node_label_id/*.png'):
             labels.setdefault(f'{path.parent.parent.name}/{path.stem}', path)
-    part_of = _rellis_lists(bases)
+    part_of = _rellis_lists([root, *bases])
     if part_of:
         for key in sorted(set(part_of) - set(labels)):
             listing.unpaired.append(f'{key} of {part_of[key]}.lst has no label file in {root}')
@@ -317,9 +321,14 @@ def read_layout(
         listing = read(Path(root).expanduser(), block_frames)
     if not listing.frames and not listing.unpaired:
         raise DatasetError(f'{root}: no {dataset} frames, expected {expects}; check data root')
-    repeated = len(listing.frames) - len({frame.name for frame in listing.frames})
+    times = Counter(frame.name for frame in listing.frames)
+    repeated = len(listing.frames) - len(times)
     if repeated:
-        raise DatasetError(f'{root}: {repeated} frames have the name of another; rename them')
+        raise DatasetError(
+            f'{root}: {repeated} frames have the name of another, as '
+            f'{times.most_common(1)[0][0]}; if a part of the set is there twice, remove one of '
+            'the two, else rename them'
+        )
     if label_map is None:
         return listing
     frames: list[LabelledFrame] = [mapped(frame, label_map) for frame in listing.frames]
