@@ -328,6 +328,7 @@ def listed(tmp_path: Path, **lists: str) -> list[str]:
     ('train', 'val'),
     [
         ('scene_1\n', 'scene_2/\n'),
+        ('.\\frames\\scene_1\\color\n', './frames/scene_2\n'),
         (  # two paths a line, as of RELLIS-3D
             'scene_1/color/000000.jpg scene_1/label/000000.png\nscene_1/color/000100.jpg x\n',
             'scene_2/color/000000.jpg x\n"scene_2/color/000100.jpg"\n',
@@ -348,6 +349,31 @@ def test_lists_of_publishers_deal_the_frames(
         *('train/scene_1/000000', 'train/scene_1/000100'),
         *('val/scene_2/000000', 'val/scene_2/000100'),
     }
+
+
+@pytest.mark.parametrize(
+    ('line', 'expected'),
+    [
+        ('1,2.jpg', '2'),  # the number of a row is no name
+        ('1;images/2.JPG', '2'),
+        ('1,2', '1'),
+        ('images/a 1.jpg masks/a 1.png', 'a 1'),
+        ('"images/a 1.jpg" "masks/a 1.png"', 'a 1'),
+        ('"a 1.jpg"', 'a 1'),
+    ],
+)
+def test_a_line_of_a_list_names_one_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, expected: str
+) -> None:
+    for number, name in enumerate(('1', '2', 'a 1')):
+        frame(
+            tmp_path / f'set/images/{name}.jpg', tmp_path / f'set/masks/{name}.png', 1, 2, number
+        )
+    codes = write(tmp_path / 'codes.csv', CODES)
+    lines = write(tmp_path / 'train.csv', f'\ufeff{line}\r\n')
+    status, said = run(capsys, tmp_path / 'set', '--colors', codes, '--split', f'train={lines}')
+    assert status == 0, said
+    assert names_of(tmp_path / 'out') == {f'train/{expected}'}
 
 
 def test_what_no_list_names_is_left_out_and_what_is_not_there_is_said(

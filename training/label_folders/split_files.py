@@ -10,6 +10,7 @@ from training.label_exports.records import ExportFrame, Split, plain_path, split
 from training.label_exports.source import ExportError, ExportFile
 
 _SHOWN = 3
+_MOST_WORDS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +50,9 @@ def deal(frames: Sequence[ExportFrame], files: Mapping[Split, Path]) -> Dealt:
     """Give each frame the part whose list names it.
 
     A line names a picture by the end of its path, with or without its extension, alone or as the
-    first of several that blanks, commas, semicolons or tabs part; or a folder of pictures. The
-    path is that of the disk: 'drive_2/0001' is no 'drive_1/0001', whichever folder was imported.
+    first of several that blanks, commas, semicolons or tabs part, those with an extension before
+    those without; or a folder of pictures. The path is that of the disk: 'drive_2/0001' is no
+    'drive_1/0001', whichever folder was imported.
 
     Args:
         frames: with their pictures.
@@ -119,8 +121,14 @@ def _named(
     line: str, by_end: Mapping[str, list[int]], by_folder: Mapping[str, list[int]], path: Path
 ) -> list[int]:
     """Return the frames that a line names."""
-    for text in (line, *re.split(r'[,;\t]', line), *line.split()):
-        found = sorted(set(by_end.get(_stem(text.strip().strip('"')), ())))
+    words = line.split()
+    ends = range(min(len(words), _MOST_WORDS), 1, -1)
+    joined = (' '.join(words[:end]) for end in ends)  # names have blanks, too
+    columns = [text.strip().strip('"') for text in (*re.split(r'[,;\t]', line), *joined, *words)]
+    # What has an image's extension goes before the number of a row.
+    columns.sort(key=lambda text: _stem(text) == plain_path(text))
+    for text in (line.strip('"'), *columns):
+        found = sorted(set(by_end.get(_stem(text), ())))
         if len(found) > 1:
             raise ExportError(
                 f'{path}: {line[:100]!r} may be each of {len(found)} pictures; expected the path '
@@ -128,4 +136,4 @@ def _named(
             )
         if found:
             return found
-    return sorted(set(by_folder.get(line.strip('/'), ())))
+    return sorted(set(by_folder.get(plain_path(line.strip('"')), ())))
