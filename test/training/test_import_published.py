@@ -294,6 +294,17 @@ def test_colors_that_are_not_listed_may_be_left_out(
     assert named(tmp_path / 'out', '1') == ['divers', None]
 
 
+def test_of_a_table_of_codes_no_colour_is_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / 'set/images/1.jpg', jpeg(1))
+    write_mask(tmp_path / 'set/masks/1.png', np.array([(1, 1, 1), (3, 1, 250)], np.uint8)[HALVES])
+    codes = write(tmp_path / 'codes.csv', 'name,code\ntrail,1\nunlabeled,*\n')
+    status, said = run(capsys, tmp_path / 'set', '--colors', codes)
+    assert status == 2
+    assert '1.png holds 2 colours that its table does not list' in said
+
+
 @pytest.mark.parametrize(
     ('table', 'expected'),
     [
@@ -301,6 +312,7 @@ def test_colors_that_are_not_listed_may_be_left_out(
         ('name,code\na,1\nb,\n', "line 3: 'b' has neither a code nor a colour"),
         ('0 void 0 0 0\n1 dirt 1 2\n', 'line 2: expected code, name and r g b'),
         ('name,code\na,1\nA,2\n', "the classes 'a' and 'A' are both 'a' here"),
+        ('name,code,r,g,b\na,1,2,2,2\nb,7,*,*,*\n', "line 3: 'b' has '*' beside 7; expected '*'"),
     ],
 )
 def test_tables_that_contradict_themselves_are_refused(

@@ -59,7 +59,9 @@ class MaskTable:
     @cached_property
     def of_color(self) -> npt.NDArray[np.uint16]:
         """Table (2**24,) from a packed colour to its label; of two classes the first counts."""
-        table = np.full(1 << 24, self._rest, np.uint16)
+        # Of codes alone no colour is the rest: such a mask is of another kind.
+        rest = _UNKNOWN if self._has_codes_alone else self._rest
+        table = np.full(1 << 24, rest, np.uint16)
         for color in self.void_colors:
             table[_packed(color)] = 0
         for position, entry in reversed(list(enumerate(self.classes))):

@@ -81,7 +81,14 @@ def _from_text(file: ExportFile) -> list[ExportClass]:
         color = cell('color') or [cell(letter) for letter in 'rgb']
         if name := cell('name'):
             where = f'{file}: line {number}'
-            if _REST in (cell('code'), color, *color):
+            given = {cell('code'), *([color] if isinstance(color, str) else color)} - {''}
+            if _REST in given:
+                if given != {_REST}:
+                    others = ', '.join(sorted(given - {_REST}))
+                    raise ExportError(
+                        f'{where}: {name!r} has {_REST!r} beside {others}; expected {_REST!r} '
+                        'alone, or in a line of its own'
+                    )
                 classes.append(ExportClass(name))
                 continue
             if not cell('code') and not any(color):
