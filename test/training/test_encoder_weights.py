@@ -218,6 +218,13 @@ def test_what_dataparallel_saved_is_taken_and_other_names_are_shown(tmp_path: Pa
     torch.save(state, path)
     with pytest.raises(WeightsError, match=r"1 of 122 tensors hold NaN .* 'conv1\.weight' first"):
         _loaded(**named)
+    state['conv1.weight'] = torch.zeros(1).to(torch.float8_e4m3fn)
+    torch.save(state, path)
+    with pytest.raises(WeightsError, match=r"'conv1\.weight' is \[1\], expected"):
+        _loaded(**named)
+    torch.save(dict(enumerate(state.values())), path)
+    with pytest.raises(WeightsError, match=r'holds \[0, 1, .*, expected a state dict of tensors'):
+        _loaded(**named)
     path.write_text('version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n')
     with pytest.raises(WeightsError, match=r'no weights: it is a pointer of Git LFS\. Fetch'):
         _loaded(**named)

@@ -126,13 +126,17 @@ def _read(path: Path) -> State:
             f'{path}: not a readable state dict: {why_not_loaded(err)}; save model.state_dict() '
             'alone'
         ) from err
-    if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
+    is_state = isinstance(state, dict) and all(
+        isinstance(name, str) and torch.is_tensor(value) for name, value in state.items()
+    )
+    if not is_state:
         holds = list(state)[:5] if isinstance(state, dict) else type(state).__name__
         raise WeightsError(
             f'{path}: holds {holds}, expected a state dict of tensors by name; save '
             'model.state_dict() alone'
         )
-    broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
+    # As floats: of float8 torch does not say it.
+    broken = [name for name, value in state.items() if not value.float().isfinite().all()]
     if broken:
         raise WeightsError(
             f'{path}: {len(broken)} of {len(state)} tensors hold NaN or infinity, {broken[0]!r} '
