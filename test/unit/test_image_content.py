@@ -159,6 +159,9 @@ def test_stamps_that_stand_or_go_back_tell_nothing() -> None:
     assert not any(repeats.add(sample, 5 * SEC) for _ in range(20))
     assert not any(repeats.add(sample, stamp * SEC) for stamp in (4, 3, 2, 1))
     assert [repeats.add(sample, stamp * SEC) for stamp in (2, 3)] == [False, True]
+    # Two images in 2 s, the second of them sent twice, are no three.
+    twice = Repeats()
+    assert [twice.add(sample, at * SEC) for at in (1, 3, 3, 4)] == [False, False, False, True]
 
 
 @pytest.mark.parametrize('first_row', [0, 1, 2])
