@@ -12,10 +12,11 @@ What a class, geometry and both call safe is counted by `desertmind_seg.scores.h
 evaluate_bag does it, at the node's defaults and with gravity known. A hazard is a whole rock, log,
 branch, stump, post, ledge or ditch with its feet, in pixels with depth nearer than 10 m; rows by
 distance and kind are of those of 0.2 m and more. A false alarm is a pixel of a traversable class
-with depth that geometry calls a hazard, whatever the model says of it. Stopped is such a pixel
-that the vehicle would not drive on: the class is not traversable, or geometry calls it a hazard
-that the class does not excuse (`--soft-classes`; none by default, as in the node), joined as the
-node joins them. In brackets 95 %, by bootstrap over scenes.
+with depth that geometry calls a hazard, whatever the model says of it; some rows leave out ground
+so near to a hazard, or to what is not traversable, that a planner keeps away from it. Stopped is a
+pixel of ground that the vehicle would not drive on: the class is not traversable, or geometry
+calls it a hazard that the class does not excuse (`--soft-classes`; none by default, as in the
+node), joined as the node joins them. In brackets 95 %, by bootstrap over scenes.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ sys.path[:0] = [str(ROOT)]
 os.environ.update(dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'), '1'))
 
 import cv2
-from labelled_scenes import KINDS, ONTOLOGY, Frame, drives, rays_of, rendered
+from labelled_scenes import KINDS, ONTOLOGY, Frame, clearance_m, drives, rays_of, rendered
 import numpy as np
 import numpy.typing as npt
 
@@ -55,6 +56,7 @@ from desertmind_seg.scores.hazards import (
     SIZE_PLACES_M,
     TARGET_RANGE_M,
     TARGET_SIZE_M,
+    UNSAFE,
     HazardScore,
     Truth,
     Witness,
@@ -65,6 +67,8 @@ from desertmind_seg.scores.hazards import (
 BANDS = BAND_NAMES[:2]
 # HazardScore counts each pixel by one kind: so by kind and distance at once.
 ROWS = tuple(f'{kind}, {band}' for kind in KINDS for band in BANDS)
+# Ground that is farther than this from all that a vehicle keeps away from.
+CLEARANCES_M = 0.2, 0.3, 0.5
 COLUMNS = {
     'hazards': ('class alone', 'with geometry', 'geometry alone'),
     'alarms': ('false alarms', 'unknown'),
@@ -79,13 +83,16 @@ class SceneScore:
     def __init__(self, joined: ClassGeometryTable) -> None:
         self._joined = joined
         self._scores = HazardScore(ONTOLOGY, ROWS), HazardScore(ONTOLOGY, ROWS)
+        # Of each CLEARANCES_M: pixels of ground, false alarms, unknown.
+        self._clear = np.zeros((len(CLEARANCES_M), 3), np.int64)
 
     def add(self, frame: Frame, mask: npt.NDArray[np.uint8], detector: HazardDetector) -> None:
         """Count a frame: all of the ground, and the hazards that are near."""
         depth = frame.depth_mm.astype(np.float32) * np.float32(1e-3)
         found = detector.detect(depth, rays_of(frame.k, depth.shape), frame.up)
         near = (frame.kind < len(KINDS)) & (depth > 0) & (depth < TARGET_RANGE_M)
-        ground = cv2.LUT(frame.labels, verdict_table(ONTOLOGY)) == SAFE
+        verdict = cv2.LUT(frame.labels, verdict_table(ONTOLOGY))
+        ground = verdict == SAFE
         labels = np.where(ground | near, frame.labels, UNLABELED).astype(np.uint8)
         row = frame.kind * np.intp(len(BANDS)) + band_index(depth)
         tall = near & (frame.size_m >= TARGET_SIZE_M)
@@ -94,6 +101,13 @@ class SceneScore:
         for score, said in zip(self._scores, (mask, np.zeros_like(mask)), strict=True):
             hazard = self._joined.is_hazard(said, found.kind, found.height_m)
             score.add(labels, said, depth, Witness(hazard, found.kind != UNKNOWN), truth)
+        # `hazard` is of geometry alone now.
+        asked = ground & (depth > 0) & (depth < TARGET_RANGE_M) & np.isfinite(frame.exact_m)
+        away_m = clearance_m(frame, asked, (verdict == UNSAFE) | (frame.kind < len(KINDS)))
+        for row, least_m in zip(self._clear, CLEARANCES_M, strict=True):
+            clear = away_m > least_m
+            said_of = hazard[asked][clear], (found.kind == UNKNOWN)[asked][clear]
+            row += [clear.sum(), *(each.sum() for each in said_of)]
 
     def counts(self) -> dict[str, Counts]:
         """Return by table and row the pixels, and how many of them each column means."""
@@ -111,6 +125,8 @@ class SceneScore:
         for ground in blind.false_alarms:
             shares_of = 1.0, ground.share or 0.0, ground.unknown_share or 0.0
             found['alarms'][ground.name] = np.rint(ground.pixels * np.array(shares_of)).astype(int)
+        for row, least_m in zip(self._clear, CLEARANCES_M, strict=True):
+            found['alarms'][f'nearer than 10 m, {least_m} m clear of what is no ground'] = row
         for stop in model.false_stop:
             if stop.by in ('near', 'distance'):
                 both = 1.0, stop.class_alone or 0.0, stop.with_geometry or 0.0
@@ -157,12 +173,12 @@ def table(scenes: list[dict[str, Counts]], of: str) -> dict[str, dict[str, Any]]
 
 
 def _print(rows: dict[str, dict[str, Any]], titles: tuple[str, ...]) -> None:
-    print(f'{"":46}{"pixels":>12}' + ''.join(f'{title:>24}' for title in titles))
+    print(f'{"":54}{"pixels":>12}' + ''.join(f'{title:>24}' for title in titles))
     for name, row in rows.items():
         cells = []
         for share, (low, high) in (row[title] for title in titles):
             cells.append(f'{100 * share:.1f} % ({100 * low:.1f} to {100 * high:.1f})')
-        print(f'{name:46}{row["pixels"]:12,}' + ''.join(f'{cell:>24}' for cell in cells))
+        print(f'{name:54}{row["pixels"]:12,}' + ''.join(f'{cell:>24}' for cell in cells))
 
 
 def _noise(text: str) -> float | None:

@@ -17,6 +17,7 @@ from typing import Any, cast
 import cv2
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial import KDTree
 
 from desertmind_seg.geometry.camera_model import Rays
 from desertmind_seg.model.ontology import load_ontology
@@ -29,6 +30,7 @@ Images = npt.NDArray[Any]
 KINDS = 'rock', 'log', 'branch', 'stump', 'post', 'ledge', 'ditch'
 ONTOLOGY = load_ontology('ycor-8')
 FRAMES_A_DRIVE, RATE_HZ = 8, 0.25
+FAR_M = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Frame:
         labels: (H, W) uint8 class ids.
         kind: (H, W) uint8, index into KINDS, 255 none.
         size_m: (H, W) float32, NaN none.
+        exact_m: (H, W) float32, true distance along the axis; inf none.
         height_m: (H, W) float32; None: not known.
     """
 
@@ -55,6 +58,7 @@ class Frame:
     labels: Images
     kind: Images
     size_m: Images
+    exact_m: Images
     height_m: Images | None
 
 
@@ -76,8 +80,9 @@ def rendered(root: Path, half: str, noise: float | None) -> Iterator[Frame]:
             pose = np.array(entry['world_from_camera'])
             depth_mm = _measured(exact, k, rgb, labels, (scene['seed'], int(entry['name'])), noise)
             kind, size_m = _hazards(scene, labels, exact, rays_of(k, exact.shape), pose)
+            up = pose[2, :3]
             yield Frame(
-                scene['seed'], rgb, depth_mm, k, pose[2, :3], labels, kind, size_m, height_m=None
+                scene['seed'], rgb, depth_mm, k, up, labels, kind, size_m, exact, height_m=None
             )
 
 
@@ -86,6 +91,31 @@ def rays_of(k: Images, size_hw: tuple[int, ...]) -> Rays:
     columns, rows = np.arange(size_hw[1])[None], np.arange(size_hw[0])[:, None]
     x, y = (columns - k[0, 2]) / k[0, 0], (rows - k[1, 2]) / k[1, 1]
     return Rays(x.astype(np.float32), y.astype(np.float32))
+
+
+def clearance_m(frame: Frame, at: Images, what: Images) -> Images:
+    """Return how far pixels are from the nearest of others, along the ground.
+
+    Args:
+        frame: that has their true distances.
+        at: (H, W) bool, the N pixels that are asked for.
+        what: (H, W) bool, the others.
+
+    Returns:
+        (N,) float64 metres, whatever the heights; inf beyond FAR_M.
+    """
+    near, others = (_along_the_ground(frame, each) for each in (at, what))
+    if not len(others):
+        return np.full(len(near), np.inf)
+    return np.asarray(KDTree(others).query(near, distance_upper_bound=FAR_M)[0])
+
+
+def _along_the_ground(frame: Frame, at: Images) -> Images:
+    """Return (N, 3) the points of `at` that have a distance, without their parts along up."""
+    rows, columns = np.nonzero(at & np.isfinite(frame.exact_m))
+    pixels = np.stack([columns, rows, np.ones(len(rows))], axis=-1)
+    points = pixels @ np.linalg.inv(frame.k).T * frame.exact_m[rows, columns, None]
+    return points - np.outer(points @ frame.up, frame.up)
 
 
 def _measured(
@@ -170,5 +200,6 @@ def drives(seeds: Sequence[int]) -> Iterator[Frame]:
                 frame.labels_ycor_8,
                 kind,
                 np.where(kind < 255, frame.hazard_size_cm / np.float32(100), np.float32(np.nan)),
+                frame.depth_m,
                 frame.height_m,
             )
