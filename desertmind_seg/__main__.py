@@ -41,6 +41,7 @@ _SECTIONS = {
         'compare': ('training', 'tell which differences between runs are real'),
         'reproduce': ('training', 'run the reference experiments, small, and compare'),
         'export': ('training', 'write the bundle that runs on a vehicle: one ONNX file'),
+        'import_network': ('training', 'make a bundle of an ONNX network of another program'),
         'model_card': ('training', "write a bundle's card from what it says about itself"),
     },
     'use it': {

@@ -81,6 +81,11 @@ def bundle_file(text: str) -> Path:
     )
 
 
+def network_file(text: str) -> Path:
+    """Parse the path of an ONNX network; whether it is there is asked before torch is imported."""
+    return _file_there(text, f'no network at {text!r}; give an ONNX file')
+
+
 def _file_there(text: str, missing: str) -> Path:
     path = Path(text)
     try:

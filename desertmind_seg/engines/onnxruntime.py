@@ -78,7 +78,7 @@ class OnnxRuntimeEngine:
         self.outputs = bundle.outputs
         self.backend = f'onnxruntime-{provider}'
         self._onnxruntime = onnxruntime
-        self._failures = _onnxruntime_failures()
+        self._failures = onnxruntime_failures()
         threads = num_threads or usable_cores()
         self.device = f'cpu, {threads} threads' if provider == 'cpu' else 'cuda:0'
         self.details: Mapping[str, str] = {'onnxruntime': onnxruntime.__version__}
@@ -285,7 +285,7 @@ def sums_saturate() -> bool:
     return bool((sums != side * 255 * 127).any())
 
 
-def _onnxruntime_failures() -> tuple[type[Exception], ...]:
+def onnxruntime_failures() -> tuple[type[Exception], ...]:
     """Return the exceptions of ONNX Runtime; they have no base of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 

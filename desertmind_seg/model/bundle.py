@@ -247,9 +247,9 @@ def _parse_metadata(model: onnx.ModelProto, path: Path) -> BundleMetadata:
         keys = sorted({str(entry.key)[:60] for entry in model.metadata_props})[:20]
         raise BundleError(
             f'{path} has no {METADATA_KEY!r} entry among its ONNX metadata {keys}: it is an ONNX '
-            'file of another program, or a bundle that was cut short or has lost it. Copy a '
-            'bundle again, or export its checkpoint with python -m training.export; that takes no '
-            'networks of other programs.'
+            'file of another program, of which python -m training.import_network makes a bundle; '
+            'or a bundle that was cut short or has lost it. Copy that again, or export its '
+            'checkpoint with python -m training.export.'
         )
     if len(text) > MAX_METADATA_CHARS:
         raise BundleError(

@@ -147,7 +147,7 @@ def test_a_graph_that_disagrees_is_not_written(
     checkpoint = str(trained[1] / 'checkpoint.pt')
     assert export.main([checkpoint, '--out', str(out)]) == 2
     message = capsys.readouterr().err
-    assert 'of pixels agree with torch, expected at least 99.95%' in message
+    assert 'of pixels agree with torch fp32, CPU, expected at least 99.95%' in message
     assert 'it is an error of the export, please report it' in message
     assert '{' not in message
     picture = tmp_path / 'tiny.worst_frame.png'

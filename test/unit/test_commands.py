@@ -59,6 +59,9 @@ _MISSING_INPUT = {
     'training.ensemble': '{none}.yaml --out {new}',
     'training.export': '{none} --out {new}',
     'training.model_card': '{none} --out {new}',
+    'training.import_network': (
+        '{none} --ontology ycor-8 --normalisation unit --frames {none} --out {new}'
+    ),
     'training.import_labels': '{none} --out {new}',
     'training.reproduce': '--only {none} --out {new}',
 }

@@ -60,6 +60,7 @@ ROOMS: dict[str, dict[str, str]] = {
         'label_folders': 'label_exports label_masks',
         'evaluation': 'data networks recipes',
         'bundles': 'data evaluation networks recipes',
+        'network_imports': 'bundles data evaluation networks',
         'ensembles': 'bundles data evaluation networks recipes',
         'fit': 'bundles data ensembles evaluation networks recipes',
         'reproduction': 'ensembles evaluation fit recipes',
@@ -80,6 +81,7 @@ COMMANDS = {
     'training': {
         *('synthetic', 'audit', 'train', 'evaluate', 'compare', 'calibrate'),
         *('folds', 'ensemble', 'export', 'model_card', 'import_labels', 'reproduce'),
+        'import_network',
     },
 }
 # Packages from outside -> the folders that may import them; '' is the root. Others are free.
@@ -103,7 +105,7 @@ OUTSIDE = {
     'training': (
         ('lightning', {'fit', 'networks'}),
         ('segmentation_models_pytorch', {'networks', 'fit'}),
-        ('onnx onnxscript onnxruntime', {'bundles'}),
+        ('onnx onnxscript onnxruntime', {'bundles', 'network_imports'}),
         ('h5py', {'data'}),
         ('datumaro', {'label_masks'}),
         ('defusedxml pycocotools', {'label_exports'}),

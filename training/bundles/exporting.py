@@ -47,13 +47,13 @@ from training.data.frames import LabelledFrame
 from training.evaluation.metrics_file import without_details
 from training.evaluation.predict import predict_with_graph
 from training.networks.checkpoint import Checkpoint, load_checkpoint
-from training.networks.vehicle_graph import VehicleGraph
+from training.networks.vehicle_graph import FrameGraph, VehicleGraph
 from training.recipes.schema import DatasetName
 
 OPSET = 20
 
 
-def to_onnx(graph: VehicleGraph) -> onnx.ModelProto:
+def to_onnx(graph: FrameGraph) -> onnx.ModelProto:
     """Trace the graph with dynamic height and width.
 
     Returns:

@@ -187,7 +187,10 @@ def broken_limit(figures: dict[str, Any], precision: Precision) -> str | None:
     if precision in MIN_PIXEL_AGREEMENT:
         agreement, least = figures['pixel_agreement'], MIN_PIXEL_AGREEMENT[precision]
         if agreement < least:
-            return f'{agreement:.4%} of pixels agree with torch, expected at least {least:.2%}'
+            return (
+                f'{agreement:.4%} of pixels agree with {figures["reference"]}, expected at least '
+                f'{least:.2%}'
+            )
         return None
     difference, most = figures['miou_difference'], MAX_MIOU_LOSS[precision]
     if difference is None:

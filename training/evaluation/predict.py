@@ -8,7 +8,7 @@ import torch
 from desertmind_seg.engines.protocol import Engine
 from desertmind_seg.model.arrays import Depth, Mask, Rgb
 from training.evaluation.tta import Probabilities
-from training.networks.vehicle_graph import VehicleGraph
+from training.networks.vehicle_graph import FrameGraph
 
 # RGB uint8 (H, W, 3) and depth float32 (H, W) metres, 0 = missing, or None where the set has none,
 # which is all missing to an RGB-D network
@@ -16,7 +16,7 @@ from training.networks.vehicle_graph import VehicleGraph
 Predict = Callable[[Rgb, Depth | None], tuple[Mask, Mask]]
 
 
-def predict_with_graph(graph: VehicleGraph) -> Predict:
+def predict_with_graph(graph: FrameGraph) -> Predict:
     """Predict with the torch graph in evaluation mode; an RGB network is not shown depth."""
 
     def predict(rgb: Rgb, depth: Depth | None) -> tuple[Mask, Mask]:

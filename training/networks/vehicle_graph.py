@@ -1,5 +1,6 @@
 """The graph of a bundle: camera bytes in, mask, confidence and cost out."""
 
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import numpy as np
@@ -12,24 +13,38 @@ from training.networks.network import SegmentationNetwork
 from training.networks.upsampling import bilinear, by_phase, in_place
 
 
-class VehicleGraph(nn.Module):
-    """The network between a camera's bytes and a mask: all that a bundle's graph computes.
+class FrameGraph(nn.Module, ABC):
+    """All that a bundle's graph computes around a network, between a camera's bytes and a mask.
 
-    Validation, evaluation and export all call this module, so that pre- and post-processing
-    cannot differ between training and vehicle.
+    Args:
+        size_hw: height and width that the network sees.
+        modality: whether it takes depth.
+        costs: uint8 (C,), of each class.
+        temperature: divisor of the logits.
     """
 
     costs: torch.Tensor
 
     def __init__(
-        self, network: SegmentationNetwork, costs: npt.NDArray[np.uint8], temperature: float
+        self,
+        size_hw: tuple[int, int],
+        modality: Literal['rgb', 'rgbd'],
+        costs: npt.NDArray[np.uint8],
+        temperature: float,
     ) -> None:
         super().__init__()
-        self.network = network
-        self.size_hw = network.section.network_size_hw
-        self.modality: Literal['rgb', 'rgbd'] = network.section.modality
+        self.size_hw = size_hw
+        self.modality = modality
         self.temperature = temperature
         self.register_buffer('costs', torch.from_numpy(costs.astype(np.float32)).view(1, -1, 1, 1))
+
+    @abstractmethod
+    def of_network(self, image: torch.Tensor, depth: torch.Tensor | None) -> torch.Tensor:
+        """Run the network on what `network_input` returns.
+
+        Returns:
+            Logits (N, C, h / stride, w / stride).
+        """
 
     def tensors(
         self, rgb: npt.NDArray[np.uint8], depth: npt.NDArray[np.float32] | None
@@ -120,7 +135,26 @@ class VehicleGraph(nn.Module):
 
     def _network_logits(self, image: torch.Tensor, depth: torch.Tensor | None) -> torch.Tensor:
         """Return float32 (1, C, h / stride, w / stride) for a camera's frame."""
-        logits: torch.Tensor = self.network(*self.network_input(image, depth)).float()
+        return self.of_network(*self.network_input(image, depth)).float()
+
+
+class VehicleGraph(FrameGraph):
+    """A network of this package between a camera's bytes and a mask.
+
+    Validation, evaluation and export all call this module, so that pre- and post-processing
+    cannot differ between training and vehicle.
+    """
+
+    def __init__(
+        self, network: SegmentationNetwork, costs: npt.NDArray[np.uint8], temperature: float
+    ) -> None:
+        section = network.section
+        super().__init__(section.network_size_hw, section.modality, costs, temperature)
+        self.network = network
+
+    def of_network(self, image: torch.Tensor, depth: torch.Tensor | None) -> torch.Tensor:
+        """See `FrameGraph.of_network`."""
+        logits: torch.Tensor = self.network(image, depth)
         return logits
 
 

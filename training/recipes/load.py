@@ -66,7 +66,17 @@ def load_ensemble(path: str | Path, overrides: Sequence[str] = ()) -> EnsembleRe
 
 
 def parse_recipe(tree: dict[str, Any], source: str) -> Recipe:
-    """Validate a recipe given as nested dictionaries (a YAML file's or a checkpoint's)."""
+    """Validate a recipe given as nested dictionaries (a YAML file's or a checkpoint's).
+
+    Raises:
+        RecipeError: it is none, or of a network that no recipe made.
+    """
+    if 'imported_network' in tree:
+        raise RecipeError(
+            f'{source} holds a network of another program, made by training.import_network: it '
+            'has no recipe, so it cannot be trained on or described by one; give a bundle of '
+            'training.export'
+        )
     return _validated(Recipe, tree, source)
 
 

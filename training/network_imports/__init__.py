@@ -1,0 +1,1 @@
+"""Networks of other programs, given as ONNX, made into bundles."""

@@ -1,0 +1,210 @@
+"""A network of another program as a bundle: frames to check it on, parity check, metadata."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from desertmind_seg.engines.load import load_engine
+from desertmind_seg.model.arrays import Depth, Mask, Rgb
+from desertmind_seg.model.bundle import Bundle, BundleMetadata, read_bundle, write_bundle
+from desertmind_seg.model.files import made_folder, partial_folder
+from desertmind_seg.model.ontology import UNLABELED, Ontology
+from desertmind_seg.reports.provenance import environment
+from desertmind_seg.sources.frames import BadFrame, Selection
+from desertmind_seg.sources.opening import open_source
+from training.bundles.exporting import to_onnx
+from training.bundles.half_precision import to_half
+from training.bundles.parity import ParityError, broken_limit, parity, write_worst_frame
+from training.bundles.precision import Precision
+from training.data.frames import LabelledFrame
+from training.evaluation.predict import predict_with_graph
+from training.network_imports.graph import ImportedGraph, Normalisation, with_network
+from training.network_imports.source import NetworkError, read_network
+
+_FRAMES = 8
+# How far probabilities of half precision are from a sum of 1.
+_SUM_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class _Picture(LabelledFrame):
+    """An image without labels.
+
+    Attributes:
+        rgb: uint8 (H, W, 3).
+    """
+
+    rgb: Rgb
+
+    @property
+    def has_depth(self) -> bool:
+        return False
+
+    def read_rgb(self) -> Rgb:
+        return self.rgb
+
+    def read_labels(self, ontology: Ontology) -> Mask:
+        return np.full(self.rgb.shape[:2], UNLABELED, np.uint8)
+
+    def read_depth(self) -> Depth:
+        return np.zeros(self.rgb.shape[:2], np.float32)
+
+    def content(self) -> bytes:
+        return self.rgb.tobytes()
+
+    def version(self) -> str:
+        return ''
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A bundle of a network of another program.
+
+    Attributes:
+        bundle: as written.
+        of_probabilities: whether the network gives probabilities instead of logits.
+        class_shares: of the pixels of the frames, by class.
+    """
+
+    bundle: Bundle
+    of_probabilities: bool
+    class_shares: dict[str, float]
+
+
+def import_network(
+    path: Path,
+    ontology: Ontology,
+    normalisation: Normalisation,
+    frames: str,
+    out: Path,
+    *,
+    size_hw: tuple[int, int] | None = None,
+    output: str | None = None,
+    precision: Precision | None = None,
+) -> Imported:
+    """Write the bundle of a network that segments RGB images, if it passes the parity check.
+
+    Args:
+        path: the ONNX file.
+        ontology: its classes, in the order of its scores.
+        normalisation: that it was trained with.
+        frames: what `open_source` takes; up to eight of its frames check the bundle.
+        out: the bundle.
+        size_hw: height and width to feed the network; None for those in the file.
+        output: name of the scores; None for the only ones that there are.
+        precision: fp16 for half precision of an fp32 file; None for that of the file.
+
+    Raises:
+        OSError: a file cannot be read.
+        SourceError: there are no frames.
+        NetworkError: the file holds no such network, or a frame cannot be used.
+        ParityError: the bundle does not compute what the file does; nothing is written.
+        PrecisionError: the network cannot be written in this precision.
+    """
+    network = read_network(path, ontology.num_classes, size_hw, output)
+    if precision not in (None, network.precision) and network.precision != 'fp32':
+        raise NetworkError(f'{path} is {network.precision} already; leave out --precision')
+    pictures = _pictures(frames)
+    probe = ImportedGraph(network, normalisation, ontology.costs, of_probabilities=False)
+    of_probabilities = _are_probabilities(probe, pictures)
+    graph = ImportedGraph(
+        network, normalisation, ontology.costs, of_probabilities=of_probabilities
+    ).eval()
+    model = with_network(to_onnx(graph), network)
+    if precision == 'fp16' and network.precision == 'fp32':
+        model = to_half(model)
+    precision = precision or network.precision
+    made_by = environment()
+    metadata = BundleMetadata(
+        name=out.stem,
+        ontology=ontology,
+        ontology_sha256=ontology.sha256,
+        network_size_hw=network.size_hw,
+        precision=precision,
+        recipe={
+            'imported_network': {
+                'file': path.name,
+                'sha256': network.sha256,
+                'input': network.input,
+                'output': network.output,
+                'of_probabilities': of_probabilities,
+                **asdict(normalisation),
+            }
+        },
+        datasets=[],
+        scores={'environment': made_by},
+        parity={},
+        git_hash=made_by['git_hash'] or 'unknown',
+        data_hash='unknown',
+        seed=0,
+    )
+    predict = predict_with_graph(graph)
+    with made_folder(out.parent), partial_folder(out.parent) as folder:
+        candidate = folder / out.name
+        write_bundle(model, metadata, candidate)
+        engine = load_engine(read_bundle(candidate), 'onnxruntime-cpu')
+        figures = parity(predict, engine, pictures, ontology)
+        figures['reference'] = f'ONNX Runtime on {path.name}'
+        # Kernels of int8 round otherwise where nodes about them differ.
+        broken = broken_limit(figures, 'fp16' if precision == 'int8' else precision)
+        if broken is not None:
+            picture = out.with_name(f'{out.stem}.worst_frame.png')
+            write_worst_frame(figures, predict, engine, pictures, picture)
+            raise ParityError(
+                f'{broken}; nothing was written to {str(out)!r}. The worst frame (the file, the '
+                f'bundle, where they differ): {picture}'
+            )
+        pixels = np.zeros(256, np.int64)
+        for each in pictures:
+            mask = engine.infer(each.rgb, outputs=('mask',))['mask']
+            pixels += np.bincount(mask.ravel(), minlength=256)
+        engine.close()
+    bundle = write_bundle(model, metadata.model_copy(update={'parity': figures}), out)
+    shares = pixels[: ontology.num_classes] / pixels.sum()
+    return Imported(bundle, of_probabilities, dict(zip(ontology.names, shares, strict=True)))
+
+
+def _pictures(source: str) -> list[_Picture]:
+    with open_source(source) as opened:
+        count = opened.count or 1
+    selection = Selection(every=max(1, count // _FRAMES))
+    found = []
+    with open_source(source, selection=selection) as opened:
+        for frame in islice(opened, _FRAMES):
+            if isinstance(frame, BadFrame):
+                raise NetworkError(
+                    f'frame {frame.name} of {source} cannot be used: {frame.error}; leave it out'
+                )
+            rgb = np.ascontiguousarray(frame.rgb)
+            found.append(_Picture(frame.name, 'your frames', source, 0, None, rgb))
+    return found
+
+
+def _are_probabilities(graph: ImportedGraph, pictures: Sequence[_Picture]) -> bool:
+    """Tell probabilities, which sum to 1 over the classes, from logits, which do not.
+
+    Of a single score all that lies in 0..1 is probabilities.
+
+    Raises:
+        NetworkError: there is NaN or infinity among them.
+    """
+    network = graph.network
+    found = True
+    for picture in pictures:
+        with torch.inference_mode():
+            image, _ = graph.network_input(graph.tensors(picture.rgb, None)[0])
+            scores = graph.scores(image)
+        if not scores.isfinite().all():
+            raise NetworkError(
+                f'{network.path} gives NaN or infinity for {picture.name}; is the normalisation '
+                'that of its training?'
+            )
+        total = scores.sum(dim=3 if network.classes_last else 1)
+        if 1 in (scores.shape[1], scores.shape[3]):
+            total = total.clamp(min=1)
+        found &= bool(scores.min() >= 0 and (total - 1).abs().max() < _SUM_TOLERANCE)
+    return found
