@@ -120,7 +120,12 @@ def expected(
             id='tensorflow',
         ),
         pytest.param(
-            {'element': TensorProto.FLOAT16, 'weights': WEIGHTS[:1], 'end': 'Sigmoid'},
+            {
+                'element': TensorProto.FLOAT16,
+                'weights': WEIGHTS[:1],
+                'end': 'Sigmoid',
+                'opset': 21,
+            },
             [],
             id='half_of_two_classes',
         ),
@@ -238,3 +243,16 @@ def test_wants_the_normalisation(
     with pytest.raises(SystemExit):
         main([*command, *given])
     assert words in capsys.readouterr().err
+
+
+def test_names_weights_that_were_left_behind(
+    tmp_path: Path, frame: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = network(tmp_path / 'theirs.onnx')
+    onnx.save(
+        onnx.load(source), source, save_as_external_data=True, location='w', size_threshold=0
+    )
+    (tmp_path / 'w').unlink()
+    assert 'keeps weights in files beside it, which cannot be read' in refusal(
+        capsys, source, frame
+    )

@@ -53,8 +53,12 @@ from training.recipes.schema import DatasetName
 OPSET = 20
 
 
-def to_onnx(graph: FrameGraph) -> onnx.ModelProto:
+def to_onnx(graph: FrameGraph, opset: int = OPSET) -> onnx.ModelProto:
     """Trace the graph with dynamic height and width.
+
+    Args:
+        graph: to trace.
+        opset: version of ONNX's operators.
 
     Returns:
         A model with the input ``image`` uint8 (1, H, W, 3), for RGB-D also ``depth`` float32
@@ -76,7 +80,7 @@ def to_onnx(graph: FrameGraph) -> onnx.ModelProto:
             graph.eval(),
             tuple(examples),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=names,
             output_names=[*OUTPUTS, PROBABILITIES],
             dynamic_shapes=tuple({1: height, 2: width} for _ in names),

@@ -114,7 +114,7 @@ def import_network(
     graph = ImportedGraph(
         network, normalisation, ontology.costs, of_probabilities=of_probabilities
     ).eval()
-    model = with_network(to_onnx(graph), network)
+    model = with_network(to_onnx(graph, network.opset), network)
     if precision == 'fp16' and network.precision == 'fp32':
         model = to_half(model)
     precision = precision or network.precision

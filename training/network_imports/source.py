@@ -23,6 +23,7 @@ from training.bundles.exporting import OPSET
 from training.bundles.precision import Precision
 
 _MAX_BYTES = 2**31 - 1
+_STANDARD = ('', 'ai.onnx')
 _INPUT_TYPES: dict[int, npt.DTypeLike] = {
     int(TensorProto.FLOAT): np.float32,
     int(TensorProto.FLOAT16): np.float16,
@@ -42,7 +43,8 @@ class ForeignNetwork:
     Attributes:
         path: of its file.
         sha256: of the file, 64 hexadecimal digits.
-        model: the network for one frame of `size_hw`, plain and of operator set OPSET.
+        model: the network for one frame of `size_hw`, plain and of operator set `opset`.
+        opset: OPSET, or that of the file if it is newer.
         precision: of its numbers.
         session: the network as it stands in the file.
         size_hw: height and width that it is fed.
@@ -59,6 +61,7 @@ class ForeignNetwork:
     path: Path
     sha256: str
     model: onnx.ModelProto
+    opset: int
     precision: Precision
     session: Any
     size_hw: tuple[int, int]
@@ -121,6 +124,7 @@ def read_network(
         path=path,
         sha256=hashlib.sha256(content).hexdigest(),
         model=plain,
+        opset=_opset(plain),
         precision=_precision(plain),
         session=session,
         size_hw=size_hw,
@@ -152,8 +156,8 @@ def _parsed(content: bytes, path: Path) -> onnx.ModelProto:
         ) from err
     except (OSError, onnx.checker.ValidationError, ValueError) as err:
         raise NetworkError(
-            f'{path} keeps weights in files beside it, which cannot be read: {first_line(err)}. '
-            'Copy them into its folder'
+            f'{path} keeps weights in files beside it, which cannot be read: '
+            f'{first_line(err).rstrip(".")}. Copy them into its folder'
         ) from err
     if not model.graph.node:
         raise NetworkError(f'{path} is no ONNX file, or holds no network; export it to ONNX first')
@@ -240,7 +244,9 @@ def _plain(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, Any]:
         plain = _without_constants(_of_opset(inliner.inline_local_functions(model), path))
     except onnxruntime_failures() as err:
         raise NetworkError(
-            f'{path} cannot be loaded by ONNX Runtime {onnxruntime.__version__}: {first_line(err)}'
+            f'{path} cannot be loaded by ONNX Runtime {onnxruntime.__version__}: '
+            f'{first_line(err)}. Check the file by itself, or give a size that it takes, such as '
+            'a multiple of 32: --network-size'
         ) from err
     try:
         check_graph_is_plain(plain, path)
@@ -249,14 +255,20 @@ def _plain(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, Any]:
     return plain, session
 
 
+def _opset(model: onnx.ModelProto) -> int:
+    versions = [int(each.version) for each in model.opset_import if each.domain in _STANDARD]
+    return max(versions, default=0)
+
+
 def _of_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    if _opset(model) >= OPSET:
+        return model
     try:
         return version_converter.convert_version(model, OPSET)
     except (RuntimeError, version_converter.ConvertError) as err:
-        versions = {each.domain or 'ONNX': each.version for each in model.opset_import}
         raise NetworkError(
-            f'{path} is of operator set {versions}, which cannot be converted to {OPSET}, that of '
-            f'bundles: {first_line(err)}. Export it with that operator set'
+            f'{path} is of operator set {_opset(model)}, which cannot be converted to {OPSET}, '
+            f'that of bundles: {first_line(err)}. Export it with that operator set'
         ) from err
 
 
