@@ -105,7 +105,14 @@ class DepthInput:
 
     def pass_by(self) -> list[Frame]:
         """Return the frames that wait: the next one does not need depth."""
+        self.forget()
         return _ready(self._pairing.flush())
+
+    def forget(self) -> None:
+        """Forget what depth showed: nobody looks at it any more. Of any thread."""
+        with self._lock:
+            self._doubt = self._frozen = ''
+            self._repeats = Repeats()
 
     def reset(self) -> list[Frame]:
         """Start over after a jump of time; returns the frames that were waiting."""
@@ -140,8 +147,8 @@ class DepthInput:
             return None
         self._count('', '', valid_share)
         doubt = doubt_of(depth)
-        frozen = self._repeats.add_depth(depth, pair.depth.stamp_ns)
         with self._lock:
+            frozen = self._repeats.add_depth(depth, pair.depth.stamp_ns)
             self._doubt = doubt
             self._frozen = self._repeats.text('depth') if frozen else ''
         return depth

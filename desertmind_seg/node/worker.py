@@ -75,8 +75,11 @@ class FrameWorker:
         wanted, for_planners = self._outputs.wanted(), self._planner_outputs.wanted()
         if not (wanted or for_planners):
             self._health.frame_dropped(NOT_SUBSCRIBED)
-            # Nobody looks at images any more: what the last ones showed may be over.
+            # Nobody looks any more: what the last frames showed may be over.
             self._health.content.clear()
+            self._planner_outputs.hazards.reset()
+            if self._inputs.depth is not None:
+                self._inputs.depth.forget()
             return
         age_ms, max_age_ms = self._inputs.age_ms(frame), self._settings['input.max_age_ms']
         if 0 < max_age_ms < age_ms:

@@ -242,6 +242,8 @@ class PlannerOutputs:
         """
         finds_hazards = self.needs_hazards([*wanted, *others])
         frame = PlannerFrame(header, rgb, depth, list(wanted), finds_hazards=finds_hazards)
+        if not finds_hazards:
+            self.hazards.reset()
         if not (finds_hazards or set(wanted) - {MASK_CAMERA_INFO}):
             frame.found(None)
             return frame

@@ -58,11 +58,16 @@ def test_a_black_image_is_said_and_gets_its_mask(node: NodeProcess, peer: Peer) 
 
 
 def test_what_nobody_looks_at_is_no_problem(node: NodeProcess, peer: Peer) -> None:
-    masks, camera = peer.collect(MASK), peer.camera()
+    masks, camera, depth = peer.collect(MASK), peer.camera(), peer.camera(DEPTH_TOPIC)
     peer.wait_for_match(camera, [MASK])
-    black = np.zeros((*SIZE_HW, 3), np.uint8)
-    send_until_answered(peer, camera, rgb8(black, now_ns()), masks)
+    black, metres = np.zeros((*SIZE_HW, 3), np.uint8), np.full(SIZE_HW, 3.0, np.float32)
+    wait_for_depth_match(peer, depth, depth_16uc1(metres, now_ns()))
+    begin_ns = now_ns()
+    for index in range(4):
+        depth.publish(depth_16uc1(metres, begin_ns + index * SEC))
+        send_until_answered(peer, camera, rgb8(black, begin_ns + index * SEC), masks)
     peer.wait_for_diagnostic('Input', level='1', message='Images are too dark')
+    peer.wait_for_diagnostic('Depth', level='1', message='The same depth comes again')
     (consumer,) = (of for of in peer.node.subscriptions if of.topic_name.endswith('/mask'))
     peer.node.destroy_subscription(consumer)
 
@@ -72,7 +77,8 @@ def test_what_nobody_looks_at_is_no_problem(node: NodeProcess, peer: Peer) -> No
 
     peer.wait_until(unheard, 'a frame that nobody wants')
     values = peer.wait_for_diagnostic('Input', message='^(?!.*dark)')
-    assert (values['image_brightness'], values['images_dark']) == ('', '1')
+    assert (values['image_brightness'], values['images_dark']) == ('', '4')
+    peer.wait_for_diagnostic('Depth', message='^(?!.*The same depth)')
 
 
 def test_the_same_image_and_depth_are_said_and_get_their_masks(

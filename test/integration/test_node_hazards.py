@@ -507,6 +507,29 @@ def test_depth_that_shrinks_the_height_of_the_camera_is_said(
     assert said == (scale != 1)
 
 
+@pytest.mark.parametrize('other', ['', 'confidence'])
+def test_what_geometry_showed_is_over_when_nobody_needs_it(
+    in_process: Callable[..., InProcess], trail: Rgb, metres: Metres, other: str
+) -> None:
+    static = {'hazard.gravity': 'static', 'costmap.z_m': CAMERA_HEIGHT_M}
+    node = in_process(**static, **{'hazard.override_mask': 'true'})
+    node.want('mask')
+    for _ in range(10):
+        node.send(trail, metres * np.float32(0.6), ['mask'])
+    assert 'by its depth the camera is 0.7' in node.hazard_status().message
+    node.unwant('mask')
+    if other:
+        node.want(other)
+    assert node.node._planner_outputs is not None
+    finder, deadline = node.node._planner_outputs.hazards, time.monotonic() + 20.0
+    while finder.report() is not None:  # the thread may still count the frame before
+        node.send(trail, metres, [other] if other else [])
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    status = node.hazard_status()
+    assert (status.level, status.message) == (OK, 'nobody subscribes to what needs them')
+
+
 def test_a_detector_that_fails_costs_its_frame_alone(
     in_process: Callable[..., InProcess], trail: Rgb, metres: Metres
 ) -> None:

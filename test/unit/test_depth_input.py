@@ -108,6 +108,17 @@ def test_the_same_depth_again_and_again_is_told() -> None:
     assert camera.input.frozen == ''
 
 
+def test_what_depth_showed_is_over_when_nobody_needs_it() -> None:
+    camera = Camera()
+    for at_ms in range(0, 2500, 500):
+        camera.depth_at(at_ms, full())
+    assert camera.input.frozen
+    camera.input.pass_by()
+    assert camera.input.frozen == ''
+    camera.depth_at(3000, full())
+    assert camera.input.frozen == ''  # counted anew
+
+
 def test_one_depth_message_of_many_frames_is_not_frozen() -> None:
     camera = Camera(max_dt_ms=5000.0)
     camera.depth(0, full())
