@@ -86,7 +86,7 @@ class HazardDetector:
             rays: of the image's camera.
             up: (3,) unit vector against gravity in the optical frame; None: not known, the ground
                 that is in view is taken for level.
-            camera_height_m: of the camera above the ground under it, where known.
+            camera_height_m: of the camera above its vehicle's base, where known.
 
         Returns:
             Arrays that the next call does not change.

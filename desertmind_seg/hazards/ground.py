@@ -45,6 +45,8 @@ _MAX_LEAN_DEG, _MAX_UNKNOWN_LEAN_DEG = 35.0, 50.0
 _CAMERA_HEIGHT_M = 0.2, 4.0
 # A camera over a slope that begins ahead of it is that much higher or lower above its extension.
 _HEIGHT_FACTORS, _HEIGHT_MARGIN_M = (0.6, 1.4), 0.1
+# A vehicle's base may lie so far above the ground, as at its axles or its centre of mass.
+_BASE_HEIGHT_M = 1.0
 # The least that tells a surface: points, the score of a plane, cells that are ground.
 _MIN_POINTS, _MIN_SCORE, _MIN_CELLS = 60, 0.1, 4
 # Cells in the distance of most points, so that a room has as many as a desert.
@@ -150,7 +152,8 @@ class GroundFinder:
             points: (3, H, W) in the optical frame, metres; 0 where there is none.
             noise_per_m: k of the depth's standard deviation k z^2.
             up: unit vector in the optical frame, or None where gravity is not known.
-            camera_height_m: of the camera above the ground under it, where known.
+            camera_height_m: of the camera above its vehicle's base, where known. Ground that is
+                lower, as under a base at the height of the axles, is taken where none is there.
 
         Raises:
             NoGroundError: says why there is none.
@@ -175,43 +178,16 @@ class GroundFinder:
         ahead, left, _ = level_axes(np.array([0.0, -1.0, 0.0]) if up is None else up) @ samples
         cells = _cells(ahead, left, _seen_far(samples[2]) / _PLANE_CELLS)
         patches = _Patches(samples, cells, noise_per_m)
-
-        lean_cost = np.eye(3) - np.outer(up, up) if up is not None else np.diag([1.0, 0.0, 0.0])
-        lean_cost *= _ROLL_COST if up is None else _LEAN_COST
-        lean_deg = _MAX_UNKNOWN_LEAN_DEG if up is None else _MAX_LEAN_DEG
-        toward = np.array([0.0, -1.0, 0.0]) if up is None else up
-        low_m, high_m = _CAMERA_HEIGHT_M
-        if camera_height_m is not None:
-            low_m, high_m = (
-                camera_height_m * factor + margin
-                for factor, margin in zip(
-                    _HEIGHT_FACTORS, (-_HEIGHT_MARGIN_M, _HEIGHT_MARGIN_M), strict=True
-                )
-            )
-
-        def may_be_ground(down: Float64) -> Bool:
-            camera_m = 1.0 / np.linalg.norm(down, axis=1)
-            level = -(down @ toward) * camera_m >= cos(radians(lean_deg))
-            return np.asarray(level & (camera_m >= low_m) & (camera_m <= high_m), np.bool_)
-
-        allowed = may_be_ground(down)
-        found, score = patches.best(down, allowed, lean_cost)
-        refined, refined_score = patches.refined(found, score, lean_cost)
-        if may_be_ground(refined[None])[0]:
-            found, score = refined, refined_score
-        if score < _MUCH_LESS:  # no score is above 1
-            if up is not None:  # these lean too much in any case
-                lean_cost = np.zeros((3, 3))
-            other, other_score = patches.best(down, ~allowed, lean_cost)
-            least = _MIN_SCORE
-            if up is None or not _is_wall(other, up):
-                least = max(least, _MUCH_LESS * other_score)
-            if score < least:
-                raise NoGroundError(
-                    _no_plane(other, other_score, toward, lean_deg, (low_m, high_m), up is None)
-                )
-        distance_m = 1.0 / float(np.linalg.norm(found))
-        return Plane(-found * distance_m, distance_m)
+        if camera_height_m is None:
+            return _best_plane(patches, down, up, _CAMERA_HEIGHT_M)
+        low_m, high_m = (camera_height_m * factor for factor in _HEIGHT_FACTORS)
+        low_m, high_m = low_m - _HEIGHT_MARGIN_M, high_m + _HEIGHT_MARGIN_M
+        try:
+            return _best_plane(patches, down, up, (low_m, high_m))
+        except NoGroundError:
+            low_m = max(low_m, _CAMERA_HEIGHT_M[0])
+            high_m = max(high_m, camera_height_m + _BASE_HEIGHT_M)
+            return _best_plane(patches, down, up, (low_m, high_m))
 
     def _triples(
         self, seen: npt.NDArray[np.intp], size_hw: tuple[int, ...]
@@ -435,6 +411,50 @@ class _Patches:
         return above_m, np.minimum(noise_m, np.float32(_ON_PLANE_M / 2))
 
 
+def _best_plane(
+    patches: _Patches, down: Float64, up: Float64 | None, range_m: tuple[float, float]
+) -> Plane:
+    """Return the best of planes that may be the ground.
+
+    Args:
+        patches: the points, to judge by.
+        down: (planes, 3) with down @ point = 1 on the plane.
+        up: as in `GroundFinder.plane`.
+        range_m: the ground lies so far below the camera, from and to.
+
+    Raises:
+        NoGroundError: says why there is none.
+    """
+    lean_cost = np.eye(3) - np.outer(up, up) if up is not None else np.diag([1.0, 0.0, 0.0])
+    lean_cost *= _ROLL_COST if up is None else _LEAN_COST
+    lean_deg = _MAX_UNKNOWN_LEAN_DEG if up is None else _MAX_LEAN_DEG
+    toward = np.array([0.0, -1.0, 0.0]) if up is None else up
+
+    def may_be_ground(down: Float64) -> Bool:
+        camera_m = 1.0 / np.linalg.norm(down, axis=1)
+        level = -(down @ toward) * camera_m >= cos(radians(lean_deg))
+        return np.asarray(level & (camera_m >= range_m[0]) & (camera_m <= range_m[1]), np.bool_)
+
+    allowed = may_be_ground(down)
+    found, score = patches.best(down, allowed, lean_cost)
+    refined, refined_score = patches.refined(found, score, lean_cost)
+    if may_be_ground(refined[None])[0]:
+        found, score = refined, refined_score
+    if score < _MUCH_LESS:  # no score is above 1
+        if up is not None:  # these lean too much in any case
+            lean_cost = np.zeros((3, 3))
+        other, other_score = patches.best(down, ~allowed, lean_cost)
+        least = _MIN_SCORE
+        if up is None or not _is_wall(other, up):
+            least = max(least, _MUCH_LESS * other_score)
+        if score < least:
+            raise NoGroundError(
+                _no_plane(other, other_score, toward, lean_deg, range_m, up is None)
+            )
+    distance_m = 1.0 / float(np.linalg.norm(found))
+    return Plane(-found * distance_m, distance_m)
+
+
 def _is_wall(down: Float64, up: Float64) -> bool:
     """Whether a plane is upright before a camera that looks ahead."""
     lean = abs(float(down @ up)) / float(np.linalg.norm(down))
@@ -462,8 +482,12 @@ def _no_plane(
         )
     camera_m = 1.0 / float(np.linalg.norm(best))
     lean = degrees(acos(min(1.0, max(-1.0, -float(best @ toward) * camera_m))))
+    wrong = (
+        'up'
+        if lean > lean_deg
+        else 'the height of the camera above its base (tf, costmap.z_m) or the unit of the depth'
+    )
     return (
         f'the largest plane in view leans {lean:.0f} degrees and is {camera_m:.2g} m from the '
-        f'camera; {expected}: no ground is in view, or up, the height of the camera or the unit '
-        'of the depth is wrong.'
+        f'camera; {expected}: no ground is in view, or {wrong} is wrong.'
     )

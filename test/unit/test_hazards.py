@@ -415,7 +415,22 @@ def test_without_ground_all_is_unknown_and_it_is_said(
     assert np.linalg.norm(found.up) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize('camera_height_m', [0.5, 4.0])
+@pytest.mark.parametrize('height_m', [0.6, 1.4])
+@pytest.mark.parametrize('base_m', [0.4, 0.6, 0.9])
+def test_a_base_at_the_axles_lies_above_the_ground(height_m: float, base_m: float) -> None:
+    scene = Scene([ROCK], height_m=height_m)
+    depth = measured(scene.render()[0])
+    found, expected = (
+        HazardDetector().detect(depth, scene.rays, scene.up, told_m)
+        for told_m in (height_m - base_m, height_m)
+    )
+
+    assert found.problem == ''
+    assert found.camera_m == pytest.approx(height_m, abs=0.05)
+    assert (found.kind == expected.kind).mean() > 0.99
+
+
+@pytest.mark.parametrize('camera_height_m', [0.2, 4.0])
 def test_a_height_that_the_ground_contradicts_is_said(camera_height_m: float) -> None:
     scene = Scene()
     found = HazardDetector().detect(scene.render()[0], scene.rays, scene.up, camera_height_m)
