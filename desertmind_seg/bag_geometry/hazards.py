@@ -201,7 +201,8 @@ class RecordedHazards:
             size_hw = depth.shape[0], depth.shape[1]
             rays = self._camera.rays(stamp_ns, size_hw, header.frame_id)
             up = self._up(header.frame_id, stamp_ns)
-            found = self._detector.detect(depth, rays, up)
+            height_m = self._height_m(header.frame_id, stamp_ns)
+            found = self._detector.detect(depth, rays, up, height_m)
         except (CameraInfoError, GravityError, TransformError) as err:
             self._not_judged(str(err))
             return None
@@ -219,7 +220,8 @@ class RecordedHazards:
             self._tilts_deg.append(tilt_of(found.up))
             known = max(1, int(np.count_nonzero(found.kind != UNKNOWN)))
             self._steep_shares.append(int(np.count_nonzero(found.kind == STEEP)) / known)
-            self._compare_height(header.frame_id, stamp_ns, found.camera_m)
+            if height_m is not None:
+                self._heights_m.append((found.camera_m, height_m))
         self._pixels += found.kind.size
         self._known += int(np.count_nonzero(found.kind != UNKNOWN))
         for name, code in HAZARD_KINDS.items():
@@ -241,14 +243,16 @@ class RecordedHazards:
         up = self._transforms.up(frame_id, self._level_frame, stamp_ns)
         return checked(up, f'{self._level_frame!r} is not level')
 
-    def _compare_height(self, frame_id: str, stamp_ns: int, camera_m: float) -> None:
+    def _height_m(self, frame_id: str, stamp_ns: int) -> float | None:
+        """Return how high the camera is above its base; None where /tf does not say."""
         if not self._level_frame:
-            return
+            return None
         with suppress(TransformError):  # the base is not on the way to the level frame
             above = self._transforms.height_m(frame_id, self._level_frame, stamp_ns)
             if above is not None:
-                self._base = above[0]
-                self._heights_m.append((camera_m, above[1]))
+                self._base, height_m = above
+                return height_m
+        return None
 
     def _other_height(self) -> str:
         """Say where the depth has the camera at another height than /tf; '' where it has not."""

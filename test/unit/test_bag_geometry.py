@@ -558,7 +558,6 @@ def test_a_frame_is_not_level_where_most_of_the_known_ground_is_steep(
         (0.6 * CAMERA_M, ''),  # a base at the axles
         (0.1, ''),
         (1.5 * CAMERA_M, 'may count as free: the unit of the depth is'),
-        (4 * CAMERA_M, 'the unit of the depth is'),
     ],
 )
 def test_a_height_of_the_camera_that_the_depth_contradicts_is_said(
@@ -578,6 +577,24 @@ def test_a_height_of_the_camera_that_the_depth_contradicts_is_said(
     assert hazards.frames == 2
     assert [each.count for each in problems] == ([2] if why else [])
     assert all(why in each.error and "'base_link'" in each.error for each in problems)
+
+
+def test_ground_is_looked_for_below_the_base_as_in_the_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = RecordedTransforms()
+    tree.add(transform('base_link', OPTICAL, z_m=4 * CAMERA_M, q=LEVEL_CAMERA), static=True)
+    tree.add(transform('odom', 'base_link', q=NO_TURN), static=False)
+    monkeypatch.setattr('desertmind_seg.bag_geometry.hazards.RecordedTransforms', lambda: tree)
+    with Bag(write_drive(tmp_path / 'drive', drive_of())) as bag:
+        hazards = RecordedHazards(bag, IMAGE_TOPIC, DEPTH_TOPIC, GeometryTopics())
+        depth = box_depth_mm().astype(np.float32) / np.float32(1000)
+        hazards.judge(SimpleNamespace(frame_id=OPTICAL), (0, 0), SIZE_HW, depth)
+        (problem,) = hazards.metrics(NO_DISAGREEMENT, None).problems
+
+    assert (hazards.frames, hazards.frames_unknown) == (0, 1)
+    assert 'expected ground within 35 degrees of level' in problem.error
+    assert '2.3 to 5.7 m below the camera' in problem.error
 
 
 def test_depth_that_is_not_registered_is_said(tmp_path: Path) -> None:
