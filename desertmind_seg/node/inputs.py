@@ -25,7 +25,7 @@ from desertmind_seg.monitoring.connections import Source
 from desertmind_seg.monitoring.health import SUPERSEDED, TIME_JUMP, PipelineHealth, Rate
 from desertmind_seg.monitoring.stamps import StampClock
 from desertmind_seg.node.depth_input import RGB, DepthInput
-from desertmind_seg.outputs.publishers import OVERRIDABLE
+from desertmind_seg.parameters.qos import OVERRIDABLE
 from desertmind_seg.parameters.values import NodeParameters
 
 IMAGE_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)

@@ -39,6 +39,7 @@ from desertmind_seg.node.loading import LoadEngine, SegmenterLoader
 from desertmind_seg.node.worker import FrameWorker
 from desertmind_seg.outputs.images import NodeOutputs
 from desertmind_seg.outputs.planners import PlannerOutputs
+from desertmind_seg.parameters.qos import check_qos_overrides
 from desertmind_seg.parameters.spec import ParameterError
 from desertmind_seg.parameters.values import (
     NodeParameters,
@@ -112,7 +113,8 @@ class SegmentationNode(LifecycleNode):
             self._publish_diagnostics,
             self._stop,
         )
-        for sentence in misspelt_parameters(list(self._parameter_overrides)):
+        given = {name: each.value for name, each in self._parameter_overrides.items()}
+        for sentence in (*misspelt_parameters(list(given)), *check_qos_overrides(given)):
             self.get_logger().warning(sentence)
         for sentence in image_transport_problems(get_rmw_implementation_identifier(), os.environ):
             self.get_logger().warning(sentence)

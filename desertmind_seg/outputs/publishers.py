@@ -7,21 +7,14 @@ from typing import Any
 
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile
-from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.qos import DurabilityPolicy, QoSProfile
+
+from desertmind_seg.parameters.qos import OVERRIDABLE
 
 RCLError = rclpy_implementation.RCLError
 
 OUTPUT_QOS = QoSProfile(depth=1)
 LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-OVERRIDABLE = QoSOverridingOptions(
-    (
-        QoSPolicyKind.HISTORY,
-        QoSPolicyKind.DEPTH,
-        QoSPolicyKind.RELIABILITY,
-        QoSPolicyKind.DURABILITY,
-    )
-)
 
 
 def create_output(node: LifecycleNode, message_type: type[Any], name: str, qos: QoSProfile) -> Any:

@@ -43,6 +43,7 @@ from desertmind_seg.messages.images import decode_compressed_image
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.node.node import SegmentationNode
 from desertmind_seg.node.run import run_node
+from desertmind_seg.parameters.spec import ParameterError
 from desertmind_seg.pipeline.segmenter import Segmenter
 
 Rgb = npt.NDArray[np.uint8]
@@ -426,6 +427,12 @@ def test_missing_image_profile_is_warned_about(
         'There is no parameter input.max_age, .* did you mean input.max_age_ms', misspelt
     )
     assert 'No Fast DDS profile' not in misspelt
+    override = 'qos_overrides./image.subscription.reliab{}'
+    misspelt = log_of_a_start('-p', override.format('ilty:=reliable'))
+    assert f'{override.format("ilty")} is no QoS override, its value is ignored' in misspelt
+    with pytest.raises(ParameterError, match='best_efort'):
+        log_of_a_start('-p', override.format('ility:=best_efort'))
+    rclpy.shutdown()
     for name in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'):
         monkeypatch.delenv(name, raising=False)
     assert re.search(

@@ -14,6 +14,7 @@ from rclpy.parameter import Parameter
 import yaml
 
 from desertmind_seg.model.files import share_path
+from desertmind_seg.parameters.qos import check_qos_overrides
 from desertmind_seg.parameters.spec import ParameterError
 from desertmind_seg.parameters.table import PARAMETERS
 from desertmind_seg.parameters.values import NodeParameters, misspelt_parameters
@@ -248,6 +249,44 @@ def test_misspelt_names_are_found() -> None:
 def test_names_without_their_group_are_found(name: str, meant: str) -> None:
     (sentence,) = misspelt_parameters([name])
     assert sentence.endswith(f'parameter {name}, its value is ignored; did you mean {meant}?')
+
+
+@pytest.mark.parametrize(
+    ('end', 'value', 'expected'),
+    [
+        ('reliability', 'best_efort', 'one of .*best_effort, reliable'),
+        ('durability', True, 'one of .*transient_local, volatile'),
+        ('history', 'unknown', 'one of keep_all, keep_last, system_default'),
+        ('depth', 'abc', 'an integer, 0 to 2147483647'),
+        ('depth', 1.0, 'an integer'),
+        ('depth', True, 'an integer'),
+        ('depth', -5, 'an integer'),
+        ('depth', 10**10, 'an integer'),
+    ],
+)
+def test_wrong_values_of_qos_overrides_are_refused(end: str, value: object, expected: str) -> None:
+    name = f'qos_overrides./segmentation/mask.publisher.{end}'
+    with pytest.raises(ParameterError, match=f'^{name} is {value!r}; expected {expected}'):
+        check_qos_overrides({name: value})
+
+
+def test_qos_overrides_that_are_misspelt_are_found_and_those_of_others_are_not() -> None:
+    good = {
+        'qos_overrides./image.subscription.depth': 1,
+        'qos_overrides./image.subscription.reliability': 'Reliable',
+        'qos_overrides./front.left/scan.publisher_raw.deadline': 1_000_000,
+        'input.max_age_ms': 5,
+    }
+    assert check_qos_overrides(good) == []
+    for wrong, hint in {
+        '/image.subscription.reliabilty': 'did you mean reliability?',
+        '/image.subscriber.depth': 'policies: durability, ',
+        '/image.depth': 'policies: durability, ',
+        'depth': 'policies: durability, ',
+    }.items():
+        (sentence,) = check_qos_overrides({f'qos_overrides.{wrong}': 1})
+        assert f'{wrong} is no QoS override, its value is ignored; expected' in sentence
+        assert hint in sentence
 
 
 def test_names_of_other_nodes_in_a_file_for_any_node_are_not_found() -> None:
