@@ -9,7 +9,7 @@ import signal
 from threading import Event
 from types import FrameType
 
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -35,20 +35,26 @@ def end_with_parent(parent_pid: int | None = None) -> None:
 
 @contextmanager
 def stopped_by_signals() -> Iterator[Event]:
-    """Yield an event that SIGINT and SIGTERM set, the second time as harmlessly as the first.
+    """Yield an event that SIGINT, SIGTERM and SIGHUP set, again as harmlessly as the first time.
 
     They do so instead of rclpy, which would invalidate its context under a publish. Afterwards
-    both are ignored: Python's own end takes 0.3 s, and would put back other handlers than that.
+    they are ignored: Python's own end takes 0.3 s, and would put back other handlers than that.
+    SIGHUP comes when the terminal closes; where nohup has it ignored, it stays so.
     """
     stop = Event()
+    numbers = [
+        number
+        for number in _STOP_SIGNALS
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+    ]
 
     def request_stop(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    for number in _STOP_SIGNALS:
+    for number in numbers:
         signal.signal(number, request_stop)
     try:
         yield stop
     finally:
-        for number in _STOP_SIGNALS:
+        for number in numbers:
             signal.signal(number, signal.SIG_IGN)

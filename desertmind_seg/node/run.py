@@ -62,7 +62,7 @@ class _RosLogHandler(logging.Handler):
 
 
 def run_node(args: list[str] | None = None, load_engine: LoadEngine = load_engine) -> int:
-    """Run the node until SIGINT or SIGTERM.
+    """Run the node until SIGINT, SIGTERM or SIGHUP.
 
     Returns:
         Exit status: 0 when it was stopped or has built its engine, 130 when it was stopped before

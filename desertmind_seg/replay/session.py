@@ -19,8 +19,8 @@ _LOGGER = logging.getLogger(__name__)
 def ros_session(**environment: str) -> Iterator[threading.Event]:
     """Start rclpy with the profile for images and these environment variables.
 
-    Removes what killed processes left in shared memory, and says so. Yields an event that SIGINT
-    and SIGTERM set, as `stopped_by_signals`.
+    Removes what killed processes left in shared memory, and says so. Yields an event that signals
+    set, as `stopped_by_signals`.
     """
     with stopped_by_signals() as stop:
         os.environ.update(with_image_profile(os.environ), **environment)

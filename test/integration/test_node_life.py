@@ -194,7 +194,7 @@ def test_lifecycle_up_and_down_twice(tiny_bundle: Path, peer: Peer, asymmetric_r
 @pytest.mark.parametrize(
     ('number', 'times', 'command'),
     [
-        (signal.SIGINT, 1, MODULE),
+        (signal.SIGHUP, 1, MODULE),  # the terminal was closed
         (signal.SIGINT, 100, MODULE),
         (signal.SIGTERM, 100, MODULE),
         (signal.SIGINT, 2, PORTABLE_EXECUTOR),
@@ -207,8 +207,10 @@ def test_signals_end_it_with_status_0_within_2_s(
     number: signal.Signals,
     times: int,
     command: tuple[str, str],
+    process_state: None,
 ) -> None:
     """Also those that come until it has ended, while Python itself ends."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     with NodeProcess({**ACTIVE, 'model.bundle': tiny_bundle}, command=command) as process:
         start_sec = process.wait_for_start()
         masks = peer.collect(MASK)

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from desertmind_seg.model.processes import end_with_parent
+from desertmind_seg.model.processes import end_with_parent, stopped_by_signals
 
 # Prints the process id of a worker that then sleeps for a minute.
 _PARENT = """
@@ -43,6 +43,21 @@ def test_a_process_of_its_own_is_left_alone() -> None:
     assert multiprocessing.parent_process() is None
 
     end_with_parent()
+
+
+@pytest.mark.parametrize('by_nohup', [False, True])
+def test_a_terminal_that_closes_stops_what_is_not_to_outlive_it(by_nohup: bool) -> None:
+    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    before = {number: signal.getsignal(number) for number in numbers}
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if by_nohup else signal.SIG_DFL)
+    try:
+        with stopped_by_signals() as stop:
+            assert signal.getsignal(signal.SIGHUP) != signal.SIG_DFL
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.is_set() != by_nohup
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _is_alive(process: int) -> bool:
