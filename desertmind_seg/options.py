@@ -215,8 +215,19 @@ def _drop_unread_output() -> bool:
     return dropped
 
 
+def _drop_closed_terminal() -> None:
+    """Send stdout and stderr nowhere where they are a terminal that is gone."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            os.write(stream.fileno(), b'')
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _interruptible(prog: str, work: Callable[[], int]) -> int:
     """Do a command's work; the first Ctrl-C unwinds it, and the second ends the process at once.
+
+    So does a terminal that closes, unless nohup has that signal ignored.
 
     Ctrl-C may come during an import, where libraries turn it into errors of their own, and in a
     finaliser or in what C calls, where Python can only say that it was ignored: that ends the
@@ -225,11 +236,13 @@ def _interruptible(prog: str, work: Callable[[], int]) -> int:
     """
     interrupted, unraisable = False, sys.unraisablehook
 
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
+    def interrupt(number: int, _frame: FrameType | None) -> None:
         nonlocal interrupted
         if interrupted:
             _leave()
         interrupted = True
+        if number == signal.SIGHUP:
+            _drop_closed_terminal()
         raise KeyboardInterrupt
 
     def ignored(what: 'sys.UnraisableHookArgs') -> None:
@@ -240,6 +253,8 @@ def _interruptible(prog: str, work: Callable[[], int]) -> int:
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, interrupt)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, interrupt)
         sys.unraisablehook = ignored
     try:
         return work()

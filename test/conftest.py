@@ -132,9 +132,10 @@ def one_cpu() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def interrupts() -> Iterator[None]:
     """Put back what Ctrl-C does: a command that runs in this process changes it for good."""
-    handler = signal.getsignal(signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
     yield
-    signal.signal(signal.SIGINT, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from contextlib import suppress
+import fcntl
 import os
 from pathlib import Path
+import pty
 import random
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 import cv2
@@ -117,6 +120,53 @@ sys.exit(main(['--bundle', '/nowhere.onnx']))
     assert (ended.returncode, ended.stdout) == (130, '')
     assert ended.stderr.strip().endswith('stopped')
     assert len(ended.stderr.splitlines()) == 1, ended.stderr
+
+
+def test_a_terminal_that_closes_ends_a_command_as_ctrl_c_does(tmp_path: Path) -> None:
+    code = """
+import sys, time
+from desertmind_seg.options import command_parser, run_command
+def work():
+    try:
+        print('begun', flush=True)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print('what the terminal would be told', flush=True)
+        open(sys.argv[1], 'x')
+        raise
+sys.exit(run_command(command_parser('a_command', 'Wait.', '', ''), work))
+"""
+    terminal, its_end = pty.openpty()
+
+    def own_terminal() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    process = subprocess.Popen(
+        [sys.executable, '-c', code, str(tmp_path / 'put_away')],
+        cwd=ROOT,
+        stdin=its_end,
+        stdout=its_end,
+        stderr=its_end,
+        start_new_session=True,
+        preexec_fn=own_terminal,
+    )
+    os.close(its_end)
+    assert os.read(terminal, 100).startswith(b'begun')
+    os.close(terminal)
+    assert process.wait(60) == 130
+    assert (tmp_path / 'put_away').exists()
+
+
+def test_a_command_under_nohup_outlives_its_terminal() -> None:
+    code = """
+import signal, sys
+from desertmind_seg.options import command_parser, run_command
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+work = lambda: signal.raise_signal(signal.SIGHUP) or 0
+sys.exit(run_command(command_parser('a_command', 'Go on.', '', ''), work))
+"""
+    subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize('signals', [['SIGKILL'], ['SIGINT', 'SIGINT']])
