@@ -11,8 +11,8 @@ from desertmind_seg.model.arrays import Depth, Rgb
 
 _MAGIC = {b'\xff\xd8\xff': '.jpg', b'\x89PNG\r\n\x1a\n': '.png'}
 _JPEG_QUALITY = 95
-# The last that 16 bits of millimetres hold.
-FARTHEST_M = 65.535
+# The last that 16 bits of millimetres hold: 65535 is missing, too.
+FARTHEST_M = 65.534
 _THUMBNAIL_WH = (64, 48)
 # Levels, of 255, in the mean over a thumbnail. On the one real drive at hand frames 0.1 s apart
 # differ by 1.6 to 2.0 (of 0.4 s by 5.6); a still scene with noise of 4 levels and JPEG 80 by 0.8.

@@ -2,8 +2,9 @@
 
 What a pixel means comes from the message's encoding and never from a divisor set by hand: 16UC1,
 which some call mono16, is millimetres with 0 for missing, 32FC1 metres (REP 118), with NaN for
-missing, -Inf for too near and +Inf for too far (REP 117). What comes out has 0 for missing and too
-near, +Inf for too far.
+missing, -Inf for too near and +Inf for too far (REP 117). 65535 is no millimetres either: Kinects,
+OAK cameras before 2021 and some time-of-flight cameras mean missing by it, simulators that the sky
+does not fit. What comes out has 0 for missing and too near, +Inf for too far.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ _CODECS = {
 # enum compressionFormat and float depthParam[2], as an x86 or ARM lays them out.
 _CONFIG_HEADER = struct.Struct('<iff')
 _INVERSE_DEPTH = 0
+# Between 65534 and 65535 mm.
+_MISSING_FROM_M = 65.5345
 # Half of what a depth camera measures is nearer; in millimetres, 0.3 m are more.
 _MAX_MEDIAN_M = 300.0
 # On a drive a hundredth of it is as far as this; of centimetres that are read as millimetres, only
@@ -211,6 +214,7 @@ def _metres(stored: npt.NDArray[Any]) -> Depth:
 
 def _metres_of_millimetres(stored: npt.NDArray[Any]) -> Depth:
     depth: Depth = np.divide(stored, np.float32(1000.0), dtype=np.float32)
+    cv2.threshold(depth, _MISSING_FROM_M, 0, cv2.THRESH_TOZERO_INV, dst=depth)
     return depth
 
 

@@ -169,7 +169,7 @@ def test_bag_topics_are_asked_for_and_checked(drive_bag: Path, query: str, messa
 _METRES = [1.5, np.inf, 0.0, 0.0, 0.0, 0.0]
 _FLOATS = np.array([[1.5, np.inf, np.nan, -np.inf, -2.0, 0.0]] * 2, np.float32)
 _STEPS = np.array([[1500, 65535, 0, 1, 0, 40000]] * 2, np.uint16)
-_STEPS_M = [1.5, 65.535, 0.0, 0.001, 0.0, 40.0]
+_STEPS_M = [1.5, 0.0, 0.0, 0.001, 0.0, 40.0]
 # Inverse depth: code = a / depth + 1, and 0 for what was missing or too far.
 _CODES = np.array([[1001, 0, 0, 0, 0, 11]] * 2, np.uint16)
 _CODES_M = [1.5, 0.0, 0.0, 0.0, 0.0, 150.0]

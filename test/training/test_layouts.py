@@ -328,7 +328,7 @@ def test_a_plain_folder_may_have_parts_sequences_and_depth(tmp_path: Path) -> No
     for key in ('train/wood/f_1', 'train/wood/f_2', 'val/hill/f_1'):
         _write_image(tmp_path / f'images/{key}.jpg')
         _write_codes(tmp_path / f'masks/{key}.png', 5)
-        _write_codes(tmp_path / f'depth/{key}.png', 1500, 0, dtype=np.uint16)
+        _write_codes(tmp_path / f'depth/{key}.png', 1500, 0, 65535, dtype=np.uint16)
     listing = _read('folder', tmp_path, ontology)
     assert _parts(listing) == {
         'train/wood/f_1': ('train/wood', 'train'),
@@ -336,7 +336,7 @@ def test_a_plain_folder_may_have_parts_sequences_and_depth(tmp_path: Path) -> No
         'val/hill/f_1': ('val/hill', 'val'),
     }
     assert (listing.frames[0].read_labels(ontology) == ontology.class_id('obstacle')).all()
-    assert listing.frames[0].read_depth()[:2, 0] == pytest.approx([1.5, 0.0])
+    assert listing.frames[0].read_depth()[:3, 0] == pytest.approx([1.5, 0.0, 0.0])
 
 
 def test_a_plain_folder_without_sequences_is_cut_into_blocks(tmp_path: Path) -> None:

@@ -349,7 +349,7 @@ def test_real_bag_goes_through_with_its_depth(
     )
     depth = metrics.depth
     assert (metrics.frames.out, depth.frames_with_depth) == (6, 6)
-    assert depth.valid_share == pytest.approx(0.83, abs=0.01)  # 17 % holes
+    assert depth.valid_share == pytest.approx(0.805, abs=0.005)  # 17 % are 0, 3 % 65535
     assert depth.dt_ms.median == 0.0
     assert depth.hint == ''
     for metres in engine.depths:

@@ -23,7 +23,7 @@ from desertmind_seg.messages.images import MessageError
 from desertmind_seg.model.arrays import Depth
 
 MILLIMETRES = np.array([[0, 1, 500], [1000, 4321, 65535]], np.uint16)
-METRES = np.array([[0.0, 0.001, 0.5], [1.0, 4.321, 65.535]], np.float32)
+METRES = np.array([[0.0, 0.001, 0.5], [1.0, 4.321, 0.0]], np.float32)
 
 
 def raw(pixels: np.ndarray, kind: str, padding: int = 0, **changes: Any) -> SimpleNamespace:
@@ -75,6 +75,11 @@ def test_millimetres(byte_order: str, padding: int) -> None:
     assert depth.dtype == np.float32
     assert depth.flags.c_contiguous
     np.testing.assert_array_equal(depth, METRES)
+
+
+def test_only_the_greatest_of_16_bits_is_missing() -> None:
+    depth = decode_depth(raw(np.array([[65533, 65534, 65535]], np.uint16), '16UC1'))
+    np.testing.assert_array_equal(depth, np.array([[65.533, 65.534, 0.0]], np.float32))
 
 
 @pytest.mark.parametrize('padding', [0, 1, 8])
@@ -307,7 +312,8 @@ def test_bad_rvl_streams_are_refused(words: tuple[int, ...], match: str) -> None
 def test_rvl_round_trip(image: np.ndarray) -> None:
     message = compressed(rvl_encode(image), '16UC1; compressedDepth rvl')
     np.testing.assert_array_equal(
-        decode_compressed_depth(message), image.astype(np.float32) / np.float32(1000)
+        decode_compressed_depth(message),
+        np.where(image < 65535, image, 0).astype(np.float32) / np.float32(1000),
     )
 
 

@@ -161,12 +161,12 @@ def test_an_image_keeps_its_bytes_where_they_show_the_same() -> None:
 
 
 def test_depth_beyond_16_bits_is_missing_and_counted() -> None:
-    depth = np.array([[0.0, 1.2345, 65.535], [65.6, np.nan, np.inf]], np.float32)
+    depth = np.array([[0.0, 1.2345, 65.534], [65.535, np.nan, np.inf]], np.float32)
     content, beyond = depth_file(depth)
     read = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     assert read is not None
     assert read.dtype == np.uint16
-    assert read.tolist() == [[0, 1234, 65535], [0, 0, 0]]
+    assert read.tolist() == [[0, 1234, 65534], [0, 0, 0]]
     assert beyond == 1
 
 

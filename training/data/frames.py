@@ -140,7 +140,8 @@ class FileFrame(LabelledFrame):
     Attributes:
         image: JPEG, PNG, WebP, TIFF or BMP.
         labels: PNG, TIFF or BMP.
-        depth: grey PNG or TIFF of 16 bits, or of 8 where these reach a metre; 0 = missing.
+        depth: grey PNG or TIFF of 16 bits, or of 8 where these reach a metre; 0 and 65535 are
+            missing.
         label_form: what the label file's values are.
         depth_steps_per_m: how many steps of the depth file are a metre.
     """
@@ -175,6 +176,7 @@ class FileFrame(LabelledFrame):
                 'made from the depth as it was recorded'
             )
         metres: DepthArray = np.divide(steps, self.depth_steps_per_m, dtype=np.float32)
+        metres[steps == 65535] = 0.0  # missing, as on the vehicle
         return metres
 
     def image_file(self) -> Path:
