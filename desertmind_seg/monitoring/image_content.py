@@ -73,10 +73,16 @@ class ImageContent:
         return ''
 
 
-def _rows_of(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Take a row of each place of an image (H, W, ...): a view, 96 rows at most if it is wide."""
+def _rows_of(image: npt.NDArray[Any], lower: int = 0) -> npt.NDArray[Any]:
+    """Take a row of each place of an image (H, W, ...): a view, 96 rows at most if it is wide.
+
+    Args:
+        image: to look at.
+        lower: how many pixels below the middle of its place a row lies; after the lowest one
+            comes the uppermost.
+    """
     place = _place_px(image)
-    return image[place // 2 :: place]
+    return image[(place // 2 + lower) % place :: place]
 
 
 def look_at(rgb: Rgb) -> tuple[ImageContent, UInt8]:
@@ -156,9 +162,11 @@ class Repeats:
 
     def add_depth(self, depth: Depth, stamp_ns: int) -> bool:
         """Take the next depth (H, W): where nothing is measured (0 and Inf), nothing has noise."""
-        for pixels in (_rows_of(depth), depth):  # sparse depth may lie between the rows
-            if np.any((pixels > 0) & (pixels < np.inf)):
-                return self.add(pixels.copy(), stamp_ns)
+        place = _place_px(depth)
+        for lower in range(place):  # sparse depth may lie between the rows
+            rows = _rows_of(depth, lower)
+            if np.any((rows > 0) & (rows < np.inf)):
+                return self.add(rows.copy(), stamp_ns)
         self._sample = None
         return False
 
