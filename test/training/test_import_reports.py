@@ -67,6 +67,24 @@ def coco(folder: Path, categories: list[dict[str, Any]], *shapes: tuple[int, Any
     return folder
 
 
+def test_classes_of_one_name_are_one_and_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    categories = [
+        {'id': number, 'name': name} for number, name in enumerate(('rock', 'sky', 'rock '))
+    ]
+    source = coco(tmp_path / 'job', categories, (0, [ROCK]), (1, [SKY]), (2, [ROAD]))
+    found = imported(source)
+    assert set(found) == {'rock', 'sky'}
+    said = "_annotations.coco.json lists 'rock' 2 times: one class here"
+    assert said in capsys.readouterr().out
+    write(tmp_path / 'yolo/data.yaml', 'names: [rock, sky, rock]\n')
+    write(tmp_path / 'yolo/labels/1.txt', '0 0.1 0.1 0.9 0.1 0.5 0.9\n')
+    write(tmp_path / 'yolo/images/1.jpg', jpeg(1))
+    imported(tmp_path / 'yolo', '--force')
+    assert "data.yaml lists 'rock' 2 times: one class here" in capsys.readouterr().out
+
+
 def test_a_parent_category_that_labels_pixels_stays(tmp_path: Path) -> None:
     """roboflow/rf-detr 1303: only a parent that labels nothing is the name of the set."""
     categories = [

@@ -21,6 +21,7 @@ from training.label_exports.records import (
     Export,
     ExportFrame,
     Split,
+    joined_note,
     plain_path,
     split_of,
     why,
@@ -194,6 +195,8 @@ class _Reading:
             for entry in categories
             if entry.id in used or not _is_root(entry, categories)
         }
+        kept = (entry.name for entry in categories if entry.id in position_of)
+        export.notes += joined_note(file.name, kept)
         images: dict[_Id, _Picture | None] = {}
         listed: set[str] = set()
         for image in checked(_Image, 'images'):

@@ -95,6 +95,13 @@ class Export:
     lists_all_images: bool = False
 
 
+def joined_note(source: str, names: Iterable[str]) -> list[str]:
+    """Say which of the classes of `source` have one name, and so are one class here."""
+    times = Counter(' '.join(name.split()) for name in names)
+    joined = [f'{name!r} {count} times' for name, count in times.items() if count > 1]
+    return [f'{source} lists {", ".join(joined)}: one class here'] if joined else []
+
+
 class ClassList:
     """Numbers classes in the order in which they are met."""
 

@@ -19,6 +19,7 @@ from training.label_exports.records import (
     ExportClass,
     ExportFrame,
     Labels,
+    joined_note,
     read_alike,
     split_of,
 )
@@ -98,7 +99,9 @@ def _classes(files: ExportFiles, export: Export) -> list[ExportClass]:
             f'{files.place}: no names in data.yaml; expected names: [rock, trail, ...]'
         )
     export.left_out.update(damaged.keys())  # it need not be of the export
-    return read_alike(tables, lambda table: _names(table, files))
+    classes = read_alike(tables, lambda table: _names(table, files))
+    export.notes += joined_note(tables[0].name, (entry.name for entry in classes))
+    return classes
 
 
 def _names(table: ExportFile, files: ExportFiles) -> list[ExportClass]:
