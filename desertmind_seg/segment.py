@@ -2,8 +2,10 @@
 
 import argparse
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 import sys
+from typing import TYPE_CHECKING
 
 from desertmind_seg.model.files import DEFAULT_BUNDLE, made_folder, share_path
 from desertmind_seg.options import (
@@ -21,6 +23,11 @@ from desertmind_seg.options import (
     run_command,
     whole_number,
 )
+
+if TYPE_CHECKING:
+    from desertmind_seg.model.ontology import Ontology
+    from desertmind_seg.segmenting.run import Summary, Watcher
+    from desertmind_seg.sources.frames import Source
 
 # Of `segmenting.saving.CHOICES`; a test compares.
 SAVE_CHOICES = ('mask', 'confidence', 'overlay', 'video')
@@ -126,28 +133,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(prog: str, options: argparse.Namespace) -> int:
-    from contextlib import ExitStack, closing
-
     from tqdm import tqdm
 
     from desertmind_seg.engines.load import load_engine
     from desertmind_seg.model.bundle import read_bundle
     from desertmind_seg.pipeline.segmenter import Segmenter
-    from desertmind_seg.pipeline.video import video_extension
-    from desertmind_seg.segmenting.annotated import annotated_video, video_rate_hz
-    from desertmind_seg.segmenting.run import Watcher, depth_note, segment_source
-    from desertmind_seg.segmenting.saving import (
-        FILES,
-        VIDEO,
-        FrameFiles,
-        check_out,
-        default_choices,
-    )
-    from desertmind_seg.segmenting.viewing import RerunFrames, clock_of
-    from desertmind_seg.segmenting.window import Window
+    from desertmind_seg.segmenting.run import depth_note, segment_source
+    from desertmind_seg.segmenting.saving import check_out, default_choices
     from desertmind_seg.sources.frames import Selection
     from desertmind_seg.sources.opening import open_source
-    from desertmind_seg.viewer.frames import frame_viewer
 
     def report(text: str) -> None:
         tqdm.write(error_line(prog, text), file=sys.stderr)
@@ -172,39 +166,70 @@ def _run(prog: str, options: argparse.Namespace) -> int:
         segmenter = Segmenter(engine, options.confidence_threshold)
         if note := depth_note(source, segmenter):
             print(f'{prog}: note: {note}', file=sys.stderr)
-        watchers: list[Watcher] = []
-        video = None
-        if save & FILES.keys():
-            stack.enter_context(made_folder(options.out))
-            watchers.append(FrameFiles(options.out, save, segmenter.ontology))
-        if VIDEO in save:
-            video = options.out / f'{source.name}.overlay{video_extension()}'
-            rate_hz = video_rate_hz(source)
-            watchers.append(
-                stack.enter_context(annotated_video(video, segmenter.ontology, rate_hz))
-            )
-        if options.show:
-            stills = source.kind == 'images'
-            window = Window(segmenter.ontology, stills=stills)
-            watchers.append(stack.enter_context(closing(window)))
-        if options.rerun is not None:
-            viewer = frame_viewer(options.rerun, segmenter.ontology, clock_of(source))
-            watchers.append(RerunFrames(stack.enter_context(viewer), source))
+        watchers, video = _watchers(options, save, source, segmenter.ontology, stack)
         if source.live:
             print(f'{source.description}: until Ctrl-C', file=sys.stderr)
         summary = segment_source(source, segmenter, watchers, report)
-    wanted = summary.done + summary.failed
     unit = 'images' if source.kind == 'images' else 'frames'
     if summary.done:
         into = f' into {options.out}' if save else ''
         print(
-            f'{summary.done} of {wanted} {unit} segmented{into} with {bundle.metadata.name} '
-            f'({bundle.metadata.ontology.name}) by {engine.backend} on {engine.device}; median '
-            f'inference {summary.median_ms:.1f} ms, {summary.done / summary.seconds:.1f} {unit} '
-            'a second'
+            f'{summary.done} of {summary.wanted} {unit} segmented{into} with '
+            f'{bundle.metadata.name} ({bundle.metadata.ontology.name}) by {engine.backend} on '
+            f'{engine.device}; median inference {summary.median_ms:.1f} ms, '
+            f'{summary.done / summary.seconds:.1f} {unit} a second'
         )
         if video is not None:
             print(f'Video: {video}')
+    _tell_losses(prog, source, summary, unit)
+    if summary.interrupted and not source.live:
+        raise KeyboardInterrupt
+    if not summary.wanted:
+        text = f'{source.description} gave no frame'
+        if selection.by_time:
+            text += f' from {options.start or 0.0:g} s on: it ends before that, or is empty'
+        print(error_line(prog, text), file=sys.stderr)
+        return exit_code(0, 1)
+    status = exit_code(summary.done, summary.wanted)
+    return DONE_IN_PART if status == ALL_DONE and source.losses else status
+
+
+def _watchers(
+    options: argparse.Namespace,
+    save: frozenset[str],
+    source: 'Source',
+    ontology: 'Ontology',
+    stack: ExitStack,
+) -> tuple[list['Watcher'], Path | None]:
+    """Open what gets the frames, until `stack` ends; also returns the path of the video."""
+    from desertmind_seg.pipeline.video import video_extension
+    from desertmind_seg.segmenting.annotated import annotated_video, video_rate_hz
+    from desertmind_seg.segmenting.saving import FILES, VIDEO, FrameFiles
+    from desertmind_seg.segmenting.viewing import RerunFrames, clock_of
+    from desertmind_seg.segmenting.window import Window
+    from desertmind_seg.viewer.frames import frame_viewer
+
+    watchers: list[Watcher] = []
+    video = None
+    if save & FILES.keys():
+        stack.enter_context(made_folder(options.out))
+        watchers.append(FrameFiles(options.out, save, ontology))
+    if VIDEO in save:
+        video = options.out / f'{source.name}.overlay{video_extension()}'
+        watchers.append(
+            stack.enter_context(annotated_video(video, ontology, video_rate_hz(source)))
+        )
+    if options.show:
+        window = Window(ontology, stills=source.kind == 'images')
+        watchers.append(stack.enter_context(closing(window)))
+    if options.rerun is not None:
+        viewer = frame_viewer(options.rerun, ontology, clock_of(source))
+        watchers.append(RerunFrames(stack.enter_context(viewer), source))
+    return watchers, video
+
+
+def _tell_losses(prog: str, source: 'Source', summary: 'Summary', unit: str) -> None:
+    """Print what is to be known of a source, and what of it was not segmented."""
     if source.skipped:
         print(f'{source.skipped} frames came while others were segmented, and were skipped.')
     for note in source.notes:
@@ -214,18 +239,8 @@ def _run(prog: str, options: argparse.Namespace) -> int:
     if summary.failed:
         more = summary.failed - len(summary.named)
         listed = ', '.join(summary.named) + (f' and {more} more' if more else '')
-        text = f'{summary.failed} of {wanted} {unit} failed: {listed}'
+        text = f'{summary.failed} of {summary.wanted} {unit} failed: {listed}'
         print(error_line(prog, text), file=sys.stderr)
-    if summary.interrupted and not source.live:
-        raise KeyboardInterrupt
-    if not wanted:
-        text = f'{source.description} gave no frame'
-        if selection.by_time:
-            text += f' from {options.start or 0.0:g} s on: it ends before that, or is empty'
-        print(error_line(prog, text), file=sys.stderr)
-        return exit_code(0, 1)
-    status = exit_code(summary.done, wanted)
-    return DONE_IN_PART if status == ALL_DONE and source.losses else status
 
 
 if __name__ == '__main__':

@@ -50,6 +50,11 @@ class Summary:
     interrupted: bool = False
 
     @property
+    def wanted(self) -> int:
+        """How many there were."""
+        return self.done + self.failed
+
+    @property
     def median_ms(self) -> float:
         """Median inference time; NaN without a frame."""
         return statistics.median(self.inference_ms) if self.inference_ms else float('nan')
