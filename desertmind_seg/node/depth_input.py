@@ -241,7 +241,7 @@ class DepthInput:
             new_missed = missed - self._reported[1]
             self._reported = with_depth, missed
         problems = list(problems)
-        if new_with and doubt:
+        if has_depth and doubt:
             problems.append(doubt)
         if new_missed and (expected or self.heard):
             count = new_missed.total()

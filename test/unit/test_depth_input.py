@@ -85,7 +85,11 @@ def test_depth_in_another_unit_is_told(metres: float, text: str) -> None:
     status = camera.input.status({}, [])
     assert status.level == WARN
     assert status.message.startswith(f'RGB-D: {text}')
+    assert camera.input.status({}, []).message == status.message  # the next frame is yet to come
     camera.depth_at(100, full())
+    assert camera.input.status({}, []).level == OK
+    camera.depth_at(200, full(metres))
+    camera.input.pass_by()
     assert camera.input.status({}, []).level == OK
 
 
