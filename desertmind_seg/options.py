@@ -23,6 +23,7 @@ from desertmind_seg.messages.pairing import MAX_DT_MS, MAX_WAIT_MS
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import DEFAULT_BUNDLE
 from desertmind_seg.model.installed import as_called, called, check_installed, import_failure
+from desertmind_seg.model.processes import drop_closed_terminal
 
 ALL_DONE, DONE_IN_PART, NOTHING_WRITTEN, STOPPED = 0, 1, 2, 130
 # What a shell shows of a program that SIGPIPE (13) ended, as in `segment ... | head`.
@@ -215,15 +216,6 @@ def _drop_unread_output() -> bool:
     return dropped
 
 
-def _drop_closed_terminal() -> None:
-    """Send stdout and stderr nowhere where they are a terminal that is gone."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            os.write(stream.fileno(), b'')
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
 def _interruptible(prog: str, work: Callable[[], int]) -> int:
     """Do a command's work; the first Ctrl-C unwinds it, and the second ends the process at once.
 
@@ -242,7 +234,7 @@ def _interruptible(prog: str, work: Callable[[], int]) -> int:
             _leave()
         interrupted = True
         if number == signal.SIGHUP:
-            _drop_closed_terminal()
+            drop_closed_terminal()
         raise KeyboardInterrupt
 
     def ignored(what: 'sys.UnraisableHookArgs') -> None:

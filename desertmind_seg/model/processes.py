@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-import ctypes
-from multiprocessing import parent_process
 import os
 import signal
+import sys
 from threading import Event
 from types import FrameType
 
@@ -22,6 +21,9 @@ def end_with_parent(parent_pid: int | None = None) -> None:
     Args:
         parent_pid: who started this process; None asks multiprocessing.
     """
+    import ctypes
+    from multiprocessing import parent_process
+
     if parent_pid is None:
         parent = parent_process()
         parent_pid = None if parent is None else parent.pid
@@ -31,6 +33,15 @@ def end_with_parent(parent_pid: int | None = None) -> None:
     libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent_pid:  # it ended while this process was imported
         os._exit(1)
+
+
+def drop_closed_terminal() -> None:
+    """Send stdout and stderr nowhere where they are a terminal that is gone."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            os.write(stream.fileno(), b'')
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager
@@ -48,7 +59,9 @@ def stopped_by_signals() -> Iterator[Event]:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
     ]
 
-    def request_stop(_number: int, _frame: FrameType | None) -> None:
+    def request_stop(number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            drop_closed_terminal()
         stop.set()
 
     for number in numbers:
