@@ -196,7 +196,7 @@ class GravityInput:
             self._imu.add(message)
 
     def values(self) -> dict[str, str]:
-        """Return where gravity comes from, how old it is, and how it lies, for diagnostics."""
+        """Return where gravity comes from, and how it and the camera lie, for diagnostics."""
         latest = self._latest
         values = {'gravity_parameter': self._kind, 'gravity_source': '', 'gravity_age_ms': ''}
         if latest is not None:
@@ -206,6 +206,8 @@ class GravityInput:
             roll_deg, down_deg = tilt_of(latest.up)
             values['gravity_roll_deg'] = f'{roll_deg:.1f}'
             values['gravity_looks_down_deg'] = f'{down_deg:.1f}'
+        if latest is not None and latest.camera_height_m is not None:
+            values['camera_above_base_m'] = f'{latest.camera_height_m:.4f}'
         if isinstance(self._gravity, AutoGravity):
             values['gravity_missing'] = self._gravity.missing
         if self.source is not None:

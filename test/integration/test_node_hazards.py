@@ -501,6 +501,7 @@ def test_depth_that_shrinks_the_height_of_the_camera_is_said(
         node.send(trail, metres * np.float32(scale), ['mask', 'hazard'])
     status = node.hazard_status()
     seen_m = float(status.values['camera_above_ground_m'])
+    assert float(status.values['camera_above_base_m']) == CAMERA_HEIGHT_M
     assert seen_m == pytest.approx(scale * CAMERA_HEIGHT_M, abs=0.03)
     assert status.level == (OK if scale == 1 else WARN)
     said = 'by its depth the camera is 0.7' in status.message
