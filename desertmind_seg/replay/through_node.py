@@ -91,6 +91,7 @@ def replay_through_node(
 
     Raises:
         ReplayError: The node did not start, died, or sent no mask.
+        OSError: What came back cannot be written; `stop` is set then, too.
         KeyboardInterrupt: `stop` was set.
     """
     inputs = [node_input(bag, image_topic, '/compressed')]
@@ -117,7 +118,16 @@ def replay_through_node(
     hashes = dict.fromkeys((MASK_TOPIC, CONFIDENCE_TOPIC), ontology.sha256)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    listening = threading.Thread(target=executor.spin, name='listen')
+    failures: list[OSError] = []
+
+    def listen() -> None:
+        try:
+            executor.spin()
+        except OSError as err:  # such as a disk that is full: no mask could be kept any more
+            failures.append(err)
+            stop.set()
+
+    listening = threading.Thread(target=listen, name='listen')
     with BagWriter(out / MASKS, hashes) as writer, running_node(command, log) as process:
         writer.write_label_info(
             LABEL_INFO_TOPIC, bag.start_ns, ontology.names, options.confidence_threshold
@@ -144,6 +154,8 @@ def replay_through_node(
                     before_publish=before_publish,
                     on_refused=on_refused,
                 )
+            if failures:
+                raise failures[0]
             if stop.is_set():
                 raise KeyboardInterrupt
             if not collector.sent_at_s:
@@ -156,12 +168,14 @@ def replay_through_node(
             collector.wait_for_mask(max(collector.sent_at_s), _LAST_MASK_TIMEOUT_SEC)
             # So that the node's own counts have that frame too.
             collector.wait_for_diagnostics(_DIAGNOSTICS_TIMEOUT_SEC)
-            if not collector.mask_at_s:
+            if not (collector.mask_at_s or failures):
                 raise _no_mask(collector, process, log)
         finally:
             executor.shutdown()
             listening.join()
             node.destroy_node()
+        if failures:
+            raise failures[0]
     return _result(collector, played, image_topic, num_frames, process.returncode)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import closing
+import errno
 import json
 import os
 from pathlib import Path
@@ -31,6 +32,7 @@ from tiny_bag import (
 from tiny_bundle import write_tiny_bundle
 
 from desertmind_seg.evaluate_bag import main as evaluate_bag
+from desertmind_seg.messages.bag_writer import BagWriter
 from desertmind_seg.messages.bags import CONFIDENCE_TOPIC, HAZARD_TOPIC, MASK_TOPIC, Bag, stamp_ns
 from desertmind_seg.model.ontology import Ontology, load_ontology
 from desertmind_seg.replay_bag import main as replay_bag
@@ -250,6 +252,28 @@ def test_no_mask_is_an_error_with_a_diagnosis(
     assert 'No mask came back for 3 frames. The node still runs.' in complained
     assert 'segmentation: Input: ' in complained
     assert 'yuv9' in complained
+    assert not out.exists()
+
+
+def test_full_disk_ends_the_replay_at_once_in_one_line(
+    replay: Replay, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_bundle: Path
+) -> None:
+    write_raw = BagWriter.write_raw
+
+    def fail_at_a_mask(self: BagWriter, topic: str, *rest: Any, **options: Any) -> None:
+        if topic == MASK_TOPIC:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_raw(self, topic, *rest, **options)
+
+    monkeypatch.setattr(BagWriter, 'write_raw', fail_at_a_mask)
+    bag = write_drive(tmp_path / 'drive', TinyDrive(num_frames=100))
+    out = tmp_path / 'out'
+    code, _, complained = replay(bag, tiny_bundle, out)
+    assert code == 2
+    said = complained.splitlines()[-1]
+    assert said.startswith('python -m desertmind_seg.replay_bag: error: ')
+    assert os.strerror(errno.ENOSPC) in said
+    assert '100/100' not in complained
     assert not out.exists()
 
 
