@@ -239,7 +239,8 @@ class Diagnostics:
         status = hazard_status(
             self._settings, state.planner_outputs, state.gravity, self._inputs, silence
         )
-        if status.level and not silence:  # which the Input status tells
+        begins = state.gravity is not None and state.gravity.begins
+        if status.level and not (begins or silence):  # silence is told by the Input status
             self._log.tell({'hazards': f'Hazards: {status.message}.'})
         return status
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from threading import Lock
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,6 +40,8 @@ from desertmind_seg.parameters.values import NodeParameters
 # Half a second of the fastest cameras (400 Hz), for when the node has no CPU.
 IMU_QOS = QoSProfile(depth=200, reliability=ReliabilityPolicy.BEST_EFFORT)
 _POLL_SEC = 1.0
+# From detection's first question: until the poll, then the second that the IMU's filter needs.
+_BEGIN_SEC = 3.0
 _DEFAULTS = {spec.name: spec.default for spec in PARAMETERS}
 # What a user who mounts a camera sets; where it looks sideways does not matter to gravity.
 _ANGLES, _HEIGHT = ('costmap.roll_deg', 'costmap.pitch_deg'), 'costmap.z_m'
@@ -76,7 +79,7 @@ class GravityInput:
         self._lock = Lock()
         self._latest: Gravity | None = None
         self._told = self._recent = ''
-        self._asked = False
+        self._asked_sec: float | None = None
         self._failed, self._failure = 0, ''
         self._timer: Any = None
         self._own_tf: TfExtrinsics | None = None
@@ -124,7 +127,8 @@ class GravityInput:
             GravityError: it is not known, though it should be; counted, and said by
                 `new_problems`.
         """
-        self._asked = True
+        if self._asked_sec is None:
+            self._asked_sec = time.monotonic()
         try:
             gravity = self._gravity.up(header)
         except GravityError as err:
@@ -135,6 +139,12 @@ class GravityInput:
             raise
         self._latest, self._recent = gravity, gravity.source
         return gravity
+
+    @property
+    def begins(self) -> bool:
+        """Whether detection has just begun to ask: what is missing now may be about to come."""
+        asked_sec = self._asked_sec
+        return asked_sec is not None and time.monotonic() - asked_sec < _BEGIN_SEC
 
     def open(self) -> None:
         """Begin: the node is active."""
@@ -150,7 +160,7 @@ class GravityInput:
         if self.source is not None:
             self._node.destroy_subscription(self.source.subscription)
             self.source = None
-        self._asked = False
+        self._asked_sec = None
         self._latest = None
         self._imu.reset()
 
@@ -169,7 +179,7 @@ class GravityInput:
     def _poll(self) -> None:
         latest, recent = self._latest, self._recent
         self._recent = ''
-        if self._asked and self.source is None and self._needs_imu(recent):
+        if self._asked_sec is not None and self.source is None and self._needs_imu(recent):
             self._subscribe()
         if latest is not None and latest.source != self._told:
             self._told = latest.source

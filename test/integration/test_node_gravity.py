@@ -241,6 +241,10 @@ def test_nothing_is_free_while_the_imu_is_no_use(peer: Peer, tiny_bundle: Path) 
         ground = Ground(peer, DOWN_DEG)
         peer.wait_until(ground.is_unknown, 'unknown without an IMU')
         peer.wait_for_diagnostic('Hazards', level='1', message=f'No IMU reading .*on {TOPIC}')
+        peer.wait_until(
+            lambda: ground.is_unknown() and 'Hazards: Frames without gravity' in process.log,
+            'the log says what lasts',
+        )
         driver = Driver(peer)
         driver.spin_until(ground.is_free, 'ground by the IMU')
         process.wait_for_log(r'Gravity: from imu; the camera looks down by 20\.\d degrees')
@@ -255,6 +259,18 @@ def test_nothing_is_free_while_the_imu_is_no_use(peer: Peer, tiny_bundle: Path) 
         driver.spin_until(ground.is_free, 'ground after bytes that are no reading')
         peer.wait_for_diagnostic('Hazards', imu_refused='[1-9]')
         assert 'Traceback' not in process.log
+
+
+def test_an_imu_that_is_there_from_the_start_is_not_missed_in_the_log(
+    peer: Peer, tiny_bundle: Path
+) -> None:
+    parameters = active(tiny_bundle, **{'hazard.gravity': 'imu'})
+    arguments = (*REMAP_DEPTH, '-r', f'imu:={TOPIC}')
+    with NodeProcess(parameters, ros_arguments=arguments) as process:
+        process.wait_for_log('Active:')
+        driver = Driver(peer)
+        driver.spin_until(Ground(peer, DOWN_DEG).is_free, 'ground by the IMU')
+        assert 'Frames without gravity' not in process.log
 
 
 def test_nothing_is_free_while_transforms_are_late(peer: Peer, tiny_bundle: Path) -> None:
