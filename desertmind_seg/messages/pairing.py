@@ -34,6 +34,7 @@ _ONE_JUMP_NS = 1_000_000_000
 _TWO_CLOCKS_MS = 250.0
 # Exposed together means within a few milliseconds, not within half a period.
 _SYNCED_MS = 10.0
+_APART_PERIODS = 0.6
 _PERIODS = 15
 # Depth that has missed this many periods has stopped: images do not wait for it until it is back.
 # One in five messages lost at random is three lost in a row every 8 s at 15 Hz.
@@ -325,7 +326,10 @@ class DepthPairing(Generic[R, D]):
                 'in orbbec_camera.'
             )
         dt_ms = median(self._dt_ms) if self._dt_ms else 0.0
-        if abs(dt_ms) > self.max_dt_ms:
+        too_far = abs(dt_ms) > self.max_dt_ms
+        # Of streams that are exposed apart, one has the other within half a period on either side.
+        period_ms = median_low(self._periods_ns) / 1e6 if self._periods_ns else 0.0
+        if too_far and abs(dt_ms) > _APART_PERIODS * period_ms:
             return (
                 f'The nearest depth in time is {dt_ms:+.1f} ms from its image (median), beyond '
                 'max_dt_ms: depth is lost on its way, slower than half the rate of the images, '
@@ -337,7 +341,8 @@ class DepthPairing(Generic[R, D]):
             return (
                 f'The nearest depth is {dt_ms:+.1f} ms from its image (median): expose both '
                 'together with enable_sync in realsense2_camera or enable_frame_sync in '
-                'orbbec_camera, at the same rate.'
+                'orbbec_camera, at the same rate'
+                f'{", or raise max_dt_ms, as far as the vehicle is slow" if too_far else ""}.'
             )
         return ''
 

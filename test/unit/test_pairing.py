@@ -252,6 +252,16 @@ def test_dt_histogram_median_and_hint() -> None:
     assert '+15.0 ms' in summary['hint']
 
 
+def test_hint_at_a_low_rate_where_both_are_exposed_apart() -> None:
+    stream = Stream(max_dt_ms=40)
+    for frame in range(10):
+        stream.depth(125 * frame - 65, 125 * frame - 60).rgb(125 * frame, 125 * frame + 5)
+    assert {reason for _, reason in stream.out} == {TOO_FAR}
+    hint = stream.pairing.hint()
+    assert 'enable_sync' in hint
+    assert 'or raise max_dt_ms' in hint
+
+
 def test_hint_where_depth_is_too_late_or_lost() -> None:
     stream = Stream(max_wait_ms=0).depth(0, 1)
     for stamp in (100, 200, 300):
