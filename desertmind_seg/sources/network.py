@@ -18,7 +18,12 @@ from desertmind_seg.model.errors import DesertmindError, one_line
 from desertmind_seg.sources.frames import Selection, Source, SourceError
 from desertmind_seg.sources.images import OneImage, is_image
 from desertmind_seg.sources.live import LiveFrames
-from desertmind_seg.sources.videos import VideoStream, frame_count, open_capture
+from desertmind_seg.sources.videos import (
+    INDEX_AT_END,
+    VideoStream,
+    frame_count,
+    open_capture,
+)
 
 SCHEMES = ('http', 'https', 'rtmp', 'rtmps', 'rtsp', 'rtsps', 'udp')
 # For the connection, and for each frame after it.
@@ -81,10 +86,12 @@ def _connect(url: str) -> cv2.VideoCapture:
     except SourceError as err:
         raise SourceError(f'{shown_address(url)}: {err}') from err
     if capture is None:
+        is_http = urlsplit(url).scheme.lower() in ('http', 'https')
         raise SourceError(
             f'{shown_address(url)} gives no video within {TIMEOUT_SEC:g} s: nobody answers '
             'there, its path is another, it asks for a user and password '
             '(SCHEME://USER:PASSWORD@HOST), or it is no video'
+            + (f'; or {INDEX_AT_END}' if is_http else '')
         )
     return capture
 

@@ -58,6 +58,10 @@ _TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_C
 # Streams that carry no times or rate of their own, as raw H.264, are given this one.
 _UNKNOWN_RATE_HZ = 25.0
 _SILENT = 0  # of OpenCV's log levels
+INDEX_AT_END = (
+    'its index stands at its end (an MP4 without -movflags +faststart) and the server sends no '
+    'parts of a file: download it before'
+)
 
 
 class VideoFiles(Source):
@@ -80,7 +84,7 @@ class VideoFiles(Source):
                 raise SourceError(f'{paths[0]}: {err}') from err
             total, rate_hz = frame_count(first), frame_rate(first)
             first.release()
-        name = paths[0].stem if len(paths) == 1 else paths[0].resolve().parent.name or 'videos'
+        name = paths[0].stem if len(paths) == 1 else root.resolve().name or 'videos'
         super().__init__('video', name, description, total, selection, rate_hz)
         below = {path: path.relative_to(root) for path in paths}
         self._names = distinct_names(
@@ -123,8 +127,7 @@ class VideoStream(Source):
     def _shots(self) -> Iterator[Shot | BadFrame]:
         for shot in capture_shots(self._capture, self.name, self.description, self.losses):
             if isinstance(shot, BadFrame) and shot.name == self.description:
-                text = ' Or its index stands at its end, and the server sends no parts of a file'
-                shot = BadFrame(shot.name, f'{shot.error};{text}: download it before')
+                shot = BadFrame(shot.name, f'{shot.error}; or {INDEX_AT_END}')
             yield shot
 
     def close(self) -> None:
@@ -184,6 +187,9 @@ def open_capture(address: str, options: Sequence[int] = ()) -> cv2.VideoCapture 
     width, height = (
         int(capture.get(each)) for each in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
     )
+    if not (width and height):  # it was opened, but no frame found: an index out of reach
+        capture.release()
+        return None
     try:
         FILE_LIMITS.check_size(width, height)
     except DesertmindError as err:

@@ -278,6 +278,7 @@ def test_videos_of_one_name_keep_what_tells_them_apart(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write_video(tmp_path / name, frames=1)
     with open_source(f'{tmp_path}/*/*.*') as source:
+        assert source.name == tmp_path.name
         names = [frame.name for frame in good(list(source))]
     assert names == ['a/x_000000', 'b/x.avi_000000', 'b/x.mkv_000000', 'y_000000']
 
@@ -545,6 +546,9 @@ def server(pages: dict[str, tuple[str, Iterable[bytes]]]) -> Iterator[str]:
 
 def test_images_and_videos_behind_addresses(tmp_path: Path) -> None:
     video = write_video(tmp_path / 'a.avi').read_bytes()
+    film = write_video(tmp_path / 'a.mp4', 'mp4v').read_bytes()
+    index_at = film.rindex(b'moov') - 4
+    gap = struct.pack('>I', 500_008) + b'free' + bytes(500_000)  # more than FFmpeg reads ahead
     pages = {
         '/a.jpg': ('image/jpeg', [jpeg(scene(4))]),
         '/locked.jpg': ('image/jpeg', [jpeg(scene(4))]),
@@ -552,6 +556,7 @@ def test_images_and_videos_behind_addresses(tmp_path: Path) -> None:
         '/cut.jpg': ('image/jpeg', [jpeg(scene(4))[:200]]),
         '/video.avi': ('video/x-msvideo', [video]),
         '/clip.mjpeg': ('video/x-motion-jpeg', [b''.join(jpeg(scene(n)) for n in range(6))]),
+        '/index_at_end.mp4': ('video/mp4', [film[:index_at] + gap + film[index_at:]]),
         '/page': ('text/html; charset=utf-8', [b'<html>']),
         '/other': ('text/plain', [b'text']),
     }
@@ -573,6 +578,7 @@ def test_images_and_videos_behind_addresses(tmp_path: Path) -> None:
         assert 'cut.jpg: its JPEG' in refusal(f'{address}/cut.jpg')
         assert 'is a web page (text/html); expected image or video' in refusal(f'{address}/page')
         assert refusal(f'{address}/absent').endswith('/absent answers 404 Not Found')
+        assert 'its index stands at its end' in refusal(f'{address}/index_at_end.mp4')
         said = refusal(f'{address}/other')
         assert 'gives no video within 10 s' in said
         assert '//me:***@127.0.0.1:' in said
