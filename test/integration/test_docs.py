@@ -187,6 +187,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder in which the documented commands find what they name, small."""
     folder = tmp_path_factory.mktemp('docs')
     (folder / 'models').symlink_to(ROOT / 'models')
+    (folder / 'segformer.onnx').touch()  # whether it is there is asked with the arguments
     shots = tuple(DepthShot(100.0 * i, np.full((66, 90), 4000, np.uint16)) for i in range(3))
     (folder / 'out/demo').mkdir(parents=True)
     write_drive(folder / 'out/demo/sample_drive', TinyDrive(3, depth=shots))
