@@ -322,8 +322,14 @@ def add_labels(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_label_map(parser: argparse._ActionsContainer) -> None:
-    """Add --ontology and --map, as `pipeline.label_map.parse_label_map` takes it."""
+def add_label_map(parser: argparse._ActionsContainer, *, merges: bool = False) -> None:
+    """Add --ontology and --map, as `pipeline.label_map.parse_label_map` takes it.
+
+    Args:
+        parser: to which they are added.
+        merges: whether classes of the model may be scored as one; else `LabelMap.into_model`
+            refuses it.
+    """
     parser.add_argument(
         '--ontology',
         metavar='TABLE',
@@ -335,9 +341,10 @@ def add_label_map(parser: argparse._ActionsContainer) -> None:
         nargs='+',
         action='extend',
         default=[],
-        help="labels of other classes than the model's: which of the model's each is (several "
-        "parted by commas; 'ignore' leaves pixels out; '*' is all others), a .yaml file of such "
-        "lines, or 'groups' to score only what is traversable",
+        help="labels of other classes than the model's: which of the model's each is ("
+        + ('several parted by commas; ' if merges else '')
+        + "'ignore' leaves pixels out; '*' is all others), or a .yaml file of such lines"
+        + ("; or 'groups' to score only what is traversable" if merges else ''),
     )
 
 

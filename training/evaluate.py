@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
         '--bundle', metavar='FILE', type=bundle_file, help='ONNX bundle, scored by the runtime'
     )
     add_dataset(parser, required=True)
-    add_label_map(parser)
+    add_label_map(parser, merges=True)
     parser.add_argument(
         '--split', choices=('train', 'val', 'test', 'all'), default='val', help='default: val'
     )

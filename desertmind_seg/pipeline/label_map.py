@@ -121,7 +121,7 @@ def mismatch(source: str, labels: Ontology, model: Ontology, of_model: str) -> L
         f'{source}: its labels are those of {labels.shown()}, but {of_model} knows '
         f'{model.shown()}. '
         f"Say what each class counts as, --map '{example.name}={[*alike, IGNORE][0]}' ..., or in "
-        f'a YAML file, or compare groups alone, --map {GROUPS}'
+        f'a YAML file, or compare groups alone by training.evaluate --map {GROUPS}'
     )
 
 

@@ -25,7 +25,7 @@ from tiny_bag import (
 from tiny_bundle import write_tiny_bundle
 
 from desertmind_seg.engines.load import load_engine
-from desertmind_seg.evaluate_bag import main
+from desertmind_seg.evaluate_bag import build_parser, main
 from desertmind_seg.evaluation.model_run import ModelRun
 from desertmind_seg.evaluation.results import EvaluationMetrics
 from desertmind_seg.messages.bag_writer import BagWriter
@@ -518,6 +518,9 @@ def test_labels_of_another_ontology_are_refused(
     assert 'its labels are those of ycor-8' in message
     assert 'but the bundle knows desert-10' in message
     assert "Say what each class counts as, --map 'smooth trail=" in message
+    # Neither here nor in the help is offered what is refused.
+    assert 'compare groups alone by training.evaluate --map groups' in message
+    assert "'groups'" not in build_parser().format_help()
     assert not (tmp_path / 'out').exists()
     # A table that contradicts what the bag has recorded.
     more = ('--labels', LABEL_TOPIC, '--ontology', 'desert-10')
