@@ -151,7 +151,7 @@ class FrameFolder:
         seen = None
         if self._masks is not None:
             segmenter = self._masks.segmenter
-            seen = segmenter.segment(frame.rgb, depth=depth_for(segmenter, frame.depth_m))
+            seen = segmenter.segment_picture(frame.rgb, depth_for(segmenter, frame.depth_m))
         encoded = Path(frame.path).read_bytes() if frame.path else frame.encoded
         content, suffix = image_file(frame.rgb, encoded, lossy=self._source.kind == 'video')
         image = stem + suffix

@@ -96,7 +96,7 @@ def _doubted(
     for index, place, shot in placed:
         try:
             frame = shot.read()
-            seen = segmenter.segment(frame.rgb, depth=depth_for(segmenter, frame.depth_m))
+            seen = segmenter.segment_picture(frame.rgb, depth_for(segmenter, frame.depth_m))
         except (DesertmindError, OSError) as err:
             report(shot.name, str(err))
             flicker.reset()

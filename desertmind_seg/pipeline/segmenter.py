@@ -1,10 +1,11 @@
 """The one pipeline of node, bag evaluation and command line: frame in, segmentation out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 import time
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -148,6 +149,32 @@ class Segmenter:
             share,
             filter_ms,
         )
+
+    def segment_picture(
+        self, rgb: Rgb, depth: Depth | None = None, stamp_ns: int | None = None
+    ) -> Segmentation:
+        """Segment as `segment` does, but a larger picture too, as of a phone.
+
+        It is shrunk to what every bundle takes, and mask and confidence are enlarged again: the
+        network sees far fewer pixels in any case.
+        """
+        height, width = rgb.shape[:2]
+        scale = min(MAX_SIZE_HW[0] / height, MAX_SIZE_HW[1] / width)
+        if scale >= 1:
+            return self.segment(rgb, depth=depth, stamp_ns=stamp_ns)
+        fitting = int(width * scale), int(height * scale)
+        shrunk = cv2.resize(rgb, fitting, interpolation=cv2.INTER_AREA)
+        if depth is not None:
+            nearest = cv2.resize(depth, fitting, interpolation=cv2.INTER_NEAREST)
+            depth = np.asarray(nearest, np.float32)
+        found = self.segment(np.asarray(shrunk, np.uint8), depth=depth, stamp_ns=stamp_ns)
+
+        def enlarged(plane: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+            whole = cv2.resize(plane, (width, height), interpolation=cv2.INTER_NEAREST)
+            return np.asarray(whole, np.uint8)
+
+        assert found.confidence is not None
+        return replace(found, mask=enlarged(found.mask), confidence=enlarged(found.confidence))
 
     def reset(self) -> None:
         """Forget what came before: the next frame gets no history."""

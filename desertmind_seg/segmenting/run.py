@@ -106,7 +106,7 @@ def _segment(
     frame: SourceFrame, segmenter: Segmenter, watchers: Sequence[Watcher], summary: Summary
 ) -> bool:
     depth = frame.depth_m if segmenter.takes_depth else None
-    found = segmenter.segment(frame.rgb, depth=depth, stamp_ns=frame.stamp_ns)
+    found = segmenter.segment_picture(frame.rgb, depth, frame.stamp_ns)
     goes_on = [watcher.show(frame, found) for watcher in watchers]
     summary.inference_ms.append(found.inference_ms)
     summary.done += 1

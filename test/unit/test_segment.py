@@ -134,6 +134,20 @@ def test_single_image_beside_itself(
     assert files(tmp_path) == sorted([*results('a'), 'a.png'])
 
 
+def test_larger_pictures_than_a_camera_has(tmp_path: Path, tiny_bundle: Path) -> None:
+    fitting = np.random.default_rng(0).integers(0, 256, (2160, 64, 3), np.uint8)
+    write_image(tmp_path / 'in/fitting.png', fitting)
+    write_image(tmp_path / 'in/twice.png', fitting.repeat(2, axis=0).repeat(2, axis=1))
+    assert run(tiny_bundle, tmp_path / 'in', tmp_path / 'out') == 0
+    for kind in ('mask', 'confidence'):
+        small, large = (
+            cv2.imread(str(tmp_path / f'out/{name}.{kind}.png'), cv2.IMREAD_UNCHANGED)
+            for name in ('fitting', 'twice')
+        )
+        assert len(np.unique(small)) > 1
+        assert np.array_equal(large, small.repeat(2, axis=0).repeat(2, axis=1))
+
+
 def test_threshold_marks_unlabelled(
     tmp_path: Path, tiny_bundle: Path, asymmetric_rgb: Image
 ) -> None:
