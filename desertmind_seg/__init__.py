@@ -21,3 +21,6 @@ for _name, _limit in (
         os.environ[_name] = str(_limit)
 # It writes a line for each strip of a TIFF, 2160 a frame; what is wrong with one we say ourselves.
 os.environ.setdefault('OPENCV_LOG_LEVEL', 'SILENT')
+# ONNX Runtime reads this when it is loaded: it would report its use to its makers, from a vehicle
+# too, and keep what it has not sent yet in ~/.cache/Microsoft.
+os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')

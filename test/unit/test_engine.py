@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 import platform
 import re
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -42,6 +44,8 @@ from desertmind_seg.engines.protocol import (
 from desertmind_seg.model.bundle import MAX_SIZE_HW, OUTPUTS, read_bundle, write_bundle
 from desertmind_seg.model.ontology import UNLABELED, load_ontology
 
+ROOT = Path(__file__).resolve().parents[2]
+TELEMETRY = 'ORT_DISABLE_TELEMETRY'
 SUBSETS = list(chain.from_iterable(combinations(OUTPUTS, count) for count in (1, 2, 3)))
 
 
@@ -560,3 +564,18 @@ def test_cuda_agrees_with_the_cpu(
     assert (on_gpu['mask'] == on_cpu['mask']).mean() > 0.999
     for name in ('confidence', 'cost'):
         assert np.abs(on_gpu[name].astype(int) - on_cpu[name]).max() <= 1
+
+
+def test_the_runtime_does_not_report_to_its_makers(tmp_path: Path) -> None:
+    """It has an identifier of the machine and a database in its user's home where it does."""
+    code = 'from desertmind_seg.engines import onnxruntime as ours; import onnxruntime'
+    environment = {name: text for name, text in os.environ.items() if name != TELEMETRY}
+    environment = {**environment, 'HOME': str(tmp_path), 'XDG_CACHE_HOME': ''}
+    subprocess.run([sys.executable, '-c', code], cwd=ROOT, env=environment, check=True)
+    assert not list(tmp_path.rglob('*'))
+    given = f'import os, desertmind_seg; print(os.environ["{TELEMETRY}"])'
+    environment[TELEMETRY] = '0'
+    said = subprocess.run(
+        [sys.executable, '-c', given], cwd=ROOT, env=environment, check=True, capture_output=True
+    )
+    assert said.stdout == b'0\n'
