@@ -10,6 +10,7 @@ import json
 import os
 from pathlib import Path
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -32,7 +33,7 @@ from training.data.frames import DatasetError
 from training.fit.loaders import pixels_by_class
 from training.fit.run import check_same_recipe, train
 from training.fit.task import SegmentationTask, TrainingError
-from training.fit.trainer import TimmSyncBatchNorm
+from training.fit.trainer import TimmSyncBatchNorm, quiet_lightning
 from training.networks.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -619,6 +620,44 @@ def test_a_frame_that_a_worker_cannot_read_is_named_in_one_line(
     Image.fromarray(np.full((68, 128), 77, np.uint8)).save(labels)
     with pytest.raises(DatasetError, match=r'^/.*/labels\.png: raw codes .* 77 [^\n]*$'):
         train(recipe, tmp_path / 'code')
+
+
+@pytest.mark.parametrize(
+    ('said', 'expected'),
+    [
+        (
+            'Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback ...\n'
+            'RuntimeError: unable to allocate shared memory(shm): Success\n',
+            r'in /dev/shm, which was full: it has \d+ MB. .*--shm-size',
+        ),
+        (
+            'DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that '
+            "dataloader's workers are out of shared memory. Please try to raise your limit.",
+            'in /dev/shm, which was full',
+        ),
+        (
+            'DataLoader worker (pid 7) is killed by signal: Killed. ',
+            r'was killed \(DataLoader worker \(pid 7\) is .*: Killed\), as the .*memory',
+        ),
+        (
+            'DataLoader worker (pid(s) 7, 8) exited unexpectedly',
+            r'pid\(s\) 7, 8.*go on with --resume',
+        ),
+    ],
+)
+def test_a_worker_that_is_gone_is_told_in_one_line(said: str, expected: str) -> None:
+    with pytest.raises(TrainingError, match=expected) as caught, quiet_lightning():
+        raise RuntimeError(said)  # as torch words it
+    assert '\n' not in str(caught.value)
+    with pytest.raises(RuntimeError, match='expected a matrix'), quiet_lightning():
+        raise RuntimeError('expected a matrix')
+
+
+def test_a_file_that_a_worker_cannot_read_is_told_in_one_line() -> None:
+    said = 'Caught OSError in DataLoader worker process 0.\nOriginal Traceback ...\n'
+    problem = "[Errno 30] Read-only file system: 'cache'"
+    with pytest.raises(OSError, match=f'^{re.escape(problem)}$'), quiet_lightning():
+        raise OSError(f'{said}OSError: {problem}\n')
 
 
 def test_classes_that_cannot_be_learned_are_named(

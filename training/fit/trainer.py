@@ -6,6 +6,7 @@ import csv
 import logging
 import os
 from pathlib import Path
+import shutil
 import signal
 import sys
 import time
@@ -27,6 +28,7 @@ import torch
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.progress import Progress
 from training.data.frames import DatasetError
+from training.fit.task import TrainingError
 from training.networks.checkpoint import WholeFileIO
 from training.recipes.schema import OptimSection, Recipe, RecipeError
 
@@ -52,6 +54,9 @@ _UNTRUE = (
     '.*defined a `validation_step` but have no.*',
 )
 
+# Through which workers hand over what they read.
+_SHARED_MEMORY = '/dev/shm'
+
 
 class _NoAdvertisements(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
@@ -66,7 +71,8 @@ def quiet_lightning(trainer: L.Trainer | None = None) -> Iterator[None]:
         trainer: whose loop runs within.
 
     Raises:
-        DatasetError: a worker raised it.
+        DatasetError, OSError: a worker raised it.
+        TrainingError: a worker was killed, or found no room in shared memory.
         SystemExit: the process was told to end (SIGTERM), with the status that shells give that.
     """
     silence = _NoAdvertisements()
@@ -87,15 +93,39 @@ def quiet_lightning(trainer: L.Trainer | None = None) -> Iterator[None]:
         kind = type(err)
         said = str(err).rpartition(f'{kind.__module__}.{kind.__qualname__}: ')[2].strip()
         raise DatasetError(said) from err
-    except (RuntimeError, SIGTERMException):
+    except OSError as err:
+        if err.errno is not None:
+            raise
+        raise OSError(str(err).rpartition(f'{type(err).__name__}: ')[2].strip()) from err
+    except (RuntimeError, SIGTERMException) as err:
         # Who tells a group of processes to end tells the workers too, which torch takes for an
         # error; Lightning's own exception has the status 0.
-        if trainer is None or not trainer.received_sigterm:
-            raise
-        sys.exit(128 + signal.SIGTERM)
+        if trainer is not None and trainer.received_sigterm:
+            sys.exit(128 + signal.SIGTERM)
+        if said := _lost_worker(str(err)):
+            raise TrainingError(said) from err
+        raise
     finally:
         for handler in handlers:
             handler.removeFilter(silence)
+
+
+def _lost_worker(said: str) -> str:
+    """Say what to do about a worker that is gone, by what torch says of it; '' for none."""
+    if 'shared memory' in said:
+        disk = shutil.disk_usage(_SHARED_MEMORY)
+        return (
+            'the processes that read frames (data.num_workers) hand them over in '
+            f'{_SHARED_MEMORY}, which was full: it has {disk.total / 1e6:.0f} MB. Make it larger '
+            '(a container: docker run --shm-size=8g, or --ipc host), or set data.num_workers=0'
+        )
+    if 'DataLoader worker' in said and ('killed by signal' in said or 'exited' in said):
+        return (
+            f'a process that reads frames was killed ({said.strip().rstrip(".")}), as the '
+            'kernel does where memory runs out (sudo dmesg). Lower data.num_workers or '
+            'optim.batch_size, and go on with --resume'
+        )
+    return ''
 
 
 class StepProgress(ProgressBar):
