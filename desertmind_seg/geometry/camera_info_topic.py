@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.model.errors import DesertmindError, start_problem
 
 
 class NoCameraInfoError(DesertmindError):
@@ -18,17 +18,21 @@ def wait_for_camera_info(topic: str, timeout_sec: float) -> Any:
         timeout_sec: how long to wait.
 
     Raises:
-        NoCameraInfoError: none came.
+        NoCameraInfoError: none came, or ROS 2 cannot be started here.
         ImportError: no ROS 2 is installed.
     """
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
+    from rclpy.impl.implementation_singleton import rclpy_implementation
     from rclpy.qos import qos_profile_sensor_data
     from sensor_msgs.msg import CameraInfo
 
     received: list[Any] = []
     context = rclpy.Context()
-    rclpy.init(args=[], context=context)
+    try:
+        rclpy.init(args=[], context=context)
+    except rclpy_implementation.RCLError as err:
+        raise NoCameraInfoError(start_problem(err)) from err
     try:
         node = rclpy.create_node('nav2_config', context=context, enable_rosout=False)
         node.create_subscription(CameraInfo, topic, received.append, qos_profile_sensor_data)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+import re
 
 
 class DesertmindError(Exception):
@@ -19,6 +20,14 @@ def one_line(err: BaseException) -> str:
 def first_line(err: BaseException) -> str:
     """Return the first line of what was raised, where what follows is of a library's inside."""
     return str(err).strip().partition('\n')[0] or type(err).__name__
+
+
+def start_problem(err: BaseException) -> str:
+    """Say why ROS 2 could not be started in this process, by what rclpy raised."""
+    said = re.sub(r', at /\S+:\d+', '', one_line(err))  # places in the sources of ROS
+    if 'initialize logging' in said:
+        said += '; set ROS_LOG_DIR to a folder that this user may write to'
+    return said
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

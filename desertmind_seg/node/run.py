@@ -21,6 +21,7 @@ from desertmind_seg.messages.dds import (
     removed_text,
     with_background_sending,
 )
+from desertmind_seg.model.errors import start_problem
 from desertmind_seg.model.processes import stopped_by_signals
 from desertmind_seg.node.loading import LoadEngine
 from desertmind_seg.node.node import SegmentationNode
@@ -84,7 +85,7 @@ def _run(args: list[str] | None, load_engine: LoadEngine, stop: Event) -> int:
             rclpy.logging.get_logger('segmentation').info(removed_text(dead))
         node = SegmentationNode(load_engine, stop)
     except (ParameterError, InvalidParameterTypeException, RCLError) as err:
-        rclpy.logging.get_logger('segmentation').fatal(f'Cannot start: {err}')
+        rclpy.logging.get_logger('segmentation').fatal(f'Cannot start: {start_problem(err)}')
         rclpy.try_shutdown()
         return _WRONG_CONFIGURATION
     log_handler = _RosLogHandler(node)

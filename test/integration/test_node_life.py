@@ -490,6 +490,12 @@ def test_a_domain_without_ports_ends_with_status_2_and_the_limit() -> None:
         process.wait_for_log('Cannot start: ROS_DOMAIN_ID is 233; expected 0 to 232')
 
 
+def test_a_log_that_cannot_be_written_ends_with_status_2_and_the_remedy() -> None:
+    with NodeProcess({}, environment={'ROS_LOG_DIR': '/dev/null/log'}) as process:
+        assert process.wait() == 2
+        process.wait_for_log("Cannot start: .* '/dev/null/log': .*; set ROS_LOG_DIR to a folder")
+
+
 def test_a_missing_parameter_file_ends_with_status_2_and_its_name() -> None:
     with NodeProcess({}, ros_arguments=['--params-file', '/nowhere.yaml']) as process:
         assert process.wait() == 2

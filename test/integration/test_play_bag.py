@@ -35,7 +35,9 @@ from tiny_bag import (
 )
 import yaml
 
+from desertmind_seg import nav2_config
 from desertmind_seg.messages.bags import Bag
+from desertmind_seg.outputs.publishers import RCLError
 from desertmind_seg.play_bag import main
 from desertmind_seg.replay.player import BagPlayer
 
@@ -358,3 +360,34 @@ def test_errors_exit_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         with pytest.raises(SystemExit, match='2'):
             main(arguments)
         assert expected in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures('process_state')
+def test_where_ros_cannot_write_its_log_commands_say_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def init(**_: object) -> None:
+        # Its own init would leave a process in which it never succeeds again.
+        raise RCLError(
+            "failed to initialize logging: Failed to create log directory '/home/.ros/log': 30, "
+            'at /project/src/rcl_logging_spdlog.cpp:153'
+        )
+
+    monkeypatch.setattr(rclpy, 'init', init)
+    reason = (
+        "failed to initialize logging: Failed to create log directory '/home/.ros/log': 30; set "
+        'ROS_LOG_DIR to a folder that this user may write to\n'
+    )
+    assert main(['bag']) == 2
+    assert capsys.readouterr().err.endswith(f'play_bag: error: {reason}')
+    assert nav2_config.main(['--ontology', 'ycor-8', '--camera-info', '/info']) == 2
+    assert capsys.readouterr().err.endswith(f'nav2_config: error: {reason}')
+
+
+@pytest.mark.usefixtures('process_state')
+def test_a_domain_without_ports_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv('ROS_DOMAIN_ID', '233')
+    assert main(['bag']) == 2
+    assert 'ROS_DOMAIN_ID is 233; expected 0 to 232' in capsys.readouterr().err
