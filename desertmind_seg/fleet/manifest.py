@@ -11,11 +11,11 @@ from itertools import islice
 from math import isnan
 import os
 from pathlib import Path, PurePath, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from desertmind_seg.fleet import store, tables
 from desertmind_seg.fleet.records import BagEntry, FleetError
+from desertmind_seg.model.files import temporary_folder
 from desertmind_seg.storage.recording import METADATA, is_storage
 
 COLUMNS = ('uri', 'size', 'etag', 'labels_uri', 'tags')
@@ -120,8 +120,8 @@ def read_manifest(uri: str) -> Iterator[BagEntry]:
     folder = _absolute(uri).rpartition('/')[0]
     if store.is_remote(uri):
         folder = uri.rpartition('/')[0]
-    with TemporaryDirectory() as scratch, ThreadPoolExecutor(_THREADS) as threads:
-        path = store.fetch(uri, Path(scratch)) if store.is_remote(uri) else Path(uri)
+    with temporary_folder() as scratch, ThreadPoolExecutor(_THREADS) as threads:
+        path = store.fetch(uri, scratch) if store.is_remote(uri) else Path(uri)
         read = _csv_rows if uri.lower().endswith('.csv') else tables.read_rows
         rows = enumerate(read(path, uri), 1)
         number = 0

@@ -1,7 +1,7 @@
 """Where the package finds the files it ships, keeps its cache, and how it writes a file whole."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 import errno
 import fcntl
 from functools import cache
@@ -12,6 +12,7 @@ import secrets
 import shutil
 import stat
 import sysconfig
+import tempfile
 
 from desertmind_seg.model.errors import DesertmindError
 
@@ -241,6 +242,20 @@ def partial_folder(parent: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a new folder in that for temporary files (TMPDIR), for this user alone; it goes again.
+
+    One that a process left which was killed is removed as with `atomic_write`: unpacked bags of
+    gigabytes would stay, and fill the disk.
+    """
+    parent = Path(tempfile.gettempdir())
+    with ExitStack() as stack:
+        with _naming(parent):  # not what fails in the block, which may have to do with other files
+            folder = stack.enter_context(_new_folder(parent))
+        yield folder
+
+
+@contextmanager
 def _naming(path: Path) -> Iterator[None]:
     """Name what was being written where a failed write does not, in Python or a library."""
     try:
@@ -280,7 +295,7 @@ def _new_folder(parent: Path) -> Iterator[Path]:
     _remove_abandoned(str(parent.absolute()))
     while True:
         folder = parent / f'{_PARTIAL}{secrets.token_hex(8)}'
-        folder.mkdir()
+        folder.mkdir(mode=0o700)
         try:
             lock = _open(folder / _LOCK, os.O_CREAT)
         except FileNotFoundError:  # removed by a process that cleans up, just now
@@ -352,9 +367,13 @@ def _claims(lock: int, path: Path) -> bool:
 def _remove_abandoned(folder: str) -> None:
     """Remove what processes left in `folder` that were killed while they wrote."""
     with suppress(OSError):
+        # In a folder that all may write to, as /tmp, nothing of others is touched.
+        shared = Path(folder).stat().st_mode & stat.S_ISVTX
         for entry in list(os.scandir(folder)):
             if _PARTIAL_NAME.fullmatch(entry.name):
                 with suppress(OSError):
+                    if shared and entry.stat(follow_symlinks=False).st_uid != os.geteuid():
+                        continue
                     if entry.is_dir(follow_symlinks=False):
                         _remove_if_abandoned(Path(entry.path), Path(entry.path, _LOCK))
                     elif entry.is_file(follow_symlinks=False):

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 import os
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
 
 from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.model.files import temporary_folder
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.rendering import legend
 
@@ -68,11 +68,11 @@ def video_extension() -> str:
     Raises:
         VideoError: it has none for either.
     """
-    with TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         with suppress(VideoError):
-            open_video(Path(folder, 'a.mp4'), 10.0, (64, 64)).release()
+            open_video(folder / 'a.mp4', 10.0, (64, 64)).release()
             return '.mp4'
-        open_video(Path(folder, 'a.webm'), 10.0, (64, 64)).release()
+        open_video(folder / 'a.webm', 10.0, (64, 64)).release()
     return '.webm'
 
 

@@ -10,7 +10,6 @@ import io
 from itertools import islice
 import json
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from desertmind_seg.evaluation.labels import label_map_of
 from desertmind_seg.fleet import store, tables
@@ -33,6 +32,7 @@ from desertmind_seg.fleet.records import (
 )
 from desertmind_seg.model.bundle import Bundle, read_bundle
 from desertmind_seg.model.errors import did_you_mean
+from desertmind_seg.model.files import temporary_folder
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.label_map import check_targets
 from desertmind_seg.release.criteria import Verdict, judge, read_criteria
@@ -113,8 +113,8 @@ def evaluate_fleet(request: FleetRequest) -> FleetResult:
     listing = Listing(find_bags(request.source), request.source)
     _check_asked(request, listing)
     folder = store.join(out, 'runs', run.run_id)
-    with TemporaryDirectory() as scratch:
-        manifest = Path(scratch, MANIFEST)
+    with temporary_folder() as scratch:
+        manifest = scratch / MANIFEST
         tables.write_rows(manifest, manifest_rows(listing))
         store.put(store.join(folder, MANIFEST), manifest)
     totals = Totals(ontology)
@@ -134,8 +134,8 @@ def evaluate_fleet(request: FleetRequest) -> FleetResult:
     document['environment'] = environment()
     store.put(store.join(folder, TOTALS), json.dumps(document, indent=2).encode())
     store.put(store.join(folder, WORST), _worst_csv(totals).encode())
-    with TemporaryDirectory() as scratch:
-        page = Path(scratch, REPORT)
+    with temporary_folder() as scratch:
+        page = scratch / REPORT
         write_fleet_report(
             page,
             totals,

@@ -12,11 +12,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 import re
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import zstandard
 
+from desertmind_seg.model.files import temporary_folder
 from desertmind_seg.storage.connection import BagError, Findings, OfferedQos, StorageFile
 from desertmind_seg.storage.mcap_file import MCAP_MAGIC, McapFile
 from desertmind_seg.storage.qos import load_yaml, recorded_qos
@@ -136,7 +136,7 @@ def _open_file(path: Path, stack: ExitStack, findings: Findings) -> StorageFile:
 
 
 def _unpacked(path: Path, stack: ExitStack) -> Path:
-    folder = Path(stack.enter_context(TemporaryDirectory(prefix='desertmind-bag-')))
+    folder = stack.enter_context(temporary_folder())
     name = path.name.removesuffix(path.suffix) if path.suffix in _PACKED else path.name
     try:
         with path.open('rb') as source, (folder / name).open('wb') as target:

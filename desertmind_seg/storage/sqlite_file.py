@@ -12,10 +12,10 @@ import os
 from pathlib import Path
 import shutil
 import sqlite3
-from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
+from desertmind_seg.model.files import temporary_folder
 from desertmind_seg.storage.connection import BagError, Connection, Findings, Stored, ros_type
 from desertmind_seg.storage.qos import recorded_qos
 
@@ -164,7 +164,7 @@ def _locate(path: Path, stack: ExitStack, findings: Findings) -> str:
     logs = [log for log in logs if log.is_file() and log.stat().st_size]
     if logs:
         # To read a log, sqlite writes beside it: a copy, for the recording stays as it is.
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix='desertmind-bag-')))
+        folder = stack.enter_context(temporary_folder())
         needed = sum(each.stat().st_size for each in (path, *logs))
         free = shutil.disk_usage(folder).free
         if needed > free:

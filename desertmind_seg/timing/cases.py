@@ -7,7 +7,6 @@ from multiprocessing.managers import BaseManager
 import os
 from pathlib import Path
 import sys
-import tempfile
 from types import ModuleType
 from typing import Any
 
@@ -21,6 +20,7 @@ from desertmind_seg.engines.protocol import EngineBuildError, EngineError
 from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.bundle import Bundle
 from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.model.files import temporary_folder
 from desertmind_seg.model.processes import end_with_parent
 from desertmind_seg.model.records import Environment, utc_now
 from desertmind_seg.pipeline.segmenter import check_frame
@@ -201,7 +201,7 @@ def _engine_process() -> Iterator[_EngineProcess]:
 
 def _limit_probes(running: Sequence[CaseRun], stack: ExitStack) -> dict[str, LimitProbe]:
     """Start what measures each backend that runs, in the number formats of its cases."""
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='desertmind_seg_')))
+    folder = stack.enter_context(temporary_folder())
     probes = {}
     for backend in dict.fromkeys(run.case.backend for run in running):
         of_backend = [run for run in running if run.case.backend == backend]

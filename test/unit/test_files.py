@@ -1,6 +1,7 @@
 """Where shipped files are found in each way of installing, and files that appear whole or not."""
 
 from contextlib import ExitStack
+import errno
 import os
 from pathlib import Path
 import signal
@@ -8,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -305,3 +307,37 @@ def test_nothing_is_removed_where_the_file_system_has_no_locks(
         temporary.write_text('a')
         assert folder.is_dir()
     assert {path.name for path in tmp_path.iterdir()} == {'a', left.name}
+
+
+def test_a_temporary_folder_is_this_users_alone_and_goes_if_its_process_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o1777)
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    ours, theirs = (tmp_path / f'.partial-{digit * 16}' for digit in 'ab')
+    for left in (ours, theirs):
+        left.mkdir()
+        (left / 'bag.mcap').touch()
+    if os.geteuid():
+        theirs.rename(tmp_path / 'theirs')
+        theirs = tmp_path / 'theirs'
+    else:
+        os.chown(theirs, 1234, 1234)
+    with files.temporary_folder() as folder:
+        assert folder.parent == tmp_path
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert {path.name for path in tmp_path.iterdir()} == {folder.name, theirs.name}
+    assert list(tmp_path.iterdir()) == [theirs]
+
+
+def test_what_fails_within_a_temporary_folder_is_not_said_to_be_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def print_results() -> None:
+        with files.temporary_folder():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    with pytest.raises(OSError, match='No space left') as caught:
+        print_results()
+    assert caught.value.filename is None

@@ -104,6 +104,22 @@ def test_a_packed_bag_that_does_not_fit_names_the_folder(
         Bag(packed).__enter__()
 
 
+def test_the_unpacked_bag_of_a_killed_process_goes_with_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drive = write_drive(tmp_path / 'drive', TinyDrive(num_frames=1))
+    packed, disk = tmp_path / 'a.mcap.zstd', tmp_path / 'disk'
+    packed.write_bytes(zstandard.compress(next(drive.glob('*.mcap')).read_bytes()))
+    left = disk / f'.partial-{"a" * 16}'
+    left.mkdir(parents=True)
+    (left / 'a.mcap').touch()
+    monkeypatch.setattr(tempfile, 'tempdir', str(disk))
+    with Bag(packed):
+        (own,) = disk.iterdir()
+        assert own != left
+    assert not list(disk.iterdir())
+
+
 def _out_of_room() -> None:
     try:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

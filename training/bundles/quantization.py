@@ -15,8 +15,6 @@ points that are not 0): its bundles are fp16.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 import io
-from pathlib import Path
-import tempfile
 from typing import Any
 
 import numpy as np
@@ -31,6 +29,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from tqdm import tqdm
 
 from desertmind_seg.engines.onnxruntime import add_exactly
+from desertmind_seg.model.files import temporary_folder
 from training.bundles.half_precision import network_nodes
 from training.bundles.precision import Calibration, PrecisionError
 
@@ -107,13 +106,13 @@ def tensor_ranges(
             ``entropy`` loses least information (Migacz, 8-bit inference with TensorRT, GTC 2017).
     """
     method, options = _CALIBRATION[calibration]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / 'model.onnx'
+    with temporary_folder() as folder:
+        path = folder / 'model.onnx'
         onnx.save(model, path)
         calibrator = create_calibrator(
             path,
             [*_LAYERS, *_FOLLOWING],
-            augmented_model_path=str(Path(folder) / 'augmented.onnx'),
+            augmented_model_path=str(folder / 'augmented.onnx'),
             calibrate_method=method,
             extra_options=options,
         )

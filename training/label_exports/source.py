@@ -11,7 +11,6 @@ import json
 import os
 from pathlib import Path
 import stat
-from tempfile import TemporaryDirectory
 from typing import Any
 import unicodedata
 import zipfile
@@ -19,7 +18,7 @@ import zlib
 
 from desertmind_seg.decoding.image_files import EXTENSIONS
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.files import FileError, read_file
+from desertmind_seg.model.files import FileError, read_file, temporary_folder
 
 MAX_FILES = 500_000
 # instances_train2017.json, the largest that is published, has 448 MB.
@@ -159,7 +158,7 @@ class ExportFiles:
         """
         if self.place.is_dir():
             return self.place
-        folder = Path(self.open_until.enter_context(TemporaryDirectory(prefix='import_labels_')))
+        folder = self.open_until.enter_context(temporary_folder())
         for file in self:
             path = folder / file.name
             path.parent.mkdir(parents=True, exist_ok=True)
