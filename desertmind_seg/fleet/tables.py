@@ -9,7 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from desertmind_seg.fleet import store
 from desertmind_seg.fleet.records import BagRow, FleetError
@@ -45,7 +45,8 @@ def read_row(out: str, run_id: str, bag_id: str, *, bulk: bool = False) -> BagRo
     """Read the results of a bag, without its pictures unless asked for; None if it is torn.
 
     Raises:
-        OSError, FleetError: it is not there, or the store cannot be reached.
+        OSError, FleetError: it is not there, the store cannot be reached, or another version of
+            this package wrote it.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -60,7 +61,13 @@ def read_row(out: str, run_id: str, bag_id: str, *, bulk: bool = False) -> BagRo
     except (pa.ArrowException, ValueError):
         return None
     values['tags'], values['versions'] = dict(values['tags']), dict(values.get('versions') or ())
-    return BagRow.model_validate(values)
+    try:
+        return BagRow.model_validate(values)
+    except ValidationError as err:
+        raise FleetError(
+            f'{uri} was written by another version of desertmind_seg ({err.error_count()} of its '
+            'values are not as here): read it with that one, or evaluate into another folder'
+        ) from err
 
 
 def encoded(row: BagRow) -> bytes:

@@ -192,7 +192,9 @@ def read_bundle(path: str | Path) -> Bundle:
     if promised is None:
         raise BundleError(
             f'bundle {path} has no {HASH_KEY!r} entry among its ONNX metadata, so damage to it '
-            'would not be noticed. Export it again with python -m training.export.'
+            'would not be noticed: an older version exported it. Export its checkpoint again with '
+            f'python -m training.export, or use the desertmind_seg that wrote it, of commit '
+            f'{metadata.git_hash[:12]}.'
         )
     return Bundle(path, hashlib.sha256(content).hexdigest(), metadata, outputs)
 

@@ -280,16 +280,22 @@ def _totals_of(out: str, run_id: str, ontology: Ontology) -> Totals:
     """Add up another run.
 
     Raises:
-        OSError, FleetError: there is none, or it has other classes.
+        OSError, FleetError: there is none, it has other classes, or results of it are torn.
     """
     totals = Totals(ontology)
-    for row in _rows(out, run_id, tables.done_bags(out, run_id)):
+    bags = [*tables.done_bags(out, run_id)]
+    for row in _rows(out, run_id, bags):
         if row.model is not None and row.ontology_sha256 != ontology.sha256:
             raise FleetError(
                 f'run {run_id!r} has other classes ({row.ontology_sha256}) than the bundle '
                 f'({ontology.name}, {ontology.sha256}); only runs of one class table compare'
             )
         totals.add(row)
+    if torn := len(bags) - totals.statuses.total():
+        raise FleetError(
+            f'{torn} of {len(bags)} results of run {run_id!r}, which the criteria name, are torn, '
+            f'as by a power cut, in {tables.results_folder(out, run_id)}: do that run again'
+        )
     if not totals.statuses:
         raise FleetError(
             f'{out} has no results of run {run_id!r}, which the criteria name; not_worse_than '

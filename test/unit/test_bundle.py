@@ -242,6 +242,17 @@ def test_bad_metadata(
         read_bundle(path)
 
 
+def test_a_bundle_without_a_hash_is_of_an_older_version(tiny_bundle: Path, tmp_path: Path) -> None:
+    model, path = onnx.load(tiny_bundle), tmp_path / 'old.onnx'
+    (metadata,) = (entry for entry in model.metadata_props if entry.key == METADATA_KEY)
+    del model.metadata_props[:]
+    model.metadata_props.append(metadata)
+    onnx.save(model, path)
+    commit = read_bundle(tiny_bundle).metadata.git_hash
+    with pytest.raises(BundleError, match=f'an older version exported it.* of commit {commit}'):
+        read_bundle(path)
+
+
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import json
 from pathlib import Path
+import shutil
 from typing import Any
 
 from bad_disks import BAD_DISKS, bad_disk
@@ -222,3 +223,29 @@ def test_labels_of_other_classes_make_another_run(
     assert {*tables.done_bags(str(tmp_path / 'out'), run.run_id)} == {
         row.bag_id for row in rows.values()
     }
+
+
+def test_a_comparison_with_a_run_that_cannot_be_read_whole_is_refused(
+    fleet: tuple[Command, Path, dict[str, BagRow]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pq = pytest.importorskip('pyarrow.parquet')
+    run, out, _ = fleet
+    shutil.copytree(out, tmp_path / 'out')
+    (ours,) = tmp_path.glob('out/bags/*')
+    theirs = shutil.copytree(ours, ours.with_name('run_id=earlier'))
+    criteria = tmp_path / 'criteria.yaml'
+    criteria.write_text('criteria: [{metric: miou_all, not_worse_than: earlier, by: 0.1}]')
+    arguments = ('--out', str(tmp_path / 'out'), '--criteria', str(criteria))
+    assert run(*arguments) == 0
+
+    path = next(theirs.iterdir())
+    table = pq.read_table(path)
+    path.write_bytes(b'')
+    assert run(*arguments) == 2
+    assert "1 of 8 results of run 'earlier', which" in capsys.readouterr().err
+    pq.write_table(table.drop_columns(['status']), path)
+    assert run(*arguments) == 2
+    said = f'{path} was written by another version of desertmind_seg (1 of its values are not as'
+    assert said in capsys.readouterr().err

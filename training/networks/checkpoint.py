@@ -206,8 +206,9 @@ def _check_whole(path: Path) -> None:
     # torch's own files are archives without a comment, of which the length 0 stands at the end.
     if found.endswith(b'\0\0') and is_zipfile(path):
         raise CheckpointError(
-            f'{path}: whole, but not written by training.train, whose files end with a hash. '
-            'Weights of another program start an encoder: model.encoder_weights=FILE'
+            f'{path}: whole, but without the hash with which files of training.train end. An '
+            'older version wrote it: train again, or go on with that version. Or another program '
+            'did, whose weights start an encoder: model.encoder_weights=FILE'
         )
     if size <= _SEAL_BYTES or found != _seal(path, -_SEAL_BYTES):
         raise CheckpointError(

@@ -180,6 +180,11 @@ def _validated(schema: type[_Schema], tree: dict[str, Any], source: str) -> _Sch
         messages = [_message(error, schema) for error in errors[:MAX_NAMED_ERRORS]]
         if len(errors) > len(messages):
             messages.append(f'and {len(errors) - len(messages)} more')
+        if 'name' in tree and any(error['type'] == 'missing' for error in errors):
+            messages.append(
+                'a recipe.yaml that an older version wrote lacks what came since: add it, with '
+                'the value that a shipped recipe has'
+            )
         raise RecipeError(f'{source}: {"; ".join(messages)}') from err
 
 
