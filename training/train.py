@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 import sys
 
-from desertmind_seg.model.files import made_folder
 from desertmind_seg.options import (
     ALL_DONE,
     command_parser,
@@ -109,10 +108,10 @@ def _run(options: argparse.Namespace) -> int:
     check_data_given(recipe)
     out = options.out or Path('out', file_name(recipe.name))
 
-    from training.fit.run import train
+    from training.fit.run import run_folder, train
 
     try:
-        with made_folder(out):
+        with run_folder(out):
             train(
                 recipe,
                 out,

@@ -13,12 +13,15 @@ import shutil
 import stat
 import sysconfig
 import tempfile
+import time
 
 from desertmind_seg.model.errors import DesertmindError
 
 PACKAGE = 'desertmind_seg'
 DEFAULT_BUNDLE = 'models/ycor8_rgb.onnx'
 _PIECE_BYTES = 1 << 20
+# How long a folder that another process holds is waited for.
+_LOCKED_SEC = 10.0
 
 
 class FileError(DesertmindError):
@@ -168,6 +171,38 @@ def made_folder(folder: Path) -> Iterator[None]:
         with suppress(OSError):  # it is not empty
             for each in made:
                 each.rmdir()
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold a folder for results, made as by `made_folder`, against others that ask for it so.
+
+    Raises:
+        FileError: as `make_folder`; or another process has it, and still after a while: what a
+            process forks outlives it for some seconds if it is killed.
+    """
+    with made_folder(folder), ExitStack() as stack:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, lock)
+        end = time.monotonic() + _LOCKED_SEC
+        while not _takes(lock):
+            if time.monotonic() > end:
+                raise FileError(
+                    f'another process writes its results to {folder}; wait for its end, stop it, '
+                    'or name another folder'
+                )
+            time.sleep(0.1)
+        yield
+
+
+def _takes(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # no locks in this file system
+        pass
+    return True
 
 
 @contextmanager

@@ -26,12 +26,13 @@ from tiny_ycor import write_tiny_ycor
 import torch
 import yaml
 
+from desertmind_seg.model import files
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import load_ontology
 from training.data.datasets import list_frames
 from training.data.frames import DatasetError
 from training.fit.loaders import pixels_by_class
-from training.fit.run import check_same_recipe, train
+from training.fit.run import check_same_recipe, run_folder, train
 from training.fit.task import SegmentationTask, TrainingError
 from training.fit.trainer import TimmSyncBatchNorm, quiet_lightning
 from training.networks.checkpoint import (
@@ -620,6 +621,27 @@ def test_a_frame_that_a_worker_cannot_read_is_named_in_one_line(
     Image.fromarray(np.full((68, 128), 77, np.uint8)).save(labels)
     with pytest.raises(DatasetError, match=r'^/.*/labels\.png: raw codes .* 77 [^\n]*$'):
         train(recipe, tmp_path / 'code')
+
+
+def test_a_second_run_in_the_folder_of_one_that_lasts_is_refused(
+    tiny_recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(files, '_LOCKED_SEC', 0.0)
+    recipe, out = tmp_path / 'recipe.yaml', tmp_path / 'run'
+    recipe.write_text(yaml.safe_dump(tiny_recipe.model_dump(mode='json')))
+    with run_folder(out):
+        for resume in ([], ['--resume']):
+            assert main([str(recipe), '--out', str(out), *resume]) == 2
+            said = capsys.readouterr().err
+            assert f'error: another process writes its results to {out}; wait for its end' in said
+        assert not list(out.iterdir())
+        # Of several processes that train one network.
+        monkeypatch.setenv('LOCAL_RANK', '1')
+        with run_folder(out):
+            pass
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from contextlib import ExitStack
 import errno
 import os
 from pathlib import Path
+import re
 import signal
 import socket
 import stat
@@ -341,3 +342,22 @@ def test_what_fails_within_a_temporary_folder_is_not_said_to_be_of_it(
     with pytest.raises(OSError, match='No space left') as caught:
         print_results()
     assert caught.value.filename is None
+
+
+def test_a_folder_has_one_writer_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, '_LOCKED_SEC', 0.0)
+    out = tmp_path / 'out/run'
+    with files.sole_writer(out), ExitStack() as stack:
+        said = f'another process writes its results to {out}; wait for its end'
+        with pytest.raises(files.FileError, match=re.escape(said)):
+            stack.enter_context(files.sole_writer(out))
+        (tmp_path / 'link').symlink_to(out)
+        with pytest.raises(files.FileError, match='another process'):
+            stack.enter_context(files.sole_writer(tmp_path / 'link'))
+        with files.sole_writer(tmp_path / 'out/other'):
+            pass
+    with files.sole_writer(out):
+        (out / 'metrics.csv').touch()
+    assert list(tmp_path.rglob('*.*')) == [out / 'metrics.csv']

@@ -32,7 +32,7 @@ from training.ensembles.store import (
 )
 from training.evaluation.calibration import at_network_size
 from training.evaluation.tta import tta_probabilities
-from training.fit.run import check_same_recipe, train, write_recipe
+from training.fit.run import check_same_recipe, run_folder, train, write_recipe
 from training.fit.trainer import trains_on_gpu
 from training.networks.checkpoint import CheckpointError
 from training.recipes.load import load_recipe, parse_recipe
@@ -211,7 +211,8 @@ def run_folds(
         for fold in folds:
             print(f'fold {fold} of {len(every)}', flush=True)
             views = prediction_of(ensemble or recipe)
-            run_fold(recipe, fold, out, store, views, accelerator, unseen=unseen)
+            with run_folder(fold_checkpoint(out, fold).parent):
+                run_fold(recipe, fold, out, store, views, accelerator, unseen=unseen)
         missing = [fold for fold in every if not (store / f'fold_{fold}.json').is_file()]
         if missing:
             print(f'folds {",".join(map(str, missing))} are missing: no scores yet')

@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader
 import yaml
 
-from desertmind_seg.model.files import atomic_write, make_folder
+from desertmind_seg.model.files import atomic_write, made_folder, make_folder, sole_writer
 from desertmind_seg.model.ontology import Ontology, load_ontology
 from training.bundles.transfer import initialise
 from training.data.datasets import check_apart, class_pixels, data_hash, list_frames, list_sections
@@ -52,6 +53,20 @@ from training.recipes.schema import EnsembleRecipe, Recipe, RecipeError
 _FREE_KEYS = {'data.num_workers', 'data.cache_dir'}
 
 
+# Set by what starts several processes that train one network; 0, or not set, in the first.
+_RANKS = ('RANK', 'LOCAL_RANK', 'NODE_RANK', 'GROUP_RANK', 'SLURM_PROCID')
+
+
+def run_folder(out: Path) -> AbstractContextManager[None]:
+    """Hold the folder of a run against another run; of several processes the first one does so.
+
+    Raises:
+        FileError: as `sole_writer`.
+    """
+    is_first = all(os.environ.get(name, '0') == '0' for name in _RANKS)
+    return sole_writer(out) if is_first else made_folder(out)
+
+
 def train(
     recipe: Recipe,
     out: Path,
@@ -68,7 +83,7 @@ def train(
 
     Args:
         recipe: the experiment; what it leaves to the run is decided first.
-        out: folder of the run.
+        out: folder of the run, which nobody else writes to: see `run_folder`.
         accelerator: 'auto' (a GPU where there is one), 'cpu' or 'gpu'.
         devices: processes on each machine; None is torchrun's number, or 1.
         nodes: machines; None is torchrun's number, or 1.

@@ -10,7 +10,7 @@ from training.ensembles.store import store_name
 from training.evaluation.metrics_file import METRICS_FILE, read_metrics
 from training.fit.closing import CHECKPOINT, LAST
 from training.fit.folds import run_folds
-from training.fit.run import as_begun, check_same_recipe, train
+from training.fit.run import as_begun, check_same_recipe, run_folder, train
 from training.recipes.load import load_ensemble, load_recipe
 from training.recipes.schema import EnsembleRecipe, Recipe
 from training.reproduction.experiments import EXPERIMENTS
@@ -85,10 +85,15 @@ def plan(names: Sequence[str], out: Path, seed: int | None) -> list[Experiment]:
 def _training(name: str, out: Path, overrides: list[str]) -> Experiment:
     recipe, folder = _from_parent(load_recipe(name, overrides), name, out, overrides), out / name
     _check_recipe(recipe, folder)
+
+    def run() -> None:
+        with run_folder(folder):
+            train(recipe, folder, resume=True)
+
     step = Step(
         'training',
         lambda: (folder / CHECKPOINT).is_file() and not (folder / LAST).exists(),
-        lambda: train(recipe, folder, resume=True),
+        run,
     )
     return Experiment(name, recipe, folder, [step])
 
