@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from desertmind_seg.model.files import atomic_write, made_folder, partial_folder
+from desertmind_seg.model.files import FileError, atomic_write, made_folder, partial_folder
 from desertmind_seg.reports.script import SCRIPT_FILE
 
 
@@ -31,15 +31,12 @@ def output_folder(out: Path, names: Collection[str], *, replace: bool) -> Iterat
         replace: allow results of an earlier run.
 
     Raises:
-        FileExistsError: `out` holds one of `names` and `replace` is false.
-        FileError: `out`, or what is to hold it, is a file.
+        FileExistsError: `out` holds one of `names` and `replace` is false, at the begin or, as
+            another run was faster, at the end.
+        FileError: `out`, or what is to hold it, is a file; or an earlier result stays.
     """
-    existing = [name for name in names if (out / name).exists()]
-    if existing and not replace:
-        raise FileExistsError(
-            f'{str(out)!r} already holds {", ".join(existing)}; choose another folder or pass '
-            '--force to replace them.'
-        )
+    if not replace:
+        _refuse_existing(out, names)
     with made_folder(out), partial_folder(out) as scratch:
         partial, old = scratch / 'new', scratch / 'old'
         partial.mkdir()
@@ -56,11 +53,37 @@ def output_folder(out: Path, names: Collection[str], *, replace: bool) -> Iterat
         (scratch / 'room').write_bytes(bytes(4096))
         if unexpected:
             raise ValueError(f'{unexpected} are not among the declared results {sorted(names)}')
-        if (partial / SCRIPT_FILE).exists():
-            (partial / SCRIPT_FILE).replace(out / SCRIPT_FILE)
-        for name in names:
-            # A folder cannot replace a folder that holds files: step aside first.
-            if (out / name).exists():
-                (out / name).rename(old / name)
+        if not replace:
+            _refuse_existing(out, names)
+        # A folder cannot replace a folder that holds files: step aside first.
+        _put_aside(out, old, names)
+        for name in (SCRIPT_FILE, *names):
             if (partial / name).exists():
                 (partial / name).rename(out / name)
+
+
+def _refuse_existing(out: Path, names: Collection[str]) -> None:
+    existing = [name for name in names if (out / name).exists()]
+    if existing:
+        raise FileExistsError(
+            f'{str(out)!r} already holds {", ".join(existing)}; choose another folder or pass '
+            '--force to replace them.'
+        )
+
+
+def _put_aside(out: Path, old: Path, names: Collection[str]) -> None:
+    """Move what is there of `names` into `old`: all of it, or none."""
+    moved: list[str] = []
+    for name in names:
+        if not os.path.lexists(out / name):
+            continue
+        try:
+            (out / name).rename(old / name)
+        except OSError as err:
+            for each in moved:
+                (old / each).rename(out / each)
+            raise FileError(
+                f'{out / name} is of an earlier run and cannot be replaced: {err.strerror}; '
+                f'remove it, or name another folder. {out} is as it was'
+            ) from err
+        moved.append(name)

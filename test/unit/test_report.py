@@ -6,10 +6,12 @@ from pathlib import Path
 import re
 from typing import Any
 
+from bad_disks import small_disk
 import numpy as np
 import pytest
 from report_page import Page, figures, titles
 
+from desertmind_seg.model.files import FileError
 from desertmind_seg.model.ontology import Ontology, load_ontology
 from desertmind_seg.reports.charts import (
     BarChart,
@@ -388,6 +390,45 @@ def test_existing_outputs_need_replace(tmp_path: Path) -> None:
         (new / 'a.txt').write_text('a')
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ['a.txt', 'masks', 'notes.txt']
     assert list((tmp_path / 'masks').iterdir()) == []
+
+
+def test_of_earlier_results_all_are_replaced_or_none(tmp_path: Path) -> None:
+    """A folder that another user made, as a container's, cannot be moved; nor can a disk."""
+    out = tmp_path / 'out'
+    (out / 'masks').mkdir(parents=True)
+    (out / 'a.txt').write_text('old')
+
+    def replace() -> None:
+        with output_folder(out, ('a.txt', 'masks', 'b.txt'), replace=True) as new:
+            for name in ('a.txt', 'b.txt', SCRIPT_FILE):
+                (new / name).write_text('new')
+
+    with small_disk(out / 'masks'):
+        said = (
+            f'{out}/masks is of an earlier run and cannot be replaced: Device or resource busy; '
+        )
+        with pytest.raises(FileError, match=re.escape(said)):
+            replace()
+        assert sorted(entry.name for entry in out.iterdir()) == ['a.txt', 'masks']
+        assert (out / 'a.txt').read_text() == 'old'
+    (out / 'masks').rmdir()
+    (out / 'masks').symlink_to('gone')
+    replace()
+    assert sorted(entry.name for entry in out.iterdir()) == ['a.txt', 'b.txt', SCRIPT_FILE]
+
+
+def test_results_of_a_run_that_was_faster_are_not_replaced(tmp_path: Path) -> None:
+    def write(text: str) -> None:
+        with output_folder(tmp_path, ('a.txt',), replace=False) as new:
+            if text == 'first':
+                write('second')
+            (new / 'a.txt').write_text(text)
+
+    with pytest.raises(FileExistsError, match=r'already holds a\.txt'):
+        write('first')
+    assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [
+        ('a.txt', 'second')
+    ]
 
 
 def test_the_script_of_the_pages_is_no_result(tmp_path: Path) -> None:
