@@ -3,6 +3,7 @@
 import errno
 import os
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -40,6 +41,22 @@ def root(tmp_path: Path) -> Path:
 
 def _files(cache: Path) -> list[str]:
     return sorted(path.name.split('.', 1)[1] for path in cache.rglob('*') if path.is_file())
+
+
+def test_what_another_version_decoded_is_decoded_again(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = _frame(root, tmp_path / 'cache')
+    kept = frame.read_rgb()
+    monkeypatch.setattr(type(frame.frame), 'read_rgb', lambda _: 255 - kept)
+    np.testing.assert_array_equal(frame.read_rgb(), kept)
+    older = tmp_path / 'older'
+    older.mkdir()
+    (older / 'colors.py').touch()
+    room = ModuleType('older')
+    room.__file__ = str(older / '__init__.py')
+    monkeypatch.setattr(frame_cache, '_DECODERS', (room,))
+    np.testing.assert_array_equal(frame.read_rgb(), 255 - kept)
 
 
 def test_one_pass_over_the_labels_fills_the_cache(root: Path, tmp_path: Path) -> None:

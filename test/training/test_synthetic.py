@@ -17,7 +17,8 @@ import yaml
 
 from desertmind_seg.model.ontology import load_ontology
 from training import scenery, simulator
-from training.data.drives import _renderer_sha256
+from training.data import drives
+from training.data.frames import code_version
 from training.scenery.parameters import CLASS_NAMES, Material
 from training.scenery.world import make_world
 from training.simulator import writers
@@ -415,11 +416,14 @@ def test_every_file_of_the_simulator_is_part_of_a_frames_version(
     for room in (scenery, simulator):
         sources = shutil.copytree(Path(str(room.__file__)).parent, tmp_path / room.__name__)
         monkeypatch.setattr(room, '__file__', str(sources / '__init__.py'))
-    hashes = [_renderer_sha256.__wrapped__()]
-    for source in sorted(tmp_path.glob('*/*.py')):
-        source.write_text(source.read_text() + '# changed\n')
-        hashes.append(_renderer_sha256.__wrapped__())
-    assert len(set(hashes)) == len(hashes) > 10
+    monkeypatch.setattr(drives, 'code_version', code_version.__wrapped__)  # not from its cache
+    source = 'seeds:1:2?frames=1&rate_hz=1&size=32x48'
+    (frame,) = drives.list_drives(source, load_ontology('ycor-8')).frames
+    versions = [frame.version()]
+    for path in sorted(tmp_path.glob('*/*.py')):
+        path.write_text(path.read_text() + '# changed\n')
+        versions.append(frame.version())
+    assert len(set(versions)) == len(versions) > 10
 
 
 def test_help_needs_no_renderer() -> None:

@@ -1,8 +1,7 @@
 """The synthetic drive, rendered before or on the fly."""
 
 from dataclasses import dataclass
-from functools import cache, lru_cache
-import hashlib
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,14 @@ import numpy as np
 from desertmind_seg.model.documents import read_json
 from desertmind_seg.model.ontology import Ontology
 from training import scenery, simulator
-from training.data.frames import DatasetError, DepthArray, FileFrame, LabelledFrame, UInt8Array
+from training.data.frames import (
+    DatasetError,
+    DepthArray,
+    FileFrame,
+    LabelledFrame,
+    UInt8Array,
+    code_version,
+)
 from training.data.listing import Listing, entries, split_root, whole_frames, with_numbered_groups
 from training.scenery.parameters import HAZARDS
 from training.simulator.depth_sensor import frame_depth_mm
@@ -115,7 +121,7 @@ class RenderedFrame(LabelledFrame):
 
     def version(self) -> str:
         drive = f'{self.seed} {self.size_hw} {self.rate_hz} {self.hazards}'
-        return f'{drive} {self.index} {_renderer_sha256()}'
+        return f'{drive} {self.index} {code_version(scenery, simulator)}'
 
 
 @dataclass(frozen=True)
@@ -134,13 +140,3 @@ def _render(
     depth_mm = frame_depth_mm(seed, index, frame)
     depth_m = np.divide(depth_mm, np.float32(1000.0), dtype=np.float32)
     return _Rendered(frame.rgb, labels, depth_m)
-
-
-@cache
-def _renderer_sha256() -> str:
-    """Hash of the code that draws the frames: they are as old as it is."""
-    digest = hashlib.sha256()
-    for room in (scenery, simulator):
-        for source in sorted(Path(str(room.__file__)).parent.glob('*.py')):
-            digest.update(source.read_bytes())
-    return digest.hexdigest()

@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from desertmind_seg import decoding, messages, storage
 from desertmind_seg.model.files import atomic_write
 from desertmind_seg.model.ontology import Ontology
-from training.data.frames import DepthArray, LabelledFrame, UInt8Array
+from training import data
+from training.data.frames import DepthArray, LabelledFrame, UInt8Array, code_version
 
+# What of the code decides the pixels of a frame.
+_DECODERS = (decoding, messages, storage, data)
 _HEADER_BYTES = 128  # of every .npy file of up to three dimensions
 _log = logging.getLogger(__name__)
 
@@ -25,8 +29,9 @@ _log = logging.getLogger(__name__)
 class CachedFrame(LabelledFrame):
     """A frame whose arrays are kept in `folder` once they have been decoded.
 
-    A file's name is a hash of the source frame's name and version and (for labels) of the
-    ontology, so that a changed source or class table is decoded again; nothing is ever deleted.
+    A file's name is a hash of the source frame's name and version, of the code that decodes and
+    (for labels) of the ontology, so that a changed source or class table is decoded again, and all
+    after an upgrade; nothing is ever deleted.
     Where the disk is full a warning says so once, and frames are decoded each time.
     """
 
@@ -63,7 +68,8 @@ class CachedFrame(LabelledFrame):
         return self.frame.version()
 
     def _path(self, kind: str, ontology_sha256: str) -> Path:
-        source = f'{self.dataset} {self.name} {self.frame.version()} {ontology_sha256}'
+        code = code_version(*_DECODERS)
+        source = f'{self.dataset} {self.name} {self.frame.version()} {code} {ontology_sha256}'
         digest = hashlib.sha256(os.fsencode(source)).hexdigest()
         # 256 folders: some file systems are slow with 100 000 entries in one.
         return self.folder / digest[:2] / f'{digest}.{kind}.npy'

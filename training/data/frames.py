@@ -4,8 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
+import hashlib
 import logging
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -197,6 +199,16 @@ class FileFrame(LabelledFrame):
 @cache
 def _say_once(text: str) -> None:
     _LOGGER.warning('Of an image of the data, and maybe of more: %s', text)
+
+
+@cache
+def code_version(*rooms: ModuleType) -> str:
+    """Hash the sources of packages: what they made of a frame is as old as they are."""
+    digest = hashlib.sha256()
+    for room in rooms:
+        for source in sorted(Path(str(room.__file__)).parent.glob('*.py')):
+            digest.update(source.read_bytes())
+    return digest.hexdigest()
 
 
 def file_version(path: Path) -> str:
