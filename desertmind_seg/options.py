@@ -120,6 +120,11 @@ def _work_or_reason(parser: argparse.ArgumentParser, work: Callable[[], int]) ->
             raise
         print(error_line(parser.prog, import_failure(err)), file=sys.stderr)
         return NOTHING_WRITTEN
+    except RuntimeError as err:
+        if not str(err).startswith('Symlink loop'):  # as Path.resolve words it before Python 3.13
+            raise
+        print(error_line(parser.prog, f'{err}: a link leads back to itself'), file=sys.stderr)
+        return NOTHING_WRITTEN
     except KeyboardInterrupt:
         print(f'{parser.prog}: stopped', file=sys.stderr)
         return STOPPED

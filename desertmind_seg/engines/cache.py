@@ -156,7 +156,8 @@ def find_engine(bundle: Bundle, key: EngineKey, folder: Path) -> StoredEngine | 
     """Return the engine for exactly this key, or None; one that does not fit is logged.
 
     Raises:
-        EngineBuildError: others may write to the folder, or an engine in it is of another user.
+        EngineBuildError: others may write to the folder, an engine in it is of another user, or it
+            is no folder.
     """
     path = engine_path(bundle, key, folder)
     try:
@@ -168,6 +169,12 @@ def find_engine(bundle: Bundle, key: EngineKey, folder: Path) -> StoredEngine | 
         plan = read_file(path, _MAX_ENGINE_BYTES)
     except FileNotFoundError:
         return None
+    except OSError as err:
+        if err.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+        raise EngineBuildError(
+            f'the engine folder {folder} is none, nor can it be made: {err.strerror}; name another'
+        ) from err
     except ValidationError as err:
         _LOGGER.warning(
             'engine %s is built again: its sidecar cannot be read: %d errors',
@@ -213,7 +220,7 @@ def _check_only_we_write(path: Path) -> None:
     to root, and nobody else may write to them. A folder with the sticky bit, as /tmp, is as good
     where each file in it is checked. A group may write if it is root's, or this user's alone.
     """
-    absolute, real = path.absolute(), path.resolve()
+    absolute, real = path.absolute(), Path(os.path.realpath(path))
     for each in dict.fromkeys([absolute, real, *absolute.parents, *real.parents]):
         info = each.stat()
         if info.st_uid not in (0, os.geteuid()):

@@ -263,6 +263,19 @@ def test_a_folder_that_cannot_be_written_is_named_before_building(
     assert builder.calls == 0
 
 
+def test_a_folder_that_is_none_is_named_before_building(
+    bundle: Bundle, key: EngineKey, tmp_path: Path
+) -> None:
+    builder = Builder()
+    (tmp_path / 'file').touch()
+    (tmp_path / 'loop').symlink_to('loop')
+    for name in ('file', 'file/engines', 'loop'):
+        folder = tmp_path / name
+        with pytest.raises(EngineBuildError, match=f'the engine folder {folder} is none, nor can'):
+            find_or_build(bundle, key, folder, builder, go_on)
+    assert builder.calls == 0
+
+
 def test_an_engine_in_a_read_only_folder_is_used(
     bundle: Bundle, key: EngineKey, tmp_path: Path
 ) -> None:

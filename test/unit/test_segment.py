@@ -96,6 +96,17 @@ def test_nothing_segmented_leaves_no_folder(
     )
 
 
+def test_a_link_to_itself_is_told_in_one_line(
+    tmp_path: Path, tiny_bundle: Path, asymmetric_rgb: Image, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / 'images/a.png', asymmetric_rgb)
+    (tmp_path / 'out').symlink_to('out')
+    assert run(tiny_bundle, tmp_path / 'images', tmp_path / 'out') == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(ERROR)
+    assert str(tmp_path / 'out') in line
+
+
 def test_folder_keeps_its_structure(
     tmp_path: Path,
     tiny_bundle: Path,
