@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 import sys
 
+from desertmind_seg.model.files import check_writable
 from desertmind_seg.options import ALL_DONE, add_label_map, command_parser, run_command, size_hw
 from training.options import add_checkpoint, stage_file
 
@@ -101,6 +102,7 @@ def _run(options: argparse.Namespace) -> int:
     from desertmind_seg.model.ontology import load_ontology
 
     ontology = options.ontology and load_ontology(options.ontology)
+    check_writable(options.out)
 
     from training.ensembles.averaging import calibrate_file
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 import sys
 
+from desertmind_seg.model.files import check_writable
 from desertmind_seg.options import ALL_DONE, command_parser, run_command
 
 _DESCRIPTION = """\
@@ -59,6 +60,7 @@ def _run(options: argparse.Namespace) -> int:
     from training.ensembles.fit_weights import fit_ensemble_weights, print_held_out
     from training.ensembles.mixtures import print_temperature_table
 
+    check_writable(options.out / ENSEMBLE_FILE)
     beside = [options.out.parent / member.recipe for member in recipe.members]
     ensemble = fit_ensemble_weights(recipe, options.oof or beside, options.out)
     print_held_out(ensemble)

@@ -7,6 +7,7 @@ import shlex
 import sys
 from typing import get_args
 
+from desertmind_seg.model.files import check_writable
 from desertmind_seg.model.installed import as_called
 from desertmind_seg.options import ALL_DONE, add_label_map, command_parser, run_command
 from training.bundles.precision import DEFAULT_CALIBRATION, Calibration, Precision
@@ -70,6 +71,7 @@ def _run(options: argparse.Namespace) -> int:
     from desertmind_seg.model.ontology import load_ontology
 
     ontology = options.ontology and load_ontology(options.ontology)
+    check_writable(options.out)
 
     from training.bundles.exporting import export_file
     from training.bundles.parity import parity_lines

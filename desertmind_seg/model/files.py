@@ -233,6 +233,16 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[Path]:
         temporary.replace(path)
 
 
+def check_writable(path: Path) -> None:
+    """Find out whether a file can be written, before the minutes that its content takes.
+
+    Raises:
+        OSError, FileError: as `made_folder` and `atomic_write`.
+    """
+    with suppress(_EmptyError), made_folder(path.parent), atomic_write(path, durable=False):
+        raise _EmptyError
+
+
 @contextmanager
 def growing_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that becomes `path` whatever ends the block.

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
-from training import compare, ensemble, folds, model_card, synthetic
+from training import calibrate, compare, ensemble, export, folds, model_card, synthetic
 from training.recipes.schema import Recipe
 
 _COMPARISONS = ('html', 'md', 'json')
@@ -65,3 +65,24 @@ def test_commands_end_in_one_line(
         assert str(out) in last
         assert 'Traceback' not in said
         assert not disk.files()
+
+
+def test_a_place_that_cannot_be_written_to_is_told_before_the_work(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / 'other.pt'
+    other.write_text('no checkpoint')
+    out = other / 'out'
+    for main, arguments in (
+        (calibrate.main, [str(other), '--out', str(out / 'calibrated.pt')]),
+        (export.main, [str(other), '--out', str(out / 'model.onnx')]),
+        (ensemble.main, [*_ensemble(inputs, out), '--oof', 'none', 'none']),
+    ):
+        assert main(arguments) == 2
+        said = capsys.readouterr().err
+        assert f'{other} is a file, where results need the folder {out}' in said
+    for path in (other, tmp_path / 'new/new.pt'):
+        assert calibrate.main([str(other), '--out', str(path)]) == 2
+        assert f'{other}: cut short, damaged, or not written' in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ['other.pt']
+    assert other.read_text() == 'no checkpoint'
