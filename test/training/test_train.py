@@ -623,6 +623,15 @@ def test_a_frame_that_a_worker_cannot_read_is_named_in_one_line(
         train(recipe, tmp_path / 'code')
 
 
+def test_a_checkpoint_of_another_version_is_called_that(tiny_recipe: Recipe) -> None:
+    recipe = tiny_recipe.model_dump(mode='json')
+    recipe['model']['attention'] = True
+    checkpoint = Checkpoint({}, recipe, {}, 1.0, '', {}, '0123456789abcdef', {}, {})
+    said = r"there is no key 'model\.attention'.* Another version .* of commit 0123456789ab, or"
+    with pytest.raises(CheckpointError, match=said):
+        checkpoint.parsed_recipe()
+
+
 def test_a_second_run_in_the_folder_of_one_that_lasts_is_refused(
     tiny_recipe: Recipe,
     tmp_path: Path,

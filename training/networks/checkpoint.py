@@ -28,7 +28,7 @@ from desertmind_seg.reports.provenance import environment as runtime_environment
 from training.networks.encoder_weights import why_not_loaded
 from training.networks.network import SegmentationNetwork
 from training.recipes.load import parse_recipe
-from training.recipes.schema import Recipe
+from training.recipes.schema import Recipe, RecipeError
 
 
 class CheckpointError(DesertmindError):
@@ -50,8 +50,18 @@ class Checkpoint:
     scores: dict[str, Any]
 
     def parsed_recipe(self) -> Recipe:
-        """Return the validated recipe."""
-        return parse_recipe(self.recipe, 'checkpoint')
+        """Return the validated recipe.
+
+        Raises:
+            CheckpointError: it is none of this version.
+        """
+        try:
+            return parse_recipe(self.recipe, 'checkpoint')
+        except RecipeError as err:
+            raise CheckpointError(
+                f'{err}. Another version of desertmind_seg wrote it: use that, of commit '
+                f'{self.git_hash[:12]}, or train again'
+            ) from err
 
     def parsed_ontology(self) -> Ontology:
         """Return the validated ontology.
