@@ -31,7 +31,7 @@ def output_folder(out: Path, names: Collection[str], *, replace: bool) -> Iterat
         replace: allow results of an earlier run.
 
     Raises:
-        FileExistsError: `out` holds one of `names` and `replace` is false, at the begin or, as
+        FileExistsError: `out` holds one of `names` and `replace` is false, at first or, as
             another run was faster, at the end.
         FileError: `out`, or what is to hold it, is a file; or an earlier result stays.
     """
