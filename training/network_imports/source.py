@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 import hashlib
 from pathlib import Path
-import tempfile
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -17,7 +16,7 @@ import onnxruntime
 from desertmind_seg.engines.onnxruntime import add_exactly, onnxruntime_failures
 from desertmind_seg.model.bundle import METADATA_KEY
 from desertmind_seg.model.errors import DesertmindError, did_you_mean, first_line
-from desertmind_seg.model.files import FileError, read_file
+from desertmind_seg.model.files import FileError, read_file, temporary_folder
 from desertmind_seg.model.graph import GraphError, check_graph_is_plain
 from training.bundles.exporting import OPSET
 from training.bundles.precision import Precision
@@ -278,8 +277,8 @@ def _without_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     # Nothing beyond it: that has operators of ONNX Runtime's own.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4
-    with tempfile.TemporaryDirectory(prefix='desertmind_seg_') as folder:
-        folded = Path(folder) / 'folded.onnx'
+    with temporary_folder() as folder:
+        folded = folder / 'folded.onnx'
         options.optimized_model_filepath = str(folded)
         onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=['CPUExecutionProvider']
