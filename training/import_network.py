@@ -6,6 +6,7 @@ from pathlib import Path
 import shlex
 import sys
 
+from desertmind_seg.model.files import check_writable
 from desertmind_seg.model.installed import as_called
 from desertmind_seg.options import ALL_DONE, command_parser, number, run_command, size_hw
 from training.options import network_file
@@ -118,6 +119,7 @@ def _run(options: argparse.Namespace) -> int:
     from desertmind_seg.model.ontology import load_ontology
 
     ontology = load_ontology(options.ontology)
+    check_writable(options.out)
 
     from training.bundles.parity import parity_lines
     from training.network_imports.graph import Normalisation

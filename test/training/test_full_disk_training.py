@@ -9,7 +9,16 @@ import pytest
 import yaml
 
 from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
-from training import calibrate, compare, ensemble, export, folds, model_card, synthetic
+from training import (
+    calibrate,
+    compare,
+    ensemble,
+    export,
+    folds,
+    import_network,
+    model_card,
+    synthetic,
+)
 from training.recipes.schema import Recipe
 
 _COMPARISONS = ('html', 'md', 'json')
@@ -73,7 +82,9 @@ def test_a_place_that_cannot_be_written_to_is_told_before_the_work(
     other = tmp_path / 'other.pt'
     other.write_text('no checkpoint')
     out = other / 'out'
+    seen_as = ['--ontology', 'ycor-8', '--normalisation', 'unit', '--frames', 'none']
     for main, arguments in (
+        (import_network.main, [str(other), *seen_as, '--out', str(out / 'model.onnx')]),
         (calibrate.main, [str(other), '--out', str(out / 'calibrated.pt')]),
         (export.main, [str(other), '--out', str(out / 'model.onnx')]),
         (ensemble.main, [*_ensemble(inputs, out), '--oof', 'none', 'none']),
