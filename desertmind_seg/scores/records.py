@@ -111,6 +111,7 @@ class FrameScore(Record):
     """One frame; mIoU is over the classes that it shows."""
 
     name: str
+    block: str | None = Field(None, description='in which it is counted; null in files of 0.1.0')
     miou_present: Score | None
     pixel_accuracy: Score | None
 

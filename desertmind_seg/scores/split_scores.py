@@ -51,6 +51,7 @@ class SplitScores:
         self.per_frame.append(
             FrameScore(
                 name=name,
+                block=block,
                 miou_present=defined(matrix.miou_present),
                 pixel_accuracy=defined(matrix.pixel_accuracy),
             )

@@ -17,7 +17,13 @@ from desertmind_seg.scores.records import SplitMetrics
 from desertmind_seg.scores.split_scores import SplitScores
 from training.compare import main
 from training.evaluation.comparison import run_names
-from training.evaluation.metrics_file import Metrics, Views, read_metrics, write_metrics
+from training.evaluation.metrics_file import (
+    Metrics,
+    Views,
+    read_metrics,
+    same_blocks,
+    write_metrics,
+)
 from training.evaluation.text import as_text
 
 YCOR8 = load_ontology('ycor-8')
@@ -25,15 +31,16 @@ BLOCKS = 8
 
 
 @cache
-def scores_of_run(share_right: float) -> SplitMetrics:
-    """Scores of a run that is right in this share of the pixels, a little less in each block."""
+def scores_of_run(share_right: float, block_frames: int = 1) -> SplitMetrics:
+    """Scores of a run that is right in this share of the pixels, a little less in each frame."""
     scores = SplitScores(YCOR8)
     truth = np.repeat(np.array([0, 4, 7], np.uint8), 100)
     for number in range(BLOCKS):
+        block = f'b{number // block_frames}'
         mask = truth.reshape(3, 100).copy()
         mask[:, : round(100 * (1 - share_right)) + number] = 1
         shown = (truth[None], mask.reshape(1, -1))
-        scores.add(f'frame {number}', f'b{number}', *shown, np.full_like(shown[0], 200))
+        scores.add(f'frame {number}', block, *shown, np.full_like(shown[0], 200))
     return scores.metrics()
 
 
@@ -57,6 +64,23 @@ def run(folder: Path, share_right: float, **changes: Any) -> str:
     folder.mkdir(parents=True)
     write_metrics(folder / 'metrics.json', metrics_of(share_right, **changes))
     return str(folder)
+
+
+def test_runs_whose_recipes_cut_the_frames_otherwise_are_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [
+        run(tmp_path / name, share, **dict(scores_of_run(share, block_frames)))
+        for name, share, block_frames in (('twos', 0.8, 2), ('threes', 0.5, 3))
+    ]
+    assert main(paths) == 0
+    said, warned = capsys.readouterr()
+    assert warned == ''
+    # 0 to 5 hang together, two of the one and three of the other; 6 and 7 are a block of both.
+    assert 'the interval over 2 blocks excludes zero' in said
+    first, second = same_blocks(*map(read_metrics, map(Path, paths)))
+    assert first.keys() == second.keys()
+    assert sorted(int(counts.sum()) for counts in first.values()) == [600, 1800]
 
 
 def test_two_runs_get_a_table_and_a_verdict(

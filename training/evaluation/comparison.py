@@ -23,7 +23,7 @@ from desertmind_seg.scores.bootstrap import (
     resampled,
 )
 from desertmind_seg.scores.confusion import Counts, ratio
-from training.evaluation.metrics_file import Metrics, read_metrics
+from training.evaluation.metrics_file import Metrics, read_metrics, same_blocks
 from training.evaluation.text import as_markdown, figure, interval
 
 _COLUMNS = (
@@ -138,50 +138,38 @@ def compare(first: tuple[str, Metrics], second: tuple[str, Metrics]) -> Comparis
     ontology = _ontology_of(run, other)
     shown = [entry.name for entry in run.classes if entry.pixels]
     scores = [score for score in STATISTICS if getattr(run, score) is not None]
-    differences = paired_differences(
-        run.block_counts, other.block_counts, ontology, [*scores, *shown]
-    )
-    hazards = _called_traversable(run, other, ontology)
+    of_run, of_other = same_blocks(run, other)
+    differences = paired_differences(of_run, of_other, ontology, [*scores, *shown])
+    hazards = [
+        paired_share(f'{hazard}{_CALLED_SAFE}', counts, others)
+        for (hazard, counts), (_, others) in zip(
+            _hazard_counts([*of_run.values()], ontology),
+            _hazard_counts([of_other[block] for block in of_run], ontology),
+            strict=True,
+        )
+    ]
     together = [each for each in differences if each.score == 'false_safe_rate']
     said = _verdict(name, other_name, differences[0], [*hazards, *together])
     return Comparison(name, other_name, said, [*differences, *hazards])
 
 
-def _called_traversable(
-    run: Metrics, other: Metrics, ontology: Ontology
-) -> list[PairedDifference]:
-    """Compare, for each hazardous class that the split shows, how much of it is called safe."""
-    return [
-        paired_share(f'{name}{_CALLED_SAFE}', counts, others)
-        for (name, counts), (_, others) in zip(
-            _hazard_counts(run, ontology, [*run.block_counts]),
-            _hazard_counts(other, ontology, [*run.block_counts]),
-            strict=True,
-        )
-    ]
-
-
-def _hazard_counts(
-    run: Metrics, ontology: Ontology, blocks: Sequence[str]
-) -> list[tuple[str, Counts]]:
+def _hazard_counts(of_blocks: Sequence[Counts], ontology: Ontology) -> list[tuple[str, Counts]]:
     """Count, of each hazardous class that the split shows, pixels and those called safe.
 
     Args:
-        run: whose masks are counted.
+        of_blocks: confusion counts of a run, each int64 (C, C + 1).
         ontology: its class table.
-        blocks: names, in the order of the counts.
 
     Returns:
         Names with int64 (blocks, 2).
     """
     safe = [entry.id for entry in ontology.classes if entry.group == 'traversable']
-    of_block = run.block_counts
-    counts = np.stack([of_block[block] for block in blocks])  # (B, C, C + 1)
+    counts = np.stack(of_blocks)  # (B, C, C + 1)
     pairs = np.stack([counts.sum(axis=2), counts[:, :, safe].sum(axis=2)], axis=2)  # (B, C, 2)
     return [
         (entry.name, pairs[:, entry.id])
-        for entry, scored in zip(ontology.classes, run.classes, strict=True)
-        if entry.group in ('obstacle', 'non_traversable') and scored.pixels
+        for entry in ontology.classes
+        if entry.group in ('obstacle', 'non_traversable') and pairs[:, entry.id, 0].any()
     ]
 
 
@@ -271,7 +259,7 @@ def hazard_rows(compared: ComparedRuns) -> list[list[str]]:
             ontology = _ontology_of(run)
         except ComparisonError:
             continue
-        for hazard, counts in _hazard_counts(run, ontology, [*run.block_counts]):
+        for hazard, counts in _hazard_counts([*run.block_counts.values()], ontology):
             pixels, called = counts.sum(axis=0).tolist()
             drawn = resampled(counts)
             bounds = interval_95(ratio(drawn[:, 1], drawn[:, 0])) if len(counts) > 1 else None

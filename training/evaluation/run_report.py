@@ -27,7 +27,7 @@ from desertmind_seg.reports.tables import (
 from desertmind_seg.scores.bootstrap import paired_differences
 from training.data.frames import LabelledFrame
 from training.evaluation.evaluation_report import headline, scored_on
-from training.evaluation.metrics_file import Metrics
+from training.evaluation.metrics_file import Metrics, same_blocks
 from training.evaluation.predict import Predict
 from training.recipes.changes import recipe_changes
 from training.recipes.schema import Recipe
@@ -204,7 +204,7 @@ def curve_charts(
 def _changes(metrics: Metrics, parent: Metrics, ontology: Ontology) -> dict[str, Change]:
     shown = [entry.name for entry in metrics.classes if entry.pixels]
     changes = {}
-    for found in paired_differences(metrics.block_counts, parent.block_counts, ontology, shown):
+    for found in paired_differences(*same_blocks(metrics, parent), ontology, shown):
         text = f'{found.difference:+.3f}'
         if found.interval_95 is not None:
             text += f' [{found.interval_95[0]:+.3f}, {found.interval_95[1]:+.3f}]'
@@ -221,7 +221,7 @@ def _against_parent(
     sentences = [
         found.sentence(recipe.name, recipe.parent)
         for found in paired_differences(
-            metrics.block_counts, parent.block_counts, ontology, ('miou_all', 'pixel_accuracy')
+            *same_blocks(metrics, parent), ontology, ('miou_all', 'pixel_accuracy')
         )
     ]
     rows = {
