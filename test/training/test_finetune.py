@@ -186,6 +186,8 @@ def test_published_parts_and_sequences_are_kept(tmp_path: Path) -> None:
     parts = [f'train/{n}' for n in _numbered(4)] + [f'val/{n}' for n in _numbered(2)]
     recipe, (train, val) = _decided(tmp_path / 'parts', parts, posts=[])
     assert recipe.data.split.by == 'official'
+    # As wide as of other sets, for the intervals: frame by frame they would be too narrow.
+    assert recipe.data.split.block_frames == 16
     assert (train, val) == (set(parts[:4]), set(parts[4:]))
     drives = [f'drive_{d}/{n}' for d in range(3) for n in _numbered(3)]
     _, (train, val) = _decided(tmp_path / 'drives', drives, posts=[])

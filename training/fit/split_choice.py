@@ -37,7 +37,8 @@ def with_decided_split(recipe: Recipe, ontology: Ontology) -> Recipe:
     sections = {(s.dataset, s.root): s for s in (*recipe.data.train, *recipe.data.val)}
     everything = [_frames(section, rule, recipe, ontology) for section in sections.values()]
     if all({'train', 'val'} <= {frame.official for frame in frames} for frames in everything):
-        return _with_split(recipe, rule.model_copy(update={'by': 'official'}))
+        official = recipe.data.split.model_copy(update={'by': 'official'})
+        return _with_split(recipe, official)
     sources = [
         [frame for frame in frames if frame.official in {None, 'train'}] for frames in everything
     ]
