@@ -75,7 +75,8 @@ def to_onnx(graph: FrameGraph, opset: int = OPSET) -> onnx.ModelProto:
         examples.append(torch.ones((1, 480, 640)))
         names.append(DEPTH_INPUT)
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', '.*LeafSpec.*')  # of torch, about torch
+        for about_torch in ('.*LeafSpec', '.*axis name: .* will not be used'):
+            warnings.filterwarnings('ignore', about_torch)
         program = torch.onnx.export(
             graph.eval(),
             tuple(examples),
