@@ -31,6 +31,7 @@ from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import load_ontology
 from training.data.datasets import list_frames
 from training.data.frames import DatasetError
+from training.fit.closing import _parent_metrics
 from training.fit.loaders import pixels_by_class
 from training.fit.run import check_same_recipe, run_folder, train
 from training.fit.task import SegmentationTask, TrainingError
@@ -373,8 +374,26 @@ def test_a_finished_run_is_returned_and_a_run_not_yet_saved_starts(
     assert again.scores == load_checkpoint(trained[1] / 'checkpoint.pt').scores
     with pytest.raises(CheckpointError, match=r'checkpoint\.pt: .* recipe: seed was 0, is 9'):
         train(tiny_recipe.model_copy(update={'seed': 9}), trained[1], resume=True)
-    short = _changed(tiny_recipe, optim={'epochs': 1})
-    assert train(short, tmp_path / 'new', resume=True).scores['epochs'] == 1
+    short = _changed(tiny_recipe, optim={'epochs': 1, 'val_every_epochs': 2})
+    scores = train(short, tmp_path / 'new', resume=True).scores
+    # Without any validation the last epoch is kept all the same.
+    assert (scores['epochs'], scores['best_epoch']) == (1, 1)
+
+
+def test_a_run_is_compared_with_a_run_of_its_parent_alone(
+    trained: tuple[Checkpoint, Path], tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    (tmp_path / tiny_recipe.name).symlink_to(trained[1])
+    # With data=DATA the parent is the recipe itself, and out/PARENT need not be a run of it.
+    child = tiny_recipe.model_copy(update={'name': 'farm', 'parent': tiny_recipe.name})
+    found = _parent_metrics(child, tmp_path / 'farm')
+    assert found is not None
+    assert found.recipe['name'] == tiny_recipe.name
+    assert _parent_metrics(child, trained[1]) is None
+    assert _parent_metrics(child, tmp_path / tiny_recipe.name) is None
+    (tmp_path / 'other').symlink_to(trained[1])
+    of_other = child.model_copy(update={'parent': 'other'})
+    assert _parent_metrics(of_other, tmp_path / 'farm') is None
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(

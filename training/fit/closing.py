@@ -117,12 +117,17 @@ next:
 
 
 def _parent_metrics(recipe: Recipe, out: Path) -> Metrics | None:
-    """Return the scores of the parent's run where it lies beside this one, as out/PARENT."""
+    """Return the scores of the parent's run where it lies beside this one, as out/PARENT.
+
+    With data=DATA the parent is the recipe itself, and out/PARENT may hold this very run, or
+    another one that is named after its data.
+    """
     path = out.parent / recipe.parent / METRICS_FILE
-    if not path.is_file():
+    if not path.is_file() or path.parent.resolve() == out.resolve():
         return None
     try:
-        return read_metrics(path)
+        parent = read_metrics(path)
     except MetricsFileError as err:  # no reason to lose this run for
         _log.warning('No change against the parent is reported: %s', err)
         return None
+    return parent if parent.recipe.get('name') == recipe.parent else None

@@ -198,7 +198,7 @@ def train(
             'training_sec': training_sec,
             'epochs': last.epochs,
             'steps': trainer.global_step,
-            'best_epoch': task.best_epoch,
+            'best_epoch': task.best_epoch if recipe.optim.keep == 'best' else last.epochs,
         }
         done = finish(raw, facts, ontology, frames.val, out, trainer.strategy.root_device)
         if bundle:

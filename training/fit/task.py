@@ -51,7 +51,8 @@ class SegmentationTask(L.LightningModule):
     Attributes:
         network: what is trained.
         confusion: of the last validation, over all frames and processes.
-        best_epoch: number (from 1) of the epoch whose weights are kept, 0 before any validation.
+        best_epoch: number (from 1) of the epoch of the best validation, whose weights are kept; 0
+            before any, and where the last weights are kept.
     """
 
     def __init__(
@@ -242,9 +243,7 @@ class SegmentationTask(L.LightningModule):
             if not np.isnan(iou):
                 self.log(f'val_iou/{entry.name}', float(iou), sync_dist=True)
         self._graph = None
-        if self.recipe.optim.keep == 'last':
-            self.best_epoch = self.current_epoch + 1
-        elif miou > self._best_miou:
+        if self.recipe.optim.keep == 'best' and miou > self._best_miou:
             self.best_epoch, self._best_miou = self.current_epoch + 1, miou
             self._best = _copied(self.validated_network)
 
