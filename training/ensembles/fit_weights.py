@@ -94,7 +94,12 @@ def fit_ensemble_weights(
         max_pixels: about how many pixels the weights and the temperature are fitted on.
     """
     stores = open_members(recipe, folders)
-    folds, names = recipe.members[0].folds, [member.recipe for member in recipe.members]
+    folds, recipes = recipe.members[0].folds, [member.recipe for member in recipe.members]
+    # Several seeds of one recipe are several members.
+    names = [
+        name if recipes.count(name) == 1 else f'{name} ({recipes[: place + 1].count(name)})'
+        for place, name in enumerate(recipes)
+    ]
     sample = sample_pixels(stores, recipe.seed, max_pixels)
     alone = zip(names, np.eye(len(names)), strict=True)
     weights: dict[str, Weights] = {name: np.tile(row, (folds, 1)) for name, row in alone}
@@ -112,12 +117,14 @@ def fit_ensemble_weights(
         method=recipe.method,
         members=[
             EnsembleMember(
-                recipe=name,
+                recipe=member.recipe,
                 weight=float(weight),
                 folder=Path(os.path.relpath(folder.resolve(), out.resolve())).as_posix(),
                 checkpoint_sha256=[index.checkpoint_sha256 for index in store.indexes],
             )
-            for name, weight, folder, store in zip(names, final, folders, stores, strict=True)
+            for member, weight, folder, store in zip(
+                recipe.members, final, folders, stores, strict=True
+            )
         ],
         temperature=next(row.temperature for row in temperatures if row.fitted),
         prediction=prediction_of(recipe),
