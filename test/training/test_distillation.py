@@ -132,6 +132,18 @@ def test_a_teacher_that_is_not_there_is_refused(tmp_path: Path) -> None:
         Teachers([tmp_path / 'ensemble.json'], 'cpu', YCOR8)
 
 
+def test_a_run_misses_its_teacher_before_it_reads_frames(
+    tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    tree = tiny_recipe.model_dump(mode='json')
+    tree['data']['train'][0]['root'] = tree['data']['val'][0]['root'] = '/nowhere'
+    teacher = str(tmp_path / 'teacher.pt')
+    tree['distillation'] = {'teachers': [teacher], 'weight': 1.0, 'temperature': 2.0}
+    said = rf'distillation\.teachers {teacher}: there is no .*an ensemble\.json'
+    with pytest.raises(FileNotFoundError, match=said):
+        train(parse_recipe(tree, 'student'), tmp_path / 'out', accelerator='cpu')
+
+
 def test_a_teacher_with_depth_wants_depth(tiny_recipe: Recipe, tmp_path: Path) -> None:
     tree = tiny_recipe.model_dump(mode='json')
     tree['model']['depth'] = DEPTH

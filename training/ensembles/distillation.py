@@ -101,6 +101,26 @@ class Teachers:
             return torch.stack([_resized(part, finest) for part in each]).sum(dim=0)
 
 
+def check_teachers(sources: Sequence[str | Path]) -> None:
+    """Make sure that teachers are there, before frames are counted and steps are tried.
+
+    Args:
+        sources: as for `Teachers`.
+
+    Raises:
+        FileNotFoundError: one is not; it says which.
+        DistillationError: as by `Teachers`, of an ensemble.
+    """
+    for source in sources:
+        for path, _ in _checkpoints(find_stage(str(source), 'distillation.teachers')):
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f'distillation.teachers {source}: there is no {str(path)!r}; give a '
+                    'checkpoint of training.train, an fp32 bundle, or an ensemble.json of '
+                    'training.ensemble'
+                )
+
+
 def distillation_loss(
     student_logits: torch.Tensor,
     teacher_probabilities: torch.Tensor,

@@ -24,6 +24,7 @@ from desertmind_seg.model.ontology import Ontology, load_ontology
 from training.bundles.transfer import initialise
 from training.data.datasets import check_apart, class_pixels, data_hash, list_frames, list_sections
 from training.data.frames import DatasetError, LabelledFrame
+from training.ensembles.distillation import check_teachers
 from training.fit.closing import CHECKPOINT, LAST, finish, leave_bundle
 from training.fit.loaders import check_depth, make_batches, make_loaders, pixels_by_class
 from training.fit.rehearsal import measured_precision, rehearse
@@ -129,6 +130,8 @@ def train(
         recipe = as_begun(recipe, state['run'])
         _check_same_run(_ended_sooner(state['run'], recipe), recipe, ontology, out / LAST)
     check_optim(recipe.optim, on_gpu=on_gpu)
+    if recipe.distillation is not None:
+        check_teachers(recipe.distillation.teachers)
     made_by = environment()  # of the code that runs, before somebody edits it
     frames = _checked_frames(recipe, ontology, dealt=deals)
     if len(frames.val) < world_size:
