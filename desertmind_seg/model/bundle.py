@@ -1,5 +1,6 @@
 """The bundle: one ONNX file that holds network, pre- and post-processing, ontology and history."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 import hashlib
 from pathlib import Path
@@ -41,22 +42,35 @@ _CHECKPOINT = (
 )
 _WEB_PAGE = 'a web page, perhaps that about the file. Download the file itself'
 _PLAN = 'a built TensorRT engine. Give the .onnx file of which it was built'
-# What stands where the file was not fetched, by how it begins.
-STAND_INS = {
-    b'version https://git-lfs': 'a pointer of Git LFS. Fetch the file itself: git lfs pull',
-    b'<!': _WEB_PAGE,
-    b'<h': _WEB_PAGE,
-    b'<H': _WEB_PAGE,
+# What people give that is no file of torch or ONNX: where a magic number stands, and which.
+Kinds = Mapping[tuple[int, bytes], str]
+STAND_INS: Kinds = {
+    (0, b'version https://git-lfs'): 'a pointer of Git LFS. Fetch the file itself: git lfs pull',
+    (0, b'<!'): _WEB_PAGE,
+    (0, b'<h'): _WEB_PAGE,
+    (0, b'<H'): _WEB_PAGE,
+    (0, b'\x89HDF\r\n\x1a\n'): 'an HDF5 file, such as Keras writes, which is not read here',
+    (4, b'TFL3'): 'a TFLite model, which is not read here',
 }
+# After the eight bytes of its header's length, of which the upper ones are 0.
+SAFETENSORS = (5, b'\0\0\0{"')
 # What people give instead of a bundle, likewise.
-_OTHER_FILES = {
+_OTHER_FILES: Kinds = {
     **STAND_INS,
-    b'PK\x03\x04': _CHECKPOINT,
-    b'\x80\x02': _CHECKPOINT,  # of torch before 1.6
-    b'vtrt': _PLAN,  # of TensorRT-RTX
-    b'ptrt': _PLAN,
-    b'ftrt': _PLAN,
+    SAFETENSORS: 'weights alone, in the safetensors format. A bundle also has the network and its '
+    'classes: python -m training.export writes one',
+    (0, b'PK\x03\x04'): _CHECKPOINT,
+    (0, b'\x80\x02'): _CHECKPOINT,  # of torch before 1.6
+    (0, b'vtrt'): _PLAN,  # of TensorRT-RTX
+    (0, b'ptrt'): _PLAN,
+    (0, b'ftrt'): _PLAN,
 }
+
+
+def kind_of_file(head: bytes, kinds: Kinds = STAND_INS) -> str | None:
+    """Say by its first bytes what a file is, and what to do about it; None for none of `kinds`."""
+    found = (said for (at, magic), said in kinds.items() if head.startswith(magic, at))
+    return next(found, None)
 
 
 class BundleError(DesertmindError):
@@ -166,9 +180,8 @@ def read_bundle(path: str | Path) -> Bundle:
         raise BundleError(f'bundle {err}; give an .onnx file that training.export wrote') from err
     if not content:
         raise BundleError(f'{path} is no bundle: it is empty. Copy it again.')
-    for start, is_what in _OTHER_FILES.items():
-        if content.startswith(start):
-            raise BundleError(f'{path} is no bundle: it is {is_what}')
+    if is_what := kind_of_file(content, _OTHER_FILES):
+        raise BundleError(f'{path} is no bundle: it is {is_what}')
     try:
         model = onnx.load_model_from_string(content)
         found = graph_sha256(content)

@@ -226,8 +226,22 @@ def test_what_dataparallel_saved_is_taken_and_other_names_are_shown(tmp_path: Pa
     with pytest.raises(WeightsError, match=r'holds \[0, 1, .*, expected a state dict of tensors'):
         _loaded(**named)
     path.write_text('version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n')
-    with pytest.raises(WeightsError, match=r'no weights: it is a pointer of Git LFS\. Fetch'):
+    with pytest.raises(WeightsError, match=r'no weights of .*: it is a pointer of Git LFS\. F'):
         _loaded(**named)
+    path.write_bytes(bytes(4) + b'TFL3' + bytes(60))
+    with pytest.raises(WeightsError, match='no weights of torch: it is a TFLite model'):
+        _loaded(**named)
+
+
+@pytest.mark.filterwarnings('ignore:TypedStorage is deprecated', 'ignore:Sparse')
+def test_weights_that_are_not_plain_numbers_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / 'quantised.pth'
+    rounded = torch.quantize_per_tensor(torch.ones(1), 0.1, 0, torch.qint8)
+    csr = torch.eye(3).to_sparse_csr()
+    for other, kind in ((rounded, 'qint8'), (rounded.int_repr(), 'int8'), (csr, 'sparse_csr')):
+        torch.save({'conv1.weight': other}, path)
+        with pytest.raises(WeightsError, match=rf"1 of 1 .* 'conv1\.weight' first \(.*{kind}.*\)"):
+            _loaded(encoder='resnet18', encoder_weights=str(path))
 
 
 def test_what_is_no_state_dict_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from safetensors.torch import save_file
 from tiny_bundle import write_tiny_bundle
 import torch
 
@@ -33,6 +34,10 @@ def test_a_file_of_another_program_is_not_called_damaged(tmp_path: Path) -> None
     path.write_text('version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n')
     with pytest.raises(CheckpointError, match=r'no checkpoint: it is a pointer of Git LFS\. F'):
         load_checkpoint(path)
-    torch.save({'weight': torch.zeros(3)}, path)
-    with pytest.raises(CheckpointError, match=r'whole, but without the hash .* model\.e'):
+    path.write_bytes(b'\x89HDF\r\n\x1a\n' + bytes(60))
+    with pytest.raises(CheckpointError, match='no checkpoint: it is an HDF5 file'):
         load_checkpoint(path)
+    for save in (torch.save, save_file):
+        save({'weight': torch.zeros(3)}, path)
+        with pytest.raises(CheckpointError, match=r'whole, but without the hash .* model\.e'):
+            load_checkpoint(path)

@@ -161,6 +161,12 @@ def test_cut_where_the_graph_ends(tmp_path: Path, tiny_bundle: Path) -> None:
             b'PK\x03\x04' + bytes(60),
             r'weights of torch\. Export what training\.train wrote: python',
         ),
+        (
+            bytes([9] + [0] * 7) + b'{"weight"',
+            r'weights alone, in the safetensors .*training\.export',
+        ),
+        (b'\x89HDF\r\n\x1a\n' + bytes(60), 'it is an HDF5 file, such as Keras writes'),
+        (bytes(4) + b'TFL3' + bytes(60), 'it is a TFLite model, which is not read here'),
         (b'vtrt' + bytes(60), r'it is a built TensorRT engine\. Give the \.onnx file'),
     ],
 )

@@ -20,7 +20,7 @@ from lightning.fabric.plugins import CheckpointIO
 from pydantic import ValidationError
 import torch
 
-from desertmind_seg.model.bundle import STAND_INS
+from desertmind_seg.model.bundle import SAFETENSORS, kind_of_file
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import atomic_write, made_folder
 from desertmind_seg.model.ontology import Ontology, describe_validation_error
@@ -200,9 +200,8 @@ def _check_whole(path: Path) -> None:
     size = path.stat().st_size
     with path.open('rb') as file:
         head = file.read(64)
-        for start, is_what in STAND_INS.items():
-            if head.startswith(start):
-                raise CheckpointError(f'{path} is no checkpoint: it is {is_what}')
+        if is_what := kind_of_file(head):
+            raise CheckpointError(f'{path} is no checkpoint: it is {is_what}')
         # Every ONNX file begins with its field 1, a number.
         if head.startswith(b'\x08'):
             raise CheckpointError(
@@ -214,7 +213,8 @@ def _check_whole(path: Path) -> None:
         file.seek(max(0, size - _SEAL_BYTES))
         found = file.read()
     # torch's own files are archives without a comment, of which the length 0 stands at the end.
-    if found.endswith(b'\0\0') and is_zipfile(path):
+    of_torch = found.endswith(b'\0\0') and is_zipfile(path)
+    if of_torch or kind_of_file(head, {SAFETENSORS: 'weights'}):
         raise CheckpointError(
             f'{path}: whole, but without the hash with which files of training.train end. An '
             'older version wrote it: train again, or go on with that version. Or another program '

@@ -12,7 +12,7 @@ import segmentation_models_pytorch as smp
 import torch
 import torchvision
 
-from desertmind_seg.model.bundle import STAND_INS
+from desertmind_seg.model.bundle import SAFETENSORS, kind_of_file
 from desertmind_seg.model.errors import DesertmindError
 from training.recipes.schema import ModelSection
 
@@ -108,11 +108,10 @@ def _packaged_file(section: ModelSection) -> Path:
 def _read(path: Path) -> State:
     with path.open('rb') as file:
         head = file.read(64)
-    for start, is_what in STAND_INS.items():
-        if head.startswith(start):
-            raise WeightsError(f'{path} holds no weights: it is {is_what}')
+    if is_what := kind_of_file(head):
+        raise WeightsError(f'{path} holds no weights of torch: it is {is_what}')
     try:
-        if path.suffix == '.safetensors':
+        if path.suffix == '.safetensors' or kind_of_file(head, {SAFETENSORS: 'weights'}):
             state = load_file(path)
         else:
             # torch passes over the checksums of the archive that it writes.
@@ -134,6 +133,20 @@ def _read(path: Path) -> State:
         raise WeightsError(
             f'{path}: holds {holds}, expected a state dict of tensors by name; save '
             'model.state_dict() alone'
+        )
+    # Whole numbers of 64 bits count batches and name places; sparse tensors have another layout.
+    rounded = [
+        name
+        for name, value in state.items()
+        if value.layout != torch.strided
+        or not (value.is_floating_point() or value.dtype in {torch.int64, torch.bool})
+    ]
+    if rounded:
+        raise WeightsError(
+            f'{path}: {len(rounded)} of {len(state)} tensors are no plain floating-point numbers, '
+            f'{rounded[0]!r} first ({state[rounded[0]].dtype}, {state[rounded[0]].layout}): '
+            'quantised or pruned weights are no start for a training; give those of the network '
+            'before that'
         )
     # As floats: of float8 torch does not say it.
     broken = [name for name, value in state.items() if not value.float().isfinite().all()]
