@@ -41,6 +41,7 @@ from training.bundles.precision import (
     PrecisionError,
 )
 from training.bundles.quantization import Feeds, quantise
+from training.bundles.weights import note_tensors
 from training.data.class_table import ModelClasses
 from training.data.datasets import LICENCES
 from training.data.frames import LabelledFrame
@@ -92,6 +93,7 @@ def to_onnx(graph: FrameGraph, opset: int = OPSET) -> onnx.ModelProto:
     model = program.model_proto
     for part in (*model.graph.node, *model.graph.initializer, *model.graph.value_info):
         del part.metadata_props[:]  # stack traces of the export, with this machine's paths
+    note_tensors(model, graph)
     return model
 
 

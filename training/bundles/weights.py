@@ -1,5 +1,8 @@
 """The weights of a bundle, read back into the torch network that it was exported from.
 
+An export names most tensors as the network does. Where it has the others, transposed or in another
+shape, it notes.
+
 An export folds every BatchNorm into the convolution before it. Read back, that BatchNorm may have
 any statistics, as long as its scale and bias undo them: the network infers the same. Training
 takes the statistics of its batches instead, so they have to be true from the start. They are
@@ -7,6 +10,7 @@ measured on frames, and scale and bias follow from them.
 """
 
 from collections.abc import Sequence
+import json
 import math
 from pathlib import Path
 
@@ -21,6 +25,7 @@ from tqdm import tqdm
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.bundle import Bundle, read_bundle
+from desertmind_seg.model.documents import parse_json
 from training.data.frames import LabelledFrame
 from training.evaluation.predict import predict_with_engine, predict_with_graph
 from training.networks.checkpoint import Checkpoint, CheckpointError, load_checkpoint
@@ -30,6 +35,9 @@ from training.recipes.load import parse_recipe
 
 # What a graph calls the network.
 _PREFIX = 'network.'
+# The ONNX metadata's entry with the names that `note_tensors` gives.
+_NOTED_KEY = 'desertmind_seg.tensors'
+_TRANSPOSED = '.T'
 # Of all pixels, the share in which network and bundle must agree.
 _MIN_PIXEL_AGREEMENT = 0.999
 _STATISTICS_FRAMES, _PARITY_FRAMES = 16, 4
@@ -77,6 +85,29 @@ def load_stage(path: Path, frames: Sequence[LabelledFrame]) -> Checkpoint:
     )
 
 
+def note_tensors(model: onnx.ModelProto, exported: nn.Module) -> None:
+    """Note where a graph has the tensors of its network to which the export gave another name.
+
+    The export transposes the matrices of linear layers, shapes scales for their broadcast (FPN's
+    GroupNorm), and keeps one tensor of several that are equal.
+    """
+    places: dict[bytes, str] = {}
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.ndim == 2:
+            places.setdefault(array.T.tobytes(), tensor.name + _TRANSPOSED)
+        places[array.tobytes()] = tensor.name
+    named = {tensor.name for tensor in model.graph.initializer}
+    values = {name: value.numpy().tobytes() for name, value in exported.state_dict().items()}
+    noted = {
+        name.removeprefix(_PREFIX): places[value]
+        for name, value in values.items()
+        if name.startswith(_PREFIX) and name not in named and value in places
+    }
+    if noted:
+        model.metadata_props.add(key=_NOTED_KEY, value=json.dumps(noted))
+
+
 def load_tensors(
     network: SegmentationNetwork, model: onnx.ModelProto, path: Path
 ) -> dict[nn.BatchNorm2d, nn.Conv2d]:
@@ -120,6 +151,13 @@ def load_tensors(
         found.update({f'{names[norm]}.{name}': value for name, value in as_identity.items()})
         if conv.bias is not None:
             found[f'{names[conv]}.bias'] = torch.zeros_like(bias)
+    for name, place in _noted(model, path).items():
+        stored_as = str(place).removesuffix(_TRANSPOSED)
+        if name not in found and name in state and stored_as in stored:
+            value = values(stored_as)
+            value = value if place == stored_as else value.T
+            if value.numel() == state[name].numel():
+                found[name] = value.reshape(state[name].shape)
     missing = [
         name
         for name, value in state.items()
@@ -137,6 +175,12 @@ def load_tensors(
         )
     network.load_state_dict({**state, **found})
     return folded
+
+
+def _noted(model: onnx.ModelProto, path: Path) -> dict[str, str]:
+    notes = [entry.value for entry in model.metadata_props if entry.key == _NOTED_KEY]
+    noted = parse_json(notes[0], f'{path}: its {_NOTED_KEY}') if notes else {}
+    return noted if isinstance(noted, dict) else {}
 
 
 def _normalised(network: SegmentationNetwork) -> dict[nn.BatchNorm2d, nn.Conv2d]:
