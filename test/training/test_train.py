@@ -584,11 +584,18 @@ def test_synchronised_batch_norm_keeps_the_activation(tiny_recipe: Recipe) -> No
     assert converted.state_dict().keys() == before.keys()
 
 
+_FPN = {'architecture': 'fpn', 'output_stride': 32, 'decoder_channels': 64}
+
+
 @pytest.mark.parametrize(
     ('changes', 'expected'),
     [
         ({'optim': {'batch_size': 5}}, '4 frames are fewer than one batch of 5'),
-        ({'optim': {'batch_size': 1}}, 'one frame a pass.*image pooling of deeplabv3plus'),
+        ({'optim': {'batch_size': 1}}, r'one frame a pass.*decoder\.aspp.* of deeplabv3plus one'),
+        (
+            {'optim': {'batch_size': 1}, 'augment': {'crop_size_hw': (32, 32)}, 'model': _FPN},
+            r'one frame a pass, of 32x32.*encoder\..*or raise augment\.crop_size_hw',
+        ),
         ({'optim': {'precision': '16-mixed'}}, '16-mixed needs a GPU'),
         ({'optim': {'keep': 'best', 'val_every_epochs': 3}}, 'nothing would be validated'),
         ({'model': {'encoder_weights': 'none.pth'}}, "No encoder weights at 'none.pth'"),

@@ -1,13 +1,16 @@
 """The batches of a recipe."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 import logging
+import math
 from typing import Any
 
 import lightning as L
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import v2
 
@@ -21,6 +24,7 @@ from training.fit.samples import (
     TrainingBatches,
     sampling_weights,
 )
+from training.networks.network import SegmentationNetwork
 from training.recipes.schema import Recipe, RecipeError
 
 _log = logging.getLogger(__name__)
@@ -104,10 +108,44 @@ def make_batches(
         )
     except ValueError as err:
         raise RecipeError(f'{recipe.name}: {err}') from err
-    on_cpu_or_alone = world_size == 1 or not torch.cuda.is_available()
-    if len(next(iter(batches))) == 1 and on_cpu_or_alone:
-        _check_single_frames(recipe)
     return batches
+
+
+def check_single_frames(
+    recipe: Recipe, network: SegmentationNetwork, batches: TrainingBatches, world_size: int
+) -> None:
+    """Refuse passes of one frame, of which a BatchNorm would get one value a channel.
+
+    That is so behind the image pooling of DeepLab, and where the encoder shrinks the whole crop to
+    one pixel. On several GPUs BatchNorm is over all of them.
+
+    Raises:
+        RecipeError: names the layer, and what to raise.
+    """
+    over_several_gpus = world_size > 1 and torch.cuda.is_available()
+    if over_several_gpus or len(next(iter(batches))) > 1:
+        return
+    seen: list[tuple[str, tuple[int, ...]]] = []
+    shapes = deepcopy(network).to('meta').train()  # computes no value
+    for name, module in shapes.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+            module.register_forward_pre_hook(
+                lambda _, args, name=name: seen.append((name, tuple(args[0].shape)))
+            )
+    height, width = recipe.augment.crop_size_hw
+    try:
+        shapes(*(torch.zeros((1, channels, height, width), device='meta') for channels in (3, 1)))
+    except ValueError as err:
+        name, shape = seen[-1] if seen else ('', ())
+        if math.prod(shape[2:]) != 1:
+            raise
+        or_larger = ', or raise augment.crop_size_hw' if 'encoder' in name else ''
+        raise RecipeError(
+            f'{recipe.name}: one frame a pass, of {height}x{width}, gives the BatchNorm {name} of '
+            f'{recipe.model.architecture} one value a channel, and it needs two; raise '
+            'optim.batch_size, or lower optim.accumulate_batches or the number of processes'
+            f'{or_larger}'
+        ) from err
 
 
 def make_loaders(
@@ -154,12 +192,3 @@ def make_loaders(
         persistent_workers=workers > 0,
     )
     return loader, val_loader
-
-
-def _check_single_frames(recipe: Recipe) -> None:
-    if recipe.model.architecture in {'deeplabv3', 'deeplabv3plus'}:
-        raise RecipeError(
-            f'{recipe.name}: one frame a pass, but the image pooling of '
-            f'{recipe.model.architecture} needs two for its BatchNorm; raise optim.batch_size, or '
-            'lower optim.accumulate_batches or the number of processes'
-        )

@@ -26,9 +26,15 @@ from training.data.datasets import check_apart, class_pixels, data_hash, list_fr
 from training.data.frames import DatasetError, LabelledFrame
 from training.ensembles.distillation import check_teachers
 from training.fit.closing import CHECKPOINT, LAST, finish, leave_bundle
-from training.fit.loaders import check_depth, make_batches, make_loaders, pixels_by_class
-from training.fit.rehearsal import measured_precision, rehearse
-from training.fit.samples import Sample, check_frames
+from training.fit.loaders import (
+    check_depth,
+    check_single_frames,
+    make_batches,
+    make_loaders,
+    pixels_by_class,
+)
+from training.fit.rehearsal import Rehearsal, measured_precision, rehearse
+from training.fit.samples import Sample, TrainingBatches, check_frames
 from training.fit.split_choice import describe_split, with_decided_split
 from training.fit.task import SegmentationTask
 from training.fit.trainer import (
@@ -111,14 +117,9 @@ def train(
     """
     _check_folder(out, resume)
     ontology = load_ontology(recipe.ontology)
-    if ontology.num_classes < 2:
-        raise RecipeError(
-            f'{ontology.name} has one class, {ontology.names[0]!r}: there is nothing to tell '
-            'apart; give what is not of it a class of its own'
-        )
+    _check_classes(ontology)
     on_gpu, world_size = trains_on_gpu(accelerator), math.prod(processes(devices, nodes))
-    several = world_size > 1
-    deals = recipe.data.split.by == 'auto'
+    dealt = recipe.data.split.by == 'auto'
     recipe = with_decided_split(recipe, ontology)
     if resume and (out / CHECKPOINT).is_file() and not (out / LAST).is_file():
         done = _finished_run(recipe, ontology, out)
@@ -133,40 +134,17 @@ def train(
     if recipe.distillation is not None:
         check_teachers(recipe.distillation.teachers)
     made_by = environment()  # of the code that runs, before somebody edits it
-    frames = _checked_frames(recipe, ontology, dealt=deals)
-    if len(frames.val) < world_size:
-        raise DatasetError(
-            f'{len(frames.val)} validation frames for {world_size} processes; use fewer'
-        )
-    epoch_steps = (
-        len(make_batches(recipe, frames.pixels, 0, world_size)) // recipe.optim.accumulate_batches
-    )
-    steps = epoch_steps * recipe.optim.epochs
-    # The learning rates are those of the epochs that the run began with.
-    scheduled = recipe.optim.epochs if state is None else _scheduled_epochs(state['run'])
+    frames = _checked_frames(recipe, ontology, dealt=dealt, world_size=world_size)
+    plan = _plan(recipe, frames, state, world_size)
     # What it starts from is read before anything that takes minutes.
-    L.seed_everything(recipe.seed, workers=True, verbose=False)
-    weights = class_weights(recipe.loss.class_weights, frames.pixels)
-    task = SegmentationTask(recipe, ontology, weights, epoch_steps * scheduled, out)
-    if state is None:
-        initialise(task.network, recipe, ontology, frames.train)
-    task.start_averaging()
-    # Steps on trial draw numbers; the run draws the same ones with them and without.
-    with isolate_rng():
-        if forecast or recipe.optim.precision == 'measured':
-            if not several:
-                print('taking a few steps to see how fast this machine is', flush=True)
-            recipe = measured_precision(
-                recipe, ontology, frames.train, on_gpu=on_gpu, several=several, out=out
-            )
-        if forecast and not several:
-            expected = rehearse(recipe, ontology, frames.train, frames.val, on_gpu=on_gpu, out=out)
+    task = _started(recipe, ontology, frames, plan, out)
+    recipe, expected = _tried(recipe, ontology, frames, plan, out, on_gpu, forecast=forecast)
     task.recipe = recipe
     last = LastCheckpoint(
         out / LAST,
         recipe,
         ontology,
-        scheduled_epochs=scheduled,
+        scheduled_epochs=plan.scheduled_epochs,
         every_sec=60.0 * save_every_min,
         earlier=None if state is None else state['run'],
     )
@@ -175,39 +153,33 @@ def train(
     loader, val_loader = make_loaders(
         recipe, ontology, frames.train, frames.val, batches, trainer, state
     )
-    if forecast and not several:
-        left = steps if state is None else steps - int(state['global_step'])
-        print(expected.describe(recipe, left, len(frames.train), len(frames.val)), flush=True)
+    if expected is not None:
+        said = expected.describe(recipe, plan.steps_left, len(frames.train), len(frames.val))
+        print(said, flush=True)
     if trainer.is_global_zero:
-        write_recipe(recipe, out / 'recipe.yaml')
-        if state is None:  # curves of a run that was stopped before its first save
-            for events in out.glob('events.out.tfevents.*'):
-                events.unlink()
+        _begin_folder(recipe, out, keep_curves=state is not None)
     _fit(trainer, task, loader, val_loader, out, resume=state is not None)
-    training_sec = last.training_sec
+    facts = {
+        'training_sec': last.training_sec,
+        'epochs': last.epochs,
+        'steps': trainer.global_step,
+        'best_epoch': task.best_epoch if recipe.optim.keep == 'best' else last.epochs,
+    }
     if trainer.is_global_zero:
-        raw = Checkpoint(
-            state_dict=task.kept_state_dict(),
-            recipe=recipe.model_dump(mode='json'),
-            ontology=ontology.model_dump(mode='json'),
-            temperature=1.0,
-            data_hash=data_hash(frames.train),
-            frames=dict(Counter(frame.dataset for frame in frames.once)),
-            git_hash=made_by['git_hash'] or 'unknown',
-            environment=made_by,
-            scores={},
-        )
-        facts = {
-            'training_sec': training_sec,
-            'epochs': last.epochs,
-            'steps': trainer.global_step,
-            'best_epoch': task.best_epoch if recipe.optim.keep == 'best' else last.epochs,
-        }
+        raw = _as_trained(task, frames, made_by)
         done = finish(raw, facts, ontology, frames.val, out, trainer.strategy.root_device)
         if bundle:
             leave_bundle(done, out)
     _wait_for_first(trainer)
     return load_checkpoint(out / CHECKPOINT)
+
+
+def _check_classes(ontology: Ontology) -> None:
+    if ontology.num_classes < 2:
+        raise RecipeError(
+            f'{ontology.name} has one class, {ontology.names[0]!r}: there is nothing to tell '
+            'apart; give what is not of it a class of its own'
+        )
 
 
 @dataclass(frozen=True)
@@ -227,7 +199,9 @@ class _Frames:
     pixels: npt.NDArray[np.int64]
 
 
-def _checked_frames(recipe: Recipe, ontology: Ontology, *, dealt: bool) -> _Frames:
+def _checked_frames(
+    recipe: Recipe, ontology: Ontology, *, dealt: bool, world_size: int
+) -> _Frames:
     """List the frames of a recipe and refuse bad ones; `dealt`: the run decided their split."""
     listed = [
         (section.repeat, list_frames(section, recipe.data, ontology))
@@ -245,7 +219,112 @@ def _checked_frames(recipe: Recipe, ontology: Ontology, *, dealt: bool) -> _Fram
     if dealt:
         said = describe_split(recipe, pixels, class_pixels(val, ontology), ontology)
         print(*said, sep='\n', flush=True)
+    if len(val) < world_size:
+        raise DatasetError(f'{len(val)} validation frames for {world_size} processes; use fewer')
     return _Frames(once, train, val, pixels)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How long a run is.
+
+    Attributes:
+        batches: of the first process.
+        world_size: number of processes.
+        resumes: whether it goes on from a saved state.
+        steps_left: of the optimizer.
+        scheduled_epochs: those that it began with, of which its learning rates are.
+        scheduled_steps: likewise.
+    """
+
+    batches: TrainingBatches
+    world_size: int
+    resumes: bool
+    steps_left: int
+    scheduled_epochs: int
+    scheduled_steps: int
+
+
+def _plan(
+    recipe: Recipe, frames: _Frames, state: Mapping[str, Any] | None, world_size: int
+) -> _Plan:
+    batches = make_batches(recipe, frames.pixels, 0, world_size)
+    epoch_steps = len(batches) // recipe.optim.accumulate_batches
+    done = 0 if state is None else int(state['global_step'])
+    epochs = recipe.optim.epochs if state is None else _scheduled_epochs(state['run'])
+    return _Plan(
+        batches=batches,
+        world_size=world_size,
+        resumes=state is not None,
+        steps_left=epoch_steps * recipe.optim.epochs - done,
+        scheduled_epochs=epochs,
+        scheduled_steps=epoch_steps * epochs,
+    )
+
+
+def _started(
+    recipe: Recipe, ontology: Ontology, frames: _Frames, plan: _Plan, out: Path
+) -> SegmentationTask:
+    """Seed all generators and return the network with what it starts from."""
+    L.seed_everything(recipe.seed, workers=True, verbose=False)
+    weights = class_weights(recipe.loss.class_weights, frames.pixels)
+    task = SegmentationTask(recipe, ontology, weights, plan.scheduled_steps, out)
+    check_single_frames(recipe, task.network, plan.batches, plan.world_size)
+    if not plan.resumes:
+        initialise(task.network, recipe, ontology, frames.train)
+    task.start_averaging()
+    return task
+
+
+def _tried(
+    recipe: Recipe,
+    ontology: Ontology,
+    frames: _Frames,
+    plan: _Plan,
+    out: Path,
+    on_gpu: bool,
+    *,
+    forecast: bool,
+) -> tuple[Recipe, Rehearsal | None]:
+    """Take a few steps; return the recipe with its precision decided, and what a run will take.
+
+    They draw numbers; the run draws the same ones with them and without.
+    """
+    several = plan.world_size > 1
+    forecast = forecast and not several
+    if not forecast and recipe.optim.precision != 'measured':
+        return recipe, None
+    with isolate_rng():
+        if not several:
+            print('taking a few steps to see how fast this machine is', flush=True)
+        recipe = measured_precision(
+            recipe, ontology, frames.train, on_gpu=on_gpu, several=several, out=out
+        )
+        if not forecast:
+            return recipe, None
+        return recipe, rehearse(recipe, ontology, frames.train, frames.val, on_gpu=on_gpu, out=out)
+
+
+def _begin_folder(recipe: Recipe, out: Path, *, keep_curves: bool) -> None:
+    write_recipe(recipe, out / 'recipe.yaml')
+    if not keep_curves:  # those of a run that was stopped before its first save
+        for events in out.glob('events.out.tfevents.*'):
+            events.unlink()
+
+
+def _as_trained(task: SegmentationTask, frames: _Frames, made_by: Mapping[str, Any]) -> Checkpoint:
+    """Return the checkpoint that calibration and scores are still to be added to."""
+    return Checkpoint(
+        state_dict=task.kept_state_dict(),
+        recipe=task.recipe.model_dump(mode='json'),
+        ontology=task.ontology.model_dump(mode='json'),
+        temperature=1.0,
+        data_hash=data_hash(frames.train),
+        frames=dict(Counter(frame.dataset for frame in frames.once)),
+        git_hash=made_by['git_hash'] or 'unknown',
+        environment=dict(made_by),
+        scores={},
+    )
 
 
 def as_begun(recipe: Recipe, run: Mapping[str, Any]) -> Recipe:
