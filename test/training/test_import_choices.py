@@ -364,6 +364,17 @@ def broken(folder: Path, kind: str) -> Path:
     return folder
 
 
+def test_a_picture_is_no_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor are its neighbours, which nobody named."""
+    source = tmp_path / 'set'
+    for name in ('1', '2'):
+        write(source / f'{name}.JPG', jpeg(1))
+        write_mask(source / f'{name}_mask.png', truth()['drive_0001'])
+    colors = write(tmp_path / 'codes.csv', 'name,code\nrock,1\n')
+    said = refusal(capsys, source / '1.JPG', tmp_path / 'out', '--colors', str(colors))
+    assert '1.JPG is one picture, which labels nothing; expected the zip, folder or file' in said
+
+
 @pytest.mark.parametrize('in_zip', [False, True])
 @pytest.mark.parametrize(
     ('kind', 'expected'),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import re
 
+from desertmind_seg.decoding.image_files import EXTENSIONS
 from desertmind_seg.model.ontology import available_ontologies
 from training.label_exports.records import ExportClass, ExportFrame, plain_path
 from training.label_exports.source import ExportError, ExportFile, ExportFiles
@@ -90,6 +91,11 @@ def import_labels(request: Request, tell: Callable[[str, str], None]) -> Importe
         raise ExportError(
             f'--out {request.out} lies in the export {source.place}, of which it would become a '
             'part; pass a folder elsewhere'
+        )
+    if place.is_file() and place.name.lower().endswith(EXTENSIONS):
+        raise ExportError(
+            f'{source.place} is one picture, which labels nothing; expected the zip, folder or '
+            'file that a labelling tool wrote, or the folder of pictures and their masks'
         )
     lists = split_files(request.split)
     colors = None if request.colors is None else _table(request.colors)
