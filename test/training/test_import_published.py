@@ -174,6 +174,40 @@ def test_two_masks_of_one_picture_are_refused(
     assert all(name in said for name in others)
 
 
+def test_a_mask_of_two_pictures_costs_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ('1', '2'):
+        frame(tmp_path / f'set/images/{name}.jpg', tmp_path / f'set/masks/{name}.png', 1, 2)
+    write(tmp_path / 'set/images/1.bmp', jpeg(2))
+    codes = write(tmp_path / 'codes.csv', CODES)
+    status, said = run(capsys, tmp_path / 'set', '--colors', codes)
+    assert status == 1
+    assert re.search(r'fault: images/1\.bmp and images/1\.jpg would .*left out masks/1\.png', said)
+    assert '1 frames (1 in no part)' in said
+
+
+def test_names_may_differ_in_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame(tmp_path / 'set/RGB/IMG_1.JPG', tmp_path / 'set/gt/img_1_gt.png', 1, 2)
+    frame(tmp_path / 'set/RGB/img_2.jpg', tmp_path / 'set/gt/img_2_gt.png', 1, 2)
+    frame(tmp_path / 'set/RGB/Img_2.jpg', tmp_path / 'set/gt/Img_2_gt.png', 2, 3)
+    codes = write(tmp_path / 'codes.csv', CODES)
+    parts = [
+        f'{part}={write(tmp_path / f"{part}.txt", lines)}'
+        for part, lines in (('train', 'rgb/img_1.jpg\nImg_2'), ('val', 'img_2'))
+    ]
+    pair = ['rgb/*.jpg', 'gt/*_gt.png']
+    status, said = run(
+        capsys, tmp_path / 'set', '--colors', codes, '--pair', *pair, '--split', *parts
+    )
+    assert status == 0, said
+    assert '3 frames (2 train, 1 val)' in said
+    write_mask(tmp_path / 'set/gt/imG_1_gt.png', HALVES)
+    status, said = run(capsys, tmp_path / 'set', '--colors', codes, '--pair', *pair)
+    assert status == 2
+    assert 'would both be the picture, or both the mask, of one frame' in said
+
+
 def test_two_pictures_of_one_mask_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

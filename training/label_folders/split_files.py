@@ -51,8 +51,9 @@ def deal(frames: Sequence[ExportFrame], files: Mapping[Split, Path]) -> Dealt:
 
     A line names a picture by the end of its path, with or without its extension, alone or as the
     first of several that blanks, commas, semicolons or tabs part, those with an extension before
-    those without; or a folder of pictures. The path is that of the disk: 'drive_2/0001' is no
-    'drive_1/0001', whichever folder was imported.
+    those without; or a folder of pictures. Where no name has its case, one of another case does.
+    The path is that of the disk: 'drive_2/0001' is no 'drive_1/0001', whichever folder was
+    imported.
 
     Args:
         frames: with their pictures.
@@ -62,18 +63,17 @@ def deal(frames: Sequence[ExportFrame], files: Mapping[Split, Path]) -> Dealt:
         ExportError: a list names no frame, or several by one name, or two lists name one frame.
         OSError: a list cannot be read.
     """
-    by_end: dict[str, list[int]] = defaultdict(list)
-    by_folder: dict[str, list[int]] = defaultdict(list)
+    by_end, by_folder = _Names(), _Names()
     for number, frame in enumerate(frames):
         assert frame.image is not None
         for name in {_stem(_on_disk(frame.image)), _stem(frame.name)}:
             parts = name.split('/')
             for at in range(len(parts)):
-                by_end['/'.join(parts[at:])].append(number)
+                by_end.add('/'.join(parts[at:]), number)
         *folders, _ = frame.image.parts
         for end in range(1, len(folders) + 1):
             for at in range(end):
-                by_folder['/'.join(folders[at:end])].append(number)
+                by_folder.add('/'.join(folders[at:end]), number)
     part_of: dict[int, Split] = {}
     notes = []
     for split, path in files.items():
@@ -108,6 +108,23 @@ def deal(frames: Sequence[ExportFrame], files: Mapping[Split, Path]) -> Dealt:
     return Dealt(dealt, len(frames) - len(dealt), notes)
 
 
+class _Names:
+    """Numbers by name, or else by a name of another case."""
+
+    def __init__(self) -> None:
+        self._exact: dict[str, set[int]] = defaultdict(set)
+        self._folded: dict[str, set[int]] = defaultdict(set)
+
+    def add(self, name: str, number: int) -> None:
+        """Give a number one more name."""
+        self._exact[name].add(number)
+        self._folded[name.casefold()].add(number)
+
+    def find(self, name: str) -> list[int]:
+        """Return the numbers of a name, in order."""
+        return sorted(self._exact.get(name) or self._folded.get(name.casefold(), set()))
+
+
 def _on_disk(file: ExportFile) -> str:
     return file.name if file.archive else str(file.place.absolute())
 
@@ -117,9 +134,7 @@ def _stem(name: str) -> str:
     return re.sub(r'\.(jpe?g|png|bmp|webp|tiff?)$', '', plain_path(name), flags=re.IGNORECASE)
 
 
-def _named(
-    line: str, by_end: Mapping[str, list[int]], by_folder: Mapping[str, list[int]], path: Path
-) -> list[int]:
+def _named(line: str, by_end: _Names, by_folder: _Names, path: Path) -> list[int]:
     """Return the frames that a line names."""
     words = line.split()
     ends = range(min(len(words), _MOST_WORDS), 1, -1)
@@ -128,7 +143,7 @@ def _named(
     # What has an image's extension goes before the number of a row.
     columns.sort(key=lambda text: _stem(text) == plain_path(text))
     for text in (line.strip('"'), *columns):
-        found = sorted(set(by_end.get(_stem(text), ())))
+        found = by_end.find(_stem(text))
         if len(found) > 1:
             raise ExportError(
                 f'{path}: {line[:100]!r} may be each of {len(found)} pictures; expected the path '
@@ -136,4 +151,4 @@ def _named(
             )
         if found:
             return found
-    return sorted(set(by_folder.get(plain_path(line.strip('"')), ())))
+    return by_folder.find(plain_path(line.strip('"')))

@@ -60,11 +60,15 @@ def _below(folder: str, end: str = '') -> Callable[[ExportFile], str | None]:
 
 def apart(
     files: ExportFiles, key_of: Callable[[ExportFile], tuple[str, bool]]
-) -> tuple[dict[str, ExportFile], dict[str, ExportFile]]:
+) -> tuple[dict[str, ExportFile], dict[str, ExportFile], list[str]]:
     """Tell pictures from masks; `key_of` gives a file's key, and whether it is a mask.
 
+    Returns:
+        Pictures and masks by key, and a sentence for each mask that is left out, as it has two
+        pictures.
+
     Raises:
-        ExportError: two masks have one key, or two pictures of a mask.
+        ExportError: two masks have one key, or every mask has two pictures.
     """
     pictures: dict[str, ExportFile] = {}
     masks: dict[str, ExportFile] = {}
@@ -78,9 +82,13 @@ def apart(
             if is_mask:
                 raise two_of_one(kind[key], file)
             second[key] = file
-    for key in second.keys() & masks.keys():
-        raise two_of_one(pictures[key], second[key])
-    return pictures, masks
+    faults = []
+    for key in sorted(second.keys() & masks.keys()):
+        two = two_of_one(pictures.pop(key), second[key])
+        if not masks.keys() - second.keys():
+            raise two
+        faults.append(f'{two}; left out {masks.pop(key).name}')
+    return pictures, masks, faults
 
 
 def paired(
@@ -299,12 +307,16 @@ def read_camvid(files: ExportFiles) -> Export:
     if not texts and not sheets:
         raise ExportError(f'{files.place}: no label_colors.txt or class_dict.csv beside the masks')
     classes = read_alike(texts, read_label_colors) if texts else read_alike(sheets, read_table)
-    return paired(
-        *apart(files, _camvid_key),
+    pictures, masks, faults = apart(files, _camvid_key)
+    export = paired(
+        pictures,
+        masks,
         MaskTable(classes),
         colors=True,
         split=lambda key: split_of(key.rpartition('/')[0]),
     )
+    export.faults += faults
+    return export
 
 
 def recognise_coco_stuff(files: ExportFiles) -> str | None:

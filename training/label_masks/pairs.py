@@ -1,5 +1,6 @@
 """Which mask is whose where names do not say it: two patterns, paired by what '*' stands for."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 import re
@@ -59,6 +60,7 @@ def pair_by_patterns(
         found_masks = _found(mask_of, files)
         taken = {(str(file.place), file.name) for file in found_masks.values()}
         found = _found(image_of, [f for f in files if (str(f.place), f.name) not in taken])
+        found_masks = _in_case_of(found_masks, found)
         if not found.keys() & found_masks.keys():
             raise ExportError(
                 f'--pair {image_text!r} {mask_text!r}: no picture has the text of a mask in place '
@@ -86,6 +88,27 @@ def _found(pattern: Pattern, files: Sequence[ExportFile]) -> dict[_Texts, Export
             f'files are {names}, ...'
         )
     return found
+
+
+def _in_case_of(
+    masks: dict[_Texts, ExportFile], pictures: dict[_Texts, ExportFile]
+) -> dict[_Texts, ExportFile]:
+    """Write the texts of masks as their pictures do, where upper and lower case alone differ."""
+    cased: dict[_Texts, list[_Texts]] = defaultdict(list)
+    for texts in pictures.keys() - masks.keys():
+        cased[_folded(texts)].append(texts)
+    named: dict[_Texts, ExportFile] = {}
+    for texts, mask in masks.items():
+        others = [] if texts in pictures else cased[_folded(texts)]
+        key = others[0] if len(others) == 1 else texts
+        if key in named:
+            raise two_of_one(named[key], mask)
+        named[key] = mask
+    return named
+
+
+def _folded(texts: _Texts) -> _Texts:
+    return tuple(text.casefold() for text in texts)
 
 
 def _shown(found: dict[_Texts, ExportFile]) -> str:

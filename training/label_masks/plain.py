@@ -77,10 +77,11 @@ def read(
         ColorsError: there is no table.
         ExportError: there are no masks, or several of one picture.
     """
+    faults: list[str] = []
     if pairs:
         pictures, masks = pair_by_patterns([*files, *(images or ())], pairs)
     else:
-        pictures, masks = apart(files, _key)
+        pictures, masks, faults = apart(files, _key)
         if not masks:
             raise ExportError(
                 f'{files.place}: no masks; expected images/NAME.jpg and masks/NAME.png, or '
@@ -102,6 +103,7 @@ def read(
         grey_is_code=not in_colors,
         split=lambda key: split_of(key.rpartition('/')[0]),
     )
+    export.faults += faults
     if pairs:  # the name of a frame is what the patterns leave of its path
         export.frames[:] = [
             dataclasses.replace(frame, folder=frame.name.rpartition('/')[0])
