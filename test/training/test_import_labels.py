@@ -180,6 +180,8 @@ def test_mapillary(tmp_path: Path, version: str) -> None:
         write(folder / 'images' / f'{name}.jpg', jpeg(number))
         labels = (truth()[name].astype(np.uint16) + 3) % 4
         write_mask(folder / f'{version}/instances' / f'{name}.png', (labels << 8) + number)
+        panoptic = {'images': [], 'annotations': [], 'categories': []}
+        write(folder / f'{version}/panoptic/panoptic_2018.json', panoptic)
 
     assert_is_truth(tmp_path / 'out', imported(zipped(source), tmp_path / 'out'))
 

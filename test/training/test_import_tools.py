@@ -441,6 +441,20 @@ def test_key_points_of_yolo_are_no_polygons(
     assert 'its labels are key points' in refused(capsys, tmp_path / 'job')
 
 
+def test_oriented_boxes_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / 'job/data.yaml', 'names: [rock, trail, sky]\n')
+    box = '0 0.5 0.1 0.9 0.5 0.5 0.9 0.1 0.5\n'
+    write(tmp_path / 'job/labels/1.txt', box)
+    write(tmp_path / 'job/images/1.jpg', jpeg(1))
+
+    imported(tmp_path / 'job')
+    said = capsys.readouterr().out
+    assert 'note: all 1 shapes are rectangles of 4 points: where these are oriented boxes' in said
+    write(tmp_path / 'job/labels/1.txt', f'{box}2 0.1 0.1 0.9 0.1 0.5 0.9\n')
+    imported(tmp_path / 'job', 0, '--force')
+    assert 'rectangles' not in capsys.readouterr().out
+
+
 def test_what_datumaro_cannot_read_costs_no_other_annotation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

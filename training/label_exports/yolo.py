@@ -26,6 +26,9 @@ from training.label_exports.records import (
 from training.label_exports.shapes import Covered, Shape, Size, filled_by_opencv
 from training.label_exports.source import ExportError, ExportFile, ExportFiles
 
+# Corners of oriented boxes are written with 4 to 6 decimals.
+_ROUNDED = 1e-3
+
 
 def _tables(files: ExportFiles) -> list[ExportFile]:
     tables = [file for file in files.ending('.yaml', '.yml') if b'names' in file.read(1 << 22)]
@@ -51,6 +54,7 @@ def read(files: ExportFiles) -> Export:
     export.classes = _classes(files, export)
     images = {file.name.rpartition('.')[0]: file for file in files if file.is_image}
     boxes = 0
+    outlines: list[list[float]] = []
     for file in files.ending('.txt'):
         if 'labels' not in file.parts[:-1]:
             continue
@@ -58,7 +62,7 @@ def read(files: ExportFiles) -> Export:
         parts = [*file.parts[:place], 'images', *file.parts[place + 1 : -1], file.stem]
         key = '/'.join(parts)
         try:
-            shapes, plain_boxes = _shapes(file, key, export)
+            shapes, plain_boxes = _shapes(file, key, export, outlines)
         except ExportError as err:
             export.faults.append(str(err))
             continue
@@ -77,6 +81,11 @@ def read(files: ExportFiles) -> Export:
         raise ExportError(
             f'{files.place}: its {boxes} labels are boxes, of 5 numbers each; export polygons '
             '("YOLO segmentation")'
+        )
+    if outlines and all(map(_is_oriented_box, outlines)):
+        export.notes.append(
+            f'all {len(outlines)} shapes are rectangles of 4 points: where these are oriented '
+            'boxes (YOLO OBB), the masks are of boxes and not of things; label polygons then'
         )
     if boxes:
         export.left_out['box (5 numbers in a line)'] += boxes
@@ -159,7 +168,18 @@ def _notes(files: ExportFiles, table: ExportFile) -> list[ExportClass]:
     return [ExportClass(name, code) for code, name in sorted(listed.items())]
 
 
-def _shapes(file: ExportFile, name: str, export: Export) -> tuple[list[Shape], int]:
+def _is_oriented_box(values: list[float]) -> bool:
+    """Whether they are x, y of a rectangle's corners, of a picture that was made square."""
+    if len(values) != 8:
+        return False
+    first, second, third, fourth = np.array(values).reshape(4, 2)
+    return float(np.abs(first + third - second - fourth).max()) < _ROUNDED
+
+
+def _shapes(
+    file: ExportFile, name: str, export: Export, outlines: list[list[float]]
+) -> tuple[list[Shape], int]:
+    """Read the shapes of a picture and count its boxes; `outlines` gets the numbers of shapes."""
     shapes, boxes = [], 0
     position_of = {entry.code: position for position, entry in enumerate(export.classes)}
     for number, line in enumerate(file.text().splitlines(), 1):
@@ -181,6 +201,7 @@ def _shapes(file: ExportFile, name: str, export: Export) -> tuple[list[Shape], i
                 f'{what}: {len(values)} numbers; expected x and y of 3 points or more'
             )
         else:
+            outlines.append(values)
             shapes.append(Shape(position_of[code], what, partial(_covered, values)))
     return shapes, boxes
 

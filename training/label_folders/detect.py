@@ -207,6 +207,8 @@ def detect(files: ExportFiles) -> tuple[str, str]:
         ExportError: it looks like none, or like several.
     """
     found = {name: what for name, form in FORMATS.items() if (what := form.recognise(files))}
+    if 'mapillary' in found:
+        found.pop('coco', None)  # its panoptic_2018.json
     if len(found) > 1:
         formats = ', '.join(f'{name} ({what})' for name, what in found.items())
         raise ExportError(
