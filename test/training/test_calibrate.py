@@ -100,6 +100,15 @@ def test_a_soup_is_the_mean_of_all(trained: tuple[Checkpoint, Path]) -> None:
         assert torch.allclose(mean.state_dict[name].double(), value.double() + 3, atol=1e-5), name
 
 
+def test_an_average_has_the_mean_of_what_was_added(trained: tuple[Checkpoint, Path]) -> None:
+    biases = ({}, {'obstacle': 1.5}, {'obstacle': 1.5, 'puddle': 0.75})
+    plain, *others = (
+        replace(trained[0], scores={**trained[0].scores, 'added_bias': added}) for added in biases
+    )
+    assert average(plain, *others).scores['added_bias'] == {'obstacle': 1.0, 'puddle': 0.25}
+    assert 'added_bias' not in average(trained[0], trained[0]).scores
+
+
 def test_an_rgb_stage_has_no_say_in_the_filters_for_depth(
     trained: tuple[Checkpoint, Path],
 ) -> None:

@@ -26,7 +26,8 @@ def average(first: Checkpoint, *others: Checkpoint) -> Checkpoint:
 
     For a stage and the stage it started from the mean generalises better than either (Wortsman et
     al., Robust fine-tuning of zero-shot models, CVPR 2022, with its coefficient 0.5); for several
-    runs from one start it is their uniform soup (Wortsman et al., Model soups, ICML 2022).
+    runs from one start it is their uniform soup (Wortsman et al., Model soups, ICML 2022). What
+    was added to the logits of classes, which the weights hold, is the mean, too.
 
     Raises:
         CheckpointError: they are different networks or know different classes.
@@ -53,7 +54,11 @@ def average(first: Checkpoint, *others: Checkpoint) -> Checkpoint:
         )
         for name, value in first.state_dict.items()
     }
-    return replace(first, state_dict=mean)
+    given = [stage.scores.get('added_bias') or {} for stage in (first, *others)]
+    names = dict.fromkeys(name for bias in given for name in bias)
+    added = {name: sum(bias.get(name, 0.0) for bias in given) / count for name in names}
+    scores = {**first.scores, **({'added_bias': added} if added else {})}
+    return replace(first, state_dict=mean, scores=scores)
 
 
 def calibrate_file(
