@@ -240,6 +240,7 @@ _SWIN = {'architecture': 'fpn', 'encoder': 'tu-swin_tiny_patch4_window7_224', 'o
         ),
         ({'architecture': 'lraspp', 'encoder': 'resnet50'}, "encoder 'resnet50' with output_str"),
         ({'encoder': 'tf_efficientnet_lite0'}, 'timm encoders are written tu-NAME'),
+        ({'encoder': 'tu-hf-hub:timm/resnet18.a1_in1k'}, r"'tu-hf-hub:timm/.*timm's own encoders"),
         ({'encoder': 'tu-no_such_network'}, "cannot be built on encoder 'tu-no_such_network'"),
         ({'encoder': 'resnet18', 'drop_path': 0.1}, 'only timm encoders'),
         ({'encoder': 'xception'}, 'does not support dilated mode'),

@@ -29,6 +29,12 @@ def build_architecture(section: ModelSection, num_classes: int) -> Any:
             f'drop_path {section.drop_path}: only timm encoders (tu-...) have stochastic depth, '
             f'{section.encoder!r} has not; set it to 0'
         )
+    if ':' in section.encoder:
+        raise ModelError(
+            f'encoder {section.encoder!r}: of what layers it is would be read from a hub or '
+            "folder; give the name of one of timm's own encoders (tu-NAME), and the weights as a "
+            'file: model.encoder_weights=FILE'
+        )
     if section.architecture == 'deeplabv3plus':
         return _deeplabv3plus(section, num_classes)
     if section.architecture == 'fpn':
