@@ -137,7 +137,8 @@ def load_tensors(
     found |= {name: values(_PREFIX + name) for name in state if _PREFIX + name in stored}
     folded = {}
     names = {module: name for name, module in network.named_modules()}
-    for norm, conv in _normalised(network).items():
+    normalised, unused = _normalised(network)
+    for norm, conv in normalised.items():
         bias = biases.get(names[conv])
         if bias is None or f'{names[norm]}.weight' in found:
             continue
@@ -161,8 +162,8 @@ def load_tensors(
     missing = [
         name
         for name, value in state.items()
-        # A bundle has no auxiliary head, and counts no batches.
-        if not name.startswith('depth_head.')
+        # A bundle has no layer that computes nothing for it, and counts no batches.
+        if name.rpartition('.')[0] not in unused
         and not name.endswith('num_batches_tracked')
         and (name not in found or found[name].shape != value.shape)
     ]
@@ -183,31 +184,39 @@ def _noted(model: onnx.ModelProto, path: Path) -> dict[str, str]:
     return noted if isinstance(noted, dict) else {}
 
 
-def _normalised(network: SegmentationNetwork) -> dict[nn.BatchNorm2d, nn.Conv2d]:
-    """Return every BatchNorm that takes the output of a convolution, with that convolution."""
+def _normalised(
+    network: SegmentationNetwork,
+) -> tuple[dict[nn.BatchNorm2d, nn.Conv2d], set[str]]:
+    """Run a network once, and see what is linked.
+
+    Returns:
+        Every BatchNorm that takes the output of a convolution, with that convolution; and the
+        names of the modules that do not run, as the auxiliary head and what smp's EfficientNet
+        keeps of its classifier.
+    """
     outputs: list[tuple[torch.Tensor, nn.Conv2d]] = []
     found: dict[nn.BatchNorm2d, nn.Conv2d] = {}
+    unused = {module: name for name, module in network.named_modules()}
 
-    def see_output(conv: nn.Module, _args: object, output: torch.Tensor) -> None:
-        assert isinstance(conv, nn.Conv2d)
-        outputs.append((output, conv))
+    def see_input(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        unused.pop(module, None)
+        if isinstance(module, nn.BatchNorm2d):
+            found.update((module, conv) for output, conv in outputs if output is args[0])
 
-    def see_input(norm: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        assert isinstance(norm, nn.BatchNorm2d)
-        found.update((norm, conv) for output, conv in outputs if output is args[0])
+    def see_output(module: nn.Module, _args: object, output: torch.Tensor) -> None:
+        if isinstance(module, nn.Conv2d):
+            outputs.append((output, module))
 
     hooks = []
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            hooks.append(module.register_forward_hook(see_output))
-        elif isinstance(module, nn.BatchNorm2d):
-            hooks.append(module.register_forward_pre_hook(see_input))
+        hooks.append(module.register_forward_pre_hook(see_input))
+        hooks.append(module.register_forward_hook(see_output))
     size_hw = network.section.network_size_hw
     with torch.inference_mode():
         network(torch.zeros(1, 3, *size_hw), torch.zeros(1, 1, *size_hw))
     for hook in hooks:
         hook.remove()
-    return found
+    return found, set(unused.values())
 
 
 def measure_statistics(
