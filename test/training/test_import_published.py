@@ -72,6 +72,11 @@ LAYOUTS = {
         ('*/imgs/img_*.png', '*/masks/mask_*.png'),
         {'test/1', 'test/2'},
     ),
+    'SUN RGB-D': (
+        ('image/train/img-00000{n}.jpg', 'label13/train/img13labels-00000{n}.png'),
+        ('image/*/img-*.jpg', 'label13/*/img13labels-*.png'),
+        {'train/000001', 'train/000002'},
+    ),
     'TAS500': (
         ('T/train/{n}.png', 'T/train_labels/{n}.png'),
         ('*/*/*.png', '*/*_labels/*.png'),
