@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -84,22 +83,21 @@ class _Edge:
         stamps_ns, matrices = self.moving()
         if not len(stamps_ns):
             raise TransformError(self.broken)
-        since_ns, now_ns = stamps_ns - stamps_ns[0], at_ns - int(stamps_ns[0])
-        place = float(np.interp(now_ns, since_ns, np.arange(len(since_ns))))
-        before, after = int(place), ceil(place)
-        beyond_ns = max(-now_ns, now_ns - int(since_ns[-1]))
-        if since_ns[after] - since_ns[before] > _MAX_GAP_NS:
+        # By bisection: a bag of hours has millions of transforms, and asks for each of its frames.
+        place = int(np.searchsorted(stamps_ns, at_ns, side='right'))
+        before, after = max(0, place - 1), min(place, len(stamps_ns) - 1)
+        first_ns, before_ns, after_ns, last_ns = map(int, stamps_ns[[0, before, after, -1]])
+        part = (at_ns - before_ns) / (after_ns - before_ns) if after_ns > before_ns else 0.0
+        beyond_ns = max(first_ns - at_ns, at_ns - last_ns)
+        if after_ns - before_ns > _MAX_GAP_NS:
             # Nothing is between the two, but next to one of them, its direction holds.
-            nearest = before if place - before < 0.5 else after
-            beyond_ns = abs(now_ns - int(since_ns[nearest]))
-            before = after = nearest
-            place = float(nearest)
+            before = after = before if part < 0.5 else after
+            beyond_ns = abs(at_ns - int(stamps_ns[before]))
         if beyond_ns > _MAX_BEYOND_NS:
             raise TransformError(
                 f"/tf has no transform to {self.parent!r} around the image's stamp: it was not "
                 'recorded all the time, or its clock is another.'
             )
-        part = place - before
         mixed: Float64 = (1 - part) * matrices[before] + part * matrices[after]
         return mixed
 

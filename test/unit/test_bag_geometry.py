@@ -8,6 +8,7 @@ from math import cos, radians, sin
 from pathlib import Path
 import re
 import struct
+import tracemalloc
 from types import SimpleNamespace
 from typing import Any
 
@@ -274,6 +275,19 @@ def test_beside_a_gap_the_next_transform_holds(at_s: float, degrees: float) -> N
     np.testing.assert_allclose(
         up, (0.0, -cos(radians(degrees)), -sin(radians(degrees))), atol=1e-6
     )
+
+
+def test_up_at_a_time_makes_no_copy_of_hours_of_transforms() -> None:
+    found = vehicle()
+    for second in range(3, 2000):
+        found.add(transform('odom', 'base_link', second, q=NO_TURN), static=False)
+    found.up(OPTICAL, 'odom', 0)  # sorts them
+    tracemalloc.start()
+    try:
+        found.up(OPTICAL, 'odom', 1_500_500_000_000)
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_world_that_hangs_below_the_vehicle_is_level_too() -> None:
