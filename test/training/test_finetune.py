@@ -19,10 +19,11 @@ from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import load_ontology
 from training.bundles.transfer import find_stage, initialise, shared_pixels
 from training.data.datasets import check_apart, class_pixels, list_frames
-from training.data.frames import DatasetError
+from training.data.frames import DatasetError, FileFrame
 from training.data.layouts import read_layout
+from training.data.listing import block_of
 from training.ensembles.distillation import Teachers
-from training.fit import rehearsal
+from training.fit import rehearsal, split_choice
 from training.fit.loaders import check_depth
 from training.fit.rehearsal import Rehearsal, measured_precision
 from training.fit.run import train
@@ -160,6 +161,35 @@ def test_the_last_frame_of_a_class_trains(tmp_path: Path) -> None:
     dealt, warned = describe_split(recipe, *pixels, ontology)
     assert dealt.startswith(f'{len(train)} frames train, {len(val)} validate (blocks of 2 ')
     assert 'no frame that validates shows post' in warned
+
+
+def test_twice_the_frames_take_twice_the_work_whatever_class_is_rare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def blocks_named(count: int) -> int:
+        """Decide on frames of which one shows a post, so that all deals are tried."""
+        frames = [
+            FileFrame(name, 'folder', *block_of(k, 1), None, Path(name), Path(name))
+            for k, name in enumerate(_numbered(count))
+        ]
+        pixels = np.ones((count, recipe_ontology.num_classes), np.int64)
+        pixels[1:, -1] = 0
+        named = 0
+
+        def counted(number: int, size: int) -> tuple[str, int]:
+            nonlocal named
+            named += 1
+            return block_of(number, size)
+
+        monkeypatch.setattr(split_choice, '_frames', lambda *_: frames)
+        monkeypatch.setattr(split_choice, 'class_pixels', lambda *_: pixels)
+        monkeypatch.setattr(split_choice, 'block_of', counted)
+        with_decided_split(recipe, recipe_ontology)
+        return named
+
+    recipe = load_recipe('finetune', [f'data={write_tiny_folder(tmp_path, _numbered(2))}'])
+    recipe_ontology = load_ontology(recipe.ontology)
+    assert blocks_named(128) < 2.5 * blocks_named(64)
 
 
 def test_three_frames_are_split_and_one_is_refused(tmp_path: Path) -> None:

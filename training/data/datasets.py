@@ -1,7 +1,9 @@
 """The frames of a split, by the publisher, by groups or by folds, and how they are counted."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 import hashlib
+import heapq
 import logging
 import os
 from pathlib import Path
@@ -120,7 +122,7 @@ def split_frames(frames: Sequence[LabelledFrame], split: SplitSection) -> dict[s
         every = split.val_every_groups
         held_out = {frame.group for frame in dealt if frame.group_number % every == every - 1}
     else:
-        held_out = fold_groups(dealt, split.folds)[split.fold]
+        held_out = fold_groups([frame.group for frame in dealt], split.folds)[split.fold]
     part_of = {
         frame.name: 'published val' if frame.official == 'val' else str(frame.official)
         for frame in frames
@@ -130,29 +132,31 @@ def split_frames(frames: Sequence[LabelledFrame], split: SplitSection) -> dict[s
     return part_of
 
 
-def fold_groups(frames: Sequence[LabelledFrame], folds: int) -> list[set[str]]:
+def fold_groups(groups: Iterable[str], folds: int) -> list[set[str]]:
     """Deal whole groups to folds of nearly equal numbers of frames.
 
     Largest group first, each to the fold that has the fewest frames yet (the longest-processing-
     time rule of Graham, 1969); ties go by name, so that the result depends on nothing else.
 
+    Args:
+        groups: that of each frame.
+        folds: how many.
+
     Raises:
         DatasetError: there are fewer groups than folds.
     """
-    sizes: dict[str, int] = {}
-    for frame in frames:
-        sizes[frame.group] = sizes.get(frame.group, 0) + 1
+    sizes = Counter(groups)
     if len(sizes) < folds:
         raise DatasetError(
             f'{len(sizes)} groups cannot be dealt to {folds} folds: {sorted(sizes)[:5]}; use '
             'fewer folds, or smaller blocks (data.split.block_frames)'
         )
     dealt: list[set[str]] = [set() for _ in range(folds)]
-    totals = [0] * folds
+    totals = [(0, fold) for fold in range(folds)]  # a heap: each group may be a fold of its own
     for group in sorted(sizes, key=lambda name: (-sizes[name], name)):
-        fold = totals.index(min(totals))
+        total, fold = totals[0]
         dealt[fold].add(group)
-        totals[fold] += sizes[group]
+        heapq.heapreplace(totals, (total + sizes[group], fold))
     return dealt
 
 

@@ -1,13 +1,12 @@
 """How frames are dealt to training and validation where the recipe leaves it to the data."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from desertmind_seg.model.ontology import Ontology
-from training.data.datasets import class_pixels, list_frames, split_frames
+from training.data.datasets import class_pixels, fold_groups, list_frames
 from training.data.frames import DatasetError, LabelledFrame
 from training.data.listing import block_of
 from training.recipes.schema import DatasetSection, Recipe, SplitSection
@@ -51,15 +50,14 @@ def with_decided_split(recipe: Recipe, ontology: Ontology) -> Recipe:
         )
     pixels = class_pixels(frames, ontology)
     best: tuple[tuple[int, int, float], SplitSection] | None = None
-    for candidate in _candidates(sources, rule):
-        alike = best is not None and all(
-            getattr(candidate, key) == getattr(best[1], key) for key in ('block_frames', 'folds')
-        )
-        if best is not None and best[0][:2] == (0, 0) and not alike:
+    for block_frames, fold_of in _deals(sources):
+        if best is not None and best[0][:2] == (0, 0):
             break  # nothing is lost with larger blocks
-        lost = _lost(pixels, _held_out(sources, candidate))
-        if best is None or lost[:2] < best[0][:2] or (alike and lost < best[0]):
-            best = lost, candidate
+        lost, fold = min((lost, fold) for fold, lost in enumerate(_lost(pixels, fold_of)))
+        if best is None or lost[:2] < best[0][:2]:
+            folds = int(fold_of.max()) + 1
+            chosen = {'block_frames': block_frames, 'folds': folds, 'fold': fold}
+            best = lost, rule.model_copy(update=chosen)
     if best is None:
         raise DatasetError(
             f'{root}: all frames are of one sequence, {frames[0].group!r}; put those that shall '
@@ -114,73 +112,65 @@ def _frames(
     return list_frames(whole, recipe.data.model_copy(update={'split': rule}), ontology)
 
 
-def _candidates(
-    sources: Sequence[Sequence[LabelledFrame]], rule: SplitSection
-) -> Iterator[SplitSection]:
-    """Yield the folds of every block size.
+def _deals(
+    sources: Sequence[Sequence[LabelledFrame]],
+) -> Iterator[tuple[int, npt.NDArray[np.intp]]]:
+    """Yield the folds of every block size: its frames, and the fold of each frame.
 
     First five folds of the largest size with ten blocks or more, then of smaller ones, then of
     larger ones. Then each block as a fold of its own, which holds out less.
     """
     sizes: dict[int, int] = {}  # by how many groups there are of it
     for power in range(60):
-        groups = min(len({f.group for f in _cut(source, 1 << power)}) for source in sources)
+        groups = min(len(set(_groups(source, 1 << power))) for source in sources)
         if groups >= 2:
             sizes[groups] = 1 << power  # the largest size that gives so many
     enough = sorted(groups for groups in sizes if groups >= _FEWEST_BLOCKS)
     few = sorted((groups for groups in sizes if groups < _FEWEST_BLOCKS), reverse=True)
     for most in (_FOLDS, max(sizes, default=0)):
         for groups in (*enough, *few):
-            folds = min(most, groups)
-            for fold in range(folds):
-                yield rule.model_copy(
-                    update={'block_frames': sizes[groups], 'folds': folds, 'fold': fold}
-                )
+            dealt = [
+                _dealt(_groups(source, sizes[groups]), min(most, groups)) for source in sources
+            ]
+            yield sizes[groups], np.array([fold for folds in dealt for fold in folds])
 
 
-def _cut(frames: Sequence[LabelledFrame], size: int) -> list[LabelledFrame]:
-    """Return frames that were listed in blocks of one frame number as they are in larger ones.
+def _groups(frames: Sequence[LabelledFrame], size: int) -> list[str]:
+    """Return the groups of frames, listed in blocks of one frame number, in blocks of so many.
 
-    Those of sequences stay as they are.
+    Sequences stay as they are.
     """
     return [
-        replace(
-            frame,
-            group=frame.group.replace(
-                block_of(frame.group_number, 1)[0], block_of(frame.group_number, size)[0]
-            ),
+        frame.group.replace(
+            block_of(frame.group_number, 1)[0], block_of(frame.group_number, size)[0]
         )
         for frame in frames
     ]
 
 
-def _held_out(
-    sources: Sequence[Sequence[LabelledFrame]], rule: SplitSection
-) -> npt.NDArray[np.bool_]:
-    parts = [
-        part
-        for source in sources
-        for part in split_frames(_cut(source, rule.block_frames), rule).values()
-    ]
-    return np.array([part == 'val' for part in parts])
+def _dealt(groups: Sequence[str], folds: int) -> list[int]:
+    """Return the fold of each frame, by its group."""
+    dealt = fold_groups(groups, folds)
+    fold_of = {group: fold for fold, names in enumerate(dealt) for group in names}
+    return [fold_of[group] for group in groups]
 
 
 def _lost(
-    pixels: npt.NDArray[np.int64], held_out: npt.NDArray[np.bool_]
-) -> tuple[int, int, float]:
+    pixels: npt.NDArray[np.int64], fold_of: npt.NDArray[np.intp]
+) -> list[tuple[int, int, float]]:
     """Return how many classes do not train, how many do not validate, how unlike the parts are.
 
-    The last is the sum over classes of how far the share of their pixels that validates is from
-    the share of frames that does.
+    That is of each fold, where it validates. The last is the sum over classes of how far the share
+    of their pixels that validates is from the share of frames that does.
     """
+    frames = np.bincount(fold_of)
+    held_out = np.zeros((len(frames), pixels.shape[1]), np.int64)
+    np.add.at(held_out, fold_of, pixels)
     total = pixels.sum(axis=0)
-    there = total > 0
-    share = pixels[held_out].sum(axis=0)[there] / total[there]
-    return (
-        int((share == 1.0).sum()),
-        int((share == 0.0).sum()),
-        float(np.abs(share - held_out.mean()).sum()),
-    )
+    share = held_out[:, total > 0] / total[total > 0]
+    unlike = np.abs(share - (frames / len(pixels))[:, None]).sum(axis=1)
+    untrained, unjudged = (share == 1.0).sum(axis=1), (share == 0.0).sum(axis=1)
+    return list(zip(untrained.tolist(), unjudged.tolist(), unlike.tolist(), strict=True))
 
 
 def _untrained(
