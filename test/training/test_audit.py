@@ -1,5 +1,6 @@
 """An audit names every fault of a set, and passes a clean one."""
 
+from collections import Counter
 import json
 from pathlib import Path
 import re
@@ -14,7 +15,9 @@ from report_page import figures, titles
 
 from desertmind_seg.model.ontology import load_ontology
 from training.audit import main
-from training.inspection.near_duplicates import near_pairs, perceptual_hash
+from training.data.frames import FileFrame, UInt8Array
+from training.inspection import near_duplicates
+from training.inspection.near_duplicates import NearPairs, near_pairs, perceptual_hash
 
 YCOR8 = load_ontology('ycor-8')
 _HW = (48, 64)
@@ -222,12 +225,57 @@ def test_hashes_are_equal_for_scaled_pictures_and_far_for_others() -> None:
     others = [(hashes[a] != hashes[b]).mean() for a in range(20) for b in range(a)]
     assert min(others) > 0.3
     sides = ['train', 'val'] * 10
-    assert near_pairs(np.array(hashes), sides) == []
-    assert len(near_pairs(np.array(hashes), sides, limit=1.0)) == 100
-    nearest = near_pairs(np.array(hashes), sides, limit=1.0)[0]
+    assert near_pairs(np.array(hashes), sides) == NearPairs(0, [])
+    everything = near_pairs(np.array(hashes), sides, limit=1.0)
+    assert everything.count == len(everything.nearest) == 100
+    nearest = everything.nearest[0]
     assert nearest.distance == pytest.approx(
         (hashes[nearest.first] != hashes[nearest.second]).mean()
     )
+
+
+def test_the_nearest_of_all_pairs_are_kept_and_all_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(near_duplicates, 'MOST_PAIRS', 7)
+    monkeypatch.setattr(near_duplicates, '_ROWS', 4)
+    hashes = np.random.default_rng(0).random((30, 255)) < 0.5
+    hashes[20:] = hashes[:10]  # equal ones
+    sides = ['train', 'val', 'test'] * 10
+    found = near_pairs(hashes, sides, limit=0.46)
+    expected = sorted(
+        (float(np.float32((hashes[a] != hashes[b]).mean())), a, b)
+        for b in range(30)
+        for a in range(b)
+        if sides[a] != sides[b] and (hashes[a] != hashes[b]).mean() <= 0.46
+    )
+    assert found.count == len(expected) > 30
+    pairs = [(pair.distance, pair.first, pair.second) for pair in found.nearest]
+    assert [pair[0] for pair in pairs] == [pair[0] for pair in expected[:7]]
+    assert {*pairs} <= {*expected}
+
+
+def test_a_camera_that_stands_still_is_read_once_a_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = _write_set(tmp_path / 'set', frames=24)
+    for number in range(24):
+        _write(root / f'images/{number}.png', _picture(0))
+    read: Counter[str] = Counter()
+    read_rgb = FileFrame.read_rgb
+
+    def counted(frame: FileFrame) -> UInt8Array:
+        read[frame.name] += 1
+        return read_rgb(frame)
+
+    monkeypatch.setattr(FileFrame, 'read_rgb', counted)
+    _, document, _ = _audit(root)
+    # 16 train and 8 validate. The page shows frames once more, and eight pairs.
+    assert document['near_duplicates']['count'] == 128
+    assert [fault['text'] for fault in document['faults']] == [
+        '0 (train) and 10 (val), and 22 more'
+    ]
+    assert read.total() == 24 + 24 + 2 * 8
 
 
 def test_a_folder_is_dealt_as_finetune_deals_it(tmp_path: Path) -> None:

@@ -111,6 +111,7 @@ def _document(result: AuditResult) -> dict[str, Any]:
         'depth': depth_document(result),
         'near_duplicates': {
             'limit': NEAR_BITS,
+            'count': result.alike.count,
             'pairs': [
                 {
                     'first': result.frames[pair.first].name,
@@ -119,7 +120,7 @@ def _document(result: AuditResult) -> dict[str, Any]:
                     'second_side': result.sides[pair.second],
                     'distance': round(pair.distance, 4),
                 }
-                for pair in result.pairs
+                for pair in result.alike.nearest
             ],
         },
         'faults': result.faults,

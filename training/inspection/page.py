@@ -54,7 +54,7 @@ def page_sections(document: dict[str, Any], result: AuditResult) -> list[Section
                 f'{document["depth"]["missing_share"]:.1%} of the pixels have no depth.',
             )
         )
-    if result.pairs:
+    if result.alike.count:
         sections.append(_pairs_section(document, result))
     if result.frames:
         sections.append(_frames_section(result))
@@ -95,7 +95,7 @@ def _megapixels(pixels: int) -> str:
 def _pairs_section(document: dict[str, Any], result: AuditResult) -> Section:
     rows = []
     listed = document['near_duplicates']['pairs']
-    for pair, found in list(zip(result.pairs, listed, strict=True))[:_SHOWN_PAIRS]:
+    for pair, found in list(zip(result.alike.nearest, listed, strict=True))[:_SHOWN_PAIRS]:
         pictures = [fit_in_tile(result.frames[k].read_rgb()) for k in (pair.first, pair.second)]
         caption = (
             f'{found["first_side"]} {found["first"]}, {found["second_side"]} {found["second"]}: '
@@ -107,7 +107,8 @@ def _pairs_section(document: dict[str, Any], result: AuditResult) -> Section:
         ('one side', 'other side'),
         rows,
         result.ontology,
-        f'The {len(rows)} nearest of {len(result.pairs)} pairs; audit.json lists all.',
+        f'The {len(rows)} nearest of {result.alike.count:,} pairs; audit.json lists '
+        f'{len(listed):,}.',
     )
 
 
@@ -147,5 +148,5 @@ def headline(document: dict[str, Any]) -> list[Fact]:
         Fact('groups', f'{document["groups"]:,}', 'sequences or blocks'),
         Fact('classes', f'{present} of {len(document["classes"])}', 'with a pixel'),
         Fact('unlabelled', '-' if unlabelled is None else f'{unlabelled:.1%}', 'of the pixels'),
-        Fact('alike', str(len(document['near_duplicates']['pairs'])), 'pairs across the split'),
+        Fact('alike', f'{document["near_duplicates"]["count"]:,}', 'pairs across the split'),
     ]

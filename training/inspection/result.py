@@ -2,6 +2,8 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+import hashlib
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from training.data.frames import (
     UnknownCodesError,
     depth_doubt,
 )
-from training.inspection.near_duplicates import NEAR_BITS, NearPair, near_pairs, perceptual_hash
+from training.inspection.near_duplicates import NEAR_BITS, NearPairs, near_pairs, perceptual_hash
 
 BANDS = 32  # of the image's height, for where each class lies
 DEPTH_BIN_M, _DEPTH_BINS = 0.25, 400
@@ -37,9 +39,10 @@ class AuditResult:
         total_pixels: of all masks, with or without label.
         sizes: frames of each (height, width).
         hashes: bool (frames, bits).
+        pictures: a digest of each, which says what picture it is.
         depth_histogram: int64, bins of 0.25 m, the last open.
         depth_missing: pixels without depth, of frames that have any.
-        pairs: frames on two sides that look alike, by position in `frames`; of `judge_pairs`.
+        alike: pairs on two sides that look alike, by position in `frames`; of `judge_pairs`.
         faults: `kind` and `text`; unknown codes with `file`, `code` and `pixels` too.
         warnings: what is worth knowing and no fault.
     """
@@ -52,9 +55,10 @@ class AuditResult:
     total_pixels: int = 0
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     hashes: list[npt.NDArray[np.bool_]] = field(default_factory=list)
+    pictures: list[bytes] = field(default_factory=list)
     depth_histogram: npt.NDArray[np.int64] = field(init=False)
     depth_missing: int = 0
-    pairs: list[NearPair] = field(default_factory=list)
+    alike: NearPairs = field(default_factory=NearPairs)
     faults: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -99,6 +103,7 @@ class AuditResult:
         self.total_pixels += labels.size
         self.sizes[labels.shape] += 1
         self.hashes.append(perceptual_hash(rgb))
+        self.pictures.append(hashlib.sha256(f'{rgb.shape}'.encode() + rgb.tobytes()).digest())
         height = labels.shape[0]
         band = np.arange(height)[:, None] * BANDS // height
         cells = band * 256 + labels.astype(np.int64)
@@ -207,20 +212,22 @@ def judge_depth(result: AuditResult) -> None:
 def judge_pairs(result: AuditResult) -> None:
     """Find pairs across the split that look alike: a fault where equal, else a warning."""
     if result.frames:
-        result.pairs = near_pairs(np.array(result.hashes), result.sides)
+        result.alike = near_pairs(np.array(result.hashes), result.sides)
+    shown: dict[bytes, dict[str, list[str]]] = {}
+    for picture, frame, side in zip(result.pictures, result.frames, result.sides, strict=True):
+        shown.setdefault(picture, {}).setdefault(side, []).append(frame.name)
     equal = 0
-    for pair in result.pairs:
-        first, second = result.frames[pair.first], result.frames[pair.second]
-        if pair.distance == 0.0 and np.array_equal(first.read_rgb(), second.read_rgb()):
-            equal += 1
+    for by_side in shown.values():
+        if len(by_side) > 1:
+            equal += sum(len(a) * len(b) for a, b in combinations(by_side.values(), 2))
+            first = ' and '.join(f'{names[0]} ({side})' for side, names in by_side.items())
+            more = sum(map(len, by_side.values())) - len(by_side)
             result.add_fault(
-                'same picture on two sides',
-                f'{first.name} ({result.sides[pair.first]}) and '
-                f'{second.name} ({result.sides[pair.second]})',
+                'same picture on two sides', f'{first}' + (f', and {more} more' if more else '')
             )
-    if len(result.pairs) > equal:
+    if result.alike.count > equal:
         result.warnings.append(
-            f'{len(result.pairs) - equal} pairs of frames across the split look alike (at most '
+            f'{result.alike.count - equal} pairs of frames across the split look alike (at most '
             f'{NEAR_BITS:.0%} of the hash bits differ): scores on them are scores on training '
             'data. Larger blocks or a split by sequence part neighbours; places that were passed '
             'twice need a look at the pictures.'
