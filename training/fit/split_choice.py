@@ -56,8 +56,8 @@ def with_decided_split(recipe: Recipe, ontology: Ontology) -> Recipe:
         lost, fold = min((lost, fold) for fold, lost in enumerate(_lost(pixels, fold_of)))
         if best is None or lost[:2] < best[0][:2]:
             folds = int(fold_of.max()) + 1
-            chosen = {'block_frames': block_frames, 'folds': folds, 'fold': fold}
-            best = lost, rule.model_copy(update=chosen)
+            update = {'block_frames': block_frames, 'folds': folds, 'fold': fold}
+            best = lost, rule.model_copy(update=update)
     if best is None:
         raise DatasetError(
             f'{root}: all frames are of one sequence, {frames[0].group!r}; put those that shall '
