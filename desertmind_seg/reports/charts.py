@@ -21,6 +21,7 @@ _ACCENT, _INK, _QUIET, _FILL, _SCALE = '--accent', '--ink', '--quiet', '--fill',
 _LINE_COLORS = (_ACCENT, '--blue', '--green', '--violet', '--gold', _QUIET)
 # Beyond so many classes the figures in a confusion matrix would overlap.
 _MOST_FIGURES = 20
+MOST_POINTS = 2000
 _TO_ZERO: Part = {'rangemode': 'tozero'}
 
 
@@ -157,7 +158,21 @@ def charts_section(title: str, charts: Sequence[Chart], note: str = '') -> Secti
 def line(
     label: str, x: Sequence[float], y: Sequence[float], color: str, dash: str = 'solid'
 ) -> Part:
-    """Return a trace of a line; one of a few points shows where they are."""
+    """Return a trace of a line; one of a few points shows where they are.
+
+    Of more than `MOST_POINTS`, as a drive of hours has, the lowest and the highest of each of 1000
+    stretches are drawn, between which no screen shows any.
+    """
+    if len(x) > MOST_POINTS:
+        values = np.array(y, np.float64)
+        bounds = np.linspace(0, len(x), MOST_POINTS // 2 + 1).astype(int).tolist()
+        stretches = [values[first:last] for first, last in itertools.pairwise(bounds)]
+        kept = {0, len(x) - 1} | {
+            first + int(place(stretch))
+            for first, stretch in zip(bounds, stretches, strict=False)
+            for place in (np.argmin, np.argmax)
+        }
+        x, y = ([each[at] for at in sorted(kept)] for each in (x, y))
     return {
         'type': 'scatter',
         'mode': 'lines+markers' if len(x) < 40 else 'lines',

@@ -14,6 +14,7 @@ from report_page import Page, figures, titles
 from desertmind_seg.model.files import FileError
 from desertmind_seg.model.ontology import Ontology, load_ontology
 from desertmind_seg.reports.charts import (
+    MOST_POINTS,
     BarChart,
     Chart,
     WhiskerBar,
@@ -232,6 +233,22 @@ def test_columns_of_figures_are_set_to_the_right_and_none_is_empty() -> None:
     assert '<td data-label="why">–</td>' in table
     assert 'tabindex' not in table
     assert 'tabindex="0"' in str(table_section('Many', [['a'] * 7, ['1'] * 7]).body)
+
+
+def test_a_line_of_hours_is_as_small_as_its_extremes_allow() -> None:
+    y = np.sin(np.arange(100_000) / 300.0)
+    y[77_777], y[88_888] = 9.0, -9.0
+    chart = Chart('x', 'y', {'drive': (range(len(y)), y.tolist())})
+    (drawn,) = figures(str(charts_section('Curves', [chart]).body))
+    (trace,) = drawn['data']
+    assert len(trace['x']) == len(trace['y']) <= MOST_POINTS + 2
+    assert (trace['x'][0], trace['x'][-1]) == (0, 99_999)
+    assert trace['x'] == sorted(trace['x'])
+    assert (trace['x'][trace['y'].index(9.0)], trace['x'][trace['y'].index(-9.0)]) == (
+        77_777,
+        88_888,
+    )
+    np.testing.assert_allclose(trace['y'], y[trace['x']], atol=1e-5)
 
 
 def test_a_chart_shows_every_line_in_its_colour() -> None:
