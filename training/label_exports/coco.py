@@ -102,7 +102,10 @@ def read(files: ExportFiles) -> Export:
         ExportError: there is none, one is damaged, or none has more than boxes.
     """
     export, reading = Export(), _Reading()
-    documents = list(_documents(files, export))
+    documents = 0
+    for file, document in _documents(files, export):  # one at a time: each may have gigabytes
+        reading.add(file, document, export)
+        documents += 1
     if not documents:
         others = ', '.join(export.left_out)
         raise ExportError(
@@ -110,8 +113,6 @@ def read(files: ExportFiles) -> Export:
             + (f' but {others}' if others else '')
             + '; export instances or stuff: *.json with images, annotations and categories'
         )
-    for file, document in documents:
-        reading.add(file, document, export)
     if not reading.shapes and reading.boxes:
         raise ExportError(
             f'{files.place}: its {reading.boxes} annotations are boxes without a segmentation; '
@@ -136,7 +137,8 @@ def read(files: ExportFiles) -> Export:
 
 
 def _documents(files: ExportFiles, export: Export) -> Iterator[tuple[ExportFile, dict[str, Any]]]:
-    for file in files.ending('.json'):
+    found = files.ending('.json')
+    for file in found:
         document = None if file.parts[-1].startswith(_OTHER_TASKS) else file.json()
         if document is None or _is_panoptic(document):
             export.left_out[f'{file.name} (another task than segmentation)'] += 1
@@ -147,7 +149,7 @@ def _documents(files: ExportFiles, export: Export) -> Iterator[tuple[ExportFile,
         ]
         if all(isinstance(each, list) for each in lists):
             yield file, document
-        elif len(files.ending('.json')) == 1:
+        elif len(found) == 1:
             raise ExportError(
                 f'{file} is no COCO file: images, annotations and categories must each be a list'
             )
@@ -180,6 +182,7 @@ class _Reading:
     def add(self, file: ExportFile, document: dict[str, Any], export: Export) -> None:
         def checked(kind: type[_Kind], key: str) -> Iterator[_Kind]:
             for number, entry in enumerate(document[key]):
+                document[key][number] = None  # not all of a million annotations twice
                 try:
                     yield kind.model_validate(entry)
                 except ValidationError as err:

@@ -30,7 +30,12 @@ from training.label_exports.records import (
     why,
 )
 from training.label_exports.shapes import Covered, Shape, Size, drawn_by_pillow, painter, pasted
-from training.label_exports.source import ExportError, ExportFile, ExportFiles
+from training.label_exports.source import (
+    MAX_FILE_BYTES,
+    ExportError,
+    ExportFile,
+    ExportFiles,
+)
 
 _NO_PIXELS = {'point', 'points', 'line', 'linestrip', 'cuboid'}
 # The last two are X-AnyLabeling's.
@@ -139,13 +144,29 @@ def _picture(
         return beside[0].name, beside[0]
     if document.image_data:
         try:
-            content = base64.b64decode(document.image_data, validate=True)
-        except (binascii.Error, ValueError):
+            content = _held(document.image_data)
+        except ExportError:
             return own_name, None
         end = '.png' if content.startswith(b'\x89PNG') else '.jpg'
         name = f'{own_name.rpartition(".")[0] or own_name}{end}'
-        return name, ExportFile(name, file.place, content=content)
+        return name, _HeldPicture(name, file.place, file.archive, file.member)
     return named or own_name, None
+
+
+class _HeldPicture(ExportFile):
+    """The picture in a JSON, read when it is wanted: together they are as large as the set."""
+
+    def read(self, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+        """Read the JSON again, as `ExportFile.read`, and take the picture out of it."""
+        file = ExportFile(self.name, self.place, self.archive, self.member)
+        return _held(file.json()['imageData'])
+
+
+def _held(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as err:
+        raise ExportError(f'its imageData is no picture: {err}') from err
 
 
 def _covered(shape: _Shape, size_hw: Size) -> Covered:

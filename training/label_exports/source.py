@@ -45,14 +45,12 @@ class ExportFile:
         place: the file, or the zip in which it is.
         archive: that zip, open; None where it lies on disk.
         member: its name in the zip as stored.
-        content: its bytes, where another file holds it; None where it is a file of its own.
     """
 
     name: str
     place: Path
     archive: zipfile.ZipFile | None = field(default=None, compare=False)
     member: str = ''
-    content: bytes | None = field(default=None, repr=False)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -76,8 +74,6 @@ class ExportFile:
             ExportError: it is larger, or damaged in its zip.
             OSError: it cannot be read.
         """
-        if self.content is not None:
-            return self.content
         if self.archive is None:
             try:
                 return read_file(self.place, max_bytes)

@@ -126,17 +126,23 @@ def shown(names: Sequence[str]) -> str:
     return ', '.join(names[:_SHOWN]) + more
 
 
+class _Places(defaultdict[str, dict[str, list[ExportFile]]]):
+    """Files by a name, and by the folder that they lie in."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: defaultdict(list))
+
+
 class _Index:
     """Finds a picture by the path that labels give, which was often another machine's."""
 
     def __init__(self, images: Iterable[ExportFile], wanted: Iterable[str]) -> None:
-        self._by_name: dict[str, list[ExportFile]] = defaultdict(list)
-        self._by_stem: dict[str, list[ExportFile]] = defaultdict(list)
-        self._by_upload: dict[str, list[ExportFile]] = defaultdict(list)
+        self._by_name, self._by_stem, self._by_upload = _Places(), _Places(), _Places()
         for file in images:
-            self._by_upload[_as_uploaded(file.stem)].append(file)
-            self._by_name[file.parts[-1].casefold()].append(file)
-            self._by_stem[file.stem.casefold()].append(file)
+            folder = file.parts[-2].casefold() if len(file.parts) > 1 else ''
+            self._by_upload[_as_uploaded(file.stem)][folder].append(file)
+            self._by_name[file.parts[-1].casefold()][folder].append(file)
+            self._by_stem[file.stem.casefold()][folder].append(file)
         self._wanted = Counter(plain_path(name).rpartition('/')[2].casefold() for name in wanted)
 
     def find(self, frame: ExportFrame) -> ExportFile | None:
@@ -151,8 +157,8 @@ class _Index:
         name = parts[-1].casefold()
         stem = name.rpartition('.')[0] or name
         first = frame.stored.rpartition('/')[2].casefold()
-        if first and len(self._by_name.get(first, [])) == 1:
-            return self._by_name[first][0]
+        if first and (only := _only(self._by_name.get(first, {}))):
+            return only
         # Label Studio's COCO names pictures with the prefix of their upload.
         short = UPLOAD_PREFIX.sub('', stem)
         found = (
@@ -160,10 +166,13 @@ class _Index:
             *(self._by_stem.get(each) for each in (stem, name, short)),
             self._by_upload.get(_as_uploaded(short)),
         )
-        same = next(filter(None, found), [])
-        fitting = [file for file in same if _ends_alike(file.parts, parts)]
-        if not fitting and len(same) == 1 and self._wanted[name] == 1:
-            return same[0]
+        same = next(filter(None, found), {})
+        # In sets of 20,000 folders with an rgb.jpg each, not all of them for each.
+        folders = same if len(parts) == 1 else {parts[-2].casefold(), ''} & same.keys()
+        near_by = [file for folder in sorted(folders) for file in same[folder]]
+        fitting = [file for file in near_by if _ends_alike(file.parts, parts)]
+        if not fitting and self._wanted[name] == 1:
+            return _only(same)
         if len(fitting) > 1:
             for folder in (frame.near, frame.near.rpartition('/')[2]):
                 near = [file for file in fitting if f'/{folder}/' in f'/{file.name}' and folder]
@@ -180,6 +189,12 @@ class _Index:
                 f'({shown([file.name for file in fitting])}); left out'
             )
         return fitting[0] if fitting else None
+
+
+def _only(places: Mapping[str, Sequence[ExportFile]]) -> ExportFile | None:
+    """Return the file that is alone of its name, None where there are none or several."""
+    files = next(iter(places.values()), ())
+    return files[0] if len(places) == len(files) == 1 else None
 
 
 def _as_uploaded(stem: str) -> str:
