@@ -46,15 +46,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return _mapping(parse_yaml(read_file(path, MAX_YAML_BYTES), str(path)), str(path))
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """Read a JSON file whose top is an object.
 
     Raises:
         OSError: it cannot be read.
-        FileError: it is no regular file, or larger than `MAX_JSON_BYTES`.
+        FileError: it is no regular file, or larger than `max_bytes`.
         DocumentError: see `parse_json`; or its top is no object.
     """
-    return _mapping(parse_json(read_file(path, MAX_JSON_BYTES), str(path)), str(path))
+    return _mapping(parse_json(read_file(path, max_bytes), str(path)), str(path))
 
 
 def parse_yaml(content: bytes | str, source: str, *, as_written: bool = False) -> Any:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 import pytest
 from report_page import Page
 
+from desertmind_seg.model.documents import MAX_JSON_BYTES
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.options import NOTHING_WRITTEN
 from desertmind_seg.scores.records import SplitMetrics
@@ -81,6 +82,15 @@ def test_runs_whose_recipes_cut_the_frames_otherwise_are_compared(
     first, second = same_blocks(*map(read_metrics, map(Path, paths)))
     assert first.keys() == second.keys()
     assert sorted(int(counts.sum()) for counts in first.values()) == [600, 1800]
+
+
+def test_what_an_evaluation_of_many_classes_and_blocks_wrote_is_read(
+    tmp_path: Path,
+) -> None:
+    folder = run(tmp_path / 'large', 0.8)
+    with (tmp_path / 'large/metrics.json').open('a') as file:
+        file.write(' ' * (MAX_JSON_BYTES - file.tell() + 1))
+    assert read_metrics(Path(folder)) == metrics_of(0.8)
 
 
 def test_two_runs_get_a_table_and_a_verdict(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 import re
 import shutil
+from typing import NoReturn
 
 import numpy as np
 from PIL import Image
@@ -172,6 +173,22 @@ def test_a_root_of_held_out_frames_only_is_scored_whole(published: Path, part: s
     for split in (part, 'all'):
         frames, _ = choose_frames(_section(published, split), YCOR8, BLOCKS_OF_2, 'auto')
         assert len(frames) == {'val': 2, 'test': 1}[part]
+
+
+def test_bad_files_are_told_before_the_first_frame_is_scored(
+    tiny_ycor: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(tiny_ycor, tmp_path / 'ycor')
+    *_, last, one_more = sorted(root.rglob('rgb.jpg'))
+    for path in (last, one_more):
+        path.write_bytes(path.read_bytes()[:300])
+
+    def predict(*_: object) -> NoReturn:
+        raise AssertionError('hours went into frames that come to nothing')
+
+    model = replace(bundle_model(DEFAULT_BUNDLE), predict=predict)
+    with pytest.raises(DatasetError, match=rf'{last}: cannot be read.*{one_more}: cannot be read'):
+        evaluate(model, 'ycor', root, split='all')
 
 
 def test_the_split_rule_is_read_from_the_recipe() -> None:

@@ -1,7 +1,7 @@
 """What a labelled frame is, and the frame that lies in files: image, labels, depth."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 import hashlib
@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from desertmind_seg.decoding.image_files import (
     read_color_file,
@@ -107,6 +108,56 @@ class LabelledFrame(ABC):
     @abstractmethod
     def version(self) -> str:
         """Return a text that changes when the frame's pixels may have, without reading them."""
+
+
+def read_all(
+    frames: Sequence[LabelledFrame], ontology: Ontology, *, with_depth: bool
+) -> tuple[int, int]:
+    """Read each frame, and return how many pixels have depth, and how many nearer than NEAR_M.
+
+    Raises:
+        DatasetError: names the first three that cannot be read, and how many there are.
+    """
+    faults, measured, near = [], 0, 0
+    for frame in tqdm(frames, desc='reading frames', unit='frame', delay=1.0):
+        try:
+            _, _, depth = read_frame(frame, ontology, with_depth=with_depth)
+        except DatasetError as err:
+            faults.append(str(err))
+            continue
+        if depth is not None:
+            measured += int((depth > 0).sum())
+            near += int(((depth > 0) & (depth < NEAR_M)).sum())
+    if faults:
+        more = f'; and {len(faults) - 3} more, which training.audit lists' * (len(faults) > 3)
+        raise DatasetError('; '.join(faults[:3]) + more)
+    return measured, near
+
+
+def read_frame(
+    frame: LabelledFrame, ontology: Ontology, *, with_depth: bool
+) -> tuple[UInt8Array, UInt8Array, DepthArray | None]:
+    """Return image, labels and (where it is asked for) depth, all 0 where there is none.
+
+    Raises:
+        DatasetError: one cannot be read, or has another size.
+    """
+    rgb, labels = frame.read_rgb(), frame.read_labels(ontology)
+    _check_size(frame, rgb, labels, 'labels are')
+    if not with_depth:
+        return rgb, labels, None
+    # Not read_depth where there is none: it would decode the image again for its size.
+    depth = frame.read_depth() if frame.has_depth else np.zeros(rgb.shape[:2], np.float32)
+    _check_size(frame, rgb, depth, 'depth is')
+    return rgb, labels, depth
+
+
+def _check_size(frame: LabelledFrame, rgb: UInt8Array, other: npt.NDArray[Any], what: str) -> None:
+    if rgb.shape[:2] != other.shape:
+        raise DatasetError(
+            f'{frame.dataset} frame {frame.name}: image is {rgb.shape[:2]} but its {what} '
+            f'{other.shape} (H, W); they must be equal'
+        )
 
 
 NO_DEPTH = (

@@ -22,6 +22,8 @@ from desertmind_seg.scores.confusion import Counts
 from desertmind_seg.scores.records import Interval, Score, ScoreInterval, SplitMetrics
 
 METRICS_FILE = 'metrics.json'
+# Of 64 classes each block of frames has 4,160 counts: 50,000 frames come to 30 MB.
+_MAX_BYTES = 2**28
 
 
 class MetricsFileError(DesertmindError):
@@ -172,7 +174,7 @@ def read_metrics(path: Path) -> Metrics:
             'training.evaluate write them'
         )
     try:
-        return Metrics.model_validate(read_json(path))
+        return Metrics.model_validate(read_json(path, _MAX_BYTES))
     except DocumentError as err:
         raise MetricsFileError(f'{err}; evaluate the model again') from err
     except ValidationError as err:

@@ -16,7 +16,7 @@ from desertmind_seg.pipeline.label_map import LabelMap
 from desertmind_seg.viewer.frames import frame_viewer
 from training.data.class_table import ModelClasses, ignored_pixels
 from training.data.datasets import DEFAULT_RULE, SplitName, choose_frames, data_hash, split_rule
-from training.data.frames import DatasetError, LabelledFrame
+from training.data.frames import DatasetError, LabelledFrame, read_all
 from training.evaluation.metrics_file import MappedLabels, Metrics, Views
 from training.evaluation.predict import (
     Predict,
@@ -154,6 +154,9 @@ def evaluate(
     without = sum(not frame.has_depth for frame in frames)
     if model.modality == 'rgbd' and without:
         print(f'{without} of them have no depth: the model is scored with all of it missing')
+    # A bad file at the end would take hours of scores along. Others cost a rendering, or are rare.
+    files = [frame for frame in frames if frame.image_file() is not None]
+    read_all(files, ontology, with_depth=model.modality == 'rgbd')
     curve = None
     if depth_shares is not None:
         curve = depth_curve(section, frames, ontology, predict, depth_shares)

@@ -9,12 +9,17 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset, Sampler
 from torchvision import tv_tensors
-from tqdm import tqdm
 
-from desertmind_seg.messages.depth import NEAR_M
 from desertmind_seg.model.ontology import Ontology
 from training.data.augment import Depth
-from training.data.frames import NO_DEPTH, DatasetError, LabelledFrame, depth_doubt
+from training.data.frames import (
+    NO_DEPTH,
+    DatasetError,
+    LabelledFrame,
+    depth_doubt,
+    read_all,
+    read_frame,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +77,7 @@ class SegmentationDataset(Dataset[Sample]):
 
     def _sample(self, index: int) -> Sample:
         frame = self.frames[index]
-        rgb, labels, depth = _read(frame, self.ontology, with_depth=self.with_depth)
+        rgb, labels, depth = read_frame(frame, self.ontology, with_depth=self.with_depth)
         parts: list[torch.Tensor] = [
             tv_tensors.Image(torch.from_numpy(rgb).permute(2, 0, 1)),  # (3, H, W)
             tv_tensors.Mask(torch.tensor(labels)[None]),  # (1, H, W)
@@ -92,48 +97,13 @@ def check_frames(frames: Sequence[LabelledFrame], ontology: Ontology, *, with_de
     Depth that is hardly in millimetres is named in a warning.
 
     Raises:
-        DatasetError: names the first three, and how many there are; or no depth is measured.
+        DatasetError: as `read_all`; or no depth is measured.
     """
-    faults, measured, near = [], 0, 0
-    for frame in tqdm(frames, desc='reading frames', unit='frame', delay=1.0):
-        try:
-            _, _, depth = _read(frame, ontology, with_depth=with_depth)
-        except DatasetError as err:
-            faults.append(str(err))
-            continue
-        if depth is not None:
-            measured += int((depth > 0).sum())
-            near += int(((depth > 0) & (depth < NEAR_M)).sum())
-    if faults:
-        more = f'; and {len(faults) - 3} more, which training.audit lists' * (len(faults) > 3)
-        raise DatasetError('; '.join(faults[:3]) + more)
+    measured, near = read_all(frames, ontology, with_depth=with_depth)
     if with_depth and not measured:
         raise DatasetError(f'of {len(frames)} frames {NO_DEPTH}')
     if doubt := depth_doubt(measured, near):
         _log.warning('%s', doubt)
-
-
-def _read(
-    frame: LabelledFrame, ontology: Ontology, *, with_depth: bool
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.float32] | None]:
-    rgb, labels = frame.read_rgb(), frame.read_labels(ontology)
-    _check_size(frame, rgb, labels, 'labels are')
-    if not with_depth:
-        return rgb, labels, None
-    # Not read_depth where there is none: it would decode the image again for its size.
-    depth = frame.read_depth() if frame.has_depth else np.zeros(rgb.shape[:2], np.float32)
-    _check_size(frame, rgb, depth, 'depth is')
-    return rgb, labels, depth
-
-
-def _check_size(
-    frame: LabelledFrame, rgb: npt.NDArray[Any], other: npt.NDArray[Any], what: str
-) -> None:
-    if rgb.shape[:2] != other.shape:
-        raise DatasetError(
-            f'{frame.dataset} frame {frame.name}: image is {rgb.shape[:2]} but its {what} '
-            f'{other.shape} (H, W); they must be equal'
-        )
 
 
 class TrainingBatches(Sampler[list[tuple[int, int]]]):
