@@ -32,6 +32,7 @@ from desertmind_seg.hazards.records import (
 )
 from desertmind_seg.messages.bags import Bag, BagError
 from desertmind_seg.model.arrays import Depth
+from desertmind_seg.pipeline.progress import Progress
 from desertmind_seg.scores.hazard_records import (
     Disagreement,
     HazardMetrics,
@@ -131,7 +132,14 @@ class RecordedHazards:
         if of_depth in bag.topics and bag.topics[of_depth].type == CAMERA_INFO_TYPE:
             infos.append(of_depth)
         tf_topics = [name for name, topic in bag.topics.items() if topic.type in TF_TYPES]
-        for raw in bag.messages(*dict.fromkeys(infos), *tf_topics):
+        asked = [*dict.fromkeys(infos), *tf_topics]
+        for raw in Progress(
+            bag.messages(*asked),
+            desc='reading transforms',
+            total=sum(bag.topics[name].count for name in asked),
+            unit='message',
+            leave=False,
+        ):
             try:
                 message = bag.deserialize(raw)
             except BagError as err:

@@ -27,6 +27,7 @@ from desertmind_seg.model.ontology import (
     load_ontology,
 )
 from desertmind_seg.pipeline.label_map import LabelMap, LabelMapError, mismatch, parse_label_map
+from desertmind_seg.pipeline.progress import Progress
 from desertmind_seg.scores.comparison import BLOCK_FRAMES
 from desertmind_seg.scores.confusion import ConfusionMatrix, Counts, MetricsError, RangeConfusion
 from desertmind_seg.scores.hazard_records import HazardScores
@@ -84,7 +85,13 @@ class RecordedLabels:
         self.bad = LeftOut()
         self._png: dict[int, Any] = {}
         read = 0
-        for raw in bag.messages(topic):
+        for raw in Progress(
+            bag.messages(topic),
+            desc='reading labels',
+            total=self.images,
+            unit='label',
+            leave=False,
+        ):
             read += 1
             stamp_ns = None
             reason = DAMAGED if raw.damage else CUT_OFF

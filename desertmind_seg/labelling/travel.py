@@ -12,6 +12,7 @@ import numpy as np
 from desertmind_seg.bag_geometry.transforms import LEVEL_FRAMES, TF_TYPES
 from desertmind_seg.labelling.spacing import LabellingError
 from desertmind_seg.messages.bags import Bag, BagError, stamp_ns
+from desertmind_seg.pipeline.progress import Progress
 
 ODOMETRY_TYPE = 'nav_msgs/msg/Odometry'
 # A vehicle that stands has odometry that trembles; less than this is no way travelled.
@@ -111,7 +112,9 @@ def _track_of(bag: Bag) -> tuple[str, _Track]:
 
 def _messages(bag: Bag, *topics: str) -> Iterator[Any]:
     """Yield the messages that can be read."""
-    for raw in bag.messages(*topics):
+    total = sum(bag.topics[name].count for name in topics)
+    messages = bag.messages(*topics)
+    for raw in Progress(messages, desc='way travelled', total=total, unit='message', leave=False):
         try:
             yield bag.deserialize(raw)
         except BagError:

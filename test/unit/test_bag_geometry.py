@@ -49,6 +49,7 @@ from desertmind_seg.messages.bag_writer import BagWriter
 from desertmind_seg.messages.bags import HAZARD_TOPIC, Bag, BagError
 from desertmind_seg.messages.images import decode_labels
 from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.pipeline import progress
 from desertmind_seg.scores.hazard_records import Disagreement
 from desertmind_seg.scores.hazards import Truth
 
@@ -490,6 +491,19 @@ def test_pictures_have_the_time_in_the_drive_whatever_clock_the_stamps_have(
     pictures = page[page.index('What geometry found') :]
     (shown_s,) = set(re.findall(r'>([-\d.]+) s into the drive: ', pictures))
     assert shown_s == '0.0'
+
+
+def test_each_pass_over_a_bag_says_how_far_it_is(
+    tmp_path: Path,
+    tiny_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(progress, 'EVERY_SEC', 0.0)
+    assert evaluate(tmp_path, tiny_bundle, drive_of())[0] == 0
+    said = capsys.readouterr().err
+    for text in ('reading labels: 2 of 3 labels', 'reading transforms: 2 of 3 messages'):
+        assert text in said
 
 
 def test_without_labels_the_contradictions_are_said(tmp_path: Path, tiny_bundle: Path) -> None:

@@ -21,6 +21,7 @@ from desertmind_seg.messages.bags import (
 from desertmind_seg.messages.images import MessageError, decode_labels
 from desertmind_seg.messages.pairing import DepthPairing
 from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.pipeline.progress import Progress
 from desertmind_seg.storage.recording import METADATA, is_recording
 from training.data.frames import (
     DatasetError,
@@ -150,7 +151,14 @@ def _by_stamp(bag: Bag, topic: str, listing: Listing) -> dict[int, _Place]:
     places: dict[int, _Place] = {}
     lost: list[str] = []
     count = 0
-    for count, raw in enumerate(bag.messages(topic), start=1):
+    messages = Progress(
+        bag.messages(topic),
+        desc=f'listing {topic}',
+        total=bag.topics[topic].count,
+        unit='message',
+        leave=False,
+    )
+    for count, raw in enumerate(messages, start=1):
         try:
             if raw.damage:
                 raise BagError(raw.damage)
