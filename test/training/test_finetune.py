@@ -220,7 +220,10 @@ def test_published_parts_and_sequences_are_kept(tmp_path: Path) -> None:
     assert recipe.data.split.block_frames == 16
     assert (train, val) == (set(parts[:4]), set(parts[4:]))
     drives = [f'drive_{d}/{n}' for d in range(3) for n in _numbered(3)]
-    _, (train, val) = _decided(tmp_path / 'drives', drives, posts=[])
+    recipe, (train, val) = _decided(tmp_path / 'drives', drives, posts=[])
+    pixels = np.ones((3, 4), np.int64)
+    (dealt,) = describe_split(recipe, pixels, pixels, load_ontology(recipe.ontology))
+    assert dealt == '3 frames train, 3 validate (whole sequences)'
     assert len({name.partition('/')[0] for name in val}) == 1
     assert len(train) == 6
     alone = [f'default/{n}' for n in _numbered(4)]  # as CVAT writes them

@@ -248,3 +248,10 @@ def test_hidden_imports_are_seen() -> None:
 
     assert hidden <= names
     assert rooms_of('desertmind_seg', names) == {'engines', 'model', 'messages', 'scores'}
+
+
+def test_progress_fills_no_log() -> None:
+    """A bar redraws itself ten times a second: `Progress` writes a line every 10 s instead."""
+    modules = [*ROOT.glob('training/**/*.py')]
+    assert modules
+    assert not [path for path in modules if 'tqdm(' in path.read_text(encoding='utf-8')]

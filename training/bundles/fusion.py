@@ -11,8 +11,8 @@ from typing import cast
 import torch
 from torch import nn
 from torch.nn import functional
-from tqdm import tqdm
 
+from desertmind_seg.pipeline.progress import Progress
 from training.data.frames import LabelledFrame
 from training.networks.architectures import SummingDecoder
 from training.networks.vehicle_graph import VehicleGraph
@@ -83,7 +83,7 @@ def _seen(
         details.append(decoder.block1(features[2]))
 
     hook = graph.network.network.encoder.register_forward_hook(see)
-    for frame in tqdm(frames, desc='fitting the decoder', unit='frame'):
+    for frame in Progress(frames, desc='fitting the decoder', unit='frame'):
         image, depth = graph.tensors(frame.read_rgb(), frame.measured_depth())
         graph.network(*graph.network_input(image, depth))
     hook.remove()

@@ -7,12 +7,12 @@ from typing import Any, get_args
 import cv2
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from desertmind_seg.engines.protocol import Engine
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import atomic_write
 from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.pipeline.progress import Progress
 from desertmind_seg.pipeline.rendering import colorize, overlay
 from desertmind_seg.scores.confusion import ConfusionMatrix
 from training.bundles.precision import Calibration, Precision
@@ -109,7 +109,7 @@ def parity(
     for size_hw in CAMERA_SIZES_HW:
         shown = f'{size_hw[0]}x{size_hw[1]}'
         size = sizes[shown] = _Size(ontology)
-        for index, frame in enumerate(tqdm(frames, desc=f'parity {shown}', unit='frame')):
+        for index, frame in enumerate(Progress(frames, desc=f'parity {shown}', unit='frame')):
             rgb, depth = parity_inputs(frame, index, size_hw, with_depth=takes_depth)
             mask, confidence = expected(rgb, depth)
             out = engine.infer(rgb, depth, outputs=('mask', 'confidence'))

@@ -26,10 +26,10 @@ import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-from tqdm import tqdm
 
 from desertmind_seg.engines.onnxruntime import add_exactly
 from desertmind_seg.model.files import temporary_folder
+from desertmind_seg.pipeline.progress import Progress
 from training.bundles.half_precision import network_nodes
 from training.bundles.precision import Calibration, PrecisionError
 
@@ -77,7 +77,7 @@ def network_feeds(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> list[Feeds]
     session = _session(_cut(model, inputs, names))
     return [
         dict(zip(names, session.run(names, dict(feed)), strict=True))
-        for feed in tqdm(feeds, desc='decoding', unit='frame')
+        for feed in Progress(feeds, desc='decoding', unit='frame')
     ]
 
 
@@ -118,7 +118,7 @@ def tensor_ranges(
         )
         with redirect_stdout(io.StringIO()):  # it prints what it does, frame by frame
             # One frame at a time: all tensors of a frame are in memory.
-            for feed in tqdm(feeds, desc=f'calibrating ({calibration})', unit='frame'):
+            for feed in Progress(feeds, desc=f'calibrating ({calibration})', unit='frame'):
                 calibrator.collect_data(_Feeding([feed]))
             return calibrator.compute_data()
 
@@ -272,7 +272,7 @@ def sensitivities(
     expected = _outputs(model, feeds)
     return {
         name: _signal_to_noise_db(expected, _outputs(with_pairs(model, ranges, [name]), feeds))
-        for name in tqdm(layers(model), desc='sensitivity', unit='layer')
+        for name in Progress(layers(model), desc='sensitivity', unit='layer')
     }
 
 

@@ -20,12 +20,12 @@ import onnx
 from onnx import numpy_helper
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.model.arrays import Rgb
 from desertmind_seg.model.bundle import Bundle, read_bundle
 from desertmind_seg.model.documents import parse_json
+from desertmind_seg.pipeline.progress import Progress
 from training.data.frames import LabelledFrame
 from training.evaluation.predict import predict_with_engine, predict_with_graph
 from training.networks.checkpoint import Checkpoint, CheckpointError, load_checkpoint
@@ -232,7 +232,7 @@ def measure_statistics(
 
     hooks = [norm.register_forward_pre_hook(see) for norm in folded]
     with torch.inference_mode():
-        for frame in tqdm(frames, desc='batch statistics', unit='frame'):
+        for frame in Progress(frames, desc='batch statistics', unit='frame'):
             image, depth = graph.tensors(frame.read_rgb(), frame.measured_depth())
             graph.network(*graph.network_input(image, depth))
     for hook in hooks:

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
-from tqdm import tqdm
 
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.label_map import LabelMap
+from desertmind_seg.pipeline.progress import Progress
 from training.data.frame_cache import cached
 from training.data.frames import DatasetError, LabelledFrame
 from training.data.layouts import read_layout
@@ -257,7 +257,9 @@ def class_pixels(frames: Sequence[LabelledFrame], ontology: Ontology) -> npt.NDA
         DatasetError: a frame has no labelled pixel, so that no loss is defined on it.
     """
     counts = np.zeros((len(frames), ontology.num_classes), np.int64)
-    for row, frame in enumerate(tqdm(frames, desc='counting classes', unit='frame', delay=1.0)):
+    for row, frame in enumerate(
+        Progress(frames, desc='counting classes', unit='frame', delay=1.0)
+    ):
         key = (ontology.sha256, frame.dataset, frame.name, frame.version())
         if key not in _counted:
             labels = frame.read_labels(ontology)

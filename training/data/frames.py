@@ -12,7 +12,6 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from desertmind_seg.decoding.image_files import (
     read_color_file,
@@ -24,6 +23,7 @@ from desertmind_seg.messages.depth import FAR_SHARE, NEAR_M
 from desertmind_seg.model.arrays import packed_colors, unpacked_color
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, Ontology, OntologyError
+from desertmind_seg.pipeline.progress import Progress
 
 Split = Literal['train', 'val', 'test']
 UInt8Array = npt.NDArray[np.uint8]
@@ -119,7 +119,7 @@ def read_all(
         DatasetError: names the first three that cannot be read, and how many there are.
     """
     faults, measured, near = [], 0, 0
-    for frame in tqdm(frames, desc='reading frames', unit='frame', delay=1.0):
+    for frame in Progress(frames, desc='reading frames', unit='frame', delay=1.0):
         try:
             _, _, depth = read_frame(frame, ontology, with_depth=with_depth)
         except DatasetError as err:

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn import functional
-from tqdm import tqdm
 
 from desertmind_seg.model.ontology import UNLABELED, Ontology
+from desertmind_seg.pipeline.progress import Progress
 from desertmind_seg.scores.records import SplitMetrics
 from desertmind_seg.scores.reliability import Calibration
 from desertmind_seg.scores.split_scores import SplitScores
@@ -96,7 +96,7 @@ def _frames(
     stores: Sequence[OutOfFoldStore], doing: str
 ) -> Iterator[tuple[int, StoredFrame, npt.NDArray[np.uint8], torch.Tensor]]:
     """Yield fold, row, labels uint8 (H, W) and members' probabilities float32 (M, C, H, W)."""
-    for rows in tqdm(list(zip(*(s.frames for s in stores), strict=True)), doing, unit='frame'):
+    for rows in Progress(list(zip(*(s.frames for s in stores), strict=True)), doing, unit='frame'):
         read = [store.read(fold, row) for store, (fold, row) in zip(stores, rows, strict=True)]
         labels = read[0][1]
         small = torch.from_numpy(np.stack([probabilities for probabilities, _ in read]))

@@ -23,12 +23,12 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 import torch
 from torch.nn import functional
-from tqdm import tqdm
 
 from desertmind_seg.model.documents import DocumentError, read_json
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import atomic_write, make_folder
 from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.pipeline.progress import Progress
 from training.data.frames import LabelledFrame
 from training.evaluation.tta import Probabilities
 from training.recipes.schema import EnsembleRecipe, Recipe
@@ -178,7 +178,7 @@ def write_fold(
     index = folder / f'fold_{origin.fold}.json'
     index.unlink(missing_ok=True)
     views, rows = origin.experiment.prediction, []
-    for frame in tqdm(frames, desc=f'predicting fold {origin.fold}', unit='frame'):
+    for frame in Progress(frames, desc=f'predicting fold {origin.fold}', unit='frame'):
         predicted = torch.from_numpy(probabilities(frame.read_rgb(), frame.measured_depth()))
         sides = [max(1, round(side * views.store_scale)) for side in predicted.shape[1:]]
         # Averaging over areas keeps each pixel's sum at 1 and forgets no thin object altogether.

@@ -9,11 +9,11 @@ from scipy import optimize
 import torch
 from torch import nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from desertmind_seg.model.errors import did_you_mean
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 from desertmind_seg.pipeline.label_map import LabelMap
+from desertmind_seg.pipeline.progress import Progress
 from training.data.datasets import list_frames, list_sections
 from training.data.frames import DatasetError, LabelledFrame
 from training.evaluation.predict import predict_with_graph
@@ -38,7 +38,7 @@ def sampled_logits(
     logits, labels = [], []
     grid = slice(_PIXEL_STEP // 2, None, _PIXEL_STEP)
     with torch.inference_mode():
-        for frame in tqdm(frames, desc='calibrating', unit='frame'):
+        for frame in Progress(frames, desc='calibrating', unit='frame'):
             truth = torch.from_numpy(frame.read_labels(ontology).copy())[grid, grid].reshape(-1)
             image, depth = graph.tensors(frame.read_rgb(), frame.measured_depth())
             out = graph.logits(image, depth)[0, :, grid, grid]  # (C, y, x)
@@ -79,7 +79,7 @@ def refresh_batch_norm(frames: Sequence[LabelledFrame], graph: VehicleGraph) -> 
     order = np.random.default_rng(0).permutation(len(frames))
     batches = np.array_split(order, max(1, len(frames) // _STATISTICS_BATCH))
     with torch.inference_mode():
-        for batch in tqdm(batches, desc='batch statistics', unit='batch'):
+        for batch in Progress(batches, desc='batch statistics', unit='batch'):
             inputs = [
                 graph.network_input(*graph.tensors(frame.read_rgb(), frame.measured_depth()))
                 for frame in (frames[index] for index in batch)

@@ -5,9 +5,9 @@ import hashlib
 import os
 
 import torch
-from tqdm import tqdm
 
 from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.pipeline.progress import Progress
 from desertmind_seg.scores.bootstrap import paired_difference
 from desertmind_seg.scores.records import SplitMetrics
 from desertmind_seg.scores.split_scores import SplitScores
@@ -41,7 +41,7 @@ def score_frames(
     if not frames:
         raise DatasetError('there is no frame to score; choose another split')
     scores = SplitScores(ontology)
-    for number, frame in enumerate(tqdm(frames, desc='scoring', unit='frame')):
+    for number, frame in enumerate(Progress(frames, desc='scoring', unit='frame')):
         rgb, depth = frame.read_rgb(), frame.measured_depth()
         mask, confidence = predict(rgb, depth)
         labels = frame.read_labels(ontology)
@@ -83,7 +83,7 @@ def score_depth_shares(
         )
     scores = {share: SplitScores(ontology) for share in sorted({0.0, *shares})}
     valid_shares = dict.fromkeys(scores, 0.0)
-    for frame in tqdm(frames, desc='scoring depth shares', unit='frame'):
+    for frame in Progress(frames, desc='scoring depth shares', unit='frame'):
         rgb, labels = frame.read_rgb(), frame.read_labels(ontology)
         measured = torch.from_numpy(depth_or_missing(frame.measured_depth(), rgb))
         seed = hashlib.sha256(os.fsencode(f'{frame.dataset}/{frame.name}')).digest()[:7]

@@ -15,6 +15,8 @@ from training.recipes.schema import DatasetSection, Recipe, SplitSection
 _FOLDS = 5
 # Few large blocks keep neighbours on one side, but leave less to choose from.
 _FEWEST_BLOCKS = 10
+# Blocks of more numbers than nanoseconds since 1970 part nothing: there are sequences alone.
+_POWERS = 60
 
 
 def with_decided_split(recipe: Recipe, ontology: Ontology) -> Recipe:
@@ -88,7 +90,9 @@ def describe_split(
         'official': "the data set's own parts",
         'groups': f'blocks of {rule.block_frames}, or sequences',
         'folds': (
-            f'blocks of {rule.block_frames} frame numbers, or sequences'
+            'whole sequences'
+            if rule.block_frames == 1 << (_POWERS - 1)
+            else f'blocks of {rule.block_frames} frame numbers, or sequences'
             if rule.block_frames > 1
             else 'frame by frame, or sequences'
         ),
@@ -121,7 +125,7 @@ def _deals(
     larger ones. Then each block as a fold of its own, which holds out less.
     """
     sizes: dict[int, int] = {}  # by how many groups there are of it
-    for power in range(60):
+    for power in range(_POWERS):
         groups = min(len(set(_groups(source, 1 << power))) for source in sources)
         if groups >= 2:
             sizes[groups] = 1 << power  # the largest size that gives so many

@@ -4,9 +4,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.pipeline.progress import Progress
 from desertmind_seg.reports.output import output_folder, write_json
 from desertmind_seg.reports.page import write_report
 from desertmind_seg.reports.provenance import environment
@@ -65,7 +64,7 @@ def audit_to_folder(
             result.add_fault('finetune stops', stop)
         for text in listing.unpaired:
             result.add_fault('unpaired', text)
-        for frame in tqdm(listing.frames, desc='reading', unit='frame'):
+        for frame in Progress(listing.frames, desc='reading', unit='frame'):
             result.add(frame, side_of[frame.name])
         judge_pairs(result)
         judge_classes(result)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.pipeline.progress import Progress
 from desertmind_seg.reports.output import output_folder, write_json
 from desertmind_seg.reports.provenance import environment
 from training.simulator.writers import DriveSpec, drive_spec, map_over, write_image
@@ -77,7 +77,7 @@ def write_desert_set(
             for kind in ('Color_Images', 'Segmentation'):
                 (new / part / kind).mkdir(parents=True)
         total = sum(spec.frames for spec in specs)
-        progress = stack.enter_context(tqdm(total=total, unit='frame', desc=root.name))
+        progress = stack.enter_context(Progress(total=total, unit='frame', desc=root.name))
         tasks = [(spec, new / part_of(spec.seed)) for spec in specs]
         for frames in stack.enter_context(map_over(jobs))(_write_drive, tasks):
             progress.update(frames)

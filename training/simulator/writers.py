@@ -29,13 +29,13 @@ from rosbags.interfaces import (
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
-from tqdm import tqdm
 
 from desertmind_seg.messages.bags import ONTOLOGY_KEY_PREFIX
 from desertmind_seg.model.documents import DocumentError, read_json
 from desertmind_seg.model.files import made_folder, partial_folder
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.model.processes import end_with_parent
+from desertmind_seg.pipeline.progress import Progress
 from desertmind_seg.reports.output import output_folder, write_json
 from desertmind_seg.reports.provenance import environment
 from training.scenery.parameters import CLASS_NAMES, FloatArray, HazardKind
@@ -194,7 +194,7 @@ def write_folders(
             tasks[spec] = [(spec, range(i, min(i + size, spec.frames)), new) for i in starts]
         stack.enter_context(_named_as_in(root, partial))
         total = sum(spec.frames for spec in wanted)
-        progress = stack.enter_context(tqdm(total=total, unit='frame', desc='drives'))
+        progress = stack.enter_context(Progress(total=total, unit='frame', desc='drives'))
         written = stack.enter_context(map_over(jobs))(
             _write_frames, itertools.chain(*tasks.values())
         )
@@ -336,7 +336,7 @@ def write_bag(spec: DriveSpec, path: Path, *, jobs: int = 1, force: bool = False
         write('/tf_static', START_NS, mount)
         map_frames = stack.enter_context(map_over(jobs))
         frames = map_frames(_render, [spec] * spec.frames, range(spec.frames))
-        for frame, depth_mm in tqdm(frames, total=spec.frames, unit='frame', desc=path.name):
+        for frame, depth_mm in Progress(frames, total=spec.frames, unit='frame', desc=path.name):
             stamp = frame.stamp_ns
             moved = messages.transform(stamp, ODOM_FRAME, BASE_FRAME, frame.odom_from_base)
             write('/tf', stamp, moved)
