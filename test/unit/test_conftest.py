@@ -16,6 +16,7 @@ def run_session(
     (folder / 'test_inner.py').write_text(content)
     inherited = {key: value for key, value in os.environ.items() if not key.startswith('PYTEST')}
     inherited.pop('FASTDDS_DEFAULT_PROFILES_FILE', None)
+    inherited['PYTEST_DISABLE_PLUGIN_AUTOLOAD'] = '1'  # whose imports are a third of the time
     paths = os.pathsep.join((str(TEST), str(TEST.parent)))
     return subprocess.run(
         [
