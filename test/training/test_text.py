@@ -20,7 +20,8 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _columns(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('shutil.get_terminal_size', lambda: os.terminal_size((count, 24)))
+    size = os.terminal_size((count, 24))
+    monkeypatch.setattr('shutil.get_terminal_size', lambda fallback=None: size)
 
 
 def test_a_pipe_gets_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
