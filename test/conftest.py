@@ -80,12 +80,18 @@ def _why_not_here(marker: pytest.Mark) -> str | None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what this machine cannot run; keep together what would be in each other's way."""
+    # What traces the networks of tiny_model.py: once in a process, 4 to 9 s of CPU time each.
+    tracing = {
+        item.path
+        for item in items
+        if hasattr(item.module, 'traced') or 'exported' in item.fixturenames
+    }
     for item in items:
         if config.pluginmanager.hasplugin('xdist'):
             # A file's tests share fixtures; two nodes at once have half a processor each.
             alone = item.path.is_relative_to(ROOT / 'test' / 'integration')
             group = 'integration' if alone else str(item.path)
-            item.add_marker(pytest.mark.xdist_group(group))
+            item.add_marker(pytest.mark.xdist_group('tracing' if item.path in tracing else group))
         for name in ('data', 'gpu', 'launch', 'apt_ros', 'fleet'):
             marker = item.get_closest_marker(name)
             if marker is not None and (reason := _why_not_here(marker)):

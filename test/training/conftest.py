@@ -1,10 +1,15 @@
 """Fixtures of the training tests: a tiny data set, a recipe for it, and one trained checkpoint."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tiny_model import trace_once
 from tiny_ycor import write_tiny_ycor
 
+from desertmind_seg.model.bundle import read_bundle
+from training import export
+from training.bundles import exporting
 from training.fit.run import train
 from training.networks.checkpoint import Checkpoint
 from training.recipes.load import load_recipe
@@ -50,3 +55,30 @@ def trained(
     """One real training run of four steps: its checkpoint and its folder."""
     out = tmp_path_factory.mktemp('run')
     return train(tiny_recipe, out), out
+
+
+@pytest.fixture(scope='session')
+def traced_once() -> Iterator[None]:
+    """Let every export of a network that was traced before take a copy of that model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, 'to_onnx', trace_once)
+        yield
+
+
+@pytest.fixture(scope='session')
+def exported(
+    trained: tuple[Checkpoint, Path],
+    tiny_ycor: Path,
+    traced_once: None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The bundle of `trained`."""
+    out = tmp_path_factory.mktemp('bundle') / 'tiny.onnx'
+    checkpoint = trained[1] / 'checkpoint.pt'
+    # The first frames are those that the recipe validates on, the second any set's.
+    data = ['--dataset', 'ycor', '--root', str(tiny_ycor)]
+    assert export.main([str(checkpoint), '--out', str(out)]) == 0
+    alone = read_bundle(out).metadata
+    assert export.main([str(checkpoint), *data, '--out', str(out)]) == 0
+    assert read_bundle(out).metadata == alone
+    return out

@@ -16,7 +16,7 @@ from tiny_rgbd import (
 )
 import torch
 
-from training import evaluate, export
+from training import evaluate
 from training.bundles.weights import load_stage
 from training.calibrate import main
 from training.data.datasets import list_frames
@@ -294,22 +294,21 @@ def test_the_command_scores_what_it_writes(
 
 
 def test_a_bundle_is_averaged_as_the_training_from_it_would_read_it(
-    trained: tuple[Checkpoint, Path], tmp_path: Path
+    trained: tuple[Checkpoint, Path], exported: Path, tmp_path: Path
 ) -> None:
     first, run = trained
-    source, bundle, out = str(run / 'checkpoint.pt'), tmp_path / 'start.onnx', tmp_path / 'mean.pt'
-    assert export.main([source, '--out', str(bundle)]) == 0
+    source, out = str(run / 'checkpoint.pt'), tmp_path / 'mean.pt'
     recipe, ontology = first.parsed_recipe(), first.parsed_ontology()
     (section,) = recipe.data.train
-    read = load_stage(bundle, list_frames(section, recipe.data, ontology))
-    assert main([source, '--average-with', str(bundle), '--out', str(out)]) == 0
+    read = load_stage(exported, list_frames(section, recipe.data, ontology))
+    assert main([source, '--average-with', str(exported), '--out', str(out)]) == 0
     written, filters = load_checkpoint(out), 'network.encoder.model.conv_stem.weight'
     mean, expected = written.state_dict, average(first, read).state_dict
     # What BatchNorm is depends on the frames, and is fitted anew by no calibration.
     for name in (filters, 'network.encoder.model.bn1.weight'):
         torch.testing.assert_close(mean[name], expected[name])
     assert (mean[filters] - first.state_dict[filters]).abs().max() > 0.01  # it folds BatchNorm
-    assert written.scores['averaged_with'] == str(bundle)
+    assert written.scores['averaged_with'] == str(exported)
 
 
 def test_an_added_bias_makes_a_class_win_more_often(

@@ -1,13 +1,10 @@
 """A checkpoint becomes a bundle that computes what torch computes, or nothing is written."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-import hashlib
 import json
 from pathlib import Path
 import shutil
 from typing import get_args
-import warnings
 
 import cv2
 import numpy as np
@@ -31,7 +28,6 @@ from desertmind_seg.model.bundle import MAX_SIZE_HW, MIN_SIZE_HW, read_bundle
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.pipeline.temporal import TemporalFilter, decide
 from training import evaluate, export
-from training.bundles.exporting import to_onnx
 from training.bundles.frame_choice import calibration_frames, parity_frames
 from training.bundles.parity import (
     MIN_PIXEL_AGREEMENT,
@@ -43,47 +39,7 @@ from training.bundles.precision import Precision
 from training.networks.checkpoint import Checkpoint, save_checkpoint
 from training.networks.vehicle_graph import VehicleGraph
 
-
-@pytest.fixture(scope='module', autouse=True)
-def traced_once() -> Iterator[None]:
-    """Trace each network once, 4 to 9 s of CPU time; all its exports get copies of that model."""
-    models: dict[str, onnx.ModelProto] = {}
-
-    def copy_of_traced(graph: VehicleGraph) -> onnx.ModelProto:
-        digest = hashlib.sha256(f'{graph.network.section} {graph.temperature}'.encode())
-        for name, value in graph.state_dict().items():
-            digest.update(name.encode() + value.numpy().tobytes())
-        key = digest.hexdigest()
-        if key not in models:
-            with warnings.catch_warnings(record=True) as said:
-                warnings.simplefilter('always')
-                models[key] = to_onnx(graph)
-            # torch deprecates what its own export uses, and would like other names where image and
-            # depth have equal sides; who exports can do nothing about it.
-            about_torch = [str(each.message) for each in said]
-            assert [each for each in about_torch if 'LeafSpec' in each or 'axis' in each] == []
-        model = onnx.ModelProto()
-        model.CopyFrom(models[key])
-        return model
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(to_onnx.__globals__, 'to_onnx', copy_of_traced)
-        yield
-
-
-@pytest.fixture(scope='module')
-def exported(
-    trained: tuple[Checkpoint, Path], tiny_ycor: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    out = tmp_path_factory.mktemp('bundle') / 'tiny.onnx'
-    checkpoint = trained[1] / 'checkpoint.pt'
-    # The first frames are those that the recipe validates on, the second any set's.
-    data = ['--dataset', 'ycor', '--root', str(tiny_ycor)]
-    assert export.main([str(checkpoint), '--out', str(out)]) == 0
-    alone = read_bundle(out).metadata
-    assert export.main([str(checkpoint), *data, '--out', str(out)]) == 0
-    assert read_bundle(out).metadata == alone
-    return out
+pytestmark = pytest.mark.usefixtures('traced_once')
 
 
 def test_the_bundle_describes_itself(exported: Path, trained: tuple[Checkpoint, Path]) -> None:

@@ -8,7 +8,6 @@ import pytest
 from desertmind_seg.model.bundle import Bundle, read_bundle
 from desertmind_seg.model.files import DEFAULT_BUNDLE
 from training.bundles.card import model_card
-from training.export import main as export
 from training.model_card import main
 from training.networks.checkpoint import Checkpoint
 
@@ -17,12 +16,9 @@ SHIPPED = sorted((ROOT / 'models').glob('*.onnx'))
 
 
 def test_the_card_quotes_scores_and_history(
-    trained: tuple[Checkpoint, Path], tmp_path: Path
+    trained: tuple[Checkpoint, Path], exported: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / 'tiny.onnx'
-    checkpoint = str(trained[1] / 'checkpoint.pt')
-    assert export([checkpoint, '--out', str(out)]) == 0
-    assert main([str(out), '--out', str(tmp_path / 'tiny.md')]) == 0
+    assert main([str(exported), '--out', str(tmp_path / 'tiny.md')]) == 0
     card = (tmp_path / 'tiny.md').read_text()
     scores = trained[0].scores
     assert f'**{scores["miou_all"]:.4f}**' in card
@@ -36,7 +32,7 @@ def test_the_card_quotes_scores_and_history(
     assert '| ycor (validation) | 2 |' in card
     assert 'class biases fitted on training frames' in card
     # Other facts, other sentences.
-    bundle = read_bundle(out)
+    bundle = read_bundle(exported)
     recipe = {
         **bundle.metadata.recipe,
         'optim': {**bundle.metadata.recipe['optim'], 'keep': 'best'},

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import onnx
 import pytest
-from tiny_model import EXPORTED, Named, inputs, traced
+from tiny_model import EXPORTED, Named, inputs, trace_once, traced
 import torch
 
 from desertmind_seg.model.bundle import BundleMetadata, read_bundle, write_bundle
-from training.bundles.exporting import to_onnx
 from training.bundles.weights import load_stage, load_tensors
 from training.data.datasets import list_frames
 from training.data.frames import LabelledFrame
@@ -43,7 +42,8 @@ def bundle(
         data_hash=checkpoint.data_hash,
         seed=0,
     )
-    model = to_onnx(VehicleGraph(checkpoint.network(), ontology.costs, checkpoint.temperature))
+    graph = VehicleGraph(checkpoint.network(), ontology.costs, checkpoint.temperature)
+    model = trace_once(graph)
     path = tmp_path_factory.mktemp('bundle') / 'tiny.onnx'
     write_bundle(model, metadata, path)
     return path, model, metadata
