@@ -195,10 +195,10 @@ def test_int8_is_not_calibrated_on_frames_of_the_parity_check(
 
 
 def test_each_precision_has_its_limit() -> None:
-    of = {'pixel_agreement': 0.9996, 'miou_difference': -0.009}
+    of = {'reference': 'torch', 'pixel_agreement': 0.9996, 'miou_difference': -0.009}
     assert [broken_limit(of, precision) for precision in get_args(Precision)] == [None] * 3
-    of = {'pixel_agreement': 0.9994, 'miou_difference': -0.011}
-    assert '99.9400% of pixels' in (broken_limit(of, 'fp32') or '')
+    of = {**of, 'pixel_agreement': 0.9994, 'miou_difference': -0.011}
+    assert '99.9400% of pixels agree with torch' in (broken_limit(of, 'fp32') or '')
     assert broken_limit(of, 'fp16') is None
     assert 'mIoU is 1.10 points below' in (broken_limit(of, 'int8') or '')
     assert 'at least 99.50%' in (broken_limit({**of, 'pixel_agreement': 0.9949}, 'fp16') or '')
