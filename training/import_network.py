@@ -61,6 +61,9 @@ def build_parser() -> argparse.ArgumentParser:
         help='images, a folder of them, a video or a bag of your camera: up to 8 frames are used',
     )
     parser.add_argument(
+        '--image', metavar='TOPIC', help='of a bag with several image topics, the one to take'
+    )
+    parser.add_argument(
         '--out', metavar='FILE', type=Path, required=True, help='the bundle, e.g. models/x.onnx'
     )
     parser.add_argument(
@@ -134,6 +137,7 @@ def _run(options: argparse.Namespace) -> int:
         Normalisation(tuple(mean), tuple(std), options.bgr),
         options.frames,
         options.out,
+        image_topic=options.image,
         size_hw=options.network_size,
         output=options.output,
         precision=options.precision,

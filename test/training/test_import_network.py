@@ -8,12 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, quantize_static
+from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
 import pytest
 
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.model.bundle import read_bundle
 from training.import_network import main
+from training.network_imports.source import read_network
 
 HEIGHT, WIDTH = 64, 96
 CLASSES = 3
@@ -115,7 +116,7 @@ def expected(
     [
         pytest.param({'opset': 11}, [], id='logits'),
         pytest.param(
-            {'shape': ('n', 'h', 'w', 3), 'end': 'Softmax', 'outputs': ('a', 'b')},
+            {'shape': ('n', -1, -1, 3), 'end': 'Softmax', 'outputs': ('a', 'b')},
             ['--bgr', '--network-size', f'{HEIGHT}x{WIDTH}', '--output', 'b'],
             id='tensorflow',
         ),
@@ -169,6 +170,28 @@ def test_takes_int8_as_it_is(tmp_path: Path, frame: Path) -> None:
     assert read_bundle(out).metadata.precision == 'int8'
 
 
+def test_calls_int8_what_is_quantised_as_it_runs(tmp_path: Path) -> None:
+    whole = network(tmp_path / 'whole.onnx')
+    quantize_dynamic(str(whole), str(tmp_path / 'int8.onnx'))
+    assert read_network(tmp_path / 'int8.onnx', CLASSES, None, None).precision == 'int8'
+
+
+@pytest.mark.parametrize(
+    ('shape', 'size_hw', 'last'),
+    [
+        pytest.param((1, 'h', 'w', 3), (3, 96), True, id='height_is_classes'),
+        pytest.param((1, 3, 'h', 'w'), (96, 3), False, id='width_is_classes'),
+        pytest.param((1, 'h', 'w', 3), (3, 3), True, id='square_last'),
+        pytest.param((1, 3, 'h', 'w'), (3, 3), False, id='square_first'),
+    ],
+)
+def test_tells_classes_from_pixels_where_they_are_as_many(
+    tmp_path: Path, shape: tuple[int | str, ...], size_hw: tuple[int, int], last: bool
+) -> None:
+    source = network(tmp_path / 'theirs.onnx', shape=shape)
+    assert read_network(source, CLASSES, size_hw, None).classes_last is last
+
+
 def refusal(
     capsys: pytest.CaptureFixture[str], source: Path, frame: Path, *more: str, classes: int = 3
 ) -> str:
@@ -189,6 +212,7 @@ def refusal(
         ({'shape': (1, 4, HEIGHT, WIDTH)}, 'float (1, 4, 64, 96); expected one RGB image'),
         ({'weights': WEIGHTS[:2]}, 'scores float32 (1, 2, 64, 96); expected scores of the 3'),
         ({'weights': WEIGHTS * np.float32(np.nan)}, 'gives NaN or infinity for frame'),
+        ({'end': 'RandomNormalLike'}, 'it draws random numbers, as dropout does in training'),
         ({'end': 'Softplusses'}, 'cannot be loaded by ONNX Runtime'),
     ],
 )
@@ -201,6 +225,33 @@ def test_refuses_what_is_no_such_network(
 ) -> None:
     source = network(tmp_path / 'theirs.onnx', **given)  # type: ignore[arg-type]
     assert words in refusal(capsys, source, frame)
+
+
+def test_refuses_what_a_covered_lens_makes_nan(
+    tmp_path: Path, frame: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = network(tmp_path / 'theirs.onnx', end='Reciprocal')
+    line = refusal(capsys, source, frame, '--normalisation', 'none')
+    assert 'gives NaN or infinity for a black image' in line
+
+
+def test_never_writes_over_the_network(
+    tmp_path: Path, frame: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = network(tmp_path / 'theirs.onnx')
+    before = source.read_bytes()
+    status, _ = run(source, frame, *NORMALISED, '--out', str(source))
+    assert status == 2
+    assert 'itself, the network; give another name' in capsys.readouterr().err
+    assert source.read_bytes() == before
+
+
+def test_takes_the_topic_of_a_bag(
+    tmp_path: Path, frame: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = network(tmp_path / 'theirs.onnx')
+    line = refusal(capsys, source, frame, *NORMALISED, '--image', '/camera/color')
+    assert 'is no bag, but topics are given' in line
 
 
 def test_says_what_cannot_be_asked_of_a_network(

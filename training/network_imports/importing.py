@@ -82,6 +82,7 @@ def import_network(
     frames: str,
     out: Path,
     *,
+    image_topic: str | None = None,
     size_hw: tuple[int, int] | None = None,
     output: str | None = None,
     precision: Precision | None = None,
@@ -94,6 +95,7 @@ def import_network(
         normalisation: that it was trained with.
         frames: what `open_source` takes; up to eight of its frames check the bundle.
         out: the bundle.
+        image_topic: of frames from a bag; None for its only one.
         size_hw: height and width to feed the network; None for those in the file.
         output: name of the scores; None for the only ones that there are.
         precision: fp16 for half precision of an fp32 file; None for that of the file.
@@ -105,10 +107,12 @@ def import_network(
         ParityError: the bundle does not compute what the file does; nothing is written.
         PrecisionError: the network cannot be written in this precision.
     """
+    if out.exists() and out.samefile(path):
+        raise NetworkError(f'--out is {str(path)!r} itself, the network; give another name')
     network = read_network(path, ontology.num_classes, size_hw, output)
     if precision not in (None, network.precision) and network.precision != 'fp32':
         raise NetworkError(f'{path} is {network.precision} already; leave out --precision')
-    pictures = _pictures(frames)
+    pictures = _pictures(frames, image_topic)
     probe = ImportedGraph(network, normalisation, ontology.costs, of_probabilities=False)
     of_probabilities = _are_probabilities(probe, pictures)
     graph = ImportedGraph(
@@ -168,12 +172,12 @@ def import_network(
     return Imported(bundle, of_probabilities, dict(zip(ontology.names, shares, strict=True)))
 
 
-def _pictures(source: str) -> list[_Picture]:
-    with open_source(source) as opened:
+def _pictures(source: str, image_topic: str | None) -> list[_Picture]:
+    with open_source(source, image_topic=image_topic) as opened:
         count = opened.count or 1
     selection = Selection(every=max(1, count // _FRAMES))
     found = []
-    with open_source(source, selection=selection) as opened:
+    with open_source(source, image_topic=image_topic, selection=selection) as opened:
         for frame in islice(opened, _FRAMES):
             if isinstance(frame, BadFrame):
                 raise NetworkError(
@@ -194,14 +198,19 @@ def _are_probabilities(graph: ImportedGraph, pictures: Sequence[_Picture]) -> bo
     """
     network = graph.network
     found = True
-    for picture in pictures:
+    # Of NaN the bundle would make class, confidence and cost 0: free, where a lens is covered.
+    black = np.zeros_like(pictures[0].rgb)
+    for name, rgb in (
+        *((f'frame {picture.name}', picture.rgb) for picture in pictures),
+        ('a black image', black),
+    ):
         with torch.inference_mode():
-            image, _ = graph.network_input(graph.tensors(picture.rgb, None)[0])
+            image, _ = graph.network_input(graph.tensors(rgb, None)[0])
             scores = graph.scores(image)
         if not scores.isfinite().all():
             raise NetworkError(
-                f'{network.path} gives NaN or infinity for {picture.name}; is the normalisation '
-                'that of its training?'
+                f'{network.path} gives NaN or infinity for {name}; is the normalisation that of '
+                'its training, and does it divide by nothing that can be 0?'
             )
         total = scores.sum(dim=3 if network.classes_last else 1)
         if 1 in (scores.shape[1], scores.shape[3]):

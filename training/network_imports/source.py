@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 import hashlib
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -110,15 +111,22 @@ def read_network(
     element = _INPUT_TYPES[int(given.type.tensor_type.elem_type)]
     height, width = size_hw
     shape = (1, height, width, 3) if channels_last else (1, 3, height, width)
+    blank = {given.name: np.zeros(shape, element)}
     try:
-        results = session.run(None, {given.name: np.zeros(shape, element)})
+        results = session.run(None, blank)
     except onnxruntime_failures() as err:
         raise NetworkError(
             f'{path} cannot be run on a frame of {height}x{width} (height x width): '
             f'{first_line(err)}. Give a size that it takes: --network-size'
         ) from err
     found = dict(zip([each.name for each in session.get_outputs()], results, strict=True))
-    name, classes_last = _scores_of(found, num_classes, output, path)
+    name = _scores_of(found, num_classes, output, path)
+    (again,) = session.run([name], blank)
+    if not np.allclose(found[name], again, rtol=1e-3, atol=1e-3, equal_nan=True):
+        raise NetworkError(
+            f'{path} gives other scores when the same image comes again: it draws random numbers, '
+            'as dropout does in training. Export it for inference, after model.eval()'
+        )
     return ForeignNetwork(
         path=path,
         sha256=hashlib.sha256(content).hexdigest(),
@@ -133,7 +141,7 @@ def read_network(
         output=name,
         output_shape=found[name].shape,
         output_type=found[name].dtype,
-        classes_last=classes_last,
+        classes_last=_classes_last(found[name].shape, num_classes, size_hw, like=channels_last),
     )
 
 
@@ -181,7 +189,8 @@ def _only_input(model: onnx.ModelProto, path: Path) -> onnx.ValueInfoProto:
 def _layout(value: onnx.ValueInfoProto, path: Path) -> tuple[bool, tuple[int | None, int | None]]:
     """Return whether channels come last, and height and width as far as they are fixed."""
     tensor = value.type.tensor_type
-    sizes = [dim.dim_value or None for dim in tensor.shape.dim]
+    # Any size is 0, or -1, which Paddle's and scripts write.
+    sizes = [dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim]
     known = tensor.elem_type in _INPUT_TYPES
     if known and len(sizes) == 4 and sizes[0] in (None, 1):
         if sizes[1] in (3, None) and (sizes[1] == 3 or sizes[3] != 3):
@@ -287,7 +296,7 @@ def _without_constants(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _precision(model: onnx.ModelProto) -> Precision:
-    if any(node.op_type == 'QuantizeLinear' for node in model.graph.node):
+    if any(node.op_type.endswith('QuantizeLinear') for node in model.graph.node):  # Dynamic~, too
         return 'int8'
     half = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
     return 'fp16' if half else 'fp32'
@@ -295,22 +304,22 @@ def _precision(model: onnx.ModelProto) -> Precision:
 
 def _scores_of(
     found: dict[str, npt.NDArray[Any]], num_classes: int, wanted: str | None, path: Path
-) -> tuple[str, bool]:
-    """Return the name of the scores by class, and whether the classes come last."""
+) -> str:
+    """Return the name of the scores by class."""
     listed = ', '.join(f'{name} {each.dtype} {each.shape}' for name, each in found.items())
     if wanted is not None and wanted not in found:
         raise NetworkError(
             f'{path} has no output {wanted!r}{did_you_mean(wanted, found)}, but {listed}'
         )
     named = {name: each for name, each in found.items() if wanted in (None, name)}
-    channels = {num_classes, 1} if num_classes == 2 else {num_classes}
-    fitting = {
-        name: each.shape[1] not in channels
+    channels = _channels(num_classes)
+    fitting = [
+        name
         for name, each in named.items()
         if each.dtype in _FLOATS and each.ndim == 4 and channels & {each.shape[1], each.shape[3]}
-    }
+    ]
     if len(fitting) == 1:
-        return next(iter(fitting.items()))
+        return fitting[0]
     if fitting:
         raise NetworkError(
             f'{path} has several outputs that may be the scores: {", ".join(fitting)}. Choose by '
@@ -321,6 +330,28 @@ def _scores_of(
         f'each pixel, as float (1, {num_classes}, h, w) or (1, h, w, {num_classes}). '
         + _what_instead(named.values())
     )
+
+
+def _channels(num_classes: int) -> set[int]:
+    return {2, 1} if num_classes == 2 else {num_classes}
+
+
+def _classes_last(
+    shape: tuple[int, ...], num_classes: int, size_hw: tuple[int, int], *, like: bool
+) -> bool:
+    """Tell (1, h, w, C) from (1, C, h, w), also where h or w is C.
+
+    Then that is right whose h and w are to each other as those of the image; of a square one, that
+    of the network's input, `like`.
+    """
+    channels = _channels(num_classes)
+    if not (shape[1] in channels and shape[3] in channels):
+        return shape[1] not in channels
+    first, last = (
+        abs(log(height / size_hw[0]) - log(width / size_hw[1]))
+        for height, width in (shape[2:], shape[1:3])
+    )
+    return like if first == last else last < first
 
 
 def _what_instead(found: Iterable[npt.NDArray[Any]]) -> str:
