@@ -212,6 +212,7 @@ def refusal(
         ({'shape': (1, 4, HEIGHT, WIDTH)}, 'float (1, 4, 64, 96); expected one RGB image'),
         ({'weights': WEIGHTS[:2]}, 'scores float32 (1, 2, 64, 96); expected scores of the 3'),
         ({'weights': WEIGHTS * np.float32(np.nan)}, 'gives NaN or infinity for frame'),
+        ({'end': 'Sigmoid'}, 'as of a sigmoid for each class; export it without its sigmoid'),
         ({'end': 'RandomNormalLike'}, 'it draws random numbers, as dropout does in training'),
         ({'end': 'Softplusses'}, 'cannot be loaded by ONNX Runtime'),
     ],

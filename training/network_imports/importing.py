@@ -194,11 +194,13 @@ def _are_probabilities(graph: ImportedGraph, pictures: Sequence[_Picture]) -> bo
     Of a single score all that lies in 0..1 is probabilities.
 
     Raises:
-        NetworkError: there is NaN or infinity among them.
+        NetworkError: there is NaN or infinity among them, or they are a sigmoid's of each class:
+            taken for logits, these would make every class about as likely, so that confidence and
+            cost were nearly the same everywhere.
     """
     network = graph.network
-    found = True
-    # Of NaN the bundle would make class, confidence and cost 0: free, where a lens is covered.
+    lowest, highest, off = 0.0, 0.0, 0.0
+    # NaN is an error of every engine, so a covered lens would stop them.
     black = np.zeros_like(pictures[0].rgb)
     for name, rgb in (
         *((f'frame {picture.name}', picture.rgb) for picture in pictures),
@@ -215,5 +217,14 @@ def _are_probabilities(graph: ImportedGraph, pictures: Sequence[_Picture]) -> bo
         total = scores.sum(dim=3 if network.classes_last else 1)
         if 1 in (scores.shape[1], scores.shape[3]):
             total = total.clamp(min=1)
-        found &= bool(scores.min() >= 0 and (total - 1).abs().max() < _SUM_TOLERANCE)
-    return found
+        lowest, highest = min(lowest, float(scores.min())), max(highest, float(scores.max()))
+        off = max(off, float((total - 1).abs().max()))
+    if lowest < 0 or off < _SUM_TOLERANCE:
+        return lowest >= 0
+    if highest <= 1:
+        raise NetworkError(
+            f'{network.path} gives scores from 0 to 1 whose sum over the classes is up to '
+            f'{off:.2f} away from 1, as of a sigmoid for each class; export it without its '
+            'sigmoid, or with a softmax in its place'
+        )
+    return False
