@@ -28,7 +28,7 @@ _EXAMPLES = r"""examples:
     python -m training.import_network deeplab.onnx --ontology classes.yaml --frames pictures/ \
         --normalisation imagenet --network-size 480x640 --out deeplab_bundle.onnx
   one of MMSegmentation, with mean and std of its data_preprocessor
-    python -m training.import_network segformer.onnx --ontology rugd --frames drive_bag/ \
+    python -m training.import_network segformer.onnx --ontology rugd-24 --frames drive_bag/ \
         --mean 123.675 116.28 103.53 --std 58.395 57.12 57.375 --out segformer_bundle.onnx
   one of TensorFlow that takes values from -1 to 1
     python -m training.import_network mobile.onnx --ontology classes.yaml \

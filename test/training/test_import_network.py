@@ -1,6 +1,7 @@
 """training.import_network: bundles of ONNX networks that other programs wrote."""
 
 from pathlib import Path
+import re
 import shutil
 
 import cv2
@@ -13,7 +14,8 @@ import pytest
 
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.model.bundle import read_bundle
-from training.import_network import main
+from desertmind_seg.model.ontology import load_ontology
+from training.import_network import build_parser, main
 from training.network_imports.source import read_network
 
 HEIGHT, WIDTH = 64, 96
@@ -273,6 +275,12 @@ def test_says_what_is_no_network(
     assert 'is no whole ONNX file' in refusal(capsys, web, frame)
     ours = shutil.copy('models/ycor8_small_int8.onnx', tmp_path / 'ours.onnx')
     assert 'is a bundle already' in refusal(capsys, ours, frame)
+
+
+def test_examples_name_tables_that_are_there() -> None:
+    named = re.findall(r'--ontology ([\w-]+) ', build_parser().format_help())
+    assert named
+    assert all(load_ontology(name) for name in named)
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ def _pictures(source: str, image_topic: str | None) -> list[_Picture]:
                     f'frame {frame.name} of {source} cannot be used: {frame.error}; leave it out'
                 )
             rgb = np.ascontiguousarray(frame.rgb)
-            found.append(_Picture(frame.name, 'your frames', source, 0, None, rgb))
+            found.append(_Picture(frame.name, 'your camera', source, 0, None, rgb))
     return found
 
 
