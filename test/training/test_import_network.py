@@ -15,8 +15,10 @@ import pytest
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.model.ontology import load_ontology
+from training.bundles.weights import load_stage
 from training.import_network import build_parser, main
 from training.network_imports.source import read_network
+from training.recipes.schema import RecipeError
 
 HEIGHT, WIDTH = 64, 96
 CLASSES = 3
@@ -170,6 +172,9 @@ def test_takes_int8_as_it_is(tmp_path: Path, frame: Path) -> None:
     status, out = run(tmp_path / 'int8.onnx', frame, *NORMALISED)
     assert status == 0
     assert read_bundle(out).metadata.precision == 'int8'
+    # Not that an fp32 bundle of it would do.
+    with pytest.raises(RecipeError, match='holds a network of another program'):
+        load_stage(out, [])
 
 
 def test_calls_int8_what_is_quantised_as_it_runs(tmp_path: Path) -> None:

@@ -61,12 +61,12 @@ def load_stage(path: Path, frames: Sequence[LabelledFrame]) -> Checkpoint:
         return load_checkpoint(path)
     bundle = read_bundle(path)
     metadata = bundle.metadata
+    recipe = parse_recipe(metadata.recipe, str(path))
     if metadata.precision != 'fp32':
         raise CheckpointError(
             f'{path}: its weights are rounded to {metadata.precision}, no start for a training; '
             'give the fp32 bundle of the same model, or the checkpoint'
         )
-    recipe = parse_recipe(metadata.recipe, str(path))
     network = SegmentationNetwork(recipe.model, metadata.ontology.num_classes)
     folded = load_tensors(network, onnx.load(path), path)
     graph = VehicleGraph(network, metadata.ontology.costs, metadata.temperature)
