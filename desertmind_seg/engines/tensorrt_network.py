@@ -37,7 +37,7 @@ class ParsedNetwork:
             raise EngineError(
                 f'{bundle.path}: {err}, for ONNX Runtime on the CPU; TensorRT takes int8 around 0 '
                 'only. Use the fp16 bundle of this model, or backend onnxruntime-cpu.',
-                'its activations are uint8',
+                'its int8 is not around 0',
             ) from err
         if not self._parser.parse(content):
             raise tensorrt.failed(f'parse {bundle.path}')
@@ -95,8 +95,8 @@ def graph_for_tensorrt(content: bytes) -> bytes:
         The content of an ONNX file that computes the same.
 
     Raises:
-        ValueError: activations are uint8. TensorRT 1.7 reads them as int8 with only a warning,
-            which cuts off their upper half.
+        ValueError: activations are uint8, which TensorRT 1.7 reads as int8 with only a warning,
+            which cuts off their upper half; or their int8 is not around 0.
     """
     model = onnx.load_model_from_string(content)
     if PROBABILITIES in [value.name for value in model.graph.output]:
@@ -107,8 +107,13 @@ def graph_for_tensorrt(content: bytes) -> bytes:
     constants = {tensor.name: tensor for tensor in graph.initializer}
     kept = []
     for node in graph.node:
-        if node.op_type == 'QuantizeLinear' and _quantizes_to(node, constants) != 'INT8':
-            raise ValueError(f'{node.name or node.output[0]!r} quantizes activations to uint8')
+        if node.op_type in ('QuantizeLinear', 'DynamicQuantizeLinear'):
+            name = node.name or node.output[0]
+            if node.op_type != 'QuantizeLinear' or _quantizes_to(node, constants) != 'INT8':
+                raise ValueError(f'{name!r} quantizes activations to uint8')
+            zero = constants.get(node.input[2]) if len(node.input) > 2 else None
+            if zero is not None and numpy_helper.to_array(zero).any():
+                raise ValueError(f'{name!r} quantizes activations to int8 that is not around 0')
         quantized = constants.get(node.input[0]) if node.input else None
         if (
             node.op_type == 'DequantizeLinear'

@@ -78,7 +78,7 @@ def judge_benchmark(finished: Finished, metrics: Path, *, dry_run: bool) -> Outc
     """
     if not metrics.is_file():
         failed = by_status(Finished(finished.status or 1, finished.printed))
-        by_design = 'its activations are uint8' in failed.reason
+        by_design = 'its int8 is not around 0' in failed.reason
         return Outcome('skipped', failed.reason) if dry_run or by_design else failed
     measured = json.loads(metrics.read_text())
     cases = [_case(case) for case in measured['cases']]

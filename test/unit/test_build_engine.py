@@ -163,6 +163,18 @@ def test_probabilities_are_cut_off(tensorrt: TensorRt, tmp_path: Path) -> None:
     assert set(ParsedNetwork(tensorrt, bundle).outputs) == {'mask', 'confidence', 'cost'}
 
 
+def test_int8_that_is_not_around_0_is_refused(tensorrt: TensorRt, tmp_path: Path) -> None:
+    path = tmp_path / 'int8.onnx'
+    write_tiny_typed_bundle(path, 'int8')
+    model = onnx.load(path)
+    (quantize,) = (node for node in model.graph.node if node.op_type == 'QuantizeLinear')
+    (zero,) = (each for each in model.graph.initializer if each.name == quantize.input[2])
+    zero.CopyFrom(onnx.numpy_helper.from_array(np.int8(3), zero.name))
+    path.write_bytes(with_hash(model.SerializeToString()))
+    with pytest.raises(EngineError, match=r'to int8 that is not around 0, .* Use the fp16 bundle'):
+        ParsedNetwork(tensorrt, read_bundle(path))
+
+
 @pytest.mark.parametrize('with_zero_point', [True, False])
 def test_uint8_activations_are_refused(
     with_zero_point: bool, tensorrt: TensorRt, tmp_path: Path
