@@ -126,7 +126,7 @@ def _run(options: argparse.Namespace) -> int:
 
     from training.bundles.parity import parity_lines
     from training.network_imports.graph import Normalisation
-    from training.network_imports.importing import import_network
+    from training.network_imports.importing import PARITY_AS, import_network
 
     mean, std = options.mean, options.std
     if options.normalisation is not None:
@@ -143,7 +143,7 @@ def _run(options: argparse.Namespace) -> int:
         precision=options.precision,
     )
     metadata = imported.bundle.metadata
-    for line in parity_lines(metadata.parity, metadata.precision):
+    for line in parity_lines(metadata.parity, PARITY_AS):
         print(line)
     source = metadata.recipe['imported_network']
     kind = 'probabilities' if imported.of_probabilities else 'logits'

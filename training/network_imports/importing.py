@@ -26,6 +26,10 @@ from training.network_imports.graph import ImportedGraph, Normalisation, with_ne
 from training.network_imports.source import NetworkError, read_network
 
 _FRAMES = 8
+# The limit of the parity check is that of half precision, whatever the network's: int8 kernels
+# round otherwise where nodes about them differ, and at some network sizes (520 for a camera of
+# 640) torch and ONNX Runtime take another of two equally near pixels, in 3 % of the columns.
+PARITY_AS: Precision = 'fp16'
 # How far probabilities of half precision are from a sum of 1.
 _SUM_TOLERANCE = 0.01
 
@@ -153,8 +157,7 @@ def import_network(
         engine = load_engine(read_bundle(candidate), 'onnxruntime-cpu')
         figures = parity(predict, engine, pictures, ontology)
         figures['reference'] = f'ONNX Runtime on {path.name}'
-        # Kernels of int8 round otherwise where nodes about them differ.
-        broken = broken_limit(figures, 'fp16' if precision == 'int8' else precision)
+        broken = broken_limit(figures, PARITY_AS)
         if broken is not None:
             picture = out.with_name(f'{out.stem}.worst_frame.png')
             write_worst_frame(figures, predict, engine, pictures, picture)
