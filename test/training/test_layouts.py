@@ -366,6 +366,10 @@ def test_a_published_frame_without_its_number_is_refused(tmp_path: Path) -> None
         (['a 1_rgb8', 'a 9_rgb8', 'a 10_rgb8', 'b_rgb8'], False),
         (['f_1', 'f_2', 'f_3', 'nameless'], False),
         (['default/f_0', 'default/f_1', 'default/f_2', 'default/f_3'], True),
+        (['1630000000123456789', '1630000000223456789', '1630000001123456789'], True),
+        (['7_999900000', '8_100000', '8_100100000', '9_5'], True),
+        (['1630000000.033', '1630000000.9', '1630000001.03', '1630000001.06'], True),
+        (['a_1630000000_0', 'a_1630000000_7', 'a_1630000001_3'], True),
         (['train/default/a_0', 'train/default/a_1', 'val/default/b_2'], True),
     ],
 )

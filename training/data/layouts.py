@@ -4,10 +4,12 @@ A reader lists what lies in a folder and opens no picture; the frames decode whe
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
+from itertools import pairwise
 from pathlib import Path
 import re
+from statistics import median
 
 from desertmind_seg.model.ontology import CLASS_TABLE, Ontology
 from desertmind_seg.pipeline.label_map import LabelMap, parse_label_map
@@ -242,22 +244,46 @@ def _part_and_sequence(key: str) -> tuple[Split | None, str]:
     return official, '/'.join(above[official is not None :])
 
 
+# Since 1970, and their fraction.
+_SECONDS = re.compile(r'(?<!\d)(\d{10})[._-]\d{1,9}$')
+
+
 def _numbers(keys: Sequence[str], root: Path, listing: Listing) -> dict[str, int]:
     """Return the number of each frame: the last in its name, or else its place among the names.
 
-    The place is taken where a name has no number, or all have the same ('a_640', 'b_640').
+    The place is taken where names hold times, as drivers and bags give them (a block of 16 ns
+    would be one frame, and its neighbours on the other side of the split), where a name has no
+    number, or where all have the same ('a_640', 'b_640').
     """
-    last = {key: re.findall(r'\d+', key.rpartition('/')[2])[-1:] for key in keys}
-    numbers = {key: int(found[0]) for key, found in last.items() if found}
+    found = {key: _last_number(key.rpartition('/')[2]) for key in keys}
+    numbers = {key: number for key, number in found.items() if number is not None}
+    places = {key: place for place, key in enumerate(sorted(keys, key=_by_number))}
     if len(numbers) == len(keys) and (len(keys) == 1 or len(set(numbers.values())) > 1):
-        return numbers
+        return places if _are_times(numbers.values()) else numbers
     named = next((key for key in keys if key not in numbers), keys[0])
     listing.notes.append(
         f'{root}: the names of its frames do not number them (as {named}), so blocks of '
         'neighbours are cut in the order of the names; where that is not the order in which they '
         'were taken, number the files or put each sequence into a folder of its own'
     )
-    return {key: place for place, key in enumerate(sorted(keys, key=_by_number))}
+    return places
+
+
+def _last_number(name: str) -> int | None:
+    if seconds := _SECONDS.search(name):
+        return int(seconds[1])
+    found = re.findall(r'\d+', name)
+    return int(found[-1]) if found else None
+
+
+def _are_times(numbers: Iterable[int]) -> bool:
+    """Tell times from numbers that count frames.
+
+    No counter comes to a thousand million, or leaves out thousands between most of its frames.
+    """
+    found = sorted(set(numbers))
+    steps = [later - earlier for earlier, later in pairwise(found)]
+    return found[-1] >= 10**9 or (bool(steps) and median(steps) >= 10**4)
 
 
 def _by_number(key: str) -> list[str | int]:
