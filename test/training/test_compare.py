@@ -17,12 +17,11 @@ from desertmind_seg.options import NOTHING_WRITTEN
 from desertmind_seg.scores.records import SplitMetrics
 from desertmind_seg.scores.split_scores import SplitScores
 from training.compare import main
-from training.evaluation.comparison import run_names
+from training.evaluation.comparison import run_names, same_blocks
 from training.evaluation.metrics_file import (
     Metrics,
     Views,
     read_metrics,
-    same_blocks,
     write_metrics,
 )
 from training.evaluation.text import as_text

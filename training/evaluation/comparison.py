@@ -7,6 +7,7 @@ from os.path import realpath  # Path.resolve raises for links that go round
 from pathlib import Path
 
 import numpy as np
+from scipy.cluster.hierarchy import DisjointSet
 
 from desertmind_seg.model.files import atomic_write, make_folder
 from desertmind_seg.model.ontology import Ontology, available_ontologies, load_ontology
@@ -23,7 +24,7 @@ from desertmind_seg.scores.bootstrap import (
     resampled,
 )
 from desertmind_seg.scores.confusion import Counts, ratio
-from training.evaluation.metrics_file import Metrics, read_metrics, same_blocks
+from training.evaluation.metrics_file import Metrics, read_metrics
 from training.evaluation.text import as_markdown, figure, interval
 
 _COLUMNS = (
@@ -108,6 +109,26 @@ def run_names(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     raise ComparisonError(f'one run is given twice: {", ".join(map(str, paths))}')
+
+
+def same_blocks(first: Metrics, second: Metrics) -> tuple[dict[str, Counts], dict[str, Counts]]:
+    """Return the counts of two runs over the same frames, by blocks that hold the same frames.
+
+    How frames are cut into blocks is of a model's recipe, so two models may cut the same frames
+    otherwise. Blocks that share a frame are then counted together, however many they are.
+    """
+    runs = (first, second)
+    if any(frame.block is None for run in runs for frame in run.per_frame):
+        return first.block_counts, second.block_counts
+    blocks = [(run, block) for run in (0, 1) for block in runs[run].block_counts]
+    joined = DisjointSet(blocks)
+    for one, other in zip(first.per_frame, second.per_frame, strict=True):
+        joined.merge((0, one.block), (1, other.block))
+    counts: tuple[dict[str, Counts], dict[str, Counts]] = ({}, {})
+    for run, block in blocks:
+        name = joined[run, block][1]
+        counts[run][name] = counts[run].get(name, np.int64(0)) + runs[run].block_counts[block]
+    return counts
 
 
 def compare(first: tuple[str, Metrics], second: tuple[str, Metrics]) -> Comparison:

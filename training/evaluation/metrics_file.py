@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, ValidationError, field_validator
-from scipy.cluster.hierarchy import DisjointSet
 
 from desertmind_seg.model.documents import DocumentError, read_json
 from desertmind_seg.model.errors import DesertmindError
@@ -121,26 +120,6 @@ class Metrics(SplitMetrics):
     def block_counts(self) -> dict[str, Counts]:
         """Confusion counts int64 (C, C + 1) by block."""
         return {entry.block: np.array(entry.confusion, np.int64) for entry in self.per_block}
-
-
-def same_blocks(first: Metrics, second: Metrics) -> tuple[dict[str, Counts], dict[str, Counts]]:
-    """Return the counts of two runs over the same frames, by blocks that hold the same frames.
-
-    How frames are cut into blocks is of a model's recipe, so two models may cut the same frames
-    otherwise. Blocks that share a frame are then counted together, however many they are.
-    """
-    runs = (first, second)
-    if any(frame.block is None for run in runs for frame in run.per_frame):
-        return first.block_counts, second.block_counts
-    blocks = [(run, block) for run in (0, 1) for block in runs[run].block_counts]
-    joined = DisjointSet(blocks)
-    for one, other in zip(first.per_frame, second.per_frame, strict=True):
-        joined.merge((0, one.block), (1, other.block))
-    counts: tuple[dict[str, Counts], dict[str, Counts]] = ({}, {})
-    for run, block in blocks:
-        name = joined[run, block][1]
-        counts[run][name] = counts[run].get(name, np.int64(0)) + runs[run].block_counts[block]
-    return counts
 
 
 def without_details(scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,8 +26,9 @@ from desertmind_seg.reports.tables import (
 )
 from desertmind_seg.scores.bootstrap import paired_differences
 from training.data.frames import LabelledFrame
+from training.evaluation.comparison import same_blocks
 from training.evaluation.evaluation_report import headline, scored_on
-from training.evaluation.metrics_file import Metrics, same_blocks
+from training.evaluation.metrics_file import Metrics
 from training.evaluation.predict import Predict
 from training.recipes.changes import recipe_changes
 from training.recipes.schema import Recipe
