@@ -1,14 +1,16 @@
 """A training goes on from a bundle: its weights are read back, or refused."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from tiny_model import EXPORTED, Named, inputs, trace_once, traced
 import torch
 
 from desertmind_seg.model.bundle import BundleMetadata, read_bundle, write_bundle
-from training.bundles.weights import load_stage, load_tensors
+from training.bundles.weights import load_stage, load_tensors, note_tensors
 from training.data.datasets import list_frames
 from training.data.frames import LabelledFrame
 from training.ensembles.distillation import Teachers
@@ -66,6 +68,24 @@ def test_networks_are_read_back(named: Named) -> None:
     with torch.inference_mode():
         expected, found = graph.logits(**feed), read_back.logits(**feed)
     assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
+
+
+def test_a_tensor_is_noted_where_the_graph_has_its_kind_of_numbers() -> None:
+    exported = torch.nn.Module()
+    exported.network = torch.nn.LayerNorm(2)
+    exported.network.square = torch.nn.Parameter(torch.arange(4.0).view(2, 2))
+    tensors = {
+        'scale': np.ones((2, 1, 1), np.float32),
+        'shift': np.zeros((2, 1, 1), np.float32),
+        'places': np.zeros(1, np.int64),  # the bytes of 'shift'
+        'turned': np.array([[0, 2], [1, 3]], np.float32),
+    }
+    stored = [onnx.numpy_helper.from_array(value, name) for name, value in tensors.items()]
+    model = onnx.helper.make_model(onnx.helper.make_graph([], 'g', [], [], stored))
+    note_tensors(model, exported)
+    (entry,) = model.metadata_props
+    expected = {'weight': 'scale', 'bias': 'shift', 'square': 'turned.T'}
+    assert json.loads(entry.value) == expected
 
 
 def test_other_graphs_are_refused() -> None:

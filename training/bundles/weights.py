@@ -13,9 +13,11 @@ from collections.abc import Sequence
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 import torch
@@ -91,14 +93,14 @@ def note_tensors(model: onnx.ModelProto, exported: nn.Module) -> None:
     The export transposes the matrices of linear layers, shapes scales for their broadcast (FPN's
     GroupNorm), and keeps one tensor of several that are equal.
     """
-    places: dict[bytes, str] = {}
+    places: dict[tuple[str, bytes], str] = {}
     for tensor in model.graph.initializer:
         array = numpy_helper.to_array(tensor)
         if array.ndim == 2:
-            places.setdefault(array.T.tobytes(), tensor.name + _TRANSPOSED)
-        places[array.tobytes()] = tensor.name
+            places.setdefault(_content(array.T), tensor.name + _TRANSPOSED)
+        places[_content(array)] = tensor.name
     named = {tensor.name for tensor in model.graph.initializer}
-    values = {name: value.numpy().tobytes() for name, value in exported.state_dict().items()}
+    values = {name: _content(value.numpy()) for name, value in exported.state_dict().items()}
     noted = {
         name.removeprefix(_PREFIX): places[value]
         for name, value in values.items()
@@ -106,6 +108,10 @@ def note_tensors(model: onnx.ModelProto, exported: nn.Module) -> None:
     }
     if noted:
         model.metadata_props.add(key=_NOTED_KEY, value=json.dumps(noted))
+
+
+def _content(array: npt.NDArray[Any]) -> tuple[str, bytes]:
+    return array.dtype.str, array.tobytes()  # two zeros are the bytes of one int64, too
 
 
 def load_tensors(
