@@ -15,7 +15,7 @@ import resource
 import signal
 import subprocess
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from PIL import Image
@@ -32,7 +32,7 @@ from desertmind_seg.model.ontology import load_ontology
 from training.data.datasets import list_frames
 from training.data.frames import DatasetError
 from training.fit.closing import _parent_metrics
-from training.fit.loaders import pixels_by_class
+from training.fit.loaders import check_single_frames, make_batches, pixels_by_class
 from training.fit.run import check_same_recipe, run_folder, train
 from training.fit.task import SegmentationTask, TrainingError
 from training.fit.trainer import TimmSyncBatchNorm, quiet_lightning
@@ -44,6 +44,7 @@ from training.networks.checkpoint import (
     read_last,
     save_checkpoint,
 )
+from training.networks.network import SegmentationNetwork
 from training.recipes.load import parse_recipe
 from training.recipes.schema import Recipe, RecipeError
 from training.train import build_parser, main
@@ -647,6 +648,21 @@ def test_a_frame_that_a_worker_cannot_read_is_named_in_one_line(
     Image.fromarray(np.full((68, 128), 77, np.uint8)).save(labels)
     with pytest.raises(DatasetError, match=r'^/.*/labels\.png: raw codes .* 77 [^\n]*$'):
         train(recipe, tmp_path / 'code')
+
+
+def test_only_what_a_batch_norm_says_is_called_too_few_frames(
+    tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = _changed(tiny_recipe, optim={'batch_size': 1})
+    network = SegmentationNetwork(recipe.model, 8)
+    batches = make_batches(recipe, np.ones((4, 8), np.int64), 0, 1)
+
+    def refuse(*_: object) -> NoReturn:
+        raise ValueError('takes no such frames')
+
+    monkeypatch.setattr(SegmentationNetwork, 'forward', refuse)
+    with pytest.raises(ValueError, match='takes no such frames'):
+        check_single_frames(recipe, network, batches, 1)
 
 
 def test_a_checkpoint_of_another_version_is_called_that(tiny_recipe: Recipe) -> None:

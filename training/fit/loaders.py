@@ -136,9 +136,9 @@ def check_single_frames(
     try:
         shapes(*(torch.zeros((1, channels, height, width), device='meta') for channels in (3, 1)))
     except ValueError as err:
-        name, shape = seen[-1] if seen else ('', ())
-        if math.prod(shape[2:]) != 1:
+        if not seen or math.prod(seen[-1][1][2:]) != 1:
             raise
+        name, _ = seen[-1]
         or_larger = ', or raise augment.crop_size_hw' if 'encoder' in name else ''
         raise RecipeError(
             f'{recipe.name}: one frame a pass, of {height}x{width}, gives the BatchNorm {name} of '
