@@ -157,7 +157,26 @@ def test_gives_masks_of_network(
     assert off[equal].max() <= (2.0 if half else 0.51)
 
 
-def test_takes_int8_as_it_is(tmp_path: Path, frame: Path) -> None:
+@pytest.mark.parametrize(
+    ('given', 'more', 'of_probabilities'),
+    [
+        pytest.param({}, [], False, id='logits'),
+        # Each is rounded to 1/255, so that the sum of many is up to 0.03 away from 1.
+        pytest.param(
+            {'weights': np.random.default_rng(1).normal(size=(24, 3)), 'end': 'Softmax'},
+            ['--ontology', 'rugd-24'],
+            True,
+            id='probabilities_of_24_classes',
+        ),
+    ],
+)
+def test_takes_int8_as_it_is(
+    tmp_path: Path,
+    frame: Path,
+    given: dict[str, object],
+    more: list[str],
+    of_probabilities: bool,
+) -> None:
     class Frames(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             rgb = cv2.imread(str(frame))[..., ::-1]
@@ -167,11 +186,13 @@ def test_takes_int8_as_it_is(tmp_path: Path, frame: Path) -> None:
         def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
             return next(self._left, None)
 
-    whole = network(tmp_path / 'whole.onnx')
+    whole = network(tmp_path / 'whole.onnx', **given)  # type: ignore[arg-type]
     quantize_static(str(whole), str(tmp_path / 'int8.onnx'), Frames())
-    status, out = run(tmp_path / 'int8.onnx', frame, *NORMALISED)
+    status, out = run(tmp_path / 'int8.onnx', frame, *NORMALISED, *more)
     assert status == 0
-    assert read_bundle(out).metadata.precision == 'int8'
+    metadata = read_bundle(out).metadata
+    assert metadata.precision == 'int8'
+    assert metadata.recipe['imported_network']['of_probabilities'] is of_probabilities
     # Not that an fp32 bundle of it would do.
     with pytest.raises(RecipeError, match='holds a network of another program'):
         load_stage(out, [])

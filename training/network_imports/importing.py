@@ -30,8 +30,8 @@ _FRAMES = 8
 # round otherwise where nodes about them differ, and at some network sizes (520 for a camera of
 # 640) torch and ONNX Runtime take another of two equally near pixels, in 3 % of the columns.
 PARITY_AS: Precision = 'fp16'
-# How far probabilities of half precision are from a sum of 1.
-_SUM_TOLERANCE = 0.01
+# How far probabilities of half precision are from a sum of 1, and those of int8, a class.
+_SUM_TOLERANCE, _INT8_TOLERANCE = 0.01, 1 / 255
 
 
 @dataclass(frozen=True)
@@ -203,6 +203,10 @@ def _are_probabilities(graph: ImportedGraph, pictures: Sequence[_Picture]) -> bo
     """
     network = graph.network
     lowest, highest, off = 0.0, 0.0, 0.0
+    tolerance = _SUM_TOLERANCE
+    if network.precision == 'int8':
+        classes = network.output_shape[3 if network.classes_last else 1]
+        tolerance = max(tolerance, classes * _INT8_TOLERANCE)
     # NaN is an error of every engine, so a covered lens would stop them.
     black = np.zeros_like(pictures[0].rgb)
     for name, rgb in (
@@ -222,7 +226,7 @@ def _are_probabilities(graph: ImportedGraph, pictures: Sequence[_Picture]) -> bo
             total = total.clamp(min=1)
         lowest, highest = min(lowest, float(scores.min())), max(highest, float(scores.max()))
         off = max(off, float((total - 1).abs().max()))
-    if lowest < 0 or off < _SUM_TOLERANCE:
+    if lowest < 0 or off < tolerance:
         return lowest >= 0
     if highest <= 1:
         raise NetworkError(
