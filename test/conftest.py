@@ -84,7 +84,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     tracing = {
         item.path
         for item in items
-        if hasattr(item.module, 'traced') or 'exported' in item.fixturenames
+        if hasattr(item.module, 'traced') or 'traced_once' in item.fixturenames
     }
     for item in items:
         if config.pluginmanager.hasplugin('xdist'):
