@@ -63,6 +63,11 @@ _GAP_M, _GAP_DROP_M = 0.3, 0.05
 # A gap is wide from so many pixels of the grid on, side by side but for those without depth,
 # with so many that have it: behind ruts and tufts gaps are narrower.
 _GAP_PIXELS, _GAP_SEEN = 21, 7
+# A rim: means over so many rows and columns of the grid, that begin so many rows below what is
+# seen beyond it; between them the ground leans by less than this part of the line of sight. What
+# is seen beyond is lower by more than so many steps, and further away by so many times as much as
+# the next rows are from it.
+_RIM_HW, _RIM_ROWS, _RIM_LEAN, _RIM_STEPS, _RIM_STANDS_OUT = (3, 7), (2, 8), 0.5, 2, 2.0
 # Depths at which the reach in pixels is set anew: it doubles from one to the next.
 _BANDS_M = 1.25, 2.5, 5.0, 10.0
 # Cells of the ground in which what is high is looked at for something below it to stand on.
@@ -147,6 +152,7 @@ class ShapeGrid:
         x, y, above_m = np.empty((3, *z.shape), np.float32)
         for axis, values in zip(ground.axes, (x, y, above_m), strict=True):
             along(axis, z, self.rays, out=values)
+        level_m = above_m.copy()
         places = ground.places(x, y)
         above_m -= ground.at(ground.height_m, places)
         doubt_m = ground.at(ground.doubt_m, places)
@@ -186,9 +192,12 @@ class ShapeGrid:
         positive = self._aside(tops | foot, beside)
         negative = deep | self._along_column(deep, lowered, _WALL_APART_M, _REACH_M, down=False)
         doubtful = near & (doubt_m > np.float32(_FREE_DOUBT_M))
-        gaps = self._gaps(x, y, above_m, noise_m, near, ground.camera_m)
+        range_m = np.asarray(cv2.magnitude(x, y), np.float32)
+        jumps = self._jumps(range_m, near, ground.camera_m)
+        gaps = self._gaps(jumps, above_m, noise_m, near)
         doubtful |= gaps
         negative |= gaps & self._wide(gaps, near)
+        negative |= self._drop_offs(jumps, range_m, level_m, noise_m, near & ~high)
         if tall.any():
             positive |= self._standing(x, y, positive, near & tall, above_m)
 
@@ -297,29 +306,65 @@ class ShapeGrid:
         front: Float32 = total / np.maximum(count, 1)
         return front
 
-    def _gaps(
-        self,
-        x: Float32,
-        y: Float32,
-        above_m: Float32,
-        noise_m: Float32,
-        near: Bool,
-        camera_m: float,
-    ) -> Bool:
-        """Find what is seen beyond ground that is hidden, and lies lower: who knows how deep."""
-        range_m = np.asarray(cv2.magnitude(x, y), np.float32)
+    def _jumps(self, range_m: Float32, near: Bool, camera_m: float) -> Bool:
+        """Find what is seen beyond ground that is hidden."""
         jump = np.zeros_like(range_m)
         jump[:-2] = (range_m[:-2] - range_m[2:]) * near[2:]
         explained = range_m * range_m * np.float32(2 / (self.focal_px * camera_m))
         explained += np.float32(_GAP_M) + np.float32(2 * self.settings.noise_per_m) * self.z**2
-        edge = (
-            near
-            & (jump > explained)
-            & (above_m < -np.maximum(2 * noise_m, np.float32(_GAP_DROP_M)))
-        )
+        return np.asarray(near & (jump > explained), np.bool_)
+
+    def _gaps(self, jumps: Bool, above_m: Float32, noise_m: Float32, near: Bool) -> Bool:
+        """Find what lies beyond ground that is hidden, and lower: who knows how deep."""
+        edge = jumps & (above_m < -np.maximum(2 * noise_m, np.float32(_GAP_DROP_M)))
         reach = max(1, int(_REACH_M * self.focal_px / 5.0))
         wall = cv2.dilate(edge.view(np.uint8), np.ones((reach, 1), np.uint8), anchor=(0, 0))
         return np.asarray((wall > 0) & near & (above_m < -_BEYOND_GAP_M), np.bool_)
+
+    def _drop_offs(
+        self, jumps: Bool, range_m: Float32, level_m: Float32, noise_m: Float32, ground: Bool
+    ) -> Bool:
+        """Find the rim of ground that ends level, and what lies lower beyond it.
+
+        Whatever the surface says, which may go down with it. A crest hides what is behind it, too,
+        but leans away before it does: along the line of sight where it ends.
+
+        Args:
+            jumps: what is seen beyond ground that is hidden.
+            range_m: level distance.
+            level_m: height above the camera.
+            noise_m: of the height.
+            ground: what does not stick out of the surface.
+        """
+        rows, found = len(jumps), np.zeros_like(jumps)
+        if rows <= _RIM_ROWS[1] + _RIM_HW[0] or not jumps.any():
+            return found
+        # Means at the rim and some rows nearer, of ground alone.
+        count = np.maximum(_total(ground.astype(np.float32)), 1)
+        at_m, far_m = (_total(values * ground) / count for values in (level_m, range_m))
+        first, second = _RIM_ROWS
+        end = rows - second
+        fall_m = at_m[second:] - at_m[first : first + end]
+        run_m = far_m[first : first + end] - far_m[second:]
+        rim_m, rim_range_m = level_m[first : first + end], range_m[first : first + end]
+        sight = -rim_m / np.maximum(rim_range_m, np.float32(MIN_DEPTH_M))
+        deep_m = np.maximum(
+            np.float32(_RIM_STEPS * self.settings.step_m),
+            noise_m[:end] * np.float32(NOISE_SIGMAS),
+        )
+        edge = jumps[:end] & ground[first : first + end]
+        edge &= (rim_m - level_m[:end] > deep_m) & (run_m > 0)
+        edge &= np.abs(fall_m) < np.float32(_RIM_LEAN) * sight * run_m
+        found[:end] = edge
+        # Ground that is seen along itself jumps from row to row, and goes on so.
+        jump_m = range_m[:-first] - range_m[first:]
+        found[first:-first] &= jump_m[first:] > np.float32(_RIM_STANDS_OUT) * jump_m[:-first]
+        # From the rim up.
+        reach = first + max(1, int(_REACH_M * self.focal_px / 5.0))
+        strip = cv2.dilate(found.view(np.uint8), np.ones((reach, 1), np.uint8), anchor=(0, first))
+        seen = self.z > 0
+        along_rim = np.asarray(strip > 0, np.bool_) & seen
+        return along_rim & self._wide(along_rim, seen)
 
     @staticmethod
     def _wide(gaps: Bool, near: Bool) -> Bool:
@@ -377,6 +422,19 @@ def _smooth(z: Float32, noise_per_m: float) -> Float32:
             inverse, _SMOOTH_PIXELS, *sigmas, borderType=cv2.BORDER_REPLICATE
         )
         return np.where(z > 0, 1 / inverse, np.float32(0))
+
+
+def _total(values: Float32) -> Float32:
+    """Sum the window of `_RIM_HW` that begins at each pixel and lies below it."""
+    total = cv2.boxFilter(
+        values,
+        -1,
+        _RIM_HW[::-1],
+        anchor=(_RIM_HW[1] // 2, 0),
+        normalize=False,
+        borderType=cv2.BORDER_CONSTANT,
+    )
+    return np.asarray(total, np.float32)
 
 
 def _around(mask: Bool, size_hw: tuple[int, int]) -> UInt8:
