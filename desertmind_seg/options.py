@@ -224,7 +224,7 @@ def _drop_unread_output() -> bool:
 def _interruptible(prog: str, work: Callable[[], int]) -> int:
     """Do a command's work; the first Ctrl-C unwinds it, and the second ends the process at once.
 
-    So does a terminal that closes, unless nohup has that signal ignored.
+    A terminal that closes unwinds it, too, unless nohup has that signal ignored.
 
     Ctrl-C may come during an import, where libraries turn it into errors of their own, and in a
     finaliser or in what C calls, where Python can only say that it was ignored: that ends the
@@ -235,11 +235,13 @@ def _interruptible(prog: str, work: Callable[[], int]) -> int:
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
         nonlocal interrupted
+        if number == signal.SIGHUP:
+            drop_closed_terminal()
+            if interrupted:  # it comes twice: from bash, and from the kernel when bash ends
+                return
         if interrupted:
             _leave()
         interrupted = True
-        if number == signal.SIGHUP:
-            drop_closed_terminal()
         raise KeyboardInterrupt
 
     def ignored(what: 'sys.UnraisableHookArgs') -> None:

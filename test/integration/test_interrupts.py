@@ -124,7 +124,7 @@ sys.exit(main(['--bundle', '/nowhere.onnx']))
 
 def test_a_terminal_that_closes_ends_a_command_as_ctrl_c_does(tmp_path: Path) -> None:
     code = """
-import sys, time
+import signal, sys, time
 from desertmind_seg.options import command_parser, run_command
 def work():
     try:
@@ -132,6 +132,7 @@ def work():
         time.sleep(60)
     except KeyboardInterrupt:
         print('what the terminal would be told', flush=True)
+        signal.raise_signal(signal.SIGHUP)  # bash hands it on, and the kernel does at bash's end
         open(sys.argv[1], 'x')
         raise
 sys.exit(run_command(command_parser('a_command', 'Wait.', '', ''), work))
