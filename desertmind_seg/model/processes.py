@@ -37,7 +37,7 @@ def end_with_parent(parent_pid: int | None = None) -> None:
 
 def drop_closed_terminal() -> None:
     """Send stdout and stderr nowhere where they are a terminal that is gone."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.__stdout__, sys.__stderr__)):  # None: closed at the start
         try:
             os.write(stream.fileno(), b'')
         except OSError:

@@ -9,7 +9,11 @@ import time
 
 import pytest
 
-from desertmind_seg.model.processes import end_with_parent, stopped_by_signals
+from desertmind_seg.model.processes import (
+    drop_closed_terminal,
+    end_with_parent,
+    stopped_by_signals,
+)
 
 # Prints the process id of a worker that then sleeps for a minute.
 _PARENT = """
@@ -58,6 +62,15 @@ def test_a_terminal_that_closes_stops_what_is_not_to_outlive_it(by_nohup: bool) 
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@pytest.mark.parametrize('stream', ['stdout', 'stderr'])
+def test_a_terminal_that_closes_stops_what_has_no_such_stream(
+    stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (stream, f'__{stream}__'):
+        monkeypatch.setattr(sys, name, None)  # as Python has it after `>&-`
+    drop_closed_terminal()
 
 
 def _is_alive(process: int) -> bool:
