@@ -8,6 +8,7 @@ import sys
 from types import FrameType
 
 from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
+from desertmind_seg.model.processes import drop_closed_terminal
 from desertmind_seg.options import command_parser, error_line, exit_code, run_command
 
 _EXAMPLES = """\
@@ -25,7 +26,10 @@ $XDG_CACHE_HOME/desertmind_seg/engines. One that is there and fits is not built 
 
 
 class _Bar:
-    """A progress bar that Ctrl-C stops: raising through TensorRT's C++ would end the process."""
+    """A progress bar that Ctrl-C stops, and a terminal that closes.
+
+    Raising through TensorRT's C++ would end the process.
+    """
 
     def __init__(self, target: str) -> None:
         from tqdm import tqdm
@@ -37,13 +41,18 @@ class _Bar:
             disable=None,
             bar_format='{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}',
         )
-        self._previous = signal.signal(signal.SIGINT, self._interrupt)
+        self._previous = {
+            number: signal.signal(number, self._interrupt)
+            for number in (signal.SIGINT, signal.SIGHUP)
+            if signal.getsignal(number) != signal.SIG_IGN
+        }
 
     def __enter__(self) -> '_Bar':
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
         self._bar.close()
         if self._interrupted:
             raise KeyboardInterrupt
@@ -53,7 +62,9 @@ class _Bar:
         self._bar.update(round(100 * fraction) - self._bar.n)
         return not self._interrupted
 
-    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
+    def _interrupt(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            drop_closed_terminal()
         self._interrupted = True
 
 

@@ -401,18 +401,21 @@ def test_help_names_the_variable_of_the_cache(capsys: pytest.CaptureFixture[str]
     assert [option.target for option in options] == [CURRENT, 'sm86,sm89']
 
 
-def test_ctrl_c_stops_the_command_cleanly(
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_and_a_closed_terminal_stop_the_command_cleanly(
+    number: signal.Signals,
     tiny_bundle: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = signal.getsignal(signal.SIGINT)  # a command sets its own, for good
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     tell = build_engine._Bar.progress
 
     def press(bar: build_engine._Bar, what: str, fraction: float) -> bool:
         if fraction > 0.2:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
         return tell(bar, what, fraction)
 
     monkeypatch.setattr(build_engine._Bar, 'progress', press)
