@@ -160,9 +160,10 @@ class Segmenter:
         """
         height, width = rgb.shape[:2]
         scale = min(MAX_SIZE_HW[0] / height, MAX_SIZE_HW[1] / width)
-        if scale >= 1:
-            return self.segment(rgb, depth=depth, stamp_ns=stamp_ns)
         fitting = int(width * scale), int(height * scale)
+        # Where too little would be left of a strip, it is refused by the size that it has.
+        if scale >= 1 or fitting[0] < MIN_SIZE_HW[1] or fitting[1] < MIN_SIZE_HW[0]:
+            return self.segment(rgb, depth=depth, stamp_ns=stamp_ns)
         shrunk = cv2.resize(rgb, fitting, interpolation=cv2.INTER_AREA)
         if depth is not None:
             nearest = cv2.resize(depth, fitting, interpolation=cv2.INTER_NEAREST)

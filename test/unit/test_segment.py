@@ -159,6 +159,14 @@ def test_larger_pictures_than_a_camera_has(tmp_path: Path, tiny_bundle: Path) ->
         assert np.array_equal(large, small.repeat(2, axis=0).repeat(2, axis=1))
 
 
+def test_a_strip_that_cannot_be_shrunk_is_refused_by_its_own_size(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / 'strip.png', np.zeros((64, 4000, 3), np.uint8))
+    assert run(tiny_bundle, tmp_path / 'strip.png', tmp_path / 'out') == 2
+    assert 'frame is 4000 x 64 pixels' in capsys.readouterr().err
+
+
 def test_threshold_marks_unlabelled(
     tmp_path: Path, tiny_bundle: Path, asymmetric_rgb: Image
 ) -> None:
