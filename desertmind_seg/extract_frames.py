@@ -180,6 +180,8 @@ def _run(prog: str, options: argparse.Namespace) -> int:
 
 
 def _print(done: 'Extraction', options: argparse.Namespace) -> None:
+    from desertmind_seg.labelling.pictures import FARTHEST_M
+
     chosen = (
         f'{done.spacing} apart' if options.choose == 'even' else 'of which the model is least sure'
     )
@@ -192,8 +194,8 @@ def _print(done: 'Extraction', options: argparse.Namespace) -> None:
             print(f'{count} {what}')
     if done.written.beyond_pixels:
         print(
-            f'{done.written.beyond_pixels} pixels of depth are beyond 65.535 m, the last that 16 '
-            'bits of millimetres hold, and are missing in depth/'
+            f'{done.written.beyond_pixels} pixels of depth are beyond {FARTHEST_M} m, the last '
+            'that 16 bits of millimetres hold, and are missing in depth/'
         )
     for tool, next_step in _NEXT.items():
         if (options.out / tool).is_dir():
