@@ -54,11 +54,14 @@ def hazard_status(
         is_missed = waited_sec > settings['input.timeout_sec'] and outputs.expects_depth(wanted)
         return _status(values, [sentence] if is_missed else [], sentence)
     report = outputs.hazards.report()
-    needed = outputs.overrides_mask or outputs.needs_hazards(wanted)
-    if report is None or not needed:  # what it showed when somebody last asked is no news
+    # With `overrides_mask` masks need them, too: what nobody needs any more has no report.
+    needed = outputs.needs_hazards(wanted) or (outputs.overrides_mask and report is not None)
+    if not needed:  # what it showed when somebody last asked is no news
         return _status(values, [], 'nobody subscribes to what needs them')
     if silence:
         return _status(values, [f'no geometry: {sentence}' for sentence in silence], '')
+    if report is None:
+        return _status(values, [], 'no frame was looked at yet')
     values |= _shares(report) | gravity.values()
     problems = gravity.new_problems()
     why = report.problem

@@ -92,7 +92,7 @@ class HazardFinder:
         self._heights_m: deque[tuple[float, float, str]] = deque(maxlen=_HEIGHTS)
 
     def reset(self) -> None:
-        """Forget the report of frames from before a jump of time."""
+        """Forget what frames showed: time has jumped, or nobody needs hazards any more."""
         with self._lock:
             self._report = None
             self._heights_m.clear()
@@ -151,7 +151,7 @@ class HazardFinder:
             self._report = report
 
     def report(self) -> HazardReport | None:
-        """Return that of the latest frame since the last jump of time; None without one."""
+        """Return that of the latest frame since the last `reset`; None without one."""
         with self._lock:
             return self._report
 

@@ -531,6 +531,19 @@ def test_what_geometry_showed_is_over_when_nobody_needs_it(
     assert (status.level, status.message) == (OK, 'nobody subscribes to what needs them')
 
 
+def test_who_asks_while_no_image_comes_is_told_so(
+    in_process: Callable[..., InProcess], trail: Rgb, metres: Metres
+) -> None:
+    node = in_process()
+    node.want('mask')
+    node.send(trail, metres, ['mask'])
+    node.want('hazard')
+    status = node.hazard_status('No image for 9 s.')
+    assert (status.level, status.message) == (WARN, 'no geometry: No image for 9 s')
+    status = node.hazard_status()
+    assert (status.level, status.message) == (OK, 'no frame was looked at yet')
+
+
 def test_a_detector_that_fails_costs_its_frame_alone(
     in_process: Callable[..., InProcess], trail: Rgb, metres: Metres
 ) -> None:
