@@ -228,12 +228,14 @@ def _interruptible(prog: str, work: Callable[[], int]) -> int:
 
     Ctrl-C may come during an import, where libraries turn it into errors of their own, and in a
     finaliser or in what C calls, where Python can only say that it was ignored: that ends the
-    process at once, too, and quietly. Once all is put away the process ends here: Python's own end
-    waits for the threads of libraries, and was seen aborted by one of ONNX Runtime's.
+    process at once, too, and quietly. So does one while an extension in C is loaded: raised in
+    that of onnx, it was seen to end in a segmentation fault. Once all is put away the process ends
+    here: Python's own end waits for the threads of libraries, and was seen aborted by one of
+    ONNX Runtime's.
     """
     interrupted, unraisable = False, sys.unraisablehook
 
-    def interrupt(number: int, _frame: FrameType | None) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal interrupted
         if number == signal.SIGHUP:
             drop_closed_terminal()
@@ -242,6 +244,9 @@ def _interruptible(prog: str, work: Callable[[], int]) -> int:
         if interrupted:
             _leave()
         interrupted = True
+        if _loads_extension(frame):
+            print(f'{prog}: stopped', file=sys.stderr, flush=True)
+            _leave()
         raise KeyboardInterrupt
 
     def ignored(what: 'sys.UnraisableHookArgs') -> None:
@@ -265,6 +270,16 @@ def _interruptible(prog: str, work: Callable[[], int]) -> int:
         _leave()
     finally:
         interrupted, sys.unraisablehook = True, unraisable
+
+
+def _loads_extension(frame: FrameType | None) -> bool:
+    """Whether C code that sets up a module of its own is among what called this frame."""
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == 'create_module' and code.co_filename.startswith('<frozen importlib'):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _leave() -> NoReturn:

@@ -122,6 +122,27 @@ sys.exit(main(['--bundle', '/nowhere.onnx']))
     assert len(ended.stderr.splitlines()) == 1, ended.stderr
 
 
+def test_ctrl_c_is_not_raised_through_an_extension_that_is_loaded() -> None:
+    """Onnx's ends in a segmentation fault by it."""
+    code = """
+import signal, sys
+from desertmind_seg.options import command_parser, run_command
+text = 'def create_module(): signal.raise_signal(signal.SIGINT)'
+exec(compile(text, '<frozen importlib._bootstrap_external>', 'exec'))
+def work():
+    try:
+        create_module()
+    finally:
+        print('was raised')
+sys.exit(run_command(command_parser('a_command', 'Load.', '', ''), work))
+"""
+    ended = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (130, '')
+    assert ended.stderr.endswith('a_command: stopped\n')
+
+
 def test_a_terminal_that_closes_ends_a_command_as_ctrl_c_does(tmp_path: Path) -> None:
     code = """
 import signal, sys, time
