@@ -191,6 +191,22 @@ def test_a_ditch_is_negative(forward_m: float, most_free: float) -> None:
     assert share(found, what == GROUND, FREE) > 0.95
 
 
+@pytest.mark.parametrize(('forward_m', 'deep_m'), [(4.0, 0.5), (5.0, 0.5), (5.0, 1.0)])
+def test_the_rim_of_a_drop_is_negative_and_what_lies_beyond_it(
+    forward_m: float, deep_m: float
+) -> None:
+    scene = Scene(ditch=(forward_m, 60.0, deep_m), height_m=1.2)
+    found, what = judged(scene)
+
+    x_m = scene.forward_m()
+    rim = (what == GROUND) & (x_m > forward_m - 0.1)
+    first_seen = what == DITCH
+    first_seen[: np.flatnonzero(first_seen.any(axis=1))[-1] - 8] = False
+    assert share(found, rim, NEGATIVE) > 0.8
+    assert share(found, first_seen, NEGATIVE) > 0.6
+    assert share(found, (what == GROUND) & (x_m < forward_m - 0.5), FREE) > 0.95
+
+
 @pytest.mark.parametrize(('height_m', 'forward_m', 'least'), [(0.5, 4.0, 0.5), (1.2, 8.0, 0.3)])
 def test_the_far_wall_of_a_ditch_whose_floor_is_hidden_is_negative(
     height_m: float, forward_m: float, least: float
