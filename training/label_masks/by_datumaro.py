@@ -14,7 +14,10 @@ from typing import Any
 from datumaro.components.annotation import AnnotationType
 from datumaro.components.contexts.importer import ImportErrorPolicy
 from datumaro.components.dataset import Dataset
+from datumaro.components.environment import Environment
 from datumaro.components.errors import AnnotationImportError
+from datumaro.plugins.data_formats.mapillary_vistas.format import MapillaryVistasTask
+from datumaro.plugins.data_formats.mapillary_vistas.importer import MapillaryVistasImporter
 import numpy as np
 
 from training.label_exports.records import (
@@ -26,6 +29,18 @@ from training.label_exports.records import (
 )
 from training.label_exports.shapes import Covered, Shape, Size, coco_polygon, painter
 from training.label_exports.source import ExportError, ExportFiles
+
+
+class _MapillaryMasks(MapillaryVistasImporter):  # type: ignore[misc]  # datumaro has no types
+    """Takes masks where panoptic JSON lies beside them: datumaro takes one of both by chance."""
+
+    NAME = 'mapillary_vistas'
+
+    @classmethod
+    def find_sources(cls, path: str) -> dict[str, dict[Any, str]]:
+        masks = MapillaryVistasTask.instances
+        found = super().find_sources(path)
+        return {part: {masks: urls[masks]} for part, urls in found.items() if masks in urls}
 
 
 class _OneByOne(ImportErrorPolicy):  # type: ignore[misc]  # datumaro has no types
@@ -59,8 +74,12 @@ def read(files: ExportFiles, name: str, **options: Any) -> Export:
     """
     logging.getLogger('datumaro').setLevel(logging.ERROR)
     root, export = files.on_disk(), Export(lists_all_images=True)
+    environment = Environment()
+    environment.importers.register(_MapillaryMasks.NAME, _MapillaryMasks)
     try:
-        dataset = Dataset.import_from(str(root), name, error_policy=_OneByOne(export), **options)
+        dataset = Dataset.import_from(
+            str(root), name, env=environment, error_policy=_OneByOne(export), **options
+        )
         items = list(dataset)
     except Exception as err:  # whatever a damaged export raises in a reader of another
         reason = ' '.join(str(err.__cause__ or err).split())[:300] or type(err).__name__
