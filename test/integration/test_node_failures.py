@@ -162,17 +162,17 @@ def test_a_bug_in_the_worker_ends_the_process_with_status_1(
 
 def test_what_a_transition_raises_is_in_the_diagnostics(tiny_bundle: Path, peer: Peer) -> None:
     """Under a lifecycle manager nobody sees the log; the node is unconfigured again."""
-    parameters = {
-        'model.bundle': tiny_bundle,
-        'diagnostics.period_sec': 0.2,
-        f'qos_overrides.{IMAGE_TOPIC}.subscription.reliability': 'often',
-    }
-    with NodeProcess(parameters) as process:
+    script = (
+        'import sys; from desertmind_seg.node import inputs, run;'
+        'inputs.NodeInputs.open = lambda self: 1 / 0; sys.exit(run.run_node())'
+    )
+    parameters = {'model.bundle': tiny_bundle, 'diagnostics.period_sec': 0.2}
+    with NodeProcess(parameters, command=['-c', script]) as process:
         assert peer.transition(Transition.TRANSITION_CONFIGURE)
         peer.wait_for_diagnostic('Engine', level='0')
         assert not peer.transition(Transition.TRANSITION_ACTIVATE)
         engine = peer.wait_for_diagnostic('Engine', level='2', lifecycle='unconfigured')
-        assert re.fullmatch('on_activate failed: .*reliability.: .often.', engine['message'])
+        assert re.fullmatch('on_activate failed: .*division by zero', engine['message'])
         process.wait_for_log('on_activate failed: .*Traceback')
 
 
