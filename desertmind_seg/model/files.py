@@ -233,6 +233,18 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[Path]:
         temporary.replace(path)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all.
+
+    What is no UTF-8 in a path that it names, as Latin-1 on old disks, is written escaped.
+
+    Raises:
+        OSError, FileError: as `atomic_write`.
+    """
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding='utf-8', errors='backslashreplace')
+
+
 def check_writable(path: Path) -> None:
     """Find out whether a file can be written, before the minutes that its content takes.
 

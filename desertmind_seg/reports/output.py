@@ -7,15 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from desertmind_seg.model.files import FileError, atomic_write, made_folder, partial_folder
+from desertmind_seg.model.files import FileError, made_folder, partial_folder, write_text
 from desertmind_seg.reports.script import SCRIPT_FILE
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all. NaN and infinity are refused: JSON has neither."""
-    text = json.dumps(document, indent=2, allow_nan=False) + '\n'
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding='utf-8')
+    write_text(path, json.dumps(document, indent=2, allow_nan=False) + '\n')
 
 
 @contextmanager

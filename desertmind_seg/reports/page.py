@@ -13,7 +13,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from desertmind_seg.model.files import atomic_write
+from desertmind_seg.model.files import write_text
 from desertmind_seg.reports.glossary import explanations, with_terms
 from desertmind_seg.reports.script import SCRIPT_FILE, write_script
 
@@ -74,6 +74,4 @@ def write_report(
     )
     if has_charts:
         write_script(path.parent)
-    with atomic_write(path) as temporary:
-        # Paths may hold bytes that are no UTF-8, as names of Latin-1 on old disks.
-        temporary.write_text(page, encoding='utf-8', errors='backslashreplace')
+    write_text(path, page)

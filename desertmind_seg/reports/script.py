@@ -8,7 +8,7 @@ from pathlib import Path
 import plotly
 
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.files import atomic_write
+from desertmind_seg.model.files import write_text
 
 SCRIPT_FILE = 'charts.js'
 # plotly.js has 4.8 MB, and 2.0 MB like this; a page from a disk may not load what is not a script.
@@ -36,8 +36,7 @@ def write_script(folder: Path) -> None:
     Raises:
         ScriptError: the package plotly has no script.
     """
-    with atomic_write(folder / SCRIPT_FILE) as temporary:
-        temporary.write_text(_packed(), encoding='ascii')
+    write_text(folder / SCRIPT_FILE, _packed())
 
 
 @cache

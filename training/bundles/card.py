@@ -6,7 +6,7 @@ from jinja2 import Environment, StrictUndefined
 import yaml
 
 from desertmind_seg.model.bundle import Bundle, read_bundle
-from desertmind_seg.model.files import atomic_write, made_folder
+from desertmind_seg.model.files import made_folder, write_text
 from desertmind_seg.model.graph import graph_sha256
 from training.recipes.load import RECIPES, load_recipe, parse_recipe
 from training.recipes.schema import Recipe, SplitSection
@@ -174,8 +174,8 @@ python -m training.model_card models/{{ m.name }}.onnx --out models/{{ m.name }}
 def write_model_card(bundle_path: Path, out: Path) -> None:
     """Write the card of a bundle file as Markdown."""
     card = model_card(read_bundle(bundle_path))
-    with made_folder(out.parent), atomic_write(out) as temporary:
-        temporary.write_text(card, encoding='utf-8', errors='backslashreplace')
+    with made_folder(out.parent):
+        write_text(out, card)
 
 
 def model_card(bundle: Bundle) -> str:

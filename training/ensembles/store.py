@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from desertmind_seg.model.documents import DocumentError, read_json
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.files import atomic_write, make_folder
+from desertmind_seg.model.files import atomic_write, make_folder, write_text
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.progress import Progress
 from training.data.frames import LabelledFrame
@@ -62,8 +62,7 @@ class Record(BaseModel):
 
     def write(self, path: Path) -> None:
         """Write the file whole or not at all."""
-        with atomic_write(path) as temporary:
-            temporary.write_text(self.model_dump_json(indent=1) + '\n', encoding='utf-8')
+        write_text(path, self.model_dump_json(indent=1) + '\n')
 
 
 class Prediction(Record):

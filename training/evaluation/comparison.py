@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.cluster.hierarchy import DisjointSet
 
-from desertmind_seg.model.files import atomic_write, make_folder
+from desertmind_seg.model.files import make_folder, write_text
 from desertmind_seg.model.ontology import Ontology, available_ontologies, load_ontology
 from desertmind_seg.reports.output import write_json
 from desertmind_seg.reports.page import Fact, write_report
@@ -320,10 +320,7 @@ def write(path: Path, compared: ComparedRuns) -> None:
         parts += compared.warnings
         for comparison in compared.comparisons:
             parts += [f'**{comparison.sentence}.**', as_markdown(difference_rows(comparison))]
-        with atomic_write(path) as temporary:
-            temporary.write_text(
-                '\n\n'.join(parts) + '\n', encoding='utf-8', errors='backslashreplace'
-            )
+        write_text(path, '\n\n'.join(parts) + '\n')
     else:
         _write_page(path, rows, compared)
 

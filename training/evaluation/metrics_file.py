@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from desertmind_seg.model.documents import DocumentError, read_json
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.files import atomic_write
+from desertmind_seg.model.files import write_text
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.model.records import Record
 from desertmind_seg.scores.confusion import Counts
@@ -134,8 +134,7 @@ def write_metrics(path: Path, metrics: Metrics) -> None:
     """
     document = metrics.model_dump(exclude_unset=True)
     lines = [f'  {json.dumps(key)}: {_json(value)}' for key, value in document.items()]
-    with atomic_write(path) as temporary:
-        temporary.write_text('{\n' + ',\n'.join(lines) + '\n}\n', encoding='utf-8')
+    write_text(path, '{\n' + ',\n'.join(lines) + '\n}\n')
 
 
 def read_metrics(path: Path) -> Metrics:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.files import atomic_write
+from desertmind_seg.model.files import write_text
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.scores.records import SplitMetrics
 from training.data.datasets import data_hash, list_sections
@@ -159,9 +159,8 @@ def score_store(recipe: Recipe, store: OutOfFoldStore, folder: Path) -> FoldScor
         rule += ', its epoch chosen by the score on the fold (optim.keep, early stopping)'
     fitted = next(row.temperature for row in rows if row.fitted)
     figures = write_mixture_metrics(folder, scores, store, recipe, rule, fitted)
-    with atomic_write(folder / TEMPERATURES_FILE) as temporary:
-        text = json.dumps([row.model_dump() for row in rows], indent=1)
-        temporary.write_text(text + '\n', encoding='utf-8')
+    text = json.dumps([row.model_dump() for row in rows], indent=1)
+    write_text(folder / TEMPERATURES_FILE, text + '\n')
     return figures, rows
 
 

@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader
 import yaml
 
-from desertmind_seg.model.files import atomic_write, made_folder, make_folder, sole_writer
+from desertmind_seg.model.files import made_folder, make_folder, sole_writer, write_text
 from desertmind_seg.model.ontology import Ontology, load_ontology
 from training.bundles.transfer import initialise
 from training.data.datasets import check_apart, class_pixels, data_hash, list_frames, list_sections
@@ -435,9 +435,7 @@ def check_same_recipe(
 def write_recipe(recipe: Recipe, path: Path) -> None:
     """Write a resolved recipe as YAML, whole or not at all; its folder is made."""
     make_folder(path.parent)
-    tree = recipe.model_dump(mode='json')
-    with atomic_write(path) as temporary:
-        temporary.write_text(yaml.safe_dump(tree, sort_keys=False), encoding='utf-8')
+    write_text(path, yaml.safe_dump(recipe.model_dump(mode='json'), sort_keys=False))
 
 
 def _wait_for_first(trainer: L.Trainer) -> None:

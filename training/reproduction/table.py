@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from desertmind_seg.model.files import atomic_write
+from desertmind_seg.model.files import write_text
 from desertmind_seg.reports.output import write_json
 from desertmind_seg.reports.page import Fact, write_report
 from desertmind_seg.reports.tables import pairs_section, table_section
@@ -130,8 +130,7 @@ def write_tables(out: Path, results: Sequence[Result]) -> Path:
         parts += [f'**{title}**', as_markdown(rows)]
     parts += [f'{name} was not compared: {why}.' for name, why in apart.items()]
     parts += [f'{names}: {machine}' for names, machine in machines(results).items()]
-    with atomic_write(out / f'{TABLE}.md') as temporary:
-        temporary.write_text('\n\n'.join(parts) + '\n', encoding='utf-8')
+    write_text(out / f'{TABLE}.md', '\n\n'.join(parts) + '\n')
     held = Counter(result.miou.holds for result in results)
     page = out / f'{TABLE}.html'
     write_report(
