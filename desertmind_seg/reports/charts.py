@@ -152,7 +152,7 @@ def charts_section(title: str, charts: Sequence[Chart], note: str = '') -> Secti
         }
         return Figure(f'{chart.y_label} over {chart.x_label}', data, layout)
 
-    return figures_section(title, [figure(chart) for chart in charts])
+    return figures_section(title, [figure(chart) for chart in charts], note)
 
 
 def line(

@@ -94,7 +94,7 @@ def test_page_is_whole_and_loads_nothing(
         [
             frames_section('Worst', ('seen', '<said>'), [('a & b', (rgb, None))], ontology),
             groups_section('Node', [Group('<in>', '<bad>', False, '<slow>', {'<k>': '<v>'})]),
-            charts_section('Curves', [Chart('x', 'y', {'a < b': ((0, 1), (2.0, 1.0))})]),
+            charts_section('Curves', [Chart('x', 'y', {'a < b': ((0, 1), (2.0, 1.0))})], '<how>'),
             bars_section('Bands', [BarChart('<far>', 'n', {'<near>': 2.0, 'b': None})]),
             reliability_section(
                 {'reliability': [{'confidence': 0.9, 'accuracy': 0.8, 'pixels': 10}]}
@@ -116,7 +116,7 @@ def test_page_is_whole_and_loads_nothing(
     assert 'A &lt;drive&gt;' in page
     assert 'one &amp; two' in page
     text = ' '.join(Page(tmp_path / 'report.html').text)
-    for piece in ('<said>', 'this frame has none', '<in> <bad> <slow> <k> <v>', '<path>'):
+    for piece in ('<how>', '<said>', 'this frame has none', '<in> <bad> <slow> <k> <v>', '<path>'):
         assert piece in text
     assert '<td>&lt;one&gt;</td><td class="number" data-label="score">0.5</td>' in page
     assert 'alt="a &amp; b: seen"' in page
