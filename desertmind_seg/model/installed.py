@@ -16,7 +16,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
-from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.model.errors import DesertmindError, first_line
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -67,8 +67,9 @@ def check_installed() -> None:
 def import_failure(err: ImportError) -> InstallationError:
     """Put the failed import of a package from outside into a sentence."""
     module = (err.name or '').partition('.')[0]
+    said = first_line(err).rstrip('.')
     return InstallationError(
-        f'{module or "a package"} cannot be imported: {_first_line(err)}. {install_line(module)}'
+        f'{module or "a package"} cannot be imported: {said}. {install_line(module)}'
     )
 
 
@@ -168,7 +169,8 @@ def _what_is_wrong(needed: Requirement) -> str | None:
             except ModuleNotFoundError:
                 pass
             except ImportError as err:
-                return f'{needed} is needed, but the {needed.name} found: {_first_line(err)}'
+                said = first_line(err).rstrip('.')
+                return f'{needed} is needed, but the {needed.name} found: {said}'
             else:
                 version, place = module.__version__, str(module.__file__)
     if version is None:
@@ -176,10 +178,6 @@ def _what_is_wrong(needed: Requirement) -> str | None:
     if version in needed.specifier:
         return None
     return f'{needed} is needed, but {version} is installed in {place}'
-
-
-def _first_line(err: ImportError) -> str:
-    return str(err).strip().partition('\n')[0].rstrip('.')
 
 
 def _remedy(needed: Iterable[str]) -> str:
