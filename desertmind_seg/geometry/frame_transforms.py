@@ -213,7 +213,7 @@ class TfExtrinsics:
             return self._look_up(frame_id, stamp), 0.0
         except TransformError:
             newest = self._ask(frame_id, self._newest, 'at any time')
-            age_ns = _nanoseconds(stamp) - _nanoseconds(newest.header.stamp)
+            age_ns = nanoseconds(stamp) - nanoseconds(newest.header.stamp)
             if age_ns < 0:
                 raise  # older than all that is kept
             return transform_of(newest.transform), age_ns / 1e9
@@ -236,10 +236,10 @@ class TfExtrinsics:
         self._listener.unregister()
 
     def _look_up(self, frame_id: str, stamp: Any) -> Transform:
-        if _nanoseconds(stamp) <= 0:
+        if nanoseconds(stamp) <= 0:
             # tf2 takes a stamp of 0 for "the latest", and rclpy refuses one before 1970.
             raise TransformError(
-                f'The image has the stamp {_nanoseconds(stamp) / 1e9:g}, so it is not known where '
+                f'The image has the stamp {nanoseconds(stamp) / 1e9:g}, so it is not known where '
                 f'{frame_id!r} was; expected the time of its exposure in seconds since 1970. Have '
                 'the camera driver set it.'
             )
@@ -258,5 +258,6 @@ class TfExtrinsics:
             ) from err
 
 
-def _nanoseconds(stamp: Any) -> int:
+def nanoseconds(stamp: Any) -> int:
+    """Return a builtin_interfaces/Time as nanoseconds."""
     return int(stamp.sec * 1_000_000_000 + stamp.nanosec)

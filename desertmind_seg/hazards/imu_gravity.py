@@ -21,6 +21,7 @@ from desertmind_seg.geometry.frame_transforms import (
     TfExtrinsics,
     TransformError,
     body_transform,
+    nanoseconds,
 )
 from desertmind_seg.hazards.gravity import (
     MAX_AGE_SEC,
@@ -261,7 +262,7 @@ class ImuGravity:
             NoGravityError: no reading has ever come, or nothing says how the IMU's axes lie.
             GravityError: readings are late, refused or of another time.
         """
-        stamp_ns = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
+        stamp_ns = nanoseconds(header.stamp)
         with self._lock:
             imu_frame = None if self._latest is None else self._latest.frame_id
         # First: with axes that nobody knows, there is no such source.
@@ -360,8 +361,8 @@ class ImuGravity:
 
 
 def _reading_of(message: Any) -> _Reading:
-    stamp, frame_id = message.header.stamp, message.header.frame_id.removeprefix('/')
-    stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
+    stamp_ns = nanoseconds(message.header.stamp)
+    frame_id = message.header.frame_id.removeprefix('/')
     a, w = message.linear_acceleration, message.angular_velocity
     acceleration, rate = (a.x, a.y, a.z), (w.x, w.y, w.z)
     if stamp_ns == 0:
