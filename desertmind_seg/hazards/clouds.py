@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 
 import cv2
 import numpy as np
@@ -14,7 +13,14 @@ from desertmind_seg.geometry.camera_model import Rays
 from desertmind_seg.geometry.costmap import MAX_RANGE_M, STRIDE
 from desertmind_seg.geometry.nav2_cloud_layers import LIFT_M
 from desertmind_seg.hazards.joining import GROUND, NOT_GROUND, ClassGeometryTable
-from desertmind_seg.hazards.records import FREE, MIN_DEPTH_M, POSITIVE, STEEP, Hazards
+from desertmind_seg.hazards.records import (
+    FREE,
+    MIN_DEPTH_M,
+    POSITIVE,
+    STEEP,
+    Hazards,
+    check_limits,
+)
 from desertmind_seg.model.arrays import Depth, Mask
 
 Float32 = npt.NDArray[np.float32]
@@ -74,10 +80,7 @@ class CloudSettings:
             'voxel_m': (0.0, 1.0),
             'lift_m': (0.0, 5.0),
         }
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if not (isfinite(value) and low <= value <= high):
-                raise ValueError(f'{name} is {value!r}; expected {low:g} to {high:g}')
+        check_limits(self, limits)
 
 
 class GroundClouds:

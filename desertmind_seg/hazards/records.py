@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
 
@@ -50,10 +51,15 @@ class HazardSettings:
             'noise_per_m': (0.0, 0.1),
             'max_range_m': (1.0, 100.0),
         }
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if not (isfinite(value) and low <= value <= high):
-                raise ValueError(f'{name} is {value!r}; expected {low:g} to {high:g}')
+        check_limits(self, limits)
+
+
+def check_limits(settings: object, limits: Mapping[str, tuple[float, float]]) -> None:
+    """Raise ValueError for the first field of settings that is not within its limits."""
+    for name, (low, high) in limits.items():
+        value = getattr(settings, name)
+        if not (isfinite(value) and low <= value <= high):
+            raise ValueError(f'{name} is {value!r}; expected {low:g} to {high:g}')
 
 
 @dataclass(frozen=True)
