@@ -69,20 +69,7 @@ def compare(first: Compared, second: Compared, ontology: Ontology) -> Comparison
         second=second.name,
         block_frames=BLOCK_FRAMES,
         sentences=sentences,
-        differences=[
-            ScoreDifference(
-                score=difference.score,
-                label=difference.label,
-                first=difference.first,
-                second=difference.second,
-                difference=difference.difference,
-                interval_95=difference.interval_95,
-                blocks=difference.blocks,
-                is_real=difference.is_real,
-                is_better=difference.is_better,
-            )
-            for difference in rows
-        ],
+        differences=[ScoreDifference.model_validate(row, from_attributes=True) for row in rows],
     )
 
 
