@@ -75,9 +75,9 @@ def _headline(found: FleetTotals, verdicts: Sequence[Verdict]) -> list[Fact]:
     for name in _LEADING:
         number = whole.numbers[name]
         if number.value is not None:
-            low, high = number.interval_95 or (None, None)
             note = 'one bag, no interval'
-            if low is not None and high is not None:
+            if number.interval_95 is not None:
+                low, high = number.interval_95
                 note = f'95 %: {low:.2%} to {high:.2%}'
             facts.append(Fact(name, f'{number.value:.2%}', note))
     return facts
