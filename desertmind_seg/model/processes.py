@@ -9,7 +9,7 @@ from threading import Event
 from types import FrameType
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def end_with_parent(parent_pid: int | None = None) -> None:
@@ -30,7 +30,7 @@ def end_with_parent(parent_pid: int | None = None) -> None:
     libc = ctypes.CDLL(None)
     if parent_pid is None or not hasattr(libc, 'prctl'):
         return
-    libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent_pid:  # it ended while this process was imported
         os._exit(1)
 

@@ -11,17 +11,17 @@ import sys
 
 from desertmind_seg.messages.bags import COMPRESSED_IMAGE_TYPE, Bag
 from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.model.processes import PR_SET_PDEATHSIG
 
 NODE_LOG = 'node.log'
 _STOP_TIMEOUT_SEC = 10.0
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Becomes the node, which the kernel interrupts when this process ends, were it by kill -9. A
 # program of its own: between fork and exec of a process with threads, as DDS has them, Python may
 # hang.
 _TIED = (
     'import ctypes, os, sys\n'
     'libc = ctypes.CDLL(None)\n'
-    f'if hasattr(libc, "prctl"): libc.prctl({_PR_SET_PDEATHSIG}, {int(signal.SIGINT)})\n'
+    f'if hasattr(libc, "prctl"): libc.prctl({PR_SET_PDEATHSIG}, {int(signal.SIGINT)})\n'
     'if os.getppid() == int(sys.argv[1]): os.execv(sys.argv[2], sys.argv[2:])'
 )
 _LOG_TAIL_LINES = 15
