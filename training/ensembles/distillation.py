@@ -18,6 +18,7 @@ from training.data.frames import LabelledFrame
 from training.ensembles.ensemble_file import ENSEMBLE_FILE, read_ensemble
 from training.ensembles.store import EnsembleError
 from training.networks.network import SegmentationNetwork
+from training.networks.upsampling import bilinear
 
 # A float32 softmax underflows to 0, whose logarithm no loss survives.
 _SMALLEST_PROBABILITY = torch.finfo(torch.float32).tiny
@@ -97,8 +98,9 @@ class Teachers:
                     )
                 logits = network(image, depth if wants_depth else None).float()
                 each.append(weight * logits.softmax(dim=1))
-            finest = max(part.shape[-2:] for part in each)
-            return torch.stack([_resized(part, finest) for part in each]).sum(dim=0)
+            finest = max((part.shape[-2], part.shape[-1]) for part in each)
+            # Bilinear resizing keeps each pixel's sum at 1.
+            return torch.stack([bilinear(part, finest) for part in each]).sum(dim=0)
 
 
 def check_teachers(sources: Sequence[str | Path]) -> None:
@@ -150,7 +152,7 @@ def distillation_loss(
     labelled = labels != UNLABELED
     if not labelled.any():
         return student.sum() * 0.0
-    teacher = _resized(teacher_probabilities.float(), student.shape[-2:])
+    teacher = bilinear(teacher_probabilities.float(), (student.shape[-2], student.shape[-1]))
     teacher = teacher.clamp_min(_SMALLEST_PROBABILITY)
     divergence = functional.kl_div(
         (student / temperature).log_softmax(dim=1),
@@ -161,13 +163,6 @@ def distillation_loss(
     if only_where_right:
         divergence = divergence * (teacher.argmax(dim=1) == labels)
     return temperature**2 * divergence[labelled].mean()
-
-
-def _resized(probabilities: torch.Tensor, size_hw: torch.Size) -> torch.Tensor:
-    """Resize (N, C, h, w) bilinearly, which keeps each pixel's sum at 1."""
-    return functional.interpolate(
-        probabilities, list(size_hw), mode='bilinear', align_corners=False
-    )
 
 
 def _checkpoints(source: Path) -> list[tuple[Path, float]]:
