@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from desertmind_seg.model.arrays import Mask
-from desertmind_seg.model.ontology import Ontology, OntologyClass
+from desertmind_seg.model.ontology import Ontology
 
 LABELS, ANNOTATIONS = 'labels.json', 'annotations.zip'
 
@@ -37,7 +37,7 @@ class CvatWriter:
         self._ontology = ontology
         folder.mkdir()
         labels = [
-            {'name': entry.name, 'color': hex_color(entry), 'type': 'any', 'attributes': []}
+            {'name': entry.name, 'color': entry.color_hex, 'type': 'any', 'attributes': []}
             for entry in ontology.classes
         ]
         text = json.dumps(labels, indent=2) + '\n'
@@ -78,7 +78,7 @@ class CvatWriter:
 
     def _pack(self) -> None:
         labels = ''.join(
-            f'<label><name>{escape(entry.name)}</name><color>{hex_color(entry)}</color>'
+            f'<label><name>{escape(entry.name)}</name><color>{entry.color_hex}</color>'
             '<type>any</type><attributes></attributes></label>'
             for entry in self._ontology.classes
         )
@@ -96,11 +96,6 @@ class CvatWriter:
             shutil.copyfileobj(images, target)
             target.write(b'</annotations>\n')
         self._path.unlink()
-
-
-def hex_color(entry: OntologyClass) -> str:
-    """Return a class's colour as #rrggbb."""
-    return '#{:02x}{:02x}{:02x}'.format(*entry.color_rgb)
 
 
 def boxes(mask: Mask) -> Iterator[tuple[int, tuple[int, int], npt.NDArray[np.bool_]]]:

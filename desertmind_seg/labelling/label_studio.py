@@ -17,7 +17,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 import numpy.typing as npt
 
-from desertmind_seg.labelling.cvat import hex_color, run_lengths
+from desertmind_seg.labelling.cvat import run_lengths
 from desertmind_seg.model.arrays import Mask
 from desertmind_seg.model.ontology import Ontology
 
@@ -44,7 +44,7 @@ class LabelStudioWriter:
         self._model = model
         folder.mkdir()
         labels = '\n'.join(
-            f'    <Label value={quoteattr(entry.name)} background="{hex_color(entry)}"/>'
+            f'    <Label value={quoteattr(entry.name)} background="{entry.color_hex}"/>'
             for entry in ontology.classes
         )
         (folder / CONFIG).write_text(

@@ -54,6 +54,11 @@ class OntologyClass(BaseModel):
     group: Group
     cost: Annotated[int, Field(ge=0, le=LETHAL_COST)]
 
+    @property
+    def color_hex(self) -> str:
+        """The colour as #rrggbb."""
+        return '#{:02x}{:02x}{:02x}'.format(*self.color_rgb)
+
 
 class Ontology(BaseModel):
     """A class table. Id 255 (UNLABELED) is in none: it marks pixels without a class.

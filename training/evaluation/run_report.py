@@ -182,9 +182,7 @@ def curve_charts(
         return {name: name.removeprefix(prefix) for name in lines if name.startswith(prefix)}
 
     classes = {f'val_iou/{entry.name}': entry.name for entry in ontology.classes}
-    colors = {
-        entry.name: '#{:02x}{:02x}{:02x}'.format(*entry.color_rgb) for entry in ontology.classes
-    }
+    colors = {entry.name: entry.color_hex for entry in ontology.classes}
     parts = {name: label.replace('_', ' ') for name, label in after('train_').items()}
     charts = [
         chart('loss', {**parts, 'train_loss': 'training', 'val_loss': 'validation'}),
