@@ -4,6 +4,7 @@ import csv
 import re
 from typing import Any
 
+from desertmind_seg.model.arrays import unpacked_color
 from desertmind_seg.model.documents import DocumentError, parse_yaml
 from training.label_exports.records import Color, ExportClass
 from training.label_exports.source import ExportError, ExportFile
@@ -177,8 +178,7 @@ def _color(value: Any, where: str) -> Color:
     if isinstance(value, str):
         match = re.fullmatch(r'#?([0-9a-fA-F]{6})', value.strip())
         if match:
-            number = int(match[1], 16)
-            return number >> 16, number >> 8 & 255, number & 255
+            return unpacked_color(int(match[1], 16))
         value = re.split(r'[,\s]+', value.strip())
     parts = [str(part) for part in value] if isinstance(value, list) else []
     if len(parts) != 3 or not all(part.isdecimal() and len(part) < 4 for part in parts):
