@@ -13,11 +13,12 @@ from desertmind_seg.messages.images import MessageError, decode_labels, image_ro
 from desertmind_seg.model.documents import DocumentError, parse_json
 from desertmind_seg.scores.hazards import Truth
 
+# Of rendered drives with hazards: metres, kinds of hazards, centimetres.
 HEIGHT_TOPIC = '/ground_truth/height'
 KIND_TOPIC = '/ground_truth/hazard'
 SIZE_TOPIC = '/ground_truth/hazard_size'
 # custom_data of the bag: JSON whose hazard_kinds are names and codes.
-_DRIVE_KEY = 'desertmind_seg.drive'
+DRIVE_KEY = 'desertmind_seg.drive'
 _NO_HAZARD = 'none'
 # One plant does not end where the next begins: no size.
 _WITHOUT_SIZE = ('vegetation',)
@@ -100,7 +101,7 @@ class RecordedTruth:
 def _codes(bag: Bag) -> dict[str, int]:
     """Return the codes of the kinds by name; those of a bag that does not say are numbered."""
     try:
-        drive = parse_json(bag.custom_data.get(_DRIVE_KEY, '{}'), _DRIVE_KEY)
+        drive = parse_json(bag.custom_data.get(DRIVE_KEY, '{}'), DRIVE_KEY)
         named = drive.get('hazard_kinds', {})
         codes = {str(name): int(code) for name, code in named.items() if 0 <= int(code) < 255}
     except (DocumentError, ValueError, TypeError, AttributeError):

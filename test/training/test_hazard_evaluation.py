@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from desertmind_seg.bag_geometry.truth import HEIGHT_TOPIC, KIND_TOPIC, SIZE_TOPIC
 from desertmind_seg.evaluate_bag import main
 from training.simulator.writers import (
     DEPTH_TOPIC,
-    HAZARD_SIZE_TOPIC,
-    HAZARD_TOPIC,
-    HEIGHT_TOPIC,
     IMAGE_TOPIC,
     LABEL_TOPICS,
     DriveSpec,
@@ -35,7 +33,7 @@ def test_rendered_hazards_are_scored_by_kind_size_and_height(
         '6 to its right (medians)'
     )
     assert (hazards['frames'], hazards['frames_up_from_data'], hazards['problems']) == (2, 0, [])
-    assert hazards['truth'] == [HEIGHT_TOPIC, HAZARD_TOPIC, HAZARD_SIZE_TOPIC]
+    assert hazards['truth'] == [HEIGHT_TOPIC, KIND_TOPIC, SIZE_TOPIC]
     near = hazards['height_errors'][1]
     assert near['name'] == '0-5 m'
     assert near['pixels'] > 1000

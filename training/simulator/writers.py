@@ -30,6 +30,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
+from desertmind_seg.bag_geometry.truth import DRIVE_KEY, HEIGHT_TOPIC, KIND_TOPIC, SIZE_TOPIC
 from desertmind_seg.messages.bags import ONTOLOGY_KEY_PREFIX
 from desertmind_seg.model.documents import DocumentError, read_json
 from desertmind_seg.model.files import made_folder, partial_folder
@@ -47,10 +48,6 @@ IMAGE_TOPIC = '/camera/color/image_raw'
 DEPTH_TOPIC = '/camera/aligned_depth_to_color/image_raw'
 CAMERA_INFO_TOPIC = '/camera/color/camera_info'
 LABEL_TOPICS = {'/labels/desert_10': 'desert-10', '/labels/ycor_8': 'ycor-8'}
-# Of drives with hazards: metres, `HazardKind`, centimetres.
-HEIGHT_TOPIC = '/ground_truth/height'
-HAZARD_TOPIC = '/ground_truth/hazard'
-HAZARD_SIZE_TOPIC = '/ground_truth/hazard_size'
 # height.png is 16-bit: millimetres above the local ground plus this; 0 where nothing is known.
 HEIGHT_OFFSET_MM = 10_000
 
@@ -311,9 +308,9 @@ def write_bag(spec: DriveSpec, path: Path, *, jobs: int = 1, force: bool = False
         stack.enter_context(writer)
         for topic, name in LABEL_TOPICS.items():
             writer.set_custom_data(f'{ONTOLOGY_KEY_PREFIX}{topic}', load_ontology(name).sha256)
-        writer.set_custom_data('desertmind_seg.drive', json.dumps(describe(spec)))
+        writer.set_custom_data(DRIVE_KEY, json.dumps(describe(spec)))
 
-        truth = (HEIGHT_TOPIC, HAZARD_TOPIC, HAZARD_SIZE_TOPIC) if spec.hazards else ()
+        truth = (HEIGHT_TOPIC, KIND_TOPIC, SIZE_TOPIC) if spec.hazards else ()
         connections = {
             topic: writer.add_connection(
                 topic, msgtype, typestore=store, offered_qos_profiles=[qos]
@@ -349,9 +346,9 @@ def write_bag(spec: DriveSpec, path: Path, *, jobs: int = 1, force: bool = False
                 write(topic, stamp, messages.image(stamp, 'mono8', labels))
             if spec.hazards:
                 write(HEIGHT_TOPIC, stamp, messages.image(stamp, '32FC1', frame.height_m))
-                write(HAZARD_TOPIC, stamp, messages.image(stamp, 'mono8', frame.hazard))
+                write(KIND_TOPIC, stamp, messages.image(stamp, 'mono8', frame.hazard))
                 size = messages.image(stamp, 'mono8', frame.hazard_size_cm)
-                write(HAZARD_SIZE_TOPIC, stamp, size)
+                write(SIZE_TOPIC, stamp, size)
     return path
 
 
