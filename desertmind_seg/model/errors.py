@@ -1,6 +1,6 @@
 """The root of all errors whose message is meant for the person at the keyboard."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 import re
 
@@ -28,6 +28,12 @@ def start_problem(err: BaseException) -> str:
     if 'initialize logging' in said:
         said += '; set ROS_LOG_DIR to a folder that this user may write to'
     return said
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Join the first names, and say how many more there are."""
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return ', '.join(names[:most]) + more
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 import re
 
+from desertmind_seg.model.errors import listed
 from desertmind_seg.sources.images import CONVERT, UNREAD, is_image
 from desertmind_seg.sources.videos import is_video
 from desertmind_seg.storage.recording import is_storage
@@ -139,6 +140,4 @@ def _is_met(real: Path, root: Path) -> bool:
 
 
 def _named(paths: list[Path]) -> str:
-    more = len(paths) - _MAX_NAMES
-    named = ', '.join(path.name for path in paths[:_MAX_NAMES])
-    return named + (f' and {more} more' if more > 0 else '')
+    return listed([path.name for path in paths], _MAX_NAMES)

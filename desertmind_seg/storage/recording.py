@@ -16,6 +16,7 @@ from typing import Any
 
 import zstandard
 
+from desertmind_seg.model.errors import listed
 from desertmind_seg.model.files import temporary_folder
 from desertmind_seg.storage.connection import BagError, Findings, OfferedQos, StorageFile
 from desertmind_seg.storage.mcap_file import MCAP_MAGIC, McapFile
@@ -277,8 +278,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _names(names: Sequence[str], most: int = _MAX_NAMES) -> str:
-    rest = f' and {len(names) - most} more' if len(names) > most else ''
-    return ', '.join(names[:most]) + rest
+    return listed(names, most)
 
 
 def _take_over(metadata: dict[str, Any], recording: Recording, findings: Findings) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 import re
 
+from desertmind_seg.model.errors import listed
 from training.label_exports.label_studio import UPLOAD_PREFIX
 from training.label_exports.records import Export, ExportFrame, Split, plain_path, split_of
 from training.label_exports.shapes import painter
@@ -122,8 +123,7 @@ def _no_picture(missing: Sequence[str], faults: Sequence[str], others: int) -> E
 
 def shown(names: Sequence[str]) -> str:
     """List the first few names."""
-    more = f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''
-    return ', '.join(names[:_SHOWN]) + more
+    return listed(names, _SHOWN)
 
 
 class _Places(defaultdict[str, dict[str, list[ExportFile]]]):

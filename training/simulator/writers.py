@@ -33,6 +33,7 @@ from rosbags.typesys.store import Typestore
 from desertmind_seg.bag_geometry.truth import DRIVE_KEY, HEIGHT_TOPIC, KIND_TOPIC, SIZE_TOPIC
 from desertmind_seg.messages.bags import ONTOLOGY_KEY_PREFIX
 from desertmind_seg.model.documents import DocumentError, read_json
+from desertmind_seg.model.errors import listed
 from desertmind_seg.model.files import made_folder, partial_folder
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.model.processes import end_with_parent
@@ -172,9 +173,8 @@ def write_folders(
     wanted = [spec for spec in specs if force or not _is_rendered(folder_of[spec], spec)]
     others = [folder_of[spec].name for spec in wanted if folder_of[spec].exists()]
     if others and not force:
-        more = f' and {len(others) - 5} more' * (len(others) > 5)
         raise FileExistsError(
-            f'{str(root)!r} already holds {", ".join(others[:5])}{more}, of other settings or '
+            f'{str(root)!r} already holds {listed(others, 5)}, of other settings or '
             'another version; choose another folder or pass --force to replace them.'
         )
     if len(wanted) < len(specs):
