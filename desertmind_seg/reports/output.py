@@ -39,13 +39,8 @@ def output_folder(out: Path, names: Collection[str], *, replace: bool) -> Iterat
         partial, old = scratch / 'new', scratch / 'old'
         partial.mkdir()
         old.mkdir()
-        try:
+        with named_as_in(out, partial):
             yield partial
-        except OSError as err:
-            failed = Path(os.fsdecode(err.filename or ''))
-            if failed.is_relative_to(partial):  # told by the name that it would have got
-                err.filename = str(out / failed.relative_to(partial))
-            raise
         unexpected = sorted({entry.name for entry in partial.iterdir()} - {*names, SCRIPT_FILE})
         # OpenCV's writer of videos says nothing of a full disk; a write of ours does.
         (scratch / 'room').write_bytes(bytes(4096))
@@ -58,6 +53,18 @@ def output_folder(out: Path, names: Collection[str], *, replace: bool) -> Iterat
         for name in (SCRIPT_FILE, *names):
             if (partial / name).exists():
                 (partial / name).rename(out / name)
+
+
+@contextmanager
+def named_as_in(out: Path, partial: Path) -> Iterator[None]:
+    """Tell of a file below `partial` that fails by the name that it would have got in `out`."""
+    try:
+        yield
+    except OSError as err:
+        failed = Path(os.fsdecode(err.filename or ''))
+        if failed.is_relative_to(partial):
+            err.filename = str(out / failed.relative_to(partial))
+        raise
 
 
 def _refuse_existing(out: Path, names: Collection[str]) -> None:

@@ -10,7 +10,6 @@ import itertools
 import json
 import math
 import multiprocessing
-import os
 from pathlib import Path
 import signal
 from typing import Any
@@ -38,7 +37,7 @@ from desertmind_seg.model.files import made_folder, partial_folder
 from desertmind_seg.model.ontology import load_ontology
 from desertmind_seg.model.processes import end_with_parent
 from desertmind_seg.pipeline.progress import Progress
-from desertmind_seg.reports.output import output_folder, write_json
+from desertmind_seg.reports.output import named_as_in, output_folder, write_json
 from desertmind_seg.reports.provenance import environment
 from training.scenery.parameters import CLASS_NAMES, FloatArray, HazardKind
 from training.simulator.depth_sensor import frame_depth_mm
@@ -189,7 +188,7 @@ def write_folders(
             size = math.ceil(spec.frames / pieces)
             starts = range(0, spec.frames, size)
             tasks[spec] = [(spec, range(i, min(i + size, spec.frames)), new) for i in starts]
-        stack.enter_context(_named_as_in(root, partial))
+        stack.enter_context(named_as_in(root, partial))
         total = sum(spec.frames for spec in wanted)
         progress = stack.enter_context(Progress(total=total, unit='frame', desc='drives'))
         written = stack.enter_context(map_over(jobs))(
@@ -213,18 +212,6 @@ def _is_rendered(folder: Path, spec: DriveSpec) -> bool:
         return record.is_file() and json.dumps(read_json(record)) == json.dumps(describe(spec))
     except DocumentError:
         return False
-
-
-@contextmanager
-def _named_as_in(root: Path, partial: Path) -> Iterator[None]:
-    """Tell of a file that could not be written by the name that it would have got."""
-    try:
-        yield
-    except OSError as err:
-        failed = Path(os.fsdecode(err.filename or ''))
-        if failed.is_relative_to(partial):
-            err.filename = str(root / failed.relative_to(partial))
-        raise
 
 
 def _write_frames(task: tuple[DriveSpec, range, Path]) -> int:
