@@ -34,14 +34,8 @@ from desertmind_seg.evaluation.results import (
     OntologyInfo,
 )
 from desertmind_seg.hazards.records import HazardSettings
-from desertmind_seg.messages.bag_writer import BagWriter
-from desertmind_seg.messages.bags import (
-    CONFIDENCE_TOPIC,
-    LABEL_INFO_TOPIC,
-    MASK_TOPIC,
-    Bag,
-    BagError,
-)
+from desertmind_seg.messages.bag_writer import mask_writer
+from desertmind_seg.messages.bags import Bag, BagError
 from desertmind_seg.messages.compressed_format import CompressedColors
 from desertmind_seg.model.arrays import Mask
 from desertmind_seg.model.ontology import Ontology
@@ -191,10 +185,8 @@ def score_bag(
     with ExitStack() as stack:
         runs: list[ModelRun] = []
         for name, each, masks_name in zip(names, segmenters, (MASKS, MASKS_AGAINST), strict=False):
-            hashes = dict.fromkeys((MASK_TOPIC, CONFIDENCE_TOPIC), ontology.sha256)
-            writer = stack.enter_context(BagWriter(folder / masks_name, hashes))
-            writer.write_label_info(
-                LABEL_INFO_TOPIC, bag.start_ns, ontology.names, each.confidence_threshold
+            writer = stack.enter_context(
+                mask_writer(folder / masks_name, ontology, bag.start_ns, each.confidence_threshold)
             )
             score = None
             if labels is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,11 +23,15 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from desertmind_seg.messages.bags import (
+    CONFIDENCE_TOPIC,
     IMAGE_TYPE,
+    LABEL_INFO_TOPIC,
     LABEL_INFO_TYPE,
+    MASK_TOPIC,
     ONTOLOGY_KEY_PREFIX,
     BagError,
 )
+from desertmind_seg.model.ontology import Ontology
 
 # vision_msgs 4 (ROS 2 Humble and later), which rosbags does not know.
 _VISION_CLASS_DEFINITION = 'uint16 class_id\nstring class_name\n'
@@ -48,6 +53,16 @@ def _recorded_qos(*, latched: bool) -> Qos:
         unlimited,
         avoid_ros_namespace_conventions=False,
     )
+
+
+@contextmanager
+def mask_writer(
+    path: Path, ontology: Ontology, start_ns: int, confidence_threshold: float
+) -> Iterator[BagWriter]:
+    """Open a `BagWriter` for masks and confidences that says first what the classes are."""
+    with BagWriter(path, dict.fromkeys((MASK_TOPIC, CONFIDENCE_TOPIC), ontology.sha256)) as writer:
+        writer.write_label_info(LABEL_INFO_TOPIC, start_ns, ontology.names, confidence_threshold)
+        yield writer
 
 
 class BagWriter:

@@ -12,14 +12,8 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from desertmind_seg.evaluation.results import MASKS
-from desertmind_seg.messages.bag_writer import BagWriter
-from desertmind_seg.messages.bags import (
-    CONFIDENCE_TOPIC,
-    LABEL_INFO_TOPIC,
-    MASK_TOPIC,
-    Bag,
-    RawMessage,
-)
+from desertmind_seg.messages.bag_writer import mask_writer
+from desertmind_seg.messages.bags import MASK_TOPIC, Bag, RawMessage
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.progress import Progress
 from desertmind_seg.replay.collector import MaskCollector
@@ -115,7 +109,6 @@ def replay_through_node(
         rate=rate,
         clock_hz=_CLOCK_HZ,
     )
-    hashes = dict.fromkeys((MASK_TOPIC, CONFIDENCE_TOPIC), ontology.sha256)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     failures: list[OSError] = []
@@ -128,10 +121,10 @@ def replay_through_node(
             stop.set()
 
     listening = threading.Thread(target=listen, name='listen')
-    with BagWriter(out / MASKS, hashes) as writer, running_node(command, log) as process:
-        writer.write_label_info(
-            LABEL_INFO_TOPIC, bag.start_ns, ontology.names, options.confidence_threshold
-        )
+    with (
+        mask_writer(out / MASKS, ontology, bag.start_ns, options.confidence_threshold) as writer,
+        running_node(command, log) as process,
+    ):
         collector = MaskCollector(node, writer, hazards=hazards)
         listening.start()
         try:
