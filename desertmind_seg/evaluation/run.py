@@ -211,23 +211,35 @@ def score_bag(
             comparison=compare(runs[0].compared(), runs[1].compared(), ontology),
         ),
     )
-    log_times_ns = frames.log_times_ns()
+    shown = _shown_frames(bag, inputs, frames, runs, labels, folder)
+    return ScoredBag(metrics, runs, frames, shown, pictures)
+
+
+def _shown_frames(
+    bag: Bag,
+    inputs: BagInputs,
+    frames: RecordedFrames,
+    runs: Sequence[ModelRun],
+    labels: RecordedLabels | None,
+    folder: Path,
+) -> list[ShownFrame]:
+    """Read the frames of the page, with the masks that the runs have written below `folder`."""
+    score, log_times_ns = runs[0].score, frames.log_times_ns()
     chosen = select_frames(list(log_times_ns), {} if score is None else score.frame_miou)
+    depth_topic = None if inputs.depth is None else inputs.depth.name
     with ExitStack() as stack:
+        names = (MASKS, MASKS_AGAINST)[: len(runs)]
+        masks = [stack.enter_context(Bag(folder / name)) for name in names]
         sources = FrameSources(
             bag,
-            image_topic,
-            [
-                stack.enter_context(Bag(folder / masks_name))
-                for _, masks_name in zip(runs, (MASKS, MASKS_AGAINST), strict=False)
-            ],
+            inputs.image,
+            masks,
             log_times_ns,
             labels,
-            None if depth is None else depth.name,
+            depth_topic,
             frames.depth_log_times_ns,
         )
-        shown = sources.read(chosen)
-    return ScoredBag(metrics, runs, frames, shown, pictures)
+        return sources.read(chosen)
 
 
 def _read_labels(bag: Bag, inputs: BagInputs, ontology: Ontology) -> RecordedLabels | None:
