@@ -78,7 +78,6 @@ class BagWriter:
 
     def __init__(self, path: Path, ontology_sha256: Mapping[str, str]) -> None:
         """Start no file yet; `ontology_sha256` maps mask topics to the hash of their ontology."""
-        self.path = path
         self._typestore = get_typestore(Stores.ROS2_KILTED)
         for definition, name in (
             (_VISION_CLASS_DEFINITION, 'vision_msgs/msg/VisionClass'),
