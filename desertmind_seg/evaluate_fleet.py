@@ -31,6 +31,7 @@ from desertmind_seg.options import (
 
 if TYPE_CHECKING:
     from desertmind_seg.fleet.records import RunOptions
+    from desertmind_seg.release.totals import FleetTotals
 
 CRITERIA_NOT_MET = 3
 _EXAMPLES = """\
@@ -138,8 +139,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from desertmind_seg.fleet.pool import Pool
-    from desertmind_seg.fleet.records import Limits, not_counted
-    from desertmind_seg.release.page import shown, shown_interval, verdict_rows
+    from desertmind_seg.fleet.records import Limits
+    from desertmind_seg.release.page import verdict_rows
     from desertmind_seg.release.run import REPORT, TOTALS, FleetRequest, evaluate_fleet
     from desertmind_seg.release.worst import export_worst
 
@@ -169,20 +170,7 @@ def _run(options: argparse.Namespace) -> int:
         )
     )
     totals = result.totals
-    for part in totals.slices:
-        print(f'{part.name}: {part.bags} bags, {part.frames} frames')
-        for name, number in part.numbers.items():
-            if number.value is not None and '/' not in name:
-                print(f'  {name} {shown(number.value)} ({shown_interval(number.interval_95)})')
-    if others := not_counted(totals.statuses):
-        print(f'{others}: not in the totals.', file=sys.stderr)
-    if totals.copies:
-        first = ' and '.join(totals.copies[0][:2])
-        print(
-            f'{len(totals.copies)} recordings are there more than once and count so, by start, '
-            f'length and frames: {first}',
-            file=sys.stderr,
-        )
+    _print_totals(totals)
     if options.labels is None and result.listing.labels_apart:
         print(
             f'{result.listing.labels_apart} bags have a labels_uri; without --labels TOPIC it is '
@@ -206,6 +194,26 @@ def _run(options: argparse.Namespace) -> int:
             print(f'{row[-1]}: {row[0]} of {row[1]} {row[2]}: {row[3]} ({row[4]}, n {row[5]})')
         return ALL_DONE if all(each.passed for each in result.verdicts) else CRITERIA_NOT_MET
     return exit_code(totals.statuses['ok'], totals.bags)
+
+
+def _print_totals(totals: 'FleetTotals') -> None:
+    from desertmind_seg.fleet.records import not_counted
+    from desertmind_seg.release.page import shown, shown_interval
+
+    for part in totals.slices:
+        print(f'{part.name}: {part.bags} bags, {part.frames} frames')
+        for name, number in part.numbers.items():
+            if number.value is not None and '/' not in name:
+                print(f'  {name} {shown(number.value)} ({shown_interval(number.interval_95)})')
+    if others := not_counted(totals.statuses):
+        print(f'{others}: not in the totals.', file=sys.stderr)
+    if totals.copies:
+        first = ' and '.join(totals.copies[0][:2])
+        print(
+            f'{len(totals.copies)} recordings are there more than once and count so, by start, '
+            f'length and frames: {first}',
+            file=sys.stderr,
+        )
 
 
 def asked_of_bags(options: argparse.Namespace) -> 'RunOptions':
