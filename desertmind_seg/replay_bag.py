@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 import random
 import sys
+from typing import TYPE_CHECKING
 
 from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
 from desertmind_seg.options import (
@@ -33,6 +34,9 @@ from desertmind_seg.options import (
     run_command,
     whole_number,
 )
+
+if TYPE_CHECKING:
+    from desertmind_seg.replay.results import ReplayMetrics
 
 # Domains above 101 would take ports from Linux's ephemeral range; 0 is what everybody else is on.
 _PRIVATE_DOMAINS = range(1, 102)
@@ -102,15 +106,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from desertmind_seg.evaluation.results import METRICS, REPORT
-    from desertmind_seg.evaluation.sections import left_out_by_map, score_facts
     from desertmind_seg.model.bundle import read_bundle
     from desertmind_seg.model.ontology import load_ontology
     from desertmind_seg.replay.node_process import NodeOptions
-    from desertmind_seg.replay.page import what_became_of
     from desertmind_seg.replay.run import replay_bag
     from desertmind_seg.replay.session import ros_session
-    from desertmind_seg.replay.video import OVERLAY, VIDEO
 
     domain = options.domain
     if domain is None:
@@ -137,6 +137,16 @@ def _run(options: argparse.Namespace) -> int:
             labels_ontology=options.ontology and load_ontology(options.ontology),
             label_map=options.map,
         )
+    return _print_results(metrics, options.out, video=not options.no_video)
+
+
+def _print_results(metrics: 'ReplayMetrics', out: Path, *, video: bool) -> int:
+    """Print what came of a replay; return the exit status."""
+    from desertmind_seg.evaluation.results import METRICS, REPORT
+    from desertmind_seg.evaluation.sections import left_out_by_map, score_facts
+    from desertmind_seg.replay.page import what_became_of
+    from desertmind_seg.replay.video import OVERLAY, VIDEO
+
     frames, latency = metrics.frames, metrics.latency_ms.publish_to_mask
     print(f'{frames.in_} frames in, {frames.out} masks out: {what_became_of(frames)}.')
     print(
@@ -146,9 +156,9 @@ def _run(options: argparse.Namespace) -> int:
     for fact in score_facts(metrics):
         print(f'{fact.label} {fact.value} ({fact.note}).')
     for label, name in (('Report', REPORT), ('Picture', OVERLAY), ('Metrics', METRICS)):
-        print(f'{label + ":":9}{options.out / name}')
-    if not options.no_video:
-        print(f'{"Video:":9}{options.out / VIDEO}')
+        print(f'{label + ":":9}{out / name}')
+    if video:
+        print(f'{"Video:":9}{out / VIDEO}')
     bag, labels = metrics.bag, metrics.labels
     for sentence in left_out_by_map(labels):
         print(sentence)
