@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -127,7 +127,6 @@ class PipelineHealth:
     """Collects what happens to frames; written by callbacks and worker, read by diagnostics."""
 
     def __init__(self) -> None:
-        self.counters = FrameCounters()
         self.content = ContentWatch()
         self.inference_ms = LatencyWindow(_WINDOW)
         self.callback_to_publish_ms = LatencyWindow(_WINDOW)
@@ -140,6 +139,8 @@ class PipelineHealth:
         self.mean_confidence: float | None = None
         self.blended_share: float | None = None
         self._lock = Lock()
+        self._received = self._published = 0
+        self._dropped: Counter[str] = Counter()
         self._reported = dict.fromkeys(REASONS, 0)
         self._latest_text: dict[str, str] = {}
         # When, published and superseded until then; a report each.
@@ -147,21 +148,22 @@ class PipelineHealth:
 
     def frame_received(self) -> None:
         """Count a frame that came in."""
-        self.counters.count_received()
+        with self._lock:
+            self._received += 1
         self.received.tick()
 
     def frame_dropped(self, reason: str, text: str = '') -> None:
         """Count a frame that is not segmented; `text` is why, for a reason that needs words."""
         with self._lock:
+            self._dropped[reason] += 1
             self._latest_text[reason] = text
-        # After its text, which `new_drops` looks up for every reason that has a count.
-        self.counters.count_dropped(reason)
 
     def frame_published(
         self, callback_to_publish_ms: float, inference_ms: float, age_ms: float
     ) -> None:
         """Count a frame whose results went out, and its times."""
-        self.counters.count_published()
+        with self._lock:
+            self._published += 1
         self.published.tick()
         self.inference_ms.add(inference_ms)
         self.callback_to_publish_ms.add(callback_to_publish_ms)
@@ -184,15 +186,23 @@ class PipelineHealth:
 
     def new_drops(self) -> dict[str, tuple[int, str]]:
         """Return count and latest text of each reason that occurred since the last call."""
-        dropped = self.counters.snapshot()['dropped']
         with self._lock:
             new = {
-                reason: (dropped[reason] - self._reported[reason], self._latest_text[reason])
+                reason: (self._dropped[reason] - self._reported[reason], self._latest_text[reason])
                 for reason in REASONS
-                if dropped.get(reason, 0) > self._reported[reason]
+                if self._dropped[reason] > self._reported[reason]
             }
-            self._reported.update(dropped)
+            self._reported.update(self._dropped)
         return new
+
+    def counts(self) -> dict[str, Any]:
+        """Return {'received': n, 'published': n, 'dropped': {reason: n}}."""
+        with self._lock:
+            return {
+                'received': self._received,
+                'published': self._published,
+                'dropped': dict(self._dropped),
+            }
 
     def input_status(
         self,
@@ -206,7 +216,7 @@ class PipelineHealth:
             if reason in drops:
                 count, text = drops[reason]
                 problems.append(f'{count} dropped: {text}')
-        counts = self.counters.snapshot()
+        counts = self.counts()
         return status_of(
             'Input',
             WARN,
@@ -251,7 +261,7 @@ class PipelineHealth:
             {
                 **values,
                 'rate_hz': f'{self.published.hz():.2f}',
-                'published': str(self.counters.snapshot()['published']),
+                'published': str(self.counts()['published']),
                 **_percentile_values('inference_ms', self.inference_ms.percentiles()),
                 **_percentile_values(
                     'callback_to_publish_ms', self.callback_to_publish_ms.percentiles()
@@ -264,7 +274,7 @@ class PipelineHealth:
 
     def _too_slow(self) -> str:
         """Say when more than half of the frames are superseded before their turn comes; or ''."""
-        counts, now_sec = self.counters.snapshot(), time.monotonic()
+        counts, now_sec = self.counts(), time.monotonic()
         superseded = counts['dropped'].get(SUPERSEDED, 0)
         self._history.append((now_sec, counts['published'], superseded))
         shortest_sec, longest_sec = _KEEPS_UP_SEC
@@ -312,37 +322,3 @@ def _percentile_values(name: str, percentiles: Percentiles) -> dict[str, str]:
     return {
         f'{name}_{key}': '' if value is None else f'{value:.2f}' for key, value in shown.items()
     }
-
-
-class FrameCounters:
-    """Counts frames: received, published, and dropped by reason."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._received = 0
-        self._published = 0
-        self._dropped: dict[str, int] = {}
-
-    def count_received(self) -> None:
-        """Count a frame that came in."""
-        with self._lock:
-            self._received += 1
-
-    def count_published(self) -> None:
-        """Count a frame whose results went out."""
-        with self._lock:
-            self._published += 1
-
-    def count_dropped(self, reason: str) -> None:
-        """Count a frame that was given up, for a short `reason` such as 'superseded'."""
-        with self._lock:
-            self._dropped[reason] = self._dropped.get(reason, 0) + 1
-
-    def snapshot(self) -> dict[str, Any]:
-        """Return {'received': n, 'published': n, 'dropped': {reason: n}}."""
-        with self._lock:
-            return {
-                'received': self._received,
-                'published': self._published,
-                'dropped': dict(self._dropped),
-            }

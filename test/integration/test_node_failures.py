@@ -39,7 +39,7 @@ def node(tiny_bundle: Path) -> Iterator[SegmentationNode]:
 def wait_for_counts(node: SegmentationNode, **expected: int) -> None:
     deadline = time.monotonic() + 10
     while True:
-        counts = node.health.counters.snapshot()
+        counts = node.health.counts()
         if {'published': counts['published'], **counts['dropped']} == expected:
             return
         assert time.monotonic() < deadline, f'{counts}, expected {expected}'

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from desertmind_seg.monitoring.health import FrameCounters
+from desertmind_seg.monitoring.health import PipelineHealth
 from desertmind_seg.pipeline.latency import LatencyWindow
 
 
@@ -46,36 +46,36 @@ def test_window_needs_a_size() -> None:
         LatencyWindow(0)
 
 
-def test_counters() -> None:
-    counters = FrameCounters()
+def test_counts() -> None:
+    health = PipelineHealth()
     for _ in range(5):
-        counters.count_received()
-    counters.count_published()
-    counters.count_dropped('superseded')
-    counters.count_dropped('superseded')
-    counters.count_dropped('bad frame')
-    snapshot = counters.snapshot()
-    assert snapshot == {
+        health.frame_received()
+    health.frame_published(1.0, 1.0, 1.0)
+    health.frame_dropped('superseded')
+    health.frame_dropped('superseded')
+    health.frame_dropped('bad frame')
+    counts = health.counts()
+    assert counts == {
         'received': 5,
         'published': 1,
         'dropped': {'superseded': 2, 'bad frame': 1},
     }
-    counters.count_dropped('superseded')
-    assert snapshot['dropped'] == {'superseded': 2, 'bad frame': 1}  # a copy
+    health.frame_dropped('superseded')
+    assert counts['dropped'] == {'superseded': 2, 'bad frame': 1}  # a copy
 
 
 def test_no_count_is_lost_between_threads() -> None:
-    counters, window = FrameCounters(), LatencyWindow(100_000)
+    health, window = PipelineHealth(), LatencyWindow(100_000)
 
     def count() -> None:
         for _ in range(5000):
-            counters.count_received()
-            counters.count_dropped('superseded')
+            health.frame_received()
+            health.frame_dropped('superseded')
             window.add(1.0)
 
     with ThreadPoolExecutor(4) as pool:
         for future in [pool.submit(count) for _ in range(4)]:
             future.result()
-    assert counters.snapshot()['received'] == 20_000
-    assert counters.snapshot()['dropped'] == {'superseded': 20_000}
+    assert health.counts()['received'] == 20_000
+    assert health.counts()['dropped'] == {'superseded': 20_000}
     assert window.percentiles()['count'] == 20_000
