@@ -58,20 +58,20 @@ def read_tiff(content: bytes) -> tuple[int, int, int]:
             (at,) = struct.unpack_from(f'{order}I', content, at)
         tags[tag] = values.unpack_from(content, at)
 
-    def one_of(tag: int, default: int, allowed: set[int], what: str) -> int:
-        value = tags.get(tag, (default,))[0]
+    def one_of(tag: int, allowed: set[int], what: str) -> int:
+        value = tags.get(tag, (1,))[0]
         if value not in allowed:
             listed = ', '.join(map(str, sorted(allowed)))
             raise ValueError(f'{what} {value}; expected {listed}')
         return value
 
-    samples = one_of(_SAMPLES, 1, {1, 2, 3, 4}, 'samples a pixel')
+    samples = one_of(_SAMPLES, {1, 2, 3, 4}, 'samples a pixel')
     # 32 bits: depth in metres.
-    bits = one_of(_BITS, 1, {1, 4, 8, 16, 32} if samples == 1 else {8, 16}, 'bits a sample')
+    bits = one_of(_BITS, {1, 4, 8, 16, 32} if samples == 1 else {8, 16}, 'bits a sample')
     if set(tags.get(_BITS, ())) - {bits}:
         raise ValueError(f'samples of {tags[_BITS]} bits; expected the same for all')
-    one_of(_COMPRESSION, 1, _COMPRESSIONS, 'compression')
-    one_of(_PHOTOMETRIC, 1, _PHOTOMETRICS, 'photometric interpretation')
+    one_of(_COMPRESSION, _COMPRESSIONS, 'compression')
+    one_of(_PHOTOMETRIC, _PHOTOMETRICS, 'photometric interpretation')
     for tag in (_TILE_WIDTH, _TILE_HEIGHT):
         if tag in tags and not _MIN_TILE_SIDE <= tags[tag][0] <= _MAX_TILE_SIDE:
             raise ValueError(
