@@ -208,10 +208,9 @@ def paired_difference(
     first: Mapping[str, Counts],
     second: Mapping[str, Counts],
     ontology: Ontology,
-    score: str = 'miou_all',
 ) -> PairedDifference:
-    """Compare two runs by one score, as `paired_differences` does."""
-    return paired_differences(first, second, ontology, (score,))[0]
+    """Compare two runs by the mIoU over all classes, as `paired_differences` does."""
+    return paired_differences(first, second, ontology, ('miou_all',))[0]
 
 
 def paired_share(score: str, first: Counts, second: Counts) -> PairedDifference:

@@ -10,7 +10,6 @@ from desertmind_seg.scores.bootstrap import (
     PairedDifference,
     interval_95,
     intervals,
-    paired_difference,
     paired_differences,
     paired_share,
     resampled,
@@ -103,7 +102,7 @@ def test_the_intervals_stay_what_they_were() -> None:
 def _difference(
     first: dict[str, np.ndarray], second: dict[str, np.ndarray], score: str = 'miou_all'
 ) -> PairedDifference:
-    return paired_difference(first, second, YCOR8, score)
+    return paired_differences(first, second, YCOR8, (score,))[0]
 
 
 def test_draws_are_the_same_however_many_fit_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
