@@ -19,6 +19,7 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml import ElementTree as SafeTree
 
+from desertmind_seg.model.arrays import unpacked_color
 from training.label_exports.records import ClassList, Color, Export, ExportFrame, split_of
 from training.label_exports.shapes import (
     Covered,
@@ -89,10 +90,8 @@ def _root_of(file: ExportFile) -> Element:
 
 
 def _color(text: str | None) -> Color | None:
-    match = re.fullmatch(
-        r'#([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})', (text or '').strip()
-    )
-    return (int(match[1], 16), int(match[2], 16), int(match[3], 16)) if match else None
+    match = re.fullmatch('#([0-9a-fA-F]{6})', (text or '').strip())
+    return unpacked_color(int(match[1], 16)) if match else None
 
 
 def _read_images(root: Element, file: ExportFile, classes: ClassList, export: Export) -> None:
