@@ -1,6 +1,7 @@
 """Plays a bag in real time to the node, and collects what comes back."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 import subprocess
@@ -109,25 +110,12 @@ def replay_through_node(
         rate=rate,
         clock_hz=_CLOCK_HZ,
     )
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    failures: list[OSError] = []
-
-    def listen() -> None:
-        try:
-            executor.spin()
-        except OSError as err:  # such as a disk that is full: no mask could be kept any more
-            failures.append(err)
-            stop.set()
-
-    listening = threading.Thread(target=listen, name='listen')
     with (
         mask_writer(out / MASKS, ontology, bag.start_ns, options.confidence_threshold) as writer,
         running_node(command, log) as process,
     ):
         collector = MaskCollector(node, writer, hazards=hazards)
-        listening.start()
-        try:
+        with _listening(node, stop) as failures:
             _wait_until_ready(node, player, process, topics, log, stop)
             num_frames = bag.topics[image_topic].count
             with Progress(total=num_frames, desc='playing', unit='frame') as bar:
@@ -163,13 +151,38 @@ def replay_through_node(
             collector.wait_for_diagnostics(_DIAGNOSTICS_TIMEOUT_SEC)
             if not (collector.mask_at_s or failures):
                 raise _no_mask(collector, process, log)
-        finally:
-            executor.shutdown()
-            listening.join()
-            node.destroy_node()
-        if failures:
-            raise failures[0]
     return _result(collector, played, image_topic, num_frames, process.returncode)
+
+
+@contextmanager
+def _listening(node: Node, stop: threading.Event) -> Iterator[list[OSError]]:
+    """Let a node hear in a thread; it is destroyed in the end.
+
+    Yields:
+        What could not be written, such as on a full disk: no mask could be kept any more, so
+        `stop` is set. It is raised in the end.
+    """
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    failures: list[OSError] = []
+
+    def listen() -> None:
+        try:
+            executor.spin()
+        except OSError as err:
+            failures.append(err)
+            stop.set()
+
+    listening = threading.Thread(target=listen, name='listen')
+    listening.start()
+    try:
+        yield failures
+    finally:
+        executor.shutdown()
+        listening.join()
+        node.destroy_node()
+    if failures:
+        raise failures[0]
 
 
 def _result(
