@@ -50,6 +50,11 @@ class NodeState:
     planner_outputs: PlannerOutputs | None
     gravity: GravityInput | None
 
+    def wanted(self) -> list[str]:
+        """Return the names of all outputs that somebody subscribes to."""
+        present = (each for each in (self.outputs, self.planner_outputs) if each is not None)
+        return [name for outputs in present for name in outputs.wanted()]
+
 
 class Diagnostics:
     """Publishes the five statuses: Input, Inference, Engine, Depth and Hazards.
@@ -89,12 +94,7 @@ class Diagnostics:
             'topic': self._inputs.image_source().topic,
             'transport': self._settings['input.transport'],
         }
-        wanted = [
-            name
-            for outputs in (state.outputs, state.planner_outputs)
-            if outputs is not None
-            for name in outputs.wanted()
-        ]
+        wanted = state.wanted()
         depth_status = self._depth_status(state)
         engine, values = '', {'lifecycle': state.label}
         if state.segmenter is not None:
@@ -232,12 +232,17 @@ class Diagnostics:
         if state.segmenter is not None and state.segmenter.takes_depth:
             return True
         outputs = state.planner_outputs
-        return outputs is not None and outputs.expects_depth(outputs.wanted())
+        return outputs is not None and outputs.expects_depth(state.wanted())
 
     def _hazard_status(self, state: NodeState) -> Status:
         silence = self._image_silence()
         status = hazard_status(
-            self._settings, state.planner_outputs, state.gravity, self._inputs, silence
+            self._settings,
+            state.planner_outputs,
+            state.gravity,
+            self._inputs,
+            state.wanted(),
+            silence,
         )
         begins = state.gravity is not None and state.gravity.begins
         if status.level and not (begins or silence):  # silence is told by the Input status

@@ -19,6 +19,7 @@ def hazard_status(
     outputs: PlannerOutputs | None,
     gravity: GravityInput | None,
     inputs: NodeInputs,
+    wanted: Sequence[str],
     silence: Sequence[str] = (),
 ) -> Status:
     """Return the Hazards status.
@@ -31,12 +32,12 @@ def hazard_status(
         outputs: what finds hazards; None before the node is configured.
         gravity: where it comes from; None before the node is configured.
         inputs: what the node hears.
+        wanted: names of all outputs of the node that somebody subscribes to.
         silence: a sentence where no image has come for too long: the last one tells of then.
     """
     use = settings['hazard.use']
     if outputs is None or gravity is None or not inputs.sources:
         return _status({'use': use}, [], 'the node is not active')
-    wanted = outputs.wanted()
     values = {'use': use, 'superseded': str(outputs.superseded)}
     times_ms = outputs.hazards.times_ms.percentiles()
     for key in ('p50', 'p99'):
@@ -54,9 +55,7 @@ def hazard_status(
         is_missed = waited_sec > settings['input.timeout_sec'] and outputs.expects_depth(wanted)
         return _status(values, [sentence] if is_missed else [], sentence)
     report = outputs.hazards.report()
-    # With `overrides_mask` masks need them, too: what nobody needs any more has no report.
-    needed = outputs.needs_hazards(wanted) or (outputs.overrides_mask and report is not None)
-    if not needed:  # what it showed when somebody last asked is no news
+    if not outputs.needs_hazards(wanted):  # what it showed when somebody last asked is no news
         return _status(values, [], 'nobody subscribes to what needs them')
     if silence:
         return _status(values, [f'no geometry: {sentence}' for sentence in silence], '')

@@ -312,8 +312,9 @@ class InProcess:
 
     def hazard_status(self, *silence: str) -> Status:
         node = self.node
+        wanted = [name for name, each in self._publishers.items() if each.get_subscription_count()]
         return hazard_status(
-            node.settings, node._planner_outputs, node._gravity, node._inputs, silence
+            node.settings, node._planner_outputs, node._gravity, node._inputs, wanted, silence
         )
 
     def send(self, rgb: Rgb, depth: Metres | None, expected: Sequence[str]) -> int:
@@ -383,14 +384,27 @@ def test_hazard_use_says_what_geometry_may_change(
         assert status.message == 'hazard.use is off, but somebody subscribes to ~/hazard'
 
 
-@pytest.mark.parametrize(('use', 'of_cost'), [('auto', OK), ('report', OK), ('override', WARN)])
+@pytest.mark.parametrize(
+    ('use', 'override_mask', 'of_mask', 'of_cost'),
+    [
+        ('auto', 'true', OK, OK),
+        ('report', 'true', OK, OK),
+        ('override', 'false', OK, WARN),
+        ('override', 'true', WARN, WARN),
+    ],
+)
 def test_depth_that_never_came_is_missed_by_who_needs_it(
-    in_process: Callable[..., InProcess], use: str, of_cost: int
+    in_process: Callable[..., InProcess],
+    use: str,
+    override_mask: str,
+    of_mask: int,
+    of_cost: int,
 ) -> None:
-    node = in_process(**{'hazard.use': use, 'input.timeout_sec': 0.1})
+    parameters = {'hazard.use': use, 'hazard.override_mask': override_mask}
+    node = in_process(**parameters, **{'input.timeout_sec': 0.1})
     node.want('mask')
     time.sleep(0.2)
-    assert node.hazard_status().level == OK
+    assert node.hazard_status().level == of_mask
     node.want('mask', 'cost')
     assert node.hazard_status().level == of_cost
     node.want('mask', 'hazard')
@@ -531,13 +545,19 @@ def test_what_geometry_showed_is_over_when_nobody_needs_it(
     assert (status.level, status.message) == (OK, 'nobody subscribes to what needs them')
 
 
+@pytest.mark.parametrize(('override_mask', 'asked'), [('false', 'hazard'), ('true', 'mask')])
 def test_who_asks_while_no_image_comes_is_told_so(
-    in_process: Callable[..., InProcess], trail: Rgb, metres: Metres
+    in_process: Callable[..., InProcess],
+    trail: Rgb,
+    metres: Metres,
+    override_mask: str,
+    asked: str,
 ) -> None:
-    node = in_process()
-    node.want('mask')
-    node.send(trail, metres, ['mask'])
-    node.want('hazard')
+    node = in_process(**{'hazard.override_mask': override_mask})
+    node.want('confidence')
+    node.send(trail, metres, ['confidence'])
+    assert node.hazard_status().message == 'nobody subscribes to what needs them'
+    node.want(asked)
     status = node.hazard_status('No image for 9 s.')
     assert (status.level, status.message) == (WARN, 'no geometry: No image for 9 s')
     status = node.hazard_status()
