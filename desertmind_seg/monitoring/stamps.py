@@ -70,6 +70,8 @@ class StampClock:
         self._repeats = 0
         self._clock_to_steady_ns: int | None = None
         self._stepped_sec = 0.0
+        self._newest_before_reset_ns: int | None = None
+        self._went_back_sec = 0.0
 
     def arrive(self, stamp_ns: int, clock_ns: int, steady_ns: int | None) -> float:
         """Take the stamp of an image that arrives now; returns its age in ms, at least 0.
@@ -88,6 +90,10 @@ class StampClock:
             self._arrivals.clear()  # of the other clock
             self._comparable = True
         self._arrivals.append(arrival)
+        before_ns, self._newest_before_reset_ns = self._newest_before_reset_ns, None
+        # A simulated clock goes back with them.
+        if self._comparable and steady_ns is not None and before_ns is not None:
+            self._went_back_sec = max(self._went_back_sec, (before_ns - stamp_ns) / 1e9)
         if not self._comparable or self._repeats >= _REPEATS:
             return 0.0
         return max(arrival.lag_ms, 0.0)
@@ -100,10 +106,13 @@ class StampClock:
         step_ns = self._clock_to_steady_ns - earlier_ns
         if abs(step_ns) > _STEP_MS * 1e6:
             self.reset()
+            self._newest_before_reset_ns = None  # a camera on this computer goes along
             self._stepped_sec += step_ns / 1e9
 
     def reset(self) -> None:
         """Forget which clock stamps come from."""
+        known = self._comparable and self._arrivals
+        self._newest_before_reset_ns = self._arrivals[-1].stamp_ns if known else None
         self._arrivals.clear()
         self._comparable = False
         self._repeats = 0
@@ -122,6 +131,13 @@ class StampClock:
                 'have chrony slew it (makestep only at boot).'
             )
             self._stepped_sec = 0.0
+        if self._went_back_sec:
+            found['went back'] = (
+                f"The stamps of images went back by {self._went_back_sec:.1f} s, this computer's "
+                "clock did not: the camera's clock was set, or a bag or simulation began again: "
+                f'{_SYNCHRONISE}, or {_SIM_TIME}.'
+            )
+            self._went_back_sec = 0.0
         if not self._arrivals:
             return found
         kind, sentence = self._unusable() or self._other_clock(max_age_ms)

@@ -160,6 +160,26 @@ def test_a_wall_clock_that_is_set_is_told_once_and_costs_no_frame(step_sec: floa
     assert clock.problems(500) == {}
 
 
+@pytest.mark.parametrize(
+    ('back_sec', 'is_simulated'), [(2.0, False), (2.0, True), (3600.0, False)]
+)
+def test_stamps_that_go_back_are_told_once(back_sec: float, is_simulated: bool) -> None:
+    clock, _ = play(lagging(30))
+    clock.reset()  # as NodeInputs does
+    now_ns = NOW_NS + 30 * PERIOD_NS
+    stamp_ns = now_ns - 30 * MS - round(back_sec * SEC)
+    clock.arrive(stamp_ns, now_ns, None if is_simulated else 30 * PERIOD_NS)
+    problems = clock.problems(0)
+    if is_simulated:  # the clock of a bag that began again goes back with its images
+        assert problems == {}
+    elif back_sec < 10:
+        assert list(problems) == ['went back']
+        assert 'The stamps of images went back by 1.9 s' in problems['went back']
+    else:
+        assert list(problems) == ['other clock']
+    assert 'went back' not in clock.problems(0)
+
+
 def test_slow_images_under_a_slewed_clock_are_no_step() -> None:
     clock = StampClock()
     for index in range(10):
