@@ -37,8 +37,8 @@ from desertmind_seg.node.gravity_input import GravityInput
 from desertmind_seg.node.inputs import NodeInputs
 from desertmind_seg.node.loading import LoadEngine, SegmenterLoader
 from desertmind_seg.node.worker import FrameWorker
-from desertmind_seg.outputs.images import NodeOutputs
-from desertmind_seg.outputs.planners import PlannerOutputs
+from desertmind_seg.outputs.images import ENCODINGS, LABEL_INFO, NodeOutputs
+from desertmind_seg.outputs.planners import PLANNER_OUTPUTS, PlannerOutputs
 from desertmind_seg.parameters.qos import check_qos_overrides
 from desertmind_seg.parameters.spec import ParameterError
 from desertmind_seg.parameters.values import (
@@ -114,7 +114,10 @@ class SegmentationNode(LifecycleNode):
             self._stop,
         )
         given = {name: each.value for name, each in self._parameter_overrides.items()}
-        for sentence in (*misspelt_parameters(list(given)), *check_qos_overrides(given)):
+        for sentence in (
+            *misspelt_parameters(list(given)),
+            *check_qos_overrides(given, self._own_topics()),
+        ):
             self.get_logger().warning(sentence)
         for sentence in image_transport_problems(get_rmw_implementation_identifier(), os.environ):
             self.get_logger().warning(sentence)
@@ -129,6 +132,16 @@ class SegmentationNode(LifecycleNode):
             self._publish_diagnostics,
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
+
+    def _own_topics(self) -> dict[str, str]:
+        """Return the topics whose QoS can be overridden, and which end of each is ours."""
+        resolve = self.resolve_topic_name
+        image, depth = resolve('image'), resolve('depth/image')
+        compressed = f'{image}/compressed', f'{depth}/compressedDepth'
+        heard = map(resolve, (image, depth, *compressed, 'camera_info', 'imu'))
+        outputs = (*ENCODINGS, LABEL_INFO, *PLANNER_OUTPUTS)
+        sent = (resolve(f'~/{name}') for name in outputs)
+        return dict.fromkeys(heard, 'subscription') | dict.fromkeys(sent, 'publisher')
 
     # Publishers and subscriptions have none of rclpy's event handlers, and `Connections` asks the
     # graph instead: an event that is on its way while they are destroyed ends the process under

@@ -22,6 +22,7 @@ ENCODINGS = {
     'overlay': 'rgb8',
     'color_mask': 'rgb8',
 }
+LABEL_INFO = 'label_info'
 
 
 class NodeOutputs:
@@ -41,7 +42,7 @@ class NodeOutputs:
             for name, encoding in ENCODINGS.items()
         }
         self._label_info_type, self._build_label_info = label_info_type()
-        self._label_info = create_output(node, self._label_info_type, 'label_info', LATCHED_QOS)
+        self._label_info = create_output(node, self._label_info_type, LABEL_INFO, LATCHED_QOS)
 
     @property
     def publishers(self) -> list[Any]:

@@ -49,6 +49,7 @@ HEIGHT, HAZARD, HAZARD_MASK = 'height', 'hazard', 'hazard_mask'
 MASK_CAMERA_INFO = 'mask/camera_info'
 _POINTS_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 _IMAGES = {COST: 'mono8', HEIGHT: '32FC1', HAZARD: 'mono8', HAZARD_MASK: 'mono8'}
+PLANNER_OUTPUTS = (*_IMAGES, POINTS, *CLOUDS, COSTMAP, MASK_CAMERA_INFO, GRID_MAP)
 # What is made from hazards alone, and what takes the worse of class and geometry.
 _OF_HAZARDS = (HEIGHT, HAZARD, HAZARD_MASK, GRID_MAP, *CLOUDS)
 _JOINED = (COST, POINTS, COSTMAP, GRID_MAP)

@@ -7,13 +7,12 @@ and drops a name that is misspelt.
 from __future__ import annotations
 
 from collections.abc import Mapping
-import difflib
-import re
 from typing import Any
 
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSPolicyKind, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
+from desertmind_seg.model.errors import did_you_mean
 from desertmind_seg.parameters.spec import ParameterError
 
 _CHOICES: dict[QoSPolicyKind, Any] = {
@@ -23,46 +22,59 @@ _CHOICES: dict[QoSPolicyKind, Any] = {
     QoSPolicyKind.DURABILITY: DurabilityPolicy,
 }
 OVERRIDABLE = QoSOverridingOptions(tuple(_CHOICES))
-# Other nodes, whose overrides a file for any node holds too, may have more of them, and may tell
-# two publishers of a topic apart by a suffix.
-_POLICIES = [kind.name.lower() for kind in QoSPolicyKind if kind != QoSPolicyKind.INVALID]
+_PREFIX = 'qos_overrides.'
+_POLICIES = [kind.name.lower() for kind in _CHOICES]
 _ENDS = ('publisher', 'subscription')
-_NAME = re.compile(r'qos_overrides\.(?P<topic>.*)\.(?P<end>[^.]*)\.(?P<policy>[^.]*)')
+_NEARLY = 0.9
 _MAX_DEPTH = 2**31 - 1
 
 
-def check_qos_overrides(given: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for each override that is misspelt, so that its value is ignored.
+def check_qos_overrides(given: Mapping[str, Any], own: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each override of ours that is misspelt, so that its value is ignored.
+
+    A file for any node (`/**:`) holds those of others, too, such as the publisher of a driver that
+    sends what we hear. Ours is what has one of our topics, without the other end, or nearly one.
+    Topics that differ in a number are those of another camera.
 
     Args:
         given: at start, by name; what is no override is passed over.
+        own: our topics, and which end of each is ours, 'publisher' or 'subscription'.
 
     Raises:
         ParameterError: a value is none of its policy.
     """
     sentences = []
     for name, value in given.items():
-        if not name.startswith('qos_overrides.'):
+        if not name.startswith(_PREFIX):
             continue
-        named = _NAME.fullmatch(name)
-        end, policy = (named['end'].partition('_')[0], named['policy']) if named else ('', '')
-        if end not in _ENDS or policy not in _POLICIES:
-            close = difflib.get_close_matches(policy, _POLICIES, n=1) if end in _ENDS else []
-            hint = f'did you mean {close[0]}?' if close else f'policies: {", ".join(_POLICIES)}.'
+        topic, *what = name.removeprefix(_PREFIX).split('.')
+        end, policy = what if len(what) == 2 else ('', '')
+        if topic not in own:
+            digits = _digits(topic)
+            similar = [ours for ours in own if own[ours] == end and _digits(ours) == digits]
+            if nearest := did_you_mean(topic, similar, _NEARLY):
+                sentences.append(
+                    f'{name} is of no topic of this node, its value is ignored{nearest}.'
+                )
+        elif end == own[topic] and policy in _POLICIES:
+            if expected := _refused(policy, value):
+                raise ParameterError(f'{name} is {value!r}; expected {expected}.')
+        elif end == own[topic] or end.partition('_')[0] not in _ENDS:
             sentences.append(
                 f'{name} is no QoS override, its value is ignored; expected '
-                f'qos_overrides.TOPIC.{{{"|".join(_ENDS)}}}.POLICY; {hint}'
+                f'{_PREFIX}{topic}.{own[topic]}.{{{"|".join(_POLICIES)}}}'
+                f'{did_you_mean(policy, _POLICIES)}.'
             )
-        elif expected := _refused(policy, value):
-            raise ParameterError(f'{name} is {value!r}; expected {expected}.')
     return sentences
 
 
+def _digits(topic: str) -> str:
+    return ''.join(filter(str.isdecimal, topic))
+
+
 def _refused(policy: str, value: Any) -> str:
-    """Return what is expected of a policy that a node overrides; '' where the value will do."""
+    """Return what is expected of a policy; '' where the value will do."""
     kind = QoSPolicyKind[policy.upper()]
-    if kind not in _CHOICES:
-        return ''
     if kind == QoSPolicyKind.DEPTH:
         is_depth = isinstance(value, int) and not isinstance(value, bool)
         return '' if is_depth and 0 <= value <= _MAX_DEPTH else f'an integer, 0 to {_MAX_DEPTH}'

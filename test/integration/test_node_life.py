@@ -105,6 +105,10 @@ def test_no_event_handler_is_there_to_be_destroyed(tiny_bundle: Path) -> None:
     assert len(list(node.publishers)) > 15
     assert len(list(node.subscriptions)) > 3
     assert list(node.waitables) == []
+    overrides = node.get_parameters_by_prefix('qos_overrides')
+    overridable = {tuple(name.split('.')[:2]) for name in overrides}
+    assert len(overridable) > 15
+    assert overridable <= set(node._own_topics().items())
     assert node.stop(10.0)
     node.destroy_node()
     rclpy.shutdown()

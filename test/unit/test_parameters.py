@@ -251,6 +251,12 @@ def test_names_without_their_group_are_found(name: str, meant: str) -> None:
     assert sentence.endswith(f'parameter {name}, its value is ignored; did you mean {meant}?')
 
 
+OWN_TOPICS = {
+    **dict.fromkeys(('/image', '/cam2/color/image_raw'), 'subscription'),
+    **dict.fromkeys(('/segmentation/mask', '/segmentation/cost'), 'publisher'),
+}
+
+
 @pytest.mark.parametrize(
     ('end', 'value', 'expected'),
     [
@@ -267,26 +273,42 @@ def test_names_without_their_group_are_found(name: str, meant: str) -> None:
 def test_wrong_values_of_qos_overrides_are_refused(end: str, value: object, expected: str) -> None:
     name = f'qos_overrides./segmentation/mask.publisher.{end}'
     with pytest.raises(ParameterError, match=f'^{name} is {value!r}; expected {expected}'):
-        check_qos_overrides({name: value})
+        check_qos_overrides({name: value}, OWN_TOPICS)
+    for of_others in ('/image.publisher', '/segmentation/mask.subscription', '/scan.publisher'):
+        assert check_qos_overrides({f'qos_overrides.{of_others}.{end}': value}, OWN_TOPICS) == []
 
 
 def test_qos_overrides_that_are_misspelt_are_found_and_those_of_others_are_not() -> None:
     good = {
         'qos_overrides./image.subscription.depth': 1,
         'qos_overrides./image.subscription.reliability': 'Reliable',
-        'qos_overrides./front.left/scan.publisher_raw.deadline': 1_000_000,
+        'qos_overrides./image.publisher_raw.deadline': 1_000_000,
+        'qos_overrides./front/scan.publisher.reliabilty': 'reliable',
+        'qos_overrides./cam1/image_raw.subscription.depth': 5,
+        'qos_overrides./cam2/depth/image_raw.subscription.depth': 5,
+        'qos_overrides.depth': 5,
         'input.max_age_ms': 5,
     }
-    assert check_qos_overrides(good) == []
+    assert check_qos_overrides(good, OWN_TOPICS) == []
+    policies = '.{history|depth|reliability|durability}'
     for wrong, hint in {
-        '/image.subscription.reliabilty': 'did you mean reliability?',
-        '/image.subscriber.depth': 'policies: durability, ',
-        '/image.depth': 'policies: durability, ',
-        'depth': 'policies: durability, ',
+        '/image.subscription.reliabilty': f"subscription{policies} (did you mean 'reliability'?).",
+        '/image.subscription.deadline': f'/image.subscription{policies}.',
+        '/image.subscriber.depth': f'/image.subscription{policies}',
+        '/image.depth': f'/image.subscription{policies}',
     }.items():
-        (sentence,) = check_qos_overrides({f'qos_overrides.{wrong}': 1})
+        (sentence,) = check_qos_overrides({f'qos_overrides.{wrong}': 1}, OWN_TOPICS)
         assert f'{wrong} is no QoS override, its value is ignored; expected' in sentence
         assert hint in sentence
+    for wrong, meant in {
+        '/cam2/color/image_rw.subscription.depth': '/cam2/color/image_raw',
+        'image.subscription.depth': '/image',
+        '/segmentation/maks.publisher.reliability': '/segmentation/mask',
+    }.items():
+        (sentence,) = check_qos_overrides({f'qos_overrides.{wrong}': 1}, OWN_TOPICS)
+        assert (
+            f"is of no topic of this node, its value is ignored (did you mean '{meant}" in sentence
+        )
 
 
 def test_names_of_other_nodes_in_a_file_for_any_node_are_not_found() -> None:
