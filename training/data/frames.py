@@ -265,7 +265,13 @@ def code_version(*rooms: ModuleType) -> str:
 def file_version(path: Path) -> str:
     """Path, time of change (ns) and size, which tell one version of a file from another."""
     status = path.stat()
-    return f'{path.resolve()}:{status.st_mtime_ns}:{status.st_size}'
+    real = path.resolve() if path.is_symlink() else _resolved(path.parent) / path.name
+    return f'{real}:{status.st_mtime_ns}:{status.st_size}'
+
+
+@cache  # each folder above is asked for, over a network: once a folder, not for each of its files
+def _resolved(folder: Path) -> Path:
+    return folder.resolve()
 
 
 def _read(path: Path, what: str, read: Callable[[Path], _Pixels]) -> _Pixels:
