@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import json
 import os
 from pathlib import Path
@@ -251,30 +251,43 @@ class Peer:
 
     def diagnostic(self, status: str) -> dict[str, str]:
         """Return the values, level and message of the node's latest diagnostic; {} before it."""
+        return next(self._kept_diagnostics(status), {})
+
+    def _kept_diagnostics(self, status: str) -> Iterator[dict[str, str]]:
         if self._diagnostics is None:
             self._diagnostics = self.collect('/diagnostics', DiagnosticArray)
         for array in reversed(self._diagnostics):
             for entry in array.status:
                 if entry.name == f'segmentation: {status}':
                     values = {pair.key: pair.value for pair in entry.values}
-                    return {**values, 'level': str(entry.level[0]), 'message': entry.message}
-        return {}
+                    yield {**values, 'level': str(entry.level[0]), 'message': entry.message}
 
     def forget_diagnostics(self) -> None:
         """Make `diagnostic` wait for news."""
         if self._diagnostics is not None:
             self._diagnostics.clear()
 
-    def wait_for_diagnostic(self, status: str, **expected: str) -> dict[str, str]:
-        """Wait for a new diagnostic whose values match the regular expressions."""
-        self.forget_diagnostics()
+    def wait_for_diagnostic(
+        self, status: str, *, forget: bool = True, **expected: str
+    ) -> dict[str, str]:
+        """Wait for a diagnostic whose values match the regular expressions.
 
-        def matching() -> dict[str, str] | None:
-            values = self.diagnostic(status)
-            fits = values and all(
+        Args:
+            status: its name.
+            forget: for a new one. What is said once, of a frame whose mask is waited for, may
+                have come before: `forget_diagnostics`, send it, and wait without forgetting.
+            expected: key -> regular expression.
+        """
+        if forget:
+            self.forget_diagnostics()
+
+        def fits(values: Mapping[str, str]) -> bool:
+            return all(
                 re.search(pattern, values.get(key, '')) for key, pattern in expected.items()
             )
-            return values if fits else None
+
+        def matching() -> dict[str, str] | None:
+            return next(filter(fits, self._kept_diagnostics(status)), None)
 
         try:
             found: dict[str, str] = self.wait_until(matching, f'{status} {expected}')

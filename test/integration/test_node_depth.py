@@ -172,7 +172,7 @@ def test_unusable_depth_is_refused_with_the_reason_and_masks_go_on(
         depth.publish(message)
         mask = send_until_answered(peer, camera, rgb8(rgb, stamp_ns), masks)
         np.testing.assert_array_equal(pixels_of(mask), without, err_msg=words)
-        values = peer.wait_for_diagnostic('Depth', message=words.replace('%', r'\%'))
+        values = peer.wait_for_diagnostic('Depth', forget=False, message=words)
         assert (values['level'], values['mode']) == ('1', 'RGB')
         assert int(values[key]) == before + 1
         # The next frame is to be further from this depth than max_dt_ms.
@@ -198,8 +198,10 @@ def test_planners_get_points_costmap_and_the_camera_of_the_mask(
     intrinsics = peer.camera('/camera_info', CameraInfo)
     peer.wait_for_match(camera, [MASK, *(f'{NODE}/{name}' for name in ('points', 'costmap'))])
     wait_for_depth_match(peer, depth, depth_16uc1(metres, 0))
+    peer.forget_diagnostics()
     send_until_answered(peer, camera, rgb8(rgb, now_ns()), masks)
-    peer.wait_for_diagnostic('Depth', level='1', message='No ~/points: no camera_info has come')
+    missing = 'No ~/points: no camera_info has come'
+    peer.wait_for_diagnostic('Depth', forget=False, level='1', message=missing)
     frame_id = stand_on_the_origin(peer)
 
     # Level, 1.2 m above the ground: rows below the middle see it.

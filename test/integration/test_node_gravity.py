@@ -249,8 +249,10 @@ def test_nothing_is_free_while_the_imu_is_no_use(peer: Peer, tiny_bundle: Path) 
         driver.spin_until(ground.is_free, 'ground by the IMU')
         process.wait_for_log(r'Gravity: from imu; the camera looks down by 20\.\d degrees')
         driver.spin_until(ground.is_unknown, 'unknown by readings in g', 1 / 9.80665)
+        peer.forget_diagnostics()
         peer.wait_until(ground.is_unknown, 'unknown without readings')
-        peer.wait_for_diagnostic('Hazards', level='1', message='Frames without gravity')
+        message = 'Frames without gravity'
+        peer.wait_for_diagnostic('Hazards', forget=False, level='1', message=message)
         driver.spin_until(ground.is_free, 'ground again')
         good = serialize_message(reading(now_ns()))
         for cut in (0, 3, 15, 20, 100, len(good) - 1):
