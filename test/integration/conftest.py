@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+import gc
 import os
 from pathlib import Path
 import signal
@@ -19,6 +20,20 @@ from desertmind_seg.pipeline.segmenter import Segmenter
 
 DEPTH_SIZE_HW = (240, 320)
 OBSTACLE = 4
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Function) -> Generator[None, object, object]:
+    """Let no node in this process outlive its test.
+
+    It refers to itself, so that its context, with 70 MB of shared memory and its place in the
+    graph, goes only when garbage is collected: twelve tests later a node that is alone was told of
+    13 of its name.
+    """
+    result = yield
+    if hasattr(item.module, 'SegmentationNode'):
+        gc.collect()
+    return result
 
 
 @pytest.fixture
