@@ -131,6 +131,18 @@ class StoredEngine:
     built_now: bool = False
 
 
+class EngineNotKeptError(EngineBuildError):
+    """An engine was built, but there is no room for its file.
+
+    Attributes:
+        engine: runs nevertheless.
+    """
+
+    def __init__(self, message: str, engine: StoredEngine) -> None:
+        super().__init__(message)
+        self.engine = engine
+
+
 def engine_folder(given: str | Path = '') -> Path:
     """Return `given`, else what the environment says, else the XDG cache; it may not exist.
 
@@ -266,6 +278,7 @@ def find_or_build(
     Raises:
         EngineBuildError: the folder cannot be written to, or others may write to it, or
             `progress` said stop.
+        EngineNotKeptError: it was built, and could not be written.
         EngineError: the build failed.
     """
     stored = find_engine(bundle, key, folder)
@@ -293,10 +306,14 @@ def find_or_build(
             engine_layers=sum(line.startswith(('Name:', 'Layer')) for line in built.report),
             parity=bundle.metadata.parity,
         )
-        with _naming_the_folder(path):
-            write_ours(path, built.plan)
-            write_ours(path.with_suffix('.json'), record.model_dump_json(indent=2).encode())
-        return StoredEngine(path, record, built.plan, built_now=True)
+        stored = StoredEngine(path, record, built.plan, built_now=True)
+        try:
+            with _naming_the_folder(path):
+                write_ours(path, built.plan)
+                write_ours(path.with_suffix('.json'), record.model_dump_json(indent=2).encode())
+        except EngineBuildError as err:
+            raise EngineNotKeptError(str(err), stored) from err
+        return stored
     finally:
         os.close(lock)
 

@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from desertmind_seg.engines.cache import CACHE_VARIABLE, StoredEngine, check_ours, write_ours
+from desertmind_seg.engines.cache import (
+    CACHE_VARIABLE,
+    EngineNotKeptError,
+    StoredEngine,
+    check_ours,
+    write_ours,
+)
 from desertmind_seg.engines.cuda import Cuda
 from desertmind_seg.engines.profiles import TensorPlan, plan_tensors, tensor_shape
 from desertmind_seg.engines.protocol import EngineError, check_outputs, check_request
@@ -68,7 +74,11 @@ class TensorRtEngine:
         self._cuda = Cuda()
         device = self._cuda.device()
         self._tensorrt, target = choose_tensorrt(CURRENT, device)
-        stored = stored_engine(bundle, self._tensorrt, target, options)
+        try:
+            stored = stored_engine(bundle, self._tensorrt, target, options)
+        except EngineNotKeptError as err:
+            _LOGGER.warning('%s. It runs now, and has to be built again at the next start', err)
+            stored = err.engine
         self.device = f'cuda:0, {device.name}'
         self._profiles = stored.record.key.profiles
         self._jit_path = stored.path.with_suffix(f'.{device.slug}.jit')

@@ -18,6 +18,7 @@ from desertmind_seg.engines.cache import (
     CACHE_VARIABLE,
     BuiltEngine,
     EngineKey,
+    EngineNotKeptError,
     engine_folder,
     engine_path,
     find_engine,
@@ -245,11 +246,12 @@ def test_a_full_folder_is_named_and_holds_no_half_engine(
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
         pattern = f'the engine folder {tmp_path} is full: File too large .*set {CACHE_VARIABLE} to'
-        with pytest.raises(EngineBuildError, match=pattern):
+        with pytest.raises(EngineNotKeptError, match=pattern) as failure:
             find_or_build(bundle, key, tmp_path, Builder(100_000), go_on)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [path.suffix for path in tmp_path.iterdir()] == ['.lock']
+    assert (failure.value.engine.built_now, len(failure.value.engine.plan)) == (True, 100_000)
 
 
 def test_a_folder_that_cannot_be_written_is_named_before_building(

@@ -3,9 +3,12 @@
 import ast
 from collections.abc import Iterator
 import ctypes
+import errno
 import inspect
 import logging
+import os
 from pathlib import Path
+import re
 import sys
 from typing import Any
 
@@ -16,6 +19,7 @@ import onnxruntime
 import pytest
 from tiny_bundle import write_tiny_bundle
 
+from desertmind_seg.engines import cache
 from desertmind_seg.engines import cuda as cuda_module
 from desertmind_seg.engines import tensorrt as tensorrt_module
 from desertmind_seg.engines.cuda import Cuda, Device
@@ -245,7 +249,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch, tensorrt: TensorRt) -> Iterator[HostCu
     stand_in = HostCuda()
 
     def host_engine(found: TensorRt, plan: bytes, path: Path) -> tuple[Any, Any]:
-        assert plan == path.read_bytes()
+        assert not path.exists() or plan == path.read_bytes()
         assert plan.startswith(b'vtrt')  # TensorRT's own
         engine = HostEngine(stand_in.bundle, tensorrt.module)
         stand_in.context = engine.context
@@ -398,6 +402,27 @@ def test_compiled_kernels_are_kept(
     engine.infer(frame(97, 131))
     assert 'compiled kernels cannot be kept' in caplog.text
     assert 'DESERTMIND_SEG_ENGINE_CACHE' in caplog.text
+    engine.close()
+
+
+def test_an_engine_for_which_there_is_no_room_runs(
+    cuda: HostCuda,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def full(path: Path, _: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    bundle = write_tiny_bundle(tmp_path / 'tiny.onnx')
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, 'write_ours', full)
+        engine = start(cuda, bundle, tmp_path / 'engines')
+    said = 'is full: No space left on device .* It runs now, and has to be built again at the next'
+    assert re.search(said, caplog.text)
+    assert not list((tmp_path / 'engines').glob('*.engine'))
+    expected = OnnxRuntimeEngine(bundle, 'cpu').infer(frame(97, 131))
+    assert np.array_equal(engine.infer(frame(97, 131))['mask'], expected['mask'])
     engine.close()
 
 
