@@ -177,6 +177,8 @@ def made_folder(folder: Path) -> Iterator[None]:
 def sole_writer(folder: Path) -> Iterator[None]:
     """Hold a folder for results, made as by `made_folder`, against others that ask for it so.
 
+    NFS locks folders on each machine alone, so that one of another machine has it, too.
+
     Raises:
         FileError: as `make_folder`; or another process has it, and still after a while: what a
             process forks outlives it for some seconds if it is killed.
