@@ -33,8 +33,8 @@ def check_qos_overrides(given: Mapping[str, Any], own: Mapping[str, str]) -> lis
     """Return a sentence for each override of ours that is misspelt, so that its value is ignored.
 
     A file for any node (`/**:`) holds those of others, too, such as the publisher of a driver that
-    sends what we hear. Ours is what has one of our topics, without the other end, or nearly one.
-    Topics that differ in a number are those of another camera.
+    sends what we hear. Ours is what has one of our topics, without the other end, or nearly one;
+    but of another camera is what differs in a number, or from a topic that is given, too.
 
     Args:
         given: at start, by name; what is no override is passed over.
@@ -44,6 +44,8 @@ def check_qos_overrides(given: Mapping[str, Any], own: Mapping[str, str]) -> lis
         ParameterError: a value is none of its policy.
     """
     sentences = []
+    topics = {name.removeprefix(_PREFIX).partition('.')[0] for name in given}
+    not_given = sorted(own.keys() - topics)
     for name, value in given.items():
         if not name.startswith(_PREFIX):
             continue
@@ -51,7 +53,7 @@ def check_qos_overrides(given: Mapping[str, Any], own: Mapping[str, str]) -> lis
         end, policy = what if len(what) == 2 else ('', '')
         if topic not in own:
             digits = _digits(topic)
-            similar = [ours for ours in own if own[ours] == end and _digits(ours) == digits]
+            similar = [each for each in not_given if (own[each], _digits(each)) == (end, digits)]
             if nearest := did_you_mean(topic, similar, _NEARLY):
                 sentences.append(
                     f'{name} is of no topic of this node, its value is ignored{nearest}.'

@@ -252,7 +252,7 @@ def test_names_without_their_group_are_found(name: str, meant: str) -> None:
 
 
 OWN_TOPICS = {
-    **dict.fromkeys(('/image', '/cam2/color/image_raw'), 'subscription'),
+    **dict.fromkeys(('/image', '/cam2/color/image_raw', '/cam_fl/image_raw'), 'subscription'),
     **dict.fromkeys(('/segmentation/mask', '/segmentation/cost'), 'publisher'),
 }
 
@@ -286,6 +286,8 @@ def test_qos_overrides_that_are_misspelt_are_found_and_those_of_others_are_not()
         'qos_overrides./front/scan.publisher.reliabilty': 'reliable',
         'qos_overrides./cam1/image_raw.subscription.depth': 5,
         'qos_overrides./cam2/depth/image_raw.subscription.depth': 5,
+        'qos_overrides./cam_fr/image_raw.subscription.depth': 5,
+        'qos_overrides./cam_fl/image_raw.subscription.depth': 5,
         'qos_overrides.depth': 5,
         'input.max_age_ms': 5,
     }
