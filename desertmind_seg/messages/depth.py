@@ -207,8 +207,10 @@ def doubt_of(depth: Depth) -> str:
 
 
 def _metres(stored: npt.NDArray[Any]) -> Depth:
-    # fmax passes over NaN, so one operation clears 0, NaN, -Inf and negative values.
+    # fmax passes over NaN, so it clears 0, NaN, -Inf and negative values at once; of a signalling
+    # NaN, which C++ has too, the first may make a quiet one.
     depth: Depth = np.fmax(stored, np.float32(0.0), dtype=np.float32)
+    np.fmax(depth, np.float32(0.0), out=depth)
     return depth
 
 

@@ -85,9 +85,8 @@ def test_only_the_greatest_of_16_bits_is_missing() -> None:
 @pytest.mark.parametrize('padding', [0, 1, 8])
 @pytest.mark.parametrize('byte_order', ['<', '>'])
 def test_metres_follow_rep_117(byte_order: str, padding: int) -> None:
-    stored = np.array(
-        [[np.nan, -np.inf, np.inf, -1.5], [0.0, -0.0, 0.25, 12.5]], f'{byte_order}f4'
-    )
+    stored = np.array([[np.nan, -np.inf, np.inf, -1.5], [0.0, 1.0, 0.25, 12.5]], f'{byte_order}f4')
+    stored.view(f'{byte_order}u4')[1, 1] = 0x7FA00000  # a signalling NaN
     depth = decode_depth(raw(stored, '32FC1', padding))
     assert depth.dtype == np.dtype('=f4')
     assert depth.flags.c_contiguous
