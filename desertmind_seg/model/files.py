@@ -106,12 +106,13 @@ def read_file(path: Path, max_bytes: int) -> bytes:
         _check_regular(path, os.fstat(descriptor).st_mode)
         # `read` takes memory for all that it is asked for, which `ulimit -v` may not grant: 2 GiB
         # for a bundle. Some files of /proc say that they have 0 bytes.
-        content = file.read(min(os.fstat(descriptor).st_size, max_bytes) + 1)
-        while len(content) <= max_bytes and (
+        size = os.fstat(descriptor).st_size
+        content = file.read(size + 1) if size <= max_bytes else b''
+        while max(size, len(content)) <= max_bytes and (
             more := file.read(min(_PIECE_BYTES, max_bytes + 1 - len(content)))
         ):
             content += more
-    if len(content) > max_bytes:
+    if max(size, len(content)) > max_bytes:
         raise FileError(
             f'{path} has more than {max_bytes} bytes, the most that are read of such a file; is '
             'it the right one?'

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 
 import pytest
 
@@ -184,6 +185,14 @@ def test_reading_takes_memory_for_what_is_there_not_for_what_may_be(tmp_path: Pa
     assert files.read_file(path, 3) == b'abc'
     with pytest.raises(files.FileError, match='more than 2 bytes'):
         files.read_file(path, 2)
+
+    os.truncate(path, 2**27)  # nothing of what is too large is read
+    tracemalloc.start()
+    with pytest.raises(files.FileError, match=f'more than {2**26} bytes'):
+        files.read_file(path, 2**26)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 2**20
 
 
 def test_a_file_that_says_it_is_empty_is_read_whole() -> None:
