@@ -29,6 +29,11 @@ _CRITERIA = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-9)
 _MAX_RETURN_ERROR_PX = 0.1
 # Of the image's longer side: a view of 178 degrees, or a fisheye that sees more than all around.
 _MIN_FOCAL_SHARE = 0.01
+# How far the principal point may lie from the middle, in sizes of the sensor: a driver may give a
+# part of its picture for a whole one.
+_FARTHEST_CENTER = 10.0
+# Of the pixels; the round picture of a fisheye fills a third of a wide sensor.
+_MIN_SHARE_OF_RAYS = 0.1
 
 
 class CameraInfoError(DesertmindError):
@@ -146,8 +151,8 @@ def image_camera_info(camera_info: Any, header: Any, size_hw: tuple[int, int]) -
     """
     from sensor_msgs.msg import CameraInfo
 
-    matrix = _camera_matrix(camera_info, rectified=not np.any(camera_info.k))
     _check_size(camera_info, size_hw)
+    matrix = _camera_matrix(camera_info, rectified=not np.any(camera_info.k))
     return CameraInfo(
         header=header,
         height=size_hw[0],
@@ -200,7 +205,8 @@ def _of_the_image(camera_info: Any, matrix: Float64) -> Float64:
 def _camera_matrix(camera_info: Any, rectified: bool) -> Float64:
     """Return the 3 x 3 matrix of the sensor's pixels: of P for rectified images, else K.
 
-    Of a camera whose driver gives rectified images alone, K may be empty.
+    Of a camera whose driver gives rectified images alone, K may be empty. Skew is left out: no
+    lens model of OpenCV has any.
     """
     name = 'P' if rectified else 'K'
     matrix = _matrix(camera_info.p, 4)[:, :3] if rectified else _matrix(camera_info.k, 3)
@@ -215,12 +221,16 @@ def _camera_matrix(camera_info: Any, rectified: bool) -> Float64:
             f'or set input.rectified to {str(not rectified).lower()} if the images are the other '
             'kind.'
         )
-    if not np.isfinite(matrix).all():
+    size = np.array([camera_info.width, camera_info.height])
+    off = np.abs(np.array([cx, cy]) / size - 0.5)
+    # Written so that NaN is refused, too.
+    if cx == cy == 0 or not off.max() <= _FARTHEST_CENTER:
         raise CameraInfoError(
-            f'camera_info has the principal point ({cx:g}, {cy:g}) in {name}; expected numbers: '
+            f'camera_info has the principal point ({cx:g}, {cy:g}) in {name}; expected one near '
+            f'the middle of {size[0]} x {size[1]} pixels, and {name} row by row (fx 0 cx ...): '
             'calibrate the camera again.'
         )
-    return matrix
+    return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
 
 
 def _check_size(camera_info: Any, size_hw: tuple[int, int]) -> None:
@@ -259,8 +269,8 @@ def _distortion(camera_info: Any) -> tuple[str, Float64]:
 
 
 def _rays(camera_info: Any, size_hw: tuple[int, int], rectified: bool) -> Rays:
-    matrix = _camera_matrix(camera_info, rectified)
     _check_size(camera_info, size_hw)
+    matrix = _camera_matrix(camera_info, rectified)
     height, width = size_hw
     model, coefficients = ('', np.empty(0)) if rectified else _distortion(camera_info)
     matrix = _of_the_image(camera_info, matrix)
@@ -286,5 +296,11 @@ def _rays(camera_info: Any, size_hw: tuple[int, int], rectified: bool) -> Rays:
         back, _ = cv2.projectPoints(points, no_motion, no_motion, matrix, coefficients)
     # Written so that NaN counts as lost, too.
     found = np.linalg.norm(back - pixels, axis=-1) <= _MAX_RETURN_ERROR_PX
+    if found.mean() < _MIN_SHARE_OF_RAYS:
+        raise CameraInfoError(
+            f'camera_info has the distortion coefficients {coefficients.tolist()} ({model}), with '
+            f'which {found.mean():.0%} of the pixels have a ray; expected most: calibrate the '
+            'camera again.'
+        )
     rays = np.where(found[..., None], plane, np.nan).astype(np.float32).reshape(height, width, 2)
     return Rays(np.ascontiguousarray(rays[..., 0]), np.ascontiguousarray(rays[..., 1]))

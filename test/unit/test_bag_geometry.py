@@ -117,6 +117,7 @@ def camera_info(
 ) -> Any:
     k, p = np.zeros(9), np.zeros(12)
     k[[0, 4]], p[[0, 5]] = focal_px, p_focal_px
+    k[5], p[6] = np.sign([focal_px, p_focal_px])  # the principal point is not (0, 0)
     return SimpleNamespace(
         header=SimpleNamespace(stamp=SimpleNamespace(sec=0, nanosec=at_ns), frame_id=frame_id),
         height=size_hw[0],

@@ -192,6 +192,11 @@ def test_an_error_is_not_hidden_by_the_rays_before_it() -> None:
             {'k': [450.0, 0.0, float('inf'), 0.0, 450.0, 240.0, 0.0, 0.0, 1.0]},
             r'principal point \(inf, 240\)',
         ),
+        ({'center': (1e9, 240.0)}, r'principal point \(1e\+09, 240\)'),
+        # Column by column, as MATLAB has matrices.
+        ({'k': [450.0, 0.0, 0.0, 0.0, 440.0, 0.0, 315.5, 242.25, 1.0]}, r'\(0, 0\) .* row by row'),
+        # In degrees, or of another lens.
+        ({'d': [-30.0, 10.0, 0.0, 0.0]}, 'plumb_bob.*with which 1% of the pixels have a ray'),
         (
             {'height': 720, 'width': 1280},
             'of images of 1280 x 720 pixels .* but the image has 640 x 480',
@@ -215,6 +220,13 @@ def test_an_error_is_not_hidden_by_the_rays_before_it() -> None:
 def test_what_is_no_camera_of_this_image_is_refused(changes: dict[str, Any], match: str) -> None:
     with pytest.raises(CameraInfoError, match=match):
         rays_of(**changes)
+
+
+def test_only_focal_lengths_and_principal_point_count() -> None:
+    distorted = {'d': DISTORTIONS['plumb_bob']}
+    # With skew, and with a last row that nobody filled in.
+    odd = [450.0, 1.0, 315.5, 0.0, 440.0, 242.25, 0.0, 0.0, 0.0]
+    np.testing.assert_array_equal(rays_of(**distorted, k=odd).x, rays_of(**distorted).x)
 
 
 def test_a_lens_without_distortion_needs_no_model() -> None:
