@@ -28,6 +28,8 @@ _MOVED_M = 0.2
 _BODY_FRAMES = ('base_link', 'base_footprint', 'base_stabilized')
 # A vehicle pitches by a few degrees in this time.
 _MAX_GAP_NS = 1_000_000_000
+# The length of the middle of two directions 120 degrees apart: between these nothing is known.
+_MIN_MIXED = 0.5
 # As long as the node holds a reading.
 _MAX_BEYOND_NS = round(MAX_AGE_SEC * 1e9)
 
@@ -203,7 +205,13 @@ class RecordedTransforms:
             direction = self._edges[child].turn_back(direction, at_ns)
         for child in reversed(self._below(common, frame_id)):
             direction = self._edges[child].turn(direction, at_ns)
-        up: Float64 = direction / np.linalg.norm(direction)
+        norm = float(np.linalg.norm(direction))
+        if not norm > _MIN_MIXED:
+            raise TransformError(
+                f'/tf turns {frame_id!r} over between two transforms around the stamp of the '
+                'image: two publish it, or its rotation is not filled in.'
+            )
+        up: Float64 = direction / norm
         return up
 
     def height_m(self, frame_id: str, level_frame: str, at_ns: int) -> tuple[str, float] | None:

@@ -114,14 +114,14 @@ def transform_of(message: Any) -> Transform:
             f'Translation ({t.x:g}, {t.y:g}, {t.z:g}) is no place on Earth; expected metres up to '
             f'{_FARTHEST_M:g}. See what publishes this transform: localisation may have diverged.'
         )
-    norm = q.x**2 + q.y**2 + q.z**2 + q.w**2
+    x, y, z, w = q.x, q.y, q.z, q.w
+    norm = x * x + y * y + z * z + w * w  # of what is too large inf, where x**2 raises
     # Written so that NaN is refused, too.
     if not abs(norm - 1.0) < 1e-2:
         raise TransformError(
-            f'Rotation ({q.x}, {q.y}, {q.z}, {q.w}) has the squared length {norm:g}; expected 1. '
+            f'Rotation ({x}, {y}, {z}, {w}) has the squared length {norm:g}; expected 1. '
             'Whoever publishes this transform leaves its rotation unset or not normalised.'
         )
-    x, y, z, w = q.x, q.y, q.z, q.w
     s = 2.0 / norm
     return np.array(
         [

@@ -364,6 +364,16 @@ def test_broken_transforms_are_left_out_and_counted() -> None:
     assert count == 2
 
 
+def test_between_two_transforms_that_turn_over_nothing_is_known() -> None:
+    found = RecordedTransforms()
+    for at_s, q in ((0.0, NO_TURN), (0.1, (1.0, 0.0, 0.0, 0.0))):
+        found.add(transform('odom', OPTICAL, at_s, q=q), static=False)
+
+    assert found.up(OPTICAL, 'odom', 0)[2] == 1.0
+    with pytest.raises(TransformError, match='turns .* over between two transforms'):
+        found.up(OPTICAL, 'odom', 50_000_000)
+
+
 def test_a_link_of_which_nothing_is_whole_is_no_missing_link() -> None:
     found = RecordedTransforms()
     found.add(transform('odom', OPTICAL, q=(0.0, 0.0, 0.0, 0.0)), static=True)

@@ -128,7 +128,7 @@ def test_a_quaternion_and_its_angles_agree() -> None:
     np.testing.assert_allclose(transform, body_transform(0, 0, 0, 0, 35, 0), atol=1e-12)
 
 
-@pytest.mark.parametrize('w', [0.0, 1.1, float('nan')])
+@pytest.mark.parametrize('w', [0.0, 1.1, float('nan'), 1e300])
 def test_what_is_no_rotation_is_refused(w: float) -> None:
     with pytest.raises(TransformError, match='has the squared length'):
         transform_of(message(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, w))
