@@ -32,6 +32,7 @@ _DOUBTED_AFTER_SEC = 0.5
 # A jolt: the direction of such a reading says nothing.
 _JOLT = 3.0  # m/s^2 more or less than gravity
 _FIRST_SEC = 1.0
+_MAX_SUMMED = 2 * STANDARD_GRAVITY  # of what is more only the direction counts
 
 Vector = Sequence[float]
 
@@ -78,7 +79,9 @@ class UpFilter:
         """
         self._age_sec += dt_sec
         if not self.settled:
-            self._sum = _add(self._sum, 1.0, acceleration)
+            length = sqrt(_dot(acceleration, acceleration))
+            # One reading that is far off must not outweigh a second of them.
+            self._sum = _add(self._sum, 1 / max(1.0, length / _MAX_SUMMED), acceleration)
             self.up = _unit(self._sum)
             return
         turn = 0.0

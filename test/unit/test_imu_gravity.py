@@ -334,6 +334,15 @@ def test_one_bad_reading_takes_nothing_along() -> None:
         assert source.new_problems() == []
 
 
+def test_one_bad_reading_does_not_outweigh_the_first_second() -> None:
+    source = ImuGravity(AUTO, '/camera/imu')
+    for index in range(1, 2 * HZ):
+        source.add(imu(index / HZ, (1e5, 0, 0) if index == HZ // 2 else (0, -9.81, 0)))
+    up = source.up(header(1.99)).up
+    assert up is not None
+    assert up[1] < -0.999
+
+
 def test_many_bad_readings_are_said_once_with_their_share() -> None:
     source = fed([imu(2.0 + index / HZ, (np.nan, 0, 0)) for index in range(1, 101)])
     (problem,) = source.new_problems()
