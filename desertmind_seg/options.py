@@ -143,6 +143,9 @@ class _Parser(argparse.ArgumentParser):
         if '' in given:
             self.error('an argument is empty; is a variable of the shell not set?')
         for text in given:
+            if text.startswith('--') and text.endswith('=--'):
+                # Python before 3.13 takes it for no value at all, and goes on with a list.
+                self.error(f'{text[:60]!r} has no value; expected one after the =')
             if any('\udc80' <= character <= '\udcff' for character in text):
                 # Reports are UTF-8, and OpenCV crashes where it shall write to such a path.
                 self.error(_name_error(text))

@@ -370,7 +370,7 @@ def test_between_two_transforms_that_turn_over_nothing_is_known() -> None:
         found.add(transform('odom', OPTICAL, at_s, q=q), static=False)
 
     assert found.up(OPTICAL, 'odom', 0)[2] == 1.0
-    with pytest.raises(TransformError, match='turns .* over between two transforms'):
+    with pytest.raises(TransformError, match=r'turns .* over between two transforms'):
         found.up(OPTICAL, 'odom', 50_000_000)
 
 

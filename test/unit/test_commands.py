@@ -178,7 +178,7 @@ def test_a_missing_file_is_named_and_nothing_is_written(
 # {long} has 300 letters, {loop} is a link to itself, {bytes} not UTF-8, {lines} two lines.
 _ODD_ARGUMENTS = {
     'desertmind_seg.segment': ('"" --out {new}', 'an argument is empty'),
-    'desertmind_seg.nav2_config': ('--ontology ""', 'an argument is empty'),
+    'desertmind_seg.nav2_config': ('--ontology=--', "'--ontology=--' has no value"),
     'desertmind_seg.replay_bag': ('{new} --image /i --out {new} --domain 233', 'from 0 to 232'),
     'desertmind_seg.play_bag': ('{new} --rate 1e-308', 'is not from 0.001 to 1000000'),
     'training.synthetic': ('--folder {new} --size 9999x99999', 'is no size; expected height'),
