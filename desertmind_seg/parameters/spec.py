@@ -43,6 +43,8 @@ class ParameterSpec:
 
     def problem(self, value: Any) -> str | None:
         """Say why `value`, which has the right type, is refused; None when it is not."""
+        if value is None:  # rclpy lets `[]` in a parameter file pass for any type
+            return f'{self.name} is empty, such as []; expected a value like {self.default!r}.'
         if self.choices and value not in self.choices:
             return f'{self.name} is {value!r}; expected {self.constraints}.'
         # Written so that NaN, which compares as false, is refused too.

@@ -120,6 +120,8 @@ def test_defaults_are_declared_with_description_and_limits(make_node: MakeNode) 
         ('hazard.use:=on', r'hazard.use is True; expected auto or off or report or override'),
         ('hazard.use:=0', r'hazard.use is 0; expected auto or off'),
         ('input.transport:=theora', r"input.transport is 'theora'; expected raw or compressed"),
+        ('costmap.size_m:=[]', r'costmap.size_m is empty, such as \[\]; expected .* like 20.0'),
+        ('costmap.base_frame:=[]', r"costmap.base_frame is empty.* expected .* like 'base_link'"),
     ],
 )
 def test_bad_value_at_start_is_refused_in_words(
