@@ -509,10 +509,10 @@ def positive(text: str) -> float:
 
 
 def not_negative(text: str) -> float:
-    """Parse a number from 0."""
+    """Parse a number from 0, of a size with which times can be computed."""
     value = number(text)
-    if value < 0.0:
-        raise argparse.ArgumentTypeError(f'{text} is below 0')
+    if not 0.0 <= value <= 1e9:
+        raise argparse.ArgumentTypeError(f'{text} is not from 0 to 1000000000')
     return value
 
 

@@ -324,7 +324,7 @@ def test_depth_topic_must_be_another_image_topic(
     assert expected in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('value', ['-1', 'nan', 'inf', 'soon'])
+@pytest.mark.parametrize('value', ['-1', 'nan', 'inf', '1e308', 'soon'])
 def test_impossible_limits_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], value: str
 ) -> None:
