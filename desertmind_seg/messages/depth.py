@@ -61,7 +61,7 @@ def decode_depth(message: Any) -> Depth:
     encoding = message.encoding
     if encoding not in DEPTH_ENCODINGS:
         raise MessageError(
-            f'Depth image has encoding {encoding!r}; expected 32FC1 (metres), 16UC1 or '
+            f'Depth image has encoding {encoding[:60]!r}; expected 32FC1 (metres), 16UC1 or '
             'mono16 (millimetres). Subscribe to the depth topic of the camera, not to its '
             'disparity or to an image made for people to see.'
         )
@@ -99,9 +99,10 @@ def decode_compressed_depth(message: Any) -> Depth:
         if encoding in DEPTH_ENCODINGS and codec.partition(' ')[0] in ('png', 'tiff'):
             return _decode_compressed(encoding, bytes(message.data))
     except DecodeError as err:
-        raise MessageError(f'Compressed depth of format {message.format!r}: {err}.') from err
+        raise MessageError(f'Compressed depth of format {message.format[:60]!r}: {err}.') from err
     raise MessageError(
-        f'Compressed depth has format {message.format!r}; expected {", ".join(DEPTH_ENCODINGS)}, '
+        f'Compressed depth has format {message.format[:60]!r}; expected '
+        f'{", ".join(DEPTH_ENCODINGS)}, '
         f'then one of {", ".join(repr(f"; {name}") for name in (*_CODECS, "png", "tiff"))}; or '
         f'{ZSTD!r}: JPEG loses depth. Subscribe to the topic that ends in /compressedDepth.'
     )

@@ -169,8 +169,8 @@ def decode_image(message: Any, note: Note | None = None) -> UInt8:
             'choose the topic of the colour images.'
         )
     raise MessageError(
-        f'Unknown image encoding {encoding!r}; supported are {", ".join(SUPPORTED_ENCODINGS)}. '
-        'Set the driver to one of them.'
+        f'Unknown image encoding {encoding[:60]!r}; supported are '
+        f'{", ".join(SUPPORTED_ENCODINGS)}. Set the driver to one of them.'
     )
 
 
@@ -203,8 +203,8 @@ def decode_compressed_image(
     said = CompressedFormat.of(message.format)
     if said.codec.startswith('compressedDepth'):
         raise MessageError(
-            f'Compressed image of format {message.format!r} holds depth; expected a colour image. '
-            'Subscribe to the topic that ends in /compressed, not in /compressedDepth.'
+            f'Compressed image of format {message.format[:60]!r} holds depth; expected a colour '
+            'image. Subscribe to the topic that ends in /compressed, not in /compressedDepth.'
         )
     content = bytes(message.data)
     try:
@@ -222,7 +222,7 @@ def decode_compressed_image(
         else:
             rgb = decode_color(content, TOPIC_LIMITS, note=note)
     except DecodeError as err:
-        raise MessageError(f'Compressed image of format {message.format!r}: {err}.') from err
+        raise MessageError(f'Compressed image of format {message.format[:60]!r}: {err}.') from err
     if colors == 'exchanged' or (colors == 'auto' and said.exchanged):
         return np.ascontiguousarray(rgb[..., ::-1])
     return rgb
@@ -240,7 +240,8 @@ def decode_labels(message: Any) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16
     """
     if message.encoding not in _LABEL_BYTES:
         raise MessageError(
-            f'Label image has encoding {message.encoding!r}; expected {", ".join(_LABEL_BYTES)}.'
+            f'Label image has encoding {message.encoding[:60]!r}; expected '
+            f'{", ".join(_LABEL_BYTES)}.'
         )
     if _LABEL_BYTES[message.encoding] == 1:
         return np.ascontiguousarray(image_rows(message, message.width, message.height))

@@ -25,6 +25,7 @@ ColorValue = Annotated[int, Field(ge=0, le=255)]
 
 # Of one file; an error of each of 20,000 keys would be 2.5 MB and take half a minute to word.
 MAX_NAMED_ERRORS = 20
+_MAX_SHOWN = 200  # characters of a value in an error
 # One above every id, so that a raw code nobody lists cannot be taken for UNLABELED.
 _UNKNOWN = 256
 
@@ -242,7 +243,9 @@ def describe_validation_error(error: ValidationError, document: Any) -> str:
                 if isinstance(entry, dict) and 'name' in entry:
                     where += f' (class {entry["name"]!r})'
         message = finding['msg'].removeprefix('Value error, ')
-        shown = '' if isinstance(finding['input'], dict) else f', not {finding["input"]!r}'
+        given = repr(finding['input'])
+        given = given if len(given) <= _MAX_SHOWN else f'{given[:_MAX_SHOWN]}...'
+        shown = '' if isinstance(finding['input'], dict) else f', not {given}'
         lines.append(f'{where}: {message}{shown}' if where else message)
     if len(findings) > len(lines):
         lines.append(f'and {len(findings) - len(lines)} more')

@@ -227,6 +227,7 @@ def test_edited_hash(tmp_path: Path) -> None:
         (lambda d: d.pop('seed'), 'bad metadata: seed: Field required'),
         (lambda d: d.update(precision='fp8'), "precision: .*'fp32', 'fp16' or 'int8', not 'fp8'"),
         (lambda d: d.update(temperature=0.0), 'temperature: .*greater than 0, not 0.0'),
+        (lambda d: d.update(name='x' * 9999), r"name: .*, not 'x{199}\.\.\.$"),
         (lambda d: d.update(network_size_hw=[0, 64]), r'network_size_hw.0: .*equal to 1, not 0'),
         (
             lambda d: d['ontology']['classes'][3].update(id=4),

@@ -241,6 +241,7 @@ GOOD = image_message('rgb8', 6, 9, scene(6, 9).reshape(6, -1))
             r"Unknown image encoding '8UC7'; supported are rgb8, .*nv21",
         ),
         (change(GOOD, encoding=''), r"Unknown image encoding ''"),
+        (change(GOOD, encoding='x' * 5000), r"Unknown image encoding 'x{60}'; supported"),
         (change(GOOD, encoding='RGB8'), r"Unknown image encoding 'RGB8'"),
         (change(GOOD, height=0), r'rgb8 image of 9 x 0 pixels .* is empty'),
         (change(GOOD, width=0), r'rgb8 image of 0 x 6 pixels .* is empty'),
