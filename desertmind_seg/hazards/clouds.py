@@ -50,8 +50,9 @@ _CELL_M, _MARGIN_CELLS = 0.1, 2
 # one above the other is known.
 _STANDING_M = 1.0
 _HAZARD_POINTS = 2
-# Of one of three indices of a voxel in a 64-bit key: +-50 km at 0.05 m.
+# Of one of three indices of a voxel in a 64-bit key: +-50 km at 0.05 m, +-1 km at the least.
 _INDEX_BITS = 21
+_MIN_VOXEL_M = 0.001
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,10 @@ class CloudSettings:
             'lift_m': (0.0, 5.0),
         }
         check_limits(self, limits)
+        if 0 < self.voxel_m < _MIN_VOXEL_M:  # points would be lost
+            raise ValueError(
+                f'voxel_m is {self.voxel_m!r}; expected {_MIN_VOXEL_M:g} or more, or 0 for all'
+            )
 
 
 class GroundClouds:

@@ -22,7 +22,7 @@ CLOUD_PARAMETERS = (
     ParameterSpec(
         'clouds.voxel_m',
         _DEFAULT.voxel_m,
-        'These clouds keep one point in each cube of this side; 0 keeps all.',
+        'These clouds keep one point in each cube of this side, 0.001 or more; 0 keeps all.',
         unit='m',
         range=(0.0, 1.0),
     ),

@@ -363,6 +363,7 @@ def test_sizes_that_differ_are_refused() -> None:
         ({'stride': 0}, 'stride is 0; expected 1 to 16'),
         ({'max_range_m': float('inf')}, 'max_range_m is inf; expected 0.5 to 100'),
         ({'voxel_m': -0.1}, 'voxel_m is -0.1; expected 0 to 1'),
+        ({'voxel_m': 1e-5}, 'voxel_m is 1e-05; expected 0.001 or more, or 0 for all'),
         ({'lift_m': float('nan')}, 'lift_m is nan; expected 0 to 5'),
     ],
 )
