@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from desertmind_seg.model.errors import DesertmindError, start_problem
+from desertmind_seg.model.errors import DesertmindError, first_line, start_problem
 
 
 class NoCameraInfoError(DesertmindError):
@@ -22,6 +22,7 @@ def wait_for_camera_info(topic: str, timeout_sec: float) -> Any:
         ImportError: no ROS 2 is installed.
     """
     import rclpy
+    from rclpy.exceptions import NameValidationException
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.impl.implementation_singleton import rclpy_implementation
     from rclpy.qos import qos_profile_sensor_data
@@ -48,6 +49,11 @@ def wait_for_camera_info(topic: str, timeout_sec: float) -> Any:
         )
         executor.shutdown()
         node.destroy_node()
+    except NameValidationException as err:
+        why = first_line(err).rstrip(':')
+        raise NoCameraInfoError(
+            f'{topic!r} is no name in ROS 2 ({why}); give another one'
+        ) from err
     finally:
         rclpy.try_shutdown(context=context)
     if not received:

@@ -32,6 +32,8 @@ def test_the_view_is_that_of_the_running_camera(
         assert nav2_config.main(['--ontology', 'ycor-8', '--camera-info', TOPIC]) == 0
         with pytest.raises(NoCameraInfoError, match=f'published are: {TOPIC}'):
             wait_for_camera_info('/elsewhere', 6.0)
+        with pytest.raises(NoCameraInfoError, match=r"'/a b' is no name in ROS 2 .*characters"):
+            wait_for_camera_info('/a b', 6.0)
     finally:
         done.set()
         camera.join()
