@@ -305,7 +305,7 @@ def test_a_camera_that_is_not_calibrated_has_no_view() -> None:
         fields_of_view_rad(camera_info(focal=(0.0, 0.0)))
     with pytest.raises(CameraInfoError, match='says 0 x 0 pixels'):
         fields_of_view_rad(camera_info(size_hw=(0, 0)))
-    for center in ((2000.0, 239.5), (319.5, 2000.0)):
+    for center in ((645.0, 239.5), (319.5, 565.0)):
         info = camera_info(center=center, d=[-0.3, 0.0, 0.0, 0.0, 0.0])
         with pytest.raises(CameraInfoError, match='with which no ray meets the middle'):
             fields_of_view_rad(info)
