@@ -158,9 +158,12 @@ def test_a_damaged_picture_and_a_damaged_shape_cost_no_other(
     text = '<polygon label="rock" points="1,1;five,5;3,9"/>'
     runs = '<mask label="rock" rle="0, 7" left="1" top="1" width="3" height="3"/>'
     beyond = '<mask label="rock" rle="0, 9" left="58" top="1" width="3" height="3"/>'
-    shapes = ROCK_SHAPE + line + nan + far + outside + text + runs + beyond
+    turned = '<box label="rock" xtl="1" ytl="1" xbr="5" ybr="5" rotation="inf"/>'
+    shapes = ROCK_SHAPE + line + nan + far + outside + text + runs + beyond + turned
     source = cvat(tmp_path / 'job', ['0001.jpg', '0002.jpg'], shapes)
     write(source / 'images/0002.jpg', jpeg(1)[:300])
+    xml = (source / 'annotations.xml').read_text()
+    write(source / 'annotations.xml', xml.replace(f'width="{WIDTH}"', f'width="{"9" * 5000}"', 1))
 
     assert main([str(source), '--out', str(tmp_path / 'out')]) == 1
 
@@ -169,7 +172,7 @@ def test_a_damaged_picture_and_a_damaged_shape_cost_no_other(
         *('it has 2 points; expected 3 or more', 'its point (5.0, nan) is no place'),
         *('(5, 1e+09) is far outside', 'it lies outside of the image of 60 x 40'),
         *("its points holds 'five'", 'its run lengths come to 7 pixels; expected 9'),
-        'does not fit into the image of 60 x 40',
+        *('does not fit into the image of 60 x 40', 'its rotation inf is no angle'),
     ):
         assert 'fault: 0001.jpg: ' in shown
         assert expected in shown
@@ -330,7 +333,15 @@ def broken(folder: Path, kind: str) -> Path:
     """Write an export that cannot be read."""
     coco = {'categories': [{'id': 1, 'name': 'rock'}], 'images': [{'id': 1, 'file_name': '1.jpg'}]}
     box = {'id': 1, 'image_id': 1, 'category_id': 1, 'bbox': [1, 1, 5, 5]}
+    two = {
+        'categories': [{'id': 1, 'name': name} for name in ('rock', 'sky')],
+        'images': [{'id': 1, 'file_name': name} for name in ('1.jpg', '2.jpg')],
+    }
     texts: dict[str, tuple[str, str]] = {
+        **{
+            f'two {key}': ('a.json', json.dumps({**coco, key: entries, 'annotations': []}))
+            for key, entries in two.items()
+        },
         'voc xml': ('a.xml', '<annotation><object><name>rock</name></object></annotation>'),
         'cut xml': ('a.xml', '<annotations><image name="a.jpg"'),
         'no labels xml': ('a.xml', '<annotations><version>1.1</version></annotations>'),
@@ -388,6 +399,8 @@ def test_a_picture_is_no_export(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ('boxes', 'its 1 annotations are boxes without a segmentation'),
         ('nothing in it', 'it labels no picture'),
         ('cut json', 'a.json is not JSON: line 1'),
+        ('two categories', "has id 1 twice, for 'rock' and for 'sky'"),
+        ('two images', "has id 1 twice, for '1.jpg' and for '2.jpg'"),
         ('no lists', 'images, annotations and categories must each be a list'),
         ('deep', 'is nested too deeply'),
         ('empty json', 'is no export that is known here'),
@@ -632,6 +645,11 @@ def test_a_damaged_label_studio_task_is_named(
         shape({'points': points}, image_rotation=90),
         shape({'points': [[1.0, 'x']]}),
         shape({'points': points, 'brushlabels': []}),
+        {**shape({'points': points, 'brushlabels': 'rock'}), 'id': 'a'},
+        shape({'x': 10, 'width': 20, 'height': 20}),
+        shape({'x': 10, 'y': 10, 'width': 20, 'height': 20, 'rotation': float('inf')}),
+        shape({'x': 10, 'y': 10, 'radiusX': 5}),
+        'rock',
     ]
     tasks = [
         {'id': 1, 'data': {'image': '1.jpg'}, 'annotations': [{'result': results}]},
@@ -647,7 +665,9 @@ def test_a_damaged_label_studio_task_is_named(
     shown = capsys.readouterr().out
     for text in (
         *('its brush is cut off after', 'its brush has 100 values; expected 4 of each pixel'),
-        *('numbers that are no bytes', 'turned by 90 degrees', 'points.0.1', 'without a label'),
+        *('numbers that are no bytes', 'turned by 90 degrees', 'points.0.1'),
+        *('2 brushlabels without a label', 'it has x 10.0 and y None', 'inf is no angle'),
+        *('lacks one of its two sizes', "shape 11 is 'rock'"),
         *('task 2 names no picture', 'task 3: its annotation has no result', "task 3 is '5'"),
     ):
         assert text in shown, text
@@ -659,12 +679,15 @@ def test_a_damaged_labelme_file_is_named(
 ) -> None:
     corners = [[10, 10], [19, 14]]
     good = {'label': 'rock', 'shape_type': 'rectangle', 'points': corners}
+    patch = np.ones((5, 10), np.uint8)
     shapes: list[Any] = [
         good,
         {**good, 'shape_type': 'mask', 'mask': 'no base64!'},
         {**good, 'shape_type': 'mask', 'mask': png_text(np.ones((3, 3), np.uint8))},
         {**good, 'shape_type': 'circle', 'points': [[1, 1]]},
         {**good, 'shape_type': 'star'},
+        {**good, 'points': [[10, 10], [float('nan'), float('nan')]]},
+        {**good, 'shape_type': 'mask', 'points': [[70, 50], [79, 54]], 'mask': png_text(patch)},
         {'label': 'rock', 'points': 'none'},
     ]
     write(tmp_path / 'job/1.json', {'shapes': shapes, 'imagePath': '1.jpg'})
@@ -678,7 +701,8 @@ def test_a_damaged_labelme_file_is_named(
     shown = capsys.readouterr().out
     for text in (
         *('its mask is no PNG', 'its mask has 3 x 3 pixels, its corners make 10 x 5'),
-        *('shape 3, circle', "'star' is no shape", 'shape 5: points', '2.json is not JSON'),
+        *('shape 3, circle', "'star' is no shape", 'shape 7: points', '2.json is not JSON'),
+        *('(nan, nan)] are no places', 'it lies at (70, 50), outside of the image'),
         *('3.json is no LabelMe file: shapes', 'left out: 1 4.json (no LabelMe file)'),
     ):
         assert text in shown, text

@@ -337,7 +337,8 @@ def test_a_hole_of_yolo_and_a_column_too_much(
     points = np.array([*outline, *hole]) / [WIDTH, HEIGHT]
     values = ' '.join(map(str, points.ravel()))
     write(tmp_path / 'job/data.yaml', 'names: [rock]\n')
-    write(tmp_path / 'job/labels/1.txt', f'0 {values}\n0 1952 0.1 0.1 0.9 0.1 0.9 0.9\n')
+    beyond = '0 1952 0.1 0.1 0.9 0.1 0.9 0.9\n0.7 0.1 0.1 0.9 0.1 0.9 0.9\n'
+    write(tmp_path / 'job/labels/1.txt', f'0 {values}\n{beyond}')
     write(tmp_path / 'job/images/1.jpg', jpeg(1))
 
     rock = imported(tmp_path / 'job', status=1)['rock']
@@ -347,4 +348,6 @@ def test_a_hole_of_yolo_and_a_column_too_much(
     cv2.fillPoly(expected, [whole], (1,))
     np.testing.assert_array_equal(rock, expected > 0)
     assert not rock[15:20, 15:28].any()
-    assert '7 numbers; expected x and y of 3 points or more' in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert '7 numbers; expected x and y of 3 points or more' in shown
+    assert 'class 0.7, which has no name' in shown

@@ -81,6 +81,9 @@ def test_names_in_either_form_of_unicode(tmp_path: Path, kind: str) -> None:
     imported(source)
 
     assert (tmp_path / 'out/masks/Wüste_01.png').exists()
+    if kind == 'folder':  # of two in one folder neither is lost without a word
+        write(source / unicodedata.normalize('NFC', name), jpeg(2))
+        assert main([str(source), '--out', str(tmp_path / 'out'), '--force']) == 2
 
 
 @pytest.mark.parametrize(
@@ -280,6 +283,7 @@ def test_a_table_as_spreadsheets_write_it(tmp_path: Path, delimiter: str) -> Non
             b'{"description": "", "tags": [],\n"size": {"height": 1}, "objects": []}',
             'JSON of Supervisely',
         ),
+        ('1.json', '{"shapes": [], "imagePath": "1.jpg"}'.encode('utf-16'), 'is not UTF-8 text'),
         ('via.json', b'{"1.jpg": {"regions": [{"shape_attributes": {}}]}}', 'exports COCO'),
         ('task.json', b'{"data": {"start_frame": 0}}', 'a backup of CVAT'),
         ('via_region_data.csv', b'filename,region_shape_attributes\n1.jpg,{}\n', 'CSV of VGG'),

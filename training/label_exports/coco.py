@@ -8,7 +8,7 @@ order of the file, the later on top, crowds too. Several files (train, val; inst
 one set; a picture that two files name has the annotations of both.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, TypeVar
@@ -191,6 +191,7 @@ class _Reading:
         folder, _, own_name = file.name.rpartition('/')
         split = split_of(own_name) or split_of(folder.rpartition('/')[2])
         categories = list(checked(_Category, 'categories'))
+        _check_unique(file, 'categories', ((entry.id, entry.name) for entry in categories))
         annotations = list(checked(_Annotation, 'annotations'))
         used = {entry.category_id for entry in annotations}
         position_of = {
@@ -202,7 +203,9 @@ class _Reading:
         export.notes += joined_note(file.name, kept)
         images: dict[_Id, _Picture | None] = {}
         listed: set[str] = set()
-        for image in checked(_Image, 'images'):
+        entries = list(checked(_Image, 'images'))
+        _check_unique(file, 'images', ((entry.id, entry.file_name) for entry in entries))
+        for image in entries:
             if image.file_name in listed:
                 images[image.id] = None
                 # Label Studio lists a picture for each of its annotations, the newest first.
@@ -248,6 +251,17 @@ class _Reading:
                 f'{name} is in {self.pictures[key].split} and in {split}; taken for the first'
             )
         return self.pictures[key]
+
+
+def _check_unique(file: ExportFile, key: str, names: Iterable[tuple[_Id, str]]) -> None:
+    """Refuse a file of which nobody can say what its annotations label, or in which picture."""
+    name_of: dict[_Id, str] = {}
+    for identity, name in names:
+        if name_of.setdefault(identity, name) != name:
+            raise ExportError(
+                f'{file}: {key} has id {identity} twice, for {name_of[identity]!r} and for '
+                f'{name!r}; its annotations may mean either. Give each an id of its own'
+            )
 
 
 def _covered_by_rle(rle: _Rle, size_hw: Size) -> Covered:

@@ -171,9 +171,10 @@ def _read_tracks(
 
 
 def _size_of(width: str | None, height: str | None) -> Size | None:
-    if (width or '').isdecimal() and (height or '').isdecimal():
-        return int(height or 0), int(width or 0)
-    return None
+    try:
+        return _integer(height or '', 'height'), _integer(width or '', 'width')
+    except ExportError:
+        return None
 
 
 def _drawing(element: Element) -> Callable[[Size], Covered]:

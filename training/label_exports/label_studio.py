@@ -42,8 +42,8 @@ class _Value(BaseModel):
 
     rle: list[int] | None = None
     points: list[tuple[_Percent, _Percent]] | None = None
-    x: _Percent = 0
-    y: _Percent = 0
+    x: _Percent | None = None
+    y: _Percent | None = None
     width: _Percent | None = None
     height: _Percent | None = None
     rotation: _Percent = 0
@@ -136,7 +136,10 @@ def _read_task(what: str, task: dict[str, Any], classes: ClassList, export: Expo
         for each in results
         if each.get('id')
         and isinstance(each.get('value'), dict)
-        and any('labels' in key for key in each['value'])
+        and any(
+            'labels' in key and labels and isinstance(labels, list)
+            for key, labels in each['value'].items()
+        )
     }
     shapes = []
     size_hw: Size | None = None
@@ -215,6 +218,11 @@ def _results(what: str, task: dict[str, Any], export: Export) -> list[dict[str, 
     if not isinstance(found, list):
         export.faults.append(f'{what}: its annotation has no result')
         return []
+    export.faults += [
+        f'{what}: shape {number} is {str(each)[:40]!r}'
+        for number, each in enumerate(found)
+        if not isinstance(each, dict)
+    ]
     return [each for each in found if isinstance(each, dict)]
 
 
@@ -274,11 +282,15 @@ def _covered(value: _Value, result: dict[str, Any], size_hw: Size) -> Covered:
 
     if value.points is not None:
         return coco_polygon([(x(px), y(py)) for px, py in value.points], size_hw)
+    if value.x is None or value.y is None:
+        raise ExportError(f'it has x {value.x} and y {value.y}; expected its place in percent')
+    corner = x(value.x), y(value.y)
     if value.radius_x is not None and value.radius_y is not None:
         radii = x(value.radius_x), y(value.radius_y)
-        return ellipse((x(value.x), y(value.y)), radii, value.rotation, size_hw)
-    corner = x(value.x), y(value.y)
-    sides = x(value.width or 0), y(value.height or 0)
+        return ellipse(corner, radii, value.rotation, size_hw)
+    if value.width is None or value.height is None:
+        raise ExportError('it lacks one of its two sizes, in percent')
+    sides = x(value.width), y(value.height)
     # Label Studio turns a rectangle around its upper left corner.
     corners = box_points(*corner, *sides, turned=value.rotation, around=corner)
     return coco_polygon(corners, size_hw)

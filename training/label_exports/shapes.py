@@ -139,11 +139,20 @@ def _runs(counts: Sequence[int], pixels: int) -> Covered:
 
 
 def pasted(covered: Covered, left: int, top: int, size_hw: Size) -> Covered:
-    """Put a small mask into one of the image's size; what sticks out is cut off."""
+    """Put a small mask into one of the image's size; what sticks out is cut off.
+
+    Raises:
+        ExportError: all of it sticks out.
+    """
     whole = np.zeros(size_hw, np.bool_)
     rows, columns = slice(max(top, 0), top + len(covered)), slice(max(left, 0), None)
     inside = covered[max(-top, 0) :, max(-left, 0) :]
     target = whole[rows, columns][: inside.shape[0], : inside.shape[1]]
+    if not (target.size and inside.size):
+        raise ExportError(
+            f'it lies at ({left}, {top}), outside of the image of {size_hw[1]} x {size_hw[0]} '
+            '(width x height)'
+        )
     target[:] = inside[: target.shape[0], : target.shape[1]]
     return whole
 
@@ -158,7 +167,8 @@ def box_points(
     around: tuple[float, float],
 ) -> list[tuple[float, float]]:
     """Return the corners of a box that is turned clockwise, in degrees, around a point."""
-    sin, cos = math.sin(math.radians(turned)), math.cos(math.radians(turned))
+    if not math.isfinite(turned):
+        raise ExportError(f'its rotation {turned} is no angle')
     corners = [
         (left, top),
         (left + width, top),
@@ -168,6 +178,7 @@ def box_points(
     x0, y0 = around
     if not turned:
         return corners
+    sin, cos = math.sin(math.radians(turned)), math.cos(math.radians(turned))
     return [
         (x0 + (x - x0) * cos - (y - y0) * sin, y0 + (x - x0) * sin + (y - y0) * cos)
         for x, y in corners
@@ -204,6 +215,8 @@ def drawn_by_pillow(kind: str, points: Points, size_hw: Size) -> Covered:
         draw.polygon([tuple(point) for point in points], outline=1, fill=1)
         return np.asarray(image, np.bool_)
     (x0, y0), (x1, y1) = points
+    if not np.isfinite(points).all():  # of NaN and a number min() is the number
+        raise ExportError(f'its points {points} are no places')
     if kind == 'circle':  # of a centre outside some of it may lie inside
         radius = math.hypot(x0 - x1, y0 - y1)
         x0, y0, x1, y1 = x0 - radius, y0 - radius, x0 + radius, y0 + radius

@@ -185,14 +185,14 @@ def open_export(path: Path) -> Iterator[ExportFiles]:
     if not path.exists():
         raise ExportError(f'{path} does not exist; expected a folder, a file or a zip')
     if path.is_dir():
-        yield ExportFiles(path, _sorted(_below(path)))
+        yield ExportFiles(path, _by_name(_below(path)))
     elif zipfile.is_zipfile(path):
         try:
             archive = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, ValueError, NotImplementedError) as err:
             raise ExportError(f'{path} is a damaged zip: {err}; export it once more') from err
         with archive, ExitStack() as stack:
-            yield ExportFiles(path, _sorted(_members(path, archive)), stack)
+            yield ExportFiles(path, _by_name(_members(path, archive)), stack)
     else:
         if not path.is_file():
             raise ExportError(f'{path} is neither a folder nor a file nor a zip')
@@ -202,11 +202,19 @@ def open_export(path: Path) -> Iterator[ExportFiles]:
                 'download cut off?'
             )
         beside = [file for folder in ('', 'images') for file in _images_in(path.parent, folder)]
-        yield ExportFiles(path, _sorted([ExportFile(path.name, path), *beside]))
+        yield ExportFiles(path, _by_name([ExportFile(path.name, path), *beside]))
 
 
-def _sorted(files: list[ExportFile]) -> dict[str, ExportFile]:
-    return {file.name: file for file in sorted(files, key=lambda file: file.name)}
+def _by_name(files: list[ExportFile]) -> dict[str, ExportFile]:
+    named: dict[str, ExportFile] = {}
+    for file in sorted(files, key=lambda file: file.name):
+        if named.setdefault(file.name, file).place != file.place:
+            raise ExportError(
+                f'{file.place} has a name that looks like another of its folder, {file.name!r}: '
+                'their letters with accents are stored in two ways (NFC, NFD), and labels could '
+                'mean either; rename one'
+            )
+    return named
 
 
 def _composed(name: str) -> str:

@@ -181,21 +181,23 @@ def _shapes(
 ) -> tuple[list[Shape], int]:
     """Read the shapes of a picture and count its boxes; `outlines` gets the numbers of shapes."""
     shapes, boxes = [], 0
-    position_of = {entry.code: position for position, entry in enumerate(export.classes)}
+    position_of: dict[float | None, int] = {
+        entry.code: position for position, entry in enumerate(export.classes)
+    }
     for number, line in enumerate(file.text().splitlines(), 1):
         words = line.split()
         what = f'{name}: line {number} of {file.name}'
         if not words:
             continue
         try:
-            code, values = int(float(words[0])), [float(word) for word in words[1:]]
-        except (ValueError, OverflowError):
+            code, *values = map(float, words)
+        except ValueError:
             export.faults.append(f'{what}: {line[:40]!r}; expected a class and x y of each point')
             continue
         if len(values) == 4:
             boxes += 1
         elif code not in position_of:
-            export.faults.append(f'{what}: class {code}, which has no name in its table')
+            export.faults.append(f'{what}: class {code:g}, which has no name in its table')
         elif len(values) < 6 or len(values) % 2:
             export.faults.append(
                 f'{what}: {len(values)} numbers; expected x and y of 3 points or more'

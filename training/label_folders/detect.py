@@ -1,5 +1,6 @@
 """Which format an export is, and its reader."""
 
+import codecs
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 import re
@@ -229,6 +230,8 @@ def detect(files: ExportFiles) -> tuple[str, str]:
             'or folder of one export'
         )
     for file in files.ending(*_TEXTS)[:_LOOKED_AT]:
+        if file.read().startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            file.text()  # says that it has to be UTF-8
         content, kind = file.read(), file.parts[-1].rpartition('.')[2].upper()
         for mark, tool, instead in _ELSEWHERE:
             if re.search(mark, content):
