@@ -3,6 +3,8 @@
 from dataclasses import replace
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from tiny_rgbd import (
 )
 import torch
 
+from desertmind_seg.model.ontology import UNLABELED, load_ontology
 from training import evaluate
 from training.bundles.weights import load_stage
 from training.calibrate import main
@@ -66,6 +69,19 @@ def test_a_class_that_never_occurs_keeps_a_finite_bias() -> None:
     found = fit_class_bias(logits, torch.randint(0, 2, (2_000,)))
     assert torch.isfinite(found).all()
     assert found[2] < found[:2].min()
+
+
+def test_labels_between_the_sampled_pixels_are_calibrated_on() -> None:
+    labels = np.full((40, 40), UNLABELED, np.uint8)
+    labels[2, 3] = 1
+    frame = SimpleNamespace(
+        read_labels=lambda _: labels, read_rgb=lambda: None, measured_depth=lambda: None
+    )
+    shown = torch.arange(2 * 40 * 40.0).reshape(1, 2, 40, 40)
+    graph = SimpleNamespace(tensors=lambda *given: given, logits=lambda *_: shown)
+    logits, found = sampled_logits(cast(Any, [frame]), load_ontology('ycor-8'), cast(Any, graph))
+    assert found.tolist() == [1]
+    assert logits.tolist() == [shown[0, :, 2, 3].tolist()]
 
 
 def test_calibration_makes_the_average_confidence_true(

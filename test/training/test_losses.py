@@ -122,6 +122,11 @@ def test_focal_by_hand_and_against_smp() -> None:
     assert focal(logits, labels, 1.5).item() == pytest.approx(independent.item(), rel=1e-5)
     plain = functional.cross_entropy(logits, labels).item()
     assert focal(logits, labels, 0.0).item() == pytest.approx(plain, rel=1e-5)
+    # A pixel of which the network is sure, at a power below 1: 0 to the power of -0.5.
+    sure = functional.one_hot(labels, 5).permute(0, 3, 1, 2).float().mul(200.0).requires_grad_()
+    focal(sure, labels, 0.5).backward()
+    assert sure.grad is not None
+    assert not sure.grad.any()
 
 
 @pytest.mark.parametrize('distance', [1, 2])

@@ -331,6 +331,7 @@ def test_overrides_take_dotted_keys_and_list_positions() -> None:
         ('optim={lr: 1, lr: 2}', "key 'lr' is given twice"),
         ('name=!!python/object:os.system x', 'is no kind of value that is read here'),
         ('optim.epochs=2\nseed=3', r"valid integer \(got '2 seed=3'\)$"),
+        ('data.cache_dir=""', 'data.cache_dir: String should have at least 1 character'),
         ('data.cache_dir="\\0"', 'data.cache_dir: String should match pattern'),
         ('data.train.\u00b2=x', 'there is no key'),
         ('optim.epoch=3', "no key 'optim.epoch'; did you mean 'optim.epochs'"),
@@ -344,6 +345,14 @@ def test_overrides_take_dotted_keys_and_list_positions() -> None:
         ('rate=1', 'known are name, parent, seed, .* evaluation$'),
         ('model.depth.gain=2', r'model\.depth is null in this recipe; give all of it'),
         ('optim.epochs=0', r'only.yaml with optim\.epochs=0: optim\.epochs: Input .* \(got 0\)'),
+        ('augment.flip=yes', r'augment.flip: expected a number, not true or false \(got True\)$'),
+        ('optim.lr=true', 'optim.lr: expected a number, not true or false'),
+        ('loss.label_stride=on', 'label_stride: expected a number, not true or false'),
+        ('augment.crop_area=[0.9, 0.3]', r'crop_area \[0\.9, 0\.3\] must be \[min, max\]'),
+        ('augment.crop_area=[0.5, 2]', r'crop_area\.1: Input should be less than or equal to 1'),
+        ('augment.crop_width_to_height=[1000, 2000]', 'less than or equal to 10'),
+        ('data.rare_class_boost=500', 'less than or equal to 10'),
+        ('loss.class_weights=[0, 0]', r'class_weights \[0\.0, 0\.0\] weigh nothing'),
         ('loss.auxiliary_depth=0.1', 'needs a weight above 0, and the reverse$'),
     ],
 )
@@ -357,6 +366,15 @@ def test_an_override_may_set_a_key_that_the_file_leaves_to_its_default() -> None
     recipe = load_recipe('ycor8_rgb', ['model.frozen_batch_norm=true', 'augment.style_mix=0.5'])
     assert recipe.model.frozen_batch_norm
     assert recipe.augment.style_mix == 0.5
+
+
+def test_a_recipe_that_learns_nothing_from_labels_is_refused_unless_taught() -> None:
+    nothing = [f'loss.{term}=0' for term in ('cross_entropy', 'lovasz')]
+    with pytest.raises(RecipeError, match='nothing would be learned; give one a weight'):
+        load_recipe(ONE, nothing)
+    assert not load_recipe('ycor8_rgb_distilled', nothing).loss.learns_from_labels
+    with pytest.raises(RecipeError, match='store_scale: Input should be greater than or equal'):
+        load_ensemble('exp093_ensemble', ['store_scale=0'])
 
 
 def test_loading_and_overriding_is_light() -> None:

@@ -65,11 +65,11 @@ def test_one_cycle_peaks_after_the_warm_up(tiny_recipe: Recipe) -> None:
     assert rates[-1] < 1e-6
 
 
-@pytest.mark.parametrize('steps', [1, 2, 3])
-def test_one_cycle_has_a_rate_for_every_step_of_a_short_run(
-    tiny_recipe: Recipe, steps: int
+@pytest.mark.parametrize(('steps', 'warmup'), [(1, 0.0), (2, 0.0), (3, 0.0), (3, 1.0), (9, 1.0)])
+def test_one_cycle_has_a_rate_for_every_step(
+    tiny_recipe: Recipe, steps: int, warmup: float
 ) -> None:
-    rates = _rates(_optim(tiny_recipe, schedule='one_cycle', warmup=0.0, lr=0.1), steps)
+    rates = _rates(_optim(tiny_recipe, schedule='one_cycle', warmup=warmup, lr=0.1), steps)
     assert len(rates) == steps
     assert all(0.0 < rate <= 0.1 for rate in rates)
 

@@ -28,9 +28,9 @@ import yaml
 
 from desertmind_seg.model import files
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.ontology import load_ontology
+from desertmind_seg.model.ontology import UNLABELED, load_ontology
 from training.data.datasets import list_frames
-from training.data.frames import DatasetError
+from training.data.frames import DatasetError, FileFrame
 from training.fit.closing import _parent_metrics
 from training.fit.loaders import check_single_frames, make_batches, pixels_by_class
 from training.fit.run import check_same_recipe, run_folder, train
@@ -239,12 +239,16 @@ def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
         load_checkpoint(path)
 
 
-def test_an_edited_class_table_of_a_checkpoint_is_refused(
+def test_an_edited_class_table_and_other_weights_of_a_checkpoint_are_refused(
     trained: tuple[Checkpoint, Path],
 ) -> None:
     edited = dataclasses.replace(trained[0], ontology={**trained[0].ontology, 'classes': 'none'})
     with pytest.raises(CheckpointError, match=r'its ontology is none: classes: .* array'):
         edited.parsed_ontology()
+    other = {f'{name}_': value for name, value in trained[0].state_dict.items()}
+    with pytest.raises(CheckpointError, match=r'weights are not .* Missing key') as caught:
+        dataclasses.replace(trained[0], state_dict=other).network()
+    assert '\n' not in str(caught.value)
 
 
 def test_a_damaged_checkpoint_is_refused_in_one_line(
@@ -594,6 +598,14 @@ _FPN = {'architecture': 'fpn', 'output_stride': 32, 'decoder_channels': 64}
         ({'optim': {'batch_size': 5}}, '4 frames are fewer than one batch of 5'),
         ({'optim': {'batch_size': 1}}, r'one frame a pass.*decoder\.aspp.* of deeplabv3plus one'),
         (
+            {'optim': {'accumulate_batches': 2}, 'augment': {'class_mix': 0.5}},
+            r'class_mix mixes the frames of a pass, but a pass has one; raise optim\.batch',
+        ),
+        (
+            {'loss': {'cross_entropy': 0.0}},
+            r'class_weights sqrt_.* set .*class_weights=none',
+        ),
+        (
             {'optim': {'batch_size': 1}, 'augment': {'crop_size_hw': (32, 32)}, 'model': _FPN},
             r'one frame a pass, of 32x32.*encoder\..*or raise augment\.crop_size_hw',
         ),
@@ -747,9 +759,13 @@ def test_classes_that_cannot_be_learned_are_named(
         train(recipe, tmp_path / 'run')
 
 
-def test_more_processes_than_validation_frames_are_refused(
-    tiny_recipe: Recipe, tmp_path: Path
+def test_validation_frames_too_few_or_without_labels_are_refused(
+    tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = _changed(tiny_recipe, optim={'batch_size': 3})
     with pytest.raises(DatasetError, match='2 validation frames for 3 processes'):
         train(recipe, tmp_path / 'run', accelerator='cpu', devices=3)
+    nothing = np.full((4, 4), UNLABELED, np.uint8)
+    monkeypatch.setattr(FileFrame, 'read_labels', lambda *_: nothing)
+    with pytest.raises(DatasetError, match=r'none of the 2 frames that validate.* has a labelled'):
+        train(tiny_recipe, tmp_path / 'run', accelerator='cpu')

@@ -34,12 +34,18 @@ _FRAME_STEP = 4
 def sampled_logits(
     frames: Sequence[LabelledFrame], ontology: Ontology, graph: VehicleGraph
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits float32 (P, C) and labels int64 (P,) of a grid of labelled pixels."""
+    """Return logits float32 (P, C) and labels int64 (P,) of a grid of labelled pixels.
+
+    Of a frame with none on the grid, as of points and thin strokes, all that are labelled.
+    """
     logits, labels = [], []
-    grid = slice(_PIXEL_STEP // 2, None, _PIXEL_STEP)
     with torch.inference_mode():
         for frame in Progress(frames, desc='calibrating', unit='frame'):
-            truth = torch.from_numpy(frame.read_labels(ontology).copy())[grid, grid].reshape(-1)
+            truth = torch.from_numpy(frame.read_labels(ontology).copy())  # (H, W)
+            grid = slice(_PIXEL_STEP // 2, None, _PIXEL_STEP)
+            if not (truth[grid, grid] != UNLABELED).any():
+                grid = slice(None)
+            truth = truth[grid, grid].reshape(-1)
             image, depth = graph.tensors(frame.read_rgb(), frame.measured_depth())
             out = graph.logits(image, depth)[0, :, grid, grid]  # (C, y, x)
             out = out.flatten(1).T.cpu()  # (P, C)

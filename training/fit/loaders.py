@@ -28,6 +28,7 @@ from training.networks.network import SegmentationNetwork
 from training.recipes.schema import Recipe, RecipeError
 
 _log = logging.getLogger(__name__)
+_MIXING = ('class_mix', 'amplitude_mix', 'style_mix')
 
 
 def check_depth(recipe: Recipe, frames: Sequence[LabelledFrame]) -> None:
@@ -92,7 +93,7 @@ def make_batches(
         world_size: number of processes.
 
     Raises:
-        RecipeError: the batch does not divide, or is too small.
+        RecipeError: the batch does not divide, or is too small, also for what mixes its frames.
     """
     boost = recipe.data.rare_class_boost
     try:
@@ -108,6 +109,13 @@ def make_batches(
         )
     except ValueError as err:
         raise RecipeError(f'{recipe.name}: {err}') from err
+    mixing = [name for name in _MIXING if getattr(recipe.augment, name) > 0]
+    if mixing and len(next(iter(batches))) == 1:
+        raise RecipeError(
+            f'{recipe.name}: augment.{mixing[0]} mixes the frames of a pass, but a pass has one; '
+            'raise optim.batch_size, lower optim.accumulate_batches or the number of processes, '
+            f'or set augment.{mixing[0]}=0'
+        )
     return batches
 
 

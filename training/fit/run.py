@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 import yaml
 
 from desertmind_seg.model.files import made_folder, make_folder, sole_writer, write_text
-from desertmind_seg.model.ontology import Ontology, load_ontology
+from desertmind_seg.model.ontology import UNLABELED, Ontology, load_ontology
 from training.bundles.transfer import initialise
 from training.data.datasets import check_apart, class_pixels, data_hash, list_frames, list_sections
 from training.data.frames import DatasetError, LabelledFrame
@@ -39,6 +39,7 @@ from training.fit.split_choice import describe_split, with_decided_split
 from training.fit.task import SegmentationTask
 from training.fit.trainer import (
     LastCheckpoint,
+    check_loss,
     check_optim,
     make_trainer,
     processes,
@@ -131,6 +132,7 @@ def train(
         recipe = as_begun(recipe, state['run'])
         _check_same_run(_ended_sooner(state['run'], recipe), recipe, ontology, out / LAST)
     check_optim(recipe.optim, on_gpu=on_gpu)
+    check_loss(recipe.loss)
     if recipe.distillation is not None:
         check_teachers(recipe.distillation.teachers)
     made_by = environment()  # of the code that runs, before somebody edits it
@@ -215,6 +217,12 @@ def _checked_frames(
         # Of one's own data; what is published is large, and audited.
         check_frames([*train, *val], ontology, with_depth=recipe.model.depth is not None)
     check_apart(once, val)
+    if not any((frame.read_labels(ontology) != UNLABELED).any() for frame in val):  # mostly one
+        raise DatasetError(
+            f'none of the {len(val)} frames that validate, such as {val[0].name}, has a labelled '
+            'pixel: neither scores nor a temperature come of them; label some, or choose other '
+            'frames (data.val, data.split)'
+        )
     pixels = pixels_by_class(recipe, train, ontology)
     if dealt:
         said = describe_split(recipe, pixels, class_pixels(val, ontology), ontology)

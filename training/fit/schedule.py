@@ -72,7 +72,7 @@ def lr_schedule(
             optimizer,
             max_lr=[group['lr'] for group in optimizer.param_groups],
             total_steps=steps,
-            pct_start=max(optim.warmup, 2.0 / steps),
+            pct_start=min(max(optim.warmup, 2.0 / steps), 1.0 - 1.0 / steps),
         )
     return torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: lr_factor(optim, step, total_steps)

@@ -30,7 +30,7 @@ from desertmind_seg.pipeline.progress import Progress
 from training.data.frames import DatasetError
 from training.fit.task import TrainingError
 from training.networks.checkpoint import WholeFileIO
-from training.recipes.schema import OptimSection, Recipe, RecipeError
+from training.recipes.schema import LossSection, OptimSection, Recipe, RecipeError
 
 # What Lightning says of itself and of hardware that nobody asked for.
 _ADVERTISED = (
@@ -351,6 +351,21 @@ def check_optim(optim: OptimSection, *, on_gpu: bool) -> None:
             f'optim.val_every_epochs {optim.val_every_epochs} is more than epochs {optim.epochs}: '
             'nothing would be validated, which keep "best" and early stopping need'
         )
+
+
+def check_loss(loss: LossSection) -> None:
+    """Refuse what would change nothing; not in the schema, as networks were trained with it.
+
+    Raises:
+        RecipeError: an option of the cross-entropy is set, and its weight is 0.
+    """
+    unset = {'class_weights': 'none', 'label_smoothing': 0.0, 'boundary_weight': 1.0}
+    for key, value in unset.items():
+        if loss.cross_entropy == 0 and getattr(loss, key) != value:
+            raise RecipeError(
+                f'loss.{key} {getattr(loss, key)} changes the cross-entropy alone, whose weight '
+                f'is 0; give loss.cross_entropy a weight, or set loss.{key}={value}'
+            )
 
 
 def trains_on_gpu(accelerator: str) -> bool:

@@ -76,11 +76,23 @@ class Checkpoint:
             raise CheckpointError(f'checkpoint: its ontology is none: {said}') from err
 
     def network(self) -> SegmentationNetwork:
-        """Build the network with its trained weights, in evaluation mode."""
+        """Build the network with its trained weights, in evaluation mode.
+
+        Raises:
+            CheckpointError: the recipe's network has other layers today.
+        """
         network = SegmentationNetwork(
             self.parsed_recipe().model, self.parsed_ontology().num_classes
         )
-        network.load_state_dict(self.state_dict)
+        try:
+            network.load_state_dict(self.state_dict)
+        except RuntimeError as err:  # of an encoder that another timm builds otherwise
+            said = ' '.join(str(err).split())
+            raise CheckpointError(
+                'checkpoint: its weights are not those of the network that its recipe makes: '
+                f'{said[:300]}. Use the versions of torch, timm and smp that it was trained with '
+                '(its environment names them), or train again'
+            ) from err
         return network.eval()
 
 

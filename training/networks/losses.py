@@ -207,7 +207,9 @@ def focal(logits: torch.Tensor, labels: torch.Tensor, gamma: float) -> torch.Ten
     negative_log = functional.cross_entropy(
         logits, labels, ignore_index=UNLABELED, reduction='none'
     )[labelled]
-    return ((1.0 - torch.exp(-negative_log)) ** gamma * negative_log).mean()
+    # Not quite 0, where the slope of a power below 1 has no end: a NaN in all weights.
+    missed = (-torch.expm1(-negative_log)).clamp_min(torch.finfo(torch.float32).tiny)  # 1 - p
+    return (missed**gamma * negative_log).mean()
 
 
 def masked_l1_depth(

@@ -7,23 +7,33 @@ and stands in the run's recipe. A recipe with ``members`` is an ensemble's; any 
 network.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from desertmind_seg.model.errors import DesertmindError
 
+
+def _no_truth_value(value: Any) -> Any:
+    if isinstance(value, bool):  # YAML's yes and on, too, which would count as 1
+        raise ValueError('expected a number, not true or false')
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_no_truth_value)]
 # The upper ends are far beyond use; they are for a slip of the keyboard, such as 1e6 for 1e-6.
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0, le=1e6)]
-Weight = Annotated[float, Field(ge=0.0, le=1e6)]
+Fraction = Annotated[Number, Field(ge=0.0, le=1.0)]
+Positive = Annotated[Number, Field(gt=0.0, le=1e6)]
+Weight = Annotated[Number, Field(ge=0.0, le=1e6)]
 Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
+_Area = Annotated[Number, Field(ge=0.01, le=1.0)]  # of less a window may have no pixel
+_Aspect = Annotated[Number, Field(ge=0.1, le=10.0)]
 _Side = Annotated[int, Field(strict=True, ge=32, le=8192)]
 SizeHw = tuple[_Side, _Side]
-Rate = Annotated[float, Field(gt=0.0, le=10.0)]
-Temperature = Annotated[float, Field(ge=0.01, le=100.0)]
-Scale = Annotated[float, Field(ge=0.1, le=4.0)]
-Text = Annotated[str, Field(max_length=4096, pattern=r'^[^\x00-\x1f]*$')]  # one line
+Rate = Annotated[Number, Field(gt=0.0, le=10.0)]
+Temperature = Annotated[Number, Field(ge=0.01, le=100.0)]
+Scale = Annotated[Number, Field(ge=0.1, le=4.0)]
+Text = Annotated[str, Field(min_length=1, max_length=4096, pattern=r'^[^\x00-\x1f]*$')]  # one line
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]  # what NumPy's generator takes
 DatasetName = Literal[
     'ycor', 'nyuv2', 'nyuv2_mat', 'desert', 'rugd', 'rellis', 'goose', 'folder', 'bag', 'synthetic'
@@ -117,7 +127,7 @@ class ModelSection(_Section):
         Literal['none', 'all', 'all_but_depth'] | Annotated[int, Field(strict=True, ge=1, le=1000)]
     )
     frozen_batch_norm: bool = False
-    drop_path: Annotated[float, Field(ge=0.0, lt=1.0)]  # stochastic depth; timm encoders only
+    drop_path: Annotated[Number, Field(ge=0.0, lt=1.0)]  # stochastic depth; timm encoders only
     output_stride: Literal[8, 16, 32]
     decoder_channels: Annotated[int, Field(strict=True, ge=8, le=4096)]
     decoder_fusion: Literal['sum'] | None = None  # null: as the architecture was published
@@ -204,7 +214,7 @@ class DataSection(_Section):
     train: Annotated[list[DatasetSection], Field(min_length=1)]
     val: Annotated[list[DatasetSection], Field(min_length=1)]
     split: SplitSection
-    rare_class_boost: Weight  # 0 samples every frame equally often
+    rare_class_boost: Annotated[Number, Field(ge=0.0, le=10.0)]  # 0: every frame equally often
     num_workers: Annotated[int, Field(strict=True, ge=0, le=1024)]
     cache_dir: Text | None  # decoded frames, kept between runs; null decodes every time
 
@@ -222,19 +232,19 @@ class AugmentSection(_Section):
 
     resize_hw: SizeHw | None
     shift: Fraction  # of the frame's sides
-    scale: Annotated[float, Field(ge=0.0, lt=1.0)]  # 0.1 is a factor of 0.9 to 1.1
-    rotate_deg: Annotated[float, Field(ge=0.0, le=45.0)]
+    scale: Annotated[Number, Field(ge=0.0, lt=1.0)]  # 0.1 is a factor of 0.9 to 1.1
+    rotate_deg: Annotated[Number, Field(ge=0.0, le=45.0)]
     shift_scale_rotate: Fraction
     crop: Fraction
     crop_size_hw: SizeHw
-    crop_area: tuple[Positive, Positive] | None  # null: a window of exactly crop_size_hw, unscaled
-    crop_width_to_height: tuple[Positive, Positive] | None
+    crop_area: tuple[_Area, _Area] | None  # null: a window of exactly crop_size_hw, unscaled
+    crop_width_to_height: tuple[_Aspect, _Aspect] | None
     flip: Fraction
     photometric: Fraction
     brightness: Weight
     contrast: Weight
     saturation: Weight
-    hue: Annotated[float, Field(ge=0.0, le=0.5)]
+    hue: Annotated[Number, Field(ge=0.0, le=0.5)]
     grayscale: Fraction
     blur: Fraction
     class_mix: Fraction  # share of frames that get half the classes of another of their batch
@@ -245,6 +255,10 @@ class AugmentSection(_Section):
     def _crop_is_whole(self) -> 'AugmentSection':
         if (self.crop_area is None) != (self.crop_width_to_height is None):
             raise ValueError('crop_area and crop_width_to_height are given together or both null')
+        for key in ('crop_area', 'crop_width_to_height'):
+            least, most = getattr(self, key) or (0.0, 0.0)
+            if least > most:
+                raise ValueError(f'{key} [{least:g}, {most:g}] must be [min, max]')
         return self
 
 
@@ -256,9 +270,9 @@ class LossSection(_Section):
     counts pixels within ``boundary_px`` of another class ``boundary_weight`` times.
     """
 
-    label_stride: Literal[1, 2, 4]
+    label_stride: Annotated[Literal[1, 2, 4], BeforeValidator(_no_truth_value)]
     cross_entropy: Weight
-    label_smoothing: Fraction
+    label_smoothing: Annotated[Number, Field(ge=0.0, lt=1.0)]
     class_weights: (
         Literal[
             'none',
@@ -269,14 +283,29 @@ class LossSection(_Section):
         ]
         | list[Weight]
     )
-    boundary_weight: Annotated[float, Field(ge=1.0, le=1e6)]
+    boundary_weight: Annotated[Number, Field(ge=1.0, le=1e6)]
     boundary_px: Count
     soft_iou: Weight
     dice: Weight
     lovasz: Weight
     focal: Weight
-    focal_gamma: Weight
+    focal_gamma: Annotated[Number, Field(ge=0.0, le=10.0)]
     auxiliary_depth: Weight  # masked L1
+
+    @model_validator(mode='after')
+    def _weighs_something(self) -> 'LossSection':
+        if isinstance(self.class_weights, list) and not any(self.class_weights):
+            raise ValueError(
+                f'class_weights {self.class_weights} weigh nothing; give one for each class, some '
+                'above 0, or a method'
+            )
+        return self
+
+    @property
+    def learns_from_labels(self) -> bool:
+        """Whether any term compares classes."""
+        terms = (self.cross_entropy, self.soft_iou, self.dice, self.lovasz, self.focal)
+        return any(terms)
 
 
 class DistillationSection(_Section):
@@ -315,7 +344,7 @@ class OptimSection(_Section):
     warmup: Fraction
     poly_power: Positive
     gradient_clip_norm: Positive | None
-    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)]
+    ema_decay: Annotated[Number, Field(ge=0.0, lt=1.0)]
     precision: Literal['32-true', 'bf16-mixed', '16-mixed', 'measured']
     val_every_epochs: Count
     early_stopping_patience: Count | None  # validations without a better mIoU
@@ -391,6 +420,15 @@ class Recipe(_Section):
         return self
 
     @model_validator(mode='after')
+    def _learns_something(self) -> 'Recipe':
+        if self.distillation is None and not self.loss.learns_from_labels:
+            raise ValueError(
+                'every term of loss that compares classes has the weight 0, and nobody teaches: '
+                'nothing would be learned; give one a weight, such as loss.cross_entropy=1'
+            )
+        return self
+
+    @model_validator(mode='after')
     def _crop_fits_stride(self) -> 'Recipe':
         self.model.check_fits_stride('augment.crop_size_hw', self.augment.crop_size_hw)
         return self
@@ -421,7 +459,8 @@ class EnsembleRecipe(_Section):
     ontology: Text
     members: Annotated[list[MemberSection], Field(min_length=2)]
     base_size_hw: SizeHw
-    store_scale: Fraction  # out-of-fold probabilities are kept at this share of the frame's sides
+    # Out-of-fold probabilities are kept at this share of the frame's sides.
+    store_scale: Annotated[Number, Field(ge=0.05, le=1.0)]
     store_dtype: Literal['uint8', 'float16']
     method: Literal['softmax_surrogate', 'slsqp']
     evaluation: EvaluationSection
