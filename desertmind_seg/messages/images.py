@@ -110,6 +110,10 @@ _OTHER_TYPES = {
         "Disparity is not depth: take the driver's depth image, or publish focal length x "
         'baseline / disparity, in metres as 32FC1.'
     ),
+    'sensor_msgs/msg/PointCloud2': (
+        "Points are no image: for depth let rtabmap_util's pointcloud_to_depthimage project them "
+        'into the camera (docs/formats.md).'
+    ),
     'ffmpeg_image_transport_msgs/msg/FFMPEGPacket': _VIDEO,
     'theora_image_transport/msg/Packet': _VIDEO,
     'foxglove_msgs/msg/CompressedVideo': _VIDEO,

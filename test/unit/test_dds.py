@@ -253,8 +253,9 @@ def test_qos_conflicts_name_topic_nodes_policy_and_fix() -> None:
     ('kind', 'words'),
     [
         ('stereo_msgs/msg/DisparityImage', 'Disparity is not depth: take '),
+        ('sensor_msgs/msg/PointCloud2', 'Points are no image: for depth let rtabmap_util'),
         ('ffmpeg_image_transport_msgs/msg/FFMPEGPacket', 'Its messages are parts of a video'),
-        ('sensor_msgs/msg/PointCloud2', ''),
+        ('sensor_msgs/msg/LaserScan', ''),
     ],
 )
 def test_a_topic_that_is_no_image_says_what_to_do(kind: str, words: str) -> None:
