@@ -14,6 +14,7 @@ from rclpy.utilities import get_rmw_implementation_identifier
 
 from desertmind_seg.messages.dds import discovery_limit, qos_conflicts
 from desertmind_seg.messages.images import advice_for_type
+from desertmind_seg.model.errors import did_you_mean
 
 _SILENCE_EVERY_SEC = 30.0
 
@@ -100,7 +101,8 @@ class Connections:
         listed = ', '.join(f'{_node_of(sender)} ({sender.topic_type})' for sender in senders)
         if not senders:
             limit = discovery_limit(os.environ)
-            why = ' '.join(filter(None, ('it has no publisher.', source.advice, limit)))
+            near = did_you_mean(source.topic, self._published_elsewhere(expected))
+            why = ' '.join(filter(None, (f'it has no publisher{near}.', source.advice, limit)))
         elif all(sender.topic_type != expected for sender in senders):
             advice = sorted({advice_for_type(sender.topic_type) for sender in senders} - {''})
             why = ' '.join([f'expected {expected}, but its publishers are {listed}.', *advice])
@@ -115,6 +117,19 @@ class Connections:
             self._silence_told_sec[source.topic] = now_sec
             self._node.get_logger().warning(problem)
         return problem
+
+    def _published_elsewhere(self, message_type: str) -> list[str]:
+        """List the topics of a type that others publish, and that this node does not hear."""
+        node, own = self._node, self._node.get_fully_qualified_name()
+        topics = [
+            name for name, types in node.get_topic_names_and_types() if message_type in types
+        ]
+        return [
+            topic
+            for topic in topics
+            if (senders := node.get_publishers_info_by_topic(topic))
+            and own not in map(_node_of, [*senders, *node.get_subscriptions_info_by_topic(topic)])
+        ]
 
 
 def _node_of(endpoint: Any) -> str:

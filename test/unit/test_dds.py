@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from collections.abc import Callable
 import fcntl
 import os
 from pathlib import Path
@@ -272,6 +273,39 @@ def test_a_topic_that_is_no_image_says_what_to_do(kind: str, words: str) -> None
     )
     assert said.removeprefix(begin).strip().startswith(words)
     assert said.count(words) == 1 or said == begin
+
+
+def test_a_topic_without_publisher_is_answered_with_the_nearest_that_is_not_heard() -> None:
+    kind, asked = 'sensor_msgs/msg/Image', '/cam/colour/image_raw'
+    publishers = {
+        '/cam/color/image_raw': ['driver'],
+        '/cam/colour/mask': ['segmentation'],
+        '/cam/colour/depth': ['driver'],
+        '/cam/colour/image': [],
+    }
+    subscribers = {asked: ['segmentation'], '/cam/colour/depth': ['viewer', 'segmentation']}
+
+    def endpoints(nodes: dict[str, list[str]]) -> Callable[[str], list[SimpleNamespace]]:
+        return lambda topic: [
+            SimpleNamespace(node_name=name, node_namespace='/') for name in nodes.get(topic, [])
+        ]
+
+    node = SimpleNamespace(
+        get_fully_qualified_name=lambda: '/segmentation',
+        get_topic_names_and_types=lambda: [
+            *((topic, [kind]) for topic in (asked, *publishers)),
+            ('/cam/colour/image_raw/info', ['sensor_msgs/msg/CameraInfo']),
+        ],
+        get_publishers_info_by_topic=endpoints(publishers),
+        get_subscriptions_info_by_topic=endpoints(subscribers),
+        get_logger=lambda: get_logger('test'),
+    )
+    said = Connections(node).silence(Source('image', asked, Image, 'Remap.'), 5.0)
+    assert "it has no publisher (did you mean '/cam/color/image_raw'?). Remap." in said
+    publishers['/cam/color/image_raw'] = []
+    assert 'did you mean' not in Connections(node).silence(
+        Source('image', asked, Image, 'Remap.'), 5.0
+    )
 
 
 @pytest.mark.parametrize('kind', ['AUTOMATIC', 'SYSTEM_DEFAULT'])
