@@ -1,6 +1,6 @@
 # make demo      a sample drive goes through the node over ROS 2: out/demo/report.html
 # make training  what training and importing labels need, into .venv: docs/own_data.md
-# make check     format, lint, types and the unit tests, for before a commit: a minute
+# make check     format, lint, types and the unit tests, for before a commit: a few minutes
 # make test      the same with the whole test suite
 # make soak      the node under twice its load for SOAK_MINUTES (30): out/soak/report.html
 # make fuzz      damaged inputs for every reader, FUZZ_MINUTES (10) in all
