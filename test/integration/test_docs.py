@@ -23,7 +23,9 @@ import numpy as np
 import pytest
 from tiny_bag import DepthShot, TinyDrive, write_drive
 
+from desertmind_seg.decoding.image_files import EXTENSIONS as IMAGE_EXTENSIONS
 from desertmind_seg.parameters.table import PARAMETERS
+from desertmind_seg.sources.videos import EXTENSIONS as VIDEO_EXTENSIONS
 from training import options
 from training.recipes.load import load_ensemble, load_recipe
 from training.recipes.schema import RecipeError
@@ -337,6 +339,12 @@ def test_parameters_page_explains_every_parameter() -> None:
     for spec in PARAMETERS:
         assert f'- `{spec.name}`: ' in page
         assert spec.description in page
+
+
+def test_segment_page_lists_every_extension() -> None:
+    page = (ROOT / 'docs/segment.md').read_text()
+    for kind, extensions in ('an image', IMAGE_EXTENSIONS), ('a video', VIDEO_EXTENSIONS):
+        assert f'| {kind}: `{" ".join(extensions)}` |' in page
 
 
 def test_api_pages_hold_every_module(generate: ModuleType) -> None:
