@@ -292,10 +292,23 @@ def test_makefile_knows_the_target(command: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
+def anchors(page: Path) -> set[str]:
+    """List what a link into a page may name, as GitHub and Sphinx do: its headings as words."""
+    text = re.sub(r'^```.*?^```', '', page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r'^#+ (.+)', text, re.MULTILINE)
+    return {re.sub(r'[^\w -]', '', each.lower()).replace(' ', '-') for each in headings}
+
+
 @pytest.mark.parametrize('page', LINKING, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    links = re.findall(r'\]\((?!https?:)([^)#]+)', page.read_text())
-    assert [link for link in links if not (page.parent / link).exists()] == []
+    links = re.findall(r'\]\((?!https?:)([^)#]*)#?([^)]*)\)', page.read_text())
+    targets = [(page.parent / path if path else page, anchor) for path, anchor in links]
+    lost = [
+        (target, anchor)
+        for target, anchor in targets
+        if not target.exists() or (anchor and anchor not in anchors(target))
+    ]
+    assert lost == []
 
 
 def unbreakable(text: str) -> int:
