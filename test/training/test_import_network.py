@@ -1,5 +1,6 @@
 """training.import_network: bundles of ONNX networks that other programs wrote."""
 
+from dataclasses import replace
 from pathlib import Path
 import re
 import shutil
@@ -15,8 +16,10 @@ import pytest
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.model.ontology import load_ontology
+from training.bundles import parity
 from training.bundles.weights import load_stage
 from training.import_network import build_parser, main
+from training.network_imports import importing
 from training.network_imports.source import read_network
 from training.recipes.schema import RecipeError
 
@@ -262,6 +265,25 @@ def test_refuses_what_a_covered_lens_makes_nan(
     source = network(tmp_path / 'theirs.onnx', end='Reciprocal')
     line = refusal(capsys, source, frame, '--normalisation', 'none')
     assert 'gives NaN or infinity for a black image' in line
+
+
+def test_keeps_the_worst_frame_of_a_bundle_that_disagrees(
+    tmp_path: Path,
+    frame: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parity, 'CAMERA_SIZES_HW', ((HEIGHT, WIDTH),))
+    source = network(tmp_path / 'theirs.onnx')
+    other = network(tmp_path / 'other.onnx', weights=WEIGHTS[::-1])
+    given = read_network(source, CLASSES, None, None)
+    wrong = replace(given, session=read_network(other, CLASSES, None, None).session)
+    monkeypatch.setattr(importing, 'read_network', lambda *_: wrong)
+    line = refusal(capsys, source, frame)
+    assert '% of pixels agree with ONNX Runtime on theirs.onnx, expected at least 99.5' in line
+    picture = tmp_path / 'bundle.worst_frame.png'
+    assert f'(ONNX Runtime on theirs.onnx, the bundle, where they differ): {picture}. ' in line
+    assert {*tmp_path.iterdir()} == {source, other, tmp_path / 'classes.yaml', picture}
 
 
 def test_never_writes_over_the_network(

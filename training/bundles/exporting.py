@@ -8,7 +8,6 @@ import warnings
 import onnx
 import torch
 
-from desertmind_seg.engines.load import load_engine
 from desertmind_seg.model.bundle import (
     DEPTH_INPUT,
     IMAGE_INPUT,
@@ -18,22 +17,11 @@ from desertmind_seg.model.bundle import (
     PROBABILITIES,
     Bundle,
     BundleMetadata,
-    read_bundle,
-    write_bundle,
 )
-from desertmind_seg.model.files import made_folder, partial_folder
 from desertmind_seg.model.ontology import Ontology
 from training.bundles.frame_choice import calibration_frames, parity_frames
 from training.bundles.half_precision import to_half
-from training.bundles.parity import (
-    ParityError,
-    broken_limit,
-    frame_inputs,
-    parity,
-    parity_lines,
-    what_to_try,
-    write_worst_frame,
-)
+from training.bundles.parity import frame_inputs, what_to_try, write_checked
 from training.bundles.precision import (
     DEFAULT_CALIBRATION,
     Calibration,
@@ -180,8 +168,7 @@ def export(
         calibrate_on: frames that they are chosen from.
 
     Raises:
-        ParityError: a limit is broken; nothing is written under the final name, but beside it the
-            worst frame, whose path the message has.
+        ParityError: a limit is broken; see `write_checked`.
         PrecisionError: the network cannot be written in this format.
     """
     recipe = checkpoint.parsed_recipe()
@@ -216,24 +203,15 @@ def export(
         data_hash=checkpoint.data_hash,
         seed=recipe.seed,
     )
-    predict = predict_with_graph(graph)
-    with made_folder(out.parent), partial_folder(out.parent) as folder:
-        candidate = folder / out.name
-        write_bundle(model, metadata, candidate)
-        engine = load_engine(read_bundle(candidate), 'onnxruntime-cpu')
-        figures = parity(predict, engine, frames, ontology)
-        broken = broken_limit(figures, precision)
-        if broken is not None:
-            picture = out.with_name(f'{out.stem}.worst_frame.png')
-            write_worst_frame(figures, predict, engine, frames, picture)
-            raise ParityError(
-                f'{broken}; nothing was written to {str(out)!r}. '
-                f'{what_to_try(precision, calibration, len(calibrate_on))}. The worst frame '
-                f'(torch, the bundle, where they differ): {picture}. In figures: '
-                f'{"; ".join(line.strip() for line in parity_lines(figures, precision))}'
-            )
-        engine.close()
-    return write_bundle(model, metadata.model_copy(update={'parity': figures}), out)
+    return write_checked(
+        model,
+        metadata,
+        out,
+        predict_with_graph(graph),
+        frames,
+        precision,
+        advice=what_to_try(precision, calibration, len(calibrate_on)),
+    )
 
 
 def _feed(frame: LabelledFrame, *, with_depth: bool) -> Feeds:

@@ -7,10 +7,13 @@ from typing import Any, get_args
 import cv2
 import numpy as np
 import numpy.typing as npt
+import onnx
 
+from desertmind_seg.engines.load import load_engine
 from desertmind_seg.engines.protocol import Engine
+from desertmind_seg.model.bundle import Bundle, BundleMetadata, read_bundle, write_bundle
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.files import atomic_write
+from desertmind_seg.model.files import atomic_write, made_folder, partial_folder
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.progress import Progress
 from desertmind_seg.pipeline.rendering import colorize, overlay
@@ -29,6 +32,52 @@ CAMERA_SIZES_HW = ((480, 640), (720, 1280), (543, 1023))
 
 class ParityError(DesertmindError):
     """The exported graph does not compute what the torch model computes."""
+
+
+def write_checked(
+    model: onnx.ModelProto,
+    metadata: BundleMetadata,
+    out: Path,
+    expected: Predict,
+    frames: Sequence[LabelledFrame],
+    limits_of: Precision,
+    *,
+    reference: str = 'torch fp32, CPU',
+    advice: str = '',
+) -> Bundle:
+    """Write the bundle, if it passes the parity check, and return it.
+
+    Args:
+        model: its graph.
+        metadata: its metadata, but for the figures of the check.
+        out: its path.
+        expected: what it must compute.
+        frames: what both are run on.
+        limits_of: the precision whose limits hold.
+        reference: what `expected` runs, for people.
+        advice: one sentence: what to do about a limit that is broken.
+
+    Raises:
+        ParityError: a limit is broken; nothing is written under the final name, but beside it the
+            worst frame, whose path the message has.
+    """
+    with made_folder(out.parent), partial_folder(out.parent) as folder:
+        candidate = folder / out.name
+        write_bundle(model, metadata, candidate)
+        engine = load_engine(read_bundle(candidate), 'onnxruntime-cpu')
+        figures = parity(expected, engine, frames, metadata.ontology)
+        figures['reference'] = reference
+        broken = broken_limit(figures, limits_of)
+        if broken is not None:
+            picture = out.with_name(f'{out.stem}.worst_frame.png')
+            write_worst_frame(figures, expected, engine, frames, picture)
+            raise ParityError(
+                f'{broken}; nothing was written to {str(out)!r}. {advice and advice + ". "}The '
+                f'worst frame ({reference}, the bundle, where they differ): {picture}. In '
+                f'figures: {"; ".join(x.strip() for x in parity_lines(figures, limits_of))}'
+            )
+        engine.close()
+    return write_bundle(model, metadata.model_copy(update={'parity': figures}), out)
 
 
 def frame_inputs(
@@ -131,7 +180,6 @@ def parity(
     miou_torch = {shown: _figure(size.torch.miou_present) for shown, size in sizes.items()}
     differences = [size.engine.miou_present - size.torch.miou_present for size in sizes.values()]
     figures = {
-        'reference': 'torch fp32, CPU',
         'engine': f'{engine.backend}, {engine.device}',
         'frames': len(frames),
         'dataset': ', '.join(sorted({frame.dataset for frame in frames})),

@@ -56,8 +56,8 @@ class ImportedGraph(FrameGraph):
     ) -> None:
         super().__init__(network.size_hw, 'rgb', costs, temperature=1.0)
         self.network = network
-        self._bgr = normalisation.bgr
-        self._of_probabilities = of_probabilities
+        self.normalisation = normalisation
+        self.of_probabilities = of_probabilities
         for name in ('mean', 'std'):
             values = torch.tensor(getattr(normalisation, name)).view(1, 3, 1, 1)
             self.register_buffer(name, values)
@@ -68,16 +68,16 @@ class ImportedGraph(FrameGraph):
         if self.network.classes_last:
             scores = scores.permute(0, 3, 1, 2)
         if scores.shape[1] == 1:  # of the second class of two
-            rest = 1 - scores if self._of_probabilities else torch.zeros_like(scores)
+            rest = 1 - scores if self.of_probabilities else torch.zeros_like(scores)
             scores = torch.cat([rest, scores], dim=1)
-        if self._of_probabilities:
+        if self.of_probabilities:
             scores = scores.clamp(min=_LEAST_PROBABILITY).log()
         return scores
 
     def scores(self, image: torch.Tensor) -> torch.Tensor:
         """Return what the network gives for float32 (1, 3, h, w) RGB in 0..255, as float32."""
         x = (image - self.mean) / self.std
-        if self._bgr:
+        if self.normalisation.bgr:
             x = x.flip(1)
         if self.network.input_channels_last:
             x = x.permute(0, 2, 3, 1)

@@ -8,20 +8,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from desertmind_seg.engines.load import load_engine
 from desertmind_seg.model.arrays import Depth, Mask, Rgb
-from desertmind_seg.model.bundle import Bundle, BundleMetadata, read_bundle, write_bundle
-from desertmind_seg.model.files import made_folder, partial_folder
+from desertmind_seg.model.bundle import Bundle, BundleMetadata
 from desertmind_seg.model.ontology import UNLABELED, Ontology
 from desertmind_seg.reports.provenance import environment
 from desertmind_seg.sources.frames import BadFrame, Selection
 from desertmind_seg.sources.opening import open_source
 from training.bundles.exporting import to_onnx
 from training.bundles.half_precision import to_half
-from training.bundles.parity import ParityError, broken_limit, parity, write_worst_frame
+from training.bundles.parity import write_checked
 from training.bundles.precision import Precision
 from training.data.frames import LabelledFrame
-from training.evaluation.predict import predict_with_graph
+from training.evaluation.predict import Predict, predict_with_graph
 from training.network_imports.graph import ImportedGraph, Normalisation, with_network
 from training.network_imports.source import NetworkError, read_network
 
@@ -125,22 +123,32 @@ def import_network(
     model = with_network(to_onnx(graph, network.opset), network)
     if precision == 'fp16' and network.precision == 'fp32':
         model = to_half(model)
-    precision = precision or network.precision
+    metadata = _metadata(out.stem, ontology, graph, precision or network.precision)
+    predict = predict_with_graph(graph)
+    reference = f'ONNX Runtime on {path.name}'
+    bundle = write_checked(model, metadata, out, predict, pictures, PARITY_AS, reference=reference)
+    return Imported(bundle, of_probabilities, _class_shares(predict, pictures, ontology))
+
+
+def _metadata(
+    name: str, ontology: Ontology, graph: ImportedGraph, precision: Precision
+) -> BundleMetadata:
+    network = graph.network
     made_by = environment()
-    metadata = BundleMetadata(
-        name=out.stem,
+    return BundleMetadata(
+        name=name,
         ontology=ontology,
         ontology_sha256=ontology.sha256,
         network_size_hw=network.size_hw,
         precision=precision,
         recipe={
             'imported_network': {
-                'file': path.name,
+                'file': network.path.name,
                 'sha256': network.sha256,
                 'input': network.input,
                 'output': network.output,
-                'of_probabilities': of_probabilities,
-                **asdict(normalisation),
+                'of_probabilities': graph.of_probabilities,
+                **asdict(graph.normalisation),
             }
         },
         datasets=[],
@@ -150,29 +158,16 @@ def import_network(
         data_hash='unknown',
         seed=0,
     )
-    predict = predict_with_graph(graph)
-    with made_folder(out.parent), partial_folder(out.parent) as folder:
-        candidate = folder / out.name
-        write_bundle(model, metadata, candidate)
-        engine = load_engine(read_bundle(candidate), 'onnxruntime-cpu')
-        figures = parity(predict, engine, pictures, ontology)
-        figures['reference'] = f'ONNX Runtime on {path.name}'
-        broken = broken_limit(figures, PARITY_AS)
-        if broken is not None:
-            picture = out.with_name(f'{out.stem}.worst_frame.png')
-            write_worst_frame(figures, predict, engine, pictures, picture)
-            raise ParityError(
-                f'{broken}; nothing was written to {str(out)!r}. The worst frame (the file, the '
-                f'bundle, where they differ): {picture}'
-            )
-        pixels = np.zeros(256, np.int64)
-        for each in pictures:
-            mask = engine.infer(each.rgb, outputs=('mask',))['mask']
-            pixels += np.bincount(mask.ravel(), minlength=256)
-        engine.close()
-    bundle = write_bundle(model, metadata.model_copy(update={'parity': figures}), out)
-    shares = pixels[: ontology.num_classes] / pixels.sum()
-    return Imported(bundle, of_probabilities, dict(zip(ontology.names, shares, strict=True)))
+
+
+def _class_shares(
+    predict: Predict, pictures: Sequence[_Picture], ontology: Ontology
+) -> dict[str, float]:
+    pixels = sum(
+        np.bincount(predict(each.rgb, None)[0].ravel(), minlength=ontology.num_classes)
+        for each in pictures
+    )
+    return dict(zip(ontology.names, pixels / np.sum(pixels), strict=True))
 
 
 def _pictures(source: str, image_topic: str | None) -> list[_Picture]:
