@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
         '--normalisation',
         choices=_NORMALISATIONS,
         help='what was done to images in its training: ImageNet mean and deviation, -1 to 1, 0 to '
-        '1, or nothing (0 to 255)',
+        '1, or nothing (0 to 255), which is the default for a network that takes uint8',
     )
     for name, what in (('mean', 'subtracted'), ('std', 'divided by')):
         parser.add_argument(
@@ -101,11 +101,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(argv)
     given = options.mean is not None, options.std is not None
-    if given == (False, False) and options.normalisation is None:
-        parser.error(
-            'give --normalisation, or --mean and --std: what was done to images in the training '
-            'of the network is not in its file'
-        )
     if any(given) and (options.normalisation is not None or not all(given)):
         parser.error('give --mean and --std together, or --normalisation alone')
     if options.std is not None and min(options.std) <= 0:
@@ -128,21 +123,22 @@ def _run(options: argparse.Namespace) -> int:
     from training.network_imports.graph import Normalisation
     from training.network_imports.importing import PARITY_AS, import_network
 
-    mean, std = options.mean, options.std
-    if options.normalisation is not None:
-        mean, std = _NORMALISATIONS[options.normalisation]
+    mean, std = _NORMALISATIONS.get(options.normalisation, (options.mean, options.std))
     imported = import_network(
         options.network,
         ontology,
-        Normalisation(tuple(mean), tuple(std), options.bgr),
+        None if mean is None else Normalisation(tuple(mean), tuple(std)),
         options.frames,
         options.out,
+        bgr=options.bgr,
         image_topic=options.image,
         size_hw=options.network_size,
         output=options.output,
         precision=options.precision,
     )
     metadata = imported.bundle.metadata
+    if mean is None:
+        print('normalisation none, as the network takes the bytes of an image (uint8)')
     for line in parity_lines(metadata.parity, PARITY_AS):
         print(line)
     source = metadata.recipe['imported_network']

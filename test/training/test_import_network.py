@@ -107,10 +107,16 @@ def run(source: Path, frame: Path, *more: str, classes: int = CLASSES) -> tuple[
 
 
 def expected(
-    frame: Path, scores_of: npt.NDArray[np.float32], *, bgr: bool = False
+    frame: Path,
+    scores_of: npt.NDArray[np.float32],
+    *,
+    normalised: bool = True,
+    bgr: bool = False,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
     """Compute by NumPy the mask, and the probability of its classes."""
-    image = (cv2.imread(str(frame))[..., ::-1].astype(np.float32) - MEAN) / STD
+    image = cv2.imread(str(frame))[..., ::-1].astype(np.float32)
+    if normalised:
+        image = (image - MEAN) / STD
     logits = (image[..., ::-1] if bgr else image) @ scores_of.T
     if logits.shape[2] == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=2)
@@ -123,7 +129,12 @@ def expected(
     [
         pytest.param({'opset': 11}, [], id='logits'),
         pytest.param(
-            {'shape': ('n', -1, -1, 3), 'end': 'Softmax', 'outputs': ('a', 'b')},
+            {
+                'shape': ('n', -1, -1, 3),
+                'element': TensorProto.UINT8,
+                'end': 'Softmax',
+                'outputs': ('a', 'b'),
+            },
             ['--bgr', '--network-size', f'{HEIGHT}x{WIDTH}', '--output', 'b'],
             id='tensorflow',
         ),
@@ -140,20 +151,27 @@ def expected(
     ],
 )
 def test_gives_masks_of_network(
-    tmp_path: Path, frame: Path, given: dict[str, object], more: list[str]
+    tmp_path: Path,
+    frame: Path,
+    capsys: pytest.CaptureFixture[str],
+    given: dict[str, object],
+    more: list[str],
 ) -> None:
     source = network(tmp_path / 'theirs.onnx', **given)  # type: ignore[arg-type]
     weights = given.get('weights', WEIGHTS)
     assert isinstance(weights, np.ndarray)
-    status, out = run(source, frame, *NORMALISED, *more, classes=max(2, len(weights)))
+    of_bytes = given.get('element') == TensorProto.UINT8
+    said = [] if of_bytes else NORMALISED
+    status, out = run(source, frame, *said, *more, classes=max(2, len(weights)))
     assert status == 0
+    assert ('normalisation none, as' in capsys.readouterr().out) is of_bytes
     bundle = read_bundle(out)
     half = given.get('element') == TensorProto.FLOAT16
     assert bundle.metadata.precision == ('fp16' if half else 'fp32')
     assert bundle.metadata.parity['pixel_agreement'] > 0.995
     rgb = np.ascontiguousarray(cv2.imread(str(frame))[..., ::-1])
     found = load_engine(bundle, 'onnxruntime-cpu').infer(rgb, outputs=('mask', 'confidence'))
-    mask, probability = expected(frame, weights, bgr='--bgr' in more)
+    mask, probability = expected(frame, weights, normalised=not of_bytes, bgr='--bgr' in more)
     equal = found['mask'] == mask
     assert equal.mean() > (0.99 if half else 0.9999)
     off = np.abs(found['confidence'].astype(np.float32) - 255 * probability)
@@ -246,6 +264,7 @@ def refusal(
         ({'end': 'Sigmoid'}, 'as of a sigmoid for each class; export it without its sigmoid'),
         ({'end': 'RandomNormalLike'}, 'it draws random numbers, as dropout does in training'),
         ({'end': 'Softplusses'}, 'cannot be loaded by ONNX Runtime'),
+        ({'element': TensorProto.UINT8}, 'takes uint8, the bytes of an image as they are; norm'),
     ],
 )
 def test_refuses_what_is_no_such_network(
@@ -297,6 +316,13 @@ def test_never_writes_over_the_network(
     assert source.read_bytes() == before
 
 
+def test_wants_the_normalisation_of_floats(
+    tmp_path: Path, frame: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refusal(capsys, network(tmp_path / 'theirs.onnx'), frame, '--precision', 'fp16')
+    assert 'give --normalisation, or --mean and --std' in line
+
+
 def test_takes_the_topic_of_a_bag(
     tmp_path: Path, frame: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -334,7 +360,6 @@ def test_examples_name_tables_that_are_there() -> None:
 @pytest.mark.parametrize(
     ('given', 'words'),
     [
-        ([], 'give --normalisation, or --mean and --std'),
         (['--mean', '0', '0', '0'], 'together'),
         (['--normalisation', 'unit', '--mean', '1', '1', '1'], 'together'),
         (['--mean', '0', '0', '0', '--std', '1', '1', '0'], 'above 0'),

@@ -25,12 +25,13 @@ class Normalisation:
     Attributes:
         mean: of values 0..255.
         std: likewise.
-        bgr: whether the network takes blue first.
     """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    bgr: bool = False
+
+
+NO_NORMALISATION = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 class ImportedGraph(FrameGraph):
@@ -40,6 +41,9 @@ class ImportedGraph(FrameGraph):
         network: to run.
         normalisation: that it was trained with.
         costs: uint8 (C,), of each class.
+        bgr: whether it takes blue first.
+
+    Attributes:
         of_probabilities: whether its scores have been through a softmax or a sigmoid.
     """
 
@@ -52,12 +56,13 @@ class ImportedGraph(FrameGraph):
         normalisation: Normalisation,
         costs: npt.NDArray[np.uint8],
         *,
-        of_probabilities: bool,
+        bgr: bool,
     ) -> None:
         super().__init__(network.size_hw, 'rgb', costs, temperature=1.0)
         self.network = network
         self.normalisation = normalisation
-        self.of_probabilities = of_probabilities
+        self.bgr = bgr
+        self.of_probabilities = False
         for name in ('mean', 'std'):
             values = torch.tensor(getattr(normalisation, name)).view(1, 3, 1, 1)
             self.register_buffer(name, values)
@@ -77,7 +82,7 @@ class ImportedGraph(FrameGraph):
     def scores(self, image: torch.Tensor) -> torch.Tensor:
         """Return what the network gives for float32 (1, 3, h, w) RGB in 0..255, as float32."""
         x = (image - self.mean) / self.std
-        if self.normalisation.bgr:
+        if self.bgr:
             x = x.flip(1)
         if self.network.input_channels_last:
             x = x.permute(0, 2, 3, 1)

@@ -20,8 +20,13 @@ from training.bundles.parity import write_checked
 from training.bundles.precision import Precision
 from training.data.frames import LabelledFrame
 from training.evaluation.predict import Predict, predict_with_graph
-from training.network_imports.graph import ImportedGraph, Normalisation, with_network
-from training.network_imports.source import NetworkError, read_network
+from training.network_imports.graph import (
+    NO_NORMALISATION,
+    ImportedGraph,
+    Normalisation,
+    with_network,
+)
+from training.network_imports.source import ForeignNetwork, NetworkError, read_network
 
 _FRAMES = 8
 # The limit of the parity check is that of half precision, whatever the network's: int8 kernels
@@ -80,10 +85,11 @@ class Imported:
 def import_network(
     path: Path,
     ontology: Ontology,
-    normalisation: Normalisation,
+    normalisation: Normalisation | None,
     frames: str,
     out: Path,
     *,
+    bgr: bool = False,
     image_topic: str | None = None,
     size_hw: tuple[int, int] | None = None,
     output: str | None = None,
@@ -94,9 +100,10 @@ def import_network(
     Args:
         path: the ONNX file.
         ontology: its classes, in the order of its scores.
-        normalisation: that it was trained with.
+        normalisation: that it was trained with; None only for one that takes bytes as they are.
         frames: what `open_source` takes; up to eight of its frames check the bundle.
         out: the bundle.
+        bgr: whether it takes blue first.
         image_topic: of frames from a bag; None for its only one.
         size_hw: height and width to feed the network; None for those in the file.
         output: name of the scores; None for the only ones that there are.
@@ -114,12 +121,10 @@ def import_network(
     network = read_network(path, ontology.num_classes, size_hw, output)
     if precision not in (None, network.precision) and network.precision != 'fp32':
         raise NetworkError(f'{path} is {network.precision} already; leave out --precision')
+    normalisation = _checked_normalisation(normalisation, network)
     pictures = _pictures(frames, image_topic)
-    probe = ImportedGraph(network, normalisation, ontology.costs, of_probabilities=False)
-    of_probabilities = _are_probabilities(probe, pictures)
-    graph = ImportedGraph(
-        network, normalisation, ontology.costs, of_probabilities=of_probabilities
-    ).eval()
+    graph = ImportedGraph(network, normalisation, ontology.costs, bgr=bgr).eval()
+    graph.of_probabilities = _are_probabilities(graph, pictures)
     model = with_network(to_onnx(graph, network.opset), network)
     if precision == 'fp16' and network.precision == 'fp32':
         model = to_half(model)
@@ -127,7 +132,23 @@ def import_network(
     predict = predict_with_graph(graph)
     reference = f'ONNX Runtime on {path.name}'
     bundle = write_checked(model, metadata, out, predict, pictures, PARITY_AS, reference=reference)
-    return Imported(bundle, of_probabilities, _class_shares(predict, pictures, ontology))
+    return Imported(bundle, graph.of_probabilities, _class_shares(predict, pictures, ontology))
+
+
+def _checked_normalisation(given: Normalisation | None, network: ForeignNetwork) -> Normalisation:
+    of_bytes = np.dtype(network.input_type) == np.uint8
+    if given is None and not of_bytes:
+        raise NetworkError(
+            'give --normalisation, or --mean and --std: what was done to images in the training '
+            f'of {network.path} is not in its file'
+        )
+    if of_bytes and given not in (None, NO_NORMALISATION):
+        raise NetworkError(
+            f'{network.path} takes uint8, the bytes of an image as they are; normalised ones, by '
+            f'mean {given.mean} and std {given.std}, would be rounded to a few of their 256 '
+            'values. Leave out --normalisation, --mean and --std'
+        )
+    return given or NO_NORMALISATION
 
 
 def _metadata(
@@ -149,6 +170,7 @@ def _metadata(
                 'output': network.output,
                 'of_probabilities': graph.of_probabilities,
                 **asdict(graph.normalisation),
+                'bgr': graph.bgr,
             }
         },
         datasets=[],
@@ -163,11 +185,11 @@ def _metadata(
 def _class_shares(
     predict: Predict, pictures: Sequence[_Picture], ontology: Ontology
 ) -> dict[str, float]:
-    pixels = sum(
-        np.bincount(predict(each.rgb, None)[0].ravel(), minlength=ontology.num_classes)
-        for each in pictures
-    )
-    return dict(zip(ontology.names, pixels / np.sum(pixels), strict=True))
+    pixels = np.zeros(ontology.num_classes)
+    for each in pictures:
+        mask, _ = predict(each.rgb, None)
+        pixels += np.bincount(mask.ravel(), minlength=ontology.num_classes)
+    return dict(zip(ontology.names, pixels / pixels.sum(), strict=True))
 
 
 def _pictures(source: str, image_topic: str | None) -> list[_Picture]:
