@@ -1,6 +1,7 @@
 """The synthetic drive: same seed, same pixels; labels, depth and colour agree; bag and folders."""
 
 import json
+import os
 from pathlib import Path
 import shutil
 import subprocess
@@ -336,6 +337,17 @@ def test_existing_output_is_kept_without_force(
     assert not (bag / 'precious').exists()
     assert (bag / 'bag.mcap').exists()
     assert [p.name for p in tmp_path.iterdir()] == ['bag']
+
+
+def test_ctrl_c_ends_what_is_in_work(tmp_path: Path) -> None:
+    def stopped() -> None:
+        with writers.map_over(2) as over:
+            over(os.mkdir, [tmp_path / 'one', tmp_path / 'two'])  # once two processes have started
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_folders_from_two_processes_equal_frames_made_here(

@@ -121,7 +121,7 @@ def _render(spec: DriveSpec, index: int) -> tuple[SyntheticFrame, npt.NDArray[np
 
 @contextmanager
 def map_over(jobs: int) -> Iterator[Callable[..., Iterator[Any]]]:
-    """Yield a `map` that spreads its calls over processes; those not begun end with the block."""
+    """Yield a `map` that spreads its calls over processes; an error ends those in work, too."""
     if jobs == 1:
         yield map
         return
@@ -130,6 +130,10 @@ def map_over(jobs: int) -> Iterator[Callable[..., Iterator[Any]]]:
     ) as pool:
         try:
             yield pool.map
+        except BaseException:  # Ctrl-C above all: a drive takes minutes, and would not be kept
+            for process in list(pool._processes.values()):
+                process.terminate()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
