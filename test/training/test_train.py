@@ -12,6 +12,7 @@ from pathlib import Path
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,7 +34,7 @@ from training.data.datasets import list_frames
 from training.data.frames import DatasetError, FileFrame
 from training.fit.closing import _parent_metrics
 from training.fit.loaders import check_single_frames, make_batches, pixels_by_class
-from training.fit.run import check_same_recipe, run_folder, train
+from training.fit.run import as_begun, check_same_recipe, run_folder, train
 from training.fit.task import SegmentationTask, TrainingError
 from training.fit.trainer import TimmSyncBatchNorm, quiet_lightning
 from training.networks.checkpoint import (
@@ -335,6 +336,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tiny_recipe: Recipe, tmp_pa
     run = read_last(parted / 'last.ckpt')['run']
     assert parse_recipe(run.pop('recipe'), 'test') == recipe
     assert run.pop('training_sec') > 0
+    assert [len(lines) for lines in run.pop('frames').values()] == [8, 2]
     assert run == {
         'ontology': 'ycor-8',
         'ontology_sha256': load_ontology('ycor-8').sha256,
@@ -419,6 +421,37 @@ def test_another_recipe_cannot_go_on(tiny_recipe: Recipe, tmp_path: Path) -> Non
         train(parse_recipe(tree, 'test'), tmp_path, resume=True)
     # How the data is read changes nothing that is trained.
     train(_changed(tiny_recipe, data={'num_workers': 1}), tmp_path, resume=True)
+
+
+def test_other_frames_cannot_go_on(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    tree, out = tiny_recipe.model_dump(mode='json'), tmp_path / 'run'
+    root = write_tiny_ycor(tmp_path / 'farm', list(range(6)), (64, 96))
+    for section in (*tree['data']['train'], *tree['data']['val']):
+        section['root'] = str(root)
+    recipe = parse_recipe(tree, 'test')
+    _stop(recipe, out, batch=1)
+    folders = {path.name: path for path in (root / 'train').iterdir()}
+    shutil.copy(folders['iid000002'] / 'rgb.jpg', folders['iid000000'] / 'rgb.jpg')
+    folders['iid000001'].rename(root / 'train' / 'iid000007')
+    said = (
+        r'last\.ckpt: the run was started with other frames; those that train: 1 new '
+        r'\(ycor iid000007\), 1 gone \(ycor iid000001\), 1 of another size \(ycor iid000000\)\. '
+    )
+    with pytest.raises(CheckpointError, match=said):
+        train(recipe, out, resume=True)
+    # A run of an earlier version has none to compare.
+    state = torch.load(out / 'last.ckpt', weights_only=True)
+    del state['run']['frames']
+    WholeFileIO().save_checkpoint(state, out / 'last.ckpt')
+    train(recipe, out, resume=True)
+
+
+def test_a_run_keeps_the_split_that_it_decided(tiny_recipe: Recipe) -> None:
+    decided = tiny_recipe.data.split.model_copy(update={'block_frames': 1})
+    begun = _changed(tiny_recipe, data={'split': decided.model_dump(mode='json')})
+    automatic = decided.model_copy(update={'by': 'auto', 'block_frames': 16})
+    recipe = _changed(tiny_recipe, data={'split': automatic.model_dump(mode='json')})
+    assert as_begun(recipe, begun.model_dump(mode='json')).data.split == decided
 
 
 def test_a_run_goes_on_that_began_before_a_key_was_there(tiny_recipe: Recipe) -> None:

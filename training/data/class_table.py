@@ -190,6 +190,9 @@ class MappedFrame(LabelledFrame):
     def image_file(self) -> Path | None:
         return self.frame.image_file()
 
+    def size(self) -> int | None:
+        return self.frame.size()
+
     def content(self) -> bytes:
         return self.frame.content()
 

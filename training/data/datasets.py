@@ -206,6 +206,32 @@ def data_hash(frames: Sequence[LabelledFrame]) -> str:
     return digest.hexdigest()
 
 
+def frame_list(frames: Sequence[LabelledFrame]) -> list[str]:
+    """Return set, name and size of each frame, in order, which `frame_changes` compares.
+
+    No file is read: of 20,000 frames that would take minutes.
+    """
+    return [f'{frame.dataset} {frame.name} {frame.size()}' for frame in frames]
+
+
+def frame_changes(before: Sequence[str], now: Sequence[str]) -> str | None:
+    """Say in what two `frame_list`s differ; None where they are equal."""
+    if before == now:
+        return None
+    then, there = ({line.rpartition(' ')[0]: line for line in each} for each in (before, now))
+    kinds = {
+        'new': [name for name in there if name not in then],
+        'gone': [name for name in then if name not in there],
+        'of another size': [name for name in there if then.get(name, there[name]) != there[name]],
+    }
+    found = [
+        f'{len(names)} {kind} ({", ".join(names[:3])}{", ..." * (len(names) > 3)})'
+        for kind, names in kinds.items()
+        if names
+    ]
+    return ', '.join(found) or 'in another order'
+
+
 def check_apart(train: Sequence[LabelledFrame], val: Sequence[LabelledFrame]) -> None:
     """Refuse pictures that are in both training and validation, by whatever name.
 

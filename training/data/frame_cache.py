@@ -61,6 +61,9 @@ class CachedFrame(LabelledFrame):
     def image_file(self) -> Path | None:
         return self.frame.image_file()
 
+    def size(self) -> int | None:
+        return self.frame.size()
+
     def content(self) -> bytes:
         return self.frame.content()
 

@@ -101,6 +101,10 @@ class LabelledFrame(ABC):
         """Return the file that holds the image and nothing else, None where there is none."""
         return None
 
+    def size(self) -> int | None:
+        """Return the bytes of its files together, None where it has none of its own."""
+        return None
+
     @abstractmethod
     def content(self) -> bytes:
         """Return the bytes from which the frame is decoded, for a hash."""
@@ -238,6 +242,9 @@ class FileFrame(LabelledFrame):
     @property
     def _files(self) -> list[Path]:
         return [self.image, self.labels] + ([] if self.depth is None else [self.depth])
+
+    def size(self) -> int:
+        return sum(path.stat().st_size for path in self._files)
 
     def content(self) -> bytes:
         return b''.join(path.read_bytes() for path in self._files)

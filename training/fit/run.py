@@ -1,7 +1,7 @@
 """Trains a recipe into a run folder, and goes on where one was stopped."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,7 +22,15 @@ import yaml
 from desertmind_seg.model.files import made_folder, make_folder, sole_writer, write_text
 from desertmind_seg.model.ontology import UNLABELED, Ontology, load_ontology
 from training.bundles.transfer import initialise
-from training.data.datasets import check_apart, class_pixels, data_hash, list_frames, list_sections
+from training.data.datasets import (
+    check_apart,
+    class_pixels,
+    data_hash,
+    frame_changes,
+    frame_list,
+    list_frames,
+    list_sections,
+)
 from training.data.frames import DatasetError, LabelledFrame
 from training.ensembles.distillation import check_teachers
 from training.fit.closing import CHECKPOINT, LAST, finish, leave_bundle
@@ -55,7 +63,7 @@ from training.networks.checkpoint import (
 )
 from training.networks.losses import class_weights
 from training.recipes.changes import recipe_changes
-from training.recipes.schema import EnsembleRecipe, Recipe, RecipeError
+from training.recipes.schema import EnsembleRecipe, Recipe, RecipeError, SplitSection
 
 # Keys that say how fast a run is, not what comes out of it.
 _FREE_KEYS = {'data.num_workers', 'data.cache_dir'}
@@ -108,8 +116,8 @@ def train(
         What ``checkpoint.pt`` holds, in every process.
 
     Raises:
-        CheckpointError: the folder holds a run and `resume` is False, or a run of another recipe;
-            a checkpoint cannot be read or written.
+        CheckpointError: the folder holds a run and `resume` is False, or a run of another recipe
+            or of other frames; a checkpoint cannot be read or written.
         DatasetError: frames are missing or not as they should be.
         ParityError: the bundle does not compute what torch does; all else of the run is there.
         RecipeError: the recipe asks for what this machine or number of processes cannot do.
@@ -121,22 +129,25 @@ def train(
     _check_classes(ontology)
     on_gpu, world_size = trains_on_gpu(accelerator), math.prod(processes(devices, nodes))
     dealt = recipe.data.split.by == 'auto'
-    recipe = with_decided_split(recipe, ontology)
     if resume and (out / CHECKPOINT).is_file() and not (out / LAST).is_file():
-        done = _finished_run(recipe, ontology, out)
+        done = _finished_run(recipe, ontology, out, dealt=dealt)
         if bundle:
             leave_bundle(done, out)
         return done
     state = read_last(out / LAST) if resume and (out / LAST).is_file() else None
     if state is not None:
-        recipe = as_begun(recipe, state['run'])
+        recipe = as_begun(recipe, state['run']['recipe'])
         _check_same_run(_ended_sooner(state['run'], recipe), recipe, ontology, out / LAST)
+    recipe = with_decided_split(recipe, ontology)
     check_optim(recipe.optim, on_gpu=on_gpu)
     check_loss(recipe.loss)
     if recipe.distillation is not None:
         check_teachers(recipe.distillation.teachers)
     made_by = environment()  # of the code that runs, before somebody edits it
     frames = _checked_frames(recipe, ontology, dealt=dealt, world_size=world_size)
+    listed = {'train': frame_list(frames.train), 'validate': frame_list(frames.val)}
+    if state is not None:
+        _check_same_frames(state['run'], listed, out)
     plan = _plan(recipe, frames, state, world_size)
     # What it starts from is read before anything that takes minutes.
     task = _started(recipe, ontology, frames, plan, out)
@@ -146,6 +157,7 @@ def train(
         out / LAST,
         recipe,
         ontology,
+        listed,
         scheduled_epochs=plan.scheduled_epochs,
         every_sec=60.0 * save_every_min,
         earlier=None if state is None else state['run'],
@@ -205,12 +217,7 @@ def _checked_frames(
     recipe: Recipe, ontology: Ontology, *, dealt: bool, world_size: int
 ) -> _Frames:
     """List the frames of a recipe and refuse bad ones; `dealt`: the run decided their split."""
-    listed = [
-        (section.repeat, list_frames(section, recipe.data, ontology))
-        for section in recipe.data.train
-    ]
-    once = [frame for _, found in listed for frame in found]
-    train = [frame for repeat, found in listed for frame in found * repeat]
+    once, train = _training_frames(recipe, ontology)
     val = list_sections(recipe.data.val, recipe.data, ontology)
     check_depth(recipe, train)
     if dealt:
@@ -230,6 +237,18 @@ def _checked_frames(
     if len(val) < world_size:
         raise DatasetError(f'{len(val)} validation frames for {world_size} processes; use fewer')
     return _Frames(once, train, val, pixels)
+
+
+def _training_frames(
+    recipe: Recipe, ontology: Ontology
+) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
+    """Return the frames once, and as often as they are repeated."""
+    listed = [
+        (section.repeat, list_frames(section, recipe.data, ontology))
+        for section in recipe.data.train
+    ]
+    once = [frame for _, found in listed for frame in found]
+    return once, [frame for repeat, found in listed for frame in found * repeat]
 
 
 @dataclass(frozen=True)
@@ -335,13 +354,15 @@ def _as_trained(task: SegmentationTask, frames: _Frames, made_by: Mapping[str, A
     )
 
 
-def as_begun(recipe: Recipe, run: Mapping[str, Any]) -> Recipe:
-    """Return the recipe with the precision that was measured when the run began."""
-    begun = run['recipe']['optim']['precision']
-    if recipe.optim.precision != 'measured':
-        return recipe
-    optim = recipe.optim.model_copy(update={'precision': begun})
-    return recipe.model_copy(update={'optim': optim})
+def as_begun(recipe: Recipe, begun: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with what a run decided when it began: its precision, its split."""
+    optim, data = recipe.optim, recipe.data
+    if optim.precision == 'measured':
+        optim = optim.model_copy(update={'precision': begun['optim']['precision']})
+    if data.split.by == 'auto':
+        split = SplitSection.model_validate(begun['data']['split'])
+        data = data.model_copy(update={'split': split})
+    return recipe.model_copy(update={'optim': optim, 'data': data})
 
 
 def _scheduled_epochs(run: Mapping[str, Any]) -> int:
@@ -358,9 +379,9 @@ def _ended_sooner(run: Mapping[str, Any], recipe: Recipe) -> Mapping[str, Any]:
     return {**run, 'recipe': {**begun, 'optim': {**begun['optim'], 'epochs': epochs}}}
 
 
-def _finished_run(recipe: Recipe, ontology: Ontology, out: Path) -> Checkpoint:
+def _finished_run(recipe: Recipe, ontology: Ontology, out: Path, *, dealt: bool) -> Checkpoint:
     done = load_checkpoint(out / CHECKPOINT)
-    recipe = as_begun(recipe, {'recipe': done.recipe})
+    recipe = as_begun(recipe, done.recipe)
     trained_on = done.parsed_ontology()
     run = {
         'recipe': done.recipe,
@@ -368,6 +389,12 @@ def _finished_run(recipe: Recipe, ontology: Ontology, out: Path) -> Checkpoint:
         'ontology_sha256': trained_on.sha256,
     }
     _check_same_run(run, recipe, ontology, out / CHECKPOINT)
+    # One's own frames grow; what is published does not, and may have been removed since.
+    if dealt and done.data_hash != data_hash(_training_frames(recipe, ontology)[1]):
+        raise CheckpointError(
+            f'{out / CHECKPOINT}: the run is finished, and was trained on other frames than those '
+            'that are there now; to train on these, give another folder with --out'
+        )
     return done
 
 
@@ -410,6 +437,22 @@ def _check_same_run(
             'give another folder'
         )
     check_same_recipe(run['recipe'], recipe, path)
+
+
+def _check_same_frames(
+    run: Mapping[str, Any], listed: Mapping[str, Sequence[str]], out: Path
+) -> None:
+    changes = []
+    for part, now in listed.items():
+        # A run of an earlier version did not note them.
+        change = frame_changes(run.get('frames', {}).get(part, now), now)
+        if change is not None:
+            changes.append(f'those that {part}: {change}')
+    if changes:
+        raise CheckpointError(
+            f'{out / LAST}: the run was started with other frames; {"; ".join(changes)}. Put back '
+            'what it was started with, or train on these from the start in another folder: --out'
+        )
 
 
 def check_same_recipe(

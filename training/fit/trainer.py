@@ -212,6 +212,7 @@ class LastCheckpoint(CheckpointCallback):
         path: Path,
         recipe: Recipe,
         ontology: Ontology,
+        frames: Mapping[str, list[str]],
         scheduled_epochs: int,
         every_sec: float,
         earlier: Mapping[str, Any] | None,
@@ -221,6 +222,7 @@ class LastCheckpoint(CheckpointCallback):
             'recipe': recipe.model_dump(mode='json'),
             'ontology': ontology.name,
             'ontology_sha256': ontology.sha256,
+            'frames': dict(frames),
             'scheduled_epochs': scheduled_epochs,
         }
         self._place = {'epoch': 0, 'batch': 0}

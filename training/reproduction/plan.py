@@ -150,4 +150,4 @@ def _check_recipe(recipe: Recipe, folder: Path) -> None:
     there = folder / 'recipe.yaml'
     if there.is_file():
         before = load_recipe(there).model_dump(mode='json')
-        check_same_recipe(before, as_begun(recipe, {'recipe': before}), folder)
+        check_same_recipe(before, as_begun(recipe, before), folder)
