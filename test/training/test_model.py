@@ -204,6 +204,16 @@ def test_at_stride_32_the_encoder_computes_a_quarter_of_the_same() -> None:
     torch.testing.assert_close(every[..., 1::2, 1::2][inner], second[inner])
 
 
+@pytest.mark.parametrize('encoder', ['efficientnet-b0', 'timm-tf_efficientnet_lite0'])
+def test_all_that_is_trained_gets_a_gradient(encoder: str) -> None:
+    section = model_section('fpn', encoder, 32, normalisation='symmetric')
+    network = SegmentationNetwork(section, num_classes=2).train()
+    network(torch.zeros(2, 3, 64, 96)).sum().backward()
+    trained = {name for name, value in network.named_parameters() if value.requires_grad}
+    got = {name for name, value in network.named_parameters() if value.grad is not None}
+    assert trained == got
+
+
 def test_frozen_batch_norm_trains_what_is_inferred() -> None:
     networks = [settled(_network(frozen_batch_norm=frozen)) for frozen in (True, False)]
     image = 255 * torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))

@@ -20,6 +20,14 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean, deviation of
 # smp's own encoders of these families were trained with other numbers, which only its hub has.
 _NOT_IMAGENET = ('inception', 'xception', 'dpn', 'timm-tf_efficientnet_lite')
 
+# What smp's EfficientNets keep of their classifier. Nothing runs it, and training on several
+# processes would wait for its gradients.
+_CLASSIFIERS = {
+    'efficientnet-': ('_conv_head', '_bn1'),
+    'timm-efficientnet': ('conv_head', 'bn2'),
+    'timm-tf_efficientnet_lite': ('conv_head', 'bn2'),
+}
+
 
 class SegmentationNetwork(nn.Module):
     """Encoder, decoder and head of a recipe, without the last upsampling.
@@ -63,6 +71,9 @@ class SegmentationNetwork(nn.Module):
         # Not in the state dict: they follow from the recipe.
         self.register_buffer('mean', torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer('std', torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
+        for family, unused in _CLASSIFIERS.items():
+            for name in unused if section.encoder.startswith(family) else ():
+                getattr(self.network.encoder, name).requires_grad_(False)
         for module in self.frozen_modules():
             module.requires_grad_(False)
         if section.frozen_encoder == 'all_but_depth':
