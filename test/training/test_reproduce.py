@@ -20,7 +20,7 @@ from training.fit.run import train
 from training.networks.checkpoint import CheckpointError
 from training.recipes.load import load_ensemble, load_recipe
 from training.recipes.schema import Recipe, RecipeError
-from training.reproduce import main
+from training.reproduce import build_parser, main
 from training.reproduction import experiments
 from training.reproduction import plan as planning
 from training.reproduction.experiments import EXPERIMENTS
@@ -336,6 +336,16 @@ def test_a_stage_goes_on_from_its_parents_run_in_the_same_folder(
     start = tmp_path / 'desert_phase1' / 'checkpoint.pt'
     assert recipe.model.initial_checkpoint == str(start)
     assert recipe.seed == 3
+
+
+def test_says_how_the_desert_is_rendered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(['--only', 'desert_phase1_small', '--out', 'out']) == DONE_IN_PART
+    command = experiments.RENDER_DESERT
+    assert f'no set at out/desert yet; render it: {command}\n' in capsys.readouterr().err
+    assert command in ' '.join(build_parser().format_help().replace('\\', '').split())
 
 
 @pytest.fixture

@@ -25,6 +25,13 @@ EXPERIMENTS: dict[str, Literal['train', 'folds', 'ensemble']] = {
     'desert_phase3_small': 'train',
 }
 
+# The set that the phases of the desert are trained on, and what makes it.
+DESERT = Path('out/desert')
+RENDER_DESERT = (
+    f'python -m training.synthetic --folder {DESERT} --layout desert --seeds 0:80 --frames 6 '
+    '--rate-hz 0.2 --size 270x480'
+)
+
 
 def choose(names: Sequence[str] | None) -> list[str]:
     """Return names of experiments in the order in which they are run, and read their recipes.

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from desertmind_seg.model.installed import as_called
 from training.ensembles.ensemble_file import ENSEMBLE_FILE
 from training.ensembles.fit_weights import fit_ensemble_weights, print_held_out
 from training.ensembles.store import store_name
@@ -12,8 +13,8 @@ from training.fit.closing import CHECKPOINT, LAST
 from training.fit.folds import run_folds
 from training.fit.run import as_begun, check_same_recipe, run_folder, train
 from training.recipes.load import load_ensemble, load_recipe
-from training.recipes.schema import EnsembleRecipe, Recipe
-from training.reproduction.experiments import EXPERIMENTS
+from training.recipes.schema import EnsembleRecipe, Recipe, RecipeError
+from training.reproduction.experiments import DESERT, EXPERIMENTS, RENDER_DESERT
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ def _training(name: str, out: Path, overrides: list[str]) -> Experiment:
     _check_recipe(recipe, folder)
 
     def run() -> None:
+        if Path(recipe.data.train[0].root) == DESERT and not DESERT.is_dir():
+            raise RecipeError(f'no set at {DESERT} yet; render it: {as_called(RENDER_DESERT)}')
         with run_folder(folder):
             train(recipe, folder, resume=True)
 
