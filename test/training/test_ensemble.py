@@ -164,16 +164,21 @@ def test_slsqp_can_be_chosen(runs: list[Path], capsys: pytest.CaptureFixture[str
     assert ensemble.method == 'slsqp'
 
 
-def test_two_seeds_of_one_recipe_are_two_members(runs: list[Path], tmp_path: Path) -> None:
+def test_two_seeds_of_one_recipe_are_two_members(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_made_up_store(tmp_path / 'seed_2/out_of_fold_two', 'careful', LOUD, FRAMES)
     of_one = 'members=[{recipe: careful, folds: 4}, {recipe: careful, folds: 4}]'
     recipe = load_ensemble('exp093_ensemble', [*TWO, of_one, 'method=slsqp'])
     folders = [runs[0], tmp_path / 'seed_2']
     ensemble = fit_ensemble_weights(recipe, folders, tmp_path / 'out', max_pixels=8000)
     names = [row.name for row in ensemble.held_out]
-    assert names == ['careful (1)', 'careful (2)', 'equal weights', 'slsqp']
-    assert ensemble.best_single == 'careful (1)'
+    assert names == ['careful (careful)', 'careful (seed_2)', 'equal weights', 'slsqp']
+    assert ensemble.best_single == 'careful (careful)'
     assert [member.recipe for member in ensemble.members] == ['careful', 'careful']
+    print_held_out(ensemble)
+    printed = capsys.readouterr().out
+    assert 'on all folds: 0.500 careful (careful), 0.500 careful (seed_2)\n' in printed
 
 
 def test_members_that_do_not_match_are_refused(

@@ -79,6 +79,20 @@ def open_members(recipe: EnsembleRecipe, folders: Sequence[Path]) -> list[OutOfF
     return stores
 
 
+def _names(recipes: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """Return names of members, with their folder where several are of one recipe.
+
+    These are seeds of one recipe, or recipes that were put onto one data set (``data=DATA``).
+    """
+    which = [folder.name for folder in folders]
+    if len({*zip(recipes, which, strict=True)}) < len(recipes):
+        which = [str(recipes[: place + 1].count(name)) for place, name in enumerate(recipes)]
+    return [
+        name if recipes.count(name) == 1 else f'{name} ({of_it})'
+        for name, of_it in zip(recipes, which, strict=True)
+    ]
+
+
 def fit_ensemble_weights(
     recipe: EnsembleRecipe,
     folders: Sequence[Path],
@@ -94,12 +108,8 @@ def fit_ensemble_weights(
         max_pixels: about how many pixels the weights and the temperature are fitted on.
     """
     stores = open_members(recipe, folders)
-    folds, recipes = recipe.members[0].folds, [member.recipe for member in recipe.members]
-    # Several seeds of one recipe are several members.
-    names = [
-        name if recipes.count(name) == 1 else f'{name} ({recipes[: place + 1].count(name)})'
-        for place, name in enumerate(recipes)
-    ]
+    folds = recipe.members[0].folds
+    names = _names([member.recipe for member in recipe.members], folders)
     sample = sample_pixels(stores, recipe.seed, max_pixels)
     alone = zip(names, np.eye(len(names)), strict=True)
     weights: dict[str, Weights] = {name: np.tile(row, (folds, 1)) for name, row in alone}
@@ -170,5 +180,7 @@ def print_held_out(ensemble: Ensemble) -> None:
         for fold, weights in enumerate(row.weights if row.name in METHODS else ()):
             print(f'{row.name} without fold {fold}: weights', *(f'{w:.3f}' for w in weights))
     print(ensemble.against_equal_weights.sentence(ensemble.method, _EQUAL))
-    listed = ', '.join(f'{member.weight:.3f} {member.recipe}' for member in ensemble.members)
-    print(f'weights fitted on all folds: {listed}')
+    members = ensemble.members
+    names = _names([member.recipe for member in members], [Path(m.folder) for m in members])
+    listed = [f'{m.weight:.3f} {name}' for m, name in zip(members, names, strict=True)]
+    print(f'weights fitted on all folds: {", ".join(listed)}')
