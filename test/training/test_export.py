@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from tiny_model import EXPORTED, Named, run, torch_outputs, traced
+from tiny_model import EXPORTED, Named, model_section, run, settled, torch_outputs, traced
 from tiny_rgbd import (
     tiny_rgbd_checkpoint,
     tiny_rgbd_recipe,
@@ -20,6 +20,7 @@ from tiny_rgbd import (
     write_tiny_nyuv2,
 )
 import torch
+from torch import nn
 
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.engines.onnxruntime import OnnxRuntimeEngine
@@ -28,6 +29,7 @@ from desertmind_seg.model.bundle import MAX_SIZE_HW, MIN_SIZE_HW, read_bundle
 from desertmind_seg.pipeline.segmenter import Segmenter
 from desertmind_seg.pipeline.temporal import TemporalFilter, decide
 from training import evaluate, export
+from training.bundles import exporting
 from training.bundles.frame_choice import calibration_frames, parity_frames
 from training.bundles.parity import (
     MIN_PIXEL_AGREEMENT,
@@ -35,8 +37,9 @@ from training.bundles.parity import (
     made_up_depth,
     what_to_try,
 )
-from training.bundles.precision import Precision
+from training.bundles.precision import Precision, PrecisionError
 from training.networks.checkpoint import Checkpoint, save_checkpoint
+from training.networks.network import SegmentationNetwork
 from training.networks.vehicle_graph import VehicleGraph
 
 pytestmark = pytest.mark.usefixtures('traced_once')
@@ -181,6 +184,30 @@ def test_other_precisions_pass_the_same_check(
         assert metadata.quantization is not None
         assert metadata.quantization['calibration'] == 'percentile'
         assert metadata.quantization['frames'] == 4  # the training frames
+
+
+def test_branches_of_training_become_one_convolution(
+    trained: tuple[Checkpoint, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = model_section('fpn', 'tu-repvgg_a0', 32)
+    network = settled(SegmentationNetwork(section, 8))
+    recipe = {**trained[0].recipe, 'model': section.model_dump(mode='json')}
+    branched = replace(trained[0], recipe=recipe, state_dict=network.state_dict())
+    exported: list[VehicleGraph] = []
+
+    def stop(graph: VehicleGraph) -> None:
+        exported.append(graph)
+        raise PrecisionError('stopped')
+
+    monkeypatch.setattr(exporting, 'to_onnx', stop)
+    with pytest.raises(PrecisionError, match='stopped'):
+        exporting.export(branched, [], tmp_path / 'x.onnx')
+    fused = exported[0].network
+    norms = [each for each in fused.network.encoder.modules() if isinstance(each, nn.BatchNorm2d)]
+    assert norms == []
+    image = 255 * torch.rand((1, 3, 64, 96), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        torch.testing.assert_close(fused(image), network(image), rtol=1e-3, atol=1e-3)
 
 
 def test_int8_is_not_calibrated_on_frames_of_the_parity_check(

@@ -6,6 +6,7 @@ from typing import Any
 import warnings
 
 import onnx
+from timm.utils.model import reparameterize_model
 import torch
 
 from desertmind_seg.model.bundle import (
@@ -175,8 +176,11 @@ def export(
     ontology = checkpoint.parsed_ontology()
     network = checkpoint.network().drop_depth_head()
     graph = VehicleGraph(network, ontology.costs, checkpoint.temperature).eval()
+    # One convolution in the place of the branches that MobileOne, RepVGG and their like train.
+    fused = reparameterize_model(graph)
+    assert isinstance(fused, VehicleGraph)
     model, quantization = at_precision(
-        to_onnx(graph),
+        to_onnx(fused),
         precision,
         calibration,
         [_feed(frame, with_depth=graph.modality == 'rgbd') for frame in calibrate_on],
