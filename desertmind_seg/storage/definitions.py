@@ -37,6 +37,8 @@ _UNPARSABLE = (
     ValueError,
 )
 _IDL_SECTION = '=' * 80 + '\n'
+# rosbags writes a line of code for each: of `string[300000000] x`, gigabytes.
+_MAX_UNROLLED = 10_000
 
 
 def standard_types(encoding: str) -> Typestore:
@@ -135,12 +137,28 @@ def _parsed(connection: Connection, standard: Typestore) -> Typestore:
         found.update(get_types_from_msg(text, connection.type))
     if connection.type not in found:
         raise TypesysError(f'it does not define {connection.type}')
+    if (unrolled := sum(map(_unrolled, found.values()))) > _MAX_UNROLLED:
+        raise TypesysError(
+            f'its arrays of text and messages have {unrolled} elements; expected at most '
+            f'{_MAX_UNROLLED}'
+        )
     types = get_typestore(Stores.EMPTY)
     types.register(found)
     for name in list(_needed({**standard.fielddefs, **types.fielddefs}, connection.type)):
         if name not in types.fielddefs:
             types.register({name: standard.fielddefs[name]})
     return types
+
+
+def _unrolled(definition: Any) -> int:
+    """Count the elements of arrays of fixed length that are no arrays of numbers."""
+    _, fields = definition
+    return sum(
+        description[1][1]
+        for _, description in fields
+        if description[0] == Nodetype.ARRAY
+        and (description[1][0][0] != Nodetype.BASE or description[1][0][1][0] == 'string')
+    )
 
 
 def _needed(fields: dict[str, Any], name: str) -> Iterator[str]:

@@ -219,14 +219,15 @@ class McapFile:
         if compression == '':
             content = packed
         elif compression == 'zstd' and torn:
-            unpacker = zstandard.ZstdDecompressor().decompressobj()
-            content = memoryview(unpacker.decompress(packed))
+            with zstandard.ZstdDecompressor().stream_reader(packed) as unpacker:
+                content = memoryview(unpacker.read(wanted_size))
         elif compression == 'zstd':
             if zstandard.frame_content_size(packed) > wanted_size:
                 raise BagError(f'more than the {wanted_size} bytes that are expected')
             content = memoryview(zstandard.ZstdDecompressor().decompress(packed, wanted_size))
         elif compression == 'lz4':
-            content = memoryview(lz4.frame.LZ4FrameDecompressor().decompress(packed))
+            unpacked = lz4.frame.LZ4FrameDecompressor().decompress(packed, wanted_size + 1)
+            content = memoryview(unpacked)
         else:
             raise BagError(f'compression {compression!r}; expected none, zstd or lz4')
         if not torn and len(content) != wanted_size:

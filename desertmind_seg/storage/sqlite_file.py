@@ -60,7 +60,9 @@ class SqliteFile:
         self._stack.close()
 
     def _read_connections(self, database: sqlite3.Connection) -> list[Connection]:
-        tables = {name for (name,) in database.execute('SELECT name FROM sqlite_master')}
+        # A view has no pages: as `messages` it is SQL of the file, and may give endless rows.
+        stored = "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0"
+        tables = {name for (name,) in database.execute(stored)}
         if not {'topics', 'messages'} <= tables:
             raise BagError(
                 f'{self.path.name} is no file of rosbag2: it has the tables '

@@ -338,6 +338,17 @@ WHOLE: dict[str, Kind] = {
         lambda at: write_mcap(at / 'a.mcap', schema=(IMAGE, 'ros2msg', b'uint32 height\n')),
         'lacks header, width, encoding',
     ),
+    'own of which reading takes gigabytes of code': (
+        lambda at: write_mcap(
+            at / 'a.mcap',
+            schema=(
+                IMAGE,
+                'ros2msg',
+                DEFINITION.replace(RULE, f'string[10001] x\n{RULE}', 1).encode(),
+            ),
+        ),
+        '',
+    ),
     'own without header': (
         lambda at: write_mcap(
             at / 'a.mcap', schema=(IMAGE, 'ros2msg', DEFINITION.partition(RULE)[0].encode())
@@ -708,6 +719,32 @@ def test_chunks_that_overlap_are_not_all_in_memory(tmp_path: Path) -> None:
     assert peak < 2_000_000  # of 20 MB
 
 
+@pytest.mark.parametrize(
+    ('compression', 'kept'), [(CompressionType.LZ4, None), (CompressionType.ZSTD, 500)]
+)
+def test_chunks_unpack_to_no_more_than_they_claim(
+    tmp_path: Path, compression: CompressionType, kept: int | None
+) -> None:
+    """Zeros pack to 1 in 255 or less: a file of megabytes would fill the memory."""
+    path = write_mcap(
+        tmp_path / 'a.mcap',
+        payload=lambda _: bytes(2**24),
+        order=(0,),
+        compression=compression,
+    )
+    content = bytearray(path.read_bytes())
+    at = content.index(2 * time_ns(0).to_bytes(8, 'little')) + 16  # the size, behind the times
+    content[at : at + 8] = (1000).to_bytes(8, 'little')
+    path.write_bytes(content if kept is None else content[: at + kept])
+    tracemalloc.start()
+    with Bag(path) as bag:
+        assert list(bag.messages()) == []
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert bag.findings.losses
+    assert peak < 4_000_000
+
+
 def sqlite_splits(folder: Path, *names: str) -> Path:
     """Write a sqlite3 file for each name, one after the other."""
     folder.mkdir()
@@ -1031,6 +1068,14 @@ REFUSED: dict[str, Kind] = {
     ),
     'sqlite of somebody else': (
         lambda at: database(write_bag(at / 'a', 'sqlite3'), 'DROP TABLE messages'),
+        'no file of rosbag2: it has the tables .*; expected topics and messages',
+    ),
+    'sqlite whose messages are made by SQL': (
+        lambda at: database(
+            write_bag(at / 'a', 'sqlite3'),
+            'ALTER TABLE messages RENAME TO rows',
+            'CREATE VIEW messages AS SELECT * FROM rows',
+        ),
         'no file of rosbag2: it has the tables .*; expected topics and messages',
     ),
     'image as json': (
