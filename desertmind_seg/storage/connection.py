@@ -11,7 +11,7 @@ from pathlib import Path
 import re
 from typing import BinaryIO, Protocol
 
-from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.model.errors import DesertmindError, visible
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -125,6 +125,7 @@ class Findings:
         self._say(self.losses, text)
 
     def _say(self, said: list[str], text: str) -> None:
+        text = visible(text)
         if text not in said:
             said.append(text)
             if self.logged:

@@ -131,6 +131,8 @@ def _parsed(connection: Connection, standard: Typestore) -> Typestore:
         for section in text.split(_IDL_SECTION):
             lines = section.splitlines(keepends=True)
             kept = [line for line in lines if not line.startswith(('IDL: ', '#include'))]
+            if '<<' in ''.join(kept):  # `1 << 40000000000` takes gigabytes
+                raise TypesysError('it shifts numbers')
             if ''.join(kept).strip():
                 found.update(get_types_from_idl(''.join(kept)))
     elif text.strip():

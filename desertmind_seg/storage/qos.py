@@ -5,16 +5,32 @@ from __future__ import annotations
 from typing import Any
 
 import yaml
+from yaml.composer import Composer
 
 from desertmind_seg.storage.connection import OfferedQos, strongest
 
 _FAST: Any = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
+# The composer in C ends the process with what is nested deeply; the other raises RecursionError.
+_BASES = (_FAST,) if _FAST is yaml.SafeLoader else (Composer, _FAST)
+_MOST_DIGITS = 70  # 64 binary ones, their sign and prefix
 
 
-class _Loader(_FAST):  # type: ignore[misc]
+class _Loader(*_BASES):  # type: ignore[misc]
+    def __init__(self, stream: str) -> None:
+        _FAST.__init__(self, stream)
+        Composer.__init__(self)
+
+    def whole_number(self, node: yaml.ScalarNode) -> int:
+        """Construct it, which takes quadratic time for one of base 60."""
+        if len(node.value) > _MOST_DIGITS:
+            raise ValueError(f'a number of {len(node.value)} characters')
+        return int(self.construct_yaml_int(node))
+
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Leave `<<` alone, which is then refused: 30 that merge one another take hours."""
 
+
+_Loader.add_constructor('tag:yaml.org,2002:int', _Loader.whole_number)
 
 # As numbers of rmw until metadata version 8, as names since; what is missing is ROS's default.
 _RELIABLE = {0, 1, 'system_default', 'reliable', 'unknown', None}

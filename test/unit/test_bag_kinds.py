@@ -338,6 +338,19 @@ WHOLE: dict[str, Kind] = {
         lambda at: write_mcap(at / 'a.mcap', schema=(IMAGE, 'ros2msg', b'uint32 height\n')),
         'lacks header, width, encoding',
     ),
+    'own idl that shifts numbers': (
+        lambda at: write_mcap(
+            at / 'a.mcap',
+            schema=(
+                IMAGE,
+                'ros2idl',
+                IDL_WITH_INCLUDES.replace('> data;', '> data; uint8 gain;')
+                .replace('struct', 'module Image_Constants { const long A = 1 << 9; }; struct')
+                .encode(),
+            ),
+        ),
+        '',
+    ),
     'own of which reading takes gigabytes of code': (
         lambda at: write_mcap(
             at / 'a.mcap',

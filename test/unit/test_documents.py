@@ -233,3 +233,9 @@ def test_the_lenient_reader_of_bags_does_not_unfold_without_end() -> None:
     with pytest.raises(ValueError, match=r'could not determine a constructor for the tag .*merge'):
         load_yaml(MERGES)
     load_yaml(LAUGHS)  # lists that hold one another take no room until somebody copies them
+    for deep in ('[', '- ', '{a: ', '? '):
+        with pytest.raises(ValueError, match='recursion'):  # in C it would end the process
+            load_yaml(deep * 100_000)
+    with pytest.raises(ValueError, match='a number of 201 characters'):
+        load_yaml('1' + ':1' * 100)
+    assert load_yaml('[9223372036854775807, 1:30]') == [2**63 - 1, 90]
