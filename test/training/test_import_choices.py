@@ -155,11 +155,12 @@ def test_a_damaged_picture_and_a_damaged_shape_cost_no_other(
     nan = '<polygon label="rock" points="1,1;5,nan;3,9"/>'
     far = '<polygon label="rock" points="1,1;5,1e9;3,9"/>'
     outside = '<polygon label="rock" points="70,1;90,1;80,9"/>'
+    endless = f'<polygon label="rock" points="{"0,0;60,40;" * 50}"/>'
     text = '<polygon label="rock" points="1,1;five,5;3,9"/>'
     runs = '<mask label="rock" rle="0, 7" left="1" top="1" width="3" height="3"/>'
     beyond = '<mask label="rock" rle="0, 9" left="58" top="1" width="3" height="3"/>'
     turned = '<box label="rock" xtl="1" ytl="1" xbr="5" ybr="5" rotation="inf"/>'
-    shapes = ROCK_SHAPE + line + nan + far + outside + text + runs + beyond + turned
+    shapes = ROCK_SHAPE + line + nan + far + outside + endless + text + runs + beyond + turned
     source = cvat(tmp_path / 'job', ['0001.jpg', '0002.jpg'], shapes)
     write(source / 'images/0002.jpg', jpeg(1)[:300])
     xml = (source / 'annotations.xml').read_text()
@@ -173,6 +174,7 @@ def test_a_damaged_picture_and_a_damaged_shape_cost_no_other(
         *('(5, 1e+09) is far outside', 'it lies outside of the image of 60 x 40'),
         *("its points holds 'five'", 'its run lengths come to 7 pixels; expected 9'),
         *('does not fit into the image of 60 x 40', 'its rotation inf is no angle'),
+        'its outline of 100 points is 6000 pixels long, longer than one through each pixel',
     ):
         assert 'fault: 0001.jpg: ' in shown
         assert expected in shown

@@ -449,7 +449,7 @@ def label_studio() -> list[dict[str, Any]]:
         },
         {
             'id': 2,
-            'data': {'note': 'x', 'image': '/data/local-files/?d=farm%2Fdrive_0002.jpg'},
+            'data': {'note': '//[1]', 'image': '/data/local-files/?d=farm%2Fdrive_0002.jpg'},
             'annotations': [{'result': [road, sky, rock]}],
         },
         {

@@ -468,6 +468,13 @@ def test_what_datumaro_cannot_read_costs_no_other_annotation(
         {'id': 1, 'type': 'skeleton', 'label_id': 1, 'group': 0, 'elements': [point]},
         {'id': 2, 'type': 'polygon', 'label_id': 0, 'group': 0, 'points': [1, 2, 3]},
         {'id': 3, 'type': 'polygon', 'label_id': 0, 'group': 0, 'points': SQUARE[0]},
+        {
+            'id': 5,
+            'type': 'mask',
+            'label_id': 0,
+            'group': 0,
+            'rle': {'counts': '0', 'size': [99999, 99999]},
+        },
     ]
     labels = [{'name': name, 'parent': '', 'attributes': []} for name in ('rock', 'man')]
     item = {'id': '1', 'annotations': annotations, 'image': {'path': '1.jpg', 'size': [40, 60]}}
@@ -480,6 +487,7 @@ def test_what_datumaro_cannot_read_costs_no_other_annotation(
     shown = capsys.readouterr().out
     assert 'left out: 1 skeleton' in shown
     assert 'fault: annotation 2 of default: ' in shown
+    assert "'rock': its mask cannot be read: it is for (height, width) (99999, 99999)" in shown
     rock = table.from_raw(read_label_file(tmp_path / 'out/masks/1.png'), '1') == 0
     assert rock.sum() == 15 * 15
 

@@ -258,7 +258,10 @@ def _picture(task: dict[str, Any], drawn_on: set[str]) -> tuple[str, str]:
 
 
 def _path(text: str) -> str:
-    address = urlsplit(text)
+    try:
+        address = urlsplit(text)
+    except ValueError:  # a text beside the picture, such as '//[1] see there'
+        return plain_path(text)
     # Not parse_qs: Label Studio leaves a plus of a name as it is.
     local = re.search(r'(?:^|&)d=([^&]*)', address.query)
     return plain_path(unquote(local[1] if local else address.path))

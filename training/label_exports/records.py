@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 import re
@@ -160,7 +161,8 @@ def plain_path(name: str) -> str:
     In Unicode's composed form, as the names of `ExportFiles`: macOS writes the other one.
     """
     if re.match(r'[a-z][a-z0-9+.-]+://', name, re.IGNORECASE):
-        name = unquote(urlsplit(name).path)
+        with suppress(ValueError):  # 'http://[1]/road.jpg' names no host
+            name = unquote(urlsplit(name).path)
     name = unicodedata.normalize('NFC', name.replace('\\', '/'))
     parts = PurePosixPath(re.sub(r'^[A-Za-z]:', '', name)).parts
     return '/'.join(part for part in parts if part not in ('/', '//', '.', '..'))

@@ -80,6 +80,13 @@ def _checked(points: Points, size_hw: Size, least: int = 3) -> None:
 def coco_polygon(points: Points, size_hw: Size) -> Covered:
     """Cover what a polygon of COCO covers."""
     _checked(points, size_hw)
+    steps = np.abs(np.diff([*points, points[0]], axis=0)).max(axis=1).sum()
+    # pycocotools takes 40 bytes for each pixel of the way, and ends the process without them.
+    if steps > size_hw[0] * size_hw[1] + 8 * _FARTHEST_IMAGES * max(size_hw):
+        raise ExportError(
+            f'its outline of {len(points)} points is {steps:.0f} pixels long, longer than one '
+            'through each pixel of the image; it is no shape'
+        )
     (rle,) = coco_mask.frPyObjects([[value for point in points for value in point]], *size_hw)
     # Not by its decode(), which warns of NumPy 2 and is no faster.
     return coco_rle(rle['counts'].decode(), rle['size'], size_hw)

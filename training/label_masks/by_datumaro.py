@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from datumaro.components.annotation import AnnotationType
+from datumaro.components.annotation import AnnotationType, RleMask
 from datumaro.components.contexts.importer import ImportErrorPolicy
 from datumaro.components.dataset import Dataset
 from datumaro.components.environment import Environment
@@ -27,7 +27,7 @@ from training.label_exports.records import (
     plain_path,
     split_of,
 )
-from training.label_exports.shapes import Covered, Shape, Size, coco_polygon, painter
+from training.label_exports.shapes import Covered, Shape, Size, coco_polygon, coco_rle, painter
 from training.label_exports.source import ExportError, ExportFiles
 
 
@@ -132,6 +132,8 @@ def _covered(annotation: Any, size_hw: Size) -> Covered:
         points = annotation.points
         return coco_polygon(list(zip(points[::2], points[1::2], strict=True)), size_hw)
     try:
+        if isinstance(annotation, RleMask):  # pycocotools makes one of any size
+            return coco_rle(annotation.rle['counts'].decode(), annotation.rle['size'], size_hw)
         covered = np.asarray(annotation.image, np.bool_)
     except Exception as err:  # as above; the file is read here
         raise ExportError(f'its mask cannot be read: {" ".join(str(err).split())}') from err
