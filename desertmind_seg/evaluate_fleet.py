@@ -121,7 +121,7 @@ def _add_pool(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--scratch',
-        default='/tmp/desertmind-fleet',
+        default='/tmp',
         metavar='DIR',
         help='on every machine, for what is fetched (default: %(default)s)',
     )

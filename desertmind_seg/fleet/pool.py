@@ -67,7 +67,7 @@ class Pool:
     workers: int | None = None
     cpus: float = 1.0
     gpus: float | None = None
-    scratch: str = '/tmp/desertmind-fleet'
+    scratch: str = '/tmp'
     temporary: str | None = None
     child: str = ''
 

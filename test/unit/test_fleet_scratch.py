@@ -2,11 +2,14 @@
 
 from pathlib import Path
 import shutil
+import stat
 import threading
 
 import pytest
 
+from desertmind_seg.evaluate_fleet import build_parser
 from desertmind_seg.fleet import scratch, store
+from desertmind_seg.fleet.pool import Pool
 from desertmind_seg.fleet.records import BagEntry, FleetError
 from desertmind_seg.fleet.scratch import FetchAhead
 
@@ -31,6 +34,11 @@ def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(store, 'fetch', fetch)
     return log
+
+
+def test_nobody_else_owns_what_lies_above_a_scratch_folder() -> None:
+    for default in (Pool().scratch, build_parser().get_default('scratch')):
+        assert Path(default).stat().st_mode & stat.S_ISVTX, 'who makes it first may swap bundles'
 
 
 def test_the_next_bag_is_there_already(fetched: list[str], tmp_path: Path) -> None:
