@@ -113,7 +113,8 @@ setup(
             'segmentation-models-pytorch',
             'tensorboard',
             'timm',
-            'torch',
+            # Before 2.10 a checkpoint may run code in spite of `weights_only` (CVE-2026-24747).
+            'torch>=2.10',
             'torchmetrics',
             'torchvision',
         ],

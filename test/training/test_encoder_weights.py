@@ -253,6 +253,9 @@ def test_what_is_no_state_dict_is_refused(tmp_path: Path) -> None:
     expected = r'state dict: it would run code \(pathlib[^ ]*Path\) and is not loaded'
     with pytest.raises(WeightsError, match=expected):
         _loaded(encoder='mobilenet_v2', encoder_weights=str(path))
+    torch.jit.save(torch.jit.script(nn.Identity()), path)
+    with pytest.raises(WeightsError, match='it is a program of TorchScript, which is not loaded'):
+        _loaded(encoder='mobilenet_v2', encoder_weights=str(path))
     torch.save({'a': torch.zeros(9999)}, path)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

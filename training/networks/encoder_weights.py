@@ -162,6 +162,8 @@ def _read(path: Path) -> State:
 
 def why_not_loaded(err: Exception) -> str:
     """Say why torch.load failed, without its advice to run what code the file may hold."""
+    if 'TorchScript' in str(err):
+        return 'it is a program of TorchScript, which is not loaded; expected are tensors alone'
     if not isinstance(err, pickle.UnpicklingError):
         return f'{type(err).__name__}: ' + str(err).partition('\n')[0]
     named = re.search(r'GLOBAL (\S+)', str(err))
