@@ -16,6 +16,7 @@ from pathlib import Path
 import sys
 from typing import TYPE_CHECKING
 
+from desertmind_seg.model.errors import visible
 from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
 from desertmind_seg.options import (
     ALL_DONE,
@@ -210,7 +211,8 @@ def _print_problems(metrics: 'EvaluationMetrics') -> None:
             file=sys.stderr,
         )
     if metrics.bag.unreadable_topics:
-        print(f'Topics not read: {", ".join(metrics.bag.unreadable_topics)}.', file=sys.stderr)
+        topics = visible(', '.join(metrics.bag.unreadable_topics))
+        print(f'Topics not read: {topics}.', file=sys.stderr)
 
 
 if __name__ == '__main__':

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from desertmind_seg.messages.compressed_format import COMPRESSED_COLORS
 from desertmind_seg.messages.pairing import MAX_DT_MS, MAX_WAIT_MS
-from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.model.errors import DesertmindError, visible
 from desertmind_seg.model.files import DEFAULT_BUNDLE
 from desertmind_seg.model.installed import as_called, called, check_installed, import_failure
 from desertmind_seg.model.processes import drop_closed_terminal
@@ -75,7 +75,7 @@ def error_line(prog: str, message: object) -> str:
         names('FORCE_COLOR') or (names('TERM') != 'dumb' and sys.stderr.isatty())
     )
     mark = '\x1b[1;31merror:\x1b[0m' if in_colour else 'error:'
-    return f'{prog}: {mark} {as_called(str(message))}'
+    return f'{prog}: {mark} {as_called(visible(str(message)))}'
 
 
 def run_command(parser: argparse.ArgumentParser, work: Callable[[], int]) -> int:

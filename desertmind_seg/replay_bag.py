@@ -20,6 +20,7 @@ import random
 import sys
 from typing import TYPE_CHECKING
 
+from desertmind_seg.model.errors import visible
 from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
 from desertmind_seg.options import (
     ALL_DONE,
@@ -165,7 +166,8 @@ def _print_results(metrics: 'ReplayMetrics', out: Path, *, video: bool) -> int:
     if metrics.hazards is not None and metrics.hazards.problem:
         print(f'No hazards from geometry: {metrics.hazards.problem}', file=sys.stderr)
     if bag.unreadable_topics:
-        print(f'Topics not read: {", ".join(bag.unreadable_topics)}.', file=sys.stderr)
+        topics = visible(', '.join(bag.unreadable_topics))
+        print(f'Topics not read: {topics}.', file=sys.stderr)
     in_part = [
         *(frames.damaged, frames.refused, frames.lost, bag.losses),
         frames.dropped_by_reason.get('bad_frame'),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import sys
 from typing import TYPE_CHECKING, Any
 
+from desertmind_seg.model.errors import visible
 from desertmind_seg.options import (
     ALL_DONE,
     DONE_IN_PART,
@@ -147,10 +148,10 @@ def _print_findings(document: dict[str, Any]) -> None:
     listed = ', '.join(f'{frames} {side}' for side, frames in document['sides'].items())
     print(f'{document["frames"]} frames ({listed}) in {document["groups"]} groups')
     for text in document['warnings']:
-        print(f'note: {text}')
+        print(visible(f'note: {text}'))
     faults = document['faults']
     for fault in faults[:_SHOWN_FAULTS]:
-        print(f'fault: {fault["kind"]}: {fault["text"]}')
+        print(visible(f'fault: {fault["kind"]}: {fault["text"]}'))
     if len(faults) > _SHOWN_FAULTS:
         print(f'fault: and {len(faults) - _SHOWN_FAULTS} more, in audit.json')
 

@@ -8,6 +8,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
+from desertmind_seg.model.errors import visible
 from desertmind_seg.model.installed import as_called
 from desertmind_seg.options import (
     ALL_DONE,
@@ -147,7 +148,7 @@ def _run(options: argparse.Namespace) -> int:
 
         def tell(name: str, known_by: str) -> None:
             title = FORMATS[name].title if name in FORMATS else 'plain masks'
-            print(f'{options.source}: {name}, {title} ({known_by})', flush=True)
+            print(visible(f'{options.source}: {name}, {title} ({known_by})'), flush=True)
 
         try:
             result = import_labels(request, tell)
@@ -182,24 +183,22 @@ def _print_result(result: 'Imported', out: Path) -> None:
     for old, new in table.renamed.items():
         print(f'note: class {old!r} is {new!r} here')
     if table.not_labelled:
-        print(f'note: taken for "not labelled": {", ".join(table.not_labelled)}')
+        print(visible(f'note: taken for "not labelled": {", ".join(table.not_labelled)}'))
     for text in [*table.notes, *result.notes]:
-        print(f'note: {text}')
+        print(visible(f'note: {text}'))
     if never := [
         entry.name for entry in table.ontology.classes if not written.pixels[entry.raw[0]]
     ]:
         print(f'note: never labelled: {", ".join(never)}')
     for what, count in result.left_out.items():
-        print(f'left out: {count} {what}')
+        print(visible(f'left out: {count} {what}'))
     if result.unlabelled:
-        print(
-            f'left out: {len(result.unlabelled)} images without labels '
-            f'({shown(result.unlabelled)}); --keep-unlabelled keeps them'
-        )
+        text = f'{len(result.unlabelled)} images without labels ({shown(result.unlabelled)})'
+        print(visible(f'left out: {text}; --keep-unlabelled keeps them'))
     if result.missing:
-        print(f'fault: {len(result.missing)} images are missing: {shown(result.missing)}')
+        print(visible(f'fault: {len(result.missing)} images are missing: {shown(result.missing)}'))
     for text in result.faults[:_SHOWN]:
-        print(f'fault: {text}')
+        print(visible(f'fault: {text}'))
     if len(result.faults) > _SHOWN:
         print(f'fault: and {len(result.faults) - _SHOWN} more')
     root = shlex.quote(str(out))

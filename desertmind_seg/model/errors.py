@@ -17,6 +17,14 @@ def one_line(err: BaseException) -> str:
     return ' '.join(str(err).split()) or type(err).__name__
 
 
+def visible(text: str) -> str:
+    """Write out all that steers a terminal, but for new lines, as `repr` does.
+
+    Names of files, topics and classes come from others, and may hold such.
+    """
+    return re.sub(r'[\x00-\x09\x0b-\x1f\x7f-\x9f]', lambda found: repr(found[0])[1:-1], text)
+
+
 def first_line(err: BaseException) -> str:
     """Return the first line of what was raised, where what follows is of a library's inside."""
     return str(err).strip().partition('\n')[0] or type(err).__name__

@@ -29,6 +29,7 @@ from desertmind_seg.engines.protocol import EngineError
 from desertmind_seg.hazards.gravity import Gravity
 from desertmind_seg.messages.dds import image_transport_problems, return_free_memory
 from desertmind_seg.model.bundle import BundleError
+from desertmind_seg.model.errors import visible
 from desertmind_seg.monitoring.bond import LifecycleBond, bond_status_type
 from desertmind_seg.monitoring.connections import Connections
 from desertmind_seg.monitoring.health import PipelineHealth
@@ -310,7 +311,7 @@ class SegmentationNode(LifecycleNode):
         if self._stop.is_set():
             self.get_logger().info(str(err))  # as it was told
         else:
-            self.get_logger().error(f'{what}: {err}')
+            self.get_logger().error(visible(f'{what}: {err}'))
 
     @property
     def _uses_depth(self) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from desertmind_seg import __version__
 from desertmind_seg.options import command_parser, error_line
+from desertmind_seg.storage.connection import Findings
 
 ROOT = Path(__file__).resolve().parents[2]
 # As the script that pip makes.
@@ -214,6 +215,14 @@ def test_errors_are_red_where_the_terminal_wants_that(
     with os.fdopen(ours, 'rb'), os.fdopen(terminal, 'w') as stderr:
         monkeypatch.setattr(sys, 'stderr', stderr)
         assert error_line('desertmind segment', 'why') == f'desertmind segment: {mark} why'
+
+
+def test_names_from_files_steer_no_terminal(caplog: pytest.LogCaptureFixture) -> None:
+    name = 'road\x1b]0;title\x07\x9b2J\r.png'
+    shown = r'road\x1b]0;title\x07\x9b2J\r.png'
+    assert error_line('segment', f'{name}:\nno image') == f'segment: error: {shown}:\nno image'
+    Findings(Path('a.mcap')).lose(name)
+    assert shown in caplog.text
 
 
 def test_a_terminal_gets_colour_and_a_pipe_does_not(bin_folder: Path) -> None:
