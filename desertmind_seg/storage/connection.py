@@ -13,6 +13,8 @@ from typing import BinaryIO, Protocol
 
 from desertmind_seg.model.errors import DesertmindError, visible
 
+# Recorders write chunks of 1 to 10 MB, and a message at least.
+MAX_CHUNK_BYTES = 2**30
 _LOGGER = logging.getLogger(__name__)
 
 

@@ -29,6 +29,7 @@ import numpy.typing as npt
 import zstandard
 
 from desertmind_seg.storage.connection import (
+    MAX_CHUNK_BYTES,
     BagError,
     Connection,
     Findings,
@@ -45,8 +46,6 @@ _RECORD = struct.Struct('<BQ')  # opcode, bytes that follow
 _MESSAGE = struct.Struct('<HIQQ')  # channel, sequence, log time, publish time
 _CHUNK = struct.Struct('<QQQII')  # first and last log time, size, CRC, bytes of compression's name
 _FOOTER = struct.Struct('<BQQQI8s')
-# Recorders write chunks of 1 to 10 MB, and a message at least.
-_MAX_CHUNK_BYTES = 2**30
 # Where one topic has the log times of another clock, every chunk begins before the first frame: so
 # long before what is wanted of it, it is let go of until then, or all of them would be in memory.
 _LONG_CHUNK_NS = 10 * 10**9
@@ -214,8 +213,8 @@ class McapFile:
         (packed_size,) = struct.unpack_from('<Q', record, at)
         packed = record[at + 8 : at + 8 + packed_size]
         torn = len(packed) < packed_size
-        if wanted_size > _MAX_CHUNK_BYTES:
-            raise BagError(f'{wanted_size:,} bytes; expected at most {_MAX_CHUNK_BYTES:,}')
+        if wanted_size > MAX_CHUNK_BYTES:
+            raise BagError(f'{wanted_size:,} bytes; expected at most {MAX_CHUNK_BYTES:,}')
         if compression == '':
             content = packed
         elif compression == 'zstd' and torn:

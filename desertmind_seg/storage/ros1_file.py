@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import bz2
+from collections.abc import Callable, Collection, Iterator
 from copy import copy
 from heapq import merge
 from io import BytesIO
 from pathlib import Path
 import struct
+from typing import Any
 
+import lz4.frame
 from rosbags.interfaces import ConnectionExtRosbag1
 from rosbags.rosbag1 import Reader, ReaderError
 
 from desertmind_seg.storage.connection import (
+    MAX_CHUNK_BYTES,
     BagError,
     Connection,
     Findings,
@@ -36,6 +40,20 @@ _DAMAGE = (
     TypeError,
     ValueError,
 )
+
+
+def _unpacked(unpacker: Any, packed: bytes) -> bytes:
+    """Unpack a chunk; rosbags would fill the memory with one that is made for it."""
+    content = bytes(unpacker.decompress(packed, MAX_CHUNK_BYTES))
+    if not unpacker.eof:
+        raise ValueError(f'it is cut off, or has more than {MAX_CHUNK_BYTES:,} bytes')
+    return content
+
+
+_BOUNDED: dict[Any, Callable[[bytes], bytes]] = {
+    bz2.decompress: lambda packed: _unpacked(bz2.BZ2Decompressor(), packed),
+    lz4.frame.decompress: lambda packed: _unpacked(lz4.frame.LZ4FrameDecompressor(), packed),
+}
 
 
 class Ros1File:
@@ -83,6 +101,9 @@ class Ros1File:
             )
             for entry in self._reader.connections
         ]
+        for place, chunk in self._reader.chunks.items():
+            bounded = _BOUNDED.get(chunk.decompressor, chunk.decompressor)
+            self._reader.chunks[place] = chunk._replace(decompressor=bounded)
         if self._reader.bio is not None:
             self._reader.bio.close()
         filled = any(entry.count for entry in self.connections)

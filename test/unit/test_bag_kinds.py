@@ -29,6 +29,7 @@ import zstandard
 
 from desertmind_seg.evaluation.frames import RecordedFrames
 from desertmind_seg.messages.bags import Bag, BagError
+from desertmind_seg.storage import ros1_file
 
 TOPIC = '/camera/image_raw'
 IMAGE = 'sensor_msgs/msg/Image'
@@ -756,6 +757,25 @@ def test_chunks_unpack_to_no_more_than_they_claim(
     tracemalloc.stop()
     assert bag.findings.losses
     assert peak < 4_000_000
+
+
+@pytest.mark.parametrize('compression', Rosbag1Writer.CompressionFormat)
+def test_chunks_of_ros1_are_not_unpacked_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: Rosbag1Writer.CompressionFormat
+) -> None:
+    monkeypatch.setattr(ros1_file, 'MAX_CHUNK_BYTES', 2**20)
+    writer = Rosbag1Writer(tmp_path / 'a.bag')
+    writer.set_compression(compression)
+    with writer:
+        connection = writer.add_connection('/a', IMAGE, typestore=STORE1)
+        writer.write(connection, time_ns(0), bytes(2**24))
+    tracemalloc.start()
+    with Bag(tmp_path / 'a.bag') as bag:
+        assert list(bag.messages()) == []
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 'more than 1,048,576 bytes' in ''.join(bag.findings.losses)
+    assert peak < 6_000_000
 
 
 def sqlite_splits(folder: Path, *names: str) -> Path:
