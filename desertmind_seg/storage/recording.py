@@ -109,8 +109,10 @@ def open_recording(path: Path, stack: ExitStack, findings: Findings) -> Recordin
     return recording
 
 
-def _open_file(path: Path, stack: ExitStack, findings: Findings) -> StorageFile:
-    """Open a file by what it begins with, whatever its name."""
+def _open_file(
+    path: Path, stack: ExitStack, findings: Findings, *, packed: bool = False
+) -> StorageFile:
+    """Open a file by what it begins with, whatever its name; one that was `packed` is no more."""
     try:
         with path.open('rb') as stream:
             head = stream.read(32)
@@ -120,8 +122,8 @@ def _open_file(path: Path, stack: ExitStack, findings: Findings) -> StorageFile:
         raise BagError(
             f'{path.name} is empty (0 bytes): nothing was recorded, or it was not copied whole.'
         )
-    if head.startswith(ZSTD_MAGIC):
-        return _open_file(_unpacked(path, stack), stack, findings)
+    if head.startswith(ZSTD_MAGIC) and not packed:
+        return _open_file(_unpacked(path, stack), stack, findings, packed=True)
     for magic, opener in _FORMATS:
         if head.startswith(magic):
             file: StorageFile = opener(path, findings)

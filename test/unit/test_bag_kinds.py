@@ -1095,6 +1095,10 @@ REFUSED: dict[str, Kind] = {
         lambda at: packed(write_mcap(at / 'a.mcap'), '.zst', b'') and corrupt(at / 'a.mcap.zst'),
         r'`zstd --test a\.mcap\.zst`',
     ),
+    'zst in a zst': (
+        lambda at: packed(packed(write_mcap(at / 'a.mcap'), '.zst'), '.zst'),
+        'is no file of a bag: it begins with the bytes 28 b5 2f fd',
+    ),
     'sqlite cut off': (
         lambda at: cut(next(write_bag(at / 'a', 'sqlite3').glob('*.db3')), lambda d: len(d) // 2),
         r"`sqlite3 a\.db3 \.dump \| sed 's/.ROLLBACK\.\*/COMMIT;/' \| sqlite3 mended\.db3`",
