@@ -55,7 +55,7 @@ RESOLVED = {
     'nyuv2_rgbd_aux': '6601a289f668371a',
     'ycor8_base': '36f4b5768e81aba9',
     'ycor8_base_hazards': '4ed44bc95040a873',
-    'ycor8_base_rgbd': 'fc18d0699de6a8d1',
+    'ycor8_base_rgbd': '77efa3456c9042b4',
     'ycor8_base_scenes': '1475ebd7eaa86191',
     'ycor8_base_unsmoothed': '59855fe440e444c3',
     'ycor8_places': 'bcf0bf65aaf3bd9f',
@@ -68,7 +68,7 @@ RESOLVED = {
     'ycor8_rgbd_whole': '75eed0e11875cc44',
     'ycor8_small': '7a1ac00ebc70b36a',
     'ycor8_small_hazards': '1a19ad89c8e285d0',
-    'ycor8_small_rgbd': '33ba2cb595e6a346',
+    'ycor8_small_rgbd': '72582917523f0a7a',
     'ycor8_small_scenes': 'fb0f6f43ab706293',
     'ycor8_small_unsmoothed': '2ef171f14598e66f',
 }
