@@ -236,7 +236,7 @@ def test_the_command_scores_the_shipped_bundle_whatever_its_recipe(
     assert "ycor val: 2 frames, the publisher's val part" in capsys.readouterr().out
     metrics = read_metrics(out)
     assert metrics.frames == 2
-    assert metrics.recipe['name'] == 'ycor8_base_unsmoothed'
+    assert metrics.recipe['name'] == 'ycor8_base_scenes'
     assert len(metrics.classes) == 8
     document = json.loads((out / 'metrics.json').read_text())
     # What only a training run knows is left out.

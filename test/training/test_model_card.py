@@ -119,7 +119,7 @@ def test_the_card_shows_the_curve_of_depth() -> None:
     assert '| 0 % | 0.0 % | 0.5000 | +0.0000 | 0.0500 |' in card
     assert '| 100 % | 50.0 % | 0.6000 | +0.1000 [+0.0500, +0.2000] | 0.0500 |' in card
     assert 'No real off-road depth with labels was at hand' in card
-    assert '--depth-curve synthetic out/unseen --out out/ycor8_base_unsmoothed/averaged.pt' in card
+    assert '--depth-curve synthetic out/unseen --out out/ycor8_base_scenes/averaged.pt' in card
     assert 'No real off-road depth' not in _card_with_curve(bundle, dataset='nyuv2')
 
 
@@ -136,14 +136,14 @@ def test_the_card_says_the_size_that_a_recipe_does_not() -> None:
     recipe = {**bundle.metadata.recipe, 'model': section}
     metadata = bundle.metadata.model_copy(update={'recipe': recipe, 'network_size_hw': (384, 640)})
     card = model_card(replace(bundle, metadata=metadata))
-    assert '    --network-size 384x640 --out out/ycor8_base_unsmoothed/averaged.pt' in card
+    assert '    --network-size 384x640 --out out/ycor8_base_scenes/averaged.pt' in card
     assert '# models/other.onnx is shipped.' in card
     # Also where nothing else was calibrated anew.
     scores = {**metadata.scores, 'averaged_with': None, 'added_bias': {}}
     alone = metadata.model_copy(update={'scores': scores})
     card = model_card(replace(bundle, metadata=alone))
-    assert '    --network-size 384x640 --out out/ycor8_base_unsmoothed/resized.pt' in card
-    assert 'training.export out/ycor8_base_unsmoothed/resized.pt' in ' '.join(card.split())
+    assert '    --network-size 384x640 --out out/ycor8_base_scenes/resized.pt' in card
+    assert 'training.export out/ycor8_base_scenes/resized.pt' in ' '.join(card.split())
 
 
 def test_the_command_names_a_missing_bundle(
