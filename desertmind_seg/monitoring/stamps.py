@@ -16,6 +16,8 @@ FOREIGN_CLOCK_MS = 10_000.0
 _AHEAD_MS = 50.0
 # Wall clocks are slewed by milliseconds a second; what moves at once by more was set.
 _STEP_MS = 100.0
+# Images that were under way when it was set still arrive for so long.
+_UNDER_WAY_NS = 1_000_000_000
 # So many equal stamps are no duplicates of one image any more.
 _REPEATS = 5
 _WINDOW = 100
@@ -70,6 +72,7 @@ class StampClock:
         self._repeats = 0
         self._clock_to_steady_ns: int | None = None
         self._stepped_sec = 0.0
+        self._stepped_at_ns: int | None = None
         self._newest_before_reset_ns: int | None = None
         self._went_back_sec = 0.0
 
@@ -91,8 +94,13 @@ class StampClock:
             self._comparable = True
         self._arrivals.append(arrival)
         before_ns, self._newest_before_reset_ns = self._newest_before_reset_ns, None
-        # A simulated clock goes back with them.
-        if self._comparable and steady_ns is not None and before_ns is not None:
+        # A simulated clock goes back with them, and a camera on this computer with its clock.
+        if (
+            self._comparable
+            and steady_ns is not None
+            and before_ns is not None
+            and (self._stepped_at_ns is None or steady_ns - self._stepped_at_ns > _UNDER_WAY_NS)
+        ):
             self._went_back_sec = max(self._went_back_sec, (before_ns - stamp_ns) / 1e9)
         if not self._comparable or self._repeats >= _REPEATS:
             return 0.0
@@ -106,7 +114,7 @@ class StampClock:
         step_ns = self._clock_to_steady_ns - earlier_ns
         if abs(step_ns) > _STEP_MS * 1e6:
             self.reset()
-            self._newest_before_reset_ns = None  # a camera on this computer goes along
+            self._stepped_at_ns = steady_ns
             self._stepped_sec += step_ns / 1e9
 
     def reset(self) -> None:

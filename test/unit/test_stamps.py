@@ -154,6 +154,13 @@ def test_a_wall_clock_that_is_set_is_told_once_and_costs_no_frame(step_sec: floa
         passed_ns = index * PERIOD_NS
         now_ns = NOW_NS + steady_ns + round(step_sec * SEC) + passed_ns
         assert clock.arrive(now_ns - 30 * MS, now_ns, steady_ns + passed_ns) == pytest.approx(30)
+    if step_sec == -5.0:  # of another camera, before it was set
+        late_ns = NOW_NS + steady_ns - 30 * MS
+        now_ns += 5 * MS
+        steady_ns += 2 * PERIOD_NS + 5 * MS
+        clock.arrive(late_ns, now_ns, steady_ns)
+        clock.reset()  # as NodeInputs does
+        clock.arrive(now_ns, now_ns + 30 * MS, steady_ns + 30 * MS)
     problems = clock.problems(500)
     assert list(problems) == ['clock set']
     assert f"This computer's clock was set by {step_sec:+.1f} s" in problems['clock set']
