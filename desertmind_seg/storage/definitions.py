@@ -7,6 +7,7 @@ and has other fields.
 from __future__ import annotations
 
 from collections.abc import Iterator
+import re
 from typing import Any
 
 from rosbags.interfaces import Nodetype
@@ -37,6 +38,9 @@ _UNPARSABLE = (
     ValueError,
 )
 _IDL_SECTION = '=' * 80 + '\n'
+_IDL_TEXT_OR_COMMENT = re.compile(r'"(?:[^"\\]|\\.)*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
+# `1 << 40000000000` takes gigabytes.
+_IDL_LARGE_SHIFT = re.compile(r'<<(?!\s*\d{1,2}\b)')
 # rosbags writes a line of code for each: of `string[300000000] x`, gigabytes.
 _MAX_UNROLLED = 10_000
 
@@ -131,8 +135,8 @@ def _parsed(connection: Connection, standard: Typestore) -> Typestore:
         for section in text.split(_IDL_SECTION):
             lines = section.splitlines(keepends=True)
             kept = [line for line in lines if not line.startswith(('IDL: ', '#include'))]
-            if '<<' in ''.join(kept):  # `1 << 40000000000` takes gigabytes
-                raise TypesysError('it shifts numbers')
+            if _IDL_LARGE_SHIFT.search(_IDL_TEXT_OR_COMMENT.sub('', ''.join(kept))):
+                raise TypesysError('it shifts a number by more than 99 or by what is no number')
             if ''.join(kept).strip():
                 found.update(get_types_from_idl(''.join(kept)))
     elif text.strip():

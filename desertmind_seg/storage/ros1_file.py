@@ -26,6 +26,7 @@ from desertmind_seg.storage.connection import (
 )
 
 ROS1_MAGIC = b'#ROSBAG V'
+_PIECE_BYTES = 2**24
 # What rosbags lets through when the bytes of a bag are not what its format promises.
 _DAMAGE = (
     ReaderError,
@@ -44,10 +45,17 @@ _DAMAGE = (
 
 def _unpacked(unpacker: Any, packed: bytes) -> bytes:
     """Unpack a chunk; rosbags would fill the memory with one that is made for it."""
-    content = bytes(unpacker.decompress(packed, MAX_CHUNK_BYTES))
-    if not unpacker.eof:
+    content = bytearray()
+    # lz4 takes memory at once for all that it may give, which `ulimit -v` may not grant.
+    while not unpacker.eof and len(content) <= MAX_CHUNK_BYTES:
+        most = min(_PIECE_BYTES, MAX_CHUNK_BYTES + 1 - len(content))
+        if not (piece := unpacker.decompress(packed, most)):
+            break
+        content += piece
+        packed = b''
+    if not unpacker.eof or len(content) > MAX_CHUNK_BYTES:
         raise ValueError(f'it is cut off, or has more than {MAX_CHUNK_BYTES:,} bytes')
-    return content
+    return bytes(content)
 
 
 _BOUNDED: dict[Any, Callable[[bytes], bytes]] = {

@@ -30,6 +30,8 @@ import zstandard
 from desertmind_seg.evaluation.frames import RecordedFrames
 from desertmind_seg.messages.bags import Bag, BagError
 from desertmind_seg.storage import ros1_file
+from desertmind_seg.storage.connection import Connection
+from desertmind_seg.storage.definitions import message_types
 
 TOPIC = '/camera/image_raw'
 IMAGE = 'sensor_msgs/msg/Image'
@@ -346,7 +348,7 @@ WHOLE: dict[str, Kind] = {
                 IMAGE,
                 'ros2idl',
                 IDL_WITH_INCLUDES.replace('> data;', '> data; uint8 gain;')
-                .replace('struct', 'module Image_Constants { const long A = 1 << 9; }; struct')
+                .replace('struct', 'module Image_Constants { const long A = 1 << 999; }; struct')
                 .encode(),
             ),
         ),
@@ -759,11 +761,23 @@ def test_chunks_unpack_to_no_more_than_they_claim(
     assert peak < 4_000_000
 
 
+def test_idl_may_shift_by_a_few_bits_and_write_of_it(tmp_path: Path) -> None:
+    idl = (
+        'module our { module msg { module Light_Constants { const uint8 BRAKE = 1 << 3; };\n'
+        '@verbatim (language="comment", text="1 << 999 is \\"none\\"") struct Light {\n'
+        '  uint8 on; // 1 << bit\n}; }; };\n'
+    )
+    connection = Connection(0, '/a', 'our/msg/Light', 'cdr', 'ros2idl', idl, 1, None)
+    types, _ = message_types(connection)
+    assert types.types['our/msg/Light'].BRAKE == 8
+
+
 @pytest.mark.parametrize('compression', Rosbag1Writer.CompressionFormat)
 def test_chunks_of_ros1_are_not_unpacked_without_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: Rosbag1Writer.CompressionFormat
 ) -> None:
     monkeypatch.setattr(ros1_file, 'MAX_CHUNK_BYTES', 2**20)
+    monkeypatch.setattr(ros1_file, '_PIECE_BYTES', 1000)
     writer = Rosbag1Writer(tmp_path / 'a.bag')
     writer.set_compression(compression)
     with writer:
