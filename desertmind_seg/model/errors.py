@@ -44,20 +44,15 @@ def listed(names: Sequence[str], most: int) -> str:
     return ', '.join(names[:most]) + more
 
 
-def did_you_mean(given: str, known: Iterable[str], likeness: float = 0.6) -> str:
+def did_you_mean(given: str, known: Iterable[str]) -> str:
     """Return " (did you mean 'x'?)" for the nearest of the known names, '' where none is near.
 
     Capitals, and dashes, underscores or spaces between words, are no difference.
-
-    Args:
-        given: what was written.
-        known: what may have been meant.
-        likeness: how near a name has to be; 1 is the same one.
     """
 
     def plain(name: str) -> str:
         return ''.join(character for character in name.casefold() if character not in ' _-./')
 
     names = {plain(name): name for name in known}
-    nearest = get_close_matches(plain(given), names, n=1, cutoff=likeness)
+    nearest = get_close_matches(plain(given), names, n=1, cutoff=0.6)
     return f' (did you mean {names[nearest[0]]!r}?)' if nearest else ''

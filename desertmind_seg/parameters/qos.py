@@ -6,7 +6,8 @@ and drops a name that is misspelt.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSPolicyKind, ReliabilityPolicy
@@ -25,7 +26,6 @@ OVERRIDABLE = QoSOverridingOptions(tuple(_CHOICES))
 _PREFIX = 'qos_overrides.'
 _POLICIES = [kind.name.lower() for kind in _CHOICES]
 _ENDS = ('publisher', 'subscription')
-_NEARLY = 0.9
 _MAX_DEPTH = 2**31 - 1
 
 
@@ -33,8 +33,8 @@ def check_qos_overrides(given: Mapping[str, Any], own: Mapping[str, str]) -> lis
     """Return a sentence for each override of ours that is misspelt, so that its value is ignored.
 
     A file for any node (`/**:`) holds those of others, too, such as the publisher of a driver that
-    sends what we hear. Ours is what has one of our topics, without the other end, or nearly one;
-    but of another camera is what differs in a number, or from a topic that is given, too.
+    sends what we hear. Ours is what has one of our topics, without the other end, or one with a
+    letter too much or too few or letters in another order: `cam_fl` is no misspelt `cam_fr`.
 
     Args:
         given: at start, by name; what is no override is passed over.
@@ -44,19 +44,16 @@ def check_qos_overrides(given: Mapping[str, Any], own: Mapping[str, str]) -> lis
         ParameterError: a value is none of its policy.
     """
     sentences = []
-    topics = {name.removeprefix(_PREFIX).partition('.')[0] for name in given}
-    not_given = sorted(own.keys() - topics)
     for name, value in given.items():
         if not name.startswith(_PREFIX):
             continue
         topic, *what = name.removeprefix(_PREFIX).split('.')
         end, policy = what if len(what) == 2 else ('', '')
         if topic not in own:
-            digits = _digits(topic)
-            similar = [each for each in not_given if (own[each], _digits(each)) == (end, digits)]
-            if nearest := did_you_mean(topic, similar, _NEARLY):
+            if meant := _meant(topic, (each for each, its_end in own.items() if its_end == end)):
                 sentences.append(
-                    f'{name} is of no topic of this node, its value is ignored{nearest}.'
+                    f'{name} is of no topic of this node, its value is ignored (did you mean '
+                    f'{meant!r}?).'
                 )
         elif end == own[topic] and policy in _POLICIES:
             if expected := _refused(policy, value):
@@ -70,8 +67,14 @@ def check_qos_overrides(given: Mapping[str, Any], own: Mapping[str, str]) -> lis
     return sentences
 
 
-def _digits(topic: str) -> str:
-    return ''.join(filter(str.isdecimal, topic))
+def _meant(topic: str, ours: Iterable[str]) -> str:
+    for each in ours:
+        letters = Counter(topic)
+        letters.subtract(each)
+        other = [letter for letter, count in letters.items() if count]
+        if sum(map(abs, letters.values())) <= 1 and not ''.join(other).isdecimal():
+            return each
+    return ''
 
 
 def _refused(policy: str, value: Any) -> str:

@@ -288,6 +288,8 @@ def test_qos_overrides_that_are_misspelt_are_found_and_those_of_others_are_not()
         'qos_overrides./front/scan.publisher.reliabilty': 'reliable',
         'qos_overrides./cam1/image_raw.subscription.depth': 5,
         'qos_overrides./cam2/depth/image_raw.subscription.depth': 5,
+        'qos_overrides./cam2/color/image_rect_raw.subscription.depth': 5,
+        'qos_overrides./cam3/color/image_raw.subscription.depth': 5,
         'qos_overrides./cam_fr/image_raw.subscription.depth': 5,
         'qos_overrides./cam_fl/image_raw.subscription.depth': 5,
         'qos_overrides.depth': 5,
