@@ -128,7 +128,8 @@ def image_size_hw(camera_info: Any) -> tuple[int, int]:
         raise CameraInfoError(
             f'camera_info says {width} x {height} pixels (width x height), binning {binning_x} x '
             f'{binning_y}; expected the size of the images: have the driver of the camera fill it '
-            'in (image_width and image_height of its calibration file).'
+            'in (image_width and image_height of its calibration file), or calibrate it (ros2 run '
+            'camera_calibration cameracalibrator).'
         )
     return height // binning_y, width // binning_x
 
@@ -205,8 +206,7 @@ def _of_the_image(camera_info: Any, matrix: Float64) -> Float64:
 def _camera_matrix(camera_info: Any, rectified: bool) -> Float64:
     """Return the 3 x 3 matrix of the sensor's pixels: of P for rectified images, else K.
 
-    Of a camera whose driver gives rectified images alone, K may be empty. Skew is left out: no
-    lens model of OpenCV has any.
+    Of a camera whose driver gives rectified images alone, K may be empty.
     """
     name = 'P' if rectified else 'K'
     matrix = _matrix(camera_info.p, 4)[:, :3] if rectified else _matrix(camera_info.k, 3)
@@ -221,10 +221,21 @@ def _camera_matrix(camera_info: Any, rectified: bool) -> Float64:
             f'or set input.rectified to {str(not rectified).lower()} if the images are the other '
             'kind.'
         )
+    if not np.isfinite(matrix).all():
+        raise CameraInfoError(
+            f'camera_info has the principal point ({cx:g}, {cy:g}) in {name}; expected numbers: '
+            'calibrate the camera again.'
+        )
+    return matrix
+
+
+def _pinhole(camera_info: Any, rectified: bool) -> Float64:
+    """Return the matrix for rays, without skew, which no lens model of OpenCV has."""
+    (fx, _, cx), (_, fy, cy) = _camera_matrix(camera_info, rectified)[:2]
     size = np.array([camera_info.width, camera_info.height])
     off = np.abs(np.array([cx, cy]) / size - 0.5)
-    # Written so that NaN is refused, too.
-    if cx == cy == 0 or not off.max() <= _FARTHEST_CENTER:
+    if cx == cy == 0 or off.max() > _FARTHEST_CENTER:
+        name = 'P' if rectified else 'K'
         raise CameraInfoError(
             f'camera_info has the principal point ({cx:g}, {cy:g}) in {name}; expected one near '
             f'the middle of {size[0]} x {size[1]} pixels, and {name} row by row (fx 0 cx ...): '
@@ -270,7 +281,7 @@ def _distortion(camera_info: Any) -> tuple[str, Float64]:
 
 def _rays(camera_info: Any, size_hw: tuple[int, int], rectified: bool) -> Rays:
     _check_size(camera_info, size_hw)
-    matrix = _camera_matrix(camera_info, rectified)
+    matrix = _pinhole(camera_info, rectified)
     height, width = size_hw
     model, coefficients = ('', np.empty(0)) if rectified else _distortion(camera_info)
     matrix = _of_the_image(camera_info, matrix)
