@@ -218,6 +218,10 @@ def frame_changes(before: Sequence[str], now: Sequence[str]) -> str | None:
     """Say in what two `frame_list`s differ; None where they are equal."""
     if before == now:
         return None
+    if len(before) != len(now):
+        numbers = f'{len(now)} instead of {len(before)}'
+    else:
+        numbers = 'in another order'
     then, there = ({line.rpartition(' ')[0]: line for line in each} for each in (before, now))
     kinds = {
         'new': [name for name in there if name not in then],
@@ -229,7 +233,7 @@ def frame_changes(before: Sequence[str], now: Sequence[str]) -> str | None:
         for kind, names in kinds.items()
         if names
     ]
-    return ', '.join(found) or 'in another order'
+    return ', '.join(found) or numbers
 
 
 def check_apart(train: Sequence[LabelledFrame], val: Sequence[LabelledFrame]) -> None:

@@ -140,7 +140,8 @@ def train(
         _check_same_run(_ended_sooner(state['run'], recipe), recipe, ontology, out / LAST)
     recipe = with_decided_split(recipe, ontology)
     check_optim(recipe.optim, on_gpu=on_gpu)
-    check_loss(recipe.loss)
+    if state is None:  # an earlier version may have begun with it
+        check_loss(recipe.loss)
     if recipe.distillation is not None:
         check_teachers(recipe.distillation.teachers)
     made_by = environment()  # of the code that runs, before somebody edits it
@@ -412,6 +413,14 @@ def _fit(
         try:
             last = out / LAST if resume else None
             trainer.fit(task, loader, val_loader, ckpt_path=last, weights_only=True)
+        except ValueError as err:
+            if 'parameter group' not in str(err):
+                raise
+            raise CheckpointError(
+                f'{last}: an earlier version began it and trained other weights, of smp '
+                'EfficientNets those of a classifier that nothing uses; train from the start in '
+                'another folder: --out'
+            ) from err
         except OSError as err:
             if err.errno is not None and not err.filename:  # of a logger's file
                 err.filename = str(out)

@@ -204,7 +204,9 @@ class _Reading:
         images: dict[_Id, _Picture | None] = {}
         listed: set[str] = set()
         entries = list(checked(_Image, 'images'))
-        _check_unique(file, 'images', ((entry.id, entry.file_name) for entry in entries))
+        _check_unique(
+            file, 'images', ((entry.id, plain_path(entry.file_name)) for entry in entries)
+        )
         for image in entries:
             if image.file_name in listed:
                 images[image.id] = None

@@ -174,7 +174,12 @@ def _overridden(
 
 def _validated(schema: type[_Schema], tree: dict[str, Any], source: str) -> _Schema:
     try:
-        return schema.model_validate(tree)
+        recipe = schema.model_validate(tree)
+        if isinstance(recipe, Recipe):
+            _check_use(recipe)
+        return recipe
+    except RecipeError as err:
+        raise RecipeError(f'{source}: {err}') from err
     except ValidationError as err:
         errors = err.errors()
         messages = [_message(error, schema) for error in errors[:MAX_NAMED_ERRORS]]
@@ -186,6 +191,23 @@ def _validated(schema: type[_Schema], tree: dict[str, Any], source: str) -> _Sch
                 'the value that a shipped recipe has'
             )
         raise RecipeError(f'{source}: {"; ".join(messages)}') from err
+
+
+def _check_use(recipe: Recipe) -> None:
+    """Refuse what says too much; not in the schema, as checkpoints were trained with it."""
+    least, most = recipe.augment.crop_area or (1.0, 1.0)
+    narrow, wide = recipe.augment.crop_width_to_height or (1.0, 1.0)
+    for key, value, low, high in (
+        ('augment.crop_area.0', least, 0.01, 1.0),  # of less a window may have no pixel
+        ('augment.crop_area.1', most, 0.01, 1.0),
+        ('augment.crop_width_to_height.0', narrow, 0.1, 10.0),
+        ('augment.crop_width_to_height.1', wide, 0.1, 10.0),
+        ('data.rare_class_boost', recipe.data.rare_class_boost, 0.0, 10.0),
+        ('loss.focal_gamma', recipe.loss.focal_gamma, 0.0, 10.0),
+        ('loss.label_smoothing', recipe.loss.label_smoothing, 0.0, 0.99),
+    ):
+        if not low <= value <= high:
+            raise RecipeError(f'{key} is {value:g}; expected {low:g} to {high:g}')
 
 
 def _message(error: ErrorDetails, schema: type[BaseModel]) -> str:

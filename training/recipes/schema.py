@@ -26,8 +26,6 @@ Fraction = Annotated[Number, Field(ge=0.0, le=1.0)]
 Positive = Annotated[Number, Field(gt=0.0, le=1e6)]
 Weight = Annotated[Number, Field(ge=0.0, le=1e6)]
 Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
-_Area = Annotated[Number, Field(ge=0.01, le=1.0)]  # of less a window may have no pixel
-_Aspect = Annotated[Number, Field(ge=0.1, le=10.0)]
 _Side = Annotated[int, Field(strict=True, ge=32, le=8192)]
 SizeHw = tuple[_Side, _Side]
 Rate = Annotated[Number, Field(gt=0.0, le=10.0)]
@@ -214,7 +212,7 @@ class DataSection(_Section):
     train: Annotated[list[DatasetSection], Field(min_length=1)]
     val: Annotated[list[DatasetSection], Field(min_length=1)]
     split: SplitSection
-    rare_class_boost: Annotated[Number, Field(ge=0.0, le=10.0)]  # 0: every frame equally often
+    rare_class_boost: Weight  # 0 samples every frame equally often
     num_workers: Annotated[int, Field(strict=True, ge=0, le=1024)]
     cache_dir: Text | None  # decoded frames, kept between runs; null decodes every time
 
@@ -237,8 +235,8 @@ class AugmentSection(_Section):
     shift_scale_rotate: Fraction
     crop: Fraction
     crop_size_hw: SizeHw
-    crop_area: tuple[_Area, _Area] | None  # null: a window of exactly crop_size_hw, unscaled
-    crop_width_to_height: tuple[_Aspect, _Aspect] | None
+    crop_area: tuple[Positive, Positive] | None  # null: a window of exactly crop_size_hw, unscaled
+    crop_width_to_height: tuple[Positive, Positive] | None
     flip: Fraction
     photometric: Fraction
     brightness: Weight
@@ -272,7 +270,7 @@ class LossSection(_Section):
 
     label_stride: Annotated[Literal[1, 2, 4], BeforeValidator(_no_truth_value)]
     cross_entropy: Weight
-    label_smoothing: Annotated[Number, Field(ge=0.0, lt=1.0)]
+    label_smoothing: Fraction
     class_weights: (
         Literal[
             'none',
@@ -289,7 +287,7 @@ class LossSection(_Section):
     dice: Weight
     lovasz: Weight
     focal: Weight
-    focal_gamma: Annotated[Number, Field(ge=0.0, le=10.0)]
+    focal_gamma: Weight
     auxiliary_depth: Weight  # masked L1
 
     @model_validator(mode='after')
