@@ -127,7 +127,9 @@ class FrameSources:
         first = self.masks[0]
         confidence = hazards = depth = None
         if CONFIDENCE_TOPIC in first.topics:
-            confidence = _first(first, CONFIDENCE_TOPIC, *at, decode_mask)
+            # None of a frame whose confidence was lost on its way from the node.
+            with suppress(BagError):
+                confidence = _first(first, CONFIDENCE_TOPIC, *at, decode_mask)
         rgb = _first(self.bag, self.topic, *at, partial(decode_frame, self.bag, self.topic))
         if HAZARD_TOPIC in first.topics:
             # None of a frame without depth, or that was superseded.

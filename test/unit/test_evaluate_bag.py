@@ -27,6 +27,7 @@ from tiny_bundle import write_tiny_bundle
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.evaluate_bag import build_parser, main
 from desertmind_seg.evaluation.model_run import ModelRun
+from desertmind_seg.evaluation.pictures import FrameSources, frames_sheet
 from desertmind_seg.evaluation.results import EvaluationMetrics
 from desertmind_seg.messages.bag_writer import BagWriter
 from desertmind_seg.messages.bags import (
@@ -304,6 +305,29 @@ def test_two_runs_write_identical_masks(tmp_path: Path, tiny_bundle: Path, bag: 
         assert evaluate(bag, tiny_bundle, tmp_path / name) == 0
     files = [tmp_path / name / 'masks' / 'masks.mcap' for name in ('first', 'second')]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_confidence_that_was_lost_costs_no_picture(
+    tmp_path: Path, tiny_bundle: Path, bag: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As replay_bag may lose one on its way from the node."""
+    assert evaluate(bag, tiny_bundle, tmp_path / 'out') == 0
+    times = {
+        stamp: log_time for log_time, stamp, _ in read_images(tmp_path / 'out/masks', MASK_TOPIC)
+    }
+    lost, *_, whole = sorted(times)
+    messages = Bag.messages
+
+    def some(self: Bag, *names: str, **between: int) -> Iterator[RawMessage]:
+        for raw in messages(self, *names, **between):
+            if (raw.topic, raw.stamp_ns()) != (CONFIDENCE_TOPIC, lost):
+                yield raw
+
+    monkeypatch.setattr(Bag, 'messages', some)
+    with Bag(bag) as drive, Bag(tmp_path / 'out/masks') as masks:
+        frames = FrameSources(drive, IMAGE_TOPIC, [masks], times).read([(lost, ''), (whole, '')])
+    assert [frame.confidence is None for frame in frames] == [True, False]
+    frames_sheet(frames, load_ontology('ycor-8'))
 
 
 def test_confidence_threshold_unlabels(tmp_path: Path, tiny_bundle: Path, bag: Path) -> None:
