@@ -127,7 +127,7 @@ def test_the_card_says_the_size_that_a_recipe_does_not() -> None:
     bundle = read_bundle(ROOT / DEFAULT_BUNDLE)
     shipped = model_card(bundle)
     assert '--network-size' not in shipped
-    assert 'is made by the commands at the head of recipes/ycor8_base.yaml.' in shipped
+    assert 'is made by the commands at the head of recipes/ycor8_base_unsmoothed.yaml.' in shipped
     section = {
         **bundle.metadata.recipe['model'],
         'network_size_hw': [384, 640],
