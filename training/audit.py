@@ -122,7 +122,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _split_of_finetune(options: argparse.Namespace, ontology: 'Ontology') -> 'SplitSection':
     """Return how `train finetune` would deal the frames, or raise what it would stop at."""
-    from training.fit.split_choice import with_decided_split
+    from training.batches.split_choice import with_decided_split
     from training.recipes.load import load_recipe
 
     table = [f'ontology={options.ontology}'] if options.ontology else []

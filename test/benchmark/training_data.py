@@ -37,9 +37,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
 from desertmind_seg.model.ontology import Ontology, load_ontology
+from training.batches.samples import Sample, SegmentationDataset, TrainingBatches
 from training.data.augment import training_transform
 from training.data.datasets import list_sections
-from training.fit.samples import Sample, SegmentationDataset, TrainingBatches
 from training.fit.task import SegmentationTask
 from training.networks.checkpoint import environment
 from training.recipes.load import load_recipe

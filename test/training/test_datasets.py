@@ -15,9 +15,9 @@ import torch
 from torchvision.transforms import v2
 
 from desertmind_seg.model.ontology import UNLABELED, load_ontology
+from training.batches.samples import SegmentationDataset, sampling_weights
 from training.data.datasets import class_pixels, data_hash, fold_groups, list_frames
 from training.data.frames import DatasetError, LabelledFrame, UnknownCodesError
-from training.fit.samples import SegmentationDataset, sampling_weights
 from training.recipes.schema import DataSection, DatasetSection
 
 YCOR8 = load_ontology('ycor-8')

@@ -14,9 +14,9 @@ from torchvision.transforms import v2
 import yaml
 
 from desertmind_seg.model.ontology import load_ontology
+from training.batches.samples import SegmentationDataset, TrainingBatches
 from training.data.augment import training_transform
 from training.data.datasets import class_pixels, list_frames
-from training.fit.samples import SegmentationDataset, TrainingBatches
 from training.fit.task import SegmentationTask
 from training.networks.checkpoint import Checkpoint, save_checkpoint
 from training.networks.losses import class_weights

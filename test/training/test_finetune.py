@@ -17,18 +17,19 @@ import torch
 
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import load_ontology
+from training.batches import split_choice
+from training.batches.loaders import check_depth
+from training.batches.samples import check_frames
+from training.batches.split_choice import describe_split, with_decided_split
 from training.bundles.transfer import find_stage, initialise, shared_pixels
 from training.data.datasets import check_apart, class_pixels, list_frames
 from training.data.frames import DatasetError, FileFrame
 from training.data.layouts import read_layout
 from training.data.listing import block_of
 from training.ensembles.distillation import Teachers
-from training.fit import rehearsal, split_choice
-from training.fit.loaders import check_depth
+from training.fit import rehearsal
 from training.fit.rehearsal import Rehearsal, measured_precision
 from training.fit.run import train
-from training.fit.samples import check_frames
-from training.fit.split_choice import describe_split, with_decided_split
 from training.fit.task import SegmentationTask
 from training.networks.checkpoint import Checkpoint, CheckpointError
 from training.networks.network import SegmentationNetwork

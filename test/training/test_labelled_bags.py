@@ -24,9 +24,9 @@ from desertmind_seg.messages.bag_writer import BagWriter
 from desertmind_seg.messages.bags import Bag
 from desertmind_seg.messages.depth import decode_compressed_depth, decode_depth
 from desertmind_seg.model.ontology import load_ontology
+from training.batches.samples import SegmentationDataset
 from training.data.frames import DatasetError, LabelledFrame
 from training.data.layouts import Listing, read_layout
-from training.fit.samples import SegmentationDataset
 from training.networks.depth_filters import encode_depth
 from training.recipes.schema import DepthSection
 from training.simulator.writers import DriveSpec, write_bag

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from desertmind_seg.model.ontology import UNLABELED, Ontology, load_ontology
+from training.batches.samples import SegmentationDataset
 from training.data.frames import DatasetError, FileFrame, LabelledFrame, UnknownCodesError
 from training.data.layouts import Listing, read_layout
-from training.fit.samples import SegmentationDataset
 from training.simulator.writers import DriveSpec, write_folders
 
 _HW = (6, 9)

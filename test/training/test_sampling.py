@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from training.fit.samples import TrainingBatches
+from training.batches.samples import TrainingBatches
 
 
 def _batches(

@@ -30,10 +30,10 @@ import yaml
 from desertmind_seg.model import files
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.ontology import UNLABELED, load_ontology
+from training.batches.loaders import check_single_frames, make_batches, pixels_by_class
 from training.data.datasets import list_frames
 from training.data.frames import DatasetError, FileFrame
 from training.fit.closing import _parent_metrics
-from training.fit.loaders import check_single_frames, make_batches, pixels_by_class
 from training.fit.run import as_begun, check_same_recipe, run_folder, train
 from training.fit.task import SegmentationTask, TrainingError
 from training.fit.trainer import TimmSyncBatchNorm, quiet_lightning

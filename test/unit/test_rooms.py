@@ -54,6 +54,7 @@ ROOMS: dict[str, dict[str, str]] = {
         'simulator': 'scenery',
         'data': 'recipes scenery simulator',
         'networks': 'recipes',
+        'batches': 'data networks recipes',
         'inspection': 'data recipes',
         'label_exports': '',
         'label_masks': 'label_exports',
@@ -62,7 +63,7 @@ ROOMS: dict[str, dict[str, str]] = {
         'bundles': 'data evaluation networks recipes',
         'network_imports': 'bundles data evaluation networks',
         'ensembles': 'bundles data evaluation networks recipes',
-        'fit': 'bundles data ensembles evaluation networks recipes',
+        'fit': 'batches bundles data ensembles evaluation networks recipes',
         'reproduction': 'ensembles evaluation fit recipes',
     },
 }
@@ -103,7 +104,7 @@ OUTSIDE = {
         ('rerun', {'viewer'}),
     ),
     'training': (
-        ('lightning', {'fit', 'networks'}),
+        ('lightning', {'batches', 'fit', 'networks'}),
         ('segmentation_models_pytorch', {'networks', 'fit'}),
         ('onnx onnxscript onnxruntime', {'bundles', 'network_imports'}),
         ('h5py', {'data'}),

@@ -13,10 +13,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from desertmind_seg.model.ontology import Ontology
+from training.batches.samples import Sample, SegmentationDataset, TrainingBatches
 from training.data.augment import training_transform
 from training.data.frames import LabelledFrame
 from training.evaluation.calibration import fitted_step
-from training.fit.samples import Sample, SegmentationDataset, TrainingBatches
 from training.fit.task import SegmentationTask
 from training.fit.trainer import quiet_lightning
 from training.networks.network import SegmentationNetwork

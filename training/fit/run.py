@@ -21,6 +21,15 @@ import yaml
 
 from desertmind_seg.model.files import made_folder, make_folder, sole_writer, write_text
 from desertmind_seg.model.ontology import UNLABELED, Ontology, load_ontology
+from training.batches.loaders import (
+    check_depth,
+    check_single_frames,
+    make_batches,
+    make_loaders,
+    pixels_by_class,
+)
+from training.batches.samples import Sample, TrainingBatches, check_frames
+from training.batches.split_choice import describe_split, with_decided_split
 from training.bundles.transfer import initialise
 from training.data.datasets import (
     check_apart,
@@ -34,16 +43,7 @@ from training.data.datasets import (
 from training.data.frames import DatasetError, LabelledFrame
 from training.ensembles.distillation import check_teachers
 from training.fit.closing import CHECKPOINT, LAST, finish, leave_bundle
-from training.fit.loaders import (
-    check_depth,
-    check_single_frames,
-    make_batches,
-    make_loaders,
-    pixels_by_class,
-)
 from training.fit.rehearsal import Rehearsal, measured_precision, rehearse
-from training.fit.samples import Sample, TrainingBatches, check_frames
-from training.fit.split_choice import describe_split, with_decided_split
 from training.fit.task import SegmentationTask
 from training.fit.trainer import (
     LastCheckpoint,

@@ -189,7 +189,7 @@ class SplitSection(_Section):
     every ``val_every_groups``-th validates. ``folds`` deals the groups of the training split to
     ``folds`` equal parts, of which number ``fold`` (0..folds-1) validates. ``auto`` becomes
     ``official`` where the set has a part to validate, or else the blocks and the fold that leave
-    every class on both sides where that can be (`training.fit.split_choice`).
+    every class on both sides where that can be (`training.batches.split_choice`).
     """
 
     by: Literal['official', 'groups', 'folds', 'auto']

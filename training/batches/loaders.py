@@ -15,15 +15,15 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import v2
 
 from desertmind_seg.model.ontology import Ontology
-from training.data.augment import training_transform
-from training.data.datasets import class_pixels
-from training.data.frames import DatasetError, LabelledFrame
-from training.fit.samples import (
+from training.batches.samples import (
     Sample,
     SegmentationDataset,
     TrainingBatches,
     sampling_weights,
 )
+from training.data.augment import training_transform
+from training.data.datasets import class_pixels
+from training.data.frames import DatasetError, LabelledFrame
 from training.networks.network import SegmentationNetwork
 from training.recipes.schema import Recipe, RecipeError
 
