@@ -534,7 +534,7 @@ def test_one_command_leaves_a_bundle_and_says_what_is_next(
     (run / 'tiny-farm.onnx').unlink()
     assert main([*command, '--resume']) == 0
     assert (run / 'tiny-farm.onnx').is_file()
-    monkeypatch.setattr('training.fit.run.data_hash', lambda _: 'of more frames')
+    monkeypatch.setattr('training.fit.resume.data_hash', lambda _: 'of more frames')
     assert main([*command, '--resume']) == 2
     assert 'is finished, and was trained on other frames than those' in capfd.readouterr().err
 

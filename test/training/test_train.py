@@ -34,7 +34,8 @@ from training.batches.loaders import check_single_frames, make_batches, pixels_b
 from training.data.datasets import list_frames
 from training.data.frames import DatasetError, FileFrame
 from training.fit.closing import _parent_metrics
-from training.fit.run import as_begun, check_same_recipe, run_folder, train
+from training.fit.resume import as_begun, check_same_recipe
+from training.fit.run import run_folder, train
 from training.fit.task import SegmentationTask, TrainingError
 from training.fit.trainer import TimmSyncBatchNorm, quiet_lightning
 from training.networks.checkpoint import (

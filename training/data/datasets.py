@@ -19,7 +19,7 @@ from desertmind_seg.pipeline.progress import Progress
 from training.data.frame_cache import cached
 from training.data.frames import DatasetError, LabelledFrame
 from training.data.layouts import read_layout
-from training.recipes.schema import DataSection, DatasetSection, SplitSection
+from training.recipes.schema import DataSection, DatasetSection, Recipe, SplitSection
 
 _log = logging.getLogger(__name__)
 LICENCES = {
@@ -90,6 +90,18 @@ def list_sections(
 ) -> list[LabelledFrame]:
     """List the frames of several sources, one after the other, as `list_frames` does."""
     return [frame for section in sections for frame in list_frames(section, data, ontology)]
+
+
+def training_frames(
+    recipe: Recipe, ontology: Ontology
+) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
+    """Return the frames once, and as often as they are repeated."""
+    listed = [
+        (section.repeat, list_frames(section, recipe.data, ontology))
+        for section in recipe.data.train
+    ]
+    once = [frame for _, found in listed for frame in found]
+    return once, [frame for repeat, found in listed for frame in found * repeat]
 
 
 def _of_split(
@@ -204,36 +216,6 @@ def data_hash(frames: Sequence[LabelledFrame]) -> str:
         digest.update(os.fsencode(frame.name))
         digest.update(frame.content())
     return digest.hexdigest()
-
-
-def frame_list(frames: Sequence[LabelledFrame]) -> list[str]:
-    """Return set, name and size of each frame, in order, which `frame_changes` compares.
-
-    No file is read: of 20,000 frames that would take minutes.
-    """
-    return [f'{frame.dataset} {frame.name} {frame.size()}' for frame in frames]
-
-
-def frame_changes(before: Sequence[str], now: Sequence[str]) -> str | None:
-    """Say in what two `frame_list`s differ; None where they are equal."""
-    if before == now:
-        return None
-    if len(before) != len(now):
-        numbers = f'{len(now)} instead of {len(before)}'
-    else:
-        numbers = 'in another order'
-    then, there = ({line.rpartition(' ')[0]: line for line in each} for each in (before, now))
-    kinds = {
-        'new': [name for name in there if name not in then],
-        'gone': [name for name in then if name not in there],
-        'of another size': [name for name in there if then.get(name, there[name]) != there[name]],
-    }
-    found = [
-        f'{len(names)} {kind} ({", ".join(names[:3])}{", ..." * (len(names) > 3)})'
-        for kind, names in kinds.items()
-        if names
-    ]
-    return ', '.join(found) or numbers
 
 
 def check_apart(train: Sequence[LabelledFrame], val: Sequence[LabelledFrame]) -> None:

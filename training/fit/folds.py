@@ -32,7 +32,8 @@ from training.ensembles.store import (
 )
 from training.evaluation.calibration import at_network_size
 from training.evaluation.tta import tta_probabilities
-from training.fit.run import check_same_recipe, run_folder, train, write_recipe
+from training.fit.resume import check_same_recipe
+from training.fit.run import run_folder, train, write_recipe
 from training.fit.trainer import trains_on_gpu
 from training.networks.checkpoint import CheckpointError
 from training.recipes.load import load_recipe, parse_recipe

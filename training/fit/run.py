@@ -1,8 +1,8 @@
 """Trains a recipe into a run folder, and goes on where one was stopped."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 import math
@@ -14,7 +14,6 @@ import lightning as L
 from lightning.pytorch.utilities.seed import isolate_rng
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
 import torch
 from torch.utils.data import DataLoader
 import yaml
@@ -35,15 +34,23 @@ from training.data.datasets import (
     check_apart,
     class_pixels,
     data_hash,
-    frame_changes,
-    frame_list,
-    list_frames,
     list_sections,
+    training_frames,
 )
 from training.data.frames import DatasetError, LabelledFrame
 from training.ensembles.distillation import check_teachers
 from training.fit.closing import CHECKPOINT, LAST, finish, leave_bundle
 from training.fit.rehearsal import Rehearsal, measured_precision, rehearse
+from training.fit.resume import (
+    as_begun,
+    check_folder,
+    check_same_frames,
+    check_same_run,
+    ended_sooner,
+    finished_run,
+    frame_list,
+    scheduled_epochs,
+)
 from training.fit.task import SegmentationTask
 from training.fit.trainer import (
     LastCheckpoint,
@@ -62,12 +69,7 @@ from training.networks.checkpoint import (
     read_last,
 )
 from training.networks.losses import class_weights
-from training.recipes.changes import recipe_changes
-from training.recipes.schema import EnsembleRecipe, Recipe, RecipeError, SplitSection
-
-# Keys that say how fast a run is, not what comes out of it.
-_FREE_KEYS = {'data.num_workers', 'data.cache_dir'}
-
+from training.recipes.schema import Recipe, RecipeError
 
 # Set by what starts several processes that train one network; 0, or not set, in the first.
 _RANKS = ('RANK', 'LOCAL_RANK', 'NODE_RANK', 'GROUP_RANK', 'SLURM_PROCID')
@@ -124,20 +126,20 @@ def train(
         TrainingError: a loss is not finite.
         WeightsError: encoder weights are missing or do not fit.
     """
-    _check_folder(out, resume)
+    check_folder(out, resume)
     ontology = load_ontology(recipe.ontology)
     _check_classes(ontology)
     on_gpu, world_size = trains_on_gpu(accelerator), math.prod(processes(devices, nodes))
     dealt = recipe.data.split.by == 'auto'
     if resume and (out / CHECKPOINT).is_file() and not (out / LAST).is_file():
-        done = _finished_run(recipe, ontology, out, dealt=dealt)
+        done = finished_run(recipe, ontology, out, dealt=dealt)
         if bundle:
             leave_bundle(done, out)
         return done
     state = read_last(out / LAST) if resume and (out / LAST).is_file() else None
     if state is not None:
         recipe = as_begun(recipe, state['run']['recipe'])
-        _check_same_run(_ended_sooner(state['run'], recipe), recipe, ontology, out / LAST)
+        check_same_run(ended_sooner(state['run'], recipe), recipe, ontology, out / LAST)
     recipe = with_decided_split(recipe, ontology)
     check_optim(recipe.optim, on_gpu=on_gpu)
     if state is None:  # an earlier version may have begun with it
@@ -148,7 +150,7 @@ def train(
     frames = _checked_frames(recipe, ontology, dealt=dealt, world_size=world_size)
     listed = {'train': frame_list(frames.train), 'validate': frame_list(frames.val)}
     if state is not None:
-        _check_same_frames(state['run'], listed, out)
+        check_same_frames(state['run'], listed, out)
     plan = _plan(recipe, frames, state, world_size)
     # What it starts from is read before anything that takes minutes.
     task = _started(recipe, ontology, frames, plan, out)
@@ -218,7 +220,7 @@ def _checked_frames(
     recipe: Recipe, ontology: Ontology, *, dealt: bool, world_size: int
 ) -> _Frames:
     """List the frames of a recipe and refuse bad ones; `dealt`: the run decided their split."""
-    once, train = _training_frames(recipe, ontology)
+    once, train = training_frames(recipe, ontology)
     val = list_sections(recipe.data.val, recipe.data, ontology)
     check_depth(recipe, train)
     if dealt:
@@ -238,18 +240,6 @@ def _checked_frames(
     if len(val) < world_size:
         raise DatasetError(f'{len(val)} validation frames for {world_size} processes; use fewer')
     return _Frames(once, train, val, pixels)
-
-
-def _training_frames(
-    recipe: Recipe, ontology: Ontology
-) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
-    """Return the frames once, and as often as they are repeated."""
-    listed = [
-        (section.repeat, list_frames(section, recipe.data, ontology))
-        for section in recipe.data.train
-    ]
-    once = [frame for _, found in listed for frame in found]
-    return once, [frame for repeat, found in listed for frame in found * repeat]
 
 
 @dataclass(frozen=True)
@@ -279,7 +269,7 @@ def _plan(
     batches = make_batches(recipe, frames.pixels, 0, world_size)
     epoch_steps = len(batches) // recipe.optim.accumulate_batches
     done = 0 if state is None else int(state['global_step'])
-    epochs = recipe.optim.epochs if state is None else _scheduled_epochs(state['run'])
+    epochs = recipe.optim.epochs if state is None else scheduled_epochs(state['run'])
     return _Plan(
         batches=batches,
         world_size=world_size,
@@ -355,50 +345,6 @@ def _as_trained(task: SegmentationTask, frames: _Frames, made_by: Mapping[str, A
     )
 
 
-def as_begun(recipe: Recipe, begun: Mapping[str, Any]) -> Recipe:
-    """Return the recipe with what a run decided when it began: its precision, its split."""
-    optim, data = recipe.optim, recipe.data
-    if optim.precision == 'measured':
-        optim = optim.model_copy(update={'precision': begun['optim']['precision']})
-    if data.split.by == 'auto':
-        split = SplitSection.model_validate(begun['data']['split'])
-        data = data.model_copy(update={'split': split})
-    return recipe.model_copy(update={'optim': optim, 'data': data})
-
-
-def _scheduled_epochs(run: Mapping[str, Any]) -> int:
-    """Return the epochs that a run began with; one of 0.1.0 never ended sooner."""
-    return int(run.get('scheduled_epochs', run['recipe']['optim']['epochs']))
-
-
-def _ended_sooner(run: Mapping[str, Any], recipe: Recipe) -> Mapping[str, Any]:
-    """Return what a run is, with fewer epochs where the recipe asks for what is not yet passed."""
-    begun = run['recipe']
-    epochs, passed = recipe.optim.epochs, run['epoch'] + (run['batch'] > 0)
-    if recipe.optim.steps is not None or not passed <= epochs < begun['optim']['epochs']:
-        return run
-    return {**run, 'recipe': {**begun, 'optim': {**begun['optim'], 'epochs': epochs}}}
-
-
-def _finished_run(recipe: Recipe, ontology: Ontology, out: Path, *, dealt: bool) -> Checkpoint:
-    done = load_checkpoint(out / CHECKPOINT)
-    recipe = as_begun(recipe, done.recipe)
-    trained_on = done.parsed_ontology()
-    run = {
-        'recipe': done.recipe,
-        'ontology': trained_on.name,
-        'ontology_sha256': trained_on.sha256,
-    }
-    _check_same_run(run, recipe, ontology, out / CHECKPOINT)
-    # One's own frames grow; what is published does not, and may have been removed since.
-    if dealt and done.data_hash != data_hash(_training_frames(recipe, ontology)[1]):
-        raise CheckpointError(
-            f'{out / CHECKPOINT}: the run is finished, and was trained on other frames than those '
-            'that are there now; to train on these, give another folder with --out'
-        )
-    return done
-
-
 def _fit(
     trainer: L.Trainer,
     task: SegmentationTask,
@@ -425,71 +371,6 @@ def _fit(
             if err.errno is not None and not err.filename:  # of a logger's file
                 err.filename = str(out)
             raise
-
-
-def _check_folder(out: Path, resume: bool) -> None:
-    there = [name for name in (LAST, CHECKPOINT) if (out / name).exists()]
-    if there and not resume:
-        raise CheckpointError(
-            f'{out} holds a run already ({", ".join(there)}); go on with --resume, or give '
-            'another folder with --out'
-        )
-
-
-def _check_same_run(
-    run: Mapping[str, Any], recipe: Recipe, ontology: Ontology, path: Path
-) -> None:
-    if run['ontology_sha256'] != ontology.sha256:
-        raise CheckpointError(
-            f'{path}: trained for the class table {run["ontology"]} '
-            f'({run["ontology_sha256"][:12]}), not for {ontology.name} ({ontology.sha256[:12]}); '
-            'give another folder'
-        )
-    check_same_recipe(run['recipe'], recipe, path)
-
-
-def _check_same_frames(
-    run: Mapping[str, Any], listed: Mapping[str, Sequence[str]], out: Path
-) -> None:
-    changes = []
-    for part, now in listed.items():
-        # A run of an earlier version did not note them.
-        change = frame_changes(run.get('frames', {}).get(part, now), now)
-        if change is not None:
-            changes.append(f'those that {part}: {change}')
-    if changes:
-        raise CheckpointError(
-            f'{out / LAST}: the run was started with other frames; {"; ".join(changes)}. Put back '
-            'what it was started with, or train on these from the start in another folder: --out'
-        )
-
-
-def check_same_recipe(
-    before: Mapping[str, Any], recipe: Recipe | EnsembleRecipe, path: Path
-) -> None:
-    """Make sure that what is there was made by this recipe; how data are read may differ.
-
-    Args:
-        before: the other recipe, as its ``model_dump(mode='json')`` gave it.
-        recipe: the one that is to go on.
-        path: what was made by the other one.
-
-    Raises:
-        CheckpointError: they differ; it says in what.
-    """
-    with suppress(ValidationError):  # a key that was not there yet has its default
-        before = type(recipe).model_validate(before).model_dump(mode='json')
-    changes = recipe_changes(before, recipe.model_dump(mode='json'))
-    shown = '; '.join(
-        f'{key} was {then!r}, is {now!r}'
-        for key, (then, now) in sorted(changes.items())
-        if key not in _FREE_KEYS
-    )
-    if shown:
-        raise CheckpointError(
-            f'{path}: the run was started with another recipe: {shown}. Resume it with its own '
-            'recipe.yaml, or give another folder'
-        )
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:

@@ -11,7 +11,8 @@ from training.ensembles.store import store_name
 from training.evaluation.metrics_file import METRICS_FILE, read_metrics
 from training.fit.closing import CHECKPOINT, LAST
 from training.fit.folds import run_folds
-from training.fit.run import as_begun, check_same_recipe, run_folder, train
+from training.fit.resume import as_begun, check_same_recipe
+from training.fit.run import run_folder, train
 from training.recipes.load import load_ensemble, load_recipe
 from training.recipes.schema import EnsembleRecipe, Recipe, RecipeError
 from training.reproduction.experiments import DESERT, EXPERIMENTS, RENDER_DESERT

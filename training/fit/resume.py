@@ -1,0 +1,156 @@
+"""Whether a run goes on where it was stopped: with the same recipe, class table and frames."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from desertmind_seg.model.ontology import Ontology
+from training.data.datasets import data_hash, training_frames
+from training.data.frames import LabelledFrame
+from training.fit.closing import CHECKPOINT, LAST
+from training.networks.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from training.recipes.changes import recipe_changes
+from training.recipes.schema import EnsembleRecipe, Recipe, SplitSection
+
+# Keys that say how fast a run is, not what comes out of it.
+_FREE_KEYS = {'data.num_workers', 'data.cache_dir'}
+
+
+def as_begun(recipe: Recipe, begun: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with what a run decided when it began: its precision, its split."""
+    optim, data = recipe.optim, recipe.data
+    if optim.precision == 'measured':
+        optim = optim.model_copy(update={'precision': begun['optim']['precision']})
+    if data.split.by == 'auto':
+        split = SplitSection.model_validate(begun['data']['split'])
+        data = data.model_copy(update={'split': split})
+    return recipe.model_copy(update={'optim': optim, 'data': data})
+
+
+def scheduled_epochs(run: Mapping[str, Any]) -> int:
+    """Return the epochs that a run began with; one of 0.1.0 never ended sooner."""
+    return int(run.get('scheduled_epochs', run['recipe']['optim']['epochs']))
+
+
+def ended_sooner(run: Mapping[str, Any], recipe: Recipe) -> Mapping[str, Any]:
+    """Return what a run is, with fewer epochs where the recipe asks for what is not yet passed."""
+    begun = run['recipe']
+    epochs, passed = recipe.optim.epochs, run['epoch'] + (run['batch'] > 0)
+    if recipe.optim.steps is not None or not passed <= epochs < begun['optim']['epochs']:
+        return run
+    return {**run, 'recipe': {**begun, 'optim': {**begun['optim'], 'epochs': epochs}}}
+
+
+def finished_run(recipe: Recipe, ontology: Ontology, out: Path, *, dealt: bool) -> Checkpoint:
+    done = load_checkpoint(out / CHECKPOINT)
+    recipe = as_begun(recipe, done.recipe)
+    trained_on = done.parsed_ontology()
+    run = {
+        'recipe': done.recipe,
+        'ontology': trained_on.name,
+        'ontology_sha256': trained_on.sha256,
+    }
+    check_same_run(run, recipe, ontology, out / CHECKPOINT)
+    # One's own frames grow; what is published does not, and may have been removed since.
+    if dealt and done.data_hash != data_hash(training_frames(recipe, ontology)[1]):
+        raise CheckpointError(
+            f'{out / CHECKPOINT}: the run is finished, and was trained on other frames than those '
+            'that are there now; to train on these, give another folder with --out'
+        )
+    return done
+
+
+def frame_list(frames: Sequence[LabelledFrame]) -> list[str]:
+    """Return set, name and size of each frame, in order, which `frame_changes` compares.
+
+    No file is read: of 20,000 frames that would take minutes.
+    """
+    return [f'{frame.dataset} {frame.name} {frame.size()}' for frame in frames]
+
+
+def frame_changes(before: Sequence[str], now: Sequence[str]) -> str | None:
+    """Say in what two `frame_list`s differ; None where they are equal."""
+    if before == now:
+        return None
+    if len(before) != len(now):
+        numbers = f'{len(now)} instead of {len(before)}'
+    else:
+        numbers = 'in another order'
+    then, there = ({line.rpartition(' ')[0]: line for line in each} for each in (before, now))
+    kinds = {
+        'new': [name for name in there if name not in then],
+        'gone': [name for name in then if name not in there],
+        'of another size': [name for name in there if then.get(name, there[name]) != there[name]],
+    }
+    found = [
+        f'{len(names)} {kind} ({", ".join(names[:3])}{", ..." * (len(names) > 3)})'
+        for kind, names in kinds.items()
+        if names
+    ]
+    return ', '.join(found) or numbers
+
+
+def check_folder(out: Path, resume: bool) -> None:
+    there = [name for name in (LAST, CHECKPOINT) if (out / name).exists()]
+    if there and not resume:
+        raise CheckpointError(
+            f'{out} holds a run already ({", ".join(there)}); go on with --resume, or give '
+            'another folder with --out'
+        )
+
+
+def check_same_run(run: Mapping[str, Any], recipe: Recipe, ontology: Ontology, path: Path) -> None:
+    if run['ontology_sha256'] != ontology.sha256:
+        raise CheckpointError(
+            f'{path}: trained for the class table {run["ontology"]} '
+            f'({run["ontology_sha256"][:12]}), not for {ontology.name} ({ontology.sha256[:12]}); '
+            'give another folder'
+        )
+    check_same_recipe(run['recipe'], recipe, path)
+
+
+def check_same_frames(
+    run: Mapping[str, Any], listed: Mapping[str, Sequence[str]], out: Path
+) -> None:
+    changes = []
+    for part, now in listed.items():
+        # A run of an earlier version did not note them.
+        change = frame_changes(run.get('frames', {}).get(part, now), now)
+        if change is not None:
+            changes.append(f'those that {part}: {change}')
+    if changes:
+        raise CheckpointError(
+            f'{out / LAST}: the run was started with other frames; {"; ".join(changes)}. Put back '
+            'what it was started with, or train on these from the start in another folder: --out'
+        )
+
+
+def check_same_recipe(
+    before: Mapping[str, Any], recipe: Recipe | EnsembleRecipe, path: Path
+) -> None:
+    """Make sure that what is there was made by this recipe; how data are read may differ.
+
+    Args:
+        before: the other recipe, as its ``model_dump(mode='json')`` gave it.
+        recipe: the one that is to go on.
+        path: what was made by the other one.
+
+    Raises:
+        CheckpointError: they differ; it says in what.
+    """
+    with suppress(ValidationError):  # a key that was not there yet has its default
+        before = type(recipe).model_validate(before).model_dump(mode='json')
+    changes = recipe_changes(before, recipe.model_dump(mode='json'))
+    shown = '; '.join(
+        f'{key} was {then!r}, is {now!r}'
+        for key, (then, now) in sorted(changes.items())
+        if key not in _FREE_KEYS
+    )
+    if shown:
+        raise CheckpointError(
+            f'{path}: the run was started with another recipe: {shown}. Resume it with its own '
+            'recipe.yaml, or give another folder'
+        )
