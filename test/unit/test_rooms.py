@@ -104,7 +104,7 @@ OUTSIDE = {
         ('rerun', {'viewer'}),
     ),
     'training': (
-        ('lightning', {'batches', 'fit', 'networks'}),
+        ('lightning', {'fit', 'networks'}),
         ('segmentation_models_pytorch', {'networks', 'fit'}),
         ('onnx onnxscript onnxruntime', {'bundles', 'network_imports'}),
         ('h5py', {'data'}),

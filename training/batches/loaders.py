@@ -1,17 +1,15 @@
 """The batches of a recipe."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 import logging
 import math
-from typing import Any
 
-import lightning as L
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from desertmind_seg.model.ontology import Ontology
@@ -162,23 +160,16 @@ def make_loaders(
     frames: Sequence[LabelledFrame],
     val_frames: Sequence[LabelledFrame],
     batches: TrainingBatches,
-    trainer: L.Trainer,
-    state: Mapping[str, Any] | None,
 ) -> tuple[DataLoader[Sample], DataLoader[Sample]]:
-    """Return the batches that this process trains on, and the frames that it validates.
+    """Return what one of several processes trains on, and what it validates, a frame a batch.
 
     Args:
         recipe: of the experiment.
         ontology: the class table.
         frames: to train on, repeated as often as the recipe says.
-        val_frames: to validate on.
-        batches: of this process.
-        trainer: knows the processes.
-        state: of a run that goes on.
+        val_frames: those that this process validates.
+        batches: of `frames`, those of this process.
     """
-    rank, world_size = trainer.global_rank, trainer.world_size
-    if state is not None:
-        batches.start_at(state['run']['epoch'], state['run']['batch'])
     with_depth = recipe.model.depth is not None
     workers = recipe.data.num_workers
     loader = DataLoader(
@@ -190,11 +181,8 @@ def make_loaders(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
     )
-    # Each process takes every world_size-th frame: none twice, as padding to equal shares would.
-    shard = range(rank, len(val_frames), world_size)
-    dataset = SegmentationDataset(val_frames, ontology, v2.Identity(), with_depth=with_depth)
     val_loader = DataLoader(
-        Subset(dataset, shard),
+        SegmentationDataset(val_frames, ontology, v2.Identity(), with_depth=with_depth),
         batch_size=1,
         num_workers=workers,
         persistent_workers=workers > 0,

@@ -1,4 +1,8 @@
-"""Whether a run goes on where it was stopped: with the same recipe, class table and frames."""
+"""Whether a run goes on where it was stopped: with the same recipe, class table and frames.
+
+A run notes itself in last.ckpt, as ``run``: its recipe, class table and frames, and the epoch and
+the batch that it is at.
+"""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -11,12 +15,70 @@ from desertmind_seg.model.ontology import Ontology
 from training.data.datasets import data_hash, training_frames
 from training.data.frames import LabelledFrame
 from training.fit.closing import CHECKPOINT, LAST
-from training.networks.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from training.networks.checkpoint import Checkpoint, CheckpointError, load_checkpoint, read_last
 from training.recipes.changes import recipe_changes
 from training.recipes.schema import EnsembleRecipe, Recipe, SplitSection
 
 # Keys that say how fast a run is, not what comes out of it.
 _FREE_KEYS = {'data.num_workers', 'data.cache_dir'}
+
+
+def check_folder(out: Path, resume: bool) -> None:
+    """Refuse a folder that holds a run, unless it is to go on."""
+    there = [name for name in (LAST, CHECKPOINT) if (out / name).exists()]
+    if there and not resume:
+        raise CheckpointError(
+            f'{out} holds a run already ({", ".join(there)}); go on with --resume, or give '
+            'another folder with --out'
+        )
+
+
+def is_finished(out: Path) -> bool:
+    """Return whether the run of a folder came to its end: its last.ckpt goes after all else."""
+    return (out / CHECKPOINT).is_file() and not (out / LAST).is_file()
+
+
+def finished_run(recipe: Recipe, ontology: Ontology, out: Path, *, dealt: bool) -> Checkpoint:
+    """Return what a finished run left; `dealt`: it decided the split of its frames itself.
+
+    Raises:
+        CheckpointError: it cannot be read, or is of another recipe, class table or other frames.
+    """
+    done = load_checkpoint(out / CHECKPOINT)
+    recipe = as_begun(recipe, done.recipe)
+    trained_on = done.parsed_ontology()
+    run = {
+        'recipe': done.recipe,
+        'ontology': trained_on.name,
+        'ontology_sha256': trained_on.sha256,
+    }
+    _check_same_run(run, recipe, ontology, out / CHECKPOINT)
+    # One's own frames grow; what is published does not, and may have been removed since.
+    if dealt and done.data_hash != data_hash(training_frames(recipe, ontology)[1]):
+        raise CheckpointError(
+            f'{out / CHECKPOINT}: the run is finished, and was trained on other frames than those '
+            'that are there now; to train on these, give another folder with --out'
+        )
+    return done
+
+
+def saved_state(
+    recipe: Recipe, ontology: Ontology, out: Path
+) -> tuple[Recipe, dict[str, Any] | None]:
+    """Return the recipe as the run of a folder began it, and the trainer's state to go on from.
+
+    The recipe as it is, and None, where nothing was saved yet.
+
+    Raises:
+        CheckpointError: the state cannot be read, or is of another recipe or class table.
+    """
+    path = out / LAST
+    if not path.is_file():
+        return recipe, None
+    state = read_last(path)
+    recipe = as_begun(recipe, state['run']['recipe'])
+    _check_same_run(_ended_sooner(state['run'], recipe), recipe, ontology, path)
+    return recipe, state
 
 
 def as_begun(recipe: Recipe, begun: Mapping[str, Any]) -> Recipe:
@@ -30,12 +92,7 @@ def as_begun(recipe: Recipe, begun: Mapping[str, Any]) -> Recipe:
     return recipe.model_copy(update={'optim': optim, 'data': data})
 
 
-def scheduled_epochs(run: Mapping[str, Any]) -> int:
-    """Return the epochs that a run began with; one of 0.1.0 never ended sooner."""
-    return int(run.get('scheduled_epochs', run['recipe']['optim']['epochs']))
-
-
-def ended_sooner(run: Mapping[str, Any], recipe: Recipe) -> Mapping[str, Any]:
+def _ended_sooner(run: Mapping[str, Any], recipe: Recipe) -> Mapping[str, Any]:
     """Return what a run is, with fewer epochs where the recipe asks for what is not yet passed."""
     begun = run['recipe']
     epochs, passed = recipe.optim.epochs, run['epoch'] + (run['batch'] > 0)
@@ -44,65 +101,14 @@ def ended_sooner(run: Mapping[str, Any], recipe: Recipe) -> Mapping[str, Any]:
     return {**run, 'recipe': {**begun, 'optim': {**begun['optim'], 'epochs': epochs}}}
 
 
-def finished_run(recipe: Recipe, ontology: Ontology, out: Path, *, dealt: bool) -> Checkpoint:
-    done = load_checkpoint(out / CHECKPOINT)
-    recipe = as_begun(recipe, done.recipe)
-    trained_on = done.parsed_ontology()
-    run = {
-        'recipe': done.recipe,
-        'ontology': trained_on.name,
-        'ontology_sha256': trained_on.sha256,
-    }
-    check_same_run(run, recipe, ontology, out / CHECKPOINT)
-    # One's own frames grow; what is published does not, and may have been removed since.
-    if dealt and done.data_hash != data_hash(training_frames(recipe, ontology)[1]):
-        raise CheckpointError(
-            f'{out / CHECKPOINT}: the run is finished, and was trained on other frames than those '
-            'that are there now; to train on these, give another folder with --out'
-        )
-    return done
+def scheduled_epochs(run: Mapping[str, Any]) -> int:
+    """Return the epochs that a run began with; one of 0.1.0 never ended sooner."""
+    return int(run.get('scheduled_epochs', run['recipe']['optim']['epochs']))
 
 
-def frame_list(frames: Sequence[LabelledFrame]) -> list[str]:
-    """Return set, name and size of each frame, in order, which `frame_changes` compares.
-
-    No file is read: of 20,000 frames that would take minutes.
-    """
-    return [f'{frame.dataset} {frame.name} {frame.size()}' for frame in frames]
-
-
-def frame_changes(before: Sequence[str], now: Sequence[str]) -> str | None:
-    """Say in what two `frame_list`s differ; None where they are equal."""
-    if before == now:
-        return None
-    if len(before) != len(now):
-        numbers = f'{len(now)} instead of {len(before)}'
-    else:
-        numbers = 'in another order'
-    then, there = ({line.rpartition(' ')[0]: line for line in each} for each in (before, now))
-    kinds = {
-        'new': [name for name in there if name not in then],
-        'gone': [name for name in then if name not in there],
-        'of another size': [name for name in there if then.get(name, there[name]) != there[name]],
-    }
-    found = [
-        f'{len(names)} {kind} ({", ".join(names[:3])}{", ..." * (len(names) > 3)})'
-        for kind, names in kinds.items()
-        if names
-    ]
-    return ', '.join(found) or numbers
-
-
-def check_folder(out: Path, resume: bool) -> None:
-    there = [name for name in (LAST, CHECKPOINT) if (out / name).exists()]
-    if there and not resume:
-        raise CheckpointError(
-            f'{out} holds a run already ({", ".join(there)}); go on with --resume, or give '
-            'another folder with --out'
-        )
-
-
-def check_same_run(run: Mapping[str, Any], recipe: Recipe, ontology: Ontology, path: Path) -> None:
+def _check_same_run(
+    run: Mapping[str, Any], recipe: Recipe, ontology: Ontology, path: Path
+) -> None:
     if run['ontology_sha256'] != ontology.sha256:
         raise CheckpointError(
             f'{path}: trained for the class table {run["ontology"]} '
@@ -110,22 +116,6 @@ def check_same_run(run: Mapping[str, Any], recipe: Recipe, ontology: Ontology, p
             'give another folder'
         )
     check_same_recipe(run['recipe'], recipe, path)
-
-
-def check_same_frames(
-    run: Mapping[str, Any], listed: Mapping[str, Sequence[str]], out: Path
-) -> None:
-    changes = []
-    for part, now in listed.items():
-        # A run of an earlier version did not note them.
-        change = frame_changes(run.get('frames', {}).get(part, now), now)
-        if change is not None:
-            changes.append(f'those that {part}: {change}')
-    if changes:
-        raise CheckpointError(
-            f'{out / LAST}: the run was started with other frames; {"; ".join(changes)}. Put back '
-            'what it was started with, or train on these from the start in another folder: --out'
-        )
 
 
 def check_same_recipe(
@@ -154,3 +144,59 @@ def check_same_recipe(
             f'{path}: the run was started with another recipe: {shown}. Resume it with its own '
             'recipe.yaml, or give another folder'
         )
+
+
+def frame_list(frames: Sequence[LabelledFrame]) -> list[str]:
+    """Return set, name and size of each frame, in order, which `check_same_frames` compares.
+
+    No file is read: of 20,000 frames that would take minutes.
+    """
+    return [f'{frame.dataset} {frame.name} {frame.size()}' for frame in frames]
+
+
+def check_same_frames(
+    run: Mapping[str, Any], listed: Mapping[str, Sequence[str]], out: Path
+) -> None:
+    """Make sure that a run goes on with the frames that it was started with.
+
+    Args:
+        run: of last.ckpt.
+        listed: `frame_list` of the frames that there are now, those that 'train' and 'validate'.
+        out: folder of the run.
+
+    Raises:
+        CheckpointError: they differ; it says in what.
+    """
+    changes = []
+    for part, now in listed.items():
+        # A run of an earlier version did not note them.
+        change = _frame_changes(run.get('frames', {}).get(part, now), now)
+        if change is not None:
+            changes.append(f'those that {part}: {change}')
+    if changes:
+        raise CheckpointError(
+            f'{out / LAST}: the run was started with other frames; {"; ".join(changes)}. Put back '
+            'what it was started with, or train on these from the start in another folder: --out'
+        )
+
+
+def _frame_changes(before: Sequence[str], now: Sequence[str]) -> str | None:
+    """Say in what two `frame_list`s differ; None where they are equal."""
+    if before == now:
+        return None
+    then, there = ({line.rpartition(' ')[0]: line for line in each} for each in (before, now))
+    kinds = {
+        'new': [name for name in there if name not in then],
+        'gone': [name for name in then if name not in there],
+        'of another size': [name for name in there if then.get(name, there[name]) != there[name]],
+    }
+    found = [
+        f'{len(names)} {kind} ({", ".join(names[:3])}{", ..." * (len(names) > 3)})'
+        for kind, names in kinds.items()
+        if names
+    ]
+    if found:
+        return ', '.join(found)
+    if len(before) != len(now):
+        return f'{len(now)} instead of {len(before)}'
+    return 'in another order'

@@ -42,13 +42,12 @@ from training.ensembles.distillation import check_teachers
 from training.fit.closing import CHECKPOINT, LAST, finish, leave_bundle
 from training.fit.rehearsal import Rehearsal, measured_precision, rehearse
 from training.fit.resume import (
-    as_begun,
     check_folder,
     check_same_frames,
-    check_same_run,
-    ended_sooner,
     finished_run,
     frame_list,
+    is_finished,
+    saved_state,
     scheduled_epochs,
 )
 from training.fit.task import SegmentationTask
@@ -66,7 +65,6 @@ from training.networks.checkpoint import (
     CheckpointError,
     environment,
     load_checkpoint,
-    read_last,
 )
 from training.networks.losses import class_weights
 from training.recipes.schema import Recipe, RecipeError
@@ -131,15 +129,12 @@ def train(
     _check_classes(ontology)
     on_gpu, world_size = trains_on_gpu(accelerator), math.prod(processes(devices, nodes))
     dealt = recipe.data.split.by == 'auto'
-    if resume and (out / CHECKPOINT).is_file() and not (out / LAST).is_file():
+    if is_finished(out):
         done = finished_run(recipe, ontology, out, dealt=dealt)
         if bundle:
             leave_bundle(done, out)
         return done
-    state = read_last(out / LAST) if resume and (out / LAST).is_file() else None
-    if state is not None:
-        recipe = as_begun(recipe, state['run']['recipe'])
-        check_same_run(ended_sooner(state['run'], recipe), recipe, ontology, out / LAST)
+    recipe, state = saved_state(recipe, ontology, out)
     recipe = with_decided_split(recipe, ontology)
     check_optim(recipe.optim, on_gpu=on_gpu)
     if state is None:  # an earlier version may have begun with it
@@ -166,10 +161,13 @@ def train(
         earlier=None if state is None else state['run'],
     )
     trainer = make_trainer(recipe, out, accelerator, devices, nodes, state, last)
-    batches = make_batches(recipe, frames.pixels, trainer.global_rank, trainer.world_size)
-    loader, val_loader = make_loaders(
-        recipe, ontology, frames.train, frames.val, batches, trainer, state
-    )
+    rank, world_size = trainer.global_rank, trainer.world_size
+    batches = make_batches(recipe, frames.pixels, rank, world_size)
+    if state is not None:
+        batches.start_at(state['run']['epoch'], state['run']['batch'])
+    # Each process takes every world_size-th frame: none twice, as padding to equal shares would.
+    val_frames = frames.val[rank::world_size]
+    loader, val_loader = make_loaders(recipe, ontology, frames.train, val_frames, batches)
     if expected is not None:
         said = expected.describe(recipe, plan.steps_left, len(frames.train), len(frames.val))
         print(said, flush=True)

@@ -9,9 +9,9 @@ from training.ensembles.ensemble_file import ENSEMBLE_FILE
 from training.ensembles.fit_weights import fit_ensemble_weights, print_held_out
 from training.ensembles.store import store_name
 from training.evaluation.metrics_file import METRICS_FILE, read_metrics
-from training.fit.closing import CHECKPOINT, LAST
+from training.fit.closing import CHECKPOINT
 from training.fit.folds import run_folds
-from training.fit.resume import as_begun, check_same_recipe
+from training.fit.resume import as_begun, check_same_recipe, is_finished
 from training.fit.run import run_folder, train
 from training.recipes.load import load_ensemble, load_recipe
 from training.recipes.schema import EnsembleRecipe, Recipe, RecipeError
@@ -94,12 +94,7 @@ def _training(name: str, out: Path, overrides: list[str]) -> Experiment:
         with run_folder(folder):
             train(recipe, folder, resume=True)
 
-    step = Step(
-        'training',
-        lambda: (folder / CHECKPOINT).is_file() and not (folder / LAST).exists(),
-        run,
-    )
-    return Experiment(name, recipe, folder, [step])
+    return Experiment(name, recipe, folder, [Step('training', lambda: is_finished(folder), run)])
 
 
 def _from_parent(recipe: Recipe, name: str, out: Path, overrides: list[str]) -> Recipe:
