@@ -154,37 +154,35 @@ def check_single_frames(
         ) from err
 
 
-def make_loaders(
-    recipe: Recipe,
-    ontology: Ontology,
-    frames: Sequence[LabelledFrame],
-    val_frames: Sequence[LabelledFrame],
-    batches: TrainingBatches,
-) -> tuple[DataLoader[Sample], DataLoader[Sample]]:
-    """Return what one of several processes trains on, and what it validates, a frame a batch.
-
-    Args:
-        recipe: of the experiment.
-        ontology: the class table.
-        frames: to train on, repeated as often as the recipe says.
-        val_frames: those that this process validates.
-        batches: of `frames`, those of this process.
-    """
-    with_depth = recipe.model.depth is not None
+def training_loader(
+    recipe: Recipe, ontology: Ontology, frames: Sequence[LabelledFrame], batches: TrainingBatches
+) -> DataLoader[Sample]:
+    """Return augmented `batches` of frames, which are repeated as often as the recipe says."""
     workers = recipe.data.num_workers
-    loader = DataLoader(
+    return DataLoader(
         SegmentationDataset(
-            frames, ontology, training_transform(recipe.augment), with_depth=with_depth
+            frames,
+            ontology,
+            training_transform(recipe.augment),
+            with_depth=recipe.model.depth is not None,
         ),
         batch_sampler=batches,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
     )
-    val_loader = DataLoader(
-        SegmentationDataset(val_frames, ontology, v2.Identity(), with_depth=with_depth),
+
+
+def validation_loader(
+    recipe: Recipe, ontology: Ontology, frames: Sequence[LabelledFrame]
+) -> DataLoader[Sample]:
+    """Return frames one by one, as they are."""
+    workers = recipe.data.num_workers
+    return DataLoader(
+        SegmentationDataset(
+            frames, ontology, v2.Identity(), with_depth=recipe.model.depth is not None
+        ),
         batch_size=1,
         num_workers=workers,
         persistent_workers=workers > 0,
     )
-    return loader, val_loader

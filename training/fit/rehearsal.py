@@ -10,11 +10,10 @@ from typing import Any, Literal
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 import torch
-from torch.utils.data import DataLoader
 
 from desertmind_seg.model.ontology import Ontology
-from training.batches.samples import Sample, SegmentationDataset, TrainingBatches
-from training.data.augment import training_transform
+from training.batches.loaders import training_loader
+from training.batches.samples import TrainingBatches
 from training.data.frames import LabelledFrame
 from training.evaluation.calibration import fitted_step
 from training.fit.task import SegmentationTask
@@ -198,28 +197,20 @@ def _pass_sec(
             'steps': passes,
         }
     )
-    recipe = recipe.model_copy(update={'optim': optim})
+    workers = 0 if small else recipe.data.num_workers
+    data = recipe.data.model_copy(update={'num_workers': workers})
+    recipe = recipe.model_copy(update={'optim': optim, 'data': data})
     task = SegmentationTask(recipe, ontology, None, passes, out)
     task.start_averaging()
-    loader: DataLoader[Sample] = DataLoader(
-        SegmentationDataset(
-            frames,
-            ontology,
-            training_transform(recipe.augment),
-            with_depth=recipe.model.depth is not None,
-        ),
-        batch_sampler=TrainingBatches(
-            len(frames),
-            None,
-            batch_size=optim.batch_size,
-            passes=1,
-            seed=recipe.seed,
-            rank=0,
-            world_size=1,
-            steps=passes,
-        ),
-        num_workers=0 if small else recipe.data.num_workers,
-        pin_memory=on_gpu,
+    batches = TrainingBatches(
+        len(frames),
+        None,
+        batch_size=optim.batch_size,
+        passes=1,
+        seed=recipe.seed,
+        rank=0,
+        world_size=1,
+        steps=passes,
     )
     assert optim.precision != 'measured'  # decided before
     clock = _Clock()
@@ -238,7 +229,7 @@ def _pass_sec(
             use_distributed_sampler=False,
         )
     with quiet_lightning(trainer):
-        trainer.fit(task, loader)
+        trainer.fit(task, training_loader(recipe, ontology, frames, batches))
     if small:
         return min(clock.computing[_WARM_UP:])
     return (clock.ends[-1] - clock.ends[_WARM_UP - 1]) / _TIMED

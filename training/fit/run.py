@@ -24,8 +24,9 @@ from training.batches.loaders import (
     check_depth,
     check_single_frames,
     make_batches,
-    make_loaders,
     pixels_by_class,
+    training_loader,
+    validation_loader,
 )
 from training.batches.samples import Sample, TrainingBatches, check_frames
 from training.batches.split_choice import describe_split, with_decided_split
@@ -165,9 +166,9 @@ def train(
     batches = make_batches(recipe, frames.pixels, rank, world_size)
     if state is not None:
         batches.start_at(state['run']['epoch'], state['run']['batch'])
+    loader = training_loader(recipe, ontology, frames.train, batches)
     # Each process takes every world_size-th frame: none twice, as padding to equal shares would.
-    val_frames = frames.val[rank::world_size]
-    loader, val_loader = make_loaders(recipe, ontology, frames.train, val_frames, batches)
+    val_loader = validation_loader(recipe, ontology, frames.val[rank::world_size])
     if expected is not None:
         said = expected.describe(recipe, plan.steps_left, len(frames.train), len(frames.val))
         print(said, flush=True)
