@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError, model_validator
 from desertmind_seg.fleet.records import FleetError
 from desertmind_seg.model.documents import read_yaml
 from desertmind_seg.model.errors import did_you_mean
-from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.model.ontology import Ontology, describe_validation_error
 from desertmind_seg.model.records import Record
 from desertmind_seg.release.statistics import IOU, MEANINGS, is_better_high
 from desertmind_seg.release.totals import SliceTotals, Totals, scope_of
@@ -98,12 +98,11 @@ def read_criteria(path: Path, ontology: Ontology) -> Criteria:
         OSError, FileError, DocumentError: it cannot be read.
         FleetError: it says something that is not understood here; says where.
     """
+    document = read_yaml(path)
     try:
-        criteria = Criteria.model_validate(read_yaml(path))
+        criteria = Criteria.model_validate(document)
     except ValidationError as err:
-        first = err.errors()[0]
-        place = '.'.join(str(part) for part in first['loc'])
-        raise FleetError(f'{path}: {place}: {first["msg"].removeprefix("Value error, ")}') from err
+        raise FleetError(f'{path}: {describe_validation_error(err, document)}') from err
     known = [*MEANINGS, *(f'{IOU}{entry.name}' for entry in ontology.classes), OK_SHARE]
     for number, criterion in enumerate(criteria.criteria, 1):
         if criterion.metric not in known:

@@ -246,6 +246,7 @@ def test_a_bound_takes_the_whole_interval() -> None:
         ),
         ('criteria: [{metric: flicker}]', 'expected one of at_least, at_most and not_worse_than'),
         ('criteria: [{metric: flicker, atmost: 1}]', 'atmost: Extra inputs are not permitted'),
+        ('criteria: [{metric: flicker, at_most: low}]', r"criteria\.0\.at_most: .*, not 'low'"),
         ('criteria: [{metric: ok_share, at_least: 1, where: {a: b}}]', 'ok_share is of all bags'),
     ],
 )

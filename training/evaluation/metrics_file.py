@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, field_validator
 from desertmind_seg.model.documents import DocumentError, read_json
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import write_text
-from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.model.ontology import Ontology, describe_validation_error
 from desertmind_seg.model.records import Record
 from desertmind_seg.scores.confusion import Counts
 from desertmind_seg.scores.records import Interval, Score, ScoreInterval, SplitMetrics
@@ -152,17 +152,16 @@ def read_metrics(path: Path) -> Metrics:
             'training.evaluate write them'
         )
     try:
-        return Metrics.model_validate(read_json(path, _MAX_BYTES))
+        document = read_json(path, _MAX_BYTES)
     except DocumentError as err:
         raise MetricsFileError(f'{err}; evaluate the model again') from err
+    try:
+        return Metrics.model_validate(document)
     except ValidationError as err:
-        errors = [f'{".".join(map(str, e["loc"]))}: {e["msg"]}' for e in err.errors()]
         raise MetricsFileError(
             f'{path}: not a metrics.json as training.train and training.evaluate of this version '
-            f'write it: {"; ".join(errors[:5])}'
-            f'{f" and {len(errors) - 5} more" if len(errors) > 5 else ""}; evaluate the model '
-            'again with python -m training.evaluate, or two bundles on a bag with evaluate_bag '
-            '--against'
+            f'write it: {describe_validation_error(err, document, 5)}; evaluate the model again '
+            'with python -m training.evaluate, or two bundles on a bag with evaluate_bag --against'
         ) from err
 
 

@@ -6,6 +6,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from desertmind_seg.model.documents import read_yaml
 from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.model.ontology import describe_validation_error
 from desertmind_seg.model.records import Record
 from desertmind_seg.scores.records import Score
 
@@ -67,7 +68,7 @@ def read_reported(path: Path = REPORTED) -> dict[str, Reported]:
         try:
             found[name] = Reported.model_validate(entry)
         except ValidationError as err:
-            said = '; '.join(f'{".".join(map(str, e["loc"]))}: {e["msg"]}' for e in err.errors())
+            said = describe_validation_error(err, entry)
             raise ReportedError(f'{path}: {name}: {said}') from err
     for name, reported in found.items():
         kind = reported.figure[0]
