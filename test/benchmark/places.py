@@ -41,8 +41,8 @@ from desertmind_seg.scores.confusion import Counts, Floats, ratio, scores_of
 from training.evaluation.metrics_file import METRICS_FILE, Metrics, read_metrics, write_metrics
 from training.evaluation.run import checkpoint_model, evaluate
 from training.evaluation.text import as_markdown
-from training.fit.closing import CHECKPOINT
 from training.fit.run import train
+from training.networks.checkpoint import CHECKPOINT
 from training.recipes.load import load_recipe
 from training.recipes.schema import DatasetName
 

@@ -64,7 +64,7 @@ ROOMS: dict[str, dict[str, str]] = {
         'network_imports': 'bundles data evaluation networks',
         'ensembles': 'bundles data evaluation networks recipes',
         'fit': 'batches bundles data ensembles evaluation networks recipes',
-        'reproduction': 'ensembles evaluation fit recipes',
+        'reproduction': 'ensembles evaluation fit networks recipes',
     },
 }
 COMMANDS = {
@@ -105,7 +105,7 @@ OUTSIDE = {
     ),
     'training': (
         ('lightning', {'fit', 'networks'}),
-        ('segmentation_models_pytorch', {'networks', 'fit'}),
+        ('segmentation_models_pytorch', {'networks'}),
         ('onnx onnxscript onnxruntime', {'bundles', 'network_imports'}),
         ('h5py', {'data'}),
         ('datumaro', {'label_masks'}),

@@ -8,6 +8,7 @@ import yaml
 from desertmind_seg.model.bundle import Bundle, read_bundle
 from desertmind_seg.model.files import made_folder, write_text
 from desertmind_seg.model.graph import graph_sha256
+from training.networks.checkpoint import CHECKPOINT
 from training.recipes.load import RECIPES, load_recipe, parse_recipe
 from training.recipes.schema import Recipe, SplitSection
 
@@ -190,7 +191,7 @@ def model_card(bundle: Bundle) -> str:
     averaged = [name for name in (scores['averaged_with'] or '').split(', ') if name]
     initial = Path(recipe.model.initial_checkpoint)
     # A run of its own leaves checkpoint.pt; what came after it has commands of its own.
-    is_run = initial.name == 'checkpoint.pt'
+    is_run = initial.name == CHECKPOINT
     earlier = [initial.parent.name] if is_run else []
     made_elsewhere = None if is_run or str(initial) == 'none' else str(initial)
     start = initial.parent.name
@@ -233,7 +234,7 @@ def _averaged_file(name: str, initial: Path) -> str:
     """Return the file of an averaged stage: a bundle has its path, a recipe names a run."""
     if name.endswith('.onnx'):
         return name
-    return str(initial) if name == initial.parent.name else f'out/{_folder(name)}/checkpoint.pt'
+    return str(initial) if name == initial.parent.name else f'out/{_folder(name)}/{CHECKPOINT}'
 
 
 def _folder(stage: str) -> str:

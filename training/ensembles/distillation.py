@@ -17,6 +17,7 @@ from training.bundles.weights import load_stage
 from training.data.frames import LabelledFrame
 from training.ensembles.ensemble_file import ENSEMBLE_FILE, read_ensemble
 from training.ensembles.store import EnsembleError
+from training.networks.checkpoint import CHECKPOINT
 from training.networks.network import SegmentationNetwork
 from training.networks.upsampling import bilinear
 
@@ -169,7 +170,7 @@ def _checkpoints(source: Path) -> list[tuple[Path, float]]:
     """List a source's checkpoints with their weights, which sum to 1."""
     if source.is_dir():
         ensemble = source / ENSEMBLE_FILE
-        source = ensemble if ensemble.is_file() else source / 'checkpoint.pt'
+        source = ensemble if ensemble.is_file() else source / CHECKPOINT
     if source.suffix == '.json':
         try:
             return read_ensemble(source).checkpoints(source.parent)

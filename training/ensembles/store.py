@@ -31,6 +31,7 @@ from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.progress import Progress
 from training.data.frames import LabelledFrame
 from training.evaluation.tta import Probabilities
+from training.networks.checkpoint import CHECKPOINT
 from training.recipes.schema import EnsembleRecipe, Recipe
 
 _Kind = TypeVar('_Kind', bound='Record')
@@ -137,7 +138,7 @@ def store_name(ensemble: EnsembleRecipe | None) -> str:
 
 def fold_checkpoint(folder: Path, fold: int) -> Path:
     """Return the path of a fold's checkpoint in the folder of training.folds."""
-    return folder / f'fold_{fold}' / 'checkpoint.pt'
+    return folder / f'fold_{fold}' / CHECKPOINT
 
 
 def encode(

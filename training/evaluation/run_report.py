@@ -27,13 +27,12 @@ from desertmind_seg.reports.tables import (
 from desertmind_seg.scores.bootstrap import paired_differences
 from training.data.frames import LabelledFrame
 from training.evaluation.comparison import same_blocks
-from training.evaluation.evaluation_report import headline, scored_on
+from training.evaluation.evaluation_report import REPORT_FILE, headline, scored_on
 from training.evaluation.metrics_file import Metrics
 from training.evaluation.predict import Predict
 from training.recipes.changes import recipe_changes
 from training.recipes.schema import Recipe
 
-REPORT_FILE = 'report.html'
 CURVES_FILE = 'metrics.csv'
 # Of the best and of the worst frames.
 _SHOWN_FRAMES = 3

@@ -16,6 +16,7 @@ from training.bundles.frame_choice import parity_frames
 from training.data.datasets import choose_frames, data_hash
 from training.data.frames import LabelledFrame
 from training.evaluation.calibration import calibrate
+from training.evaluation.evaluation_report import REPORT_FILE
 from training.evaluation.metrics_file import (
     METRICS_FILE,
     Metrics,
@@ -24,15 +25,14 @@ from training.evaluation.metrics_file import (
     write_metrics,
 )
 from training.evaluation.predict import predict_with_graph
-from training.evaluation.run_report import REPORT_FILE, write_run_report
-from training.networks.checkpoint import Checkpoint, save_checkpoint
+from training.evaluation.run_report import write_run_report
+from training.networks.checkpoint import CHECKPOINT, Checkpoint, save_checkpoint
 from training.networks.vehicle_graph import VehicleGraph
 from training.recipes.own_data import file_name
 from training.recipes.schema import Recipe
 
 _log = logging.getLogger(__name__)
 LAST = 'last.ckpt'
-CHECKPOINT = 'checkpoint.pt'
 
 
 def finish(

@@ -14,8 +14,14 @@ from pydantic import ValidationError
 from desertmind_seg.model.ontology import Ontology
 from training.data.datasets import data_hash, training_frames
 from training.data.frames import LabelledFrame
-from training.fit.closing import CHECKPOINT, LAST
-from training.networks.checkpoint import Checkpoint, CheckpointError, load_checkpoint, read_last
+from training.fit.closing import LAST
+from training.networks.checkpoint import (
+    CHECKPOINT,
+    Checkpoint,
+    CheckpointError,
+    load_checkpoint,
+    read_last,
+)
 from training.recipes.changes import recipe_changes
 from training.recipes.schema import EnsembleRecipe, Recipe, SplitSection
 
