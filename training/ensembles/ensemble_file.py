@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+from desertmind_seg.model.records import Record
 from desertmind_seg.scores.bootstrap import PairedDifference
 from training.ensembles.mixtures import MixtureSummary, TemperatureScore
 from training.ensembles.store import (
     EnsembleError,
+    JsonFile,
     Prediction,
-    Record,
     file_sha256,
     fold_checkpoint,
 )
@@ -32,7 +33,7 @@ class HeldOutScore(MixtureSummary):
     against_best_single: PairedDifference | None  # None of the best single member itself
 
 
-class Ensemble(Record):
+class Ensemble(JsonFile):
     """The whole file."""
 
     name: str

@@ -18,11 +18,12 @@ import torch
 from torch.nn import functional
 
 from desertmind_seg.model.ontology import UNLABELED, Ontology
+from desertmind_seg.model.records import Record
 from desertmind_seg.pipeline.progress import Progress
 from desertmind_seg.scores.records import SplitMetrics
 from desertmind_seg.scores.reliability import Calibration
 from desertmind_seg.scores.split_scores import SplitScores
-from training.ensembles.store import OutOfFoldStore, Record, StoredFrame
+from training.ensembles.store import OutOfFoldStore, StoredFrame
 from training.evaluation.calibration import fit_temperature
 from training.evaluation.metrics_file import METRICS_FILE, Metrics, Views, write_metrics
 from training.networks.checkpoint import environment

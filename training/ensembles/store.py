@@ -10,6 +10,7 @@ log likelihood needs them: a p near 1 is off by at most 1/255, one near 0 by 4e-
 round(255 * p) turns all below 2e-3 into 0. Read back, each pixel sums to 1 and none is 0.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 import hashlib
 import json
@@ -20,7 +21,7 @@ import zipfile
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 import torch
 from torch.nn import functional
 
@@ -28,13 +29,14 @@ from desertmind_seg.model.documents import DocumentError, read_json
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import atomic_write, make_folder, write_text
 from desertmind_seg.model.ontology import Ontology
+from desertmind_seg.model.records import Record
 from desertmind_seg.pipeline.progress import Progress
 from training.data.frames import LabelledFrame
 from training.evaluation.tta import Probabilities
 from training.networks.checkpoint import CHECKPOINT
 from training.recipes.schema import EnsembleRecipe, Recipe
 
-_Kind = TypeVar('_Kind', bound='Record')
+_File = TypeVar('_File', bound='JsonFile')
 StoreDtype = Literal['uint8', 'float16']
 
 # What a stored 0 is read as: the middle of what rounds to it, so that no likelihood is infinite.
@@ -45,13 +47,11 @@ class EnsembleError(DesertmindError):
     """Probabilities out of fold, or the ensemble of them, are incomplete, damaged or stale."""
 
 
-class Record(BaseModel):
-    """A frozen record that is a JSON file, or a part of one."""
-
-    model_config = ConfigDict(extra='forbid', frozen=True)
+class JsonFile(Record):
+    """A record that is a file of its own."""
 
     @classmethod
-    def read(cls: type[_Kind], path: Path) -> _Kind:
+    def read(cls: type[_File], path: Path) -> _File:
         """Read a file; EnsembleError says where it is not such a record."""
         try:
             # By way of JSON: strict fields take a JSON array for a tuple, but no Python list.
@@ -106,7 +106,7 @@ class Experiment(Record):
         )
 
 
-class FoldIndex(Record):
+class FoldIndex(JsonFile):
     """fold_<k>.json: where one fold's probabilities come from, and of which frames they are."""
 
     experiment: Experiment
@@ -242,9 +242,8 @@ class OutOfFoldStore:
                 f'{self._command} --folds {numbers} adds them'
             )
         self.frames = [(index.fold, row) for index in self.indexes for row in index.frames]
-        files = [row.file for _, row in self.frames]
-        twice = sorted({file for file in files if files.count(file) > 1})
-        if twice:
+        times = Counter(row.file for _, row in self.frames)
+        if twice := sorted(file for file, count in times.items() if count > 1):
             raise EnsembleError(
                 f'{folder}: {len(twice)} frames are in two folds, {twice[0]!r} first; folds of '
                 'one experiment never share a frame: delete the store and write it again'
