@@ -149,8 +149,7 @@ class BagHost:
         return self._exchange(job.model_dump_json(), self._limits.timeout_sec)
 
     def _start_child(self) -> None:
-        with self._log.open('wb') as log:
-            pass
+        self._log.write_bytes(b'')
         with self._log.open('ab') as log:
             self._process = subprocess.Popen(
                 [sys.executable, '-m', self._module],
