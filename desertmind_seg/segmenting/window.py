@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 
 import cv2
 
@@ -13,6 +11,7 @@ from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.rendering import overlay
 from desertmind_seg.pipeline.segmenter import Segmentation
 from desertmind_seg.sources.frames import SourceFrame
+from desertmind_seg.viewer.target import NO_DISPLAY, has_display
 
 _TITLE = 'desertmind_seg (q ends)'
 _ENDS = (ord('q'), 27)  # and Escape
@@ -36,18 +35,16 @@ class Window:
     def __init__(self, ontology: Ontology, *, stills: bool) -> None:
         self._ontology = ontology
         self._wait_ms = 0 if stills else 1
-        # Without a display the process would be aborted.
-        displays = ('DISPLAY', 'WAYLAND_DISPLAY')
         if not _has_windows():
             raise WindowError(
                 f'this OpenCV {cv2.__version__} has no windows (opencv-python-headless): use '
                 '--rerun, or put opencv-python of the same version in its place: pip uninstall '
                 'opencv-python-headless, then pip install opencv-python'
             )
-        if sys.platform == 'linux' and not any(os.environ.get(name) for name in displays):
+        if not has_display():  # the process would be aborted
             raise WindowError(
-                f'there is no display for a window ({" and ".join(displays)} are not set): use '
-                '--rerun FILE.rrd, or --save video'
+                f'there is no display for a window ({NO_DISPLAY}): use --rerun FILE.rrd, or '
+                '--save video'
             )
         cv2.namedWindow(_TITLE, cv2.WINDOW_NORMAL)
 

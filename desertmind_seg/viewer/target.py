@@ -25,6 +25,7 @@ ADDRESS_SCHEMES = ('rerun://', 'rerun+http://', 'rerun+https://')
 # Beyond this part of the machine's memory the viewer that we start drops what is oldest.
 _VIEWER_MEMORY = '25%'
 _CONNECT_SEC = 5.0
+NO_DISPLAY = 'DISPLAY and WAYLAND_DISPLAY are not set'
 # The first whose API this is.
 _OLDEST = (0, 23)
 
@@ -58,7 +59,13 @@ def open_recording(target: str) -> Iterator[RecordingStream]:
             stack.enter_context(made_folder(path.parent))
             recording.save(stack.enter_context(growing_write(path)))
         elif target == SPAWN:
-            _check_display()
+            if not has_display():
+                raise ViewerError(
+                    f'there is no display for the viewer ({NO_DISPLAY}): write a file (--rerun '
+                    f'FILE{FILE_SUFFIX}) and open it where there is one (rerun FILE'
+                    f'{FILE_SUFFIX}), or name a viewer (--rerun {ADDRESS_SCHEMES[1]}HOST:9876/'
+                    'proxy)'
+                )
             try:
                 recording.spawn(memory_limit=_VIEWER_MEMORY)
             except RuntimeError as err:
@@ -72,14 +79,9 @@ def open_recording(target: str) -> Iterator[RecordingStream]:
         yield recording
 
 
-def _check_display() -> None:
-    displays = ('DISPLAY', 'WAYLAND_DISPLAY')
-    if sys.platform == 'linux' and not any(os.environ.get(name) for name in displays):
-        raise ViewerError(
-            f'there is no display for the viewer ({" and ".join(displays)} are not set): write a '
-            f'file (--rerun FILE{FILE_SUFFIX}) and open it where there is one (rerun FILE'
-            f'{FILE_SUFFIX}), or name a viewer (--rerun {ADDRESS_SCHEMES[1]}HOST:9876/proxy)'
-        )
+def has_display() -> bool:
+    """Return whether a window can be shown; NO_DISPLAY says why not."""
+    return sys.platform != 'linux' or any(map(os.environ.get, ('DISPLAY', 'WAYLAND_DISPLAY')))
 
 
 def _check_listening(address: str) -> None:
