@@ -11,7 +11,13 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from desertmind_seg.fleet.measure import LATENCY_EDGES_MS
+from desertmind_seg.fleet.measure import (
+    BLURRED,
+    BRIGHT,
+    DARK,
+    LATENCY_EDGES_MS,
+    LOW_CONFIDENCE,
+)
 from desertmind_seg.fleet.records import BagRow, ModelCounts
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.scores.bootstrap import STATISTICS
@@ -48,14 +54,14 @@ MEANINGS: Mapping[str, str] = {
     'false_safe_rate': 'obstacle and non-traversable pixels called traversable',
     'false_stop_rate': 'traversable pixels called obstacle or non-traversable',
     'flicker': 'pixels known again from the frame before that change their class',
-    'low_confidence': 'pixels whose class has a probability below 0.5',
+    'low_confidence': f'pixels whose class has a probability below {LOW_CONFIDENCE:g}',
     'disagreement': 'pixels that the two models call apart',
     'hazard': 'pixels judged by geometry that it calls a hazard',
     'valid_depth': 'pixels of depth images with depth',
     'bad_frames': 'frames that could not be decoded, or are lost',
-    'dark_frames': 'frames with a mean grey level below 40',
-    'bright_frames': 'frames with a mean grey level above 215',
-    'blurred_frames': 'frames with a variance of the Laplacian below 30',
+    'dark_frames': f'frames with a mean grey level below {DARK:g}',
+    'bright_frames': f'frames with a mean grey level above {BRIGHT:g}',
+    'blurred_frames': f'frames with a variance of the Laplacian below {BLURRED:g}',
     'latency_p50_ms': 'message to mask, median; within 12 %, as the others',
     'latency_p95_ms': 'message to mask, 95 %',
     'latency_p99_ms': 'message to mask, 99 %',
