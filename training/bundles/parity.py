@@ -1,6 +1,6 @@
 """The parity check: does an exported graph compute what the torch model computes?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,6 +11,7 @@ import onnx
 
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.engines.protocol import Engine
+from desertmind_seg.model.arrays import Mask
 from desertmind_seg.model.bundle import Bundle, BundleMetadata, read_bundle, write_bundle
 from desertmind_seg.model.errors import DesertmindError
 from desertmind_seg.model.files import atomic_write, made_folder, partial_folder
@@ -125,12 +126,40 @@ def made_up_depth(size_hw: tuple[int, int]) -> npt.NDArray[np.float32]:
     return np.asarray(depth, np.float32)
 
 
-class _Size:
-    """What the frames of one camera size add up to."""
+class _Agreement:
+    """What the frames of one camera size add up to.
+
+    Attributes:
+        pixels: that torch gives each class, int64 (C,).
+        same: of these, to which the engine gives it too, int64 (C,).
+        apart: sum over these of the absolute difference of the confidences, float64 (C,).
+        furthest: largest such difference, 0..1.
+        torch: its masks against the labels.
+        engine: likewise.
+    """
 
     def __init__(self, ontology: Ontology) -> None:
-        self.same, self.pixels = 0, 0
+        self.pixels = np.zeros(ontology.num_classes, np.int64)
+        self.same = np.zeros_like(self.pixels)
+        self.apart = np.zeros(ontology.num_classes)
+        self.furthest = 0.0
         self.torch, self.engine = ConfusionMatrix(ontology), ConfusionMatrix(ontology)
+
+    def add(
+        self, expected: tuple[Mask, Mask], found: tuple[Mask, Mask], labels: npt.NDArray[np.uint8]
+    ) -> float:
+        """Count a frame by mask and confidence of each; return the share of equal pixels."""
+        (mask, confidence), (found_mask, found_confidence) = expected, found
+        classes = len(self.pixels)
+        equal = mask == found_mask
+        self.pixels += np.bincount(mask.ravel(), minlength=256)[:classes]
+        self.same += np.bincount(mask[equal], minlength=256)[:classes]
+        difference = np.abs(confidence.astype(np.float32) - found_confidence) / 255.0
+        self.apart += np.bincount(mask.ravel(), difference.ravel(), minlength=256)[:classes]
+        self.furthest = max(self.furthest, float(difference.max()))
+        self.torch.add(labels, mask)
+        self.engine.add(labels, found_mask)
+        return float(equal.mean())
 
 
 def parity(
@@ -149,55 +178,24 @@ def parity(
         ``worst_frame``: the one that agrees least. ``depth``, for RGB-D: where it came from.
     """
     takes_depth = engine.bundle.metadata.modality == 'rgbd'
-    classes = ontology.num_classes
-    agree, total = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
-    apart = np.zeros(classes)
-    sizes: dict[str, _Size] = {}
-    largest = 0.0
+    sizes: dict[str, _Agreement] = {}
     worst: dict[str, Any] = {'pixel_agreement': 2.0}
     for size_hw in CAMERA_SIZES_HW:
         shown = f'{size_hw[0]}x{size_hw[1]}'
-        size = sizes[shown] = _Size(ontology)
+        size = sizes[shown] = _Agreement(ontology)
         for index, frame in enumerate(Progress(frames, desc=f'parity {shown}', unit='frame')):
             rgb, depth = parity_inputs(frame, index, size_hw, with_depth=takes_depth)
-            mask, confidence = expected(rgb, depth)
             out = engine.infer(rgb, depth, outputs=('mask', 'confidence'))
-            equal = mask == out['mask']
-            size.same, size.pixels = size.same + int(equal.sum()), size.pixels + equal.size
-            total += np.bincount(mask.ravel(), minlength=256)[:classes]
-            agree += np.bincount(mask[equal], minlength=256)[:classes]
-            difference = np.abs(confidence.astype(np.float32) - out['confidence']) / 255.0
-            largest = max(largest, float(difference.max()))
-            apart += np.bincount(mask.ravel(), difference.ravel(), minlength=256)[:classes]
-            truth = frame_labels(frame, size_hw, ontology)
-            size.torch.add(truth, mask)
-            size.engine.add(truth, out['mask'])
-            if equal.mean() < worst['pixel_agreement']:
+            labels = frame_labels(frame, size_hw, ontology)
+            equal = size.add(expected(rgb, depth), (out['mask'], out['confidence']), labels)
+            if equal < worst['pixel_agreement']:
                 worst = {'name': frame.name, 'index': index, 'size': shown}
-                worst['pixel_agreement'] = float(equal.mean())
-    iou_difference = np.mean([s.engine.iou() - s.torch.iou() for s in sizes.values()], axis=0)
-    miou = {shown: _figure(size.engine.miou_present) for shown, size in sizes.items()}
-    miou_torch = {shown: _figure(size.torch.miou_present) for shown, size in sizes.items()}
-    differences = [size.engine.miou_present - size.torch.miou_present for size in sizes.values()]
+                worst['pixel_agreement'] = equal
     figures = {
         'engine': f'{engine.backend}, {engine.device}',
         'frames': len(frames),
         'dataset': ', '.join(sorted({frame.dataset for frame in frames})),
-        'pixel_agreement': float(agree.sum() / total.sum()),
-        'pixel_agreement_by_size': {
-            shown: size.same / size.pixels for shown, size in sizes.items()
-        },
-        'pixel_agreement_by_class': _by_class(agree, total, ontology),
-        'confidence_max_difference': largest,
-        'confidence_mean_difference': float(apart.sum() / total.sum()),
-        'confidence_mean_difference_by_class': _by_class(apart, total, ontology),
-        'miou_difference': _figure(min(differences)),
-        'miou_by_size': miou,
-        'miou_torch_by_size': miou_torch,
-        'iou_difference_by_class': {
-            name: _figure(value)
-            for name, value in zip(ontology.names, iou_difference, strict=True)
-        },
+        **_figures(sizes, ontology),
         'worst_frame': worst,
     }
     if takes_depth:
@@ -206,6 +204,35 @@ def parity(
         made_up = len(frames) - own - none
         figures['depth'] = f'of {own} frames their own, of {made_up} made up, of {none} none'
     return figures
+
+
+def _figures(sizes: Mapping[str, _Agreement], ontology: Ontology) -> dict[str, Any]:
+    """Return the figures of `parity` that come of the counts of every size."""
+    every = sizes.values()
+    pixels, same, apart = (
+        np.sum([getattr(size, name) for size in every], axis=0)
+        for name in ('pixels', 'same', 'apart')
+    )
+    iou_difference = np.mean([size.engine.iou() - size.torch.iou() for size in every], axis=0)
+    return {
+        'pixel_agreement': float(same.sum() / pixels.sum()),
+        'pixel_agreement_by_size': {
+            shown: float(size.same.sum() / size.pixels.sum()) for shown, size in sizes.items()
+        },
+        'pixel_agreement_by_class': _by_class(same, pixels, ontology),
+        'confidence_max_difference': max(size.furthest for size in every),
+        'confidence_mean_difference': float(apart.sum() / pixels.sum()),
+        'confidence_mean_difference_by_class': _by_class(apart, pixels, ontology),
+        'miou_difference': _figure(
+            min(size.engine.miou_present - size.torch.miou_present for size in every)
+        ),
+        'miou_by_size': {name: _figure(of.engine.miou_present) for name, of in sizes.items()},
+        'miou_torch_by_size': {name: _figure(of.torch.miou_present) for name, of in sizes.items()},
+        'iou_difference_by_class': {
+            name: _figure(value)
+            for name, value in zip(ontology.names, iou_difference, strict=True)
+        },
+    }
 
 
 def frame_labels(
