@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 import yaml
 
 from desertmind_seg.model.bundle import Bundle, read_bundle
@@ -12,164 +12,11 @@ from training.networks.checkpoint import CHECKPOINT
 from training.recipes.load import RECIPES, load_recipe, parse_recipe
 from training.recipes.schema import Recipe, SplitSection
 
-_TEMPLATE = """\
-# {{ m.name }}
-
-{{ model.architecture }} with encoder {{ model.encoder }}, {{ m.modality }}, {{ m.ontology.name }},
-{{ m.precision }}, network size {{ m.network_size_hw | join('x') }} (height x width),
-{{ '%.1f' % megabytes }} MB. Written by `python -m training.model_card` from the bundle's metadata.
-SHA-256 of graph and weights, in the bundle too and checked whenever it is loaded:
-`{{ graph_sha256 }}`.
-{% if m.depth_range_m %}
-Takes depth in metres too, registered to the image: {{ m.depth_range_m | join(' to ') }} m, what is
-nearer or farther counts as the limit; 0 or NaN is a pixel without depth.
-{% endif %}
-**Use**: as the licences of its data allow. \
-{% for data in m.datasets %}{{ data.name }}: {{ data.licence }}.
-{% endfor %}
-## Data
-
-| data set | frames |
-|---|---:|
-{% for data in m.datasets -%}
-| {{ data.name }} (training) | {{ data.frames }} |
-{% endfor -%}
-| {{ validation }} (validation) | {{ scores.frames }} |
-
-{{ split }}
-
-## Scores on the validation frames
-
-One confusion matrix at the frames' own resolution, torch fp32, single scale.
-
-| id | class | IoU | labelled pixels |
-|---:|---|---:|---:|
-{% for row in scores.classes -%}
-| {{ row.id }} | {{ row.name }} | \
-{{ '-' if row.iou is none else '%.4f' % row.iou }} | {{ row.pixels }} |
-{% endfor %}
-- mIoU over all {{ scores.classes | length }} classes: **{{ '%.4f' % scores.miou_all }}**, \
-{% if scores.miou_all_interval_95 -%}
-95 % bootstrap interval over {{ scores.blocks }} blocks \
-{{ '%.4f' % scores.miou_all_interval_95[0] }} to {{ '%.4f' % scores.miou_all_interval_95[1] }}.
-{% else -%}
-one block of frames, so no interval.
-{% endif -%}
-- Pixel accuracy: {{ '%.4f' % scores.pixel_accuracy }}.
-{% if scores.false_safe_rate is not none -%}
-- Obstacle and non-traversable pixels called traversable: {{ '%.4f' % scores.false_safe_rate }}.
-{% endif -%}
-- Calibration: {% if recipe.evaluation.refresh_batch_norm %}\
-BatchNorm's statistics taken from whole training frames;
-  {% endif -%}
-{% if scores.class_bias %}class biases fitted on training frames; {% endif -%}
-{% if added %}then, so that fewer hazards are missed,
-  {% for name, bias in added.items() %}{{ '%+g' % bias }} for {{ name }}\
-{{ ';' if loop.last else ',' }}
-  {% endfor -%}
-{% endif -%}
-softmax temperature {{ '%.3f' % m.temperature }}, fitted on the
-  same validation frames (one number); expected calibration error {{ '%.4f' % scores.ece }} \
-in 15 bins.
-
-{% if m.modality == 'rgbd' -%}
-## Depth
-
-{% if curve -%}
-{{ curve.frames }} {{ curve.dataset }} frames that the network was not \
-trained on, {{ curve.blocks }} drives or blocks.
-Of the depth that was measured a part is kept; patches and what is far go first.
-
-| depth kept | pixels with depth | mIoU | against no depth, paired | false safe |
-|---:|---:|---:|---|---:|
-{% for point in curve.points -%}
-| {{ '%.0f' % (100 * point.kept_share) }} % | {{ '%.1f' % (100 * point.valid_share) }} % | \
-{{ '%.4f' % point.miou_all }} | {{ '%+.4f' % point.against_none }}\
-{% if point.against_none_interval_95 and point.kept_share > 0 %} \
-[{{ '%+.4f' % point.against_none_interval_95[0] }}, \
-{{ '%+.4f' % point.against_none_interval_95[1] }}]{% endif %} | \
-{{ '-' if point.false_safe_rate is none else '%.4f' % point.false_safe_rate }} |
-{% endfor %}
-{%- if curve.dataset == 'synthetic' %}
-**No real off-road depth with labels was at hand**: what depth is worth is measured on rendered
-drives alone, and the real frames above are scored without any. On real frames with labels depth
-was tried in NYUv2's rooms only, where no gain could be shown (docs/experiments.md, "Does depth
-help indoors?").
-{% endif -%}
-{% else -%}
-The scores by share of valid depth were not measured.
-{% endif %}
-{% endif -%}
-{% if recipe.optim.keep == 'best' -%}
-The kept epoch{% if best_epoch %} ({{ best_epoch }}){% endif %} had the best mIoU \
-on these frames, so the score is a little too kind.
-{%- else -%}
-No epoch was picked by its score.
-{%- endif %}
-{%- if added %} What was added to the logits was chosen on these
-frames and on rendered ones.
-{%- endif %}
-{%- if averaged %} The weights are the mean of this run's and of
-{{ averaged | join(', ') }}'s; that
-{%- if resized %}, and the network size, were {% else %} was {% endif -%}
-chosen on these frames, so the score is a little too kind.
-{%- endif %}
-
-## Parity check
-
-{{ m.parity.frames }} {{ m.parity.dataset }} frames at \
-{{ m.parity.pixel_agreement_by_size | join(', ') }}
-against {{ m.parity.reference }}: {{ '%.4f' % (100 * m.parity.pixel_agreement) }} % of pixels
-agree; the confidence differs by at most {{ '%.4f' % m.parity.confidence_max_difference }}.
-{%- if m.parity.miou_difference is not none %}
-mIoU against the labels of these frames: {% for size, miou in m.parity.miou_by_size.items() -%}
-{{ '%.4f' % miou }} (torch {{ '%.4f' % m.parity.miou_torch_by_size[size] }}) at {{ size }}\
-{{ '.' if loop.last else ', ' }}{% endfor %}{% endif %}
-{%- if m.quantization %}
-Calibrated on {{ m.quantization.frames }} training frames ({{ m.quantization.calibration }}); \
-{{ m.quantization.float32_layers | length }} of
-{{ m.quantization.layers }} layers stayed float32.{% endif %}
-{%- if m.parity.depth is defined %} Depth: {{ m.parity.depth }}.{% endif %}
-
-## Training
-
-{% if scores.training_sec is not none -%}
-{{ '%.0f' % (scores.training_sec / 60) }} minutes for the last stage on \
-{% endif -%}
-{{ machine.gpu or machine.cpu }}
-({{ machine.cpus }} CPUs), seed {{ m.seed }}, commit {{ m.git_hash }},
-data hash `{{ m.data_hash[:16] }}`.
-
-```sh
-# Where the data are, and how synthetic ones are made, is at the head of the recipe's file.
-{% if made_elsewhere -%}
-# {{ made_elsewhere }} is \
-{% if start == 'models' %}shipped{% else %}\
-made by the commands at the head of recipes/{{ start }}.yaml{% endif %}.
-{% endif -%}
-{% for name, folder, seed in stages -%}
-python -m training.train {{ name }} --out out/{{ folder }}{{ ' ' + seed if seed }}
-{% endfor -%}
-{% if exported != 'checkpoint' -%}
-python -m training.calibrate out/{{ recipe.name }}/checkpoint.pt \\
-    {% if averaged %}--average-with {{ averaged_from | join(' ') }} \\
-    {% endif -%}
-{% if added %}{{ add_bias }} \\
-    {% endif -%}
-{% if resized %}--network-size {{ m.network_size_hw | join('x') }} {% endif -%}
-{% if curve %}--depth-curve {{ curve.dataset }} {{ curve.root }} {% endif -%}
---out out/{{ recipe.name }}/{{ exported }}.pt
-{% endif -%}
-python -m training.export \
-out/{{ recipe.name }}/{{ exported }}.pt \
-{% if m.precision != 'fp32' %}--precision {{ m.precision }} {% endif -%}
---out models/{{ m.name }}.onnx
-python -m training.model_card models/{{ m.name }}.onnx --out models/{{ m.name }}.md
-```
-
-```yaml
-{{ recipe_yaml }}```
-"""
+_ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).resolve().parent),
+    undefined=StrictUndefined,
+    autoescape=False,
+)
 
 
 def write_model_card(bundle_path: Path, out: Path) -> None:
@@ -187,7 +34,6 @@ def model_card(bundle: Bundle) -> str:
     """
     metadata = bundle.metadata
     recipe, scores = parse_recipe(metadata.recipe, str(bundle.path)), metadata.scores
-    environment = Environment(undefined=StrictUndefined, autoescape=False)
     averaged = [name for name in (scores['averaged_with'] or '').split(', ') if name]
     initial = Path(recipe.model.initial_checkpoint)
     # A run of its own leaves checkpoint.pt; what came after it has commands of its own.
@@ -198,7 +44,7 @@ def model_card(bundle: Bundle) -> str:
     curve, added = scores.get('depth_curve'), scores.get('added_bias', {})
     resized = _trained_at_another_size(recipe)
     steps = {'averaged': averaged, 'careful': added, 'scored': curve, 'resized': resized}
-    return environment.from_string(_TEMPLATE).render(
+    return _ENVIRONMENT.get_template('card.md.j2').render(
         m=metadata.model_dump(mode='json'),
         recipe=recipe,
         model=recipe.model,
