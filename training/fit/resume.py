@@ -1,7 +1,7 @@
 """Whether a run goes on where it was stopped: with the same recipe, class table and frames.
 
-A run notes itself in last.ckpt, as ``run``: its recipe, class table and frames, and the epoch and
-the batch that it is at.
+A run notes these in last.ckpt as ``run``, with the epoch and the batch that it is at: see
+`LastCheckpoint`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -205,7 +205,19 @@ class TimmSyncBatchNorm(LayerSync):
 
 
 class LastCheckpoint(CheckpointCallback):
-    """Saves the trainer's state after each epoch and every few minutes, after a whole step."""
+    """Saves the trainer's state after each epoch and every few minutes, after a whole step.
+
+    With it goes ``run``: what the run is, for `training.fit.resume`, and where it stands.
+
+    Args:
+        path: of the file.
+        recipe: of the run.
+        ontology: its class table.
+        frames: `frame_list` of those that train and those that validate, by 'train', 'validate'.
+        scheduled_epochs: those that the run began with.
+        every_sec: between two saves within an epoch.
+        earlier: ``run`` of the state that it goes on from; None for a new run.
+    """
 
     def __init__(
         self,
