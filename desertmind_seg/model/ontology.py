@@ -227,18 +227,10 @@ class Ontology(BaseModel):
         )
 
 
-def describe_validation_error(
-    error: ValidationError, document: Any, most: int = MAX_NAMED_ERRORS
-) -> str:
-    """Say in one line what pydantic found, naming the class that an entry of `classes` is.
-
-    Args:
-        error: of pydantic.
-        document: what was validated.
-        most: findings that are named; of others there is their number.
-    """
+def describe_validation_error(error: ValidationError, document: Any) -> str:
+    """Put pydantic's findings in one line each, naming the class that an entry of `classes` is."""
     lines, findings = [], error.errors()
-    for finding in findings[:most]:
+    for finding in findings[:MAX_NAMED_ERRORS]:
         location = list(finding['loc'])
         where = '.'.join(str(part) for part in location)
         if 'classes' in location:

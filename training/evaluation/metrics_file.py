@@ -160,7 +160,7 @@ def read_metrics(path: Path) -> Metrics:
     except ValidationError as err:
         raise MetricsFileError(
             f'{path}: not a metrics.json as training.train and training.evaluate of this version '
-            f'write it: {describe_validation_error(err, document, 5)}; evaluate the model again '
+            f'write it: {describe_validation_error(err, document)}; evaluate the model again '
             'with python -m training.evaluate, or two bundles on a bag with evaluate_bag --against'
         ) from err
 
