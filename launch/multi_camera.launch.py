@@ -35,7 +35,10 @@ def read_cameras(path: Path, known: set[str]) -> list[dict[str, str]]:
     try:
         content = read_file(path, MAX_YAML_BYTES)
     except OSError as err:
-        raise RuntimeError(f'cameras:={path} cannot be read: {err.strerror}') from err
+        shipped = LAUNCH.parent / 'config' / path.name
+        is_shipped = isinstance(err, FileNotFoundError) and shipped.is_file()
+        hint = f'; the shipped sample is {shipped}: copy it' if is_shipped else ''
+        raise RuntimeError(f'cameras:={path} cannot be read: {err.strerror}{hint}') from err
     # Launch arguments are texts: `hazard_use: off` is not false, and a name such as 1e5 no number.
     cameras = parse_yaml(content, f'cameras:={path}', as_written=True)
     if not isinstance(cameras, list) or not cameras:

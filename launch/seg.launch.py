@@ -139,13 +139,20 @@ def is_for(entry: str, node: str) -> bool:
     return re.fullmatch(pattern, node) is not None
 
 
+def shipped(absent: Path) -> str:
+    """Say where the shipped file of that name is, if a sample was given without its path."""
+    path = Path(__file__).resolve().parents[1] / 'config' / absent.name
+    return f'; the shipped one is {path}: give that path' if path.is_file() else ''
+
+
 def check_params_file(path: Path, node: str) -> list[LaunchDescriptionEntity]:
     """Refuse a file that ROS cannot use; warn of one without an entry for this node."""
     try:
         tree = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
         reason = ' '.join(str(getattr(err, 'strerror', None) or err).split())
-        raise RuntimeError(f'params_file:={path} cannot be read: {reason}') from err
+        hint = '' if path.exists() else shipped(path)
+        raise RuntimeError(f'params_file:={path} cannot be read: {reason}{hint}') from err
     entries = entries_of(tree) if isinstance(tree, dict) else {}
     if not entries:
         raise RuntimeError(

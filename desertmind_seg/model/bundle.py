@@ -11,8 +11,15 @@ import onnx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from desertmind_seg.model.documents import DocumentError, parse_json
-from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.files import FileError, atomic_write, made_folder, read_file
+from desertmind_seg.model.errors import DesertmindError, did_you_mean
+from desertmind_seg.model.files import (
+    DEFAULT_BUNDLE,
+    FileError,
+    atomic_write,
+    made_folder,
+    read_file,
+    share_path,
+)
 from desertmind_seg.model.graph import GraphError, check_graph_is_plain, graph_sha256
 from desertmind_seg.model.ontology import Ontology, describe_validation_error
 
@@ -172,10 +179,7 @@ def read_bundle(path: str | Path) -> Bundle:
     try:
         content = read_file(path, _MAX_BYTES)
     except FileNotFoundError:
-        raise FileNotFoundError(
-            f'bundle {path} does not exist; give the path of an .onnx file that training.export '
-            'wrote'
-        ) from None
+        raise FileNotFoundError(f'bundle {path} does not exist{_what_is_there(path)}') from None
     except FileError as err:
         raise BundleError(f'bundle {err}; give an .onnx file that training.export wrote') from err
     if not content:
@@ -210,6 +214,25 @@ def read_bundle(path: str | Path) -> Bundle:
             f'{metadata.git_hash[:12]}.'
         )
     return Bundle(path, hashlib.sha256(content).hexdigest(), metadata, outputs)
+
+
+def _what_is_there(absent: Path) -> str:
+    """Say what to give instead: the shipped bundle of that name, wherever it is installed."""
+    anything = '; give the path of an .onnx file that training.export wrote'
+    try:
+        folder = share_path(DEFAULT_BUNDLE).parent
+    except FileNotFoundError:
+        return anything
+    shipped = {path.stem: path for path in sorted(folder.glob('*.onnx'))}
+    # Not `stem`: of ycor8_small.v2 it would be ycor8_small.
+    name = absent.name.removesuffix('.onnx')
+    if name in shipped:
+        return f'; the shipped one is {shipped[name]}: give that path'
+    if absent.parent not in (Path(), Path('models')):
+        return anything
+    return f'{did_you_mean(name, shipped)}{anything}; shipped in {folder} are ' + ', '.join(
+        path.name for path in shipped.values()
+    )
 
 
 def write_bundle(model: onnx.ModelProto, metadata: BundleMetadata, path: str | Path) -> Bundle:

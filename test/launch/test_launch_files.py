@@ -267,7 +267,11 @@ def test_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 @pytest.mark.parametrize(
     ('content', 'complaint'),
     [
-        (None, r'params_file:=.*seg\.yaml cannot be read: No such file or directory'),
+        (
+            None,
+            r'params_file:=.*seg\.yaml cannot be read: No such file or directory; the shipped one '
+            rf'is {ROOT}/config/seg\.yaml: give that path',
+        ),
         ('/**: [', r'cannot be read: while parsing .*'),
         (b'/**: {ros__parameters: {model: {bundle: caf\xe9}}}', r"cannot be read: 'utf-8' codec"),
         ('', r'has no `ros__parameters:`; write it as config/seg\.yaml'),
@@ -449,7 +453,11 @@ def test_the_sample_of_cameras_starts_a_node_each(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ('content', 'complaint'),
     [
-        (None, 'cannot be read: No such file or directory'),
+        (
+            None,
+            'cannot be read: No such file or directory; the shipped sample is '
+            f'{ROOT}/config/cameras.yaml: copy it',
+        ),
         ('cameras: {image: /a}', 'is not a list; write it as config/cameras.yaml'),
         ('[]', 'is not a list'),
         ('[{namespace: a}]', 'entry 1 of .* has no image'),

@@ -25,6 +25,7 @@ from desertmind_seg.model.bundle import (
     with_hash,
     write_bundle,
 )
+from desertmind_seg.model.files import share_path
 from desertmind_seg.model.graph import MAX_NODES, graph_sha256
 from desertmind_seg.model.ontology import Ontology, load_ontology
 
@@ -124,6 +125,39 @@ def test_missing_file(tmp_path: Path) -> None:
         BundleError, match=r'^bundle .* is a folder; expected a file; give an \.onnx'
     ):
         read_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('given', 'said'),
+    [
+        # As the README's table names them, and as the examples of a checkout, run elsewhere.
+        (
+            'ycor8_small_int8',
+            '; the shipped one is {models}/ycor8_small_int8.onnx: give that path',
+        ),
+        ('models/ycor8_rgb.onnx', '; the shipped one is {models}/ycor8_rgb.onnx: give that path'),
+        ('ycor8-smal-int8', " (did you mean 'ycor8_small_int8'?); give the path of an .onnx file"),
+        (
+            'mine',
+            '; give the path of an .onnx file that training.export wrote; shipped in {models}',
+        ),
+    ],
+)
+def test_shipped_bundle_without_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, said: str
+) -> None:
+    models = share_path('models')
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError) as err:
+        read_bundle(given)
+    message = str(err.value)
+    assert message.startswith(f'bundle {given} does not exist{said.format(models=models)}')
+    assert 'shipped one is' in message or message.endswith(
+        ', '.join(sorted(path.name for path in models.glob('*.onnx')))
+    )
+    # A file of that name is what was asked for.
+    write_tiny_bundle(tmp_path / given)
+    assert read_bundle(given).path == Path(given)
 
 
 @pytest.mark.parametrize('share', [0.2, 0.5, 0.9, 0.999])
