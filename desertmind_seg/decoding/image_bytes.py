@@ -155,6 +155,7 @@ def decode_palette(content: bytes, limits: Limits, *, colors: bool = False) -> n
 
 
 _ORIENTATION = 0x0112  # in EXIF
+_PLANAR, _PLANES = 284, 2  # tag of a TIFF; its value where the colours are apart
 _PROGRESSIVE, _END, _SCAN = b'\xff\xc2', b'\xff\xd9', b'\xff\xda'  # markers of a JPEG
 # Pixels of a JPEG, for a decoder that looks for some: not the zeros that it takes without any.
 _FILLING = bytes(range(254, 0, -1)) * 16
@@ -174,7 +175,13 @@ def _decode(content: bytes, limits: Limits, flags: int) -> tuple[ImageHeader, np
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
         if header.format == 'TIFF' and image is not None and image.dtype == np.uint8:
             # Of 8 bits OpenCV leaves black what does not decode; Pillow says so.
-            _open(header, content).load()
+            stored: Any = _open(header, content)
+            stored.load()
+            # Of colours OpenCV's libtiff rounds 16 bits, and multiplies with alpha. Pillow takes
+            # planes of 16 bits for others.
+            in_planes = stored.tag_v2.get(_PLANAR) == _PLANES and header.bits == 16
+            if stored.mode in {'RGB', 'RGBA'} and not in_planes and flags != cv2.IMREAD_UNCHANGED:
+                image = np.ascontiguousarray(np.asarray(stored)[..., :3])
         ends_early = header.format == 'JPEG' and _ends_early(content, image, flags)
     except Exception as err:  # cv2.error, MemoryError ...: no frame may end a node or a run
         raise DecodeError(f'its {header.format} does not decode: {one_line(err)}') from err

@@ -360,6 +360,46 @@ def test_depth_files_keep_their_values(tmp_path: Path) -> None:
         read_depth_file(tmp_path / 'depth.png')
 
 
+@pytest.mark.parametrize('extension', ['.png', '.tiff'])
+@pytest.mark.parametrize('channels', [1, 3, 4])
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+def test_lossless_files_keep_the_high_byte_and_drop_alpha(
+    extension: str, channels: int, dtype: type[np.uint8 | np.uint16]
+) -> None:
+    values = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)
+    bgra = np.stack([values, values[::-1], values.T, values[:, ::-1]][:channels], axis=-1)
+    stored = bgra if dtype == np.uint16 else (bgra >> 8).astype(np.uint8)
+
+    found = decode_color(encoded(extension, stored[..., ::-1].squeeze()), FILE_LIMITS)
+
+    expected = (bgra[..., :3] >> 8)[..., ::-1]
+    np.testing.assert_array_equal(found, np.broadcast_to(expected, found.shape))
+
+
+def test_planes_of_16_bits_are_no_others() -> None:
+    # Red, green and blue one after the other, as Pillow does not know of 16 bits.
+    planes = (np.arange(3 * 64 * 64, dtype='<u2') * 5).reshape(3, 64, 64)
+    entries = [(256, 64), (257, 64), (259, 1), (262, 2), (277, 3), (278, 64), (284, 2)]
+    size = planes[0].nbytes
+    arrays = {258: (16, 16, 16), 273: (8, 8 + size, 8 + 2 * size), 279: (size,) * 3}
+    begin = 8 + planes.nbytes
+    at = begin + 2 + 12 * (len(entries) + len(arrays)) + 4
+    directory = [struct.pack('<HHII', tag, 4, 1, value) for tag, value in entries]
+    directory += [struct.pack('<HHII', tag, 4, 3, at + 12 * n) for n, tag in enumerate(arrays)]
+    content = b''.join(
+        [
+            b'II*\0' + struct.pack('<I', begin) + planes.tobytes(),
+            struct.pack('<H', len(directory)) + b''.join(sorted(directory)) + bytes(4),
+            *(struct.pack('<3I', *values) for values in arrays.values()),
+        ]
+    )
+
+    found = decode_color(content, FILE_LIMITS)
+
+    # OpenCV's libtiff rounds to the nearest.
+    assert np.abs(np.moveaxis(planes >> 8, 0, -1) - found.astype(int)).max() <= 1
+
+
 @pytest.mark.parametrize('extension', ['.jpg', '.png', '.webp', '.tif'])
 @pytest.mark.parametrize('orientation', range(1, 9))
 def test_files_are_upright_as_viewers_show_them(
