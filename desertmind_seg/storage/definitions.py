@@ -41,7 +41,8 @@ _IDL_SECTION = '=' * 80 + '\n'
 _IDL_TEXT_OR_COMMENT = re.compile(r'"(?:[^"\\]|\\.)*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
 # `1 << 40000000000` takes gigabytes.
 _IDL_LARGE_SHIFT = re.compile(r'<<(?!\s*\d{1,2}\b)')
-# rosbags writes a line of code for each: of `string[300000000] x`, gigabytes.
+# Before it reads, rosbags writes a line of code for each, 11 kB once compiled: of
+# `string[300000000] x`, terabytes. Radars send arrays of some 1,000 messages, lidars of numbers.
 _MAX_UNROLLED = 10_000
 
 
@@ -60,15 +61,43 @@ def message_types(connection: Connection) -> tuple[Typestore, str]:
     in ROS 1, and k in ROS 2): so are the messages that they make.
 
     Raises:
-        BagError: the messages are of no encoding of ROS, or their type is neither one of ROS's own
-            nor defined in the file in a way that can be parsed.
+        BagError: the messages are of no encoding of ROS, their type is neither one of ROS's own
+            nor defined in the file in a way that can be parsed, or reading them takes too much.
     """
+    types, note = _defined_types(connection)
+    if (unrolled := _unrolled(types, connection.type)) > _MAX_UNROLLED:
+        raise BagError(
+            f'its arrays of text and messages, of fixed lengths, have {unrolled} elements; '
+            f'expected at most {_MAX_UNROLLED}'
+        )
+    return types, note
+
+
+def check_definition(connection: Connection) -> None:
+    """Find what makes a connection's messages unreadable to anyone, in a millisecond.
+
+    IDL is not parsed: 86 definitions of Autoware's size take a minute.
+
+    Raises:
+        BagError: as `message_types`, but for what reading takes.
+    """
+    if connection.schema_encoding.endswith('idl'):
+        _check_encodings(connection, standard_types(connection.encoding))
+    else:
+        _defined_types(connection)
+
+
+def _defined_types(connection: Connection) -> tuple[Typestore, str]:
     standard = standard_types(connection.encoding)
     _check_encodings(connection, standard)
+    is_standard = connection.type in standard.fielddefs
+    own: Typestore | None
     try:
         own = _parsed(connection, standard)
+        if is_standard and _unrolled(own, connection.type) > _MAX_UNROLLED:
+            own = None
     except _UNPARSABLE as err:
-        if connection.type not in standard.fielddefs:
+        if not is_standard:
             detail = ' '.join(str(err).split())[:200] or type(err).__name__
             raise BagError(
                 f'its type {connection.type!r} is none of ROS, and the definition in the file '
@@ -77,7 +106,7 @@ def message_types(connection: Connection) -> tuple[Typestore, str]:
             ) from err
         own = None
     note = ''
-    if own is not None and connection.type in standard.fielddefs:
+    if own is not None and is_standard:
         lacking = _lacking(own, standard, connection.type)
         if lacking:
             note = (
@@ -100,20 +129,6 @@ def message_types(connection: Connection) -> tuple[Typestore, str]:
         wanted |= {name: ros2[name] for name in _needed(ros2, HEADER)}
     types.register(wanted)
     return types, note
-
-
-def check_definition(connection: Connection) -> None:
-    """Find what makes the messages of a connection unreadable, in a millisecond.
-
-    IDL is not parsed: 86 definitions of Autoware's size take a minute.
-
-    Raises:
-        BagError: as `message_types`.
-    """
-    if connection.schema_encoding.endswith('idl'):
-        _check_encodings(connection, standard_types(connection.encoding))
-    else:
-        message_types(connection)
 
 
 def _check_encodings(connection: Connection, standard: Typestore) -> None:
@@ -143,11 +158,6 @@ def _parsed(connection: Connection, standard: Typestore) -> Typestore:
         found.update(get_types_from_msg(text, connection.type))
     if connection.type not in found:
         raise TypesysError(f'it does not define {connection.type}')
-    if (unrolled := sum(map(_unrolled, found.values()))) > _MAX_UNROLLED:
-        raise TypesysError(
-            f'its arrays of text and messages have {unrolled} elements; expected at most '
-            f'{_MAX_UNROLLED}'
-        )
     types = get_typestore(Stores.EMPTY)
     types.register(found)
     for name in list(_needed({**standard.fielddefs, **types.fielddefs}, connection.type)):
@@ -156,12 +166,12 @@ def _parsed(connection: Connection, standard: Typestore) -> Typestore:
     return types
 
 
-def _unrolled(definition: Any) -> int:
-    """Count the elements of arrays of fixed length that are no arrays of numbers."""
-    _, fields = definition
+def _unrolled(types: Typestore, name: str) -> int:
+    """Count the elements of a type's arrays of fixed length that are no arrays of numbers."""
     return sum(
         description[1][1]
-        for _, description in fields
+        for needed in _needed(types.fielddefs, name)
+        for _, description in types.fielddefs[needed][1]
         if description[0] == Nodetype.ARRAY
         and (description[1][0][0] != Nodetype.BASE or description[1][0][1][0] == 'string')
     )

@@ -5,7 +5,7 @@ such bags: the frames that come out of it, and what is said of it.
 """
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 import logging
 import os
@@ -641,6 +641,8 @@ LISTED = {
     Beside('/srv', ('a/srv/B', 'ros2msg', b'int64 a\n---\nint64 b'), 'cdr'): 'cannot be parsed',
     Beside('/idl', ('a/msg/C', 'ros2idl', b'#include "x"\nmodule a {};'), 'cdr'): '',
     Beside('/odom', ('nav_msgs/msg/Odometry', 'unknown', b'\xff'), 'cdr'): '',
+    # Nobody here reads it, and others may.
+    Beside('/grid', ('a/msg/G', 'ros2msg', b'geometry_msgs/Point[16384] cells\n'), 'cdr'): '',
 }
 
 
@@ -770,6 +772,28 @@ def test_idl_may_shift_by_a_few_bits_and_write_of_it(tmp_path: Path) -> None:
     connection = Connection(0, '/a', 'our/msg/Light', 'cdr', 'ros2idl', idl, 1, None)
     types, _ = message_types(connection)
     assert types.types['our/msg/Light'].BRAKE == 8
+
+
+@pytest.mark.parametrize(
+    ('definition', 'refused'),
+    [
+        # As packets of a lidar and the detections of a radar.
+        (
+            'uint8[10000000] packet\nfloat32[65536] ranges\ngeometry_msgs/Point[8192] detections',
+            '',
+        ),
+        ('geometry_msgs/Point[16384] cells', 'have 16384 elements; expected at most 10000'),
+        ('Cell[101] cells\n' + RULE + 'MSG: a/Cell\nstring[9900] names', 'have 10001 elements'),
+        # What else there is in a definition is not read.
+        ('uint8 a\n' + RULE + 'MSG: a/Other\nstring[300000000] names', ''),
+    ],
+)
+def test_arrays_that_are_read_element_by_element_are_bounded(
+    definition: str, refused: str
+) -> None:
+    connection = Connection(0, '/a', 'a/msg/B', 'cdr', 'ros2msg', definition, 1, None)
+    with nullcontext() if not refused else pytest.raises(BagError, match=refused):
+        message_types(connection)
 
 
 @pytest.mark.parametrize('compression', Rosbag1Writer.CompressionFormat)
