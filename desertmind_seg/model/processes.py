@@ -1,6 +1,6 @@
 """Processes that end with the one that started them, or when a signal asks them to."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 import os
 import signal
@@ -9,7 +9,15 @@ from threading import Event
 from types import FrameType
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# Becomes the command. A program of its own: between fork and exec of a process with threads, as
+# DDS has them, Python may hang.
+_TIED = (
+    'import ctypes, os, sys\n'
+    'libc = ctypes.CDLL(None)\n'
+    f'if hasattr(libc, "prctl"): libc.prctl({_PR_SET_PDEATHSIG}, int(sys.argv[2]))\n'
+    'if os.getppid() == int(sys.argv[1]): os.execv(sys.argv[3], sys.argv[3:])'
+)
 
 
 def end_with_parent(parent_pid: int | None = None) -> None:
@@ -30,9 +38,20 @@ def end_with_parent(parent_pid: int | None = None) -> None:
     libc = ctypes.CDLL(None)
     if parent_pid is None or not hasattr(libc, 'prctl'):
         return
-    libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent_pid:  # it ended while this process was imported
         os._exit(1)
+
+
+def ending_with_us(command: Sequence[str], number: signal.Signals = signal.SIGINT) -> list[str]:
+    """Return a command line that runs `command`, by its path, until this process ends at latest.
+
+    The kernel then sends it the signal, were this process ended by kill -9; it does so when the
+    thread that started the command ends, which therefore must be the main one. Linux only;
+    elsewhere it is run as it is.
+    """
+    tie = [sys.executable, '-I', '-S', '-c', _TIED, str(os.getpid()), str(int(number))]
+    return [*tie, *command]
 
 
 def drop_closed_terminal() -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-import os
 from pathlib import Path
 import signal
 import subprocess
@@ -11,19 +10,10 @@ import sys
 
 from desertmind_seg.messages.bags import COMPRESSED_IMAGE_TYPE, Bag
 from desertmind_seg.model.errors import DesertmindError
-from desertmind_seg.model.processes import PR_SET_PDEATHSIG
+from desertmind_seg.model.processes import ending_with_us
 
 NODE_LOG = 'node.log'
 _STOP_TIMEOUT_SEC = 10.0
-# Becomes the node, which the kernel interrupts when this process ends, were it by kill -9. A
-# program of its own: between fork and exec of a process with threads, as DDS has them, Python may
-# hang.
-_TIED = (
-    'import ctypes, os, sys\n'
-    'libc = ctypes.CDLL(None)\n'
-    f'if hasattr(libc, "prctl"): libc.prctl({PR_SET_PDEATHSIG}, {int(signal.SIGINT)})\n'
-    'if os.getppid() == int(sys.argv[1]): os.execv(sys.argv[2], sys.argv[2:])'
-)
 _LOG_TAIL_LINES = 15
 
 
@@ -112,7 +102,7 @@ def running_node(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen
     with log.open('wb') as output:
         # A session of its own: Ctrl-C comes here, and the node is stopped in order after that.
         process = subprocess.Popen(
-            [sys.executable, '-I', '-S', '-c', _TIED, str(os.getpid()), *command],
+            ending_with_us(command),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -32,6 +32,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header, String
 
 from desertmind_seg.messages.images import label_info_type
+from desertmind_seg.model.processes import ending_with_us
 
 ROOT = Path(__file__).resolve().parents[2]
 # Discovery can take 3 s, and the machine may be busy with other work: a node that is active after
@@ -84,7 +85,7 @@ class NodeProcess:
         ros_arguments: Sequence[str] = (),
         prefix: Sequence[str] = (),
     ) -> None:
-        arguments = [*prefix, sys.executable, *command, *node_arguments(parameters, remap)]
+        arguments = [sys.executable, *command, *node_arguments(parameters, remap), *ros_arguments]
         variables = {
             **os.environ,
             'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]),
@@ -94,8 +95,9 @@ class NodeProcess:
         }
         self._begin_sec = time.monotonic()
         self._log = tempfile.NamedTemporaryFile('w+', suffix='.log', prefix='segmentation_')  # noqa: SIM115
+        # Of tests that were killed no node is left to answer the next ones.
         self._process = subprocess.Popen(
-            [*arguments, *ros_arguments],
+            [*prefix, *ending_with_us(arguments, signal.SIGKILL)],
             stdout=self._log,
             stderr=subprocess.STDOUT,
             env={name: value for name, value in variables.items() if value is not None},

@@ -36,6 +36,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
 
 from desertmind_seg.messages.bags import Bag, header_stamp_ns
 from desertmind_seg.messages.images import decode_labels
+from desertmind_seg.model.processes import ending_with_us
 from desertmind_seg.pipeline.segmenter import Segmenter
 
 Rgb = npt.NDArray[np.uint8]
@@ -250,11 +251,13 @@ def test_real_bag(peer: Peer) -> None:
             'mask and points are wanted',
         )
         play = subprocess.Popen(
-            [
-                *(sys.executable, '-m', 'desertmind_seg.play_bag', str(REAL_BAG), '--loop'),
-                *('--topics', IMAGE_TOPIC, DEPTH_TOPIC, INFO_TOPIC),
-                *('--wait-for-subscribers', '20', '--rate', '0.5'),
-            ],
+            ending_with_us(
+                [
+                    *(sys.executable, '-m', 'desertmind_seg.play_bag', str(REAL_BAG), '--loop'),
+                    *('--topics', IMAGE_TOPIC, DEPTH_TOPIC, INFO_TOPIC),
+                    *('--wait-for-subscribers', '20', '--rate', '0.5'),
+                ]
+            ),
             cwd=ROOT,
         )
         try:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from bisect import bisect
 from contextlib import suppress
 from itertools import pairwise
+import os
 from pathlib import Path
 import re
 import signal
 import subprocess
+import sys
 import time
 
 import cv2
@@ -518,3 +520,24 @@ def test_expected_ontology_is_accepted_by_name_and_by_hash(tiny_bundle: Path) ->
         assert node.stop(10.0)
         node.destroy_node()
         rclpy.shutdown()
+
+
+def test_no_node_outlives_tests_that_are_killed() -> None:
+    # Stands in for tests, and for their node.
+    tests = (
+        'from node_process import NodeProcess\n'
+        "node = NodeProcess({}, command=['-c', 'import time; time.sleep(600)'])\n"
+        'print(node.pid, flush=True)\n'
+        'node.wait(600)\n'
+    )
+    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, '-c', tests], stdout=subprocess.PIPE, env=environment
+    ) as killed:
+        assert killed.stdout is not None
+        node = psutil.Process(int(killed.stdout.readline()))
+        killed.kill()
+    deadline = time.monotonic() + 20.0
+    while node.is_running() and node.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

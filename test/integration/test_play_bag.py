@@ -37,6 +37,7 @@ import yaml
 
 from desertmind_seg import nav2_config
 from desertmind_seg.messages.bags import Bag
+from desertmind_seg.model.processes import ending_with_us
 from desertmind_seg.outputs.publishers import RCLError
 from desertmind_seg.play_bag import main
 from desertmind_seg.replay.player import BagPlayer
@@ -91,7 +92,7 @@ def listener() -> Iterator[Listener]:
 
 def start_player(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, '-m', 'desertmind_seg.play_bag', *arguments],
+        ending_with_us([sys.executable, '-m', 'desertmind_seg.play_bag', *arguments]),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

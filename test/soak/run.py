@@ -43,6 +43,7 @@ from traffic import COMPRESSED, DEPTH, IMAGE, INFO, JUMP_SEC
 
 from desertmind_seg.messages.dds import with_image_profile
 from desertmind_seg.model.files import share_path
+from desertmind_seg.model.processes import ending_with_us
 from desertmind_seg.reports.charts import Chart, charts_section
 from desertmind_seg.reports.output import write_json
 from desertmind_seg.reports.page import Fact, write_report
@@ -176,7 +177,7 @@ class Soak:
 
     def _consumer(self, processes: ExitStack, seed: int) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [sys.executable, str(HERE / 'consumers.py'), '--seed', str(seed)],
+            ending_with_us([sys.executable, str(HERE / 'consumers.py'), '--seed', str(seed)]),
             stderr=subprocess.DEVNULL,
         )
         processes.callback(process.wait)
@@ -269,7 +270,7 @@ class Soak:
 def start_camera(rate_hz: float, seed: int) -> subprocess.Popen[bytes]:
     """Start the camera's process."""
     arguments = ['--rate-hz', f'{rate_hz:.2f}', '--seed', str(seed)]
-    return subprocess.Popen([sys.executable, str(HERE / 'traffic.py'), *arguments])
+    return subprocess.Popen(ending_with_us([sys.executable, str(HERE / 'traffic.py'), *arguments]))
 
 
 def measure_rate_hz(peer: Peer) -> float:

@@ -26,11 +26,33 @@ pool.submit(time.sleep, 60).result()
 """
 
 
+# Prints the process id of a command that sleeps for a minute.
+_STARTER = """
+import signal, subprocess, sys, time
+from desertmind_seg.model.processes import ending_with_us
+command = [sys.executable, '-c', 'import time; print(flush=True); time.sleep(60)']
+process = subprocess.Popen(
+    ending_with_us(command, *map(signal.Signals, map(int, sys.argv[1:]))), stdout=subprocess.PIPE
+)
+process.stdout.readline()
+print(process.pid, flush=True)
+time.sleep(60)
+"""
+
+
 @pytest.mark.skipif(sys.platform != 'linux', reason='only Linux tells a child of its parent')
-def test_a_worker_ends_with_a_parent_that_is_killed() -> None:
+@pytest.mark.parametrize(
+    'code_and_arguments',
+    [
+        (_PARENT,),
+        (_STARTER,),
+        (_STARTER, str(int(signal.SIGKILL))),
+    ],
+)
+def test_a_worker_ends_with_a_parent_that_is_killed(code_and_arguments: tuple[str, ...]) -> None:
     root = Path(__file__).resolve().parents[2]
     with subprocess.Popen(
-        [sys.executable, '-c', _PARENT], cwd=root, stdout=subprocess.PIPE, text=True
+        [sys.executable, '-c', *code_and_arguments], cwd=root, stdout=subprocess.PIPE, text=True
     ) as parent:
         assert parent.stdout is not None
         worker = int(parent.stdout.readline())
