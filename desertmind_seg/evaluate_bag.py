@@ -4,7 +4,7 @@ Results, in the folder of --out:
 
 - `masks/`: a rosbag2 MCAP with `/segmentation/mask` and `/segmentation/confidence` (mono8, headers
   and log times of the frames), with --depth `/segmentation/hazard` (mono8, as the node's), and
-  `/segmentation/label_info`. Two runs write the same masks.
+  `/segmentation/label_info`, at the start of the recorded bag. Two runs write the same masks.
 - `masks_against/`: likewise, of the model of --against.
 - `metrics.json`: `evaluation.results.EvaluationMetrics` describes every key.
 - `report.html`: the same for people, with the best and the worst frames.
