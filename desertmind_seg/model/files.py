@@ -1,10 +1,11 @@
 """Where the package finds the files it ships, keeps its cache, and how it writes a file whole."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 import errno
 import fcntl
 from functools import cache
+import json
 import os
 from pathlib import Path
 import re
@@ -301,6 +302,63 @@ def partial_folder(parent: Path) -> Iterator[Path]:
         yield folder
 
 
+def move_results(scratch: Path, names: Collection[str], shared: str) -> None:
+    """Move results from `scratch`/NEW beside `scratch`, which `partial_folder` yielded.
+
+    What ends this process on the way, were it kill -9, loses nothing: the next process that writes
+    to that folder moves the rest.
+
+    Args:
+        scratch: the folder; what it replaces steps aside into it.
+        names: what is there of an earlier run of these goes, also where there is no new one.
+        shared: name of a file that stays where there is no new one.
+
+    Raises:
+        FileError: an earlier result cannot be moved; then all are as they were.
+    """
+    new, old, out = scratch / NEW, scratch / _OLD, scratch.parent
+    old.mkdir()
+    moves = {name: (new / name).exists() for name in names}
+    if (new / shared).exists():
+        moves[shared] = True
+    write_text(scratch / _MOVES, json.dumps(moves))
+    moved: list[str] = []
+    # A folder cannot replace a folder that holds files: step aside first.
+    for name in moves:
+        if not os.path.lexists(out / name):
+            continue
+        try:
+            (out / name).rename(old / name)
+        except OSError as err:
+            for each in moved:
+                (old / each).rename(out / each)
+            (scratch / _MOVES).unlink()
+            raise FileError(
+                f'{out / name} is of an earlier run and cannot be replaced: {err.strerror}; '
+                f'remove it, or name another folder. {out} is as it was'
+            ) from err
+        moved.append(name)
+    _move_the_rest(scratch)
+
+
+def _move_the_rest(scratch: Path) -> None:
+    """Do what `move_results` has begun in this folder, if anything."""
+    new, old, out = scratch / NEW, scratch / _OLD, scratch.parent
+    try:
+        moves = json.loads(read_file(scratch / _MOVES, _PIECE_BYTES))
+    except (FileNotFoundError, NotADirectoryError, FileError, ValueError, RecursionError):
+        return
+    for name, is_new in moves.items() if isinstance(moves, dict) else ():
+        if Path(name).name != name:  # anybody may have put the folder there
+            continue
+        waits = (new / name).exists()
+        if (waits or not is_new) and os.path.lexists(out / name):
+            (out / name).rename(old / name)
+        if waits:
+            (new / name).rename(out / name)
+    (scratch / _MOVES).unlink()
+
+
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """Yield a new folder in that for temporary files (TMPDIR), for this user alone; it goes again.
@@ -366,7 +424,9 @@ def _new_folder(parent: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # nothing is removed that could not be moved
+            _move_the_rest(folder)
+            shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
 
 
@@ -376,6 +436,8 @@ def _new_folder(parent: Path) -> Iterator[Path]:
 _PARTIAL = '.partial-'
 _PARTIAL_NAME = re.compile(r'\.partial-[0-9a-f]{16}(\.[^.]*)?')
 _LOCK = 'lock'
+# In such a folder: results that are whole, what they replace, and which are to be moved.
+NEW, _OLD, _MOVES = 'new', 'old', '.moves'
 
 
 @contextmanager
@@ -446,6 +508,10 @@ def _remove_if_abandoned(path: Path, lock_path: Path) -> None:
     lock = _open(lock_path, os.O_CREAT if is_folder else 0)
     try:
         if _holds(lock, lock_path):
-            shutil.rmtree(path) if is_folder else path.unlink()
+            if is_folder:
+                _move_the_rest(path)
+                shutil.rmtree(path)
+            else:
+                path.unlink()
     finally:
         os.close(lock)

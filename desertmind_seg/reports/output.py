@@ -7,7 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from desertmind_seg.model.files import FileError, made_folder, partial_folder, write_text
+from desertmind_seg.model.files import (
+    NEW,
+    made_folder,
+    move_results,
+    partial_folder,
+    write_text,
+)
 from desertmind_seg.reports.script import SCRIPT_FILE
 
 
@@ -25,7 +31,8 @@ def output_folder(out: Path, names: Collection[str], *, replace: bool) -> Iterat
             none; other files in it stay.
         names: everything the run may produce. A result of an earlier run that this one did not
             produce is removed with the others, so that what lies in `out` belongs together. The
-            script of the pages is no result: every page that lies in `out` needs it.
+            script of the pages is no result: every page that lies in `out` needs it. Where the
+            process is killed while they move, the next that writes to `out` moves the rest.
         replace: allow results of an earlier run.
 
     Raises:
@@ -36,9 +43,10 @@ def output_folder(out: Path, names: Collection[str], *, replace: bool) -> Iterat
     if not replace:
         _refuse_existing(out, names)
     with made_folder(out), partial_folder(out) as scratch:
-        partial, old = scratch / 'new', scratch / 'old'
+        if not replace:  # a run that was killed may just have been finished
+            _refuse_existing(out, names)
+        partial = scratch / NEW
         partial.mkdir()
-        old.mkdir()
         with named_as_in(out, partial):
             yield partial
         unexpected = sorted({entry.name for entry in partial.iterdir()} - {*names, SCRIPT_FILE})
@@ -48,11 +56,7 @@ def output_folder(out: Path, names: Collection[str], *, replace: bool) -> Iterat
             raise ValueError(f'{unexpected} are not among the declared results {sorted(names)}')
         if not replace:
             _refuse_existing(out, names)
-        # A folder cannot replace a folder that holds files: step aside first.
-        _put_aside(out, old, names)
-        for name in (SCRIPT_FILE, *names):
-            if (partial / name).exists():
-                (partial / name).rename(out / name)
+        move_results(scratch, names, SCRIPT_FILE)
 
 
 @contextmanager
@@ -74,21 +78,3 @@ def _refuse_existing(out: Path, names: Collection[str]) -> None:
             f'{str(out)!r} already holds {", ".join(existing)}; choose another folder or pass '
             '--force to replace them.'
         )
-
-
-def _put_aside(out: Path, old: Path, names: Collection[str]) -> None:
-    """Move what is there of `names` into `old`: all of it, or none."""
-    moved: list[str] = []
-    for name in names:
-        if not os.path.lexists(out / name):
-            continue
-        try:
-            (out / name).rename(old / name)
-        except OSError as err:
-            for each in moved:
-                (old / each).rename(out / each)
-            raise FileError(
-                f'{out / name} is of an earlier run and cannot be replaced: {err.strerror}; '
-                f'remove it, or name another folder. {out} is as it was'
-            ) from err
-        moved.append(name)

@@ -1,9 +1,12 @@
 """The report page, and putting the results of a run in place together."""
 
 from html.parser import HTMLParser
+from itertools import count
 import json
 from pathlib import Path
 import re
+import subprocess
+import sys
 from typing import Any
 
 from bad_disks import small_disk
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 from report_page import Page, figures, titles
 
-from desertmind_seg.model.files import FileError
+from desertmind_seg.model.files import FileError, write_text
 from desertmind_seg.model.ontology import Ontology, load_ontology
 from desertmind_seg.reports.charts import (
     MOST_POINTS,
@@ -432,6 +435,88 @@ def test_of_earlier_results_all_are_replaced_or_none(tmp_path: Path) -> None:
     (out / 'masks').symlink_to('gone')
     replace()
     assert sorted(entry.name for entry in out.iterdir()) == ['a.txt', 'b.txt', SCRIPT_FILE]
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from desertmind_seg.reports.output import output_folder
+
+def write(out, text, names):
+    with output_folder(out, ('a.txt', 'masks', 'gone.txt', 'b.txt'), replace=True) as new:
+        (new / 'masks').mkdir()
+        for name in (*names, 'masks/m'):
+            (new / name).write_text(text)
+
+rename = Path.rename
+for left in range(7):
+    out = Path(sys.argv[1], str(left))
+    write(out, 'old', ('a.txt', 'gone.txt'))
+    if os.fork():
+        os.wait()
+        continue
+    def rename_or_end(self, target):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rename(self, target)
+    Path.rename = rename_or_end
+    write(out, 'new', ('a.txt', 'b.txt'))
+    os._exit(0)
+"""
+
+
+def test_a_kill_among_the_moves_loses_no_result(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, '-c', _KILLED, tmp_path], check=True, cwd=ROOT)
+    was_killed = []
+    for out in tmp_path.iterdir():
+        was_killed.append(any(entry.name.startswith('.partial-') for entry in out.iterdir()))
+        write_text(out / 'other.txt', 'of another command')  # what writes there next
+        found = {
+            str(path.relative_to(out)): path.read_text()
+            for path in out.rglob('*')
+            if path.is_file()
+        }
+        assert found.pop('other.txt') == 'of another command'
+        assert found == dict.fromkeys(('a.txt', 'b.txt', 'masks/m'), 'new')
+    assert sum(was_killed) == 6
+
+
+@pytest.mark.parametrize('moves', ['{"../mine": false}', '["a.txt"]', 'no JSON'])
+def test_moves_that_nobody_began_are_not_made(tmp_path: Path, moves: str) -> None:
+    (tmp_path / 'mine').write_text('mine')
+    scratch = tmp_path / 'out/.partial-0123456789abcdef'
+    (scratch / 'old').mkdir(parents=True)
+    (scratch / '.moves').write_text(moves)
+    write_text(tmp_path / 'out/a.txt', 'a')
+    assert (tmp_path / 'mine').read_text() == 'mine'
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['a.txt']
+
+
+def test_ctrl_c_among_the_moves_loses_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, calls = Path.rename, count()
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    def write(text: str) -> None:
+        with output_folder(tmp_path, ('a.txt', 'b.txt'), replace=True) as new:
+            for name in ('a.txt', 'b.txt'):
+                (new / name).write_text(text)
+
+    write('old')
+    monkeypatch.setattr(Path, 'rename', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write('new')
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        'a.txt': 'new',
+        'b.txt': 'new',
+    }
 
 
 def test_results_of_a_run_that_was_faster_are_not_replaced(tmp_path: Path) -> None:
