@@ -1,5 +1,7 @@
 """Every published layout is read as its publisher describes it, and its errors are named."""
 
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 import pickle
 from types import SimpleNamespace
@@ -446,6 +448,47 @@ def test_a_missing_or_broken_nyu_file_is_named(tmp_path: Path, name: str) -> Non
         _read('nyuv2_mat', tmp_path, load_ontology('nyuv2-40'))
     (tmp_path / name).unlink()
     with pytest.raises(DatasetError, match=f'no {name}; expected nyu_depth_v2_labeled.mat, '):
+        _read('nyuv2_mat', tmp_path, load_ontology('nyuv2-40'))
+
+
+def _linked(file: h5py.File, name: str, other: Path) -> None:
+    file[name] = h5py.ExternalLink(other, '/there')
+
+
+def _linked_softly(file: h5py.File, name: str, other: Path) -> None:
+    file['elsewhere'] = h5py.ExternalLink(other, '/')
+    file[name] = h5py.SoftLink('/elsewhere/there')
+
+
+def _stored_outside(file: h5py.File, name: str, other: Path) -> None:
+    file.create_dataset(name, (3, 3, 7, 5), np.uint8, external=[(str(other), 0, 1000)])
+
+
+def _virtual(file: h5py.File, name: str, other: Path) -> None:
+    layout = h5py.VirtualLayout((3, 3, 7, 5), np.uint8)
+    layout[:] = h5py.VirtualSource(other, 'there', (3, 3, 7, 5))
+    file.create_virtual_dataset(name, layout)
+
+
+@pytest.mark.parametrize(
+    ('name', 'write'),
+    [
+        *product(('images', 'scenes'), (_linked, _linked_softly, _stored_outside, _virtual)),
+        *product(['a scene'], (_stored_outside, _virtual)),  # no reference is to a link
+    ],
+)
+def test_a_nyu_file_opens_no_other(
+    tmp_path: Path, name: str, write: Callable[[h5py.File, str, Path], None]
+) -> None:
+    _write_nyu_mat(tmp_path)
+    with h5py.File(other := tmp_path / 'other.h5', 'w') as file:
+        file['there'] = np.full((3, 3, 7, 5), 65, np.uint8)
+    with h5py.File(tmp_path / 'nyu_depth_v2_labeled.mat', 'r+') as file:
+        file.pop(name, None)
+        write(file, name, other)
+        if name == 'a scene':
+            file['scenes'][0, 0] = file[name].ref
+    with pytest.raises(DatasetError, match=r'no other file|which are not opened'):
         _read('nyuv2_mat', tmp_path, load_ontology('nyuv2-40'))
 
 

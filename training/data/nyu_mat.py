@@ -55,10 +55,10 @@ def list_nyu_mat(root: Path, block_frames: int) -> Listing:
         }
         with h5py.File(mat, 'r') as file:
             scenes = [
-                bytes(np.asarray(file[reference]).ravel().astype(np.uint8)).decode('ascii')
-                for reference in np.asarray(file['scenes']).ravel()
+                bytes(np.asarray(_own(file[name])).ravel().astype(np.uint8)).decode('ascii')
+                for name in np.asarray(_array(file, 'scenes')).ravel()
             ]
-            lengths = {name: len(file[name]) for name in ('images', 'depths', 'labels')}
+            lengths = {name: len(_array(file, name)) for name in ('images', 'depths', 'labels')}
     except (OSError, KeyError, ValueError, NotImplementedError, MatReadError) as err:
         raise DatasetError(
             f'{folder}: one of {", ".join(NYU_FILES)} is not what its publisher packed ({err}); '
@@ -88,6 +88,31 @@ def list_nyu_mat(root: Path, block_frames: int) -> Listing:
     return with_numbered_groups(Listing(frames))
 
 
+def _array(file: h5py.File, name: str) -> h5py.Dataset:
+    """Return a dataset of the file itself: HDF5 would open any other that the file names.
+
+    Raises:
+        DatasetError: it lies elsewhere.
+    """
+    if isinstance(link := file.get(name, getlink=True), (h5py.ExternalLink, h5py.SoftLink)):
+        raise DatasetError(
+            f'{file.filename}: {name} is a link to {link.path!r}; expected an array, and no other '
+            'file is opened for it: take the file as its publisher packed it'
+        )
+    return _own(file[name])
+
+
+def _own(array: h5py.Dataset | h5py.Group) -> h5py.Dataset:
+    if not isinstance(array, h5py.Dataset):
+        raise ValueError(f'{array.name} is no array')
+    if array.external or array.is_virtual:
+        raise DatasetError(
+            f'{array.file.filename}: {array.name} has its values in other files, which are not '
+            'opened: take the file as its publisher packed it'
+        )
+    return array
+
+
 @lru_cache(maxsize=4)
 def _open_hdf5(path: Path, process: int) -> h5py.File:
     # An HDF5 file that is open across a fork has one read position for both: one a process.
@@ -115,7 +140,7 @@ class NyuMatFrame(LabelledFrame):
 
     def _read(self, name: str) -> npt.NDArray[Any]:
         try:
-            stored: npt.NDArray[Any] = _open_hdf5(self.mat, os.getpid())[name][self.index]
+            stored: npt.NDArray[Any] = _array(_open_hdf5(self.mat, os.getpid()), name)[self.index]
         except (OSError, KeyError, ValueError, RuntimeError) as err:  # of damaged HDF5
             raise DatasetError(
                 f'{self.mat}: {name} of frame {self.name} cannot be read ({err}); download the '
