@@ -21,6 +21,12 @@ _ANSWER_SEC = 0.002
 
 _BY_NAME = {spec.name: spec for spec in PARAMETERS}
 _TYPES = [each.value for each in Parameter.Type]
+_EXPECTED: dict[type, str] = {
+    bool: 'true or false',
+    int: 'a whole number, without a decimal point',
+    float: 'a number with a decimal point, such as 1.0',
+    str: 'a text; a number or true is one in quotes within quotes: \'"1"\'',
+}
 
 SetCallback = Callable[[Any, Any], Any]
 
@@ -29,13 +35,21 @@ def refuse_unknown_types(set_parameters: SetCallback) -> SetCallback:
     """Wrap rclpy's callback of the services set_parameters and set_parameters_atomically.
 
     It raises ValueError where the type of a value is none that ROS has, which ends the node. Such
-    a request is refused as a whole.
+    a request is refused as a whole. Of a type that is not the parameter's it says two numbers.
     """
 
     def answer(request: Any, response: Any) -> Any:
         unknown = [each for each in request.parameters if each.value.type not in _TYPES]
         if not unknown:
-            return set_parameters(request, response)
+            response = set_parameters(request, response)
+            is_atomic = not hasattr(response, 'results')
+            results = [response.result] if is_atomic else response.results
+            wrong = [_wrong_type(each) for each in request.parameters]
+            wrong = list(filter(None, wrong)) if is_atomic else wrong
+            for result, reason in zip(results, wrong, strict=False):
+                if reason and result.reason.startswith('Wrong parameter type'):
+                    result.reason = reason
+            return response
         result = SetParametersResult(
             successful=False,
             reason=f'{unknown[0].name!r} has a value of type {unknown[0].value.type}; expected '
@@ -48,6 +62,15 @@ def refuse_unknown_types(set_parameters: SetCallback) -> SetCallback:
         return response
 
     return answer
+
+
+def _wrong_type(message: Any) -> str:
+    """Say of which type a parameter of ours is, '' where the message has a value of that type."""
+    spec = _BY_NAME.get(message.name)
+    value = Parameter.from_parameter_msg(message).value
+    if spec is None or type(value) is type(spec.default):
+        return ''
+    return f'{spec.name} is {value!r}; expected {_EXPECTED[type(spec.default)]}.'
 
 
 class NodeParameters:

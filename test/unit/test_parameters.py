@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 import rclpy
 from rclpy.context import Context
 from rclpy.node import Node
@@ -17,7 +18,11 @@ from desertmind_seg.model.files import share_path
 from desertmind_seg.parameters.qos import check_qos_overrides
 from desertmind_seg.parameters.spec import ParameterError
 from desertmind_seg.parameters.table import PARAMETERS
-from desertmind_seg.parameters.values import NodeParameters, misspelt_parameters
+from desertmind_seg.parameters.values import (
+    NodeParameters,
+    misspelt_parameters,
+    refuse_unknown_types,
+)
 
 MakeNode = Callable[..., Node]
 
@@ -164,6 +169,40 @@ def test_bad_value_at_run_time_is_refused_and_the_old_one_kept(
     assert 'confidence.threshold' in reason or 'Wrong parameter type' in reason
     assert values['confidence.threshold'] == 0.0
     assert changes == {}
+
+
+@pytest.mark.parametrize('service', [SetParameters, SetParametersAtomically])
+@pytest.mark.parametrize(
+    ('name', 'value', 'says'),
+    [
+        # As `ros2 param set` sends what is written without a decimal point.
+        ('confidence.threshold', 1, 'is 1; expected a number with a decimal point, such as 1.0.'),
+        ('input.max_age_ms', 2.0, 'is 2.0; expected a whole number, without a decimal point.'),
+        ('costmap.base_frame', 7, 'is 7; expected a text; a number or true is one in quotes'),
+        ('input.max_age_ms', -1, None),
+    ],
+)
+def test_a_value_of_another_type_is_refused_in_words(
+    make_node: MakeNode, service: Any, name: str, value: Any, says: str | None
+) -> None:
+    node = make_node()
+    declare(node)
+    is_atomic = service is SetParametersAtomically
+
+    def set_parameters(request: Any, response: Any) -> Any:
+        asked = [Parameter.from_parameter_msg(each) for each in request.parameters]
+        if is_atomic:
+            response.result = node.set_parameters_atomically(asked)
+        else:
+            response.results = node.set_parameters(asked)
+        return response
+
+    sent = [Parameter('output.overlay_alpha', value=0.5), Parameter(name, value=value)]
+    request = service.Request(parameters=[each.to_parameter_msg() for each in sent])
+    response = refuse_unknown_types(set_parameters)(request, service.Response())
+    refused = response.result if is_atomic else response.results[1]
+    assert not refused.successful
+    assert refused.reason.startswith(f'{name} {says}' if says else 'Parameter input.max_age_ms')
 
 
 def test_several_values_are_set_together_or_not_at_all(make_node: MakeNode) -> None:
