@@ -22,17 +22,29 @@ DEPTH_SIZE_HW = (240, 320)
 OBSTACLE = 4
 
 
+def _nodes(item: pytest.Function) -> set[int]:
+    """Return the ids of the nodes in this process."""
+    kind = getattr(item.module, 'SegmentationNode', None)
+    return {id(each) for each in gc.get_objects() if kind is not None and type(each) is kind}
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Function) -> Generator[None, object, object]:
-    """Let no node in this process outlive its test.
+    """Let no node in this process outlive its test, and fail a test whose node does.
 
     It refers to itself, so that its context, with 70 MB of shared memory and its place in the
     graph, goes only when garbage is collected: twelve tests later a node that is alone was told of
     13 of its name.
     """
+    # A test that failed keeps its nodes, for debuggers.
+    before, failed = _nodes(item), item.session.testsfailed
     result = yield
     if hasattr(item.module, 'SegmentationNode'):
         gc.collect()
+        if _nodes(item) - before and item.session.testsfailed == failed:
+            said = 'a node in this process outlives its test: what still refers to it?'
+            report = pytest.TestReport(item.nodeid, item.location, {}, 'failed', said, 'teardown')
+            item.ihook.pytest_runtest_logreport(report=report)
     return result
 
 

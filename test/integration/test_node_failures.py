@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-import gc
 from pathlib import Path
 import re
 import sys
@@ -191,9 +190,3 @@ def test_a_bug_in_a_transition_is_logged(
     node.destroy_node()
     rclpy.shutdown()
     assert 'ZeroDivisionError: in this test' in capfd.readouterr().err
-
-
-def test_no_node_in_this_process_outlives_its_test() -> None:
-    """Each would be one of several nodes of one name to the nodes of later tests."""
-    nodes = [each for each in gc.get_objects() if type(each) is SegmentationNode]
-    assert nodes == []
