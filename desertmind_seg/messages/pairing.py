@@ -24,6 +24,7 @@ MAX_WAIT_MS = 50.0
 # What is held at most, for rates up to 90 Hz; beyond it the oldest image is decided at once.
 MAX_WAITING_RGB = 8
 MAX_HELD_DEPTH = 16
+_CAME = 128  # images for which depth of the same stamp may still come
 # Stamps of one camera rise. Two cameras on one topic, by mistake, differ by less than this.
 TIME_JUMP_NS = 100_000_000
 # Depth pipelines exchange neighbours; a stamp further back is a bag that began again.
@@ -126,6 +127,8 @@ class DepthPairing(Generic[R, D]):
         self._heard_ns: int | None = None  # when depth came last, at first when the stream began
         self._images_since = 0  # depth came last
         self._periods_ns: deque[int] = deque(maxlen=_PERIODS)
+        self._rgb_came: deque[tuple[int, int]] = deque(maxlen=_CAME)  # stamp, when
+        self._late_ms: deque[float] = deque(maxlen=_PERIODS)  # behind the image of that stamp
 
         self._rgb_count = self._depth_count = self._paired = 0
         self._duplicates = self._out_of_order = self._time_jumps = 0
@@ -161,6 +164,7 @@ class DepthPairing(Generic[R, D]):
         self._newest_rgb_ns = rgb.stamp_ns if newest is None else max(newest, rgb.stamp_ns)
         self._rgb_count += 1
         self._rgb_lags_ms.append((now_ns - rgb.stamp_ns) / 1e6)
+        self._rgb_came.append((rgb.stamp_ns, now_ns))
         if self._heard_ns is None:
             self._heard_ns = now_ns
         self._images_since += 1
@@ -187,6 +191,9 @@ class DepthPairing(Generic[R, D]):
         for held in again:
             self._depths.remove(held)
         self._duplicates += len(again)
+        if not again:
+            came_ns = [came for stamp_ns, came in self._rgb_came if stamp_ns == depth.stamp_ns]
+            self._late_ms.append((now_ns - came_ns[-1]) / 1e6 if came_ns else 0.0)
         if newest is not None and depth.stamp_ns > newest:
             self._periods_ns.append(depth.stamp_ns - newest)
         elif newest is not None and not again:
@@ -238,6 +245,8 @@ class DepthPairing(Generic[R, D]):
         """Forget how late stamps came: a jump shifts them, and would look like two clocks."""
         self._rgb_lags_ms.clear()
         self._depth_lags_ms.clear()
+        self._rgb_came.clear()
+        self._late_ms.clear()
 
     def _stalled(self, now_ns: int) -> bool:
         """Whether depth has been silent for so long that waiting for it is in vain."""
@@ -292,7 +301,8 @@ class DepthPairing(Generic[R, D]):
                 rgb,
                 dt_ms,
                 TOO_FAR,
-                f'the nearest depth is {dt_ms:+.1f} ms from the image; expected at most '
+                self._lateness()
+                or f'the nearest depth is {dt_ms:+.1f} ms from the image; expected at most '
                 f'{self.max_dt_ms:g} ms (max_dt_ms).',
             )
         self._paired += 1
@@ -314,8 +324,24 @@ class DepthPairing(Generic[R, D]):
             return None
         return float(median(self._rgb_lags_ms) - median(self._depth_lags_ms))
 
+    def _lateness(self) -> str:
+        """Say that depth comes later than an image waits; '' where it does not.
+
+        Equal stamps are of one clock, so that the time between them is that on the way.
+        """
+        late_ms = median(self._late_ms) if self._late_ms else 0.0
+        if late_ms <= self.max_wait_ms:
+            return ''
+        return (
+            f'depth comes {late_ms:.0f} ms after the image of the same stamp, which waits '
+            f'{self.max_wait_ms:g} ms at most (max_wait_ms): raise that, by which masks come '
+            'later, or have depth come sooner, as from a faster alignment or another encoding.'
+        )
+
     def hint(self) -> str:
         """Say which driver setting would bring the stamps together; '' where they are."""
+        if late := self._lateness():
+            return late[0].upper() + late[1:]
         offset_ms = self.clock_offset_ms()
         if offset_ms is not None and abs(offset_ms) > _TWO_CLOCKS_MS:
             return (

@@ -420,6 +420,21 @@ def test_no_image_waits_while_depth_is_silent() -> None:
     assert stream.pairing.waiting == 1
 
 
+def test_depth_that_comes_later_than_an_image_waits_is_no_second_clock() -> None:
+    stream = Stream(max_dt_ms=20, max_wait_ms=50)
+    for stamp in range(0, 3000, 100):
+        stream.rgb(stamp, stamp + 5).depth(stamp - 600, stamp + 9)
+    says = 'depth comes 604 ms after the image of the same stamp, which waits 50 ms at most'
+    assert stream.pairing.hint().startswith(says.capitalize())
+    assert stream.pairs[-1].reason == TOO_FAR
+    assert stream.pairs[-1].detail.startswith(says)
+    # Stamps of another clock meet those of images by chance alone.
+    other = Stream(max_dt_ms=20, max_wait_ms=50)
+    for stamp in range(0, 3000, 100):
+        other.rgb(stamp, stamp + 5).depth(stamp - 603, stamp + 9)
+    assert 'two clocks' in other.pairing.hint()
+
+
 def test_a_jump_of_time_is_no_second_clock() -> None:
     stream = Stream(max_dt_ms=40, max_wait_ms=50)
     for stamp in range(0, 3000, 100):
