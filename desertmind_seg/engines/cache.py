@@ -31,7 +31,7 @@ from desertmind_seg.engines.profiles import Profile
 from desertmind_seg.engines.protocol import EngineBuildError, Progress
 from desertmind_seg.model.bundle import Bundle
 from desertmind_seg.model.documents import DocumentError, read_json
-from desertmind_seg.model.files import FileError, atomic_write, cache_dir, read_file
+from desertmind_seg.model.files import FileError, atomic_write, cache_dir, expanded, read_file
 from desertmind_seg.model.records import utc_now
 
 _LOGGER = logging.getLogger(__name__)
@@ -151,8 +151,8 @@ def engine_folder(given: str | Path = '') -> Path:
     """
     chosen = str(given) or os.environ.get(CACHE_VARIABLE, '')
     try:
-        return Path(chosen).expanduser() if chosen else cache_dir() / 'engines'
-    except (FileError, RuntimeError) as err:
+        return expanded(chosen) if chosen else cache_dir() / 'engines'
+    except FileError as err:
         raise EngineBuildError(
             f'no folder for engines: {err}. Or set {CACHE_VARIABLE} to such a folder.'
         ) from err

@@ -93,6 +93,21 @@ def cache_dir() -> Path:
         ) from None
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with the home folder that ~ or ~NAME stands for at its beginning.
+
+    Raises:
+        FileError: there is no user NAME, or this one has no home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise FileError(
+            f'{path} begins with the home folder of a user who has none, or is not known here; '
+            'give the whole path'
+        ) from None
+
+
 def read_file(path: Path, max_bytes: int) -> bytes:
     """Read a regular file, never more than `max_bytes`; nothing that would block is opened.
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from desertmind_seg.model.documents import DocumentError, read_yaml
 from desertmind_seg.model.errors import DesertmindError, did_you_mean
-from desertmind_seg.model.files import share_path
+from desertmind_seg.model.files import expanded, share_path
 
 UNLABELED = 255
 LETHAL_COST = 254
@@ -266,7 +266,7 @@ def load_ontology(name_or_path: str | Path) -> Ontology:
         OntologyError: it is no valid table; the message names class, field and value, or the line
             that is no YAML.
     """
-    path = Path(name_or_path)
+    path = expanded(name_or_path)
     shipped = available_ontologies()
     is_file_name = path.suffix in ('.yaml', '.yml')
     if not is_file_name and str(name_or_path) in shipped:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from threading import Event
 import time
 
@@ -15,7 +14,7 @@ from desertmind_seg.engines.protocol import Engine, EngineError
 from desertmind_seg.engines.tensorrt_build import BuildOptions, stored_engine
 from desertmind_seg.engines.tensorrt_library import CURRENT, choose_target
 from desertmind_seg.model.bundle import MIN_SIZE_HW, Bundle, read_bundle
-from desertmind_seg.model.files import DEFAULT_BUNDLE, share_path
+from desertmind_seg.model.files import DEFAULT_BUNDLE, FileError, expanded, share_path
 from desertmind_seg.parameters.spec import ParameterError
 from desertmind_seg.parameters.values import NodeParameters
 from desertmind_seg.pipeline.segmenter import Segmenter
@@ -166,7 +165,11 @@ class SegmenterLoader:
 
     def _bundle(self) -> Bundle:
         given = self._settings['model.bundle']
-        bundle = read_bundle(Path(given).expanduser() if given else share_path(DEFAULT_BUNDLE))
+        try:
+            path = expanded(given) if given else share_path(DEFAULT_BUNDLE)
+        except FileError as err:
+            raise ParameterError(f'model.bundle: {err}') from err
+        bundle = read_bundle(path)
         metadata = bundle.metadata
         expected = self._settings['model.expected_ontology']
         if expected not in ('', metadata.ontology.name, metadata.ontology_sha256):

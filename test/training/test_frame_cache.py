@@ -13,6 +13,7 @@ import pytest
 from desertmind_seg.model.ontology import Ontology, load_ontology
 from training.data import frame_cache as frame_cache
 from training.data.frame_cache import CachedFrame, cached
+from training.data.frames import DatasetError
 from training.data.layouts import read_layout
 
 YCOR8 = load_ontology('ycor-8')
@@ -140,7 +141,13 @@ def test_a_full_disk_costs_time_but_no_frame(
     assert caplog.text.count('is full') == 1
 
 
-def test_a_cache_that_may_not_be_written_is_an_error(root: Path, tmp_path: Path) -> None:
-    (tmp_path / 'cache').write_text('a file')
-    with pytest.raises(NotADirectoryError):
-        _frame(root, tmp_path / 'cache').read_rgb()
+def test_a_cache_that_cannot_be_used_is_an_error_with_its_key(root: Path, tmp_path: Path) -> None:
+    cache = tmp_path / 'cache'
+    expected = f'data.cache_dir is {cache}, .* cannot be kept: .*; give a folder that .* or null'
+    cache.write_text('a file')
+    with pytest.raises(DatasetError, match=expected):
+        _frame(root, cache).read_rgb()
+    cache.unlink()
+    cache.symlink_to('/proc/no-folder')  # where nobody, not even root, may make one
+    with pytest.raises(DatasetError, match=expected):
+        _frame(root, cache).read_rgb()

@@ -81,6 +81,16 @@ def test_cache_dir_follows_xdg(
     assert files.cache_dir() == Path(expected) / 'desertmind_seg'
 
 
+def test_a_home_folder_is_put_in_and_one_that_is_not_known_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert files.expanded('~/a') == tmp_path / 'a'
+    assert files.expanded('a/~') == Path('a/~')
+    with pytest.raises(files.FileError, match=r"^~nobody's/a begins with the home .*; give the"):
+        files.expanded("~nobody's/a")
+
+
 def test_whole_file_appears_only_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / 'a.b.png'
     with files.atomic_write(path) as temporary:

@@ -211,6 +211,16 @@ def test_invalid_table_names_class_and_value(tmp_path: Path, document: Any, mess
         load_ontology(path)
 
 
+def test_a_table_of_the_home_folder_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A shell leaves ontology=~/mine.yaml to the program.
+    monkeypatch.setenv('HOME', str(tmp_path))
+    shipped = load_ontology('ycor-8')
+    (tmp_path / 'mine.yaml').write_text(json.dumps(shipped.model_dump(mode='json')))
+    assert load_ontology('~/mine.yaml') == shipped
+
+
 def test_text_that_is_not_yaml(tmp_path: Path) -> None:
     path = tmp_path / 'broken.yaml'
     path.write_text('classes: [')

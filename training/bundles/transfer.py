@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from desertmind_seg.model.files import share_path
+from desertmind_seg.model.files import expanded, share_path
 from desertmind_seg.model.ontology import Ontology
 from training.bundles.fusion import summed_decoder
 from training.bundles.weights import load_stage
@@ -147,7 +147,7 @@ def find_stage(source: str, key: str = 'model.initial_checkpoint') -> Path:
     Raises:
         FileNotFoundError: it is in none of them.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.exists() or path.is_absolute() or path.parts[0] != 'models':
         return path
     beside = Path(__file__).resolve().parents[2] / path

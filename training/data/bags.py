@@ -20,6 +20,7 @@ from desertmind_seg.messages.bags import (
 )
 from desertmind_seg.messages.images import MessageError, decode_labels
 from desertmind_seg.messages.pairing import DepthPairing
+from desertmind_seg.model.files import expanded
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.progress import Progress
 from desertmind_seg.storage.recording import METADATA, is_recording
@@ -59,7 +60,7 @@ def list_bags(root: str, ontology: Ontology, block_frames: int) -> Listing:
     """
     path, options = split_root(root, {'image', 'labels', 'depth'})
     missing = [name for name in ('image', 'labels') if name not in options]
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     if folder.name == METADATA:
         folder = folder.parent
     if missing:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from desertmind_seg.model.files import expanded
 from desertmind_seg.model.ontology import CLASS_TABLE, Ontology, load_ontology
 from desertmind_seg.pipeline.label_map import LabelMap, mismatch, parse_label_map
 from training.data.frames import DatasetError, DepthArray, LabelledFrame, UInt8Array
@@ -23,7 +24,7 @@ def class_table_of(root: Path) -> Path | None:
     A broken link or a folder of that name is returned too, so that who reads it says what is
     wrong with it.
     """
-    path = root.expanduser() / CLASS_TABLE
+    path = expanded(root) / CLASS_TABLE
     return path if path.exists() or path.is_symlink() else None
 
 
@@ -67,7 +68,7 @@ def check_there(dataset: str, root: str | Path) -> None:
     Raises:
         DatasetError: it is not there, a link to what is not, or a file.
     """
-    path = Path(root).expanduser()
+    path = expanded(root)
     if dataset not in {'bag', 'synthetic', 'nyuv2_mat'} and not path.is_dir():
         link = f', it is a link to {path.readlink()}' if path.is_symlink() else ''
         raise DatasetError(
@@ -154,8 +155,8 @@ class ModelClasses:
         ]
         if dataset != 'folder':
             return bool(sections)
-        places = [Path(str(section.get('root'))).expanduser().resolve() for section in sections]
-        return Path(root).expanduser().resolve() in places
+        places = [expanded(str(section.get('root'))).resolve() for section in sections]
+        return expanded(root).resolve() in places
 
 
 @dataclass(frozen=True)

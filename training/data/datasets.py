@@ -6,13 +6,13 @@ import hashlib
 import heapq
 import logging
 import os
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
+from desertmind_seg.model.files import expanded
 from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.label_map import LabelMap
 from desertmind_seg.pipeline.progress import Progress
@@ -70,7 +70,7 @@ def list_frames(
         )
     frames = _of_split(listing.frames, section, data.split)
     if data.cache_dir is not None:
-        frames = cached(frames, Path(data.cache_dir).expanduser())
+        frames = cached(frames, expanded(data.cache_dir))
     if data.split.by == 'folds' and section.split == 'train':
         dealt = [frame for frame in listing.frames if frame.official in {None, 'train'}]
         _check_fold(frames, dealt, section, data.split, ontology)

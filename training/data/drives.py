@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
 from desertmind_seg.model.documents import read_json
+from desertmind_seg.model.files import expanded
 from desertmind_seg.model.ontology import Ontology
 from training import scenery, simulator
 from training.data.frames import (
@@ -34,7 +34,7 @@ def list_drives(root: str, ontology: Ontology) -> Listing:
     if root.startswith('seeds:'):
         return _rendered_drives(root, ontology)
     listing = Listing()
-    for drive in (path.parent for path in entries(Path(root).expanduser(), '*/drive.json')):
+    for drive in (path.parent for path in entries(expanded(root), '*/drive.json')):
         known = read_json(drive / 'drive.json').get('ontologies')
         if not isinstance(known, dict) or known.get(ontology.name) != ontology.sha256:
             raise DatasetError(

@@ -17,7 +17,7 @@ from desertmind_seg import decoding, messages, storage
 from desertmind_seg.model.files import atomic_write
 from desertmind_seg.model.ontology import Ontology
 from training import data
-from training.data.frames import DepthArray, LabelledFrame, UInt8Array, code_version
+from training.data.frames import DatasetError, DepthArray, LabelledFrame, UInt8Array, code_version
 
 # What of the code decides the pixels of a frame.
 _DECODERS = (decoding, messages, storage, data)
@@ -32,7 +32,8 @@ class CachedFrame(LabelledFrame):
     A file's name is a hash of the source frame's name and version, of the code that decodes and
     (for labels) of the ontology, so that a changed source or class table is decoded again, and all
     after an upgrade; nothing is ever deleted.
-    Where the disk is full a warning says so once, and frames are decoded each time.
+    Where the disk is full a warning says so once, and frames are decoded each time; a folder that
+    cannot be used otherwise is a DatasetError.
     """
 
     frame: LabelledFrame
@@ -87,6 +88,8 @@ class CachedFrame(LabelledFrame):
                 raise ValueError(f'its shape is {stored.shape}')  # smaller than it was: read so
         except FileNotFoundError:
             pass
+        except OSError as err:
+            raise _no_cache(self.folder, err) from err
         except (ValueError, EOFError, TokenError) as err:
             _log.warning('%s is broken (%s) and is decoded again', path, err)
         else:
@@ -102,9 +105,9 @@ def _store(path: Path, decoded: npt.NDArray[Any]) -> None:
         with atomic_write(path, durable=False) as temporary:
             np.save(temporary, decoded)
     except OSError as err:
-        if err.errno not in {errno.ENOSPC, errno.EDQUOT}:
-            raise
         folder = path.parent.parent
+        if err.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise _no_cache(folder, err) from err
         if folder not in _full:
             _full.add(folder)
             _log.warning(
@@ -113,6 +116,13 @@ def _store(path: Path, decoded: npt.NDArray[Any]) -> None:
                 folder,
                 err.strerror,
             )
+
+
+def _no_cache(folder: Path, err: OSError) -> DatasetError:
+    return DatasetError(
+        f'data.cache_dir is {folder}, where decoded frames cannot be kept: {err}; give a folder '
+        'that this user may write to, or null to decode them each time'
+    )
 
 
 _full: set[Path] = set()  # caches whose full disk was reported

@@ -11,6 +11,7 @@ from pathlib import Path
 import re
 from statistics import median
 
+from desertmind_seg.model.files import expanded
 from desertmind_seg.model.ontology import CLASS_TABLE, Ontology
 from desertmind_seg.pipeline.label_map import LabelMap, parse_label_map
 from training.data.bags import list_bags
@@ -344,7 +345,7 @@ def read_layout(
         expects = "<drive>/drive.json (training.synthetic --folder writes them) or 'seeds:A:B?...'"
     else:
         read, expects = _FOLDERS[dataset]
-        listing = read(Path(root).expanduser(), block_frames)
+        listing = read(expanded(root), block_frames)
     if not listing.frames and not listing.unpaired:
         raise DatasetError(f'{root}: no {dataset} frames, expected {expects}; check data root')
     times = Counter(frame.name for frame in listing.frames)

@@ -14,6 +14,7 @@ import torchvision
 
 from desertmind_seg.model.bundle import SAFETENSORS, kind_of_file
 from desertmind_seg.model.errors import DesertmindError
+from desertmind_seg.model.files import expanded
 from training.recipes.schema import ModelSection
 
 State = dict[str, torch.Tensor]
@@ -57,7 +58,7 @@ def encoder_state(section: ModelSection, shapes: Mapping[str, torch.Size]) -> St
     source = section.encoder_weights
     if source == 'imagenet':
         return _by_name(_download(section), shapes, source, section.encoder)
-    path = _packaged_file(section) if source == 'package' else Path(source).expanduser()
+    path = _packaged_file(section) if source == 'package' else expanded(source)
     if not path.is_file():
         raise WeightsError(f'No encoder weights at {str(path)!r}; {_THREE_WAYS}')
     state = _read(path)

@@ -4,6 +4,7 @@ from pathlib import Path
 import re
 from typing import Any, get_args
 
+from desertmind_seg.model.files import expanded
 from desertmind_seg.model.ontology import CLASS_TABLE, load_ontology
 from training.recipes.schema import LAYOUT_TABLES, DatasetName, Recipe, RecipeError
 
@@ -33,7 +34,7 @@ def put_data(tree: dict[str, Any], text: str, *, with_table: bool) -> None:
     dataset, separator, root = text.partition(':')
     if not separator or dataset not in get_args(DatasetName):
         dataset, root = 'folder', text
-    path = Path(root.partition('?')[0]).expanduser()
+    path = expanded(root.partition('?')[0])
     name = path.resolve().name
     if dataset == 'folder':
         root = str(path)
