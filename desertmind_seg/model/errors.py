@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 import re
 
+_MOST_SHOWN = 400  # characters
+
 
 class DesertmindError(Exception):
     """What is wrong, the value, what was expected and how to mend it, in one message.
@@ -42,6 +44,20 @@ def listed(names: Sequence[str], most: int) -> str:
     """Join the first names, and say how many more there are."""
     more = f' and {len(names) - most} more' if len(names) > most else ''
     return ', '.join(names[:most]) + more
+
+
+def first_of(problems: Iterable[str], number: int) -> str:
+    """Join the first of `number` problems, as many as one can take in, and say how many more.
+
+    The others are not worded: an error of each of 20,000 keys would take half a minute.
+    """
+    shown: list[str] = []
+    for problem in problems:
+        if shown and len('; '.join([*shown, problem])) > _MOST_SHOWN:
+            break
+        shown.append(problem)
+    more = [f'and {number - len(shown)} more'] * (len(shown) < number)
+    return '; '.join([*shown, *more])
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

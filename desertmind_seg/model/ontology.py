@@ -1,5 +1,6 @@
 """Class tables: what each id in a mask means, how it is drawn, and what crossing it costs."""
 
+from collections.abc import Mapping
 from functools import cached_property
 import hashlib
 import json
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from desertmind_seg.model.documents import DocumentError, read_yaml
-from desertmind_seg.model.errors import DesertmindError, did_you_mean
+from desertmind_seg.model.errors import DesertmindError, did_you_mean, first_of
 from desertmind_seg.model.files import expanded, share_path
 
 UNLABELED = 255
@@ -23,8 +24,6 @@ Group = Literal['traversable', 'non_traversable', 'obstacle', 'background']
 RawCode = Annotated[int, Field(ge=0, le=65535)]
 ColorValue = Annotated[int, Field(ge=0, le=255)]
 
-# Of one file; an error of each of 20,000 keys would be 2.5 MB and take half a minute to word.
-MAX_NAMED_ERRORS = 20
 _MAX_SHOWN = 200  # characters of a value in an error
 # One above every id, so that a raw code nobody lists cannot be taken for UNLABELED.
 _UNKNOWN = 256
@@ -228,28 +227,28 @@ class Ontology(BaseModel):
 
 
 def describe_validation_error(error: ValidationError, document: Any) -> str:
-    """Put pydantic's findings in one line each, naming the class that an entry of `classes` is."""
-    lines, findings = [], error.errors()
-    for finding in findings[:MAX_NAMED_ERRORS]:
-        location = list(finding['loc'])
-        where = '.'.join(str(part) for part in location)
-        if 'classes' in location:
-            index = location.index('classes') + 1
-            entries = document
-            for key in location[:index]:
-                entries = entries.get(key) if isinstance(entries, dict) else None
-            if index < len(location) and isinstance(entries, list):
-                entry = entries[int(location[index])]
-                if isinstance(entry, dict) and 'name' in entry:
-                    where += f' (class {entry["name"]!r})'
-        message = finding['msg'].removeprefix('Value error, ')
-        given = repr(finding['input'])
-        given = given if len(given) <= _MAX_SHOWN else f'{given[:_MAX_SHOWN]}...'
-        shown = '' if isinstance(finding['input'], dict) else f', not {given}'
-        lines.append(f'{where}: {message}{shown}' if where else message)
-    if len(findings) > len(lines):
-        lines.append(f'and {len(findings) - len(lines)} more')
-    return '; '.join(lines)
+    """Put pydantic's findings in a line, naming the class that an entry of `classes` is."""
+    findings = error.errors()
+    return first_of((_worded(finding, document) for finding in findings), len(findings))
+
+
+def _worded(finding: Mapping[str, Any], document: Any) -> str:
+    location = list(finding['loc'])
+    where = '.'.join(str(part) for part in location)
+    if 'classes' in location:
+        index = location.index('classes') + 1
+        entries = document
+        for key in location[:index]:
+            entries = entries.get(key) if isinstance(entries, dict) else None
+        if index < len(location) and isinstance(entries, list):
+            entry = entries[int(location[index])]
+            if isinstance(entry, dict) and 'name' in entry:
+                where += f' (class {entry["name"]!r})'
+    message = finding['msg'].removeprefix('Value error, ')
+    given = repr(finding['input'])
+    given = given if len(given) <= _MAX_SHOWN else f'{given[:_MAX_SHOWN]}...'
+    shown = '' if isinstance(finding['input'], dict) else f', not {given}'
+    return f'{where}: {message}{shown}' if where else message
 
 
 def available_ontologies() -> tuple[str, ...]:

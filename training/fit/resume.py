@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from desertmind_seg.model.errors import first_of
 from desertmind_seg.model.ontology import Ontology
 from training.data.datasets import data_hash, training_frames
 from training.data.frames import LabelledFrame
@@ -140,15 +141,15 @@ def check_same_recipe(
     with suppress(ValidationError):  # a key that was not there yet has its default
         before = type(recipe).model_validate(before).model_dump(mode='json')
     changes = recipe_changes(before, recipe.model_dump(mode='json'))
-    shown = '; '.join(
+    changed = [
         f'{key} was {then!r}, is {now!r}'
         for key, (then, now) in sorted(changes.items())
         if key not in _FREE_KEYS
-    )
-    if shown:
+    ]
+    if changed:
         raise CheckpointError(
-            f'{path}: the run was started with another recipe: {shown}. Resume it with its own '
-            'recipe.yaml, or give another folder'
+            f'{path}: the run was started with another recipe: {first_of(changed, len(changed))}. '
+            'Resume it with its own recipe.yaml, or give another folder'
         )
 
 

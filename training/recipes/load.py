@@ -17,9 +17,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from desertmind_seg.model.documents import DocumentError, read_yaml
-from desertmind_seg.model.errors import did_you_mean
+from desertmind_seg.model.errors import did_you_mean, first_of, listed
 from desertmind_seg.model.files import FileError
-from desertmind_seg.model.ontology import MAX_NAMED_ERRORS
 from training.recipes.overrides import advice, apply_override, shown
 from training.recipes.own_data import put_data
 from training.recipes.schema import EnsembleRecipe, Recipe, RecipeError
@@ -169,7 +168,7 @@ def _overridden(
     for override in overrides:
         if override not in data:
             apply_override(tree, override, schema)
-    return _validated(schema, tree, f'{file} with {" ".join(map(shown, overrides))}')
+    return _validated(schema, tree, f'{file} with {listed([*map(shown, overrides)], 3)}')
 
 
 def _validated(schema: type[_Schema], tree: dict[str, Any], source: str) -> _Schema:
@@ -182,15 +181,13 @@ def _validated(schema: type[_Schema], tree: dict[str, Any], source: str) -> _Sch
         raise RecipeError(f'{source}: {err}') from err
     except ValidationError as err:
         errors = err.errors()
-        messages = [_message(error, schema) for error in errors[:MAX_NAMED_ERRORS]]
-        if len(errors) > len(messages):
-            messages.append(f'and {len(errors) - len(messages)} more')
+        message = first_of((_message(error, schema) for error in errors), len(errors))
         if 'name' in tree and any(error['type'] == 'missing' for error in errors):
-            messages.append(
-                'a recipe.yaml that an older version wrote lacks what came since: add it, with '
+            message += (
+                '; a recipe.yaml that an older version wrote lacks what came since: add it, with '
                 'the value that a shipped recipe has'
             )
-        raise RecipeError(f'{source}: {"; ".join(messages)}') from err
+        raise RecipeError(f'{source}: {message}') from err
 
 
 def _check_use(recipe: Recipe) -> None:

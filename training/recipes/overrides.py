@@ -54,15 +54,19 @@ def advice(key: str, schema: type[BaseModel]) -> str:
         return f'{section} is null in this recipe; give all of it, {section}={{{name}: ..., ...}}'
     same_name = [other for other in known if other.rpartition('.')[2] == name]
     by_name = {other.rpartition('.')[2]: other for other in known}
+    # Not a section for a key of its own.
+    others = [other for other in known if not key.startswith(f'{other}.')]
     nearest = (
         get_close_matches(key, same_name, n=1, cutoff=0.0)
-        or get_close_matches(key, known, n=1, cutoff=0.7)
+        or get_close_matches(key, others, n=1, cutoff=0.7)
         or [by_name[other] for other in get_close_matches(name, by_name, n=1, cutoff=0.7)]
     )
     if nearest:
-        return f'there is no key {key!r}; did you mean {nearest[0]!r}?'
+        return f'there is no key {shown(key)!r}; did you mean {nearest[0]!r}?'
     siblings = [other for other in known if other.rpartition('.')[0] == section]
-    return f'there is no key {key!r}; known are {", ".join(siblings or schema.model_fields)}'
+    return (
+        f'there is no key {shown(key)!r}; known are {", ".join(siblings or schema.model_fields)}'
+    )
 
 
 def _place(node: Any, part: str) -> str | int:
