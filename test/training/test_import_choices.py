@@ -342,7 +342,7 @@ def broken(folder: Path, kind: str) -> Path:
     }
     texts: dict[str, tuple[str, str]] = {
         **{
-            f'two {key}': ('a.json', json.dumps({**coco, key: entries, 'annotations': []}))
+            f'two {key}': ('a.json', json.dumps({**coco, key: entries, 'annotations': [box]}))
             for key, entries in two.items()
         },
         'voc xml': ('a.xml', '<annotation><object><name>rock</name></object></annotation>'),
@@ -419,6 +419,28 @@ def test_what_is_no_export_is_refused_in_a_line(
     source = broken(tmp_path / 'export', kind)
 
     assert expected in refusal(capsys, zipped(source) if in_zip else source, tmp_path / 'out')
+
+
+def test_ids_that_two_categories_share_matter_where_they_are_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    square = {'id': 1, 'image_id': 1, 'segmentation': [[5, 5, 20, 5, 20, 20]]}
+    document = {
+        'images': [{'id': 1, 'file_name': '1.jpg'}, *({'id': 2, 'file_name': f} for f in 'ab')],
+        'categories': [
+            {'id': 1, 'name': 'rock'},
+            *({'id': 2, 'name': n} for n in ('sky', 'road')),
+        ],
+        'annotations': [{**square, 'category_id': 1}],
+    }
+    write(tmp_path / 'coco/a.json', document)
+    write(tmp_path / 'coco/1.jpg', jpeg(1))
+    assert main([str(tmp_path / 'coco'), '--out', str(tmp_path / 'out')]) in (0, 1)
+    assert set(table_of(tmp_path / 'out').names) == {'rock', 'sky', 'road'}
+    assert 'not one for each class: counted anew' in capsys.readouterr().out
+    for change in ({'category_id': 2}, {'category_id': 1, 'image_id': 2}):
+        write(tmp_path / 'coco/a.json', {**document, 'annotations': [{**square, **change}]})
+        assert 'has id 2 twice' in refusal(capsys, tmp_path / 'coco', tmp_path / 'new')
 
 
 @pytest.mark.parametrize(

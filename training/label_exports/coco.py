@@ -191,9 +191,10 @@ class _Reading:
         folder, _, own_name = file.name.rpartition('/')
         split = split_of(own_name) or split_of(folder.rpartition('/')[2])
         categories = list(checked(_Category, 'categories'))
-        _check_unique(file, 'categories', ((entry.id, entry.name) for entry in categories))
         annotations = list(checked(_Annotation, 'annotations'))
         used = {entry.category_id for entry in annotations}
+        names = ((entry.id, entry.name) for entry in categories)
+        _check_unique(file, 'categories', names, used)
         position_of = {
             entry.id: self.classes.position(entry.name, _code(entry.id), _color(entry.color))
             for entry in categories
@@ -204,9 +205,8 @@ class _Reading:
         images: dict[_Id, _Picture | None] = {}
         listed: set[str] = set()
         entries = list(checked(_Image, 'images'))
-        _check_unique(
-            file, 'images', ((entry.id, plain_path(entry.file_name)) for entry in entries)
-        )
+        paths = ((entry.id, plain_path(entry.file_name)) for entry in entries)
+        _check_unique(file, 'images', paths, {entry.image_id for entry in annotations})
         for image in entries:
             if image.file_name in listed:
                 images[image.id] = None
@@ -255,11 +255,13 @@ class _Reading:
         return self.pictures[key]
 
 
-def _check_unique(file: ExportFile, key: str, names: Iterable[tuple[_Id, str]]) -> None:
+def _check_unique(
+    file: ExportFile, key: str, names: Iterable[tuple[_Id, str]], used: set[_Id]
+) -> None:
     """Refuse a file of which nobody can say what its annotations label, or in which picture."""
     name_of: dict[_Id, str] = {}
     for identity, name in names:
-        if name_of.setdefault(identity, name) != name:
+        if name_of.setdefault(identity, name) != name and identity in used:
             raise ExportError(
                 f'{file}: {key} has id {identity} twice, for {name_of[identity]!r} and for '
                 f'{name!r}; its annotations may mean either. Give each an id of its own'
