@@ -663,6 +663,7 @@ def test_a_damaged_label_studio_task_is_named(
     whole = brush_rle(np.ones((HEIGHT, WIDTH), bool))
     points = [[10.0, 10.0], [60.0, 10.0], [60.0, 70.0]]
     results = [
+        'rock',
         shape({'points': points}),
         shape({'rle': whole[:-9]}),
         shape({'rle': brush_rle(np.ones((5, 5), bool))}),
@@ -674,7 +675,6 @@ def test_a_damaged_label_studio_task_is_named(
         shape({'x': 10, 'width': 20, 'height': 20}),
         shape({'x': 10, 'y': 10, 'width': 20, 'height': 20, 'rotation': float('inf')}),
         shape({'x': 10, 'y': 10, 'radiusX': 5}),
-        'rock',
     ]
     tasks = [
         {'id': 1, 'data': {'image': '1.jpg'}, 'annotations': [{'result': results}]},
@@ -690,9 +690,9 @@ def test_a_damaged_label_studio_task_is_named(
     shown = capsys.readouterr().out
     for text in (
         *('its brush is cut off after', 'its brush has 100 values; expected 4 of each pixel'),
-        *('numbers that are no bytes', 'turned by 90 degrees', 'points.0.1'),
+        *('numbers that are no bytes', 'turned by 90 degrees', 'shape 6: points.0.1'),
         *('2 brushlabels without a label', 'it has x 10.0 and y None', 'inf is no angle'),
-        *('lacks one of its two sizes', "shape 11 is 'rock'"),
+        *('lacks one of its two sizes', "shape 0 is 'rock'"),
         *('task 2 names no picture', 'task 3: its annotation has no result', "task 3 is '5'"),
     ):
         assert text in shown, text

@@ -8,7 +8,7 @@ and predictions do not. Pictures are found by their names, without the prefix of
 ('1a2b3c4d-road.jpg').
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 import re
 from typing import Annotated, Any
@@ -124,16 +124,17 @@ def _time_of(entry: dict[str, Any]) -> str:
 
 
 def _read_task(what: str, task: dict[str, Any], classes: ClassList, export: Export) -> None:
-    results = _results(what, task, export)
+    results = dict(_results(what, task, export))
+    names = {str(each.get('to_name', '')) for each in results.values()}
     try:
-        picture, stored = _picture(task, {str(each.get('to_name', '')) for each in results})
+        picture, stored = _picture(task, names)
     except ExportError as err:
         export.faults.append(f'{what} {err}')
         return
     # With <Labels> of its own a shape comes twice under one id, and once more for each answer.
     labelled = {
         str(each['id'])
-        for each in results
+        for each in results.values()
         if each.get('id')
         and isinstance(each.get('value'), dict)
         and any(
@@ -143,7 +144,7 @@ def _read_task(what: str, task: dict[str, Any], classes: ClassList, export: Expo
     }
     shapes = []
     size_hw: Size | None = None
-    for number, result in enumerate(results):
+    for number, result in results.items():
         value = result.get('value', result)
         try:
             read_value = _Value.model_validate(value)
@@ -195,12 +196,15 @@ def _is_region(result: dict[str, Any]) -> bool:
     return _kind_of(result) not in ('choices', 'textarea', 'rating', 'relation', 'number')
 
 
-def _results(what: str, task: dict[str, Any], export: Export) -> list[dict[str, Any]]:
-    """Return the shapes of the annotation that counts."""
+def _results(
+    what: str, task: dict[str, Any], export: Export
+) -> Iterable[tuple[int, dict[str, Any]]]:
+    """Return the shapes of the annotation that counts, each with its number there."""
     annotations = task.get('annotations', task.get('completions'))
     if annotations is None:  # JSON-MIN: each tag of the labelling page is a key
         lists = [value for value in task.values() if isinstance(value, list)]
-        return [each for value in lists for each in value if isinstance(each, dict)]
+        found = [each for value in lists for each in value]
+        return [(number, each) for number, each in enumerate(found) if isinstance(each, dict)]
     whole = (
         [each for each in annotations if isinstance(each, dict)]
         if isinstance(annotations, list)
@@ -223,7 +227,7 @@ def _results(what: str, task: dict[str, Any], export: Export) -> list[dict[str, 
         for number, each in enumerate(found)
         if not isinstance(each, dict)
     ]
-    return [each for each in found if isinstance(each, dict)]
+    return [(number, each) for number, each in enumerate(found) if isinstance(each, dict)]
 
 
 def _picture(task: dict[str, Any], drawn_on: set[str]) -> tuple[str, str]:
