@@ -349,7 +349,10 @@ def test_of_a_table_of_codes_no_colour_is_the_rest(
     [
         ('name,code\na,*\nb,*\n', "'a' and 'b' are both '*', what no other line lists"),
         ('name,code\na,1\nb,\n', "line 3: 'b' has neither a code nor a colour"),
-        ('0 void 0 0 0\n1 dirt 1 2\n', 'line 2: expected code, name and r g b'),
+        ('0 void 0 0 0\n\n1 dirt 1 2\n', 'line 3: expected code, name and r g b'),
+        ('name,code\n\na,1\n ,\nb,\n', "line 5: 'b' has neither a code nor a colour"),
+        ('dirt' + ' ' * 100_000 + '1 2\n', "t.txt begins with 'dirt"),  # not in hours
+        ('dirt' + ' ' * 200_000 + '1 2\n', 'line 1: field larger than field limit'),
         ('name,code\na,1\nA,2\n', "the classes 'a' and 'A' are both 'a' here"),
         ('name,code,r,g,b\na,1,2,2,2\nb,7,*,*,*\n', "line 3: 'b' has '*' beside 7; expected '*'"),
     ],

@@ -15,6 +15,8 @@ from desertmind_seg.model.ontology import Ontology, load_ontology
 from training.data import frames
 from training.data.layouts import read_layout
 from training.import_labels import main
+from training.label_exports import yolo
+from training.label_folders.class_table import class_name
 from training.label_folders.guess import guess_of
 
 SQUARE = [[5, 5, 20, 5, 20, 20, 5, 20]]
@@ -179,7 +181,8 @@ def test_label_studio_task_of_two_pictures(
     ('name', 'text'),
     [
         ('data.yaml', 'names: {0: rock, 5: sky}\n'),
-        ('data.yaml', 'path: .\nnames:\n  0: rock\n  5: sky\n'),
+        ('data.yaml', 'path: .\nnames:\n  0: rock\n\n  5: sky\n'),
+        ('data.yaml', 'names: {\n  0: rock,\n  5 : sky\n}\n'),
         ('classes.txt', 'rock\na\nb\nc\nd\nsky\n'),
     ],
 )
@@ -193,6 +196,13 @@ def test_yolo_tables(tmp_path: Path, name: str, text: str) -> None:
     assert {'rock', 'sky'} <= set(table.names)
     values = np.unique(read_label_file(tmp_path / 'out/masks/1.png'))
     assert set(values) == {5, *table.ignore_raw}
+
+
+def test_what_is_made_of_blanks_takes_no_hours() -> None:
+    """It did where each of many blanks led to a look at all that follow."""
+    lines = '\n' * 200_000
+    assert yolo._with_quoted_numbers(f'names:{lines}  0: rock\n') == f"names:{lines}  '0': rock\n"
+    assert class_name(f'- a{"-" * 200_000}b /', 0) == f'a{"-" * 200_000}b'
 
 
 @pytest.mark.parametrize(

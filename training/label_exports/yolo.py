@@ -140,9 +140,13 @@ def _document(table: ExportFile) -> Any:
     try:
         return parse_yaml(table.read(1 << 18), str(table))
     except DocumentError:
-        # Ultralytics numbers the names, and such keys are no text.
-        quoted = re.sub(r'(?m)(^|[{,])(\s*)(\d+)(\s*:\s)', r"\1\2'\3'\4", table.text())
-        return parse_yaml(quoted, str(table))
+        return parse_yaml(_with_quoted_numbers(table.text()), str(table))
+
+
+def _with_quoted_numbers(text: str) -> str:
+    """Make text of the keys of a YAML that are numbers, as Ultralytics numbers the names."""
+    # Within a line: of many empty ones each would look at all that follow.
+    return re.sub(r'(?m)(^|[{,])([^\S\n]*)(\d+)([^\S\n]*:\s)', r"\1\2'\3'\4", text)
 
 
 def _notes(files: ExportFiles, table: ExportFile) -> list[ExportClass]:

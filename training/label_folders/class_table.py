@@ -126,8 +126,7 @@ def make_table(
 def class_name(text: str, position: int) -> str:
     """Write a name as class tables do: lower case, without accents and other signs."""
     plain = re.sub(r'[^a-z0-9/-]+', ' ', without_accents(text))
-    plain = re.sub(r'^[ /-]+|[ /-]+$', '', plain)
-    return plain or f'class {position + 1}'
+    return plain.strip(' /-') or f'class {position + 1}'
 
 
 def _is_plain_background(name: str) -> bool:

@@ -17,7 +17,6 @@ _FORMS = (
 _NAMES = ('name', 'class', 'label', 'class_name', 'readable')
 _CODES = ('code', 'pixel value', 'id', 'value', 'label_key', 'idx', 'index', 'class_id')
 _REST = '*'
-_LINE = re.compile(r'(?:(\d+)[\s,:]+)?(\D.*?)[\s,:]+(\d+)[\s,]+(\d+)[\s,]+(\d+)[\s;]*')
 
 
 def read_table(file: ExportFile) -> list[ExportClass]:
@@ -51,11 +50,16 @@ def read_table(file: ExportFile) -> list[ExportClass]:
 
 
 def _from_text(file: ExportFile) -> list[ExportClass]:
-    lines = [line for line in file.text().splitlines() if line.strip()]
+    lines = file.text().splitlines()
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     # Excel writes ';' where the comma is for decimals.
-    delimiter = max(',;\t', key=lines[0].count) if lines else ','
-    rows = [row for row in csv.reader(lines, delimiter=delimiter) if any(map(str.strip, row))]
-    head = [cell.strip().lower() for cell in rows[0]] if rows else []
+    delimiter = max(',;\t', key=numbered[0][1].count) if numbered else ','
+    reader = csv.reader(lines, delimiter=delimiter)
+    try:
+        rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
+    except csv.Error as err:
+        raise ExportError(f'{file}: line {reader.line_num}: {err}; expected {_FORMS}') from err
+    head = [cell.strip().lower() for cell in rows[0][1]] if rows else []
     columns = {
         'name': _column(head, *_NAMES),
         'code': _column(head, *_CODES),
@@ -67,13 +71,11 @@ def _from_text(file: ExportFile) -> list[ExportClass]:
     }
     has_color = columns['color'] is not None or None not in [columns[letter] for letter in 'rgb']
     if columns['name'] is None or not (has_color or columns['code'] is not None):
-        if lines and (found := [_LINE.fullmatch(line.strip()) for line in lines])[0]:
-            return [
-                _of_line(match, f'{file}: line {number}') for number, match in enumerate(found, 1)
-            ]
+        if numbered and _split_line(numbered[0][1]):
+            return [_of_line(line, f'{file}: line {number}') for number, line in numbered]
         raise ExportError(f'{file} begins with {",".join(head)[:80]!r}; expected {_FORMS}')
     classes = []
-    for number, row in enumerate(rows[1:], 2):
+    for number, row in rows[1:]:
 
         def cell(key: str, row: list[str] = row) -> str:
             index = columns[key]
@@ -107,12 +109,27 @@ def _from_text(file: ExportFile) -> list[ExportClass]:
     return classes
 
 
-def _of_line(match: re.Match[str] | None, where: str) -> ExportClass:
+def _of_line(line: str, where: str) -> ExportClass:
     """Read '1 dirt 108 64 20', the code of which may be missing."""
-    if match is None:
+    parts = _split_line(line)
+    if parts is None:
         raise ExportError(f'{where}: expected code, name and r g b, as in the lines before')
-    code, name, *color = match.groups()
-    return ExportClass(name, None if code is None else _code(code, where), _color(color, where))
+    code, name, color = parts
+    return ExportClass(name, _code(code, where) if code else None, _color(color, where))
+
+
+def _split_line(line: str) -> tuple[str, str, list[str]] | None:
+    """Return code ('' for none), name and r g b; None of a line that is not so.
+
+    In words: one pattern for all would take time with the square of a line's length.
+    """
+    words = [*re.finditer(r'[^\s,:]+', line.rstrip('; \t'))]
+    color = [word[0] for word in words[-3:]]
+    code = words[0][0] if words and words[0][0].isdecimal() else ''
+    name = words[1 if code else 0 : -3]
+    if not name or name[0][0][0].isdecimal() or not all(map(str.isdecimal, color)):
+        return None
+    return code, line[name[0].start() : name[-1].end()], color
 
 
 def _column(head: list[str], *names: str) -> int | None:
