@@ -16,6 +16,7 @@ from training.data import frames
 from training.data.layouts import read_layout
 from training.import_labels import main
 from training.label_exports import yolo
+from training.label_exports.source import ExportError, open_export
 from training.label_folders.class_table import class_name
 from training.label_folders.guess import guess_of
 
@@ -86,6 +87,33 @@ def test_names_in_either_form_of_unicode(tmp_path: Path, kind: str) -> None:
     if kind == 'folder':  # of two in one folder neither is lost without a word
         write(source / unicodedata.normalize('NFC', name), jpeg(2))
         assert main([str(source), '--out', str(tmp_path / 'out'), '--force']) == 2
+
+
+def test_names_longer_than_those_of_files_keep_their_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Windows' 255 characters may be 765 bytes."""
+    names = [f'{"砂" * 100}/{"漠" * 100}_{number}.jpg' for number in (1, 2)] + ['b/x.jpg']
+    files = {'annotations.xml': cvat(*map(cvat_image, names)).encode()}
+    files |= {name: jpeg(number) for number, name in enumerate(names)}
+    with zipfile.ZipFile(tmp_path / 'job.zip', 'w') as archive:
+        for file, content in files.items():
+            archive.writestr(file, content)
+
+    imported(tmp_path / 'job.zip')
+
+    masks = sorted(path.relative_to(tmp_path / 'out') for path in tmp_path.glob('out/masks/*/*'))
+    assert [path.name[-7:] for path in masks] == ['x.png', '漠_1.png', '漠_2.png']
+    assert {len(path.stem.encode()) for path in masks[1:]} == {200}
+    assert '2 pictures are cut to the end of their name' in capsys.readouterr().out
+    with (
+        open_export(tmp_path / 'job.zip') as files_of_zip,
+        pytest.raises(ExportError, match='cannot be unpacked: its name is too long'),
+    ):
+        files_of_zip.on_disk()
+    write(tmp_path / 'one/annotations.xml', cvat(cvat_image(f'{"x" * 250}.jpg')))
+    write(tmp_path / f'one/{"x" * 250}.jpg', jpeg(1))  # without a number, it would get one
+    assert main([str(tmp_path / 'one'), '--out', str(tmp_path / 'new')]) == 0
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ fill the memory is refused before a byte is read.
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+import errno
 import json
 import os
 from pathlib import Path
@@ -156,9 +157,17 @@ class ExportFiles:
             return self.place
         folder = self.open_until.enter_context(temporary_folder())
         for file in self:
-            path = folder / file.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(file.read())
+            path, content = folder / file.name, file.read()
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            except OSError as err:
+                if err.errno != errno.ENAMETOOLONG:
+                    raise
+                raise ExportError(
+                    f'{file} cannot be unpacked: its name is too long for a file here; give the '
+                    'pictures shorter names and export once more'
+                ) from err
         return folder
 
     def seen(self) -> str:

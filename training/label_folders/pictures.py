@@ -22,6 +22,9 @@ _PLAIN_FOLDERS = re.compile(
 # Roboflow names a picture NAME_jpg.rf.HASH.jpg: the digits of the hash are no frame number.
 _ROBOFLOW = re.compile(r'_(jpe?g|png|bmp|webp|tiff?)\.rf\.[0-9A-Za-z]{6,}$', re.IGNORECASE)
 _SHOWN = 5
+# Of a name: file systems take 255, and numbers, letters and the extension come to it. Those of
+# Windows take 255 characters instead, which are up to 765 bytes.
+_MAX_NAME_BYTES = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,6 +240,9 @@ def _named(frames: Sequence[ExportFrame]) -> tuple[dict[str, ExportFrame], list[
         if plain != stem:
             renamed["without Roboflow's .rf.HASH, whose digits are no frame number"].append(plain)
         plain = re.sub(r'[\x00-\x1f/:*?"<>|]', '_', plain).lstrip('. ') or 'picture'
+        if (fitting := _fitting(plain)) != plain:
+            plain = fitting
+            renamed['cut to the end of their name, which was too long for a file'].append(plain)
         if not any(folders) and not re.search(r'\d', plain):
             plain = f'{plain}_{number:05d}'
             renamed['numbered, as blocks of neighbours are cut by the number in a name'].append(
@@ -257,6 +263,14 @@ def _named(frames: Sequence[ExportFrame]) -> tuple[dict[str, ExportFrame], list[
     return dict(sorted(named.items())), notes
 
 
+def _fitting(name: str) -> str:
+    """Return the end of a name, which has its number, in as many bytes as fit."""
+    stored = name.encode(errors='surrogatepass')
+    if len(stored) <= _MAX_NAME_BYTES:
+        return name
+    return stored[-_MAX_NAME_BYTES:].decode(errors='ignore').lstrip('. ')
+
+
 def _letters() -> Iterable[str]:
     yield ''
     for length in range(1, 10):
@@ -271,7 +285,7 @@ def _sequence(frame: ExportFrame) -> list[str]:
     inside = plain_path(frame.image.name).rpartition('/')[0]
     parts = (inside if frame.folder is None else frame.folder).split('/')
     return [
-        part.lstrip('.') or '_'
+        _fitting(part.lstrip('.')) or '_'
         for part in filter(None, parts)
         if not _PLAIN_FOLDERS.fullmatch(part)
         and not (frame.split is not None and split_of(part) == frame.split)
