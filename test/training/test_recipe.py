@@ -377,7 +377,7 @@ def test_an_override_may_set_a_key_that_the_file_leaves_to_its_default() -> None
 
 def test_a_recipe_that_learns_nothing_from_labels_is_refused_unless_taught() -> None:
     nothing = [f'loss.{term}=0' for term in ('cross_entropy', 'lovasz')]
-    with pytest.raises(RecipeError, match='nothing would be learned; give one a weight'):
+    with pytest.raises(RecipeError, match='whatever is learned of depth; give one a weight'):
         load_recipe(ONE, nothing)
     assert not load_recipe('ycor8_rgb_distilled', nothing).loss.learns_from_labels
     with pytest.raises(RecipeError, match='store_scale: Input should be greater than or equal'):

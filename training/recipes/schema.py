@@ -422,7 +422,8 @@ class Recipe(_Section):
         if self.distillation is None and not self.loss.learns_from_labels:
             raise ValueError(
                 'every term of loss that compares classes has the weight 0, and nobody teaches: '
-                'nothing would be learned; give one a weight, such as loss.cross_entropy=1'
+                'masks would stay as random as they begin, whatever is learned of depth; give one '
+                'a weight, such as loss.cross_entropy=1'
             )
         return self
 
