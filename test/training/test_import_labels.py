@@ -4,6 +4,7 @@ import base64
 from collections.abc import Sequence
 import io
 from pathlib import Path
+import struct
 from typing import Any
 
 import cv2
@@ -168,7 +169,7 @@ def test_cityscapes_of_cvat_has_its_own_classes(tmp_path: Path, city: str, top: 
 
 
 @pytest.mark.parametrize('version', ['v1.2', 'v2.0'])
-def test_mapillary(tmp_path: Path, version: str) -> None:
+def test_mapillary(tmp_path: Path, capsys: pytest.CaptureFixture[str], version: str) -> None:
     source = tmp_path / 'vistas'
     names = [
         {'name': f'object--{name}', 'readable': name, 'color': color, 'instances': True}
@@ -184,6 +185,12 @@ def test_mapillary(tmp_path: Path, version: str) -> None:
         write(folder / f'{version}/panoptic/panoptic_2018.json', panoptic)
 
     assert_is_truth(tmp_path / 'out', imported(zipped(source), tmp_path / 'out'))
+    mask = next(source.glob(f'training/{version}/instances/*.png'))
+    size = struct.pack('>II', 9000, 9000)
+    mask.write_bytes(mask.read_bytes()[:16] + size + mask.read_bytes()[24:])
+    assert main([str(source), '--out', str(tmp_path / 'new')]) == 2
+    said = f'{mask} cannot be read as a mask: it claims 9000 x 9000 pixels'
+    assert said in capsys.readouterr().err
 
 
 def roboflow_coco() -> dict[str, dict[str, Any]]:

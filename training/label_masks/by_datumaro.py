@@ -20,6 +20,7 @@ from datumaro.plugins.data_formats.mapillary_vistas.format import MapillaryVista
 from datumaro.plugins.data_formats.mapillary_vistas.importer import MapillaryVistasImporter
 import numpy as np
 
+from desertmind_seg.decoding.image_header import LABEL_FILE_LIMITS, DecodeError, checked_image
 from training.label_exports.records import (
     Export,
     ExportClass,
@@ -70,8 +71,10 @@ def read(files: ExportFiles, name: str, **options: Any) -> Export:
         options: of datumaro's reader.
 
     Raises:
-        ExportError: datumaro cannot read it.
+        ExportError: datumaro cannot read it, or a mask of Mapillary's is not within our limits.
     """
+    if name == _MapillaryMasks.NAME:
+        _check_masks(files)
     logging.getLogger('datumaro').setLevel(logging.ERROR)
     root, export = files.on_disk(), Export(lists_all_images=True)
     environment = Environment()
@@ -111,6 +114,16 @@ def read(files: ExportFiles, name: str, **options: Any) -> Export:
             )
         )
     return export
+
+
+def _check_masks(files: ExportFiles) -> None:
+    """Refuse what datumaro would decode whatever its size: all masks, before the first picture."""
+    for file in files.ending('.png'):
+        if 'instances' in file.parts[:-1]:
+            try:
+                checked_image(file.read(), LABEL_FILE_LIMITS)
+            except DecodeError as err:
+                raise ExportError(f'{file} cannot be read as a mask: {err}') from err
 
 
 def _shapes(name: str, annotations: Sequence[Any], export: Export) -> list[Shape]:
