@@ -447,6 +447,24 @@ def test_other_frames_cannot_go_on(tiny_recipe: Recipe, tmp_path: Path) -> None:
     train(recipe, out, resume=True)
 
 
+def test_a_picture_of_ones_own_that_changed_at_equal_size_is_seen(
+    tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    tree, out = tiny_recipe.model_dump(mode='json'), tmp_path / 'run'
+    root = write_tiny_ycor(tmp_path / 'farm', list(range(6)), (64, 96))
+    tree['data']['split']['by'] = 'auto'
+    for section in (*tree['data']['train'], *tree['data']['val']):
+        section['root'] = str(root)
+    recipe = parse_recipe(tree, 'test')
+    _stop(recipe, out, batch=1)
+    path = next(root.glob('*/iid000002/rgb.jpg'))
+    content = bytearray(path.read_bytes())
+    content[15] ^= 1  # the density, of which no pixel comes
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r'; 1 of other content \(ycor iid000002\)\. Put'):
+        train(recipe, out, resume=True)
+
+
 def test_a_run_keeps_the_split_that_it_decided(tiny_recipe: Recipe) -> None:
     decided = tiny_recipe.data.split.model_copy(update={'block_frames': 1})
     begun = _changed(tiny_recipe, data={'split': decided.model_dump(mode='json')})

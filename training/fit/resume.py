@@ -6,6 +6,7 @@ A run notes these in last.ckpt as ``run``, with the epoch and the batch that it 
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from training.recipes.schema import EnsembleRecipe, Recipe, SplitSection
 
 # Keys that say how fast a run is, not what comes out of it.
 _FREE_KEYS = {'data.num_workers', 'data.cache_dir'}
+# The key of the hashes of frames in last.ckpt, beside those of the lists by size.
+CONTENT = 'content'
 
 
 def check_folder(out: Path, resume: bool) -> None:
@@ -161,6 +164,14 @@ def frame_list(frames: Sequence[LabelledFrame]) -> list[str]:
     return [f'{frame.dataset} {frame.name} {frame.size()}' for frame in frames]
 
 
+def content_list(frames: Sequence[LabelledFrame]) -> list[str]:
+    """Return as `frame_list` a hash of each frame's files instead of its size; reads them all."""
+    return [
+        f'{frame.dataset} {frame.name} {hashlib.sha256(frame.content()).hexdigest()[:16]}'
+        for frame in frames
+    ]
+
+
 def check_same_frames(
     run: Mapping[str, Any], listed: Mapping[str, Sequence[str]], out: Path
 ) -> None:
@@ -168,7 +179,8 @@ def check_same_frames(
 
     Args:
         run: of last.ckpt.
-        listed: `frame_list` of the frames that there are now, those that 'train' and 'validate'.
+        listed: `frame_list` of the frames that there are now, those that 'train' and 'validate',
+            and of one's own `content_list` of both, as CONTENT.
         out: folder of the run.
 
     Raises:
@@ -177,9 +189,11 @@ def check_same_frames(
     changes = []
     for part, now in listed.items():
         # A run of an earlier version did not note them.
-        change = _frame_changes(run.get('frames', {}).get(part, now), now)
-        if change is not None:
+        then = run.get('frames', {}).get(part, now)
+        if part != CONTENT and (change := _frame_changes(then, now, 'of another size')):
             changes.append(f'those that {part}: {change}')
+        elif not changes and (change := _frame_changes(then, now, 'of other content')):
+            changes.append(change)
     if changes:
         raise CheckpointError(
             f'{out / LAST}: the run was started with other frames; {"; ".join(changes)}. Put back '
@@ -187,15 +201,15 @@ def check_same_frames(
         )
 
 
-def _frame_changes(before: Sequence[str], now: Sequence[str]) -> str | None:
-    """Say in what two `frame_list`s differ; None where they are equal."""
+def _frame_changes(before: Sequence[str], now: Sequence[str], changed: str) -> str | None:
+    """Say in what two lists differ, and what frames are that `changed`; None where equal."""
     if before == now:
         return None
     then, there = ({line.rpartition(' ')[0]: line for line in each} for each in (before, now))
     kinds = {
         'new': [name for name in there if name not in then],
         'gone': [name for name in then if name not in there],
-        'of another size': [name for name in there if then.get(name, there[name]) != there[name]],
+        changed: [name for name in there if then.get(name, there[name]) != there[name]],
     }
     found = [
         f'{len(names)} {kind} ({", ".join(names[:3])}{", ..." * (len(names) > 3)})'

@@ -43,8 +43,10 @@ from training.ensembles.distillation import check_teachers
 from training.fit.closing import LAST, finish, leave_bundle
 from training.fit.rehearsal import Rehearsal, measured_precision, rehearse
 from training.fit.resume import (
+    CONTENT,
     check_folder,
     check_same_frames,
+    content_list,
     finished_run,
     frame_list,
     is_finished,
@@ -146,6 +148,8 @@ def train(
     made_by = environment()  # of the code that runs, before somebody edits it
     frames = _checked_frames(recipe, ontology, dealt=dealt, world_size=world_size)
     listed = {'train': frame_list(frames.train), 'validate': frame_list(frames.val)}
+    if dealt:  # of one's own data, which was read a moment ago
+        listed[CONTENT] = content_list([*frames.once, *frames.val])
     if state is not None:
         check_same_frames(state['run'], listed, out)
     plan = _plan(recipe, frames, state, world_size)
