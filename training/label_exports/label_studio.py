@@ -203,8 +203,8 @@ def _results(
     annotations = task.get('annotations', task.get('completions'))
     if annotations is None:  # JSON-MIN: each tag of the labelling page is a key
         lists = [value for value in task.values() if isinstance(value, list)]
-        found = [each for value in lists for each in value]
-        return [(number, each) for number, each in enumerate(found) if isinstance(each, dict)]
+        drawn = [each for value in lists for each in value]
+        return [(number, each) for number, each in enumerate(drawn) if isinstance(each, dict)]
     whole = (
         [each for each in annotations if isinstance(each, dict)]
         if isinstance(annotations, list)
