@@ -375,6 +375,19 @@ def test_a_run_goes_on_from_any_place(tiny_recipe: Recipe, tmp_path: Path, batch
         assert torch.equal(value, resumed.state_dict[name]), name
 
 
+def test_of_several_processes_the_first_exports_a_finished_run(
+    trained: tuple[Checkpoint, Path],
+    tiny_recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / 'run'
+    shutil.copytree(trained[1], out, ignore=shutil.ignore_patterns('*.onnx'))
+    monkeypatch.setenv('RANK', '1')
+    train(tiny_recipe, out, resume=True, bundle=True)
+    assert not list(out.glob('*.onnx'))
+
+
 def test_a_finished_run_is_returned_and_a_run_not_yet_saved_starts(
     trained: tuple[Checkpoint, Path], tiny_recipe: Recipe, tmp_path: Path
 ) -> None:

@@ -83,8 +83,11 @@ def run_folder(out: Path) -> AbstractContextManager[None]:
     Raises:
         FileError: as `sole_writer`.
     """
-    is_first = all(os.environ.get(name, '0') == '0' for name in _RANKS)
-    return sole_writer(out) if is_first else made_folder(out)
+    return sole_writer(out) if _is_first() else made_folder(out)
+
+
+def _is_first() -> bool:
+    return all(os.environ.get(name, '0') == '0' for name in _RANKS)
 
 
 def train(
@@ -135,7 +138,7 @@ def train(
     dealt = recipe.data.split.by == 'auto'
     if is_finished(out):
         done = finished_run(recipe, ontology, out, dealt=dealt)
-        if bundle:
+        if bundle and _is_first():
             leave_bundle(done, out)
         return done
     recipe, state = saved_state(recipe, ontology, out)
