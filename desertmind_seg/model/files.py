@@ -5,7 +5,6 @@ from contextlib import ExitStack, contextmanager, suppress
 import errno
 import fcntl
 from functools import cache
-import json
 import os
 from pathlib import Path
 import re
@@ -336,7 +335,8 @@ def move_results(scratch: Path, names: Collection[str], shared: str) -> None:
     moves = {name: (new / name).exists() for name in names}
     if (new / shared).exists():
         moves[shared] = True
-    write_text(scratch / _MOVES, json.dumps(moves))
+    lines = [f'{"+" if is_new else "-"}{name}' for name, is_new in moves.items()]
+    write_text(scratch / _MOVES, '\n'.join(lines))
     moved: list[str] = []
     # A folder cannot replace a folder that holds files: step aside first.
     for name in moves:
@@ -360,11 +360,13 @@ def _move_the_rest(scratch: Path) -> None:
     """Do what `move_results` has begun in this folder, if anything."""
     new, old, out = scratch / NEW, scratch / _OLD, scratch.parent
     try:
-        moves = json.loads(read_file(scratch / _MOVES, _PIECE_BYTES))
-    except (FileNotFoundError, NotADirectoryError, FileError, ValueError, RecursionError):
+        lines = read_file(scratch / _MOVES, _PIECE_BYTES).decode().splitlines()
+    except (FileNotFoundError, NotADirectoryError, FileError, UnicodeDecodeError):
         return
-    for name, is_new in moves.items() if isinstance(moves, dict) else ():
-        if Path(name).name != name:  # anybody may have put the folder there
+    for line in lines:
+        is_new, name = line[:1] == '+', line[1:]
+        # Anybody may have put the folder there.
+        if Path(name).name != name or name in ('', '..'):
             continue
         waits = (new / name).exists()
         if (waits or not is_new) and os.path.lexists(out / name):
@@ -451,7 +453,8 @@ def _new_folder(parent: Path) -> Iterator[Path]:
 _PARTIAL = '.partial-'
 _PARTIAL_NAME = re.compile(r'\.partial-[0-9a-f]{16}(\.[^.]*)?')
 _LOCK = 'lock'
-# In such a folder: results that are whole, what they replace, and which are to be moved.
+# In such a folder: results that are whole, what they replace, and a line for each that is to be
+# moved: `+` before the name of a new one, `-` before that of one which only goes.
 NEW, _OLD, _MOVES = 'new', 'old', '.moves'
 
 
