@@ -13,7 +13,7 @@ import pytest
 from desertmind_seg.model.ontology import Ontology, load_ontology
 from training.data import frame_cache as frame_cache
 from training.data.frame_cache import CachedFrame, cached
-from training.data.frames import DatasetError
+from training.data.frames import read_all
 from training.data.layouts import read_layout
 
 YCOR8 = load_ontology('ycor-8')
@@ -145,9 +145,11 @@ def test_a_cache_that_cannot_be_used_is_an_error_with_its_key(root: Path, tmp_pa
     cache = tmp_path / 'cache'
     expected = f'data.cache_dir is {cache}, .* cannot be kept: .*; give a folder that .* or null'
     cache.write_text('a file')
-    with pytest.raises(DatasetError, match=expected):
+    with pytest.raises(OSError, match=expected):
         _frame(root, cache).read_rgb()
+    with pytest.raises(OSError, match=f'^{expected}'):  # once, not once a frame
+        read_all([_frame(root, cache)] * 3, YCOR8, with_depth=True)
     cache.unlink()
     cache.symlink_to('/proc/no-folder')  # where nobody, not even root, may make one
-    with pytest.raises(DatasetError, match=expected):
+    with pytest.raises(OSError, match=expected):
         _frame(root, cache).read_rgb()

@@ -17,7 +17,7 @@ from desertmind_seg import decoding, messages, storage
 from desertmind_seg.model.files import atomic_write
 from desertmind_seg.model.ontology import Ontology
 from training import data
-from training.data.frames import DatasetError, DepthArray, LabelledFrame, UInt8Array, code_version
+from training.data.frames import DepthArray, LabelledFrame, UInt8Array, code_version
 
 # What of the code decides the pixels of a frame.
 _DECODERS = (decoding, messages, storage, data)
@@ -33,7 +33,7 @@ class CachedFrame(LabelledFrame):
     (for labels) of the ontology, so that a changed source or class table is decoded again, and all
     after an upgrade; nothing is ever deleted.
     Where the disk is full a warning says so once, and frames are decoded each time; a folder that
-    cannot be used otherwise is a DatasetError.
+    cannot be used otherwise is an OSError with that key.
     """
 
     frame: LabelledFrame
@@ -118,8 +118,9 @@ def _store(path: Path, decoded: npt.NDArray[Any]) -> None:
             )
 
 
-def _no_cache(folder: Path, err: OSError) -> DatasetError:
-    return DatasetError(
+def _no_cache(folder: Path, err: OSError) -> OSError:
+    # No DatasetError, of which there would be one for each frame.
+    return OSError(
         f'data.cache_dir is {folder}, where decoded frames cannot be kept: {err}; give a folder '
         'that this user may write to, or null to decode them each time'
     )
