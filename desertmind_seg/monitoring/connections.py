@@ -49,6 +49,7 @@ class Connections:
         self._node = node
         self._known: set[str] = set()
         self._silence_told_sec: dict[str, float] = {}
+        self._silent: set[str] = set()  # topics of which the log says so last
 
     def qos_problems(self, sources: Iterable[Source], publishers: Iterable[Any]) -> list[str]:
         """Return a sentence for each peer with which no message passes."""
@@ -115,8 +116,15 @@ class Connections:
         now_sec = time.monotonic()
         if now_sec - self._silence_told_sec.get(source.topic, -inf) > _SILENCE_EVERY_SEC:
             self._silence_told_sec[source.topic] = now_sec
+            self._silent.add(source.topic)
             self._node.get_logger().warning(problem)
         return problem
+
+    def heard(self, source: Source) -> None:
+        """Log that something comes from a source again, where the log has it silent."""
+        if source.topic in self._silent:
+            self._silent.remove(source.topic)
+            self._node.get_logger().info(f'{source.what.capitalize()} comes again on {source.topic}.')
 
     def _published_elsewhere(self, message_type: str) -> list[str]:
         """List the topics of a type that others publish, and that this node does not hear."""

@@ -145,8 +145,11 @@ class Diagnostics:
         if source is None:
             return []
         active_sec = time.monotonic() - self._inputs.active_since_sec
+        timeout_sec = self._settings['input.timeout_sec']
+        if silent_sec is not None and silent_sec <= timeout_sec:
+            self._connections.heard(source)
         silent_sec = active_sec if silent_sec is None else min(silent_sec, active_sec)
-        if silent_sec <= self._settings['input.timeout_sec']:
+        if silent_sec <= timeout_sec:
             return []
         return [self._connections.silence(source, silent_sec)]
 

@@ -308,6 +308,30 @@ def test_a_topic_without_publisher_is_answered_with_the_nearest_that_is_not_hear
     )
 
 
+def test_what_was_silent_and_comes_again_is_logged_once() -> None:
+    logged: list[str] = []
+    sender = SimpleNamespace(
+        node_name='driver', node_namespace='/', topic_type='sensor_msgs/msg/Image'
+    )
+    node = SimpleNamespace(
+        get_publishers_info_by_topic=lambda _: [sender],
+        get_logger=lambda: SimpleNamespace(info=logged.append, warning=logged.append),
+    )
+    connections, source = Connections(node), Source('image', '/cam', Image, 'Remap.')
+    connections.heard(source)
+    assert logged == []
+    connections.silence(source, 5.0)
+    connections.silence(source, 6.0)
+    connections.heard(source)
+    connections.heard(source)
+    # Told every 30 s at most, and so is that it comes again.
+    connections.silence(source, 5.0)
+    connections.heard(source)
+    (warning, again) = logged
+    assert warning.startswith('No image for 5 s on /cam')
+    assert again == 'Image comes again on /cam.'
+
+
 @pytest.mark.parametrize('kind', ['AUTOMATIC', 'SYSTEM_DEFAULT'])
 def test_qos_conflicts_know_a_liveliness_that_nobody_asserts(kind: str) -> None:
     offered = QoSProfile(depth=1, liveliness=LivelinessPolicy[kind])
