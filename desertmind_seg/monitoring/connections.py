@@ -124,7 +124,9 @@ class Connections:
         """Log that something comes from a source again, where the log has it silent."""
         if source.topic in self._silent:
             self._silent.remove(source.topic)
-            self._node.get_logger().info(f'{source.what.capitalize()} comes again on {source.topic}.')
+            self._node.get_logger().info(
+                f'{source.what.capitalize()} comes again on {source.topic}.'
+            )
 
     def _published_elsewhere(self, message_type: str) -> list[str]:
         """List the topics of a type that others publish, and that this node does not hear."""
