@@ -185,6 +185,16 @@ def test_a_broken_file_is_named(tmp_path: Path, name: str) -> None:
         dataset[0]
 
 
+def test_a_link_to_what_was_moved_is_named(tmp_path: Path) -> None:
+    folder, dataset = _break(tmp_path)
+    (folder / 'labels.png').unlink()
+    (folder / 'labels.png').symlink_to('moved.png')
+    (frame,) = dataset.frames
+    for ask in (frame.size, frame.version, frame.content):
+        with pytest.raises(DatasetError, match=r'labels\.png: .*No such file.*; restore the file'):
+            ask()
+
+
 def test_the_data_hash_follows_the_pixels(tmp_path: Path) -> None:
     folder, dataset = _break(tmp_path)
     before = data_hash(dataset.frames)

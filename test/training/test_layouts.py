@@ -5,10 +5,12 @@ from itertools import product
 from pathlib import Path
 import pickle
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import h5py
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 import pytest
 import scipy.io
@@ -443,9 +445,11 @@ def test_the_nyu_mat_is_turned_and_mapped(tmp_path: Path, ontology_name: str) ->
 @pytest.mark.parametrize('name', ['nyu_depth_v2_labeled.mat', 'classMapping40.mat', 'splits.mat'])
 def test_a_missing_or_broken_nyu_file_is_named(tmp_path: Path, name: str) -> None:
     _write_nyu_mat(tmp_path)
-    (tmp_path / name).write_bytes(b'nothing of the kind')
-    with pytest.raises(DatasetError, match='is not what its publisher packed'):
-        _read('nyuv2_mat', tmp_path, load_ontology('nyuv2-40'))
+    whole = (tmp_path / name).read_bytes()
+    for content in (b'nothing of the kind', whole[:30]):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DatasetError, match=f'{name} is not what its publisher packed'):
+            _read('nyuv2_mat', tmp_path, load_ontology('nyuv2-40'))
     (tmp_path / name).unlink()
     with pytest.raises(DatasetError, match=f'no {name}; expected nyu_depth_v2_labeled.mat, '):
         _read('nyuv2_mat', tmp_path, load_ontology('nyuv2-40'))
@@ -489,6 +493,47 @@ def test_a_nyu_file_opens_no_other(
         if name == 'a scene':
             file['scenes'][0, 0] = file[name].ref
     with pytest.raises(DatasetError, match=r'no other file|which are not opened'):
+        _read('nyuv2_mat', tmp_path, load_ontology('nyuv2-40'))
+
+
+@pytest.mark.parametrize(
+    ('values', 'holds'),
+    [
+        (np.array([[1], [3]]), 'holds 3'),  # trained on and tested on
+        (np.array([[1], [0]]), 'holds 0'),
+        (np.array([[1], [np.nan]]), 'holds nan'),
+        (np.array(['1']), 'is <U1'),
+        (np.zeros((0, 1)), r'is float64 of shape \(0,\)'),
+    ],
+)
+def test_positions_of_an_nyu_split_are_whole_and_in_one_part(
+    tmp_path: Path, values: npt.NDArray[Any], holds: str
+) -> None:
+    _write_nyu_mat(tmp_path)
+    splits = {'trainNdxs': np.array([[3]]), 'testNdxs': values}
+    scipy.io.savemat(tmp_path / 'splits.mat', splits)
+    with pytest.raises(DatasetError, match=rf'splits\.mat is not .*testNdxs {holds}'):
+        _read('nyuv2_mat', tmp_path, load_ontology('nyuv2-40'))
+
+
+@pytest.mark.parametrize(
+    ('name', 'stored'),
+    [
+        ('images', np.zeros((3, 3, 7, 5))),  # 0..1, which as uint8 is black
+        ('images', np.zeros((3, 7, 5), np.uint8)),
+        ('depths', np.zeros((3, 1, 7, 5), np.float32)),
+        ('labels', np.full((3, 7, 5), -1, np.int16)),
+        ('labels', np.zeros((3, 0, 5), np.uint16)),
+    ],
+)
+def test_nyu_arrays_are_of_the_published_shape(
+    tmp_path: Path, name: str, stored: npt.NDArray[Any]
+) -> None:
+    _write_nyu_mat(tmp_path)
+    with h5py.File(tmp_path / 'nyu_depth_v2_labeled.mat', 'r+') as file:
+        del file[name]
+        file[name] = stored
+    with pytest.raises(DatasetError, match=rf'labeled\.mat is not .*{name} {stored.dtype} .*3, W'):
         _read('nyuv2_mat', tmp_path, load_ontology('nyuv2-40'))
 
 

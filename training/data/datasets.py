@@ -17,7 +17,7 @@ from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.pipeline.label_map import LabelMap
 from desertmind_seg.pipeline.progress import Progress
 from training.data.frame_cache import cached
-from training.data.frames import DatasetError, LabelledFrame
+from training.data.frames import DatasetError, LabelledFrame, file_bytes, file_status
 from training.data.layouts import read_layout
 from training.recipes.schema import DataSection, DatasetSection, Recipe, SplitSection
 
@@ -250,12 +250,12 @@ def check_apart(train: Sequence[LabelledFrame], val: Sequence[LabelledFrame]) ->
 
 def _file_bytes(frame: LabelledFrame) -> int | None:
     path = frame.image_file()
-    return None if path is None else path.stat().st_size
+    return None if path is None else file_status(path).st_size
 
 
 def _picture(frame: LabelledFrame) -> str:
     path = frame.image_file()
-    return frame.version() if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+    return frame.version() if path is None else hashlib.sha256(file_bytes(path)).hexdigest()
 
 
 # Class counts of this process's frames: a fold is checked, then trained on.

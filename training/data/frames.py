@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 import hashlib
 import logging
+import os
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypeVar
@@ -28,7 +29,7 @@ from desertmind_seg.pipeline.progress import Progress
 Split = Literal['train', 'val', 'test']
 UInt8Array = npt.NDArray[np.uint8]
 DepthArray = npt.NDArray[np.float32]
-_Pixels = TypeVar('_Pixels', bound=npt.NDArray[Any])
+_Content = TypeVar('_Content')
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -244,10 +245,10 @@ class FileFrame(LabelledFrame):
         return [self.image, self.labels] + ([] if self.depth is None else [self.depth])
 
     def size(self) -> int:
-        return sum(path.stat().st_size for path in self._files)
+        return sum(file_status(path).st_size for path in self._files)
 
     def content(self) -> bytes:
-        return b''.join(path.read_bytes() for path in self._files)
+        return b''.join(file_bytes(path) for path in self._files)
 
     def version(self) -> str:
         files = ' '.join(file_version(path) for path in self._files)
@@ -269,9 +270,27 @@ def code_version(*rooms: ModuleType) -> str:
     return digest.hexdigest()
 
 
+def file_status(path: Path) -> os.stat_result:
+    """Return time of change, size and the like.
+
+    Raises:
+        DatasetError: there is no such file, as behind a link to what was moved.
+    """
+    return _read(path, 'a file', Path.stat)
+
+
+def file_bytes(path: Path) -> bytes:
+    """Return what is in a file.
+
+    Raises:
+        DatasetError: it cannot be read, as on a damaged disk.
+    """
+    return _read(path, 'a file', Path.read_bytes)
+
+
 def file_version(path: Path) -> str:
     """Path, time of change (ns) and size, which tell one version of a file from another."""
-    status = path.stat()
+    status = file_status(path)
     real = path.resolve() if path.is_symlink() else _resolved(path.parent) / path.name
     return f'{real}:{status.st_mtime_ns}:{status.st_size}'
 
@@ -281,7 +300,7 @@ def _resolved(folder: Path) -> Path:
     return folder.resolve()
 
 
-def _read(path: Path, what: str, read: Callable[[Path], _Pixels]) -> _Pixels:
+def _read(path: Path, what: str, read: Callable[[Path], _Content]) -> _Content:
     try:
         return read(path)
     except (DecodeError, OSError) as err:

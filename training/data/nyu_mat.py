@@ -1,5 +1,6 @@
 """NYU Depth v2 as its publisher packs it."""
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 from functools import lru_cache
 import hashlib
@@ -11,7 +12,6 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 import scipy.io
-from scipy.io.matlab import MatReadError
 
 from desertmind_seg.model.ontology import Ontology
 from training.data.frames import (
@@ -46,31 +46,14 @@ def list_nyu_mat(root: Path, block_frames: int) -> Listing:
             'indoor_seg_sup)'
         )
     mat = folder / NYU_FILES[0]
-    try:
-        mapping = scipy.io.loadmat(folder / NYU_FILES[1])['mapClass'].ravel()
-        splits = scipy.io.loadmat(folder / NYU_FILES[2])
-        part_of: dict[int, Split] = {
-            **dict.fromkeys((splits['trainNdxs'].ravel() - 1).tolist(), 'train'),
-            **dict.fromkeys((splits['testNdxs'].ravel() - 1).tolist(), 'test'),
-        }
-        with h5py.File(mat, 'r') as file:
-            scenes = [
-                bytes(np.asarray(_own(file[name])).ravel().astype(np.uint8)).decode('ascii')
-                for name in np.asarray(_array(file, 'scenes')).ravel()
-            ]
-            lengths = {name: len(_array(file, name)) for name in ('images', 'depths', 'labels')}
-    except (OSError, KeyError, ValueError, NotImplementedError, MatReadError) as err:
-        raise DatasetError(
-            f'{folder}: one of {", ".join(NYU_FILES)} is not what its publisher packed ({err}); '
-            'download it again'
-        ) from err
-    if set(lengths.values()) != {len(scenes)}:
-        raise DatasetError(f'{mat}: {lengths} entries for {len(scenes)} scenes; expected as many')
-    if mapping.min() < 1 or mapping.max() > 40:
-        raise DatasetError(
-            f'{folder / NYU_FILES[1]}: mapClass holds {mapping.min()}..{mapping.max()}, expected '
-            'NYU40 ids 1..40'
-        )
+    scenes = _scenes(mat)
+    mapping = _whole_numbers(folder / NYU_FILES[1], 'mapClass', 40, 'NYU40 ids 1..40')
+    part_of: dict[int, Split] = {}
+    names: tuple[tuple[str, Split], ...] = (('trainNdxs', 'train'), ('testNdxs', 'test'))
+    for name, part in names:
+        expected = f'positions 1..{len(scenes)}, each in one part'
+        positions = _whole_numbers(folder / NYU_FILES[2], name, len(scenes), expected, part_of)
+        part_of |= dict.fromkeys(positions.tolist(), part)
     codes = bytes(np.concatenate([[39], mapping - 1]).astype(np.uint8))
     frames: list[LabelledFrame] = [
         NyuMatFrame(
@@ -78,7 +61,7 @@ def list_nyu_mat(root: Path, block_frames: int) -> Listing:
             'nyuv2_mat',
             scene,
             0,
-            part_of.get(index),
+            part_of.get(index + 1),
             mat=mat,
             index=index,
             codes=codes,
@@ -86,6 +69,66 @@ def list_nyu_mat(root: Path, block_frames: int) -> Listing:
         for index, scene in enumerate(scenes)
     ]
     return with_numbered_groups(Listing(frames))
+
+
+def _scenes(mat: Path) -> list[str]:
+    """Return the scene of each frame, where the arrays are of the publisher's shapes and types."""
+    try:
+        with h5py.File(mat, 'r') as file:
+            scenes = [
+                bytes(np.asarray(_own(file[name])).ravel().astype(np.uint8)).decode('ascii')
+                for name in np.asarray(_array(file, 'scenes')).ravel()
+            ]
+            arrays = {name: _array(file, name) for name in ('images', 'depths', 'labels')}
+            shapes = {name: array.shape for name, array in arrays.items()}
+            kinds = {name: array.dtype for name, array in arrays.items()}
+    except DatasetError:
+        raise
+    except Exception as err:  # whatever a damaged file raises in a reader of another
+        raise _not_as_packed(mat, err) from err
+    size_wh = shapes['labels'][1:]
+    count = len(scenes)
+    expected = {
+        'images': (count, 3, *size_wh),
+        **dict.fromkeys(('depths', 'labels'), (count, *size_wh)),
+    }
+    kinds_differ = (
+        kinds['images'] != np.uint8 or kinds['depths'].kind + kinds['labels'].kind != 'fu'
+    )
+    if kinds_differ or shapes != expected or len(size_wh) != 2 or 0 in size_wh:
+        listed = ', '.join(f'{name} {kinds[name]} {shape}' for name, shape in shapes.items())
+        raise _not_as_packed(
+            mat,
+            f'{listed} for {count} scenes; expected images uint8 ({count}, 3, W, H), depths float '
+            f'and labels unsigned ({count}, W, H)',
+        )
+    return scenes
+
+
+def _whole_numbers(
+    path: Path, name: str, most: int, expected: str, taken: Container[int] = ()
+) -> npt.NDArray[np.int64]:
+    """Return a variable of a file of MATLAB, flat: numbers from 1 to `most` not in `taken`."""
+    try:
+        values = scipy.io.loadmat(path)[name].ravel()
+    except Exception as err:  # as above
+        raise _not_as_packed(path, err) from err
+    if values.dtype.kind not in 'iuf' or not values.size:
+        raise _not_as_packed(path, f'{name} is {values.dtype} of shape {values.shape}')
+    wrong = [
+        value for value in values.tolist() if not 1 <= value <= most or value % 1 or value in taken
+    ]
+    if wrong:
+        raise _not_as_packed(path, f'{name} holds {wrong[0]:g}, expected {expected}')
+    whole: npt.NDArray[np.int64] = values.astype(np.int64)
+    return whole
+
+
+def _not_as_packed(path: Path, reason: object) -> DatasetError:
+    return DatasetError(
+        f'{path} is not what its publisher packed ({" ".join(str(reason).split())}); '
+        'download it again'
+    )
 
 
 def _array(file: h5py.File, name: str) -> h5py.Dataset:
