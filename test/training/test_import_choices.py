@@ -518,6 +518,7 @@ def test_masks_of_other_sizes_colors_and_formats_are_named(
     [
         ('', 'expected a CSV with the columns'),
         ('a,b\n1,2\n', "begins with 'a,b'; expected a CSV"),
+        ('name,rle\na,' + '1 ' * 70_000, 'line 2: field larger than'),
         ('name,r,g,b\n', 'lists no class'),
         ('name,r,g,b\nrock,1,2,300\n', 'line 2: colour'),
         ('name,r,g,b\nrock,1,2,3\nsky,1,2,3\n', "color (1, 2, 3) belongs to 'rock' and to 'sky'"),
@@ -611,6 +612,34 @@ def test_zips_that_lead_out_or_fill_the_disk_are_refused(
     source = bad_zip(tmp_path / 'export.zip', kind)
 
     assert expected in refusal(capsys, source, tmp_path / 'out')
+
+
+def test_a_link_to_a_picture_that_was_moved_costs_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = cvat(tmp_path / 'job', ['1.jpg', '2.jpg'])
+    (source / 'images/2.jpg').unlink()
+    (source / 'images/2.jpg').symlink_to('moved.jpg')
+    assert main([str(source), '--out', str(tmp_path / 'out')]) == 1
+    assert 'images/2.jpg cannot be read: No such file or directory' in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / 'out/masks').iterdir()] == ['1.png']
+
+
+@pytest.mark.parametrize('packed', [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_file_of_a_zip_costs_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], packed: int
+) -> None:
+    source = cvat(tmp_path / 'job', ['1.jpg', '2.jpg'])
+    with zipfile.ZipFile(tmp_path / 'job.zip', 'w', packed) as archive:
+        for path in sorted(source.rglob('*.*')):
+            archive.write(path, path.relative_to(source))
+    content = bytearray((tmp_path / 'job.zip').read_bytes())
+    at = zipfile.ZipFile(tmp_path / 'job.zip').getinfo('images/1.jpg').header_offset + 60
+    content[at : at + 30] = bytes(30)
+    spoiled = write(tmp_path / 'spoiled.zip', bytes(content))
+    assert main([str(spoiled), '--out', str(tmp_path / 'out')]) == 1
+    assert 'images/1.jpg is damaged or encrypted in its zip' in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / 'out/masks').iterdir()] == ['2.png']
 
 
 def test_damaged_and_missing_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

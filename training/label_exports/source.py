@@ -15,7 +15,6 @@ import stat
 from typing import Any
 import unicodedata
 import zipfile
-import zlib
 
 from desertmind_seg.decoding.image_files import EXTENSIONS
 from desertmind_seg.model.errors import DesertmindError
@@ -72,24 +71,19 @@ class ExportFile:
         """Read the file.
 
         Raises:
-            ExportError: it is larger, or damaged in its zip.
-            OSError: it cannot be read.
+            ExportError: it cannot be read, is larger, or is damaged in its zip.
         """
         if self.archive is None:
             try:
                 return read_file(self.place, max_bytes)
             except FileError as err:
                 raise ExportError(str(err)) from err
+            except OSError as err:  # such as a link to what was moved
+                raise ExportError(f'{self} cannot be read: {err.strerror}; restore it') from err
         try:
             with self.archive.open(self.member) as file:
                 content = file.read(max_bytes + 1)
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            NotImplementedError,
-            RuntimeError,
-        ) as err:
+        except Exception as err:  # each method of packing has errors of its own
             raise ExportError(f'{self} is damaged or encrypted in its zip: {err}') from err
         if len(content) > max_bytes:
             raise ExportError(f'{self} has more than {max_bytes} bytes; expected fewer')

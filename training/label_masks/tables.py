@@ -57,7 +57,7 @@ def _from_text(file: ExportFile) -> list[ExportClass]:
     reader = csv.reader(lines, delimiter=delimiter)
     try:
         rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
-    except csv.Error as err:
+    except csv.Error as err:  # such as a cell of more than 131072 characters, as runs of a mask
         raise ExportError(f'{file}: line {reader.line_num}: {err}; expected {_FORMS}') from err
     head = [cell.strip().lower() for cell in rows[0][1]] if rows else []
     columns = {
