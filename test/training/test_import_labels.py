@@ -168,8 +168,12 @@ def test_cityscapes_of_cvat_has_its_own_classes(tmp_path: Path, city: str, top: 
     assert_is_truth(tmp_path / 'out', table)
 
 
-@pytest.mark.parametrize('version', ['v1.2', 'v2.0'])
-def test_mapillary(tmp_path: Path, capsys: pytest.CaptureFixture[str], version: str) -> None:
+@pytest.mark.parametrize(
+    ('version', 'masks'), [('v1.2', 'instances'), ('v2.0', 'instances'), ('v2.0', 'labels')]
+)
+def test_mapillary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], version: str, masks: str
+) -> None:
     source = tmp_path / 'vistas'
     names = [
         {'name': f'object--{name}', 'readable': name, 'color': color, 'instances': True}
@@ -180,17 +184,21 @@ def test_mapillary(tmp_path: Path, capsys: pytest.CaptureFixture[str], version: 
         folder = source / {'train': 'training', 'val': 'validation'}[split]
         write(folder / 'images' / f'{name}.jpg', jpeg(number))
         labels = (truth()[name].astype(np.uint16) + 3) % 4
-        write_mask(folder / f'{version}/instances' / f'{name}.png', (labels << 8) + number)
+        codes = labels.astype(np.uint8) if masks == 'labels' else (labels << 8) + number
+        write_mask(folder / f'{version}/{masks}' / f'{name}.png', codes)
         panoptic = {'images': [], 'annotations': [], 'categories': []}
         write(folder / f'{version}/panoptic/panoptic_2018.json', panoptic)
 
     assert_is_truth(tmp_path / 'out', imported(zipped(source), tmp_path / 'out'))
-    mask = next(source.glob(f'training/{version}/instances/*.png'))
+    mask = next(source.glob(f'training/{version}/{masks}/*.png'))
     size = struct.pack('>II', 9000, 9000)
     mask.write_bytes(mask.read_bytes()[:16] + size + mask.read_bytes()[24:])
-    assert main([str(source), '--out', str(tmp_path / 'new')]) == 2
-    said = f'{mask} cannot be read as a mask: it claims 9000 x 9000 pixels'
-    assert said in capsys.readouterr().err
+    bad = write(folder / f'{version}/{masks}' / f'{name}.png', b'')
+    assert main([str(source), '--out', str(tmp_path / 'rest')]) == 1
+    said = capsys.readouterr().out
+    assert f'/{bad.name} cannot be read as a mask: it is empty' in said
+    assert f'/{mask.name} cannot be read as a mask: it claims 9000 x 9000 pixels' in said
+    assert len(list((tmp_path / 'rest/masks').rglob('*.png'))) == len(NAMES) - 2
 
 
 def roboflow_coco() -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ import re
 from training.label_exports import coco, cvat, label_studio, labelme, yolo
 from training.label_exports.records import Export, ExportClass
 from training.label_exports.source import ExportError, ExportFiles
-from training.label_masks import layouts, plain
+from training.label_masks import layouts, mapillary, plain
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,7 @@ class ExportFormat:
 def _read_datumaro(files: ExportFiles) -> Export:
     from training.label_masks import by_datumaro
 
-    return by_datumaro.read(files, 'datumaro')
-
-
-def _read_mapillary(files: ExportFiles) -> Export:
-    from training.label_masks import by_datumaro
-
-    version = 'v2.0' if files.named('config_v2.0.json') else 'v1.2'
-    return by_datumaro.read(files, 'mapillary_vistas', format_version=version)
-
-
-def _looks_like_mapillary(files: ExportFiles) -> str | None:
-    tables = [file for file in files.ending('.json') if re.match(r'config_v\d', file.parts[-1])]
-    has_masks = any({'instances', 'v1.2', 'v2.0'} & set(file.parts[:-1]) for file in files)
-    return tables[0].name if tables and has_masks else None
+    return by_datumaro.read(files)
 
 
 def _looks_like_datumaro(files: ExportFiles) -> str | None:
@@ -117,8 +104,8 @@ FORMATS: dict[str, ExportFormat] = {
     'mapillary': ExportFormat(
         'Mapillary Vistas',
         'config_v1.2.json, training/images and training/v1.2/instances',
-        _looks_like_mapillary,
-        _read_mapillary,
+        mapillary.recognise,
+        mapillary.read,
     ),
     'datumaro': ExportFormat(
         'CVAT\'s "Datumaro 1.0"',

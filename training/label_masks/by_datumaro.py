@@ -1,4 +1,4 @@
-"""What datumaro reads right: Mapillary Vistas, and its own format (CVAT's "Datumaro 1.0").
+"""What datumaro reads right: its own format (CVAT's "Datumaro 1.0").
 
 It reads folders: a zip is unpacked into a temporary one. Annotations lie in the order of their
 `z_order`, equal ones in that of the file. Its masks are exact, polygons cover what pycocotools
@@ -14,13 +14,9 @@ from typing import Any
 from datumaro.components.annotation import AnnotationType, RleMask
 from datumaro.components.contexts.importer import ImportErrorPolicy
 from datumaro.components.dataset import Dataset
-from datumaro.components.environment import Environment
 from datumaro.components.errors import AnnotationImportError
-from datumaro.plugins.data_formats.mapillary_vistas.format import MapillaryVistasTask
-from datumaro.plugins.data_formats.mapillary_vistas.importer import MapillaryVistasImporter
 import numpy as np
 
-from desertmind_seg.decoding.image_header import LABEL_FILE_LIMITS, DecodeError, checked_image
 from training.label_exports.records import (
     Export,
     ExportClass,
@@ -30,18 +26,6 @@ from training.label_exports.records import (
 )
 from training.label_exports.shapes import Covered, Shape, Size, coco_polygon, coco_rle, painter
 from training.label_exports.source import ExportError, ExportFiles
-
-
-class _MapillaryMasks(MapillaryVistasImporter):  # type: ignore[misc]  # datumaro has no types
-    """Takes masks where panoptic JSON lies beside them: datumaro takes one of both by chance."""
-
-    NAME = 'mapillary_vistas'
-
-    @classmethod
-    def find_sources(cls, path: str) -> dict[str, dict[Any, str]]:
-        masks = MapillaryVistasTask.instances
-        found = super().find_sources(path)
-        return {part: {masks: urls[masks]} for part, urls in found.items() if masks in urls}
 
 
 class _OneByOne(ImportErrorPolicy):  # type: ignore[misc]  # datumaro has no types
@@ -62,41 +46,29 @@ class _OneByOne(ImportErrorPolicy):  # type: ignore[misc]  # datumaro has no typ
             self._export.faults.append(f'annotation {identity} of {subset}: {reason}')
 
 
-def read(files: ExportFiles, name: str, **options: Any) -> Export:
+def read(files: ExportFiles) -> Export:
     """Read an export by datumaro.
 
     Args:
         files: of the export.
-        name: datumaro's name of the format.
-        options: of datumaro's reader.
 
     Raises:
-        ExportError: datumaro cannot read it, or a mask of Mapillary's is not within our limits.
+        ExportError: datumaro cannot read it.
     """
-    if name == _MapillaryMasks.NAME:
-        _check_masks(files)
     logging.getLogger('datumaro').setLevel(logging.ERROR)
     root, export = files.on_disk(), Export(lists_all_images=True)
-    environment = Environment()
-    environment.importers.register(_MapillaryMasks.NAME, _MapillaryMasks)
     try:
-        dataset = Dataset.import_from(
-            str(root), name, env=environment, error_policy=_OneByOne(export), **options
-        )
+        dataset = Dataset.import_from(str(root), 'datumaro', error_policy=_OneByOne(export))
         items = list(dataset)
     except Exception as err:  # whatever a damaged export raises in a reader of another
         reason = ' '.join(str(err.__cause__ or err).split())[:300] or type(err).__name__
-        raise ExportError(f'{files.place} cannot be read as {name}: {reason}') from err
+        raise ExportError(f'{files.place} cannot be read as datumaro: {reason}') from err
     labels = dataset.categories().get(AnnotationType.label)
     colors = dataset.categories().get(AnnotationType.mask)
-    labels_of = [] if labels is None else list(labels.items)
-    # Mapillary's 'object--vehicle--car'.
-    short = [label.name.rpartition('--')[2] for label in labels_of]
-    names = short if len(set(short)) == len(short) else [label.name for label in labels_of]
-    for code, name_there in enumerate(names):
+    for code, label in enumerate([] if labels is None else labels.items):
         color = colors.colormap.get(code) if colors else None
         rgb = None if color is None else (int(color[0]), int(color[1]), int(color[2]))
-        export.classes.append(ExportClass(name_there, code, rgb))
+        export.classes.append(ExportClass(label.name, code, rgb))
     for item in items:
         path = getattr(item.media, 'path', '') or ''
         inside = Path(path)
@@ -114,16 +86,6 @@ def read(files: ExportFiles, name: str, **options: Any) -> Export:
             )
         )
     return export
-
-
-def _check_masks(files: ExportFiles) -> None:
-    """Refuse what datumaro would decode whatever its size: all masks, before the first picture."""
-    for file in files.ending('.png'):
-        if 'instances' in file.parts[:-1]:
-            try:
-                checked_image(file.read(), LABEL_FILE_LIMITS)
-            except DecodeError as err:
-                raise ExportError(f'{file} cannot be read as a mask: {err}') from err
 
 
 def _shapes(name: str, annotations: Sequence[Any], export: Export) -> list[Shape]:

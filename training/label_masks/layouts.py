@@ -37,14 +37,15 @@ Keys = Mapping[str, ExportFile]
 _BLACK = (0, 0, 0)
 
 
-def _keyed(
+def keyed(
     files: Iterable[ExportFile], key_of: Callable[[ExportFile], str | None]
 ) -> dict[str, ExportFile]:
+    """Return the image files that have a key, by it."""
     keyed = ((key_of(file), file) for file in files if file.is_image)
     return {key: file for key, file in keyed if key is not None}
 
 
-def _below(folder: str, end: str = '') -> Callable[[ExportFile], str | None]:
+def below(folder: str, end: str = '') -> Callable[[ExportFile], str | None]:
     """Key a file by its path below a folder of that name, without its end."""
 
     def key(file: ExportFile) -> str | None:
@@ -131,7 +132,7 @@ def paired(
 
 def recognise_voc(files: ExportFiles) -> str | None:
     """Say what looks like this format, None where nothing does."""
-    return _first(files, lambda file: _below('SegmentationClass')(file) is not None)
+    return _first(files, lambda file: below('SegmentationClass')(file) is not None)
 
 
 def read_voc(files: ExportFiles) -> Export:
@@ -145,8 +146,8 @@ def read_voc(files: ExportFiles) -> Export:
     Raises:
         ExportError: there is no table, and the pictures are not PASCAL's.
     """
-    masks = _keyed(files, _below('SegmentationClass'))
-    images = _keyed(files, _below('JPEGImages'))
+    masks = keyed(files, below('SegmentationClass'))
+    images = keyed(files, below('JPEGImages'))
     classes = _voc_classes(files, masks)
     split_by_name: dict[str, Split | None] = {}
     listed: set[str] = set()
@@ -216,7 +217,7 @@ def read_cityscapes(files: ExportFiles) -> Export:
     masks: dict[str, ExportFile] = {}
     for kind in ('gtFine', 'gtCoarse'):
         for end in ends:
-            masks = masks or _keyed(files, _below(kind, f'_{kind}_{end}'))
+            masks = masks or keyed(files, below(kind, f'_{kind}_{end}'))
     if not masks:
         others = ((file, _IDD.search(file.stem)) for file in files)
         if other := next(((file, end[0]) for file, end in others if end), None):
@@ -238,9 +239,9 @@ def read_cityscapes(files: ExportFiles) -> Export:
             dataclasses.replace(named[name], code=code)
             for code, name in enumerate(CITYSCAPES_TRAINED)
         ]
-    images = _keyed(files, _below('leftImg8bit', '_leftImg8bit'))
+    images = keyed(files, below('leftImg8bit', '_leftImg8bit'))
     if not images:
-        images = _keyed(files, _below('leftImg8bit'))
+        images = keyed(files, below('leftImg8bit'))
     # CVAT puts leftImg8bit/ into imgsFine/.
     images = {key.replace('imgsFine/', '', 1): file for key, file in images.items()}
     if not images.keys() & masks.keys():  # published in two archives: PART/CITY/NAME is left
@@ -266,11 +267,11 @@ def recognise_roboflow_masks(files: ExportFiles) -> str | None:
 
 def read_roboflow_masks(files: ExportFiles) -> Export:
     """Read Roboflow's "Semantic Segmentation Masks": NAME.jpg, NAME_mask.png, _classes.csv."""
-    masks = _keyed(
+    masks = keyed(
         files,
         lambda file: file.name.rpartition('.')[0][:-5] if file.stem.endswith('_mask') else None,
     )
-    images = _keyed(
+    images = keyed(
         files, lambda file: None if file.stem.endswith('_mask') else file.name.rpartition('.')[0]
     )
     table = MaskTable(read_alike(files.named('_classes.csv'), read_table))
@@ -334,8 +335,8 @@ def read_coco_stuff(files: ExportFiles) -> Export:
     classes: list[ExportClass] = [
         dataclasses.replace(entry, code=entry.code - 1) for entry in listed if entry.code
     ]
-    masks = _keyed(files.ending('.png'), lambda file: '/'.join(file.parts[-2:])[:-4])
-    images = _keyed(
+    masks = keyed(files.ending('.png'), lambda file: '/'.join(file.parts[-2:])[:-4])
+    images = keyed(
         files.ending('.jpg', '.jpeg'), lambda file: '/'.join(file.parts[-2:]).rpartition('.')[0]
     )
     return paired(

@@ -26,11 +26,13 @@ class MaskTable:
         classes: with codes, colours, or both; one with neither is whatever no other lists.
         void_codes: codes that mean "not labelled" beside those of the classes.
         void_colors: such colours.
+        instance_bits: how many bits below a code number the instances of its class.
     """
 
     classes: Sequence[ExportClass]
     void_codes: Collection[int] = ()
     void_colors: Collection[Color] = ()
+    instance_bits: int = 0
 
     @property
     def _rest(self) -> int:
@@ -90,6 +92,13 @@ class MaskTable:
             )
         if values.ndim == 3 and self._has_codes_alone and (values == values[..., :1]).all():
             values = values[..., 0]  # grey that was saved in colour
+        if self.instance_bits:
+            if values.ndim != 2 or values.dtype != np.uint16:
+                raise ExportError(
+                    f'{mask.name} is {values.dtype} of shape {values.shape}; expected grey of 16 '
+                    f'bits, {1 << self.instance_bits} times the class plus the instance'
+                )
+            values = values >> self.instance_bits
         in_codes = values.ndim == 2 and (grey_is_code or not colors)
         if not in_codes:
             values = packed_colors(np.stack([values] * 3, axis=2) if values.ndim == 2 else values)
