@@ -51,8 +51,12 @@ def _read_classes(file: ExportFile) -> list[ExportClass]:
     document = file.json()
     labels = document.get('labels') if isinstance(document, dict) else None
     entries = labels if isinstance(labels, list) else []
-    names = [entry.get('name') if isinstance(entry, dict) else None for entry in entries]
-    if not names or not all(isinstance(name, str) for name in names):
+    names = [
+        entry['name']
+        for entry in entries
+        if isinstance(entry, dict) and isinstance(entry.get('name'), str)
+    ]
+    if not names or len(names) != len(entries):
         raise ExportError(f'{file} names no classes; expected labels, each with a name')
     short = [name.rpartition('--')[2] for name in names]  # of 'object--vehicle--car'
     shown = short if len(set(short)) == len(short) else names
