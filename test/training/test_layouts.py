@@ -6,6 +6,7 @@ from pathlib import Path
 import pickle
 from types import SimpleNamespace
 from typing import Any
+import unicodedata
 
 import cv2
 import h5py
@@ -535,6 +536,17 @@ def test_nyu_arrays_are_of_the_published_shape(
         file[name] = stored
     with pytest.raises(DatasetError, match=rf'labeled\.mat is not .*{name} {stored.dtype} .*3, W'):
         _read('nyuv2_mat', tmp_path, load_ontology('nyuv2-40'))
+
+
+def test_names_of_macos_are_those_of_other_systems(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, 'grün_1') for form in ('NFC', 'NFD'))
+    _write_image(tmp_path / f'images/{decomposed}.jpg')
+    _write_codes(tmp_path / f'masks/{composed}.png', 1)
+    listing = _read('folder', tmp_path, load_ontology('ycor-8'))
+    assert [frame.name for frame in listing.frames] == [composed]
+    assert not listing.unpaired
+    _write_codes(tmp_path / f'masks/{decomposed}.png', 1)
+    assert 'are one frame twice' in _read('folder', tmp_path, load_ontology('ycor-8')).unpaired[0]
 
 
 # ---------------------------------------------------------------------------------------------

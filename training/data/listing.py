@@ -5,6 +5,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 import re
+from unicodedata import normalize
 from urllib.parse import parse_qsl
 
 from desertmind_seg.decoding.image_files import EXTENSIONS
@@ -150,6 +151,8 @@ def by_stem(folder: Path) -> dict[str, Path]:
 def images_below(folder: Path, listing: Listing) -> dict[str, Path]:
     """Image files below a folder, by relative path without extension.
 
+    Of letters with accents in Unicode's composed form: macOS writes the other one, tools either.
+
     Args:
         folder: where they are.
         listing: takes a sentence for every two files of one name.
@@ -157,7 +160,7 @@ def images_below(folder: Path, listing: Listing) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in files_below(folder):
         if path.suffix.lower() in EXTENSIONS:
-            key = path.relative_to(folder).with_suffix('').as_posix()
+            key = normalize('NFC', path.relative_to(folder).with_suffix('').as_posix())
             if files.setdefault(key, path) != path:
                 listing.unpaired.append(
                     f'{path} and {files[key].name} are one frame twice; keep one of them'
