@@ -37,7 +37,7 @@ from training.fit.closing import _parent_metrics
 from training.fit.resume import as_begun, check_same_recipe
 from training.fit.run import run_folder, train
 from training.fit.task import SegmentationTask, TrainingError
-from training.fit.trainer import TimmSyncBatchNorm, quiet_lightning
+from training.fit.trainer import TimmSyncBatchNorm, _GrowingCsvLogger, quiet_lightning
 from training.networks.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -98,6 +98,35 @@ def _curves(out: Path) -> dict[tuple[str, str], float]:
             for name, value in row.items()
             if value and name != 'step'
         }
+
+
+@pytest.mark.parametrize(
+    ('content', 'steps'),
+    [
+        (b'epoch,step,train_loss\n0,1,2.5\n0,2,\n0,3,1.5\n', ['1', '2']),
+        (b'epoch,step,train_loss\n0,1,2.5\n0,2,2.\0\0\0', ['1', '2']),
+        (b'epoch,step,train_loss\n0,1,2.5\n0,2', ['1']),
+        (b'epoch,step,train_loss\n0,1,2.5\n0,2,2.x\n0,\xff,2\n', ['1']),
+        (b'epoch,st', []),
+        (bytes(200_000), []),
+        (b'', []),
+    ],
+)
+def test_damaged_curves_cost_a_run_no_more_than_their_rows(
+    tmp_path: Path, content: bytes, steps: list[str]
+) -> None:
+    (tmp_path / 'metrics.csv').write_bytes(content)
+    assert [row['step'] for row in _GrowingCsvLogger(tmp_path, 3)._rows] == steps
+
+
+@pytest.mark.parametrize('name', ['last.ckpt', 'checkpoint.pt'])
+@pytest.mark.parametrize('resume', [False, True])
+def test_a_state_that_was_moved_is_missed(
+    tiny_recipe: Recipe, tmp_path: Path, name: str, resume: bool
+) -> None:
+    (tmp_path / name).symlink_to('/mnt/other_disk/last.ckpt')
+    with pytest.raises(CheckpointError, match=rf'{name} is no file, .* put the file back'):
+        train(tiny_recipe, tmp_path, resume=resume)
 
 
 def test_a_checkpoint_carries_its_history(

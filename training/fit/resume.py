@@ -7,6 +7,7 @@ A run notes these in last.ckpt as ``run``, with the epoch and the batch that it 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,13 @@ CONTENT = 'content'
 
 def check_folder(out: Path, resume: bool) -> None:
     """Refuse a folder that holds a run, unless it is to go on."""
+    for path in (out / LAST, out / CHECKPOINT):
+        # Else a run whose state was moved, with a link in its place, would begin from the start.
+        if os.path.lexists(path) and not path.is_file():
+            raise CheckpointError(
+                f'{path} is no file, but a folder, or a link to what is not there; put the file '
+                'back, or remove it to train from the start'
+            )
     there = [name for name in (LAST, CHECKPOINT) if (out / name).exists()]
     if there and not resume:
         raise CheckpointError(

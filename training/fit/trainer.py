@@ -32,6 +32,8 @@ from training.fit.task import TrainingError
 from training.networks.checkpoint import WholeFileIO
 from training.recipes.schema import LossSection, OptimSection, Recipe, RecipeError
 
+_log = logging.getLogger(__name__)
+
 # What Lightning says of itself and of hardware that nobody asked for.
 _ADVERTISED = (
     *('GPU available', 'TPU available', 'HPU available', 'IPU available', 'LOCAL_RANK'),
@@ -427,6 +429,17 @@ def _plugins(*, synchronise: bool) -> list[Any]:
     return plugins
 
 
+def _is_whole(row: Mapping[str, str]) -> bool:
+    """Whether a row has its step and every column, each a number or empty."""
+    if None in {*row, *row.values()} or not row.get('step', '').isdecimal():
+        return False
+    try:
+        [float(value) for value in row.values() if value]
+    except ValueError:
+        return False
+    return True
+
+
 class _GrowingCsvLogger(CSVLogger):
     """Keeps the rows of a run that goes on, up to the step that it goes on from.
 
@@ -437,11 +450,17 @@ class _GrowingCsvLogger(CSVLogger):
         self._rows: list[dict[str, str]] = []
         path = out / 'metrics.csv'
         if steps is not None and path.is_file():
-            with path.open(newline='', encoding='utf-8') as file:
-                whole = [row for row in csv.DictReader(file) if None not in {*row, *row.values()}]
-            self._rows = [
-                row for row in whole if row['step'].isdecimal() and int(row['step']) < steps
-            ]
+            with path.open(newline='', encoding='utf-8', errors='replace') as file:
+                # A disk that lost its power may have left zeros, which csv of Python 3.10 refuses.
+                rows = list(csv.DictReader(line.replace('\0', '') for line in file))
+            whole = [row for row in rows if _is_whole(row)]
+            if len(whole) < len(rows) - 1 or not rows:
+                _log.warning(
+                    '%s: damaged, %d of its rows are whole; the others are missing in the curves',
+                    path,
+                    len(whole),
+                )
+            self._rows = [row for row in whole if int(row['step']) < steps]
         super().__init__(out, name='', version='')
 
     @property
