@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from training.evaluation.comparison import (
+        check_no_file_of,
         compare_runs,
         difference_rows,
         hazard_rows,
@@ -58,6 +59,8 @@ def _run(options: argparse.Namespace) -> int:
     )
     from training.evaluation.text import for_terminal
 
+    if options.out is not None:
+        check_no_file_of(options.runs, options.out)
     compared = compare_runs(options.runs)
     print(for_terminal(table(compared)))
     if hazards := hazard_rows(compared):

@@ -262,6 +262,18 @@ def test_runs_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
     assert run_names(paths[:1]) == ['fold_0']
 
 
+@pytest.mark.parametrize('name', ['metrics.json', 'report.html'])
+def test_a_comparison_is_not_written_onto_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    folders = [run(tmp_path / letter, 0.8) for letter in 'ab']
+    before = (tmp_path / 'b/metrics.json').read_bytes()
+    assert main([*folders, '--out', str(tmp_path / 'a/../b' / name)]) == NOTHING_WRITTEN
+    assert f'is a file of the run {folders[1]}, which would be lost' in capsys.readouterr().err
+    assert (tmp_path / 'b/metrics.json').read_bytes() == before
+    assert not (tmp_path / 'b/report.html').exists()
+
+
 def test_what_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / 'none')]) == NOTHING_WRITTEN
     assert 'No metrics at' in capsys.readouterr().err

@@ -24,7 +24,8 @@ from desertmind_seg.scores.bootstrap import (
     resampled,
 )
 from desertmind_seg.scores.confusion import Counts, ratio
-from training.evaluation.metrics_file import Metrics, read_metrics
+from training.evaluation.evaluation_report import REPORT_FILE
+from training.evaluation.metrics_file import METRICS_FILE, Metrics, read_metrics
 from training.evaluation.text import as_markdown, figure, interval
 
 _COLUMNS = (
@@ -67,6 +68,25 @@ class ComparedRuns:
     runs: dict[str, Metrics]
     comparisons: list[Comparison]
     warnings: list[str]
+
+
+def check_no_file_of(runs: Sequence[Path], out: Path) -> None:
+    """Refuse to write a comparison onto what is compared, or onto its report.
+
+    Args:
+        runs: as for `compare_runs`.
+        out: where the comparison goes.
+
+    Raises:
+        ComparisonError: names the run.
+    """
+    for run in runs:
+        folder = run if run.is_dir() else run.parent
+        files = (run, folder / METRICS_FILE, folder / REPORT_FILE)
+        if realpath(out) in map(realpath, files):
+            raise ComparisonError(
+                f'--out {out} is a file of the run {run}, which would be lost; give another name'
+            )
 
 
 def compare_runs(paths: Sequence[Path]) -> ComparedRuns:
