@@ -102,7 +102,7 @@ def _run(options: argparse.Namespace) -> int:
     from desertmind_seg.model.ontology import load_ontology
 
     ontology = options.ontology and load_ontology(options.ontology)
-    check_writable(options.out)
+    check_writable(options.out, options.average_with)
 
     from training.ensembles.averaging import calibrate_file
 

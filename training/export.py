@@ -71,7 +71,7 @@ def _run(options: argparse.Namespace) -> int:
     from desertmind_seg.model.ontology import load_ontology
 
     ontology = options.ontology and load_ontology(options.ontology)
-    check_writable(options.out)
+    check_writable(options.out, [options.checkpoint])
 
     from training.bundles.exporting import export_file
     from training.bundles.parity import parity_lines

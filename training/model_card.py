@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 import sys
 
+from desertmind_seg.model.files import check_writable
 from desertmind_seg.options import ALL_DONE, command_parser, run_command
 
 _EXAMPLES = """\
@@ -33,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    check_writable(options.out, [options.bundle])
+
     from training.bundles.card import write_model_card
 
     write_model_card(options.bundle, options.out)

@@ -1,6 +1,6 @@
 """Where the package finds the files it ships, keeps its cache, and how it writes a file whole."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 import errno
 import fcntl
@@ -263,12 +263,18 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding='utf-8', errors='backslashreplace')
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, sources: Iterable[Path] = ()) -> None:
     """Find out whether a file can be written, before the minutes that its content takes.
 
+    Args:
+        path: where it goes.
+        sources: files that it is made of, which it shall not replace.
+
     Raises:
-        OSError, FileError: as `made_folder` and `atomic_write`.
+        OSError, FileError: as `made_folder` and `atomic_write`; or it is one of `sources`.
     """
+    if os.path.realpath(path) in map(os.path.realpath, sources):
+        raise FileError(f'--out {path} is what this reads, and would be lost; give another name')
     with suppress(_EmptyError), made_folder(path.parent), atomic_write(path, durable=False):
         raise _EmptyError
 

@@ -1,6 +1,7 @@
 """What the commands of training share, and what is said of a file of the wrong kind."""
 
 from pathlib import Path
+from types import ModuleType
 from typing import get_args
 
 import pytest
@@ -8,6 +9,7 @@ from safetensors.torch import save_file
 from tiny_bundle import write_tiny_bundle
 import torch
 
+from training import calibrate, export, model_card
 from training.networks.checkpoint import CheckpointError, load_checkpoint
 from training.options import DATASETS
 from training.recipes.schema import DatasetName
@@ -41,3 +43,22 @@ def test_a_file_of_another_program_is_not_called_damaged(tmp_path: Path) -> None
         save({'weight': torch.zeros(3)}, path)
         with pytest.raises(CheckpointError, match=r'whole, but without the hash .* model\.e'):
             load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ('command', 'arguments'),
+    [
+        (export, ['FILE', '--out', 'FILE']),
+        (model_card, ['FILE', '--out', 'FILE']),
+        (calibrate, ['OTHER', '--average-with', 'FILE', '--out', 'FILE']),
+    ],
+)
+def test_results_never_replace_what_they_are_made_of(
+    command: ModuleType, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = {'FILE': tmp_path / 'weights', 'OTHER': tmp_path / 'other'}
+    for path in paths.values():
+        path.write_text('hours of training')
+    assert command.main([str(paths.get(text, text)) for text in arguments]) == 2
+    assert 'is what this reads, and would be lost; give another name' in capsys.readouterr().err
+    assert paths['FILE'].read_text() == 'hours of training'
