@@ -96,7 +96,7 @@ def extract_frames(
         report(name, error)
 
     # Opened first: what is no source leaves no folder behind.
-    with _opened(request) as source, output_folder(out, RESULTS, replace=force) as partial:
+    with _opened(request, out) as source, output_folder(out, RESULTS, replace=force) as partial:
         spacing = request.spacing or (
             Spacing(2.0, 's') if source.timed else Spacing(1.0, 'frames')
         )
@@ -110,7 +110,7 @@ def extract_frames(
             with_masks = pre_labels(partial, data_name(out), segmenter, request.tools, images)
         with_depth = request.depth_topic is not None
         with (
-            _opened(request) as again,
+            _opened(request, out) as again,
             with_masks as masks,
             FrameFolder(partial, again, with_depth=with_depth, masks=masks) as folder,
             Progress(total=len(chosen), unit='frame', desc='write') as bar,
@@ -135,7 +135,7 @@ def extract_frames(
     )
 
 
-def _opened(request: Request) -> Source:
+def _opened(request: Request, out: Path) -> Source:
     source = open_source(
         request.source, image_topic=request.image_topic, depth_topic=request.depth_topic
     )
@@ -144,5 +144,13 @@ def _opened(request: Request) -> Source:
         raise LabellingError(
             f'{source.description} is live, and its frames cannot be looked at twice: record it, '
             'and give the recording'
+        )
+    folder = Path(request.source)
+    is_folder = source.kind == 'images' and folder.is_dir()
+    if is_folder and out.resolve().is_relative_to(folder.resolve()):
+        source.close()
+        raise LabellingError(
+            f'--out {out} lies inside the input {folder}: the next run would take what is written '
+            'for frames of it. Choose a folder outside.'
         )
     return source

@@ -327,6 +327,11 @@ def test_what_cannot_be_done_is_told_in_one_line(
     ):
         assert message in _refused([*given, '--out', str(out)], capsys)
         assert not [path for path in tmp_path.glob('new/**/*') if path.is_file()]
+    for inside in (tmp_path / 'photos', tmp_path / 'photos/to_label'):
+        # A second run would take the copies of the first for frames.
+        said = _refused([str(tmp_path / 'photos'), '--out', str(inside)], capsys)
+        assert 'lies inside the input' in said
+    assert _names(tmp_path / 'photos') == ['1.png']
 
 
 def test_results_of_an_earlier_run_are_kept(
