@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from desertmind_seg.decoding.image_files import read_color_file
+from desertmind_seg.decoding.image_header import DecodeError
 from desertmind_seg.engines.onnxruntime import usable_cores
 from desertmind_seg.engines.protocol import EngineBuildError, EngineError
 from desertmind_seg.model.arrays import Rgb
@@ -222,7 +223,10 @@ def _frames(sizes_hw: Sequence[tuple[int, int]], image: Path | None) -> list[Rgb
         check_frame(np.broadcast_to(np.uint8(0), (*size_hw, 3)))
     if image is None:
         return [made_up_frame(size_hw) for size_hw in sizes_hw]
-    rgb = read_color_file(image)
+    try:
+        rgb = read_color_file(image)
+    except DecodeError as err:
+        raise DecodeError(f'{image}: {err}') from err
     return [
         np.asarray(cv2.resize(rgb, size_hw[::-1], interpolation=cv2.INTER_AREA), np.uint8)
         for size_hw in sizes_hw

@@ -513,7 +513,8 @@ def test_bad_input_is_named_before_anything_runs(
     for arguments, message in (
         ([tmp_path / 'none.onnx'], 'none.onnx does not exist; give the path of an .onnx file'),
         ([tiny_bundle, text], 'text.png (10 bytes) is not a whole ONNX file'),
-        ([tiny_bundle, '--image', text], 'it is no image (it begins with the bytes 6e 6f 20 70)'),
+        ([tiny_bundle, '--image', text], 'text.png: it is no image (it begins with the bytes 6e'),
+        ([tiny_bundle, '--image', tmp_path], f'{tmp_path}: it is a folder; expected a file'),
         ([tiny_bundle, '--image', tmp_path / 'no.png'], "No such file or directory: '"),
         ([tiny_bundle, '--size', '64x64', '48x640'], 'frame is 640 x 48 pixels; expected 64 x 64'),
         ([tiny_bundle, '--out', tmp_path], 'already holds metrics.json'),
