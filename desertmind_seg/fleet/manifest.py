@@ -122,6 +122,8 @@ def read_manifest(uri: str) -> Iterator[BagEntry]:
         folder = uri.rpartition('/')[0]
     with temporary_folder() as scratch, ThreadPoolExecutor(_THREADS) as threads:
         path = store.fetch(uri, scratch) if store.is_remote(uri) else Path(uri)
+        if path.is_fifo():
+            raise FleetError(f'{uri} is a pipe; expected a file')
         read = _csv_rows if uri.lower().endswith('.csv') else tables.read_rows
         rows = enumerate(read(path, uri), 1)
         number = 0
@@ -144,6 +146,8 @@ def _csv_rows(path: Path, uri: str) -> Iterator[Mapping[str, Any]]:
                 (s for s in _DELIMITERS if 'uri' in map(str.strip, header.split(s))), ','
             )
             names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise FleetError(f'{uri} has the column {twice[0]!r} twice; expected each once')
             for row in csv.DictReader(lines, names, delimiter=delimiter, strict=True):
                 if None in row:
                     raise FleetError(

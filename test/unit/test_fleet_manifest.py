@@ -88,6 +88,7 @@ def test_a_manifest_in_csv_is_completed(drives: Path) -> None:
         ('uri,tags\na.mcap,quarry\n', "bag 1: tags 'quarry' are no pairs; expected name=value"),
         ('uri\n""\n', 'bag 1: its uri is empty'),
         ('uri\na.mcap\nb.mcap\nx/../a.mcap\n', 'lists .*/a.mcap more than once.*as bag 3'),
+        ('uri,uri\na.mcap,b.mcap\n', "the column 'uri' twice; expected each once"),
         ('uri,size\na,b.mcap,3\n', "row of 'a' has more cells than the header; put double quo"),
         ('uri,weather\na.mcap,3\n', 'known of a bag goes into tags, as site=quarry;weather=rain'),
         ('uri,tags\na.mcap,site=a;site=b\n', 'are no pairs'),
@@ -99,6 +100,12 @@ def test_what_is_wrong_with_a_manifest_is_told(tmp_path: Path, text: str, proble
     path.write_bytes(text.encode(errors='surrogateescape'))
     with pytest.raises(FleetError, match=problem):
         Listing(find_bags(str(path)), str(path))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / 'fleet.csv')
+    with pytest.raises(FleetError, match=r'fleet\.csv is a pipe; expected a file'):
+        Listing(find_bags(str(tmp_path / 'fleet.csv')), 'fleet')
 
 
 @pytest.mark.parametrize(
