@@ -85,6 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.wait_for_node and not options.wait_for_subscribers:
         parser.error('--wait-for-node needs --wait-for-subscribers SEC: how long')
+    targets: dict[str, str] = {}
+    for source, target in options.remap:
+        if targets.setdefault(source, target) != target:
+            parser.error(f'--remap gives {source} two names, {targets[source]} and {target}')
     return run_command(parser, lambda: _run(options))
 
 

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from desertmind_seg import play_bag
 from desertmind_seg.options import command_parser, run_command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -246,6 +247,12 @@ _PRINTS = {
     'training.train': ['--help'],
     'training.synthetic': ['--folder', '{new}', '--seeds', '0:1', '--frames', '1'],
 }
+
+
+def test_a_topic_is_renamed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match='2'):
+        play_bag.main(['drive', '--remap', '/a:=/b', '--remap', '/a:=/c'])
+    assert '--remap gives /a two names, /b and /c' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(('command', 'arguments'), _PRINTS.items())
