@@ -233,6 +233,9 @@ def _ended(header: ImageHeader, content: bytes) -> bytes:
 
 
 def _open(header: ImageHeader, content: bytes) -> Image.Image:
-    from PIL import Image  # takes 0.1 s, and cameras rarely send TIFF
+    from PIL import Image, UnidentifiedImageError  # takes 0.1 s, and cameras rarely send TIFF
 
-    return Image.open(BytesIO(content), formats=(header.format,))
+    try:
+        return Image.open(BytesIO(content), formats=(header.format,))
+    except UnidentifiedImageError as err:  # it names a BytesIO
+        raise ValueError('Pillow does not read such pixels; save it as PNG') from err

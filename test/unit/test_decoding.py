@@ -400,6 +400,21 @@ def test_planes_of_16_bits_are_no_others() -> None:
     assert np.abs(np.moveaxis(planes >> 8, 0, -1) - found.astype(int)).max() <= 1
 
 
+def test_what_pillow_does_not_read_is_named() -> None:
+    # Grey of 16 bits with alpha, 64 x 64.
+    entries = [(256, 64), (257, 64), (258, 16 << 16 | 16), (259, 1), (262, 1), (273, 8)]
+    entries += [(277, 2), (278, 64), (279, 64 * 64 * 4), (338, 2)]
+    directory = b''.join(
+        struct.pack('<HHII', tag, 3 if tag == 258 else 4, 1 + (tag == 258), value)
+        for tag, value in entries
+    )
+    pixels = bytes(64 * 64 * 4)
+    content = b'II*\0' + struct.pack('<I', 8 + len(pixels)) + pixels
+    content += struct.pack('<H', len(entries)) + directory + bytes(4)
+    with pytest.raises(DecodeError, match='does not read such pixels; save it as PNG'):
+        decode_color(content, FILE_LIMITS)
+
+
 @pytest.mark.parametrize('extension', ['.jpg', '.png', '.webp', '.tif'])
 @pytest.mark.parametrize('orientation', range(1, 9))
 def test_files_are_upright_as_viewers_show_them(
