@@ -342,6 +342,10 @@ def test_a_plain_folder_may_have_parts_sequences_and_depth(tmp_path: Path) -> No
     }
     assert (listing.frames[0].read_labels(ontology) == ontology.class_id('obstacle')).all()
     assert listing.frames[0].read_depth()[:3, 0] == pytest.approx([1.5, 0.0, 0.0])
+    (tmp_path / 'depth').rename(tmp_path / 'elsewhere')
+    (tmp_path / 'depth').symlink_to('moved')
+    with pytest.raises(DatasetError, match=r'depth is no folder of depth images, or a link to'):
+        _read('folder', tmp_path, ontology)
 
 
 def test_a_plain_folder_without_sequences_is_cut_into_blocks(tmp_path: Path) -> None:
@@ -585,6 +589,11 @@ def test_a_wrong_seed_root_is_explained(root: str) -> None:
 def test_a_drive_has_only_its_own_class_tables(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match='not of rugd-24'):
         _read('synthetic', 'seeds:5:7?frames=1', load_ontology('rugd-24'))
+    (tmp_path / 'drive_000001/000000').mkdir(parents=True)
+    listing = _read('synthetic', tmp_path, load_ontology('ycor-8'))
+    assert listing.unpaired == [
+        f'{tmp_path / "drive_000001"}: no drive.json beside its frames; render it again'
+    ]
     (tmp_path / 'drive').mkdir()
     (tmp_path / 'drive/drive.json').write_text('{"ontologies": {"ycor-8": "0"}}')
     with pytest.raises(DatasetError, match=r"labels are those of .*'ycor-8': '0'"):

@@ -34,6 +34,9 @@ def list_drives(root: str, ontology: Ontology) -> Listing:
     if root.startswith('seeds:'):
         return _rendered_drives(root, ontology)
     listing = Listing()
+    for folder in entries(expanded(root), 'drive_*'):
+        if folder.is_dir() and not (folder / 'drive.json').is_file():
+            listing.unpaired.append(f'{folder}: no drive.json beside its frames; render it again')
     for drive in (path.parent for path in entries(expanded(root), '*/drive.json')):
         known = read_json(drive / 'drive.json').get('ontologies')
         if not isinstance(known, dict) or known.get(ontology.name) != ontology.sha256:

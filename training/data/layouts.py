@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 from itertools import pairwise
+import os
 from pathlib import Path
 import re
 from statistics import median
@@ -219,6 +220,11 @@ def _folder(root: Path, block_frames: int) -> Listing:
     folders = {'image': 'images', 'mask': 'masks'}
     if (root / 'depth').is_dir():
         folders['depth'] = 'depth'
+    elif os.path.lexists(root / 'depth'):
+        raise DatasetError(
+            f'{root / "depth"} is no folder of depth images, or a link to what is not there; put '
+            'them there, or remove it to read the frames without depth'
+        )
     kinds = {kind: images_below(root / name, listing) for kind, name in folders.items()}
     files = dict(whole_frames(listing, kinds, folders=folders))
     places = {key: _part_and_sequence(key) for key in files}
