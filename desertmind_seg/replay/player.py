@@ -126,6 +126,8 @@ class BagPlayer:
                 except NameValidationException as err:
                     why = str(err).partition('\n')[0].rstrip(':')
                     self.skipped[name] = f'{target!r} is no name in ROS 2 ({why}); remap it'
+                    if name in remaps:
+                        raise BagError(f'{name}: {self.skipped[name]} to another') from err
         if self.num_messages == 0:
             reasons = '; '.join(f'{name}: {reason}' for name, reason in self.skipped.items())
             raise BagError(

@@ -347,8 +347,8 @@ def test_errors_exit_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         ((path, '--topics', '/nothing'), f"has no topic '/nothing'; its topics: {INFO_TOPIC}"),
         ((path, '--wait-for-subscribers', '0.2'), 'No subscriber for'),
         (
-            (path, '--topics', INFO_TOPIC, '--remap', f'{INFO_TOPIC}:=/a b'),
-            "'/a b' is no name in ROS 2",
+            (path, '--remap', f'{INFO_TOPIC}:=/a b'),
+            f"{INFO_TOPIC}: '/a b' is no name in ROS 2",
         ),
     ):
         assert main(arguments) == 2, arguments
