@@ -151,7 +151,7 @@ def check_params_file(path: Path, node: str) -> list[LaunchDescriptionEntity]:
         tree = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
         reason = ' '.join(str(getattr(err, 'strerror', None) or err).split())
-        hint = '' if path.exists() else shipped(path)
+        hint = shipped(path) if isinstance(err, FileNotFoundError) else ''
         raise RuntimeError(f'params_file:={path} cannot be read: {reason}{hint}') from err
     entries = entries_of(tree) if isinstance(tree, dict) else {}
     if not entries:

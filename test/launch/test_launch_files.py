@@ -293,6 +293,13 @@ def test_a_params_file_that_ros_cannot_use_is_refused(
     assert '\n' not in str(caught.value)
 
 
+def test_a_params_file_that_cannot_be_looked_for_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(RuntimeError, match=r'params_file:=a.* cannot be read: File name too long'):
+        run_launch_file(SEG, monkeypatch, params_file='a' * 300)
+
+
 # What rcl does with each was tried with ROS 2 Kilted.
 @pytest.mark.parametrize(
     ('key', 'used'),
