@@ -180,7 +180,8 @@ def _decode(content: bytes, limits: Limits, flags: int) -> tuple[ImageHeader, np
             # Of colours OpenCV's libtiff rounds 16 bits, and multiplies with alpha. Pillow takes
             # planes of 16 bits for others.
             in_planes = stored.tag_v2.get(_PLANAR) == _PLANES and header.bits == 16
-            if stored.mode in {'RGB', 'RGBA'} and not in_planes and flags != cv2.IMREAD_UNCHANGED:
+            differs = stored.mode == 'RGBA' or (stored.mode == 'RGB' and header.bits == 16)
+            if differs and not in_planes and flags != cv2.IMREAD_UNCHANGED:
                 image = np.ascontiguousarray(np.asarray(stored)[..., :3])
         ends_early = header.format == 'JPEG' and _ends_early(content, image, flags)
     except Exception as err:  # cv2.error, MemoryError ...: no frame may end a node or a run
