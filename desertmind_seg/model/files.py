@@ -342,7 +342,8 @@ def move_results(scratch: Path, names: Collection[str], shared: str) -> None:
     if (new / shared).exists():
         moves[shared] = True
     lines = [f'{"+" if is_new else "-"}{name}' for name, is_new in moves.items()]
-    write_text(scratch / _MOVES, '\n'.join(lines))
+    with atomic_write(scratch / _MOVES) as temporary:
+        temporary.write_bytes(b'\0'.join(map(os.fsencode, lines)))
     moved: list[str] = []
     # A folder cannot replace a folder that holds files: step aside first.
     for name in moves:
@@ -366,11 +367,11 @@ def _move_the_rest(scratch: Path) -> None:
     """Do what `move_results` has begun in this folder, if anything."""
     new, old, out = scratch / NEW, scratch / _OLD, scratch.parent
     try:
-        lines = read_file(scratch / _MOVES, _PIECE_BYTES).decode().splitlines()
-    except (FileNotFoundError, NotADirectoryError, FileError, UnicodeDecodeError):
+        lines = read_file(scratch / _MOVES, _PIECE_BYTES).split(b'\0')
+    except (FileNotFoundError, NotADirectoryError, FileError):
         return
     for line in lines:
-        is_new, name = line[:1] == '+', line[1:]
+        is_new, name = line[:1] == b'+', os.fsdecode(line[1:])
         # Anybody may have put the folder there.
         if Path(name).name != name or name in ('', '..'):
             continue
@@ -459,8 +460,8 @@ def _new_folder(parent: Path) -> Iterator[Path]:
 _PARTIAL = '.partial-'
 _PARTIAL_NAME = re.compile(r'\.partial-[0-9a-f]{16}(\.[^.]*)?')
 _LOCK = 'lock'
-# In such a folder: results that are whole, what they replace, and a line for each that is to be
-# moved: `+` before the name of a new one, `-` before that of one which only goes.
+# In such a folder: results that are whole, what they replace, and the names of those to be moved,
+# with a zero between, which none holds: `+` before that of a new one, `-` of one which only goes.
 NEW, _OLD, _MOVES = 'new', 'old', '.moves'
 
 
@@ -533,6 +534,11 @@ def _remove_if_abandoned(path: Path, lock_path: Path) -> None:
     try:
         if _holds(lock, lock_path):
             if is_folder:
+                # Others may have put it there; by links in it, files elsewhere would be moved.
+                linked = (path / NEW).is_symlink() or (path / _OLD).is_symlink()
+                foreign = path.stat().st_uid != os.geteuid()
+                if (linked or foreign) and os.path.lexists(path / _MOVES):
+                    return
                 _move_the_rest(path)
                 shutil.rmtree(path)
             else:

@@ -3,6 +3,7 @@
 from html.parser import HTMLParser
 from itertools import count
 import json
+import os
 from pathlib import Path
 import re
 import subprocess
@@ -492,6 +493,43 @@ def test_moves_that_nobody_began_are_not_made(tmp_path: Path, moves: str) -> Non
     write_text(tmp_path / 'out/a.txt', 'a')
     assert (tmp_path / 'mine').read_text() == 'mine'
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['a.txt']
+
+
+@pytest.mark.parametrize(('linked', 'moves'), [('old', '-.profile'), ('new', '+.ssh')])
+def test_moves_by_links_to_elsewhere_are_not_made(tmp_path: Path, linked: str, moves: str) -> None:
+    home, out = tmp_path / 'home', tmp_path / 'out'
+    (home / '.ssh').mkdir(parents=True)
+    (home / '.profile').write_text('mine')
+    scratch = out / '.partial-0123456789abcdef'
+    scratch.mkdir(parents=True)
+    (out / '.profile').write_text('theirs')
+    for name in ('new', 'old'):
+        (scratch / name).symlink_to(home) if name == linked else (scratch / name).mkdir()
+    (scratch / '.moves').write_text(moves)
+    write_text(out / 'a.txt', 'a')
+    assert (home / '.profile').read_text() == 'mine'
+    assert sorted(path.name for path in home.iterdir()) == ['.profile', '.ssh']
+
+
+def test_moves_of_another_user_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'mine').write_text('mine')
+    scratch = tmp_path / '.partial-0123456789abcdef'
+    (scratch / 'old').mkdir(parents=True)
+    (scratch / '.moves').write_text('-mine')
+    monkeypatch.setattr(os, 'geteuid', lambda: scratch.stat().st_uid + 1)
+    write_text(tmp_path / 'a.txt', 'a')
+    assert (tmp_path / 'mine').read_text() == 'mine'
+    assert (scratch / '.moves').exists()
+
+
+@pytest.mark.parametrize('name', [os.fsdecode(b'caf\xe9'), 'a\u2028b', 'a\nb'])
+def test_results_of_any_name_are_moved(tmp_path: Path, name: str) -> None:
+    for text in ('old', 'new'):
+        with output_folder(tmp_path, (name,), replace=True) as new:
+            (new / name).write_text(text)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, 'new')]
 
 
 def test_ctrl_c_among_the_moves_loses_no_result(
