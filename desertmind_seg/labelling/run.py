@@ -101,9 +101,15 @@ def extract_frames(
             Spacing(2.0, 's') if source.timed else Spacing(1.0, 'frames')
         )
         with Progress(total=source.count, unit='frame', desc='choose') as bar:
+            surveyed = 0
+
+            def count() -> None:  # the bar counts nothing where TQDM_DISABLE is set
+                nonlocal surveyed
+                surveyed += 1
+                bar.update()
+
             doubter = segmenter if request.uncertain else None
-            chosen = survey(source, spacing, request.at_most, doubter, note, bar.update)
-            surveyed = int(bar.n)
+            chosen = survey(source, spacing, request.at_most, doubter, note, count)
         with_masks: AbstractContextManager[PreLabelWriter | None] = nullcontext()
         if segmenter is not None and request.tools:
             images = f'{out.resolve().name}/images'

@@ -1,6 +1,7 @@
 """extract_frames end to end: small recordings to folders that labelling tools read."""
 
 import csv
+from functools import partial
 import json
 from pathlib import Path
 import re
@@ -24,6 +25,7 @@ from tiny_bag import (
 from desertmind_seg.decoding.image_files import read_color_file
 from desertmind_seg.engines.load import load_engine
 from desertmind_seg.extract_frames import main
+from desertmind_seg.labelling import run
 from desertmind_seg.model.bundle import read_bundle
 from desertmind_seg.model.ontology import UNLABELED, load_ontology
 from desertmind_seg.pipeline.segmenter import Segmenter
@@ -238,7 +240,10 @@ def test_without_masks_the_same_frames_are_chosen_for_the_same_doubt(
     assert _rows(tmp_path / labelled.name) == _rows(labelled)
 
 
-def test_a_folder_of_images_keeps_names_and_files(tmp_path: Path) -> None:
+def test_a_folder_of_images_keeps_names_and_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, 'Progress', partial(run.Progress, disable=True))  # TQDM_DISABLE=1
     rng = np.random.default_rng(5)
     for name in ('a/1.jpg', 'a/2.jpg', 'b/1.png'):
         path = tmp_path / 'photos' / name
@@ -246,6 +251,7 @@ def test_a_folder_of_images_keeps_names_and_files(tmp_path: Path) -> None:
         cv2.imwrite(str(path), rng.integers(0, 256, (70, 80, 3), np.uint8))
     out = tmp_path / 'out'
     assert main([str(tmp_path / 'photos'), '--out', str(out)]) == 0
+    assert '3 of 3 frames written' in capsys.readouterr().out
     assert _names(out / 'images') == ['a__1.jpg', 'a__2.jpg', 'b__1.png']
     for name in _names(out / 'images'):
         original = tmp_path / 'photos' / name.replace('__', '/')
