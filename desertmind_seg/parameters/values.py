@@ -70,7 +70,7 @@ def _wrong_type(message: Any) -> str:
     value = Parameter.from_parameter_msg(message).value
     if spec is None or type(value) is type(spec.default):
         return ''
-    return f'{spec.name} is {value!r}; expected {_EXPECTED[type(spec.default)]}.'
+    return f'{spec.name} is {value!r:.100}; expected {_EXPECTED[type(spec.default)]}.'
 
 
 class NodeParameters:

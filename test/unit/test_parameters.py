@@ -179,6 +179,7 @@ def test_bad_value_at_run_time_is_refused_and_the_old_one_kept(
         ('confidence.threshold', 1, 'is 1; expected a number with a decimal point, such as 1.0.'),
         ('input.max_age_ms', 2.0, 'is 2.0; expected a whole number, without a decimal point.'),
         ('costmap.base_frame', 7, 'is 7; expected a text; a number or true is one in quotes'),
+        ('input.max_age_ms', 'x' * 9999, f"is '{'x' * 99}; expected a whole number"),
         ('input.max_age_ms', -1, None),
     ],
 )
