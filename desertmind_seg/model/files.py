@@ -326,7 +326,7 @@ def move_results(scratch: Path, names: Collection[str], shared: str) -> None:
     """Move results from `scratch`/NEW beside `scratch`, which `partial_folder` yielded.
 
     What ends this process on the way, were it kill -9, loses nothing: the next process that writes
-    to that folder moves the rest.
+    to that folder moves the rest, unless others have put such results there by then.
 
     Args:
         scratch: the folder; what it replaces steps aside into it.
@@ -376,11 +376,23 @@ def _move_the_rest(scratch: Path) -> None:
         if Path(name).name != name or name in ('', '..'):
             continue
         waits = (new / name).exists()
-        if (waits or not is_new) and os.path.lexists(out / name):
+        goes = waits or not (is_new or os.path.lexists(old / name))
+        if goes and os.path.lexists(out / name):
             (out / name).rename(old / name)
         if waits:
             (new / name).rename(out / name)
     (scratch / _MOVES).unlink()
+
+
+def _is_superseded(scratch: Path) -> bool:
+    """Whether others put a result there after that of before stepped aside for one that waits."""
+    with suppress(FileNotFoundError):
+        return any(
+            os.path.lexists(scratch.parent / aside.name)
+            and os.path.lexists(scratch / NEW / aside.name)
+            for aside in (scratch / _OLD).iterdir()
+        )
+    return False
 
 
 @contextmanager
@@ -539,7 +551,8 @@ def _remove_if_abandoned(path: Path, lock_path: Path) -> None:
                 foreign = path.stat().st_uid != os.geteuid()
                 if (linked or foreign) and os.path.lexists(path / _MOVES):
                     return
-                _move_the_rest(path)
+                if not _is_superseded(path):
+                    _move_the_rest(path)
                 shutil.rmtree(path)
             else:
                 path.unlink()

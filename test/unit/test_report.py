@@ -511,6 +511,25 @@ def test_moves_by_links_to_elsewhere_are_not_made(tmp_path: Path, linked: str, m
     assert sorted(path.name for path in home.iterdir()) == ['.profile', '.ssh']
 
 
+@pytest.mark.parametrize(('waits', 'moves'), [('b', '+a\0+b'), ('', '+a\0-b')])
+def test_a_run_that_was_killed_replaces_none_of_a_later_one(
+    tmp_path: Path, waits: str, moves: str
+) -> None:
+    scratch = tmp_path / '.partial-0123456789abcdef'
+    for folder, text in ((tmp_path, 'later'), (scratch / 'old', 'before')):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in 'ab':
+            (folder / name).write_text(text)
+    (scratch / 'new').mkdir()
+    if waits:
+        (scratch / 'new' / waits).write_text('killed')
+    (scratch / '.moves').write_text(moves)
+    write_text(tmp_path / 'c', 'later')
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        'abc', 'later'
+    )
+
+
 def test_moves_of_another_user_are_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
