@@ -1,6 +1,6 @@
 """Where the package finds the files it ships, keeps its cache, and how it writes a file whole."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 import errno
 import fcntl
@@ -316,83 +316,11 @@ class _EmptyError(Exception):
 def partial_folder(parent: Path) -> Iterator[Path]:
     """Yield a new folder below `parent` for results that are not whole yet; it goes in the end.
 
-    One that a process left which was killed is removed as with `atomic_write`.
+    One that a process left which was killed is removed as with `atomic_write`, unless it holds
+    `REPLACED`.
     """
     with _naming(parent), _new_folder(parent) as folder:
         yield folder
-
-
-def move_results(scratch: Path, names: Collection[str], shared: str) -> None:
-    """Move results from `scratch`/NEW beside `scratch`, which `partial_folder` yielded.
-
-    What ends this process on the way, were it kill -9, loses nothing: the next process that writes
-    to that folder moves the rest, unless others have put such results there by then.
-
-    Args:
-        scratch: the folder; what it replaces steps aside into it.
-        names: what is there of an earlier run of these goes, also where there is no new one.
-        shared: name of a file that stays where there is no new one.
-
-    Raises:
-        FileError: an earlier result cannot be moved; then all are as they were.
-    """
-    new, old, out = scratch / NEW, scratch / _OLD, scratch.parent
-    old.mkdir()
-    moves = {name: (new / name).exists() for name in names}
-    if (new / shared).exists():
-        moves[shared] = True
-    lines = [f'{"+" if is_new else "-"}{name}' for name, is_new in moves.items()]
-    with atomic_write(scratch / _MOVES) as temporary:
-        temporary.write_bytes(b'\0'.join(map(os.fsencode, lines)))
-    moved: list[str] = []
-    # A folder cannot replace a folder that holds files: step aside first.
-    for name in moves:
-        if not os.path.lexists(out / name):
-            continue
-        try:
-            (out / name).rename(old / name)
-        except OSError as err:
-            for each in moved:
-                (old / each).rename(out / each)
-            (scratch / _MOVES).unlink()
-            raise FileError(
-                f'{out / name} is of an earlier run and cannot be replaced: {err.strerror}; '
-                f'remove it, or name another folder. {out} is as it was'
-            ) from err
-        moved.append(name)
-    _move_the_rest(scratch)
-
-
-def _move_the_rest(scratch: Path) -> None:
-    """Do what `move_results` has begun in this folder, if anything."""
-    new, old, out = scratch / NEW, scratch / _OLD, scratch.parent
-    try:
-        lines = read_file(scratch / _MOVES, _PIECE_BYTES).split(b'\0')
-    except (FileNotFoundError, NotADirectoryError, FileError):
-        return
-    for line in lines:
-        is_new, name = line[:1] == b'+', os.fsdecode(line[1:])
-        # Anybody may have put the folder there.
-        if Path(name).name != name or name in ('', '..'):
-            continue
-        waits = (new / name).exists()
-        goes = waits or not (is_new or os.path.lexists(old / name))
-        if goes and os.path.lexists(out / name):
-            (out / name).rename(old / name)
-        if waits:
-            (new / name).rename(out / name)
-    (scratch / _MOVES).unlink()
-
-
-def _is_superseded(scratch: Path) -> bool:
-    """Whether others put a result there after that of before stepped aside for one that waits."""
-    with suppress(FileNotFoundError):
-        return any(
-            os.path.lexists(scratch.parent / aside.name)
-            and os.path.lexists(scratch / NEW / aside.name)
-            for aside in (scratch / _OLD).iterdir()
-        )
-    return False
 
 
 @contextmanager
@@ -460,8 +388,7 @@ def _new_folder(parent: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        with suppress(OSError):  # nothing is removed that could not be moved
-            _move_the_rest(folder)
+        if not (folder / REPLACED).exists():
             shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
 
@@ -472,9 +399,9 @@ def _new_folder(parent: Path) -> Iterator[Path]:
 _PARTIAL = '.partial-'
 _PARTIAL_NAME = re.compile(r'\.partial-[0-9a-f]{16}(\.[^.]*)?')
 _LOCK = 'lock'
-# In such a folder: results that are whole, what they replace, and the names of those to be moved,
-# with a zero between, which none holds: `+` before that of a new one, `-` of one which only goes.
-NEW, _OLD, _MOVES = 'new', 'old', '.moves'
+# A folder that holds this one stays: its owner ended while new results took the place of former
+# ones, and what is missing of both lies in it.
+REPLACED = '.replaced'
 
 
 @contextmanager
@@ -545,16 +472,9 @@ def _remove_if_abandoned(path: Path, lock_path: Path) -> None:
     lock = _open(lock_path, os.O_CREAT if is_folder else 0)
     try:
         if _holds(lock, lock_path):
-            if is_folder:
-                # Others may have put it there; by links in it, files elsewhere would be moved.
-                linked = (path / NEW).is_symlink() or (path / _OLD).is_symlink()
-                foreign = path.stat().st_uid != os.geteuid()
-                if (linked or foreign) and os.path.lexists(path / _MOVES):
-                    return
-                if not _is_superseded(path):
-                    _move_the_rest(path)
-                shutil.rmtree(path)
-            else:
+            if not is_folder:
                 path.unlink()
+            elif not (path / REPLACED).exists():
+                shutil.rmtree(path)
     finally:
         os.close(lock)

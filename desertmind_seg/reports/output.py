@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from desertmind_seg.model.files import (
-    NEW,
+    REPLACED,
+    FileError,
     made_folder,
-    move_results,
     partial_folder,
     write_text,
 )
@@ -31,8 +31,8 @@ def output_folder(out: Path, names: Collection[str], *, replace: bool) -> Iterat
             none; other files in it stay.
         names: everything the run may produce. A result of an earlier run that this one did not
             produce is removed with the others, so that what lies in `out` belongs together. The
-            script of the pages is no result: every page that lies in `out` needs it. Where the
-            process is killed while they move, the next that writes to `out` moves the rest.
+            script of the pages is no result: every page that lies in `out` needs it. Of a run that
+            is killed while results move, the rest stays in a folder .partial-* in `out`.
         replace: allow results of an earlier run.
 
     Raises:
@@ -43,9 +43,7 @@ def output_folder(out: Path, names: Collection[str], *, replace: bool) -> Iterat
     if not replace:
         _refuse_existing(out, names)
     with made_folder(out), partial_folder(out) as scratch:
-        if not replace:  # a run that was killed may just have been finished
-            _refuse_existing(out, names)
-        partial = scratch / NEW
+        partial = scratch / 'new'
         partial.mkdir()
         with named_as_in(out, partial):
             yield partial
@@ -56,7 +54,16 @@ def output_folder(out: Path, names: Collection[str], *, replace: bool) -> Iterat
             raise ValueError(f'{unexpected} are not among the declared results {sorted(names)}')
         if not replace:
             _refuse_existing(out, names)
-        move_results(scratch, names, SCRIPT_FILE)
+        # A folder cannot replace a folder that holds files: step aside first.
+        _put_aside(out, scratch / REPLACED, names)
+        try:
+            _move(partial, out)
+        except KeyboardInterrupt:
+            _move(partial, out)
+            raise
+        finally:
+            if not any(partial.iterdir()):  # all is in its place: what it replaces may go
+                (scratch / REPLACED).rename(scratch / 'old')
 
 
 @contextmanager
@@ -78,3 +85,27 @@ def _refuse_existing(out: Path, names: Collection[str]) -> None:
             f'{str(out)!r} already holds {", ".join(existing)}; choose another folder or pass '
             '--force to replace them.'
         )
+
+
+def _put_aside(out: Path, old: Path, names: Collection[str]) -> None:
+    """Move what is there of `names` into `old`, which is made: all of it, or none."""
+    old.mkdir()
+    try:
+        for name in names:
+            if os.path.lexists(out / name):
+                (out / name).rename(old / name)
+    except BaseException as err:  # Ctrl-C, too
+        _move(old, out)
+        old.rmdir()
+        if not isinstance(err, OSError):
+            raise
+        raise FileError(
+            f'{out / name} is of an earlier run and cannot be replaced: {err.strerror}; '
+            f'remove it, or name another folder. {out} is as it was'
+        ) from err
+
+
+def _move(source: Path, target: Path) -> None:
+    """Move all that lies in one folder into another."""
+    for entry in list(source.iterdir()):
+        entry.rename(target / entry.name)
