@@ -146,10 +146,12 @@ def _csv_rows(path: Path, uri: str) -> Iterator[Mapping[str, Any]]:
                 (s for s in _DELIMITERS if 'uri' in map(str.strip, header.split(s))), ','
             )
             names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+            while names and not names[-1]:  # as of a spreadsheet that was wider once
+                names.pop()
             if twice := [name for name in names if names.count(name) > 1]:
                 raise FleetError(f'{uri} has the column {twice[0]!r} twice; expected each once')
             for row in csv.DictReader(lines, names, delimiter=delimiter, strict=True):
-                if None in row:
+                if any(row.pop(None, ())):
                     raise FleetError(
                         f'{uri}: the row of {row[names[0]]!r} has more cells than the header; put '
                         f'double quotes around what has a {delimiter!r} in it'

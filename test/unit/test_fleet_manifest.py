@@ -63,8 +63,8 @@ def test_no_bag_is_an_error(tmp_path: Path) -> None:
 def test_a_manifest_in_csv_is_completed(drives: Path) -> None:
     path = drives.parent / 'fleet.csv'
     path.write_text(
-        'uri,size,etag,labels_uri,tags\n'
-        f'{drives}/a.mcap,,,,site=quarry;weather=rain\n'
+        'uri,size,etag,labels_uri,tags,,\n'  # as of a spreadsheet that was wider once
+        f'{drives}/a.mcap,,,,site=quarry;weather=rain,,\n'
         f'{drives}/gone.mcap,,,,\n'
         's3://drives/x.mcap,12,abc,s3://labels/x.mcap,\n'
     )
