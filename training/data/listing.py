@@ -129,6 +129,7 @@ def whole_frames(
         optional: kinds whose surplus is no error.
         folders: where the files of each kind lie, for what is said of one that is not there.
     """
+    kinds = _keyed_alike(listing, kinds)
     required = {key for kind, files in kinds.items() if kind not in optional for key in files}
     for key in sorted(required):
         missing = [kind for kind, files in kinds.items() if key not in files]
@@ -143,6 +144,30 @@ def whole_frames(
             yield key, [files[key] for files in kinds.values()]
 
 
+def _keyed_alike(
+    listing: Listing, kinds: Mapping[str, Mapping[str, Path]]
+) -> dict[str, dict[str, Path]]:
+    """Key files as those of the first kind, whose accents another system may have written.
+
+    macOS takes letters with accents apart, tools write either form. The first kind's own spelling
+    stays the frame's name, by which runs and stores know it.
+    """
+    (first_kind, first), *others = kinds.items()
+    spelled = {normalize('NFC', key): key for key in first}
+    keyed = {first_kind: dict(first)}
+    for kind, files in others:
+        keyed[kind] = {key: path for key, path in files.items() if key in first}
+        for key, path in files.items():
+            alike = key if key in first else spelled.get(normalize('NFC', key), key)
+            if keyed[kind].setdefault(alike, path) != path:
+                _note_twice(listing, path, keyed[kind][alike])
+    return keyed
+
+
+def _note_twice(listing: Listing, path: Path, first: Path) -> None:
+    listing.unpaired.append(f'{path} and {first.name} are one frame twice; keep one of them')
+
+
 def by_stem(folder: Path) -> dict[str, Path]:
     """PNG files of a folder by their name without extension."""
     return {path.stem: path for path in entries(folder, '*.png')}
@@ -151,8 +176,6 @@ def by_stem(folder: Path) -> dict[str, Path]:
 def images_below(folder: Path, listing: Listing) -> dict[str, Path]:
     """Image files below a folder, by relative path without extension.
 
-    Of letters with accents in Unicode's composed form: macOS writes the other one, tools either.
-
     Args:
         folder: where they are.
         listing: takes a sentence for every two files of one name.
@@ -160,11 +183,9 @@ def images_below(folder: Path, listing: Listing) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in files_below(folder):
         if path.suffix.lower() in EXTENSIONS:
-            key = normalize('NFC', path.relative_to(folder).with_suffix('').as_posix())
+            key = path.relative_to(folder).with_suffix('').as_posix()
             if files.setdefault(key, path) != path:
-                listing.unpaired.append(
-                    f'{path} and {files[key].name} are one frame twice; keep one of them'
-                )
+                _note_twice(listing, path, files[key])
     return files
 
 
