@@ -151,7 +151,8 @@ def train(
     made_by = environment()  # of the code that runs, before somebody edits it
     frames = _checked_frames(recipe, ontology, dealt=dealt, world_size=world_size)
     listed = {'train': frame_list(frames.train), 'validate': frame_list(frames.val)}
-    if dealt:  # of one's own data, which was read a moment ago
+    noted = {} if state is None else state['run'].get('frames', {})
+    if dealt or CONTENT in noted:  # of one's own data; recipe.yaml says how they were dealt
         listed[CONTENT] = content_list([*frames.once, *frames.val])
     if state is not None:
         check_same_frames(state['run'], listed, out)

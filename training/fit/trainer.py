@@ -215,7 +215,7 @@ class LastCheckpoint(CheckpointCallback):
         path: of the file.
         recipe: of the run.
         ontology: its class table.
-        frames: `frame_list` of those that train and those that validate, by 'train', 'validate'.
+        frames: what `check_same_frames` compares.
         scheduled_epochs: those that the run began with.
         every_sec: between two saves within an epoch.
         earlier: ``run`` of the state that it goes on from; None for a new run.
