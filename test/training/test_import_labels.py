@@ -201,6 +201,22 @@ def test_mapillary(
     assert len(list((tmp_path / 'rest/masks').rglob('*.png'))) == len(NAMES) - 2
 
 
+def test_mapillary_of_two_versions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The configurations of both lie beside masks of one; v2.0 has short names twice."""
+    source = tmp_path / 'vistas'
+    names = ['a--road', 'marking--dashed', 'marking-only--dashed', 'void--unlabeled']
+    write(source / 'config_v1.2.json', {'labels': [{'name': 'b--sky'}, {'name': 'a--road'}]})
+    write(source / 'config_v2.0.json', {'labels': [{'name': name} for name in names]})
+    for version, name in (('v1.2', 'drive_0001'), ('v2.0', 'drive_0002')):
+        write(source / 'training/images' / f'{name}.jpg', jpeg(0))
+        codes = np.full((HEIGHT, WIDTH), version == 'v1.2', np.uint8)
+        write_mask(source / f'training/{version}/labels/{name}.png', codes)
+        table = imported(source, tmp_path / version)
+        assert f'(config_{version}.json)' in capsys.readouterr().out
+        known = ('sky', 'road') if version == 'v1.2' else ('road', *names[1:3])
+        assert table.names == known
+
+
 def roboflow_coco() -> dict[str, dict[str, Any]]:
     """Return a file for each part, as Roboflow writes them."""
     documents: dict[str, dict[str, Any]] = {}

@@ -1,18 +1,27 @@
 """Mapillary Vistas: one mask a picture, whose codes are the order of its configuration."""
 
-import re
+from collections import Counter
 
 from training.label_exports.records import Color, Export, ExportClass, read_alike, split_of
 from training.label_exports.source import ExportError, ExportFile, ExportFiles
 from training.label_masks.layouts import below, keyed, paired
 from training.label_masks.mask_files import MaskTable
 
+_VERSIONS = ('v2.0', 'v1.2')
+
+
+def _version(files: ExportFiles) -> str | None:
+    """Return the later of the versions with a configuration, of those that have masks if any."""
+    given = [version for version in _VERSIONS if files.named(f'config_{version}.json')]
+    folders = {part for file in files for part in file.parts[:-1]}
+    return next((version for version in given if version in folders), next(iter(given), None))
+
 
 def recognise(files: ExportFiles) -> str | None:
     """Say what looks like this format, None where nothing does."""
-    tables = [file for file in files.ending('.json') if re.match(r'config_v\d', file.parts[-1])]
-    has_masks = any({'instances', 'v1.2', 'v2.0'} & set(file.parts[:-1]) for file in files)
-    return tables[0].name if tables and has_masks else None
+    version = _version(files)
+    has_masks = any({'instances', *_VERSIONS} & set(file.parts[:-1]) for file in files)
+    return files.named(f'config_{version}.json')[0].name if version and has_masks else None
 
 
 def read(files: ExportFiles) -> Export:
@@ -24,13 +33,13 @@ def read(files: ExportFiles) -> Export:
     Raises:
         ExportError: there is no configuration, or it names no classes.
     """
-    version = 'v2.0' if files.named('config_v2.0.json') else 'v1.2'
-    tables = files.named(f'config_{version}.json')
-    if not tables:
+    version = _version(files)
+    if version is None:
         raise ExportError(
             f'{files.place}: no config_v2.0.json or config_v1.2.json; put that of the set beside '
             'training/ and validation/'
         )
+    tables = files.named(f'config_{version}.json')
     classes = read_alike(tables, _read_classes)
     of_version = [file for file in files if version in file.parts] or files
     instances = keyed(of_version, below('instances'))
@@ -59,7 +68,9 @@ def _read_classes(file: ExportFile) -> list[ExportClass]:
     if not names or len(names) != len(entries):
         raise ExportError(f'{file} names no classes; expected labels, each with a name')
     short = [name.rpartition('--')[2] for name in names]  # of 'object--vehicle--car'
-    shown = short if len(set(short)) == len(short) else names
+    times = Counter(short)
+    # Of v2.0 a few are of two kinds, as markings of the road and of what lies on it.
+    shown = [name if times[end] > 1 else end for name, end in zip(names, short, strict=True)]
     return [
         ExportClass(name, code, _color_of(entry.get('color')))
         for code, (name, entry) in enumerate(zip(shown, entries, strict=True))
