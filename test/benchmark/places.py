@@ -38,11 +38,16 @@ from desertmind_seg.model.ontology import CLASS_TABLE, load_ontology
 from desertmind_seg.pipeline.label_map import parse_label_map
 from desertmind_seg.scores.bootstrap import interval_95, resampled
 from desertmind_seg.scores.confusion import Counts, Floats, ratio, scores_of
-from training.evaluation.metrics_file import METRICS_FILE, Metrics, read_metrics, write_metrics
+from training.evaluation.metrics_file import (
+    CHECKPOINT,
+    METRICS_FILE,
+    Metrics,
+    read_metrics,
+    write_metrics,
+)
 from training.evaluation.run import checkpoint_model, evaluate
 from training.evaluation.text import as_markdown
 from training.fit.run import train
-from training.networks.checkpoint import CHECKPOINT
 from training.recipes.load import load_recipe
 from training.recipes.schema import DatasetName
 

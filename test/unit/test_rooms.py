@@ -64,7 +64,7 @@ ROOMS: dict[str, dict[str, str]] = {
         'network_imports': 'bundles data evaluation networks',
         'ensembles': 'bundles data evaluation networks recipes',
         'fit': 'batches bundles data ensembles evaluation networks recipes',
-        'reproduction': 'ensembles evaluation fit networks recipes',
+        'reproduction': 'ensembles evaluation fit recipes',
     },
 }
 COMMANDS = {

@@ -8,7 +8,7 @@ import yaml
 from desertmind_seg.model.bundle import Bundle, read_bundle
 from desertmind_seg.model.files import made_folder, write_text
 from desertmind_seg.model.graph import graph_sha256
-from training.networks.checkpoint import CHECKPOINT
+from training.evaluation.metrics_file import CHECKPOINT
 from training.recipes.load import RECIPES, load_recipe, parse_recipe
 from training.recipes.schema import Recipe, SplitSection
 

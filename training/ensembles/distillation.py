@@ -17,7 +17,7 @@ from training.bundles.weights import load_stage
 from training.data.frames import LabelledFrame
 from training.ensembles.ensemble_file import ENSEMBLE_FILE, read_ensemble
 from training.ensembles.store import EnsembleError
-from training.networks.checkpoint import CHECKPOINT
+from training.evaluation.metrics_file import CHECKPOINT
 from training.networks.network import SegmentationNetwork
 from training.networks.upsampling import bilinear
 

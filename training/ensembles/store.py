@@ -32,8 +32,8 @@ from desertmind_seg.model.ontology import Ontology
 from desertmind_seg.model.records import Record
 from desertmind_seg.pipeline.progress import Progress
 from training.data.frames import LabelledFrame
+from training.evaluation.metrics_file import CHECKPOINT
 from training.evaluation.tta import Probabilities
-from training.networks.checkpoint import CHECKPOINT
 from training.recipes.schema import EnsembleRecipe, Recipe
 
 _File = TypeVar('_File', bound='JsonFile')

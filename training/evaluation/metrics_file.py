@@ -20,6 +20,8 @@ from desertmind_seg.model.records import Record
 from desertmind_seg.scores.confusion import Counts
 from desertmind_seg.scores.records import Interval, Score, ScoreInterval, SplitMetrics
 
+# What a run leaves in its folder.
+CHECKPOINT = 'checkpoint.pt'
 METRICS_FILE = 'metrics.json'
 # Of 64 classes each block of frames has 4,160 counts: 50,000 frames come to 30 MB.
 _MAX_BYTES = 2**28

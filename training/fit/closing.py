@@ -18,6 +18,7 @@ from training.data.frames import LabelledFrame
 from training.evaluation.calibration import calibrate
 from training.evaluation.evaluation_report import REPORT_FILE
 from training.evaluation.metrics_file import (
+    CHECKPOINT,
     METRICS_FILE,
     Metrics,
     MetricsFileError,
@@ -26,7 +27,7 @@ from training.evaluation.metrics_file import (
 )
 from training.evaluation.predict import predict_with_graph
 from training.evaluation.run_report import write_run_report
-from training.networks.checkpoint import CHECKPOINT, Checkpoint, save_checkpoint
+from training.networks.checkpoint import Checkpoint, save_checkpoint
 from training.networks.vehicle_graph import VehicleGraph
 from training.recipes.own_data import file_name
 from training.recipes.schema import Recipe

@@ -17,9 +17,9 @@ from desertmind_seg.model.errors import first_of
 from desertmind_seg.model.ontology import Ontology
 from training.data.datasets import data_hash, training_frames
 from training.data.frames import LabelledFrame
+from training.evaluation.metrics_file import CHECKPOINT
 from training.fit.closing import LAST
 from training.networks.checkpoint import (
-    CHECKPOINT,
     Checkpoint,
     CheckpointError,
     load_checkpoint,

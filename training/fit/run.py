@@ -40,6 +40,7 @@ from training.data.datasets import (
 )
 from training.data.frames import DatasetError, LabelledFrame
 from training.ensembles.distillation import check_teachers
+from training.evaluation.metrics_file import CHECKPOINT
 from training.fit.closing import LAST, finish, leave_bundle
 from training.fit.rehearsal import Rehearsal, measured_precision, rehearse
 from training.fit.resume import (
@@ -64,7 +65,6 @@ from training.fit.trainer import (
     trains_on_gpu,
 )
 from training.networks.checkpoint import (
-    CHECKPOINT,
     Checkpoint,
     CheckpointError,
     environment,

@@ -30,9 +30,6 @@ from training.networks.network import SegmentationNetwork
 from training.recipes.load import parse_recipe
 from training.recipes.schema import Recipe, RecipeError
 
-# What a run leaves in its folder.
-CHECKPOINT = 'checkpoint.pt'
-
 
 class CheckpointError(DesertmindError):
     """A checkpoint file cannot be used."""

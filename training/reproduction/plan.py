@@ -8,11 +8,10 @@ from desertmind_seg.model.installed import as_called
 from training.ensembles.ensemble_file import ENSEMBLE_FILE
 from training.ensembles.fit_weights import fit_ensemble_weights, print_held_out
 from training.ensembles.store import store_name
-from training.evaluation.metrics_file import METRICS_FILE, read_metrics
+from training.evaluation.metrics_file import CHECKPOINT, METRICS_FILE, read_metrics
 from training.fit.folds import run_folds
 from training.fit.resume import as_begun, check_same_recipe, is_finished
 from training.fit.run import run_folder, train
-from training.networks.checkpoint import CHECKPOINT
 from training.recipes.load import load_ensemble, load_recipe
 from training.recipes.schema import EnsembleRecipe, Recipe, RecipeError
 from training.reproduction.experiments import DESERT, EXPERIMENTS, RENDER_DESERT
